@@ -1,0 +1,25 @@
+"""Errors a user can cause: always one line that says what, where, the value, and what to do."""
+
+from __future__ import annotations
+
+
+class SrkdError(Exception):
+    """A failure told to the user in one line; the command ends with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UsageError(SrkdError):
+    """The command line or a setting is wrong: nothing was tried."""
+
+    exit_code = 2
+
+
+class MissingExtra(SrkdError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: pip install 'srkd[{extra}]'")

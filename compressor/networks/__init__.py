@@ -1,0 +1,1 @@
+"""Networks: one file each with its spec, axis plan, taps, parts, descriptor and dialects."""

@@ -1,0 +1,131 @@
+"""What every network says about itself: spec, descriptor, taps and parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from compressor.errors import SrkdError, UsageError
+
+S = TypeVar("S", bound="Spec")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything needed to build a network but its weights. Subclasses add fields, all with plain JSON values."""
+
+    arch: ClassVar[str]
+    scale: int = 4
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"arch": self.arch, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls: type[S], fields: Mapping[str, Any]) -> S:
+        """Build from JSON values; unknown names and wrong types are told by name."""
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in fields.items():
+            if name == "arch":
+                continue
+            if name not in known:
+                raise UsageError(f"{cls.arch} has no option {name!r}; it has {', '.join(known)}")
+            values[name] = _as_type_of(cls.arch, name, value, known[name].default)
+        return cls(**values)
+
+    def narrowed(self: S, width: float) -> S:
+        """The spec at a fraction of the channels (0 < width <= 1)."""
+        raise SrkdError(f"{self.arch} has no width to reduce (width={width:g})")
+
+    def shortened(self: S, depth: float) -> S:
+        """The spec at a fraction of the innermost repeat (0 < depth <= 1)."""
+        raise SrkdError(f"{self.arch} has no depth to reduce (depth={depth:g}); use width")
+
+
+def _as_type_of(arch: str, name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of the field's default, or one line that says what was expected."""
+    wanted = type(default)
+    if wanted is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        if len(value) == len(default):
+            return tuple(float(v) for v in value)
+    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+    elif type(value) is wanted:
+        return value
+    raise UsageError(f"{arch}: {name}={value!r} is not {wanted.__name__} like {default!r}")
+
+
+def fraction(name: str, value: float) -> float:
+    """`value` if it lies in (0, 1], else one line."""
+    if not 0.0 < value <= 1.0:
+        raise UsageError(f"{name}={value:g} is outside (0, 1]")
+    return value
+
+
+def positive(spec: Spec, *names: str, limit: int = 65536) -> None:
+    """Refuse sizes that no network has, before anything is allocated for them."""
+    for name in names:
+        value = getattr(spec, name)
+        if not 1 <= value <= limit:
+            raise UsageError(f"{spec.arch}: {name}={value} is outside 1..{limit}")
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What a caller must know to feed a network: no caller asks which network it is."""
+
+    scale: int
+    channels: int = 3
+    size_multiple: int = 1
+    min_size: int = 1
+    receptive_radius: int | None = None
+    """LR pixels on each side that an output pixel depends on; None when unbounded (global pooling, windows)."""
+    fp16_safe: bool | None = None
+    """Whether half precision was seen to hold; None when nobody has looked."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a feature is read: the output or the first input of a submodule."""
+
+    module: str
+    side: Literal["output", "input"] = "output"
+
+
+class Network(nn.Module):
+    """Float RGB in [0,1], NCHW, in and out; whatever scaling a lineage wants lives inside.
+
+    Parts: `stem(lr)` gives the shallow feature, `body(feature)` runs the repeated blocks, and
+    `finish(feature, shallow)` ends with the network's own tail, so that an intermediate feature can be finished too.
+    """
+
+    spec: Spec
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow = self.stem(lr)
+        return self.finish(self.body(shallow), shallow)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        raise NotImplementedError
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        """Canonical address (head, body[k], body_end, pre_up) → where to read it."""
+        raise NotImplementedError

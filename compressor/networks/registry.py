@@ -1,0 +1,44 @@
+"""Networks by name: one line each."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from compressor.errors import UsageError
+from compressor.networks.architecture import Architecture
+from compressor.networks.base import Network, Spec
+
+MODULES: Mapping[str, str] = {
+    "edsr": "compressor.networks.edsr",
+    "carn": "compressor.networks.carn",
+    "carn_m": "compressor.networks.carn_m",
+}
+
+
+@cache
+def architecture(name: str) -> Architecture:
+    """The architecture called `name`, imported when first asked for."""
+    if name not in MODULES:
+        near = difflib.get_close_matches(name, MODULES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"no network is called {name!r}; {hint}there are {', '.join(MODULES)}")
+    found = importlib.import_module(MODULES[name]).ARCHITECTURE
+    assert isinstance(found, Architecture) and found.name == name
+    return found
+
+
+def spec_from_dict(fields: Mapping[str, Any]) -> Spec:
+    """A spec from its JSON object, which names the architecture under `arch`."""
+    name = fields.get("arch")
+    if not isinstance(name, str):
+        raise UsageError(f"a spec names its network under 'arch'; this one has {sorted(fields)}")
+    return architecture(name).spec.from_dict(fields)
+
+
+def build(spec: Spec) -> Network:
+    """A network with random weights, in eval mode."""
+    return architecture(spec.arch).build(spec).eval()

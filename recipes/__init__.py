@@ -1,0 +1,1 @@
+"""Distillation methods, one file each, and their presets as data."""
