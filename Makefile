@@ -1,0 +1,50 @@
+# The two commands of a fresh clone are `make quickstart` and `make test`. Both need Python and make, nothing else:
+# the environment is made in .venv on first use; an active environment that has torch is used instead.
+PYTHON ?= python3
+STEPS ?= 300
+JOBS ?= 2
+
+ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
+BIN := $(ENVIRONMENT)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+.PHONY: help env quickstart test test-all lint types format clean
+
+help:
+	@echo "make quickstart   compress, export and profile the embedded teacher on the embedded photos"
+	@echo "make test         the tests, a few minutes"
+	@echo "make test-all     the same and the long ones"
+	@echo "make lint         ruff and the import direction"
+	@echo "make types        mypy, strict"
+	@echo "make format       ruff format"
+	@echo "make clean        remove .venv, runs/quickstart and the caches"
+
+env:
+	@$(PYTHON) scripts/environment.py
+
+quickstart: env
+	@rm -rf runs/quickstart
+	$(BIN)/srkd compress --recipe logits --width 0.5 --steps $(STEPS) --out runs/quickstart
+	$(BIN)/srkd export runs/quickstart --onnx
+	$(BIN)/srkd profile runs/quickstart
+
+test: env
+	$(PYTEST) -m "not slow"
+
+test-all: env
+	$(PYTEST)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: env
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs/quickstart build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

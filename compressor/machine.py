@@ -1,0 +1,71 @@
+"""What the machine is, so that every figure can say where it was measured."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+
+def facts() -> dict[str, object]:
+    """The machine as plain JSON values: the `"machine"` of every JSON object."""
+    import psutil
+    import torch
+
+    return {
+        "cpu": cpu_model(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "usable_cores": usable_cores(),
+        "memory_mb": round(psutil.virtual_memory().total / 1e6),
+        "torch_threads": torch.get_num_threads(),
+        "os": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": installed_version("onnxruntime"),
+        "gpu": gpu(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as its system gives it."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int | None:
+    """The logical cores that this process may use: fewer than the machine's in a container or under taskset."""
+    import psutil
+
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
+
+
+def gpu() -> dict[str, object] | None:
+    """The first accelerator torch can use, or None."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return {
+            "name": properties.name,
+            "count": torch.cuda.device_count(),
+            "memory_mb": round(properties.total_memory / 1e6),
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+        }
+    if torch.backends.mps.is_available():
+        return {"name": "Apple GPU (MPS)", "count": 1}
+    return None
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

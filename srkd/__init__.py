@@ -1,0 +1,43 @@
+"""srkd compresses image super-resolution networks. This is the public API; importing it does not import torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from compressor.errors import SrkdError
+
+if TYPE_CHECKING:
+    from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
+    from srkd.compression import compress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SrkdError",
+    "__version__",
+    "build_student",
+    "compress",
+    "cost",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "profile",
+    "save",
+    "upscale",
+]
+
+_HOMES = dict.fromkeys(__all__, "srkd.api") | {"compress": "srkd.compression"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'srkd' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""`python -m srkd` is `srkd`."""
+
+from srkd.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One file a verb. Each holds `command`, and imports whatever is heavy inside the function body."""

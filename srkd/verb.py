@@ -1,0 +1,89 @@
+"""What every verb has in common: -v, -q, --json, and how a failure is told."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import click
+
+from compressor.errors import SrkdError
+from srkd.console import Console, stdout_for_json
+
+Body = Callable[..., None]
+"""A verb's own function: body(console, **options)."""
+
+
+def verb(name: str, *, figures: bool = True, epilog: str = "") -> Callable[[Body], click.Command]:
+    """Make a click command of a function that takes the console first and its options by name.
+
+    `figures` says that the verb prints numbers and so has --json.
+    """
+
+    def decorate(body: Body) -> click.Command:
+        @functools.wraps(body)
+        def run(*, verbose: bool, quiet: bool, as_json: bool = False, **options: object) -> None:
+            inherited = click.get_current_context().find_object(Console) or Console()
+            with ExitStack() as stack:
+                stream = stack.enter_context(stdout_for_json()) if as_json else None
+                console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
+                guarded(console, functools.partial(body, console, **options))
+
+        command = click.command(name, epilog=epilog or None)(run)
+        command.params.extend(_common_options(figures))
+        return command
+
+    return decorate
+
+
+def guarded(console: Console, body: Callable[[], None]) -> None:
+    """Run a verb's body; whatever goes wrong becomes one line and an exit code."""
+    if not console.verbose:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+    try:
+        body()
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except SrkdError as error:
+        _finish(console, str(error), error.exit_code)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        if _out_of_memory(error):
+            _finish(console, "not enough memory: try smaller images, --tile or --batch, or another --device", 1)
+        else:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            _finish(console, f"internal error: {told}; rerun with -v for the traceback", 1)
+
+
+def _finish(console: Console, message: str, exit_code: int) -> None:
+    if console.verbose:
+        traceback.print_exc(file=sys.stderr)
+    console.error(message)
+    raise click.exceptions.Exit(exit_code)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # torch names its own error on a GPU and only words it on the CPU.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
+
+
+def _common_options(figures: bool) -> list[click.Parameter]:
+    options: list[click.Parameter] = [
+        click.Option(["-v", "--verbose"], is_flag=True, help="Say more; show the traceback of an error."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Only results, warnings and errors."),
+    ]
+    if figures:
+        help_text = "One JSON object on stdout, everything else on stderr."
+        options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=help_text))
+    return options
