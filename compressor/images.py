@@ -1,0 +1,256 @@
+"""Picture files in and out: grey stays grey, 16 bit stays 16 bit, alpha, ICC profile and EXIF survive.
+
+A `Picture` is what the files mean (upright RGB in [0,1] plus what must be given back), a `Raster` is what they store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from compressor.atomic import atomic_path
+from compressor.errors import SrkdError
+from compressor.images16 import deep_png, deep_samples, tiff
+from compressor.images_exif import Samples, resized, upright, without_orientation
+
+FORMAT_OF_SUFFIX = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
+MAX_PIXELS = 178_956_970
+"""Pictures beyond this (Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
+
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+_MODE_8BIT = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
+_MODE_8BIT |= {"RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+_ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95, "method": 4},
+    "BMP": {},
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: rgb (3,H,W) and alpha (1,H,W) float32 in [0,1], upright, and how its file stored it."""
+
+    rgb: Tensor
+    alpha: Tensor | None = None
+    grey: bool = False
+    bits: Literal[8, 16] = 8
+    icc: bytes | None = None
+    exif: bytes | None = None
+    format: str = "PNG"
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Samples as decoded: (H,W,C) of uint8 or uint16, C of grey, grey+alpha, RGB or RGB+alpha; upright."""
+
+    samples: Samples
+    icc: bytes | None
+    exif: bytes | None
+    format: str
+
+    @property
+    def colours(self) -> Samples:
+        channels = self.samples.shape[2]
+        return self.samples[..., : channels - 1] if channels in (2, 4) else self.samples
+
+    @property
+    def alpha(self) -> Samples | None:
+        return self.samples[..., -1:] if self.samples.shape[2] in (2, 4) else None
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a PNG, JPEG, WebP, TIFF or BMP file; anything that cannot be read is a one-line SrkdError."""
+    raster = _decode(Path(path))
+    grey = raster.colours.shape[2] == 1
+    colours = _to_01(raster.colours)
+    return Picture(
+        rgb=colours.expand(3, -1, -1).contiguous() if grey else colours,
+        alpha=None if raster.alpha is None else _to_01(raster.alpha),
+        grey=grey,
+        bits=16 if raster.samples.dtype == np.uint16 else 8,
+        icc=raster.icc,
+        exif=raster.exif,
+        format=raster.format,
+    )
+
+
+def read_rgb_u8(path: Path) -> Tensor:
+    """(3,H,W) uint8 for training and scoring: grey replicated, alpha dropped, 16 bit rounded to 8, upright."""
+    return read_rgb_u8_and_grey(path)[0]
+
+
+def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
+    """`read_rgb_u8`, and whether the file stores one channel."""
+    colours = _decode(Path(path)).colours
+    if colours.dtype == np.uint16:
+        colours = ((colours.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    planes = torch.from_numpy(colours.transpose(2, 0, 1).copy())
+    grey = planes.shape[0] == 1
+    return (planes.expand(3, -1, -1).contiguous() if grey else planes), grey
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Upright width and height from the header, without decoding the pixels."""
+    with _Opened(Path(path)) as image:
+        width, height = image.size
+        return (height, width) if without_orientation(image)[1] >= 5 else (width, height)
+
+
+def write_picture(picture: Picture, path: Path) -> None:
+    """Write by the suffix of `path`, whole or not at all; JPEG, WebP and BMP hold 8 bit, BMP no profile and no EXIF."""
+    path = Path(path)
+    kind = format_of(path)
+    if kind == "JPEG" and picture.alpha is not None:
+        raise SrkdError(f"cannot write {path}: JPEG holds no transparency, choose .png, .webp or .tiff")
+    colours = grey_of(picture.rgb) if picture.grey else picture.rgb
+    planes = colours if picture.alpha is None else torch.cat([colours, picture.alpha])
+    bits: Literal[8, 16] = 16 if picture.bits == 16 and kind in ("PNG", "TIFF") else 8
+    samples = _quantised(planes, bits)
+    height, width = samples.shape[:2]
+    if max(height, width) > LONGEST_SIDE.get(kind, max(height, width)):
+        raise SrkdError(f"cannot write {path}: {kind} holds {LONGEST_SIDE[kind]} pixels a side, not {width}x{height}")
+    exif = resized(picture.exif, width, height)
+    with atomic_path(path) as temporary:
+        try:
+            if kind == "TIFF":
+                temporary.write_bytes(tiff(samples, picture.icc, exif))
+            elif bits == 16:
+                temporary.write_bytes(deep_png(samples.astype(np.uint16), picture.icc, exif))
+            else:
+                _save_8bit(samples, temporary, kind, picture.icc, exif)
+        except (ValueError, MemoryError) as error:
+            raise SrkdError(f"cannot write {path}: {error}") from error
+
+
+def format_of(path: Path) -> str:
+    """The format a suffix stands for."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMAT_OF_SUFFIX:
+        raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
+    return FORMAT_OF_SUFFIX[suffix]
+
+
+def grey_of(rgb_01: Tensor) -> Tensor:
+    """Grey of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), (1,H,W)."""
+    weights = torch.tensor(GREY_WEIGHTS, dtype=rgb_01.dtype, device=rgb_01.device)
+    return (rgb_01 * weights[:, None, None]).sum(dim=0, keepdim=True)
+
+
+class _Opened:
+    """An image file opened and its header checked; every way of failing becomes one SrkdError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Image.Image:
+        try:
+            self.image = Image.open(self.path, formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+        except Exception as error:
+            raise _unreadable(self.path, error) from error
+        try:
+            _check_header(self.image, self.path)
+        except SrkdError:
+            self.image.close()
+            raise
+        return self.image
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.image.close()
+        # Pillow's decoders fail with almost any class on damaged files (struct.error, KeyError, SyntaxError, ...).
+        if isinstance(error, Exception) and not isinstance(error, SrkdError):
+            raise _unreadable(self.path, error) from error
+
+
+def _check_header(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise SrkdError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed: cut it into pieces")
+    if not width * height:
+        raise SrkdError(f"{path} has no pixels: its size is {width}x{height}")
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    # Phones append a second picture to a JPEG (MPO); the first is the photo.
+    if frames > 1 and image.format not in ("JPEG", "MPO"):
+        raise SrkdError(f"{path} holds {frames} frames or pages: split it into single pictures")
+
+
+def _unreadable(path: Path, error: Exception) -> SrkdError:
+    if isinstance(error, FileNotFoundError):
+        return SrkdError(f"{path} does not exist")
+    if isinstance(error, UnidentifiedImageError):
+        return SrkdError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, TIFF or BMP)")
+    if isinstance(error, Image.DecompressionBombError):
+        return SrkdError(f"{path} has more than the {MAX_PIXELS:,} pixels allowed: cut it into pieces")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SrkdError(f"{path} cannot be read: {reason}")
+
+
+def _decode(path: Path) -> Raster:
+    with _Opened(path) as image:
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
+        exif, orientation = without_orientation(image)
+        icc = image.info.get("icc_profile") or None
+        samples: Samples | None = deep_samples(image, path)
+        if samples is None:
+            # A CMYK profile says nothing about the RGB pixels that leave.
+            icc = None if image.mode == "CMYK" else icc
+            samples = _samples_8bit(image, path)
+    return Raster(upright(samples, orientation), icc, exif, kind)
+
+
+def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+    if image.mode not in _MODE_8BIT:
+        raise SrkdError(f"{path} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
+    mode = _MODE_8BIT[image.mode]
+    if "transparency" in image.info and not mode.endswith("A"):
+        mode = {"L": "LA", "RGB": "RGBA"}[mode]
+    samples = np.asarray(image.convert(mode))
+    return samples[..., None] if samples.ndim == 2 else samples
+
+
+def _to_01(samples: Samples) -> Tensor:
+    largest = np.iinfo(samples.dtype).max
+    planes = samples.transpose(2, 0, 1).astype(np.float32, order="C")
+    return torch.from_numpy(planes).div_(largest)
+
+
+def _quantised(planes_01: Tensor, bits: int) -> Samples:
+    """(C,H,W) floats to (H,W,C) whole numbers: half rounded up, clipped."""
+    largest = 2**bits - 1
+    whole = planes_01.detach().cpu().float().mul(largest).add_(0.5).floor_().clamp_(0, largest)
+    if not torch.isfinite(whole).all():
+        raise SrkdError("a picture to be written holds values that are not numbers: the network failed on it")
+    samples = whole.permute(1, 2, 0).contiguous().numpy()
+    return samples.astype(np.uint16) if bits == 16 else samples.astype(np.uint8)
+
+
+def _save_8bit(samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None) -> None:
+    squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
+    image = Image.fromarray(squeezed)
+    if kind == "BMP" and image.mode == "LA":
+        image = image.convert("RGBA")
+    options = dict(_ENCODER_OPTIONS[kind])
+    if kind != "BMP":
+        options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})
+    image.save(path, format=kind, **options)
