@@ -46,7 +46,7 @@ def fingerprint() -> str:
 
 def pip(python: Path, *arguments: str, quiet_failure: bool = False) -> bool:
     """Run pip install in the environment; True when it went well."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     stderr = subprocess.DEVNULL if quiet_failure else None
     return subprocess.run(command, cwd=ROOT, check=False, stderr=stderr).returncode == 0
 
