@@ -1,0 +1,81 @@
+"""What is told of a run while it goes on: metrics, progress, validation, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compressor.checkpoints.save import save_network
+from compressor.networks.base import Network
+from compressor.progress import Progress
+from compressor.training.loop import Losses, check_finite
+from compressor.training.run_folder import RunFolder
+from compressor.training.state import State
+from compressor.training.validation import ValidationImage, mean_psnr_y
+
+Announce = Callable[[str], None]
+"""Receives one line for a person."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the student is held against, in dB on the validation images."""
+
+    bicubic: float
+    teacher: float | None
+
+
+class RunEvents:
+    """Writes metrics.jsonl, log.txt and TensorBoard, validates, keeps the last state and the best student."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        steps: int,
+        validate_every: int,
+        images: Sequence[ValidationImage],
+        reference: Reference,
+        progress: Progress,
+        announce: Announce,
+    ) -> None:
+        self.folder, self.steps, self.validate_every = folder, steps, validate_every
+        self.images, self.reference = images, reference
+        self.progress, self.announce = progress, announce
+        self.log_every = max(1, min(100, steps // 100))
+        self.best = float("-inf")
+
+    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+        self.progress("training", done, self.steps)
+        if done == 1 or done % self.log_every == 0 or done == self.steps:
+            numbers = losses.numbers()
+            check_finite(done, numbers)
+            self.folder.metrics("train", done, {**numbers, "rate": rate})
+
+    def due(self, done: int, state: State) -> None:
+        if done % self.validate_every == 0 or done == self.steps:
+            self.validate(done, state)
+            state.save(self.folder.checkpoints / "last.pt")
+
+    def validate(self, done: int, state: State) -> None:
+        """Score the averaged student; keep it beside the last state when it is the best so far."""
+        student = mean_psnr_y(state.ema.network, self.images, state.student.spec.scale)
+        numbers = {"student_psnr_y": student, "bicubic_psnr_y": self.reference.bicubic}
+        if self.reference.teacher is not None:
+            numbers["teacher_psnr_y"] = self.reference.teacher
+        self.folder.metrics("validation", done, numbers)
+        line = f"step {done}/{self.steps}: student {student:.3f} dB, {told(self.reference)}"
+        self.folder.log(line)
+        self.announce(line)
+        if student > self.best:
+            self.best = student
+            keep(state.ema.network, self.folder)
+
+
+def keep(network: Network, folder: RunFolder) -> None:
+    save_network(network, folder.checkpoints / "best.safetensors", metadata={})
+
+
+def told(reference: Reference) -> str:
+    teacher = "" if reference.teacher is None else f"teacher {reference.teacher:.3f} dB, "
+    return f"{teacher}bicubic {reference.bicubic:.3f} dB"

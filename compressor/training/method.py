@@ -1,0 +1,36 @@
+"""What a distillation method is to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import nn
+
+from compressor.networks.base import Network
+from compressor.training.step import Step
+
+Terms: TypeAlias = Mapping[str, torch.Tensor]
+"""Named, unweighted, differentiable losses."""
+
+
+class Method(Protocol):
+    """A method asks the step for outputs and features, and returns named terms; it never sees the loop."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_teacher(self) -> bool: ...
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term, by its name."""
+        ...
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Projectors, heads, gates: trained with the student, never exported, never averaged."""
+        ...
+
+    def terms(self, step: Step) -> Terms: ...

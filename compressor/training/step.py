@@ -1,0 +1,65 @@
+"""One training step as a method sees it: a batch, and networks that run when asked and at most once an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from compressor.errors import SrkdError
+from compressor.networks.base import Network
+from compressor.taps import read_taps
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a network gave for one input."""
+
+    sr: torch.Tensor
+    features: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Runner:
+    """A network in a precision, trained or frozen, that remembers what it gave within a step."""
+
+    def __init__(self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self.network, self.trains, self.autocast = network, trains, autocast
+        self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
+        self.forwards = 0
+
+    def forget(self) -> None:
+        self.memory.clear()
+
+    def __call__(self, lr: torch.Tensor, taps: Sequence[str]) -> Forward:
+        known = self.memory.get(id(lr))
+        if known is not None and set(taps) <= known[1].features.keys():
+            return known[1]
+        with torch.enable_grad() if self.trains else torch.no_grad(), self.autocast(), read_taps(self.network, taps) as features:
+            sr = self.network(lr)
+        self.forwards += 1
+        forward = Forward(sr.float(), dict(features))
+        self.memory[id(lr)] = (lr, forward)
+        return forward
+
+
+class Step:
+    """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
+
+    def __init__(self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor, student: Runner, teacher: Runner | None) -> None:
+        self.number, self.seed = number, seed
+        self.lr, self.hr = lr, hr
+        self._student, self._teacher = student, teacher
+        student.forget()
+        if teacher is not None:
+            teacher.forget()
+
+    def student(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
+        return self._student(self.lr if lr is None else lr, taps)
+
+    def teacher(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
+        """The frozen teacher's forward, without gradients and unclipped."""
+        if self._teacher is None:
+            raise SrkdError("this recipe needs a teacher and none was given: add --teacher FILE")
+        return self._teacher(self.lr if lr is None else lr, taps)

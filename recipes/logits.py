@@ -1,0 +1,43 @@
+"""Logits KD: L1 to the ground truth and L1 to the teacher's output.
+
+    form A   L = L1(S, y) + κ·L1(S, sg T)              DUKD, equations 1-2; κ = 1; the code's weights are 1 and 1
+    form B   L = (1 - α)·L1(S, y) + α·L1(S, sg T)      FAKD, loss.py; α = 0.5
+
+A with κ = 1 is twice B with α = 0.5: the same under Adam. The teacher sees the same augmented patch and is not
+clipped. Known weakness: where S lies between y and T the two gradients cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.networks.base import Network
+from compressor.training.step import Step
+
+
+@dataclass(frozen=True)
+class Logits:
+    form: Literal["A", "B"] = "A"
+    kappa: float = 1.0
+    alpha: float = 0.5
+    name: str = "logits"
+    needs_teacher: bool = True
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        if self.form == "A":
+            return {"pixel": 1.0, "logits": self.kappa}
+        return {"pixel": 1.0 - self.alpha, "logits": self.alpha}
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict()
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        sr = step.student().sr
+        return {"pixel": F.l1_loss(sr, step.hr), "logits": F.l1_loss(sr, step.teacher().sr)}

@@ -1,0 +1,149 @@
+"""The store, the sampler and the batches: what a step sees is exactly what the seed says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.data.batches import Batches, gather
+from compressor.data.embedded import embedded_pairs, embedded_photos
+from compressor.data.randomness import uniforms
+from compressor.data.sampler import Draw, Sampler
+from compressor.data.store import build_store
+from compressor.errors import SrkdError
+from compressor.imagesets import ImagePair
+from compressor.resize import downscale_u8
+
+
+def write(path: Path, pixels: np.ndarray) -> ImagePair:
+    Image.fromarray(pixels).save(path)
+    return ImagePair(path.stem, path, None)
+
+
+def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    pairs = [write(tmp_path / f"{i}.png", noise(40 + 8 * i, 60 - 4 * i, i)) for i in range(3)]
+    return build_store(pairs, scale=4, lr_patch=6)
+
+
+def test_store_holds_the_pixels_and_their_bicubic_lr(store, tmp_path):
+    for index in range(3):
+        hr = torch.from_numpy(noise(40 + 8 * index, 60 - 4 * index, index)).permute(2, 0, 1)
+        assert torch.equal(store.hr.image(index), hr)
+        assert torch.equal(store.lr.image(index), downscale_u8(hr, 4))
+
+
+def test_store_crops_to_the_scale_and_keeps_given_lr(tmp_path):
+    write(tmp_path / "a.png", noise(43, 50))
+    write(tmp_path / "lr.png", noise(10, 12, 5))
+    store = build_store([ImagePair("a", tmp_path / "a.png", tmp_path / "lr.png")], scale=4, lr_patch=4)
+    assert tuple(store.hr.image(0).shape) == (3, 40, 48)
+    assert torch.equal(store.lr.image(0), torch.from_numpy(noise(10, 12, 5)).permute(2, 0, 1))
+
+
+def test_store_skips_what_is_unreadable_tiny_or_mismatched_and_says_so(tmp_path):
+    good = write(tmp_path / "good.png", noise(40, 40))
+    tiny = write(tmp_path / "tiny.png", noise(8, 40))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    write(tmp_path / "wrong.png", noise(9, 9))
+    wrong = ImagePair("x", good.hr, tmp_path / "wrong.png")
+    store = build_store([good, tiny, ImagePair("broken", broken, None), wrong], scale=4, lr_patch=6)
+    assert store.names == ("good",)
+    reasons = {skipped.path.name: skipped.reason for skipped in store.skipped}
+    assert set(reasons) == {"tiny.png", "broken.png", "wrong.png"}
+    assert "smaller than a patch of 24x24" in reasons["tiny.png"]
+    assert "9x9" in reasons["wrong.png"] and "10x10" in reasons["wrong.png"]
+
+
+def test_no_usable_image_is_one_line(tmp_path):
+    tiny = write(tmp_path / "tiny.png", noise(8, 8))
+    with pytest.raises(SrkdError, match="none of 1 images") as caught:
+        build_store([tiny], scale=4, lr_patch=6)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("vflip", [False, True])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_gather_is_crop_then_hflip_vflip_transpose(store, hflip, vflip, transpose):
+    def switch(value: bool) -> torch.Tensor:
+        return torch.tensor([value, False])
+
+    draw = Draw(torch.tensor([2, 0]), torch.tensor([1, 3]), torch.tensor([2, 4]), switch(hflip), switch(vflip), switch(transpose))
+    found = gather(store.hr, draw, 20, 4)
+    wanted = store.hr.image(2)[:, 4:24, 8:28]
+    wanted = wanted.flip(2) if hflip else wanted
+    wanted = wanted.flip(1) if vflip else wanted
+    wanted = wanted.transpose(1, 2) if transpose else wanted
+    assert torch.equal(found[0], wanted)
+    assert torch.equal(found[1], store.hr.image(0)[:, 12:32, 16:36])
+
+
+def test_lr_and_hr_patches_stay_aligned(tmp_path):
+    """HR made of constant 4×4 cells: every LR patch, whatever its symmetry, must equal its HR patch's cells."""
+    cells = noise(10, 12, 3)
+    hr = cells.repeat(4, 0).repeat(4, 1)
+    write(tmp_path / "hr.png", hr)
+    write(tmp_path / "lr.png", cells)
+    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4, lr_patch=5)
+    batches = Batches.over(store, batch=64, lr_patch=5, seed=1)
+    batch = batches.at(0)
+    assert torch.equal(batch.lr, batch.hr[:, :, ::4, ::4])
+    assert len({patch.numpy().tobytes() for patch in batch.lr}) > 32
+
+
+def test_batches_are_a_pure_function_of_seed_and_step(store):
+    one, same, other = (Batches.over(store, batch=4, lr_patch=6, seed=seed) for seed in (7, 7, 8))
+    later = one.at(5).digest()
+    assert one.at(4).digest() != later
+    assert same.at(5).digest() == later
+    assert other.at(5).digest() != later
+
+
+def test_a_rank_takes_its_slice_of_the_global_batch(store):
+    sampler = Sampler.over(store, lr_patch=6, seed=3)
+    whole = Batches(store, sampler, range(6)).at(2)
+    ranks = [Batches(store, sampler, range(start, start + 2)).at(2) for start in (0, 2, 4)]
+    assert torch.equal(whole.lr, torch.cat([rank.lr for rank in ranks]))
+    assert torch.equal(whole.hr, torch.cat([rank.hr for rank in ranks]))
+
+
+def test_every_position_symmetry_and_image_is_drawn(store):
+    sampler = Sampler.over(store, lr_patch=6, seed=0)
+    draw = sampler.draw(0, range(4000))
+    for index in range(3):
+        of_image = draw.images == index
+        assert 1200 < int(of_image.sum()) < 1470
+        assert int(draw.tops[of_image].min()) == 0
+        assert int(draw.tops[of_image].max()) == store.lr.heights[index] - 6
+        assert int(draw.lefts[of_image].max()) == store.lr.widths[index] - 6
+    for switch in (draw.hflip, draw.vflip, draw.transpose):
+        assert 0.46 < float(switch.float().mean()) < 0.54
+
+
+def test_streams_seeds_and_steps_are_independent_and_leave_no_global_trace():
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    u = uniforms("a", 0, 0, range(3), 4)
+    assert (np.random.get_state()[1] == before).all()
+    assert not np.array_equal(u, uniforms("b", 0, 0, range(3), 4))
+    assert not np.array_equal(u, uniforms("a", 1, 0, range(3), 4))
+    assert not np.array_equal(u, uniforms("a", 0, 1, range(3), 4))
+    assert np.array_equal(u[2], uniforms("a", 0, 0, [2], 4)[0])
+
+
+def test_embedded_parts_are_apart_and_readable():
+    parts = {part: embedded_photos(part) for part in ("train", "val", "calibration")}
+    names = [name for photos in parts.values() for name in photos]
+    assert all(parts.values()) and len(names) == len(set(names))
+    store = build_store(embedded_pairs("train"), scale=4, lr_patch=48)
+    assert len(store) == len(parts["train"]) and not store.skipped

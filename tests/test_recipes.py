@@ -1,0 +1,174 @@
+"""Methods against their formulas, presets against their schema."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.training.loop import collect
+from compressor.training.schedule import Schedule
+from compressor.training.step import Runner, Step
+from recipes.catalogue import METHODS, make_method, preset_names
+from recipes.preset import check, load_preset
+
+
+class Constant(nn.Module):
+    """A 'network' that returns its one parameter, whatever it is given."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value)
+        self.calls = 0
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.value
+
+
+def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant, Constant | None]:
+    student, teacher = Constant(s), None if t is None else Constant(t)
+    frozen = None if teacher is None else Runner(teacher, trains=False)
+    return Step(0, 0, torch.zeros(1, 3, 1, 1), y, Runner(student, trains=True), frozen), student, teacher
+
+
+def total(name: str, step: Step, **options: object) -> torch.Tensor:
+    method = make_method(name, options)
+    return sum(method.weights[term] * value for term, value in method.terms(step).items())
+
+
+def test_scratch_is_the_mean_absolute_difference():
+    y = torch.tensor([0.0, 1.0, 0.5, 0.25]).reshape(1, 1, 2, 2)
+    step, *_ = step_of(torch.full((1, 1, 2, 2), 0.5), y)
+    assert total("scratch", step).item() == pytest.approx((0.5 + 0.5 + 0 + 0.25) / 4)
+
+
+def test_logits_forms_a_and_b():
+    y, t, s = torch.tensor([0.2]), torch.tensor([0.6]), torch.tensor([0.3])
+    step, *_ = step_of(s, y, t)
+    assert total("logits", step).item() == pytest.approx(0.1 + 0.3)
+    assert total("logits", step, kappa=2.0).item() == pytest.approx(0.1 + 2 * 0.3)
+    assert total("logits", step, form="B", alpha=0.25).item() == pytest.approx(0.75 * 0.1 + 0.25 * 0.3)
+    assert total("logits", step).item() == pytest.approx(2 * total("logits", step, form="B").item())
+
+
+def test_logits_with_the_teacher_as_student_is_the_pixel_loss():
+    y, t = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)
+    step, *_ = step_of(t.clone(), y, t)
+    assert total("logits", step).item() == pytest.approx((t - y).abs().mean().item())
+
+
+def test_logits_leaves_the_teacher_without_gradient_and_runs_each_network_once():
+    step, student, teacher = step_of(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
+    step.student(), step.teacher()
+    total("logits", step).backward()
+    assert teacher is not None and teacher.value.grad is None
+    assert student.value.grad is not None and student.value.grad.abs().sum() > 0
+    assert student.calls == 1 and teacher.calls == 1
+
+
+def test_logits_has_its_dead_zone_between_target_and_teacher():
+    """The known weakness: with y and t on both sides of s the two sign gradients cancel."""
+    step, student, _ = step_of(torch.tensor([0.5]), torch.tensor([0.2]), torch.tensor([0.9]))
+    total("logits", step).backward()
+    assert student.value.grad is not None and student.value.grad.item() == 0.0
+
+
+def test_logits_without_a_teacher_says_what_to_do():
+    step, *_ = step_of(torch.zeros(1), torch.zeros(1))
+    with pytest.raises(SrkdError, match="--teacher"):
+        total("logits", step)
+
+
+def test_inherit_and_scratch_share_their_loss_but_not_their_student_rule():
+    assert load_preset("inherit").student.init == "inherit"
+    assert load_preset("scratch").student.init == "random"
+    y, s = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2)
+    step, *_ = step_of(s, y)
+    assert total("inherit", step).item() == total("scratch", step).item()
+
+
+def test_a_term_without_weight_is_refused():
+    class Odd:
+        name, needs_teacher, weights = "odd", False, {"pixel": 1.0}
+
+        def modules(self, teacher, student):
+            return nn.ModuleDict()
+
+        def terms(self, step):
+            return {"pixel": step.student().sr.mean(), "forgotten": step.student().sr.sum()}
+
+    step, *_ = step_of(torch.zeros(1), torch.zeros(1))
+    stage = load_preset("scratch").stage([Odd()])
+    with pytest.raises(SrkdError, match="forgotten"):
+        collect(stage, step)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_every_method_has_two(name):
+    preset = load_preset(name)
+    assert preset.build_methods()
+    base = name.removesuffix("-paper")
+    assert base in METHODS and {base, f"{base}-paper"} <= set(preset_names())
+
+
+def test_paper_presets_hold_the_published_schedules():
+    """CSD: 400 epochs of 1000 steps, x0.1 at 200; DUKD: 250k, x0.1 at 100k and 200k, Adam 0.9/0.99."""
+    inherit, logits = load_preset("inherit-paper").schedule, load_preset("logits-paper").schedule
+    assert (inherit.steps, inherit.milestones, inherit.betas) == (400_000, (200_000,), (0.9, 0.999))
+    assert (logits.steps, logits.milestones, logits.betas) == (250_000, (100_000, 200_000), (0.9, 0.99))
+    assert not logits.ema_warmup and not inherit.ema_warmup
+
+
+def test_settings_reach_the_schedule_and_the_method():
+    preset = load_preset("logits", ["schedule.rate=5e-4", "kappa=0.5", "student.width=0.25"])
+    assert preset.schedule.rate == 5e-4 and preset.student.width == 0.25
+    assert preset.build_methods()[0].weights == {"pixel": 1.0, "logits": 0.5}
+
+
+def test_mistakes_are_told_all_at_once_with_the_nearest_key():
+    with pytest.raises(UsageError) as caught:
+        check({"title": "t", "source": "s", "methods": [{"name": "scratch"}], "schedule": {"step": 3, "batch": 0}}, "file")
+    message = str(caught.value)
+    assert "did you mean steps" in message and "schedule.batch=0" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [(["kapa=1"], "kapa"), (["schedule.rate"], "key=value"), (["schedule.rate=fast"], "schedule.rate='fast'"), (["title.x=1"], "title")],
+)
+def test_wrong_settings_are_one_line(settings, told):
+    with pytest.raises(UsageError, match=told):
+        load_preset("logits", settings)
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'logits'"):
+        load_preset("logit")
+
+
+def test_steps_rescale_the_shape():
+    schedule = load_preset("logits").with_steps(250).learning_rate()
+    assert schedule.steps == 250 and tuple(schedule.milestones) == (100, 200)
+    assert [schedule.at(step) for step in (0, 99, 100, 200)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+
+
+def test_cosine_falls_from_the_rate_to_zero_after_the_warmup():
+    schedule = Schedule(steps=110, rate=1.0, decay="cosine", warmup=10)
+    assert schedule.at(0) == pytest.approx(0.1) and schedule.at(9) == pytest.approx(1.0)
+    assert schedule.at(60) == pytest.approx(0.5) and schedule.at(109) < 1e-3
+
+
+def test_runner_reads_taps_and_answers_the_same_input_once():
+    network = build(EDSRSpec(scale=2, width=4, depth=2))
+    runner = Runner(network, trains=True)
+    lr = torch.rand(1, 3, 5, 5)
+    first = runner(lr, ("head", "body[1]"))
+    again = runner(lr, ("body[1]",))
+    assert again is first and runner.forwards == 1
+    assert tuple(first.features["head"].shape) == (1, 4, 5, 5)
+    runner(torch.rand(1, 3, 5, 5), ())
+    assert runner.forwards == 2
