@@ -37,6 +37,12 @@ def active_with_torch() -> Path | None:
     return None
 
 
+def made_by_this_python(environment: Path) -> bool:
+    """False for an environment that another Python made: it is made anew."""
+    facts = environment / "pyvenv.cfg"
+    return facts.exists() and f"version = {sys.version.split()[0]}" in facts.read_text()
+
+
 def fingerprint() -> str:
     """Changes when the environment has to be brought up to date."""
     parts = [str(ROOT), sys.version]
@@ -69,14 +75,14 @@ def install_torch(python: Path) -> None:
             say("set TORCH_INDEX to PyTorch's CPU wheel index to avoid it")
         if pip(python, "-c", str(CONSTRAINTS), *requirement, quiet_failure=not last):
             return
-    stop(f"cannot install {torch}: see pip's message above")
+    stop(f"cannot install {torch}: see pip's message above (`make clean` starts anew)")
 
 
 def install(environment: Path, *, own: bool) -> None:
     """Bring the environment up to date with pyproject.toml and constraints.txt."""
     python = interpreter(environment)
     if own:
-        if not python.exists():
+        if not python.exists() or not made_by_this_python(environment):
             say(f"making {environment.name} with Python {sys.version.split()[0]} (once; downloads about 400 MB)")
             try:
                 venv.create(environment, with_pip=True, clear=True)
@@ -91,7 +97,7 @@ def install(environment: Path, *, own: bool) -> None:
         say(f"using the active environment {environment} and its torch {torch}")
         done = pip(python, f"torch=={torch}", "-e", ".[dev]")
     if not done:
-        stop("pip could not install srkd: see its message above")
+        stop("pip could not install srkd: see its message above (`make clean` starts anew)")
 
 
 def say(message: str) -> None:
