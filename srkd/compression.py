@@ -143,7 +143,7 @@ class _Run:
         )
         store = self.data.train.to(self.device)
         batches = Batches.over(store, batch=schedule.batch, lr_patch=schedule.lr_patch, seed=self.seed)
-        train(stage, state, batches, teacher, events)
+        train(stage, state, batches, teacher, events, seed=self.seed)
         report = self._report(state, reference, started)
         self.folder.write_facts({**facts_of_run, "result": _plain(report)})
         return report

@@ -42,7 +42,7 @@ class Losses:
         return {**raw, **weighted, "loss": float(self.total.detach())}
 
 
-def train(stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events) -> None:
+def train(stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int) -> None:
     """Run `stage` from where `state` stands to its end."""
     device = next(state.student.parameters()).device
     student = Runner(state.student, trains=True, autocast=lambda: stage.autocast(device))
@@ -50,7 +50,7 @@ def train(stage: Stage, state: State, batches: BatchSource, teacher: Network | N
     trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     for number in range(state.done, stage.schedule.steps):
         batch = batches.at(number)
-        losses = collect(stage, Step(number, batch.lr, batch.hr, student, frozen))
+        losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen))
         state.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         if stage.optimiser.clip is not None:

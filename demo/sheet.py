@@ -1,0 +1,54 @@
+"""A picture that compares: the same region by bicubic, student, teacher and the original, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from compressor.atomic import atomic_path
+from compressor.metrics import to_u8
+
+CAPTION_PIXELS = 28
+GAP_PIXELS = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of the sheet: an image (3,H,W) in [0,1] and the words under it."""
+
+    image_01: torch.Tensor
+    caption: str
+
+
+def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
+    """Panels in a row, the most detailed square of `side` / `zoom` pixels of the last one enlarged without smoothing."""
+    crop = side // zoom
+    top, left = most_detailed_square(panels[-1].image_01, crop)
+    width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
+    sheet = Image.new("RGB", (width, side + CAPTION_PIXELS), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for index, panel in enumerate(panels):
+        region = to_u8(panel.image_01[:, top : top + crop, left : left + crop])
+        picture = Image.fromarray(region.permute(1, 2, 0).contiguous().numpy())
+        x = index * (side + GAP_PIXELS)
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, 0))
+        draw.text((x + 4, side + 5), panel.caption, fill="black", font=font)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
+    """Top and left of the square in which neighbouring pixels differ most: where networks differ too."""
+    luma = image_01.mean(0)
+    detail = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
+    height, width = detail.shape
+    if min(height, width) <= side:
+        return 0, 0
+    stride = max(1, side // 8)
+    means = torch.nn.functional.avg_pool2d(detail[None, None], side, stride)[0, 0]
+    best = int(means.argmax())
+    return best // means.shape[1] * stride, best % means.shape[1] * stride

@@ -1,0 +1,80 @@
+"""`srkd compress`: train a small student of a good, slow network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from srkd.console import Console
+from srkd.parameters import Device, Setting
+from srkd.verb import verb
+
+if TYPE_CHECKING:
+    from srkd.compression import CompressReport, Quality
+
+EPILOG = """Examples:
+
+\b
+  srkd compress --out runs/first
+  srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr
+  srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own
+"""
+
+
+@verb("compress", epilog=EPILOG)
+@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint of the teacher; none: the embedded EDSR.")
+@click.option("--recipe", default="logits", show_default=True, help="scratch, inherit, logits; each also as NAME-paper.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of HR images, a set with HR/, or several sets.")
+@click.option("--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: made bicubically.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation images; none: some of --data, or embedded ones.")
+@click.option("--lr-border", type=click.Choice(["mirror", "clamp"]), default="mirror", show_default=True)
+@click.option("--width", type=float, help="Fraction of the teacher's channels that the student keeps.")
+@click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")
+@click.option("--student", metavar="SPEC", help="The student's whole shape, such as edsr:width=48,depth=16,scale=4.")
+@click.option("--init", type=click.Choice(["inherit", "random"]), help="Weights cut from the teacher, or drawn.")
+@click.option("--steps", type=click.IntRange(1), help="Updates; milestones and warm-up are rescaled.")
+@click.option("--seed", type=int, default=10, show_default=True)
+@click.option("--device", type=Device(), default="cpu", show_default=True)
+@click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
+@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What the teacher's file does not say.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; must not exist yet.")
+def command(console: Console, *, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
+    """Train a student of a teacher by a recipe and write a run folder.
+
+    The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
+    """
+    from srkd.compression import compress
+
+    teacher = options.pop("teacher")
+    with console.progress() as progress:
+        report = compress(
+            teacher, arch_options=dict(arch_options), progress=progress, announce=console.say, **options
+        )
+    if console.wants_json:
+        console.emit("compress", report)
+    else:
+        show(console, report)
+
+
+def show(console: Console, report: CompressReport) -> None:
+    """Student, teacher and bicubic side by side."""
+    console.table(
+        ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
+        [
+            _row("student", report.student, report.bicubic.psnr_y),
+            *([] if report.teacher is None else [_row("teacher", report.teacher, report.bicubic.psnr_y)]),
+            _row("bicubic", report.bicubic, report.bicubic.psnr_y),
+        ],
+        title=f"{report.recipe}, {report.steps} steps, {report.seconds:.0f} s; validation images, {report.protocol}",
+    )
+    console.say(f"wrote {report.student_path}")
+    console.say(f"next: srkd export {report.run} --onnx")
+
+
+def _row(name: str, quality: Quality, bicubic: float) -> tuple[str, ...]:
+    cost = quality.cost
+    figures = ("-", "-") if cost is None else (f"{cost.params:,}", f"{cost.macs / 1e9:.2f}")
+    return (name, *figures, f"{quality.psnr_y:.3f}", f"{quality.psnr_y - bicubic:+.3f}")
