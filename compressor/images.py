@@ -118,27 +118,34 @@ def image_size(path: Path) -> tuple[int, int]:
 def write_picture(picture: Picture, path: Path) -> None:
     """Write by the suffix of `path`, whole or not at all; JPEG, WebP and BMP hold 8 bit, BMP no profile and no EXIF."""
     path = Path(path)
-    kind = format_of(path)
-    if kind == "JPEG" and picture.alpha is not None:
-        raise SrkdError(f"cannot write {path}: JPEG holds no transparency, choose .png, .webp or .tiff")
+    height, width = picture.rgb.shape[-2:]
+    kind = require_writable(path, (width, height), alpha=picture.alpha is not None)
     colours = grey_of(picture.rgb) if picture.grey else picture.rgb
     planes = colours if picture.alpha is None else torch.cat([colours, picture.alpha])
     bits: Literal[8, 16] = 16 if picture.bits == 16 and kind in ("PNG", "TIFF") else 8
     samples = _quantised(planes, bits)
-    height, width = samples.shape[:2]
-    if max(height, width) > LONGEST_SIDE.get(kind, max(height, width)):
-        raise SrkdError(f"cannot write {path}: {kind} holds {LONGEST_SIDE[kind]} pixels a side, not {width}x{height}")
     exif = resized(picture.exif, width, height)
     with atomic_path(path) as temporary:
         try:
             if kind == "TIFF":
                 temporary.write_bytes(tiff(samples, picture.icc, exif))
             elif bits == 16:
-                temporary.write_bytes(deep_png(samples.astype(np.uint16), picture.icc, exif))
+                temporary.write_bytes(deep_png(samples.astype(np.uint16, copy=False), picture.icc, exif))
             else:
                 _save_8bit(samples, temporary, kind, picture.icc, exif)
         except (ValueError, MemoryError) as error:
             raise SrkdError(f"cannot write {path}: {error}") from error
+
+
+def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
+    """The format that `path` stands for, if it holds a picture of (width, height); told before work is spent on it."""
+    kind = format_of(path)
+    if kind == "JPEG" and alpha:
+        raise SrkdError(f"cannot write {path}: JPEG holds no transparency, choose .png, .webp or .tiff")
+    longest = LONGEST_SIDE.get(kind, max(size))
+    if max(size) > longest:
+        raise SrkdError(f"cannot write {path}: {kind} holds {longest} pixels a side, not {size[0]}x{size[1]}")
+    return kind
 
 
 def format_of(path: Path) -> str:
