@@ -25,7 +25,7 @@ class Panel:
 
 
 def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
-    """Panels in a row, the most detailed square of `side` / `zoom` pixels of the last one enlarged without smoothing."""
+    """Panels in a row: the most detailed square of `side` / `zoom` pixels of the last one, enlarged unsmoothed."""
     crop = side // zoom
     top, left = most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS

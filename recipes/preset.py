@@ -25,29 +25,29 @@ class Part(BaseModel):
 class StudentRule(Part):
     """How the student is made where the command line does not say."""
 
-    init: Literal["inherit", "random"] = Field("random", description="weights cut from the teacher, or drawn")
-    width: float = Field(1.0, gt=0, le=1, description="fraction of the teacher's channels")
-    depth: float = Field(1.0, gt=0, le=1, description="fraction of the teacher's blocks")
+    init: Literal["inherit", "random"] = Field(default="random", description="weights cut from the teacher, or drawn")
+    width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
+    depth: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's blocks")
 
 
 class ScheduleRule(Part):
     """Length, batches and rate of a run. `--steps` rescales milestones and warm-up."""
 
-    steps: int = Field(25_000, ge=1, description="updates of the student")
-    batch: int = Field(16, ge=1, description="patches a step, over all processes")
-    lr_patch: int = Field(48, ge=1, description="side of a patch in LR pixels")
-    rate: float = Field(1e-4, gt=0, description="learning rate")
+    steps: int = Field(default=25_000, ge=1, description="updates of the student")
+    batch: int = Field(default=16, ge=1, description="patches a step, over all processes")
+    lr_patch: int = Field(default=48, ge=1, description="side of a patch in LR pixels")
+    rate: float = Field(default=1e-4, gt=0, description="learning rate")
     decay: Literal["constant", "milestones", "cosine"] = "constant"
-    milestones: tuple[int, ...] = Field((), description="steps at which the rate is multiplied by `factor`")
-    factor: float = Field(0.1, gt=0, le=1)
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    milestones: tuple[int, ...] = Field(default=(), description="steps at which the rate is multiplied by `factor`")
+    factor: float = Field(default=0.1, gt=0, le=1)
+    warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(1e-8, gt=0)
-    clip: float | None = Field(None, gt=0, description="bound on the gradient norm")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
-    ema_warmup: bool = Field(True, description="let the average start fast: min(ema, (1+n)/(10+n))")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the student; the teacher stays fp32")
-    validate_every: int = Field(0, ge=0, description="steps between validations; 0 means a tenth of the run")
+    eps: float = Field(default=1e-8, gt=0)
+    clip: float | None = Field(default=None, gt=0, description="bound on the gradient norm")
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
+    ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the student; the teacher stays fp32")
+    validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 means a tenth of the run")
 
 
 class MethodRule(Part):

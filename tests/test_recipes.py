@@ -131,14 +131,21 @@ def test_settings_reach_the_schedule_and_the_method():
 
 def test_mistakes_are_told_all_at_once_with_the_nearest_key():
     with pytest.raises(UsageError) as caught:
-        check({"title": "t", "source": "s", "methods": [{"name": "scratch"}], "schedule": {"step": 3, "batch": 0}}, "file")
+        check(
+            {"title": "t", "source": "s", "methods": [{"name": "scratch"}], "schedule": {"step": 3, "batch": 0}}, "file"
+        )
     message = str(caught.value)
     assert "did you mean steps" in message and "schedule.batch=0" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
     "settings, told",
-    [(["kapa=1"], "kapa"), (["schedule.rate"], "key=value"), (["schedule.rate=fast"], "schedule.rate='fast'"), (["title.x=1"], "title")],
+    [
+        (["kapa=1"], "kapa"),
+        (["schedule.rate"], "key=value"),
+        (["schedule.rate=fast"], "schedule.rate='fast'"),
+        (["title.x=1"], "title"),
+    ],
 )
 def test_wrong_settings_are_one_line(settings, told):
     with pytest.raises(UsageError, match=told):

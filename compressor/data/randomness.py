@@ -1,6 +1,7 @@
 """Random numbers that are a pure function of (stream name, seed, step, global sample index).
 
-No global state, and the same numbers whatever the number of processes: a rank asks for its samples by their global index.
+No global state, and the same numbers whatever the number of processes: a rank asks for its
+samples by their global index.
 """
 
 from __future__ import annotations
@@ -15,5 +16,7 @@ import numpy.typing as npt
 def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: int) -> npt.NDArray[np.float64]:
     """`count` numbers in [0,1) for each sample, shape (len(samples), count). Philox, one counter block a sample."""
     key = int.from_bytes(hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=16).digest(), "little")
-    rows = [np.random.Generator(np.random.Philox(key=key, counter=[0, sample, step, 0])).random(count) for sample in samples]
+    rows = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, sample, step, 0])).random(count) for sample in samples
+    ]
     return np.stack(rows) if rows else np.empty((0, count))

@@ -81,7 +81,7 @@ def build_store(
     skipped: list[Skipped] = []
     with ThreadPoolExecutor(workers) as pool:
         decoded = pool.map(lambda pair: _decode(pair, scale, lr_patch, border), pairs)
-        for done, (pair, result) in enumerate(zip(pairs, decoded), start=1):
+        for done, (pair, result) in enumerate(zip(pairs, decoded, strict=True), start=1):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
@@ -90,13 +90,11 @@ def build_store(
     if not kept:
         first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise SrkdError(f"none of {len(pairs)} images can be used{first}")
-    names, hr_images, lr_images = zip(*kept)
+    names, hr_images, lr_images = zip(*kept, strict=True)
     return ImageStore(scale, names, _plane(hr_images), _plane(lr_images), tuple(skipped))
 
 
-def _decode(
-    pair: ImagePair, scale: int, lr_patch: int, border: Border
-) -> tuple[torch.Tensor, torch.Tensor] | Skipped:
+def _decode(pair: ImagePair, scale: int, lr_patch: int, border: Border) -> tuple[torch.Tensor, torch.Tensor] | Skipped:
     try:
         hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
         if min(hr_u8.shape[1:]) < lr_patch * scale:
@@ -105,7 +103,9 @@ def _decode(
         lr_u8 = downscale_u8(hr_u8, scale, border=border) if pair.lr is None else read_rgb_u8(pair.lr)
         wanted = (3, hr_u8.shape[1] // scale, hr_u8.shape[2] // scale)
         if tuple(lr_u8.shape) != wanted:
-            return Skipped(pair.lr or pair.hr, f"LR is {_size(lr_u8)}, its HR needs {wanted[2]}x{wanted[1]} at x{scale}")
+            return Skipped(
+                pair.lr or pair.hr, f"LR is {_size(lr_u8)}, its HR needs {wanted[2]}x{wanted[1]} at x{scale}"
+            )
         return hr_u8, lr_u8
     except SrkdError as error:
         return Skipped(pair.hr, str(error))

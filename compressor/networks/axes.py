@@ -84,9 +84,7 @@ class Cut:
         return torch.where(kept, tensor, torch.zeros_like(tensor))
 
 
-def cuts(
-    teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments: Segments = "each"
-) -> dict[str, Cut]:
+def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments: Segments = "each") -> dict[str, Cut]:
     """For each parameter of the student: where it lies in the teacher.
 
     `segments="contiguous"` reads a concatenation's leading columns as CSD's code does, instead of the leading
@@ -108,7 +106,7 @@ def inherited_index(index: int, kept: int, total: int) -> int:
 
 
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
-    for long, short in zip(teacher.repeats, student.repeats):
+    for long, short in zip(teacher.repeats, student.repeats, strict=True):
         match = re.match(rf"{re.escape(long.prefix)}\.(\d+)\.", name)
         if match and long.count != short.count:
             index = inherited_index(int(match.group(1)), short.count, long.count)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -32,12 +33,21 @@ class Spec:
         known = {f.name: f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in fields.items():
-            if name == "arch":
+            if name == "arch" and value == cls.arch:
                 continue
             if name not in known:
-                raise UsageError(f"{cls.arch} has no option {name!r}; it has {', '.join(known)}")
+                raise UsageError(f"{cls.arch} has no option {name!r}; {nearest(name, known)}")
             values[name] = _as_type_of(cls.arch, name, value, known[name].default)
         return cls(**values)
+
+    def with_options(self: S, options: Mapping[str, object]) -> S:
+        """This spec with some fields replaced; text, as a command line has it, becomes the field's own type."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        values = {
+            name: _from_text(value, defaults.get(name)) if isinstance(value, str) else value
+            for name, value in options.items()
+        }
+        return type(self).from_dict({**self.to_dict(), **values})
 
     def narrowed(self: S, width: float) -> S:
         """The spec at a fraction of the channels (0 < width <= 1)."""
@@ -48,18 +58,43 @@ class Spec:
         raise SrkdError(f"{self.arch} has no depth to reduce (depth={depth:g}); use width")
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: what was perhaps meant, and what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}there are {', '.join(known)}" if known else "there are none"
+
+
+def _from_text(text: str, default: Any) -> Any:
+    """`text` as the type of `default` (numbers of a tuple stand between / or ,), or the text where it is not one."""
+    try:
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(part) for part in re.split(r"[/,]", text))
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(text)
+    except (ValueError, KeyError):
+        return text
+    return text
+
+
 def _as_type_of(arch: str, name: str, value: Any, default: Any) -> Any:
     """`value` as the type of the field's default, or one line that says what was expected."""
     wanted = type(default)
-    if wanted is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
-        if len(value) == len(default):
+    if wanted is tuple and isinstance(value, (list, tuple)):
+        if len(value) == len(default) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
-    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return float(value)
+    elif wanted is float and _is_number(value):
+        return float(value)
     elif type(value) is wanted:
         return value
-    raise UsageError(f"{arch}: {name}={value!r} is not {wanted.__name__} like {default!r}")
+    raise UsageError(f"{arch}: {name}={str(value)[:60]!r} is not {wanted.__name__} like {default!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def fraction(name: str, value: float) -> float:

@@ -19,7 +19,14 @@ from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan
 from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
 from compressor.networks.dialect import Dialect, Reading, State, both, read_mean_shift, rows
-from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
+from compressor.networks.layers import (
+    DIV2K_MEAN,
+    MeanShift,
+    Upsampler,
+    scale_from_upsampler,
+    upsampler_factors,
+    upsampler_reach,
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,7 @@ class Cascade(nn.Module):
     def __init__(self, width: int, steps: list[nn.Module]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
-        self.fuses = nn.ModuleList(
-            nn.Sequential(nn.Conv2d((k + 2) * width, width, 1), nn.ReLU()) for k in range(3)
-        )
+        self.fuses = nn.ModuleList(nn.Sequential(nn.Conv2d((k + 2) * width, width, 1), nn.ReLU()) for k in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         joined = out = x
@@ -97,14 +102,17 @@ class CARN(Network):
         return 1
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.entry(self.sub_mean(lr))
+        shallow: torch.Tensor = self.entry(self.sub_mean(lr))
+        return shallow
 
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.cascade(feature)
+        deep: torch.Tensor = self.cascade(feature)
+        return deep
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
         """CARN has no global skip: `shallow` is not used."""
-        return self.add_mean(self.exit(self.upsampler(feature)))
+        sr: torch.Tensor = self.add_mean(self.exit(self.upsampler(feature)))
+        return sr
 
     @property
     def descriptor(self) -> Descriptor:
@@ -121,7 +129,9 @@ FUSE_AXES = {k: " | ".join(["width"] * (k + 2)) for k in range(3)}
 """Input axis of the k-th fusion: the concatenation of k + 2 maps, one segment each."""
 
 
-def shared_axes(spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in_axis: str) -> dict[str, tuple[str, ...]]:
+def shared_axes(
+    spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in_axis: str
+) -> dict[str, tuple[str, ...]]:
     """What CARN and CARN-M have in common: entry, fusions, upsampler (whose input axis is given) and exit."""
     rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
     parameters: dict[str, tuple[str, ...]] = {
@@ -141,7 +151,7 @@ def shared_axes(spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in
 
 
 def axes(spec: CARNSpec) -> AxisPlan:
-    block = {
+    block: dict[str, tuple[str, ...]] = {
         f"cascade.steps.*.steps.*.{conv}.{kind}": ("width", "width") if kind == "weight" else ("width",)
         for conv in ("conv1", "conv2")
         for kind in ("weight", "bias")
@@ -179,7 +189,9 @@ def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]
         layers.append((f"cascade.fuses.{k}.0", f"c{k + 1}.body.0"))
         for i in range(3):
             layers.append((f"cascade.steps.{i}.fuses.{k}.0", f"b{i + 1}.c{k + 1}.body.0"))
-            layers += [(f"cascade.steps.{i}.{a.format(k=k)}", f"b{i + 1}.{b.format(k=k + 1)}") for a, b in convs.items()]
+            layers += [
+                (f"cascade.steps.{i}.{a.format(k=k)}", f"b{i + 1}.{b.format(k=k + 1)}") for a, b in convs.items()
+            ]
     if spec.mean_shift == "file":
         layers += [("sub_mean", "sub_mean.shifter"), ("add_mean", "add_mean.shifter")]
     return list(dict.fromkeys(layers))
@@ -199,9 +211,9 @@ def _read(state: State, scale: int | None) -> Reading:
 CONVS = {"steps.{k}.conv1": "b{k}.body.0", "steps.{k}.conv2": "b{k}.body.2"}
 OFFICIAL = Dialect(
     name="carn",
-    recognises=lambda state: "entry.weight" in state
-    and "b1.b2.body.0.weight" in state
-    and "b1.b1.body.4.weight" not in state,
+    recognises=lambda state: (
+        "entry.weight" in state and "b1.b2.body.0.weight" in state and "b1.b1.body.4.weight" not in state
+    ),
     read=_read,
     names=lambda spec, state_names: both(*official_layers(spec, state_names, CONVS)),
     surplus=official_surplus,

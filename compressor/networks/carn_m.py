@@ -18,7 +18,15 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan
 from compressor.networks.base import fraction
-from compressor.networks.carn import CARN, CARNSpec, Cascade, official_layers, official_scale, official_surplus, shared_axes
+from compressor.networks.carn import (
+    CARN,
+    CARNSpec,
+    Cascade,
+    official_layers,
+    official_scale,
+    official_surplus,
+    shared_axes,
+)
 from compressor.networks.dialect import Dialect, Reading, State, both, columns, read_mean_shift, rows
 
 

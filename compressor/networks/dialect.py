@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from compressor.errors import SrkdError
-from compressor.networks.base import Spec
 from compressor.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 
 State = Mapping[str, torch.Tensor]
@@ -96,7 +95,9 @@ def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
     Tensors that equal the constants to float precision become the constants; any others stay as the file has them.
     """
     tensors = {
-        (side, kind): state.get(f"{side}{suffix}.{kind}") for side in ("sub_mean", "add_mean") for kind in ("weight", "bias")
+        (side, kind): state.get(f"{side}{suffix}.{kind}")
+        for side in ("sub_mean", "add_mean")
+        for kind in ("weight", "bias")
     }
     shapes = {"weight": (3, 3, 1, 1), "bias": (3,)}
     for (side, kind), tensor in tensors.items():

@@ -19,7 +19,14 @@ from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
 from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
 from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, read_mean_shift, rows
-from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
+from compressor.networks.layers import (
+    DIV2K_MEAN,
+    MeanShift,
+    Upsampler,
+    scale_from_upsampler,
+    upsampler_factors,
+    upsampler_reach,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class EDSRSpec(Spec):
     mean_shift: str = "constant"
 
     def __post_init__(self) -> None:
-        positive(self, "width", "depth")
+        positive(self, "width")
+        positive(self, "depth", limit=1024)
         upsampler_factors(self.scale)
         if self.mean_shift not in ("constant", "file"):
             raise UsageError(f"edsr: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
@@ -59,7 +67,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch = self.conv2(F.relu(self.conv1(x)))
+        branch: torch.Tensor = self.conv2(F.relu(self.conv1(x)))
         return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
 
 
@@ -79,13 +87,16 @@ class EDSR(Network):
         self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.head(self.sub_mean(lr))
+        shallow: torch.Tensor = self.head(self.sub_mean(lr))
+        return shallow
 
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.blocks(feature)
+        deep: torch.Tensor = self.blocks(feature)
+        return deep
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
-        return self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
+        sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
+        return sr
 
     @property
     def descriptor(self) -> Descriptor:
@@ -125,11 +136,16 @@ def _assumed_res_scale(width: int) -> Assumption:
     return Assumption("res_scale", value, f"not in the file; published EDSR of {width} channels uses {value:g}")
 
 
-def _read(state: State, *, head: str, block: str, upsampler: str, mean_in_file: bool) -> Reading:
+CSD_RES_SCALE = Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)")
+
+
+def _read(
+    state: State, *, head: str, block: str, upsampler: str, mean_in_file: bool, res_scale: Assumption | None = None
+) -> Reading:
     width = rows(state, f"{head}.weight")
     depth = count(state, block)
     convs = sorted((int(name[len(upsampler) + 1 : -7]), name) for name in state if _is_conv(name, upsampler))
-    res_scale = _assumed_res_scale(width)
+    res_scale = res_scale or _assumed_res_scale(width)
     fields = {"width": width, "depth": depth, "res_scale": res_scale.value}
     fields["scale"] = scale_from_upsampler([rows(state, name) for _, name in convs], width)
     if mean_in_file:
@@ -147,7 +163,9 @@ def _is_conv(name: str, prefix: str) -> bool:
     return name.startswith(f"{prefix}.") and name.endswith(".weight") and name[len(prefix) + 1 : -7].isdigit()
 
 
-def _names(spec: EDSRSpec, head: str, blocks: tuple[str, str], body_end: str, upsampler: str, step: int, tail: str) -> dict[str, str]:
+def _names(
+    spec: EDSRSpec, head: str, blocks: tuple[str, str], body_end: str, upsampler: str, step: int, tail: str
+) -> dict[str, str]:
     layers = [("head", head), ("body_end", body_end), ("tail", tail)]
     for i in range(spec.depth):
         layers += [(f"blocks.{i}.conv1", blocks[0].format(i=i)), (f"blocks.{i}.conv2", blocks[1].format(i=i))]
@@ -186,7 +204,12 @@ CSD = Dialect(
     name="csd",
     recognises=lambda state: "body_conv.weight" in state and "body.0.conv1.weight" in state,
     read=lambda state, scale: _read(
-        state, head="head", block=r"body\.(\d+)\.conv1\.weight", upsampler="upsampler.blocks", mean_in_file=True
+        state,
+        head="head",
+        block=r"body\.(\d+)\.conv1\.weight",
+        upsampler="upsampler.blocks",
+        mean_in_file=True,
+        res_scale=CSD_RES_SCALE,
     ),
     names=lambda spec, in_file: _names(
         spec, "head", ("body.{i}.conv1", "body.{i}.conv2"), "body_conv", "upsampler.blocks", 1, "tail_conv"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
+from compressor.errors import SrkdError, UsageError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of DIV2K, used by EDSR, RCAN and CARN."""
@@ -24,6 +24,8 @@ class MeanShift(nn.Module):
     """
 
     mean: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, mean: Sequence[float], img_range: float, *, leave: bool, from_file: bool) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class Upsampler(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv, factor in zip(self.convs, self.factors):
+        for conv, factor in zip(self.convs, self.factors, strict=True):
             x = conv(x)
             x = F.pixel_shuffle(F.relu(x) if self.relu else x, factor)
         return x
@@ -68,7 +70,7 @@ class Upsampler(nn.Module):
 
 def upsampler_factors(scale: int) -> tuple[int, ...]:
     """The shuffle factors of a scale: 3 → (3,), 4 → (2, 2)."""
-    factors = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}.get(scale)
+    factors = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}.get(scale)
     if factors is None:
         raise UsageError(f"scale {scale} is not one of 2, 3, 4, 8")
     return factors
@@ -88,5 +90,5 @@ def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
     ratios = tuple(row // width for row in rows)
     scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
     if scale is None or any(row % width for row in rows):
-        raise UsageError(f"upsampler convolutions with {list(rows)} rows at {width} channels fit no scale of 2, 3, 4, 8")
+        raise SrkdError(f"upsampler convolutions with {list(rows)} rows at {width} channels fit no scale of 2, 3, 4, 8")
     return scale

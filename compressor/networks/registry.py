@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import torch
+
 from compressor.errors import UsageError
 from compressor.networks.architecture import Architecture
-from compressor.networks.base import Network, Spec
+from compressor.networks.base import Network, Spec, nearest
 
 MODULES: Mapping[str, str] = {
     "edsr": "compressor.networks.edsr",
@@ -23,9 +24,7 @@ MODULES: Mapping[str, str] = {
 def architecture(name: str) -> Architecture:
     """The architecture called `name`, imported when first asked for."""
     if name not in MODULES:
-        near = difflib.get_close_matches(name, MODULES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"no network is called {name!r}; {hint}there are {', '.join(MODULES)}")
+        raise UsageError(f"no network is called {name!r}; {nearest(name, MODULES)}")
     found = importlib.import_module(MODULES[name]).ARCHITECTURE
     assert isinstance(found, Architecture) and found.name == name
     return found
@@ -39,6 +38,13 @@ def spec_from_dict(fields: Mapping[str, Any]) -> Spec:
     return architecture(name).spec.from_dict(fields)
 
 
-def build(spec: Spec) -> Network:
-    """A network with random weights, in eval mode."""
-    return architecture(spec.arch).build(spec).eval()
+def build(spec: Spec, *, seed: int | None = None) -> Network:
+    """A network with random weights (torch's defaults), in eval mode.
+
+    With a seed the weights depend on it alone, and torch's global generator is left as it was.
+    """
+    if seed is None:
+        return architecture(spec.arch).build(spec).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return architecture(spec.arch).build(spec).eval()

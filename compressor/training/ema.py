@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from compressor.networks.base import Network
 
 
 class EMA:
     """θ_ema ← d·θ_ema + (1 - d)·θ after each step, d = min(decay, (1 + n)/(10 + n)) with warm-up, else decay."""
 
-    def __init__(self, network: nn.Module, *, decay: float, warmup: bool) -> None:
+    def __init__(self, network: Network, *, decay: float, warmup: bool) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay, self.warmup, self.updates = decay, warmup, 0
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self, network: Network) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        averaged, current = list(self.network.parameters()), list(network.parameters())
+        averaged: list[torch.Tensor] = list(self.network.parameters())
+        current: list[torch.Tensor] = list(network.parameters())
         torch._foreach_lerp_(averaged, current, 1.0 - decay)
 
     def state_dict(self) -> dict[str, object]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressor.checkpoints.save import save_network
+from compressor.data.prepare import ValidationImage
 from compressor.networks.base import Network
-from compressor.progress import Progress
+from compressor.progress import Announce, Progress
 from compressor.training.loop import Losses, check_finite
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
-from compressor.training.validation import ValidationImage, mean_psnr_y
-
-Announce = Callable[[str], None]
-"""Receives one line for a person."""
+from compressor.training.validation import mean_psnr_y
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -42,7 +41,9 @@ class Losses:
         return {**raw, **weighted, "loss": float(self.total.detach())}
 
 
-def train(stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int) -> None:
+def train(
+    stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int
+) -> None:
     """Run `stage` from where `state` stands to its end."""
     device = next(state.student.parameters()).device
     student = Runner(state.student, trains=True, autocast=lambda: stage.autocast(device))
@@ -52,7 +53,7 @@ def train(stage: Stage, state: State, batches: BatchSource, teacher: Network | N
         batch = batches.at(number)
         losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen))
         state.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         if stage.optimiser.clip is not None:
             torch.nn.utils.clip_grad_norm_(trained, stage.optimiser.clip)
         rate = stage.schedule.at(number)
@@ -86,6 +87,6 @@ def check_finite(done: int, numbers: dict[str, float]) -> None:
     """Refuse to go on from a loss that is not a number; the terms are named."""
     wrong = [name for name, value in numbers.items() if value != value or value in (float("inf"), float("-inf"))]
     if wrong:
-        raise SrkdError(f"step {done}: {', '.join(wrong)} is not finite; lower the learning rate (--set schedule.rate=...)")
-
-
+        raise SrkdError(
+            f"step {done}: {', '.join(wrong)} is not finite; lower the learning rate (--set schedule.rate=...)"
+        )

@@ -25,8 +25,6 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SrkdError(f"cannot write --out {path}: {error.strerror}") from error
-        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")
-        self._log = open(path / "log.txt", "a", encoding="utf-8")
         self._board = SummaryWriter(str(path), flush_secs=30)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
@@ -35,16 +33,16 @@ class RunFolder:
             temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def metrics(self, kind: str, done: int, numbers: Mapping[str, float]) -> None:
-        self._metrics.write(json.dumps({"kind": kind, "step": done, **numbers}) + "\n")
-        self._metrics.flush()
+        self._append("metrics.jsonl", json.dumps({"kind": kind, "step": done, **numbers}))
         for name, value in numbers.items():
             self._board.add_scalar(f"{kind}/{name}", value, done)
 
     def log(self, line: str) -> None:
-        self._log.write(line + "\n")
-        self._log.flush()
+        self._append("log.txt", line)
+
+    def _append(self, name: str, line: str) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def close(self) -> None:
-        self._metrics.close()
-        self._log.close()
         self._board.close()

@@ -24,7 +24,9 @@ class Forward:
 class Runner:
     """A network in a precision, trained or frozen, that remembers what it gave within a step."""
 
-    def __init__(self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(
+        self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.network, self.trains, self.autocast = network, trains, autocast
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
         self.forwards = 0
@@ -36,7 +38,11 @@ class Runner:
         known = self.memory.get(id(lr))
         if known is not None and set(taps) <= known[1].features.keys():
             return known[1]
-        with torch.enable_grad() if self.trains else torch.no_grad(), self.autocast(), read_taps(self.network, taps) as features:
+        with (
+            torch.enable_grad() if self.trains else torch.no_grad(),
+            self.autocast(),
+            read_taps(self.network, taps) as features,
+        ):
             sr = self.network(lr)
         self.forwards += 1
         forward = Forward(sr.float(), dict(features))
@@ -47,7 +53,9 @@ class Runner:
 class Step:
     """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
 
-    def __init__(self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor, student: Runner, teacher: Runner | None) -> None:
+    def __init__(
+        self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor, student: Runner, teacher: Runner | None
+    ) -> None:
         self.number, self.seed = number, seed
         self.lr, self.hr = lr, hr
         self._student, self._teacher = student, teacher

@@ -12,7 +12,7 @@ from srkd.parameters import Device, Setting
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from srkd.compression import CompressReport, Quality
+    from srkd.training_run import CompressReport, Quality
 
 EPILOG = """Examples:
 
@@ -25,10 +25,16 @@ EPILOG = """Examples:
 
 @verb("compress", epilog=EPILOG)
 @click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint of the teacher; none: the embedded EDSR.")
-@click.option("--recipe", default="logits", show_default=True, help="scratch, inherit, logits; each also as NAME-paper.")
+@click.option(
+    "--recipe", default="logits", show_default=True, help="scratch, inherit, logits; each also as NAME-paper."
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of HR images, a set with HR/, or several sets.")
-@click.option("--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: made bicubically.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation images; none: some of --data, or embedded ones.")
+@click.option(
+    "--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: made bicubically."
+)
+@click.option(
+    "--val", type=click.Path(path_type=Path), help="Validation images; none: some of --data, or embedded ones."
+)
 @click.option("--lr-border", type=click.Choice(["mirror", "clamp"]), default="mirror", show_default=True)
 @click.option("--width", type=float, help="Fraction of the teacher's channels that the student keeps.")
 @click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")
@@ -38,8 +44,12 @@ EPILOG = """Examples:
 @click.option("--seed", type=int, default=10, show_default=True)
 @click.option("--device", type=Device(), default="cpu", show_default=True)
 @click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
-@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What the teacher's file does not say.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5.")
+@click.option(
+    "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the teacher's file does not say."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; must not exist yet.")
 def command(console: Console, *, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
@@ -50,9 +60,7 @@ def command(console: Console, *, arch_options: tuple[tuple[str, Any], ...], **op
 
     teacher = options.pop("teacher")
     with console.progress() as progress:
-        report = compress(
-            teacher, arch_options=dict(arch_options), progress=progress, announce=console.say, **options
-        )
+        report = compress(teacher, arch_options=dict(arch_options), progress=progress, announce=console.say, **options)
     if console.wants_json:
         console.emit("compress", report)
     else:

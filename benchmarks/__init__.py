@@ -1,0 +1,1 @@
+"""Long evidence: each file is a command that regenerates it."""

@@ -1,0 +1,185 @@
+"""The loop: it learns, repeats itself to the bit, and leaves the teacher alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.data.batches import Batch
+from compressor.errors import SrkdError
+from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.training.ema import EMA
+from compressor.training.loop import Losses, train
+from compressor.training.run_folder import RunFolder
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from recipes.logits import Logits
+from recipes.preset import load_preset
+from recipes.scratch import Scratch
+
+
+class OnePatch:
+    """The same batch for ever."""
+
+    def __init__(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
+        self.batch = Batch(lr, hr)
+
+    def at(self, step: int) -> Batch:
+        return self.batch
+
+
+class Recorder:
+    """Events that remember the numbers of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+        self.rates: list[float] = []
+
+    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+        self.losses.append(losses.numbers())
+        self.rates.append(rate)
+
+    def due(self, done: int, state: State) -> None:
+        pass
+
+
+def network(seed: int, width: int = 8, depth: int = 2, scale: int = 2) -> Network:
+    torch.manual_seed(seed)
+    return build(EDSRSpec(scale=scale, width=width, depth=depth))
+
+
+def stage(methods: list[object], **schedule: object) -> Stage:
+    settings = [f"schedule.{name}={value}" for name, value in schedule.items()]
+    return load_preset("scratch", settings).stage(methods)  # type: ignore[arg-type]
+
+
+def smooth_patch(side: int = 12) -> OnePatch:
+    along = torch.linspace(0, 1, side * 2)
+    hr = torch.stack([along[:, None] * along, along[:, None].expand(-1, side * 2), (along[:, None] - along).abs()])[
+        None
+    ]
+    return OnePatch(nn.functional.avg_pool2d(hr, 2), hr)
+
+
+def test_scratch_overfits_one_patch():
+    recorder, one = Recorder(), stage([Scratch()], steps=400, rate=2e-3, decay="cosine")
+    train(one, State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0)
+    assert recorder.losses[0]["loss"] > 0.05
+    assert recorder.losses[-1]["loss"] < 0.005
+
+
+def run_twice_result(seed: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    recorder, one = Recorder(), stage([Logits()], steps=5, rate=1e-3)
+    teacher = network(1, width=12).requires_grad_(False)
+    state = State.fresh(network(seed), teacher, one)
+    train(one, state, smooth_patch(), teacher, recorder, seed=0)
+    return recorder.losses, state.ema.network.state_dict()
+
+
+def test_the_same_seed_is_the_same_run_to_the_bit():
+    (first, weights), (second, again), (other, _) = run_twice_result(3), run_twice_result(3), run_twice_result(4)
+    assert first == second and first != other
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_the_teacher_and_its_gradients_stay_untouched():
+    teacher = network(1).requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    one = stage([Logits()], steps=10, rate=1e-3)
+    train(one, State.fresh(network(2), teacher, one), smooth_patch(), teacher, Recorder(), seed=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_terms_are_logged_by_name_raw_and_weighted():
+    recorder, one = Recorder(), stage([Logits(kappa=3.0)], steps=1)
+    teacher = network(1)
+    train(one, State.fresh(network(2), teacher, one), smooth_patch(), teacher, recorder, seed=0)
+    numbers = recorder.losses[0]
+    assert set(numbers) == {"raw/pixel", "raw/logits", "weighted/pixel", "weighted/logits", "loss"}
+    assert numbers["weighted/logits"] == pytest.approx(3 * numbers["raw/logits"])
+    assert numbers["loss"] == pytest.approx(numbers["weighted/pixel"] + numbers["weighted/logits"])
+
+
+def test_state_saved_and_loaded_continues_to_the_same_weights(tmp_path):
+    def fresh(one: Stage) -> State:
+        return State.fresh(network(5), None, one)
+
+    whole = stage([Scratch()], steps=8, rate=1e-3)
+    straight = fresh(whole)
+    train(whole, straight, smooth_patch(), None, Recorder(), seed=0)
+    half = stage([Scratch()], steps=4, rate=1e-3)
+    first = fresh(half)
+    train(half, first, smooth_patch(), None, Recorder(), seed=0)
+    first.save(tmp_path / "state.pt")
+    resumed = fresh(whole)
+    resumed.load(tmp_path / "state.pt")
+    assert resumed.done == 4
+    train(whole, resumed, smooth_patch(), None, Recorder(), seed=0)
+    for ours, theirs in ((resumed.student, straight.student), (resumed.ema.network, straight.ema.network)):
+        wanted = theirs.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_ema_warms_up_as_stated():
+    start, moving = network(0), network(1)
+    ema = EMA(start, decay=0.999, warmup=True)
+    ema.update(moving)
+    decay = 2 / 11
+    for mean, old, new in zip(ema.network.parameters(), start.parameters(), moving.parameters(), strict=True):
+        torch.testing.assert_close(mean, decay * old.detach() + (1 - decay) * new.detach())
+    plain = EMA(start, decay=0.5, warmup=False)
+    plain.update(moving)
+    torch.testing.assert_close(plain.network.head.bias, 0.5 * (start.head.bias + moving.head.bias).detach())
+
+
+def test_gradient_clipping_bounds_the_norm():
+    one = stage([Scratch()], steps=1, clip=1e-4)
+    state = State.fresh(network(0), None, one)
+    train(one, state, smooth_patch(), None, Recorder(), seed=0)
+    norm = torch.stack([parameter.grad.norm() for parameter in state.student.parameters()]).norm()
+    assert float(norm) <= 1.01e-4
+
+
+def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
+    recorder, one = Recorder(), stage([Scratch()], steps=30, rate=2e-3, precision="bf16")
+    state = State.fresh(network(0), None, one)
+    train(one, state, smooth_patch(), None, recorder, seed=0)
+    exact = Recorder()
+    fp32 = stage([Scratch()], steps=1, rate=2e-3)
+    train(fp32, State.fresh(network(0), None, fp32), smooth_patch(), None, exact, seed=0)
+    assert recorder.losses[0]["loss"] != exact.losses[0]["loss"]
+    assert recorder.losses[0]["loss"] == pytest.approx(exact.losses[0]["loss"], rel=0.02)
+    assert recorder.losses[-1]["loss"] < recorder.losses[0]["loss"]
+    assert {parameter.dtype for parameter in state.student.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_no_number_is_named():
+    from compressor.training.loop import check_finite
+
+    with pytest.raises(SrkdError, match=r"step 7: raw/pixel, loss is not finite"):
+        check_finite(7, {"raw/pixel": float("nan"), "rate": 0.1, "loss": float("inf")})
+
+
+def test_a_run_folder_is_never_written_over(tmp_path: Path):
+    RunFolder(tmp_path / "run").close()
+    with pytest.raises(SrkdError, match="exists and is not empty"):
+        RunFolder(tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SrkdError, match="exists and is not empty"):
+        RunFolder(tmp_path / "file")
+
+
+def test_metrics_are_json_lines(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    folder.metrics("train", 3, {"loss": 0.5})
+    folder.close()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"kind": "train", "step": 3, "loss": 0.5}]
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
