@@ -1,0 +1,168 @@
+"""Break one constant at a time in a copy of the tree and see that a test fails: `python -m benchmarks.break_on_purpose`.
+
+A suite that stays green under such a break proves nothing about the number it was meant to guard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("compressor", "recipes", "export", "demo", "srkd", "tests", "benchmarks", "pyproject.toml", "README.md")
+
+
+@dataclass(frozen=True)
+class Break:
+    """`old` becomes `new` in `file`, and one of `tests` must fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+BREAKS = (
+    Break("red mean", "compressor/networks/layers.py", "(0.4488, 0.4371", "(0.4489, 0.4371", ("test_networks.py",)),
+    Break("Y coefficient of green", "compressor/metrics.py", "128.553", "128.653", ("test_metrics.py",)),
+    Break("rounding to 8 bit", "compressor/metrics.py", ".add(0.5).floor()", ".floor()", ("test_metrics.py",)),
+    Break("peak of PSNR", "compressor/metrics.py", "PEAK**2 / mse", "219**2 / mse", ("test_metrics.py",)),
+    Break(
+        "ReLU before CARN's shuffle",
+        "compressor/networks/carn.py",
+        "groups=self.upsampler_groups(), relu=True",
+        "groups=self.upsampler_groups(), relu=False",
+        ("test_networks.py",),
+    ),
+    Break(
+        "ReLU after CARN's residual sum",
+        "compressor/networks/carn.py",
+        "return F.relu(x + self.conv2(F.relu(self.conv1(x))))",
+        "return x + self.conv2(F.relu(self.conv1(x)))",
+        ("test_networks.py",),
+    ),
+    Break(
+        "slice offset of a concatenation",
+        "compressor/networks/axes.py",
+        "        offset += size\n",
+        "        offset += size - 1\n",
+        ("test_students.py", "test_axes.py"),
+    ),
+    Break(
+        "inherited block",
+        "compressor/networks/axes.py",
+        "(2 * index + 1)",
+        "(2 * index)",
+        ("test_students.py", "test_axes.py"),
+    ),
+    Break(
+        "residual scale of EDSR",
+        "compressor/networks/edsr.py",
+        "branch * self.res_scale",
+        "branch * self.res_scale * 1.01",
+        ("test_networks.py",),
+    ),
+    Break(
+        "default residual scale",
+        "compressor/networks/edsr.py",
+        "width >= 256",
+        "width >= 512",
+        ("test_checkpoints.py",),
+    ),
+    Break(
+        "receptive radius",
+        "compressor/networks/edsr.py",
+        "1 + 2 * self.spec.depth + 1",
+        "self.spec.depth",
+        ("test_tiling.py", "test_networks.py"),
+    ),
+    Break("cubic kernel", "compressor/resize.py", "1.5 * t**3", "1.4 * t**3", ("test_resize.py",)),
+    Break("rounding of 8-bit LR images", "compressor/resize.py", "denominator / 2 + 0.25", "0.25", ("test_resize.py",)),
+    Break(
+        "symmetry of HR patches",
+        "compressor/data/batches.py",
+        "torch.where(vflip, -widths, widths)",
+        "torch.where(vflip, widths, widths)",
+        ("test_data.py",),
+    ),
+    Break(
+        "EMA warm-up", "compressor/training/ema.py", "(10 + self.updates)", "(11 + self.updates)", ("test_training.py",)
+    ),
+    Break(
+        "form B of logits",
+        "recipes/logits.py",
+        '"pixel": 1.0 - self.alpha',
+        '"pixel": self.alpha',
+        ("test_recipes.py",),
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="run the breaks whose name holds this text")
+    options = parser.parse_args()
+    missed = 0
+    for one in BREAKS:
+        if options.only and options.only not in one.what:
+            continue
+        caught = caught_by(one)
+        missed += caught is None
+        print(f"{one.what:35} {one.file:35} {'NOT CAUGHT' if caught is None else caught}", flush=True)
+    return 1 if missed else 0
+
+
+def caught_by(one: Break) -> str | None:
+    """The first failing test of the broken tree, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for room in ROOMS:
+            source = ROOT / room
+            if source.is_dir():
+                shutil.copytree(source, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy(source, tree / room)
+        path = tree / one.file
+        text = path.read_text(encoding="utf-8")
+        if one.old not in text:
+            raise SystemExit(f"{one.what}: {one.old!r} is not in {one.file} any more")
+        path.write_text(text.replace(one.old, one.new, 1), encoding="utf-8")
+        return first_failure(tree, one.tests)
+
+
+def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
+    """Run the tests in the tree itself, with its own rooms first on the path."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    shared = ROOT.parent / "shared"
+    if shared.is_dir():
+        environment.setdefault("SRKD_SHARED", str(shared))
+    files = [f"tests/{name}" for name in tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        *files,
+    ]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" - ")[0] if failed else f"exit {done.returncode}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
