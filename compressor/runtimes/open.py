@@ -1,0 +1,123 @@
+"""`open_model`: any model file, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS, load_checkpoint
+from compressor.errors import SrkdError, UsageError
+from compressor.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be opened, and how."""
+
+    path: Path
+    label: str
+    scale: int | None
+    arch_options: Mapping[str, object] | None
+    device: str
+    precision: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class RuntimeKind:
+    """A row of the table: what it runs, and how a file of that kind is opened."""
+
+    takes: str
+    suffixes: frozenset[str]
+    """Empty: every file that no other runtime claims."""
+    open: Callable[[Request], Runtime]
+
+
+def _open_torch(request: Request) -> Runtime:
+    from compressor.runtimes.torch_eager import TorchRuntime
+
+    loaded = load_checkpoint(request.path, scale=request.scale, arch_options=request.arch_options)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    return TorchRuntime(
+        loaded.network,
+        label=request.label,
+        device=request.device,
+        precision=request.precision or "fp32",
+        metadata={key: value for key, value in loaded.header.items() if key.startswith("srkd.")},
+    )
+
+
+def _open_onnx(request: Request) -> Runtime:
+    from compressor.runtimes.onnx_runtime import OnnxRuntime
+
+    if request.arch_options:
+        raise UsageError(f"{request.path}: an ONNX file holds its own architecture, arch_options mean nothing to it")
+    runtime = OnnxRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
+    if request.precision not in (None, runtime.precision):
+        raise UsageError(f"{request.path} holds {runtime.precision}, not {request.precision}: export it again in that")
+    if request.scale not in (None, runtime.descriptor.scale):
+        raise UsageError(f"{request.path} is for scale {runtime.descriptor.scale}, not {request.scale}")
+    return runtime
+
+
+RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
+    {
+        "torch": RuntimeKind("a checkpoint (.pt, .pth, .safetensors)", frozenset(), _open_torch),
+        "onnxruntime": RuntimeKind("an ONNX file (.onnx)", frozenset({".onnx"}), _open_onnx),
+    }
+)
+
+
+def open_model(
+    path: Path | str,
+    *,
+    scale: int | None = None,
+    arch_options: Mapping[str, object] | None = None,
+    device: str = "cpu",
+    runtime: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+) -> Runtime:
+    """Open a checkpoint, a run folder (its student) or an exported file.
+
+    `runtime` None takes the one the file is for. `threads` is the session's own in ONNX Runtime; torch has one number
+    for the whole process, and it is set.
+    """
+    given = Path(path)
+    file = model_file(given)
+    name = runtime_of(file)
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UsageError(f"runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
+    if runtime not in (None, name):
+        raise UsageError(f"{given}: runtime {runtime} takes {RUNTIMES[str(runtime)].takes}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads}: at least one is needed")
+    label = given.name if given.is_dir() else given.stem
+    return RUNTIMES[name].open(Request(file, label, scale, arch_options, device, precision, threads))
+
+
+def model_file(path: Path) -> Path:
+    """The file that `path` means: itself, or the student of a run folder."""
+    if path.is_dir():
+        student = path / RUN_FOLDER_WEIGHTS
+        if not student.is_file():
+            raise SrkdError(
+                f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give a run folder that is done, or a file"
+            )
+        return student
+    if not path.exists():
+        raise SrkdError(f"{path}: no such file or folder")
+    return path
+
+
+def runtime_of(file: Path) -> str:
+    """The runtime that opens files of this kind: by suffix, else torch, whose loader looks into the file."""
+    for name, kind in RUNTIMES.items():
+        if file.suffix.lower() in kind.suffixes:
+            return name
+    return "torch"
