@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -30,12 +29,11 @@ def architecture(name: str) -> Architecture:
     return found
 
 
-def spec_from_dict(fields: Mapping[str, Any]) -> Spec:
+def spec_from_dict(fields: object) -> Spec:
     """A spec from its JSON object, which names the architecture under `arch`."""
-    name = fields.get("arch")
-    if not isinstance(name, str):
-        raise UsageError(f"a spec names its network under 'arch'; this one has {sorted(fields)}")
-    return architecture(name).spec.from_dict(fields)
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("arch"), str):
+        raise UsageError(f"a spec is an object that names its network under 'arch'; this one is {str(fields)[:80]}")
+    return architecture(fields["arch"]).spec.from_dict(fields)
 
 
 def build(spec: Spec, *, seed: int | None = None) -> Network:

@@ -1,0 +1,200 @@
+"""Checkpoints of any known lineage, and our own files, as networks.
+
+The steps: open the container, unwrap the state dict, find whose names these are, infer the spec from shapes, check
+every name and shape against it, and only then allocate the network and fill it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compressor.checkpoints.container import Container, open_container
+from compressor.checkpoints.unwrap import Unwrapped, unwrap
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.architecture import Architecture
+from compressor.networks.base import Network, Spec
+from compressor.networks.dialect import Assumption, Dialect
+from compressor.networks.registry import MODULES, architecture, build, spec_from_dict
+
+OWN_DIALECT = "srkd"
+RUN_FOLDER_WEIGHTS = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network and what its file said of it."""
+
+    network: Network
+    dialect: str
+    assumed: tuple[Assumption, ...]
+    """What the file does not hold, and how it was decided: to be said aloud."""
+    header: Mapping[str, str]
+    """The metadata of a safetensors file; empty for others."""
+    sha256: str
+    bytes: int
+    path: Path
+    wrapping: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A spec, our tensor names mapped to the file's, and which of the file's names may be left over."""
+
+    spec: Spec
+    dialect: str
+    names: Mapping[str, str]
+    surplus: Callable[[str], bool] = lambda name: False
+    assumed: tuple[Assumption, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load_checkpoint(
+    path: str | Path, *, scale: int | None = None, arch_options: Mapping[str, object] | None = None
+) -> Loaded:
+    """Load a checkpoint (.pt, .pth, .safetensors) or a run folder's student, in eval mode, fp32, on the CPU.
+
+    `scale` chooses from a multi-scale file. `arch_options` replace fields of the inferred spec (`res_scale`,
+    `img_range`, `mean`, …); `weights` among them names the state dict of a file that holds several.
+    """
+    path = weights_file(Path(path))
+    options = dict(arch_options or {})
+    weights = options.pop("weights", None)
+    try:
+        with open_container(path) as container:
+            unwrapped = unwrap(container.content, None if weights is None else str(weights))
+            return _load(container, unwrapped, path, scale, options)
+    except SrkdError as error:
+        raise (UsageError if isinstance(error, UsageError) else SrkdError)(f"{path}: {error}") from error
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights: `path` itself, or the student of a run folder."""
+    student = path / RUN_FOLDER_WEIGHTS
+    return student if path.is_dir() and student.is_file() else path
+
+
+def _load(
+    container: Container, unwrapped: Unwrapped, path: Path, scale: int | None, options: Mapping[str, object]
+) -> Loaded:
+    state = {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
+    own = container.header.get("srkd.spec")
+    found = recognise(state, scale, options) if own is None else _own(own, options)
+    if scale is not None and found.spec.scale != scale:
+        raise UsageError(f"the file is for scale {found.spec.scale}, not {scale}")
+    return Loaded(
+        network=_filled(found, state),
+        dialect=found.dialect,
+        assumed=(*unwrapped.assumed, *(a for a in found.assumed if a.field not in options)),
+        header=container.header,
+        sha256=container.sha256,
+        bytes=container.size_bytes,
+        path=path,
+        wrapping=unwrapped.wrapping,
+        notes=found.notes,
+    )
+
+
+def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
+    """Whose tensors these are, and the spec that their shapes and the options give."""
+    for family, dialect in _all_dialects():
+        if dialect.recognises(state):
+            reading = dialect.read(state, scale)
+            try:
+                spec = family.spec.from_dict(reading.fields)
+            except UsageError as error:
+                raise SrkdError(f"its shapes fit no network: {error}") from error
+            spec = spec.with_options(options)
+            names = dialect.names(spec, set(state))
+            return Recognised(spec, dialect.name, names, dialect.surplus, reading.assumed, reading.notes)
+    raise SrkdError(_unknown(state))
+
+
+def _all_dialects() -> list[tuple[Architecture, Dialect]]:
+    return [(family, dialect) for family in map(architecture, MODULES) for dialect in family.dialects]
+
+
+def _own(spec_json: str, options: Mapping[str, object]) -> Recognised:
+    """A file written by save.py: the spec is in the header, the names are ours."""
+    try:
+        spec = spec_from_dict(json.loads(spec_json))
+    except (ValueError, RecursionError, UsageError) as error:
+        raise SrkdError(f"its srkd.spec cannot be used: {error}") from error
+    spec = spec.with_options(options)
+    return Recognised(spec, OWN_DIALECT, {name: name for name in _skeleton(spec).state_dict()})
+
+
+def _skeleton(spec: Spec) -> Network:
+    """The network without memory: names and shapes only."""
+    with torch.device("meta"):
+        return build(spec)
+
+
+def _filled(found: Recognised, state: Mapping[str, torch.Tensor]) -> Network:
+    """The network with the file's tensors, once every name and shape was found right."""
+    problems = _problems(found, state)
+    if problems:
+        raise SrkdError(
+            f"recognised as {found.spec.arch} ({found.dialect} names), but {'; '.join(problems)}: "
+            "is this file complete, and for this scale?"
+        )
+    network = build(found.spec, seed=0)
+    network.load_state_dict({ours: state[theirs] for ours, theirs in found.names.items()}, strict=True)
+    return network
+
+
+def _problems(found: Recognised, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """What is missing, left over, of another shape or no number; the first few of each by name."""
+    problems = []
+    missing = [theirs for theirs in found.names.values() if theirs not in state]
+    used = set(found.names.values())
+    unexpected = [name for name in state if name not in used and not found.surplus(name)]
+    problems += [f"{len(missing)} missing ({_first(missing)})"] if missing else []
+    problems += [f"{len(unexpected)} unexpected ({_first(unexpected)})"] if unexpected else []
+    expected = _skeleton(found.spec).state_dict()
+    pairs = [(expected[ours], theirs) for ours, theirs in found.names.items() if theirs in state]
+    misshaped = [
+        f"{theirs} is {tuple(state[theirs].shape)} and should be {tuple(wanted.shape)}"
+        for wanted, theirs in pairs
+        if state[theirs].shape != wanted.shape
+    ]
+    integers = [f"{theirs} is {state[theirs].dtype}" for _, theirs in pairs if not state[theirs].is_floating_point()]
+    problems += [f"{len(misshaped)} misshaped ({_first(misshaped)})"] if misshaped else []
+    problems += [f"{len(integers)} not floating-point ({_first(integers)})"] if integers else []
+    return problems
+
+
+def _first(items: Sequence[str], count: int = 3) -> str:
+    shown = ", ".join(item[:100] for item in items[:count])
+    return f"{shown}, …" if len(items) > count else shown
+
+
+def _unknown(state: Mapping[str, torch.Tensor]) -> str:
+    """One line about a file of no known network: its first names, and what comes nearest."""
+    found = _patterns(state)
+    family, dialect, wanted = max(
+        (
+            (family, dialect, _patterns(dialect.names(family.spec(), set()).values()))
+            for family, dialect in _all_dialects()
+        ),
+        key=lambda candidate: len(candidate[2] & found) / len(candidate[2] | found),
+    )
+    apart = (
+        f"which has {_first(sorted(wanted - found), 2)}"
+        if wanted - found
+        else f"without {_first(sorted(found - wanted), 2)}"
+    )
+    return (
+        f"unknown network: its {len(state)} tensors ({_first(list(state))}) are in no known dialect; nearest is "
+        f"{family.name} ({dialect.name} names), {apart}; known are {', '.join(MODULES)}"
+    )
+
+
+def _patterns(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"\d+", "*", name) for name in names}

@@ -1,0 +1,92 @@
+"""From what a file holds to one state dict: wrappers of training scripts, and prefixes of parallel training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compressor.checkpoints.pickles import TensorRef
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import nearest
+from compressor.networks.dialect import Assumption
+
+WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict", "model", "generator", "netG", "net")
+"""In order of preference: averaged weights are what BasicSR's authors evaluate."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What nn.DataParallel and torch.compile put before every name."""
+MOST_LEVELS = 3
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A state dict by name, and how the file wrapped it."""
+
+    refs: Mapping[str, TensorRef]
+    wrapping: str
+    assumed: tuple[Assumption, ...] = ()
+
+
+def unwrap(content: object, weights: str | None = None) -> Unwrapped:
+    """Find the state dict. `weights` names one of several, where the file holds several."""
+    path: list[str] = []
+    assumed: list[Assumption] = []
+    while len(path) < MOST_LEVELS and isinstance(content, dict):
+        wrapped = [key for key, value in content.items() if isinstance(key, str) and _holds_weights(value)]
+        if weights is not None and not path and weights not in wrapped:
+            raise UsageError(f"the file holds no weights called {weights!r}; {nearest(weights, wrapped)}")
+        if not wrapped:
+            break
+        chosen = weights if weights in wrapped else _preferred(wrapped)
+        if len(wrapped) > 1 and chosen != weights:
+            others = ", ".join(key[:40] for key in wrapped if key != chosen)
+            assumed.append(Assumption("weights", chosen, f"the file holds {others} too"))
+        path.append(chosen)
+        content = content[chosen]
+    refs = _named_tensors(content)
+    bare = _without_prefixes(refs)
+    if len(next(iter(bare))) < len(next(iter(refs))):
+        path.append(next(iter(refs)).removesuffix(next(iter(bare))) + "*")
+    return Unwrapped(bare, " > ".join(path) or "bare", tuple(assumed))
+
+
+def _holds_weights(value: object) -> bool:
+    """Whether `value` is a state dict, or a wrapper of one."""
+    if not isinstance(value, dict):
+        return False
+    return any(
+        isinstance(key, str) and (isinstance(item, TensorRef) or (key in WRAPPERS and isinstance(item, dict)))
+        for key, item in value.items()
+    )
+
+
+def _preferred(wrapped: list[str]) -> str:
+    known = [key for key in WRAPPERS if key in wrapped]
+    if not known and len(wrapped) > 1:
+        raise SrkdError(f"it holds several state dicts ({', '.join(wrapped)[:120]}): choose one with weights=NAME")
+    return known[0] if known else wrapped[0]
+
+
+def _named_tensors(content: object) -> dict[str, TensorRef]:
+    if not isinstance(content, dict):
+        raise SrkdError(f"it holds a {_kind(content)}, not a state dict: save torch.save(model.state_dict(), path)")
+    refs = {key: value for key, value in content.items() if isinstance(value, TensorRef)}
+    odd = [key for key in refs if not isinstance(key, str)]
+    if odd:
+        raise SrkdError(f"a tensor is named {str(odd[0])[:40]!r}, which is no text: this is no state dict")
+    if not refs:
+        keys = ", ".join(str(key)[:40] for key in list(content)[:5])
+        raise SrkdError(f"it holds no tensors (its keys: {keys or 'none'}): save torch.save(model.state_dict(), path)")
+    return refs
+
+
+def _kind(content: object) -> str:
+    return "tensor" if isinstance(content, TensorRef) else type(content).__name__
+
+
+def _without_prefixes(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    bare = dict(refs)
+    for _ in range(MOST_LEVELS):
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in bare):
+                bare = {name.removeprefix(prefix): ref for name, ref in bare.items()}
+    return bare

@@ -1,0 +1,119 @@
+"""Students from teachers: by width and depth along the axis plan, inherited or random; and students inside teachers.
+
+Width keeps leading channels (CSD, model/common.py), per segment of a concatenation and per group of a grouped
+convolution; depth keeps blocks ⌊(j + 0.5)·n/n'⌋. The plan is declared beside each network; nothing here knows one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Literal
+
+import torch
+
+from compressor.checkpoints.save import tensor_bytes
+from compressor.errors import UsageError
+from compressor.networks.axes import Cut, Segments, cuts
+from compressor.networks.base import Network, Spec
+from compressor.networks.registry import architecture, build
+
+Init = Literal["inherit", "random"]
+
+
+def build_student(
+    teacher: Network,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    init: Init = "inherit",
+    seed: int = 0,
+    segments: Segments = "each",
+) -> Network:
+    """A smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
+
+    `segments="contiguous"` reads the fusions of CARN as CSD's code does: the leading columns of the concatenation.
+    """
+    return student_of_spec(teacher, reduced_spec(teacher.spec, width, depth), init=init, seed=seed, segments=segments)
+
+
+def reduced_spec(spec: Spec, width: float, depth: float) -> Spec:
+    """The spec of a student; a network without the axis is asked only when the axis is to be reduced."""
+    spec = spec if width == 1.0 else spec.narrowed(width)
+    return spec if depth == 1.0 else spec.shortened(depth)
+
+
+def student_of_spec(
+    teacher: Network, spec: Spec, *, init: Init = "inherit", seed: int = 0, segments: Segments = "each"
+) -> Network:
+    """A student of a given spec, on the teacher's device: its weights cut from the teacher's, or random by `seed`.
+
+    A random student need not resemble the teacher; an inherited one must be the same network, cut.
+    """
+    if init not in ("inherit", "random"):
+        raise UsageError(f"init={init!r} is neither 'inherit' nor 'random'")
+    student = build(spec, seed=seed)
+    if init == "inherit":
+        state = {name: tensor.detach().clone() for name, tensor in view_parameters(teacher, spec, segments).items()}
+        student.load_state_dict(state | _buffers(teacher), strict=True)
+    elif spec.arch == teacher.spec.arch:
+        student.load_state_dict(_buffers(teacher), strict=False)
+    some = next(teacher.parameters())
+    return student.to(some.device, some.dtype)
+
+
+def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -> dict[str, torch.Tensor]:
+    """The student's parameters inside the teacher: views where an axis is cut in one run, gathers elsewhere.
+
+    For torch.func.functional_call(skeleton, view_parameters(teacher, skeleton.spec), lr): the same output as the
+    extracted student's, and gradients that reach the kept slices of the teacher.
+    """
+    own = dict(teacher.named_parameters())
+    return {name: cut.take(own[cut.source]) for name, cut in student_cuts(teacher.spec, spec, segments).items()}
+
+
+def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> dict[str, Cut]:
+    """Where each parameter of the student lies in the teacher."""
+    if teacher.arch != student.arch:
+        raise UsageError(f"a {student.arch} cannot inherit from a {teacher.arch}: use init='random'")
+    if teacher.scale != student.scale:
+        raise UsageError(f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}")
+    family = architecture(student.arch)
+    with torch.device("meta"):
+        names = [name for name, _ in build(student).named_parameters()]
+    return cuts(family.axes(teacher), family.axes(student), names, segments=segments)
+
+
+def _buffers(teacher: Network) -> dict[str, torch.Tensor]:
+    """Buffers that the teacher's file brought (a mean shift that moved): a student has no others."""
+    parameters = dict(teacher.named_parameters())
+    return {name: tensor.clone() for name, tensor in teacher.state_dict().items() if name not in parameters}
+
+
+def parse_student(text: str, like: Spec | None = None) -> Spec:
+    """`edsr:width=48,depth=16,scale=4` as a spec; numbers of a tuple stand between slashes (mean=0.4/0.4/0.4).
+
+    With `like`, a spec of the same network, fields that are not named are taken from it; otherwise they have the
+    network's defaults.
+    """
+    name, _, listing = text.strip().partition(":")
+    family = architecture(name.strip())
+    options: dict[str, object] = {}
+    for part in filter(None, (piece.strip() for piece in listing.split(","))):
+        field, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"--student {text!r}: {part!r} is not of the form field=value")
+        if field.strip() in options:
+            raise UsageError(f"--student {text!r}: {field.strip()} is given twice")
+        options[field.strip()] = value.strip()
+    base = like if isinstance(like, family.spec) and like.arch == family.name else family.spec()
+    return base.with_options(options)
+
+
+def network_sha256(network: Network) -> str:
+    """A hash over the spec and every named tensor: equal before and after means that nothing was trained."""
+    digest = hashlib.sha256(repr(dataclasses.asdict(network.spec)).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""Features by canonical address: `head`, `body[k]`, `body_end`, `pre_up`, and `rel(p)`, the fraction p of the body.
+
+rel(p) is body[⌊p·n⌋ - 1] of a body of n blocks, with p an exact fraction: rel(1/3) of six blocks is body[1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressor.errors import UsageError
+from compressor.networks.base import Network, Tap, nearest
+
+
+def resolve_tap(network: Network, address: str) -> str:
+    """The network's own name of an address: rel(p) becomes a body[k], the others must be there."""
+    taps = network.taps
+    relative = re.fullmatch(r"rel\(\s*(.+?)\s*\)", address)
+    if relative is None:
+        if address not in taps:
+            raise UsageError(f"{network.spec.arch} has no tap {address!r}; {nearest(address, _listed(taps))}")
+        return address
+    fraction = _fraction(address, relative.group(1))
+    blocks = sum(name.startswith("body[") for name in taps)
+    index = fraction.numerator * blocks // fraction.denominator - 1
+    if index < 0:
+        raise UsageError(f"{address} lies before the first of {network.spec.arch}'s {blocks} blocks: use head")
+    return f"body[{index}]"
+
+
+@contextmanager
+def read_taps(network: Network, addresses: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the block, each forward pass of `network` leaves its features in the dictionary, by address.
+
+    The tensors are copies that gradients pass through: what the network does in place later does not change them.
+    The hooks are gone when the block ends, however it ends; blocks may nest.
+    """
+    features: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for address in dict.fromkeys(addresses):
+            tap = network.taps[resolve_tap(network, address)]
+            hooks.callback(_listen(network, tap, address, features).remove)
+        yield features
+
+
+def _listen(
+    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor]
+) -> torch.utils.hooks.RemovableHandle:
+    def output(module: nn.Module, inputs: tuple[Any, ...], result: torch.Tensor) -> None:
+        features[address] = result.clone()
+
+    def first_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        features[address] = inputs[0].clone()
+
+    module = network.get_submodule(tap.module)
+    if tap.side == "output":
+        return module.register_forward_hook(output)
+    return module.register_forward_pre_hook(first_input)
+
+
+def _fraction(address: str, text: str) -> Fraction:
+    try:
+        fraction = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{address}: {text!r} is no fraction like 1/3 or 0.5") from error
+    if not 0 < fraction <= 1:
+        raise UsageError(f"{address}: {text} is outside (0, 1]")
+    return fraction
+
+
+def _listed(taps: Iterable[str]) -> list[str]:
+    return [*taps, "rel(1/3)"]
