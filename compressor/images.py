@@ -112,7 +112,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """Upright width and height from the header, without decoding the pixels."""
     with _Opened(Path(path)) as image:
         width, height = image.size
-        return (height, width) if without_orientation(image)[1] >= 5 else (width, height)
+        # Pillow turns TIFF files itself, and reads a PNG file to its end to look for EXIF behind the pixels.
+        told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        return (height, width) if told and without_orientation(image)[1] >= 5 else (width, height)
 
 
 def write_picture(picture: Picture, path: Path) -> None:
@@ -140,8 +142,8 @@ def write_picture(picture: Picture, path: Path) -> None:
 def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
     """The format that `path` stands for, if it holds a picture of (width, height); told before work is spent on it."""
     kind = format_of(path)
-    if kind == "JPEG" and alpha:
-        raise SrkdError(f"cannot write {path}: JPEG holds no transparency, choose .png, .webp or .tiff")
+    if kind in ("JPEG", "BMP") and alpha:
+        raise SrkdError(f"cannot write {path}: {kind} holds no transparency, choose .png, .webp or .tiff")
     longest = LONGEST_SIDE.get(kind, max(size))
     if max(size) > longest:
         raise SrkdError(f"cannot write {path}: {kind} holds {longest} pixels a side, not {size[0]}x{size[1]}")
@@ -216,13 +218,13 @@ def _unreadable(path: Path, error: Exception) -> SrkdError:
 def _decode(path: Path) -> Raster:
     with _Opened(path) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)
-        exif, orientation = without_orientation(image)
-        icc = image.info.get("icc_profile") or None
+        # A CMYK profile says nothing about the RGB pixels that leave.
+        icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None
+        # The pixels come before EXIF: looking for EXIF can decode them, to 8 bit, and decoding can turn them upright.
         samples: Samples | None = deep_samples(image, path)
         if samples is None:
-            # A CMYK profile says nothing about the RGB pixels that leave.
-            icc = None if image.mode == "CMYK" else icc
             samples = _samples_8bit(image, path)
+        exif, orientation = without_orientation(image)
     return Raster(upright(samples, orientation), icc, exif, kind)
 
 
@@ -255,8 +257,6 @@ def _quantised(planes_01: Tensor, bits: int) -> Samples:
 def _save_8bit(samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None) -> None:
     squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
     image = Image.fromarray(squeezed)
-    if kind == "BMP" and image.mode == "LA":
-        image = image.convert("RGBA")
     options = dict(_ENCODER_OPTIONS[kind])
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})

@@ -1,0 +1,280 @@
+"""Picture files: what comes in goes out, and whatever is wrong with a file is told in one line."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from compressor.errors import SrkdError
+from compressor.images import Picture, grey_of, image_size, read_picture, read_rgb_u8, write_picture
+from compressor.images16 import deep_png
+
+LOSSLESS = (".png", ".tif")
+
+
+def pixels(*shape: int, bits: int = 8, seed: int = 0) -> torch.Tensor:
+    largest = 2**bits - 1
+    return torch.randint(0, largest + 1, shape, generator=torch.Generator().manual_seed(seed)).float() / largest
+
+
+@cache
+def icc_profile() -> bytes:
+    """One for all tests, because a fresh one holds the time of day."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exif_block(**extra: int) -> bytes:
+    exif = Image.Exif()
+    exif[272] = "Camera"
+    exif.get_ifd(0x8769)[0xA002] = 7
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    exif.get_ifd(0x8825)[1] = "N"
+    if "orientation" in extra:
+        exif[0x0112] = extra["orientation"]
+    return exif.tobytes()
+
+
+def gradient() -> Image.Image:
+    rows, columns = np.mgrid[0:12, 0:20]
+    return Image.fromarray(np.stack([rows * 20, columns * 12, rows * 5 + columns * 5], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_lossless_formats_give_back_everything(
+    tmp_path: Path, suffix: str, bits: Literal[8, 16], grey: bool, alpha: bool
+) -> None:
+    rgb = pixels(1 if grey else 3, 23, 17, bits=bits).expand(3, -1, -1)
+    clear = pixels(1, 23, 17, bits=bits, seed=1) if alpha else None
+    path = tmp_path / f"picture{suffix}"
+    write_picture(Picture(rgb, clear, grey, bits, icc_profile(), exif_block()), path)
+    found = read_picture(path)
+    assert torch.equal(found.rgb, rgb)
+    assert (found.alpha is None) == (clear is None)
+    assert clear is None or (found.alpha is not None and torch.equal(found.alpha, clear))
+    # 16-bit grey with alpha is stored as RGB with alpha in TIFF files: few programs read it otherwise.
+    assert found.grey == (grey and not (alpha and bits == 16 and suffix == ".tif"))
+    assert (found.bits, found.icc) == (bits, icc_profile())
+    assert found.exif is not None
+    exif = Image.Exif()
+    exif.load(found.exif)
+    camera = exif.get_ifd(0x8769)
+    assert (exif[272], camera[0x829A], camera[0xA002], exif.get_ifd(0x8825)[1]) == ("Camera", 0.5, 17, "N")
+    assert image_size(path) == (17, 23)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
+def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
+    rgb = torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float() / 255
+    path = tmp_path / f"picture{suffix}"
+    write_picture(Picture(rgb, None, False, 16, icc_profile(), exif_block()), path)
+    found = read_picture(path)
+    assert (found.rgb - rgb).abs().mean() < 0.02
+    assert found.bits == 8
+    assert (found.icc == icc_profile()) == (suffix != ".bmp")
+    assert (found.exif is not None) == (suffix != ".bmp")
+    grey = Picture(rgb.mean(0, keepdim=True).expand(3, -1, -1), grey=True)
+    write_picture(grey, path)
+    assert read_picture(path).grey == (suffix != ".webp")
+    assert (read_picture(path).rgb - grey.rgb).abs().mean() < 0.02
+
+
+def test_transparency_of_webp(tmp_path: Path) -> None:
+    clear = pixels(1, 9, 8)
+    write_picture(Picture(torch.zeros(3, 9, 8), clear), tmp_path / "a.webp")
+    found = read_picture(tmp_path / "a.webp").alpha
+    assert found is not None
+    assert torch.equal(found, clear)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png"])
+def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, suffix: str) -> None:
+    """Against Pillow's own idea of upright, and idempotent after one way out."""
+    path = tmp_path / f"turned{suffix}"
+    stored = gradient()
+    stored.save(path, exif=exif_block(orientation=orientation))
+    with Image.open(path) as image:
+        expected = torch.from_numpy(np.array(ImageOps.exif_transpose(image))).permute(2, 0, 1)
+    assert torch.equal(read_rgb_u8(path), expected)
+    assert image_size(path) == (expected.shape[2], expected.shape[1])
+    picture = read_picture(path)
+    assert torch.equal((picture.rgb * 255).round().to(torch.uint8), expected)
+    write_picture(picture, tmp_path / "out.png")
+    assert torch.equal(read_rgb_u8(tmp_path / "out.png"), expected)
+
+
+def test_16_bit_is_rounded_to_8_for_training(tmp_path: Path) -> None:
+    values = np.array([0, 127, 128, 129, 257, 32767, 32768, 65406, 65407, 65535], dtype=np.uint16)
+    (tmp_path / "deep.png").write_bytes(deep_png(np.stack([values] * 3, axis=-1)[None], None, None))
+    expected = np.floor(values / 257 + 0.5).astype(int).tolist()
+    assert read_rgb_u8(tmp_path / "deep.png")[1, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+def test_tiff_compressions(tmp_path: Path, compression: str, mode: str) -> None:
+    gradient().convert(mode).save(tmp_path / "a.tif", compression=compression)
+    found = read_picture(tmp_path / "a.tif")
+    assert found.grey == (mode == "L")
+    assert (found.alpha is not None) == (mode == "RGBA")
+
+
+def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
+    motorola = (np.arange(24).reshape(4, 6) * 2000).astype(">u2")
+    directory = b"".join(
+        struct.pack(">HHIHH", tag, 3, 1, value, 0)
+        for tag, value in ((256, 6), (257, 4), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, 4), (279, 48))
+    )
+    head = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", 9) + directory + bytes(4)
+    (tmp_path / "mm.tif").write_bytes(head.ljust(122, b"\0") + motorola.tobytes())
+    found = read_picture(tmp_path / "mm.tif")
+    assert found.bits == 16
+    assert (found.rgb[0] * 65535).round().int().tolist() == motorola.astype(int).tolist()
+
+    palette = gradient().quantize(16)
+    palette.info["transparency"] = 0
+    palette.save(tmp_path / "p.png", transparency=0)
+    indexed = read_picture(tmp_path / "p.png")
+    assert indexed.alpha is not None
+    assert torch.equal(indexed.alpha[0] == 0, torch.from_numpy(np.asarray(palette) == 0))
+
+    gradient().save(tmp_path / "key.png", transparency=(0, 0, 0))
+    keyed = read_picture(tmp_path / "key.png")
+    assert keyed.alpha is not None
+    assert int((keyed.alpha == 0).sum()) == 1
+
+    Image.fromarray(np.eye(8) > 0).save(tmp_path / "bits.png")
+    assert torch.equal(read_picture(tmp_path / "bits.png").rgb[0], torch.eye(8))
+
+
+def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    samples = np.zeros((1, 2, 3), np.uint16)
+    samples[0, 1] = (1, 2, 3)
+    stored = deep_png(samples, None, None)
+    body = b"tRNS" + struct.pack(">HHH", 1, 2, 3)
+    chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
+    at = stored.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(stored[:at] + chunk + stored[at:])
+    found = read_picture(tmp_path / "a.png")
+    assert found.alpha is not None
+    assert found.alpha.flatten().tolist() == [1, 0]
+
+
+def test_cmyk_loses_its_profile(tmp_path: Path) -> None:
+    gradient().convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"cmyk profile")
+    found = read_picture(tmp_path / "a.jpg")
+    assert found.icc is None
+    assert found.rgb.shape == (3, 12, 20)
+
+
+def test_grey_of_equal_channels_is_the_channel() -> None:
+    grey = pixels(1, 5, 5, bits=16)
+    assert (grey_of(grey.expand(3, -1, -1)) - grey).abs().max() < 2e-7
+
+
+def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
+    assert read_picture(tmp_path / "a.jpg").rgb.shape == (3, 12, 20)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return head + struct.pack(">I", 9) + b"IDAT" + bytes(9)
+
+
+def one_line_error(path: Path) -> str:
+    with pytest.raises(SrkdError) as caught:
+        read_picture(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
+    return message
+
+
+def test_unreadable_files_are_told_in_one_line(tmp_path: Path) -> None:
+    def stored(name: str, content: bytes) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels(64, 64, 3) * 255).astype(np.uint8)).save(buffer, "PNG")
+    assert "cannot be read" in one_line_error(stored("cut.png", buffer.getvalue()[:5000]))
+    assert "not a picture" in one_line_error(stored("text.png", b"hello"))
+    assert "not a picture" in one_line_error(stored("empty.jpg", b""))
+    assert "pixels" in one_line_error(stored("bomb.png", png_of_size(60000, 60000)))
+    assert "pixels" in one_line_error(stored("bomb2.png", png_of_size(13400, 13400)))
+    assert "does not exist" in one_line_error(tmp_path / "nowhere.png")
+    assert "cannot be read" in one_line_error(tmp_path)
+    frames = [gradient(), gradient().rotate(180)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    assert "2 frames" in one_line_error(tmp_path / "pages.tif")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    assert "convert it" in one_line_error(tmp_path / "float.tif")
+
+
+def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
+    old = tmp_path / "old.jpg"
+    old.write_bytes(b"old")
+    for name, kind in (("old.jpg", "JPEG"), ("a.bmp", "BMP")):
+        with pytest.raises(SrkdError, match=f"{kind} holds no transparency"):
+            write_picture(Picture(torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)), tmp_path / name)
+    with pytest.raises(SrkdError, match="16383 pixels a side, not 16384x1"):
+        write_picture(Picture(torch.zeros(3, 1, 16384)), tmp_path / "long.webp")
+    with pytest.raises(SrkdError, match=r"not in '\.gif'"):
+        write_picture(Picture(torch.zeros(3, 2, 2)), tmp_path / "a.gif")
+    with pytest.raises(SrkdError, match="not numbers"):
+        write_picture(Picture(torch.full((3, 2, 2), float("nan"))), old)
+    assert old.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["old.jpg"]
+
+
+def small_files(folder: Path) -> list[Path]:
+    rgb, clear = pixels(3, 16, 16), pixels(1, 16, 16, seed=1)
+    made = []
+    for bits in (8, 16):
+        for suffix in (".png", ".tif", ".jpg", ".webp", ".bmp"):
+            path = folder / f"seed{bits}{suffix}"
+            alpha = None if suffix in (".jpg", ".bmp") else clear
+            write_picture(Picture(rgb, alpha, False, 16 if bits == 16 else 8, icc_profile(), exif_block()), path)
+            made.append(path)
+    return made
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, count: int) -> None:
+    """Bytes changed, cut out or repeated in files of every format and depth."""
+    chance = random.Random(count)
+    for path in small_files(tmp_path):
+        sound = path.read_bytes()
+        for _ in range(count):
+            damaged = bytearray(sound)
+            for _ in range(chance.choice([1, 1, 3, 30])):
+                # Half of the damage goes to the first bytes, where the headers are.
+                damaged[chance.randrange(min(len(damaged), chance.choice([80, len(damaged)])))] = chance.randrange(256)
+            if chance.random() < 0.2:
+                del damaged[chance.randrange(len(damaged)) :]
+            if chance.random() < 0.1:
+                damaged += damaged[: chance.randrange(len(damaged) + 1)]
+            path.write_bytes(bytes(damaged))
+            try:
+                picture = read_picture(path)
+            except SrkdError as error:
+                assert "\n" not in str(error)
+            else:
+                assert picture.rgb.shape[0] == 3
+                write_picture(picture, tmp_path / "again.png")

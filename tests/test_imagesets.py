@@ -1,0 +1,91 @@
+"""One rule for a data folder, everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compressor.errors import SrkdError
+from compressor.imagesets import find_sets
+
+
+def fill(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "photos", "img10.png", "img2.JPG", "img1.webp", "notes.txt", ".hidden.png", "._img1.png")
+    (folder / "album.png").mkdir()
+    (found,) = find_sets(folder, scale=4)
+    assert found.name == "photos"
+    assert [pair.stem for pair in found.pairs] == ["img1", "img2", "img10"]
+    assert all(pair.lr is None for pair in found.pairs)
+
+
+def test_a_set_pairs_by_equal_or_suffixed_stems(tmp_path: Path) -> None:
+    folder = tmp_path / "Set2"
+    fill(folder / "HR", "a.png", "b.png")
+    fill(folder / "LRbicX4", "ax4.png", "b.jpg", "a.png", "extra.png")
+    fill(folder / "LRbicX2", "a.png", "b.png")
+    (found,) = find_sets(folder, scale=4)
+    assert [pair.lr and pair.lr.name for pair in found.pairs] == ["ax4.png", "b.jpg"]
+    (other,) = find_sets(folder, scale=2)
+    assert [pair.lr and pair.lr.parent.name for pair in other.pairs] == ["LRbicX2", "LRbicX2"]
+    (made,) = find_sets(folder, scale=3)
+    assert all(pair.lr is None for pair in made.pairs)
+
+
+def test_a_folder_of_several_sets(tmp_path: Path) -> None:
+    fill(tmp_path / "Set5" / "HR", "a.png")
+    fill(tmp_path / "Set14", "b.png")
+    fill(tmp_path / "docs", "readme.txt")
+    assert [found.name for found in find_sets(tmp_path, scale=4)] == ["Set5", "Set14"]
+    assert find_sets(tmp_path / "Set5" / "HR", scale=4)[0].name == "HR"
+
+
+def test_the_bicubic_folder_wins_and_two_of_them_are_an_error(tmp_path: Path) -> None:
+    fill(tmp_path / "HR", "a.png")
+    fill(tmp_path / "LRunknownX2", "a.png")
+    fill(tmp_path / "LRbicX2", "a.png")
+    assert find_sets(tmp_path, scale=2)[0].pairs[0].lr == tmp_path / "LRbicX2" / "a.png"
+    fill(tmp_path / "LR_bicubic_X2", "a.png")
+    with pytest.raises(SrkdError, match=r"has 3 LR folders for scale 2 .*: choose one with --lr"):
+        find_sets(tmp_path, scale=2)
+
+
+def test_lr_names_the_folder_of_one_set(tmp_path: Path) -> None:
+    fill(tmp_path / "data" / "one" / "HR", "a.png")
+    elsewhere = fill(tmp_path / "elsewhere", "ax3.png")
+    (found,) = find_sets(tmp_path / "data" / "one", scale=3, lr=elsewhere)
+    assert found.pairs[0].lr == elsewhere / "ax3.png"
+    fill(tmp_path / "data" / "two" / "HR", "a.png")
+    with pytest.raises(SrkdError, match=r"belongs to one set, but .* holds 2 \(one, two\)"):
+        find_sets(tmp_path / "data", scale=3, lr=elsewhere)
+
+
+def test_equal_stems_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    (found,) = find_sets(fill(tmp_path / "mixed", "a.png", "a.jpg", "b.png"), scale=4)
+    assert sorted(pair.stem for pair in found.pairs) == ["a.jpg", "a.png", "b"]
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match="does not exist"):
+        find_sets(tmp_path / "nowhere", scale=4)
+    with pytest.raises(SrkdError, match="no images in"):
+        find_sets(tmp_path, scale=4)
+    picture = fill(tmp_path / "x", "a.png") / "a.png"
+    with pytest.raises(SrkdError, match="is a file: give the folder"):
+        find_sets(picture, scale=4)
+    fill(tmp_path / "empty" / "HR")
+    with pytest.raises(SrkdError, match=r"no images in .*HR"):
+        find_sets(tmp_path / "empty", scale=4)
+    fill(tmp_path / "s" / "HR", *(f"{n}.png" for n in range(9)))
+    fill(tmp_path / "s" / "LRbicX4", "3x4.png", "4.png")
+    with pytest.raises(SrkdError, match=r"lacks the LR image of 7 of 9 HR images \(0, 1, 2, 5, 6, \.\.\.\)"):
+        find_sets(tmp_path / "s", scale=4)
+    with pytest.raises(SrkdError, match=r"LR folder .*nope does not exist"):
+        find_sets(tmp_path / "s", scale=4, lr=tmp_path / "nope")
