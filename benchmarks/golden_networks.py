@@ -1,0 +1,99 @@
+"""Our networks against the outputs of the official code: `python -m benchmarks.golden_networks --golden DIR`.
+
+DIR holds `archs/<case>/` with `input.npz`, `output.npz`, `meta.json` and the official state. One row for each output:
+the largest absolute difference, on the scale where images lie in [0,1].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compressor.checkpoints.load import load_checkpoint
+from compressor.networks.base import Network
+from compressor.students import build_student
+from compressor.taps import read_taps
+
+PATTERNS = ("edsr_pytorch_*", "basicsr_edsr_*", "carn_*", "csd_edsr_*")
+TOLERANCE = 1e-5
+ADDRESSES = {"head": "head", "body_before_long_skip": "body_end"}
+"""Feature maps of the golden files, which are in the network's own range, and our addresses of them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: the case, the file and output of it, the largest difference, and whether it is small enough."""
+
+    case: str
+    file: str
+    output: str
+    max_abs: float
+
+    @property
+    def equal(self) -> bool:
+        return self.max_abs <= TOLERANCE
+
+
+def rows(golden: Path, checkpoints: Path | None = None) -> Iterator[Row]:
+    """Every output of every case of the networks that are here; `checkpoints` holds the published carn_m.pth."""
+    folder = golden / "archs"
+    for pattern in PATTERNS:
+        for case in sorted(folder.glob(pattern)):
+            files = [path for path in sorted(case.iterdir()) if path.suffix == ".pth"]
+            if not files and checkpoints is not None:
+                files = [checkpoints / "carn_m.pth"]
+            for file in files:
+                yield from _rows_of_file(case, file)
+
+
+def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
+    meta = json.loads((case / "meta.json").read_text())
+    inputs, outputs = np.load(case / "input.npz"), np.load(case / "output.npz")
+    for name in outputs.files:
+        if name == "y_ema" and file.stem not in ("both", "params_ema"):
+            continue
+        if name == "y" and file.stem in ("both", "params_ema"):
+            continue
+        scale = int(name[3:]) if name.startswith("y_s") else None
+        lr = inputs[f"x_s{scale}" if f"x_s{scale}" in inputs.files else "x"]
+        options = {"res_scale": meta["hyper"]["res_scale"]} if "res_scale" in meta["hyper"] else {}
+        network = load_checkpoint(file, scale=scale, arch_options=options).network
+        unit = 255.0 if np.abs(inputs[inputs.files[0]]).max() > 2 else 1.0
+        wanted = torch.from_numpy(outputs[name])
+        got = _output(network, torch.from_numpy(lr) / unit, name)
+        difference = got / unit - wanted / unit if name in ADDRESSES else got - wanted / unit
+        yield Row(case.name, file.name, name, float(difference.abs().max()))
+
+
+def _output(network: Network, lr: torch.Tensor, name: str) -> torch.Tensor:
+    """The output that a golden file calls `name`: the image, one at a width, or a feature map."""
+    if name.startswith("y_w"):
+        network = build_student(network, width=float(name[3:]))
+    with torch.no_grad(), read_taps(network, [ADDRESSES[name]] if name in ADDRESSES else []) as features:
+        sr: torch.Tensor = network(lr)
+    return features[ADDRESSES[name]] if name in ADDRESSES else sr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=Path, required=True, help="the folder that holds archs/")
+    parser.add_argument("--checkpoints", type=Path, help="published checkpoints (default: ../data/checkpoints of it)")
+    options = parser.parse_args()
+    checkpoints = options.checkpoints or options.golden.parent / "data" / "checkpoints"
+    found = list(rows(options.golden, checkpoints if checkpoints.is_dir() else None))
+    print(f"{'case':36} {'file':26} {'output':22} {'max abs':>9}")
+    for row in found:
+        print(f"{row.case:36} {row.file:26} {row.output:22} {row.max_abs:9.1e}{'' if row.equal else '  NOT EQUAL'}")
+    print(f"{sum(row.equal for row in found)} of {len(found)} within {TOLERANCE:g}")
+    return 0 if found and all(row.equal for row in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
