@@ -6,13 +6,14 @@ A `Picture` is what the files mean (upright RGB in [0,1] plus what must be given
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from compressor.atomic import atomic_path
@@ -234,8 +235,21 @@ def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
     mode = _MODE_8BIT[image.mode]
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
-    samples = np.asarray(image.convert(mode))
+    samples = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(mode))
     return samples[..., None] if samples.ndim == 2 else samples
+
+
+def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
+    """By the profile of the inks where the file holds a usable one, otherwise by plain complements."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image.convert("RGB")
+    try:
+        inks = ImageCms.ImageCmsProfile(BytesIO(profile))
+        turned = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        return image.convert("RGB")
+    return turned or image.convert("RGB")
 
 
 def _to_01(samples: Samples) -> Tensor:

@@ -85,7 +85,9 @@ def run_tiled(
     margin = _rounded_up(overlap if radius is None else radius, size_multiple)
     side = _first_tile(padded, tile, margin, scale)
     while True:
-        windows = _windows(padded, side, margin, size_multiple)
+        rows = spans(padded.shape[-2], side, margin, size_multiple, min_size)
+        columns = spans(padded.shape[-1], side, margin, size_multiple, min_size)
+        windows = [(row, column) for row in rows for column in columns]
         try:
             sr, seam = _run_windows(run, padded, windows, scale, batch, progress, measure=radius is None)
             break
@@ -108,18 +110,18 @@ def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:
     return lr
 
 
-def spans(size: int, tile: int, margin: int, size_multiple: int = 1) -> tuple[Span, ...]:
+def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: int = 1) -> tuple[Span, ...]:
     """Cut one axis into tiles of about equal length, at most `tile` rounded up to the multiple.
 
-    Every window has the same length, stays within the picture, and reaches `margin` beyond its tile wherever the
-    picture does. One span where a window would cover the axis anyway.
+    Every window has the same length, at least `min_size`, stays within the picture, and reaches `margin` beyond its
+    tile wherever the picture does. One span where a window would cover the axis anyway.
     """
-    tile = _rounded_up(tile, size_multiple)
-    if tile + 2 * margin >= size:
+    tile, shortest = _rounded_up(tile, size_multiple), _rounded_up(min_size, size_multiple)
+    if max(tile + 2 * margin, shortest) >= size:
         return (Span(0, size, 0, size),)
     count = -(-size // tile)
     tile = _rounded_up(-(-size // count), size_multiple)
-    length = min(size, tile + 2 * margin)
+    length = max(tile + 2 * margin, shortest)
     starts = range(0, size, tile)
     return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
 
@@ -164,12 +166,6 @@ def _halved(tile: int, padded: Tensor, error: Exception) -> int:
             f"out of memory even with tiles of {tile} pixels: close other programs or use a smaller network or picture"
         ) from error
     return smaller
-
-
-def _windows(padded: Tensor, tile: int, margin: int, size_multiple: int) -> list[Window]:
-    rows = spans(padded.shape[-2], tile, margin, size_multiple)
-    columns = spans(padded.shape[-1], tile, margin, size_multiple)
-    return [(row, column) for row in rows for column in columns]
 
 
 def _run_windows(

@@ -173,11 +173,13 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
     assert found.alpha.flatten().tolist() == [1, 0]
 
 
-def test_cmyk_loses_its_profile(tmp_path: Path) -> None:
-    gradient().convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"cmyk profile")
-    found = read_picture(tmp_path / "a.jpg")
+@pytest.mark.parametrize("profile", [None, b"no profile", icc_profile()])
+def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path, profile: bytes | None) -> None:
+    """A damaged profile, or one of another colour space, is as good as none."""
+    gradient().convert("CMYK").save(tmp_path / "a.tif", icc_profile=profile)
+    found = read_picture(tmp_path / "a.tif")
     assert found.icc is None
-    assert found.rgb.shape == (3, 12, 20)
+    assert torch.equal((found.rgb * 255).round(), torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float())
 
 
 def test_grey_of_equal_channels_is_the_channel() -> None:

@@ -1,0 +1,49 @@
+"""Models without files: what the tests of tiling, evaluation and upscaling run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from compressor.networks.base import Descriptor
+
+
+class Fake:
+    """A `Runtime` around any function."""
+
+    name = "torch"
+    device = "cpu"
+    precision = "fp32"
+    layout = "contiguous"
+    spec = None
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, function: Callable[[Tensor], Tensor], descriptor: Descriptor, label: str = "fake") -> None:
+        self.function, self.descriptor, self.label = function, descriptor, label
+        self.inputs: list[tuple[int, ...]] = []
+
+    def run(self, lr: Tensor) -> Tensor:
+        self.inputs.append(tuple(lr.shape))
+        with torch.inference_mode():
+            return self.function(lr)
+
+
+def nearest(scale: int) -> Callable[[Tensor], Tensor]:
+    """Each pixel repeated: the identity of super-resolution."""
+    return lambda lr: lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def convolutions(scale: int, layers: int = 3, channels: int = 3) -> nn.Module:
+    """A small network with zero padding and random weights; it sees `layers` pixels around each of its own."""
+    torch.manual_seed(layers)
+    body: list[nn.Module] = [nn.Conv2d(channels, 8, 3, padding=1), nn.LeakyReLU(0.1)]
+    for _ in range(layers - 2):
+        body += [nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.1)]
+    body += [nn.Conv2d(8, channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)]
+    return nn.Sequential(*body).eval()
+
+
+def nearest_model(scale: int, label: str = "nearest") -> Fake:
+    return Fake(nearest(scale), Descriptor(scale=scale, receptive_radius=0), label)
