@@ -48,6 +48,7 @@ def compress(
     announce: Announce = unheard,
 ) -> CompressReport:
     """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos."""
+    where = _device(device)
     preset = load_preset(recipe, settings)
     if steps is not None:
         preset = preset.with_steps(steps)
@@ -62,7 +63,7 @@ def compress(
     )
     folder = RunFolder(Path(out))
     try:
-        return TrainingRun(folder, preset, recipe, loaded, pupil, images, _device(device), seed).go(progress, announce)
+        return TrainingRun(folder, preset, recipe, loaded, pupil, images, where, seed).go(progress, announce)
     finally:
         folder.close()
 

@@ -45,6 +45,8 @@ class Runner:
         ):
             sr = self.network(lr)
         self.forwards += 1
+        if not self.trains:
+            sr, features = sr.detach(), {tap: feature.detach() for tap, feature in features.items()}
         forward = Forward(sr.float(), dict(features))
         self.memory[id(lr)] = (lr, forward)
         return forward
