@@ -58,31 +58,23 @@ class Console:
         print(f"srkd: {text}", file=sys.stderr, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """Print rows under headings; columns that hold numbers are set flush right."""
+        """Print rows under headings; columns that hold numbers are set flush right. The title is a line of its own."""
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
 
         stream = self._out()
-        # Where nobody looks at a screen, no line may be broken or cut to a screen's width.
-        width = None if stream.isatty() else 10_000
-        table = Table(
-            title=title or None,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            show_edge=False,
-            title_style="bold",
-        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):
             numeric = any(_looks_numeric(row[index]) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=not stream.isatty() or numeric)
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        rich_console = RichConsole(file=stream, width=width, markup=False, highlight=False, emoji=False)
+        # No figure is ever cut: a terminal that is too narrow breaks the line itself.
+        rich_console = RichConsole(file=stream, width=10_000, markup=False, highlight=False, emoji=False)
         with rich_console.capture() as capture:
             rich_console.print(table)
-        lines = (line.rstrip() for line in capture.get().splitlines())
+        lines = [*([title] if title else []), *(line.rstrip() for line in capture.get().splitlines())]
         print("\n".join(lines), file=stream, flush=True)
 
     @contextmanager

@@ -7,6 +7,11 @@ import re
 import click
 
 
+def size(width_height: tuple[int, int]) -> str:
+    """Width and height as `WxH`."""
+    return f"{width_height[0]}x{width_height[1]}"
+
+
 class Size(click.ParamType[tuple[int, int]]):
     """`WxH` in pixels, as everywhere on the command line and in JSON."""
 
@@ -64,3 +69,21 @@ class Device(click.ParamType[str]):
         if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", text):
             self.fail(f"{text!r} is no device: cpu, cuda, cuda:N or mps", param, ctx)
         return text
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """`a,b`: some of the names given, each once."""
+
+    name = "name[,name]"
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        asked = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for part in asked:
+            if part not in self.known:
+                self.fail(f"{part!r} is none of {', '.join(self.known)}", param, ctx)
+        return asked

@@ -7,8 +7,8 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import click
 
@@ -43,11 +43,9 @@ def verb(name: str, *, figures: bool = True, epilog: str = "") -> Callable[[Body
 
 def guarded(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; whatever goes wrong becomes one line and an exit code."""
-    if not console.verbose:
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
     try:
-        body()
+        with nullcontext() if console.verbose else _libraries_hushed():
+            body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except SrkdError as error:
@@ -60,6 +58,19 @@ def guarded(console: Console, body: Callable[[], None]) -> None:
         else:
             told = " ".join(f"{type(error).__name__}: {error}".split())
             _finish(console, f"internal error: {told}; rerun with -v for the traceback", 1)
+
+
+@contextmanager
+def _libraries_hushed() -> Iterator[None]:
+    """Libraries warn their programmers; a user sees that only under -v."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _finish(console: Console, message: str, exit_code: int) -> None:

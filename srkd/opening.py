@@ -1,0 +1,81 @@
+"""Models as a caller names them (files, run folders, networks, open runtimes) as runtimes, and data folders as sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from compressor.data.embedded import embedded_pairs
+from compressor.errors import UsageError
+from compressor.imagesets import ImageSet, find_sets
+from compressor.networks.base import Network
+from compressor.progress import Announce
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.open import open_model
+from compressor.runtimes.torch_eager import TorchRuntime
+
+Model: TypeAlias = "str | Path | Network | Runtime"
+"""A checkpoint, a run folder, an exported file, a network, or a runtime that is open already."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How models are opened: the command line's options that every measuring verb shares."""
+
+    scale: int | None = None
+    arch_options: Mapping[str, object] | None = None
+    device: str = "cpu"
+    runtime: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+
+    def open(self, model: Model) -> Runtime:
+        """One model, ready to run."""
+        if isinstance(model, Network):
+            label = model.spec.arch
+            return TorchRuntime(model, label=label, device=self.device, precision=self.precision or "fp32")
+        if not isinstance(model, (str, Path)):
+            return model
+        return open_model(
+            model,
+            scale=self.scale,
+            arch_options=self.arch_options,
+            device=self.device,
+            runtime=self.runtime,
+            threads=self.threads,
+            precision=self.precision,
+        )
+
+
+def listed(models: Model | Sequence[Model]) -> tuple[Model, ...]:
+    """One model or several, as several."""
+    if isinstance(models, Sequence) and not isinstance(models, str):
+        return tuple(models)
+    return (models,)
+
+
+def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
+    """The scale that all models share, or the one that was asked for where there are none."""
+    scales = {runtime.label: runtime.descriptor.scale for runtime in runtimes}
+    if not scales:
+        if scale is None:
+            raise UsageError("no model and no scale: name a model, or give --scale for the bicubic row alone")
+        return scale
+    if len(set(scales.values())) > 1:
+        told = ", ".join(f"{label} x{factor}" for label, factor in scales.items())
+        raise UsageError(f"the models differ in scale ({told}): compare models of one scale")
+    return next(iter(scales.values()))
+
+
+def image_sets(
+    data: str | Path | None, *, scale: int, lr: str | Path | None, announce: Announce
+) -> tuple[ImageSet, ...]:
+    """The sets of a data folder, or the embedded validation photos."""
+    if data is None:
+        if lr is not None:
+            raise UsageError(f"an LR folder without its images: give --data beside --lr {lr}")
+        announce("no --data: scoring on the embedded validation photos")
+        return (ImageSet("embedded", embedded_pairs("val")),)
+    return find_sets(Path(data), scale=scale, lr=None if lr is None else Path(lr))
