@@ -106,11 +106,13 @@ def inherited_index(index: int, kept: int, total: int) -> int:
 
 
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
+    """The teacher's parameter that `name` starts from; repeats may nest (`groups`, then `groups.*.blocks`)."""
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
-        match = re.match(rf"{re.escape(long.prefix)}\.(\d+)\.", name)
+        prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
+        match = re.match(rf"({prefix})\.(\d+)\.", name)
         if match and long.count != short.count:
-            index = inherited_index(int(match.group(1)), short.count, long.count)
-            return f"{long.prefix}.{index}.{name[match.end() :]}"
+            index = inherited_index(int(match.group(2)), short.count, long.count)
+            name = f"{match.group(1)}.{index}.{name[match.end() :]}"
     return name
 
 

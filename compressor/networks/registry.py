@@ -16,6 +16,7 @@ MODULES: Mapping[str, str] = {
     "edsr": "compressor.networks.edsr",
     "carn": "compressor.networks.carn",
     "carn_m": "compressor.networks.carn_m",
+    "rcan": "compressor.networks.rcan",
 }
 
 
