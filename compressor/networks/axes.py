@@ -108,6 +108,8 @@ def inherited_index(index: int, kept: int, total: int) -> int:
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
         match = re.match(rf"{re.escape(long.prefix)}\.(\d+)\.", name)
+        if short.count > long.count:
+            raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
         if match and long.count != short.count:
             index = inherited_index(int(match.group(1)), short.count, long.count)
             return f"{long.prefix}.{index}.{name[match.end() :]}"

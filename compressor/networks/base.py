@@ -86,8 +86,9 @@ def _as_type_of(arch: str, name: str, value: Any, default: Any) -> Any:
     if wanted is tuple and isinstance(value, (list, tuple)):
         if len(value) == len(default) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
-    elif wanted is float and _is_number(value):
-        return float(value)
+    elif wanted is float:
+        if _is_number(value):
+            return float(value)
     elif type(value) is wanted:
         return value
     raise UsageError(f"{arch}: {name}={str(value)[:60]!r} is not {wanted.__name__} like {default!r}")
