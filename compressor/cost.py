@@ -51,7 +51,7 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
     with torch.device("meta"), torch.no_grad():
         network = build(spec)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
-        with FlopCounterMode(display=False) as counter, _extra_operations(network) as extra:
+        with FlopCounterMode(display=False) as counter, extra_operations(network) as extra:
             network(lr)
     flops = counter.get_flop_counts()
     shifts = [name for name, module in network.named_modules() if isinstance(module, MeanShift)]
@@ -63,7 +63,7 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
 
 
 @contextmanager
-def _extra_operations(network: nn.Module) -> Iterator[list[int]]:
+def extra_operations(network: nn.Module) -> Iterator[list[int]]:
     """Collects what MAC+ adds, one entry for each pass through a counted module."""
     extra: list[int] = []
 

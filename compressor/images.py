@@ -259,13 +259,16 @@ def _to_01(samples: Samples) -> Tensor:
 
 
 def _quantised(planes_01: Tensor, bits: int) -> Samples:
-    """(C,H,W) floats to (H,W,C) whole numbers: half rounded up, clipped."""
+    """(C,H,W) floats to (H,W,C) whole numbers: half rounded up, clipped; one channel at a time, to spare memory."""
     largest = 2**bits - 1
-    whole = planes_01.detach().cpu().float().mul(largest).add_(0.5).floor_().clamp_(0, largest)
-    if not torch.isfinite(whole).all():
-        raise SrkdError("a picture to be written holds values that are not numbers: the network failed on it")
-    samples = whole.permute(1, 2, 0).contiguous().numpy()
-    return samples.astype(np.uint16) if bits == 16 else samples.astype(np.uint8)
+    channels, height, width = planes_01.shape
+    samples: Samples = np.empty((height, width, channels), np.uint16 if bits == 16 else np.uint8)
+    for channel, plane in enumerate(planes_01.detach()):
+        whole = plane.cpu().float().mul(largest).add_(0.5).floor_().clamp_(0, largest)
+        if whole.isnan().any():
+            raise SrkdError("a picture to be written holds values that are not numbers: the network failed on it")
+        samples[..., channel] = whole.numpy()
+    return samples
 
 
 def _save_8bit(samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None) -> None:

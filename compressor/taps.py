@@ -42,21 +42,28 @@ def read_taps(network: Network, addresses: Iterable[str]) -> Iterator[dict[str, 
     The hooks are gone when the block ends, however it ends; blocks may nest.
     """
     features: dict[str, torch.Tensor] = {}
+    sizes: list[torch.Size] = []
     with ExitStack() as hooks:
+        hooks.callback(network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:])).remove)
         for address in dict.fromkeys(addresses):
             tap = network.taps[resolve_tap(network, address)]
-            hooks.callback(_listen(network, tap, address, features).remove)
+            hooks.callback(_listen(network, tap, address, features, sizes).remove)
         yield features
 
 
 def _listen(
-    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor]
+    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size]
 ) -> torch.utils.hooks.RemovableHandle:
+    def cropped(feature: torch.Tensor) -> torch.Tensor:
+        """A network that pads its input has larger features: only the input's own positions count."""
+        h, w = sizes[-1]
+        return feature[..., :h, :w]
+
     def output(module: nn.Module, inputs: tuple[Any, ...], result: torch.Tensor) -> None:
-        features[address] = result.clone()
+        features[address] = cropped(result).clone()
 
     def first_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        features[address] = inputs[0].clone()
+        features[address] = cropped(inputs[0]).clone()
 
     module = network.get_submodule(tap.module)
     if tap.side == "output":

@@ -58,15 +58,15 @@ def listed(models: Model | Sequence[Model]) -> tuple[Model, ...]:
 
 def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
     """The scale that all models share, or the one that was asked for where there are none."""
-    scales = {runtime.label: runtime.descriptor.scale for runtime in runtimes}
+    scales = {runtime.descriptor.scale for runtime in runtimes}
     if not scales:
         if scale is None:
             raise UsageError("no model and no scale: name a model, or give --scale for the bicubic row alone")
         return scale
-    if len(set(scales.values())) > 1:
-        told = ", ".join(f"{label} x{factor}" for label, factor in scales.items())
+    if len(scales) > 1:
+        told = ", ".join(f"{runtime.label} x{runtime.descriptor.scale}" for runtime in runtimes)
         raise UsageError(f"the models differ in scale ({told}): compare models of one scale")
-    return next(iter(scales.values()))
+    return scales.pop()
 
 
 def image_sets(

@@ -187,6 +187,7 @@ def test_grey_of_equal_channels_is_the_channel() -> None:
     assert (grey_of(grey.expand(3, -1, -1)) - grey).abs().max() < 2e-7
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
     assert read_picture(tmp_path / "a.jpg").rgb.shape == (3, 12, 20)

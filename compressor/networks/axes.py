@@ -110,6 +110,8 @@ def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
         prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
         match = re.match(rf"({prefix})\.(\d+)\.", name)
+        if short.count > long.count:
+            raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
         if match and long.count != short.count:
             index = inherited_index(int(match.group(2)), short.count, long.count)
             name = f"{match.group(1)}.{index}.{name[match.end() :]}"

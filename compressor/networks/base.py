@@ -81,13 +81,16 @@ def _from_text(text: str, default: Any) -> Any:
 
 
 def _as_type_of(arch: str, name: str, value: Any, default: Any) -> Any:
-    """`value` as the type of the field's default, or one line that says what was expected."""
+    """`value` as the type of the field's default, or one line. Tuples of whole numbers may have any length."""
     wanted = type(default)
     if wanted is tuple and isinstance(value, (list, tuple)):
+        if type(default[0]) is int and len(value) > 0 and all(type(v) is int for v in value):
+            return tuple(value)
         if len(value) == len(default) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
-    elif wanted is float and _is_number(value):
-        return float(value)
+    elif wanted is float:
+        if _is_number(value):
+            return float(value)
     elif type(value) is wanted:
         return value
     raise UsageError(f"{arch}: {name}={str(value)[:60]!r} is not {wanted.__name__} like {default!r}")
@@ -138,7 +141,7 @@ class Network(nn.Module):
     """Float RGB in [0,1], NCHW, in and out; whatever scaling a lineage wants lives inside.
 
     Parts: `stem(lr)` gives the shallow feature, `body(feature)` runs the repeated blocks, and
-    `finish(feature, shallow)` ends with the network's own tail, so that an intermediate feature can be finished too.
+    `finish(feature, shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished too.
     """
 
     spec: Spec
@@ -149,12 +152,12 @@ class Network(nn.Module):
     def body(self, feature: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         shallow = self.stem(lr)
-        return self.finish(self.body(shallow), shallow)
+        return self.finish(self.body(shallow), shallow, lr)
 
     @property
     def descriptor(self) -> Descriptor:

@@ -109,8 +109,8 @@ class CARN(Network):
         deep: torch.Tensor = self.cascade(feature)
         return deep
 
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
-        """CARN has no global skip: `shallow` is not used."""
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """CARN has no global skip: only the deep feature is used."""
         sr: torch.Tensor = self.add_mean(self.exit(self.upsampler(feature)))
         return sr
 

@@ -82,9 +82,7 @@ class Compact(Network):
 
     @property
     def descriptor(self) -> Descriptor:
-        return Descriptor(
-            scale=self.spec.scale, channels=self.spec.channels, receptive_radius=self.spec.depth + 2
-        )
+        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=self.spec.depth + 2)
 
     @property
     def taps(self) -> dict[str, Tap]:

@@ -94,7 +94,7 @@ class EDSR(Network):
         deep: torch.Tensor = self.blocks(feature)
         return deep
 
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
         return sr
 

@@ -35,7 +35,7 @@ class MeanShift(nn.Module):
             self.register_buffer("weight", torch.eye(3).reshape(3, 3, 1, 1))
             self.register_buffer("bias", sign * img_range * torch.tensor(mean))
         else:
-            self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+            self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.from_file:

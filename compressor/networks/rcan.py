@@ -122,7 +122,7 @@ class RCAN(Network):
     def body(self, feature: torch.Tensor) -> torch.Tensor:
         return self.groups(feature)
 
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
 
     @property

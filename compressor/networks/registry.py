@@ -17,6 +17,8 @@ MODULES: Mapping[str, str] = {
     "carn": "compressor.networks.carn",
     "carn_m": "compressor.networks.carn_m",
     "rcan": "compressor.networks.rcan",
+    "swinir": "compressor.networks.swinir",
+    "compact": "compressor.networks.compact",
 }
 
 

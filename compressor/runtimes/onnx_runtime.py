@@ -170,10 +170,7 @@ def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
     if "srkd.spec" not in metadata:
         return None
     try:
-        fields = json.loads(metadata["srkd.spec"])
-        if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
-        return spec_from_dict(fields)
+        return spec_from_dict(json.loads(metadata["srkd.spec"]))
     except (ValueError, RecursionError, UsageError) as error:
         raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error
 

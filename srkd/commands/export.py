@@ -40,9 +40,9 @@ def command(
     scale: int | None,
     arch_options: tuple[tuple[str, Any], ...],
 ) -> None:
-    """Write MODEL in other formats; each file is compared with the network before it is kept.
+    """Write MODEL in other formats, each compared with the network.
 
-    The comparison runs on photos, black, white, noise, odd sizes and a batch. A file that differs is not written.
+    The comparison runs on photos, black, white, noise, odd sizes and a batch. A file that differs is not kept.
     """
     from srkd.api import export
 

@@ -33,7 +33,7 @@ EPILOG = """Examples:
     "--lr-size", type=Size(), default="256x256", show_default=True, help="The LR image that MACs are counted for."
 )
 def command(console: Console, *, model: Path, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
-    """Tell the network, its shape and its cost, and what the file leaves open.
+    """Tell the network in MODEL, its cost, and what was assumed.
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder or an exported file.
     """

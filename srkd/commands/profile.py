@@ -56,7 +56,7 @@ EPILOG = """Examples:
 def command(
     console: Console, *, models: tuple[Path, ...], arch_options: tuple[tuple[str, Any], ...], **options: Any
 ) -> None:
-    """Time MODELs against their teacher, in turns, and tell cost, memory and quality.
+    """Time MODELs against their teacher; cost, memory and quality.
 
     MODEL is a checkpoint, a run folder or an exported file. A single run folder brings its own teacher.
     """

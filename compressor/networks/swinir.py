@@ -1,0 +1,265 @@
+"""SwinIR (Liang et al., 2021): residual groups of shifted-window transformer layers.
+
+Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Stochastic depth of its training is left out: it draws
+from global state and has no effect on a trained network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.networks.architecture import Architecture
+from compressor.networks.axes import Axis, AxisPlan, Repeat, inherited_index
+from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
+from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, upsampler_factors
+from compressor.networks.swinir_names import DIALECTS
+from compressor.networks.windows import SwinLayer, padded_index, shift_mask
+
+UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
+CONNECTIONS = ("1conv", "3conv")
+PADDINGS = ("network", "testscript")
+
+
+@dataclass(frozen=True)
+class SwinIRSpec(Spec):
+    """`depths` and `heads` for each residual group; `features` before the upsampler.
+
+    `shifted` is false for files trained on images no larger than a window; `padding="testscript"` pads as the
+    official test script does, always to the next multiple of the window, with the edge repeated.
+    """
+
+    arch: ClassVar[str] = "swinir"
+    width: int = 60
+    depths: tuple[int, ...] = (6, 6, 6, 6)
+    heads: tuple[int, ...] = (6, 6, 6, 6)
+    window: int = 8
+    mlp_ratio: float = 2.0
+    upsampler: str = "pixelshuffle"
+    connection: str = "1conv"
+    features: int = 64
+    channels: int = 3
+    img_range: float = 1.0
+    shifted: bool = True
+    padding: str = "network"
+
+    def __post_init__(self) -> None:
+        positive(self, "width", "window", "features")
+        for name, known in (("upsampler", UPSAMPLERS), ("connection", CONNECTIONS), ("padding", PADDINGS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"swinir: {name}={getattr(self, name)!r} is not one of {', '.join(known)}")
+        if len(self.depths) != len(self.heads) or not self.depths or min(self.depths) < 1 or len(self.depths) > 256:
+            raise UsageError(f"swinir: depths={self.depths} and heads={self.heads} must be positive and equally many")
+        if min(self.heads) < 1 or any(self.width % heads for heads in self.heads):
+            raise UsageError(f"swinir: width={self.width} is not a multiple of every one of heads={self.heads}")
+        if self.channels not in (1, 3):
+            raise UsageError(f"swinir: channels={self.channels} is neither 1 nor 3")
+        if not (self.img_range > 0 and 0 < self.mlp_ratio <= 64 and self.hidden >= 1 and max(self.depths) <= 256):
+            raise UsageError(f"swinir: img_range={self.img_range:g}, mlp_ratio={self.mlp_ratio:g} are out of range")
+        if self.upsampler == "pixelshuffle":
+            upsampler_factors(self.scale)
+        elif self.scale not in {"none": (1,), "nearest+conv": (4,)}.get(self.upsampler, (1, 2, 3, 4, 8)):
+            raise UsageError(f"swinir: upsampler={self.upsampler!r} does not give scale={self.scale}")
+
+    @property
+    def hidden(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+    def narrowed(self, width: float) -> SwinIRSpec:
+        """Whole heads, at least one; each keeps its channels."""
+        kept = fraction("width", width)
+        if len(set(self.heads)) != 1:
+            raise UsageError(f"swinir: heads={self.heads} differ between groups: only depth can be reduced")
+        heads = max(1, math.floor(kept * self.heads[0] + 1e-9))
+        channels = self.width // self.heads[0] * heads
+        return replace(self, width=channels, heads=(heads,) * len(self.heads))
+
+    def shortened(self, depth: float) -> SwinIRSpec:
+        """Fewer residual groups."""
+        total = len(self.depths)
+        kept = max(1, math.floor(fraction("depth", depth) * total + 1e-9))
+        chosen = [inherited_index(index, kept, total) for index in range(kept)]
+        return replace(self, depths=tuple(self.depths[k] for k in chosen), heads=tuple(self.heads[k] for k in chosen))
+
+
+def connection(spec: SwinIRSpec) -> nn.Module:
+    """The convolution that ends a group and the body: one, or three through a quarter of the channels."""
+    if spec.connection == "1conv":
+        return nn.Conv2d(spec.width, spec.width, 3, padding=1)
+    quarter = spec.width // 4
+    return nn.Sequential(
+        nn.Conv2d(spec.width, quarter, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(quarter, quarter, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(quarter, spec.width, 3, padding=1),
+    )
+
+
+class Group(nn.Module):
+    """x + conv(layers(x)); every second layer is shifted."""
+
+    def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SwinLayer(spec.width, heads, spec.window, spec.hidden, shifted=spec.shifted and k % 2 == 1)
+            for k in range(depth)
+        )
+        self.conv = connection(spec)
+        self.window = spec.window
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.permute(0, 2, 3, 1)
+        mask = shift_mask(x.shape[2], x.shape[3], self.window, x.device)
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        deep: torch.Tensor = self.conv(tokens.permute(0, 3, 1, 2))
+        return x + deep
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N,C,H,W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class NearestUpsampler(nn.Module):
+    """×4: twice nearest ×2, convolution, LeakyReLU 0.2; then one more convolution."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.up1, self.up2, self.hr = (nn.Conv2d(features, features, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in (self.up1, self.up2):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+        return F.leaky_relu(self.hr(x), 0.2)
+
+
+class SwinIR(Network):
+    spec: SwinIRSpec
+
+    def __init__(self, spec: SwinIRSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        mean = DIV2K_MEAN if spec.channels == 3 else (0.0,)
+        self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
+        self.add_mean = MeanShift(mean, spec.img_range, leave=True, from_file=False)
+        self.head = nn.Conv2d(spec.channels, spec.width, 3, padding=1)
+        self.embed_norm = ChannelNorm(spec.width)
+        self.groups = nn.Sequential(*(Group(spec, d, h) for d, h in zip(spec.depths, spec.heads, strict=True)))
+        self.norm = ChannelNorm(spec.width)
+        self.body_end = connection(spec)
+        self.joined = nn.Identity()
+        self._add_tail(spec)
+
+    def _add_tail(self, spec: SwinIRSpec) -> None:
+        if spec.upsampler == "pixelshuffledirect":
+            self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
+            return
+        if spec.upsampler == "none":
+            self.tail = nn.Conv2d(spec.width, spec.channels, 3, padding=1)
+            return
+        self.before_upsampler = nn.Conv2d(spec.width, spec.features, 3, padding=1)
+        nearest = spec.upsampler == "nearest+conv"
+        self.upsampler = NearestUpsampler(spec.features) if nearest else Upsampler(spec.scale, spec.features)
+        self.tail = nn.Conv2d(spec.features, spec.channels, 3, padding=1)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(self.sub_mean(self._padded(lr)))
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.groups(self.embed_norm(feature))
+        return deep
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        joined = self.joined(self.body_end(self.norm(feature)) + shallow)
+        h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
+        return self._upscaled(joined, lr)[..., :h, :w]
+
+    def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        kind = self.spec.upsampler
+        if kind == "pixelshuffledirect":
+            return self.add_mean(F.pixel_shuffle(self.tail(joined), self.spec.scale))
+        if kind == "none":
+            return self.add_mean(self.sub_mean(self._padded(lr)) + self.tail(joined))
+        # The slope here is torch's default, not the 0.2 of the other activations.
+        features = F.leaky_relu(self.before_upsampler(joined), 0.01)
+        return self.add_mean(self.tail(self.upsampler(features)))
+
+    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
+        window, script = self.spec.window, self.spec.padding == "testscript"
+        h, w = lr.shape[-2], lr.shape[-1]
+        extra = window if script else window - 1
+        rows, columns = ((size + extra) // window * window for size in (h, w))
+        lr = lr.index_select(-2, padded_index(h, rows, lr.device, repeat_edge=script))
+        return lr.index_select(-1, padded_index(w, columns, lr.device, repeat_edge=script))
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Any size is taken; windows start at the top left, so a tile sees other windows than the whole image."""
+        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(len(self.spec.depths))}
+        return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("joined")}
+
+
+def axes(spec: SwinIRSpec) -> AxisPlan:
+    layer = "groups.*.layers.*"
+    weights: dict[str, tuple[str, ...]] = {
+        "head": ("width", "colour"),
+        "embed_norm": ("width",),
+        "norm": ("width",),
+        f"{layer}.norm1": ("width",),
+        f"{layer}.norm2": ("width",),
+        f"{layer}.attention.qkv": ("width | width | width", "width"),
+        f"{layer}.attention.proj": ("width", "width"),
+        f"{layer}.fc1": ("hidden", "width"),
+        f"{layer}.fc2": ("width", "hidden"),
+        "before_upsampler": ("features", "width"),
+        "upsampler.convs.*": ("expanded", "features"),
+        **{f"upsampler.{name}": ("features", "features") for name in ("up1", "up2", "hr")},
+        "tail": ("rgb", "features" if spec.upsampler in ("pixelshuffle", "nearest+conv") else "width"),
+    }
+    for conv in ("groups.*.conv", "body_end"):
+        if spec.connection == "1conv":
+            weights[conv] = ("width", "width")
+        else:
+            weights |= {
+                f"{conv}.0": ("quarter", "width"),
+                f"{conv}.2": ("quarter", "quarter"),
+                f"{conv}.4": ("width", "quarter"),
+            }
+    parameters = {f"{name}.weight": expressions for name, expressions in weights.items()}
+    parameters |= {f"{name}.bias": expressions[:1] for name, expressions in weights.items()}
+    parameters[f"{layer}.attention.bias_table"] = ("positions", "heads")
+    return AxisPlan(_axis_sizes(spec), parameters, (Repeat("groups", len(spec.depths)),))
+
+
+def _axis_sizes(spec: SwinIRSpec) -> dict[str, Axis]:
+    direct = spec.upsampler == "pixelshuffledirect"
+    factor = upsampler_factors(spec.scale)[0] if spec.upsampler == "pixelshuffle" and spec.scale > 1 else 1
+    return {
+        "width": Axis(spec.width),
+        "hidden": Axis(spec.hidden),
+        "quarter": Axis(spec.width // 4),
+        "heads": Axis(spec.heads[0]),
+        "positions": Axis((2 * spec.window - 1) ** 2),
+        "features": Axis(spec.features),
+        "expanded": Axis(spec.features * factor**2),
+        "colour": Axis(spec.channels),
+        "rgb": Axis(spec.channels * spec.scale**2 if direct else spec.channels),
+    }
+
+
+ARCHITECTURE = Architecture(SwinIRSpec, SwinIR, axes, dialects=DIALECTS)

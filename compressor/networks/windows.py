@@ -1,0 +1,115 @@
+"""Window attention of Swin transformers on channels-last maps (N,H,W,C) whose sides are multiples of the window.
+
+Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Sizes are read from tensors, so one trace serves all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+OTHER_REGION = -100.0
+"""Added to the attention between positions that only the cyclic shift made neighbours."""
+
+
+def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
+    """Source positions 0..target-1 of an axis of `size`, reflected as a triangle wave: defined for any sizes.
+
+    Without `repeat_edge` the wave is …2 1 0 1 2… (torch's 'reflect'), with it …1 0 0 1… (SwinIR's test script).
+    """
+    position = torch.arange(target, device=device)
+    if repeat_edge:
+        folded = position % (2 * size)
+        return torch.where(folded < size, folded, 2 * size - 1 - folded)
+    period = torch.clamp(torch.full_like(position, 2) * (size - 1), min=1)
+    folded = position % period
+    return torch.where(folded < size, folded, period - folded)
+
+
+def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
+    """(N,H,W,C) to (N, windows, window², C)."""
+    n, h, w, c = x.shape
+    cut = x.reshape(n, h // window, window, w // window, window, c)
+    return cut.permute(0, 1, 3, 2, 4, 5).reshape(n, (h // window) * (w // window), window * window, c)
+
+
+def from_windows(windows: torch.Tensor, window: int, h: int, w: int) -> torch.Tensor:
+    """The way back."""
+    n, _, _, c = windows.shape
+    tiles = windows.reshape(n, h // window, w // window, window, window, c)
+    return tiles.permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
+
+
+def shift_mask(h: int, w: int, window: int, device: torch.device) -> torch.Tensor:
+    """(windows, window², window²): 0 within a region of the shifted map, OTHER_REGION between regions."""
+    shift = window // 2
+    rows, columns = (_regions(size, window, shift, device) for size in (h, w))
+    regions = (rows[:, None] * 3 + columns)[None, :, :, None]
+    flat = to_windows(regions, window)[0, :, :, 0]
+    return torch.where(flat[:, None, :] == flat[:, :, None], 0.0, OTHER_REGION)
+
+
+def _regions(size: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
+    """0 before the last window, 1 in it, 2 in its last `shift` positions."""
+    position = torch.arange(size, device=device)
+    return (position >= size - window).long() + (position >= size - shift).long()
+
+
+def relative_index(window: int) -> torch.Tensor:
+    """(window², window²): row of the bias table for each pair of positions."""
+    along = torch.arange(window)
+    grid = torch.stack(torch.meshgrid(along, along, indexing="ij")).flatten(1)
+    offset = grid[:, :, None] - grid[:, None, :] + window - 1
+    return offset[0] * (2 * window - 1) + offset[1]
+
+
+class WindowAttention(nn.Module):
+    """softmax(q·kᵀ/√d + relative bias + mask)·v inside each window."""
+
+    index: torch.Tensor
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("index", relative_index(window), persistent=False)
+
+    def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        n, count, positions, width = windows.shape
+        each = width // self.heads
+        qkv = self.qkv(windows).reshape(n, count, positions, 3, self.heads, each)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        bias = self.bias_table[self.index].permute(2, 0, 1)
+        attention = (q * each**-0.5) @ k.transpose(-2, -1) + bias
+        if mask is not None:
+            attention = attention + mask.to(attention.dtype)[:, None]
+        mixed = attention.softmax(-1) @ v
+        projected: torch.Tensor = self.proj(mixed.transpose(2, 3).reshape(n, count, positions, width))
+        return projected
+
+
+class SwinLayer(nn.Module):
+    """x += attention(norm1(x)), in windows shifted cyclically where a mask is given; x += mlp(norm2(x)), exact GELU."""
+
+    def __init__(self, width: int, heads: int, window: int, hidden: int, *, shifted: bool) -> None:
+        super().__init__()
+        self.window, self.shift = window, window // 2 if shifted else 0
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = WindowAttention(width, heads, window)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h, w = x.shape[1:3]
+        branch = self.norm1(x)
+        if self.shift:
+            branch = torch.roll(branch, (-self.shift, -self.shift), (1, 2))
+        attended = self.attention(to_windows(branch, self.window), mask if self.shift else None)
+        branch = from_windows(attended, self.window, h, w)
+        if self.shift:
+            branch = torch.roll(branch, (self.shift, self.shift), (1, 2))
+        x = x + branch
+        mixed: torch.Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + mixed

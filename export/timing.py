@@ -1,0 +1,167 @@
+"""Latency that can be compared: everything warm, taking turns in one process, judged by paired ratios.
+
+Two measurements made one after the other differ by whatever else the machine did meanwhile. Here every contestant has
+a turn in each round, in alternating order, and only ratios within a round are compared: a slow second slows both.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from compressor.errors import SrkdError, UsageError
+from compressor.progress import Progress, silent
+
+Call = Callable[[], object]
+"""Runs one batch and returns when its output is there."""
+
+Verdict = Literal["faster", "slower", "no measurable difference"]
+
+MIN_ROUNDS = 8
+"""The fewest from which the interval below can be had."""
+
+TARGET_ROUNDS = 20
+CONFIDENCE = 0.99
+SAME = 0.02
+"""Medians closer than this are called the same, however narrow the interval: memory placement alone does that much."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of each call, by round."""
+
+    rounds: tuple[tuple[float, ...], ...]
+
+    @property
+    def samples(self) -> tuple[float, ...]:
+        return tuple(ms for turn in self.rounds for ms in turn)
+
+    def percentile(self, percent: float) -> float:
+        return float(np.percentile(self.samples, percent))
+
+    @property
+    def spread_percent(self) -> float:
+        """Distance between the quartiles as a part of the median."""
+        return 100 * (self.percentile(75) - self.percentile(25)) / self.percentile(50)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times faster than the reference: the median of the rounds' ratios, and an interval for it."""
+
+    speedup: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.low <= 1.0 <= self.high or abs(self.speedup - 1.0) < SAME:
+            return "no measurable difference"
+        return "faster" if self.speedup > 1.0 else "slower"
+
+
+def compare(reference: Timing, other: Timing) -> Comparison:
+    """Paired by round. The interval is the one of order statistics, which assumes no distribution."""
+    if len(reference.rounds) != len(other.rounds):
+        raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
+    ratios = np.sort([np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)])
+    outside = _ranks_outside(len(ratios))
+    return Comparison(float(np.median(ratios)), float(ratios[outside]), float(ratios[-1 - outside]))
+
+
+def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = silent) -> tuple[Timing, ...]:
+    """Time all calls against each other for about `seconds_each` times their number, and at least eight rounds."""
+    if not seconds_each > 0:
+        raise UsageError(f"seconds={seconds_each:g}: a measurement needs some time")
+    turn_seconds = seconds_each / TARGET_ROUNDS
+    repeats = []
+    for done, call in enumerate(calls):
+        progress("warm up", done, len(calls))
+        repeats.append(max(1, min(100, round(turn_seconds / _warm(call)))))
+    progress("warm up", len(calls), len(calls))
+    rounds: list[list[tuple[float, ...]]] = [[] for _ in calls]
+    budget = seconds_each * len(calls)
+    with _no_collection():
+        started = time.perf_counter()
+        while len(rounds[0]) < MIN_ROUNDS or time.perf_counter() - started < budget:
+            order = range(len(calls)) if len(rounds[0]) % 2 == 0 else reversed(range(len(calls)))
+            for index in order:
+                rounds[index].append(_turn(calls[index], repeats[index]))
+            spent = (time.perf_counter() - started) / budget
+            progress("measure", int(999 * min(1.0, spent, len(rounds[0]) / MIN_ROUNDS)), 1000)
+    progress("measure", 1000, 1000)
+    return tuple(Timing(tuple(turns)) for turns in rounds)
+
+
+def _warm(call: Call) -> float:
+    """Seconds of a warm call: three calls, or two where they are slow; the first does not count."""
+    call()
+    seconds = _seconds(call)
+    return seconds if seconds > 1.0 else min(seconds, _seconds(call))
+
+
+def _turn(call: Call, repeats: int) -> tuple[float, ...]:
+    """One turn in milliseconds; a short call first runs once untimed, because another one had the caches."""
+    if repeats > 1:
+        call()
+    return tuple(1000 * _seconds(call) for _ in range(repeats))
+
+
+def _seconds(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _ranks_outside(count: int, confidence: float = CONFIDENCE) -> int:
+    """How many of `count` sorted values may be left out at each end so that the median stays inside.
+
+    The median lies between the (k+1)-th value from either end with probability 1 - 2·P(Bin(count, 1/2) <= k).
+    """
+    outside, tail = 0, 0.5**count
+    while True:
+        tail += math.comb(count, outside + 1) * 0.5**count
+        if 1 - 2 * tail < confidence or 2 * (outside + 1) >= count:
+            return outside
+        outside += 1
+
+
+class OtherPrograms:
+    """How many cores were busy with something else since this was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._all, self._own = self._now()
+
+    def busy_cores(self) -> float:
+        wall, everything, own = self._now()
+        return max(0.0, (everything - self._all) - (own - self._own)) / max(wall - self._wall, 1e-9)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Wall clock, CPU time of the whole machine, CPU time of this process: seconds."""
+        machine = psutil.cpu_times()
+        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        # Time of guests is counted as user time, too.
+        guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
+        return time.perf_counter(), sum(machine) - idle - guests, time.process_time()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector strikes somebody at random: it waits."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

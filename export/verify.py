@@ -1,0 +1,170 @@
+"""A file is trusted when it does what the network does: on photos, flat colours, noise and odd sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compressor.data.embedded import embedded_photos
+from compressor.errors import SrkdError
+from compressor.images import read_rgb_u8
+from compressor.metrics import finite_or_none
+from compressor.networks.base import Descriptor
+from compressor.progress import Progress, silent
+from compressor.resize import downscale_u8
+from compressor.runtimes.base import Runtime
+
+PHOTO_LR = (96, 64)
+"""Width and height of a photo's part, in low-resolution pixels."""
+
+ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
+"""Batch, width and height that a graph with a constant where a size belongs would stumble over."""
+
+FLAT = 1e-7
+"""An output whose values span less than this is constant."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a file may be from the network. On photos `max_abs`, or `min_psnr` in dB where that is given; elsewhere
+    `max_abs_elsewhere`, or the same as on photos."""
+
+    max_abs: float
+    min_psnr: float | None = None
+    max_abs_elsewhere: float | None = None
+
+    def largest(self, *, photo: bool) -> float:
+        return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
+
+
+@dataclass(frozen=True)
+class ProofInput:
+    """A named input; only photos count for the PSNR."""
+
+    __test__ = False  # no test class, whatever pytest thinks of the name
+
+    name: str
+    lr: torch.Tensor
+    photo: bool = False
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Distance to the network. `psnr` is over the photos with peak 1, None when they are equal; `at` is N, C, y, x of
+    the largest difference, which was seen on the input called `on`."""
+
+    max_abs: float
+    psnr: float | None
+    on: str
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was seen, and in one line why that is not good enough; None: it is."""
+
+    parity: Parity | None
+    reason: str | None
+
+
+def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
+    """Photos (the embedded validation photos, unless others are given), black, white, noise, odd sizes, a batch."""
+    channels, step = descriptor.channels, descriptor.size_multiple
+    side = -(-max(24, descriptor.min_size) // step) * step
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
+        for name, path in (embedded_photos("val") if photos is None else photos).items()
+    ]
+    inputs.append(ProofInput("black", torch.zeros(1, channels, side, side)))
+    inputs.append(ProofInput("white", torch.ones(1, channels, side, side)))
+    for name, batch, *size in (("noise", 1, side, side), *(("", *odd) for odd in ODD_SIZES)):
+        width, height = (max(descriptor.min_size, -(-length // step) * step) for length in size)
+        given = name or f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
+        inputs.append(ProofInput(given, torch.rand(batch, channels, height, width, generator=generator)))
+    return tuple(inputs)
+
+
+def verify(
+    candidate: Runtime,
+    network: Runtime,
+    inputs: Sequence[ProofInput],
+    bounds: Bounds,
+    progress: Progress = silent,
+) -> Proof:
+    """Run both on every input. The first input out of bounds gives the reason; the parity is over all."""
+    worst: Parity | None = None
+    reason: str | None = None
+    squares, count = 0.0, 0
+    for done, given in enumerate(inputs):
+        progress("compare", done, len(inputs))
+        wanted = network.run(given.lr)
+        if not wanted.isfinite().all():
+            return Proof(None, f"the network itself gives values that are not finite on {given.name}")
+        try:
+            got = candidate.run(given.lr)
+        except SrkdError as error:
+            return Proof(None, f"fails on {given.name}: {error}")
+        parity = _worst(given.name, got, wanted)
+        reason = reason or _objection(parity, got, wanted, bounds.largest(photo=given.photo), given.name)
+        if worst is None or not parity.max_abs <= worst.max_abs:
+            worst = parity
+        if given.photo:
+            squares += float((got.double() - wanted.double()).square().sum())
+            count += got.numel()
+    progress("compare", len(inputs), len(inputs))
+    if worst is None:
+        raise SrkdError("nothing to compare the file on")
+    psnr = _psnr(squares / count) if count else None
+    if reason is None and psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
+        reason = f"{psnr:.1f} dB from the network on photos, {bounds.min_psnr:g} dB are the least"
+    return Proof(Parity(worst.max_abs, psnr, worst.on, worst.at), reason)
+
+
+def _objection(parity: Parity, got: torch.Tensor, wanted: torch.Tensor, largest: float, name: str) -> str | None:
+    place = "n={} c={} y={} x={}".format(*parity.at)
+    if math.isinf(parity.max_abs):
+        return f"gives {float(got[parity.at])} on {name} at {place}"
+    if _span(got) <= FLAT < 100 * FLAT < _span(wanted):
+        return f"is constant on {name}, the network is not"
+    if parity.max_abs > largest:
+        return (
+            f"differs from the network by {parity.max_abs:.2g} on {name} at {place} "
+            f"({float(got[parity.at]):.5f}, not {float(wanted[parity.at]):.5f}); {largest:g} is allowed"
+        )
+    return None
+
+
+def _worst(name: str, got: torch.Tensor, wanted: torch.Tensor) -> Parity:
+    """The largest difference and its place; what is not finite counts as infinitely far."""
+    difference = (got.double() - wanted.double()).abs().nan_to_num(nan=math.inf)
+    flat = int(difference.argmax())
+    at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
+    return Parity(float(difference[at]), None, name, at)
+
+
+def _span(images: torch.Tensor) -> float:
+    return float(images.max() - images.min())
+
+
+def _psnr(mean_square: float) -> float | None:
+    if not math.isfinite(mean_square):
+        return None
+    return finite_or_none(-10 * math.log10(mean_square) if mean_square else math.inf)
+
+
+def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
+    """The middle of a photo, shrunk by the network's scale as its low-resolution images are."""
+    hr = read_rgb_u8(path)
+    scale, step = descriptor.scale, descriptor.size_multiple
+    height, width = (
+        min(length * scale, available // (scale * step) * scale * step)
+        for length, available in zip((PHOTO_LR[1], PHOTO_LR[0]), hr.shape[1:], strict=True)
+    )
+    top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2
+    lr = downscale_u8(hr[:, top : top + height, left : left + width], scale)
+    return lr[: descriptor.channels].float().div(255)[None]

@@ -1,0 +1,293 @@
+"""Students: the numbers of the papers, the teacher itself at width 1, and slices that mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from compressor.checkpoints.load import load_checkpoint
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network, Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.students import (
+    build_student,
+    network_sha256,
+    parse_student,
+    student_cuts,
+    student_of_spec,
+    view_parameters,
+)
+from tests import official
+from tests.test_networks import label, small_networks
+
+TEACHERS: dict[str, Spec] = {
+    "edsr": EDSRSpec(width=20, depth=3, res_scale=0.5),
+    "carn": CARNSpec(width=20),
+    "carn_m": CARNMSpec(width=20),
+}
+
+
+def teacher_of(arch: str, scale: int) -> Network:
+    """Random weights with biases that are not near zero, so that a bias cut wrongly shows."""
+    network = build(replace(TEACHERS[arch], scale=scale), seed=scale)
+    generator = torch.Generator().manual_seed(scale)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.rand(parameter.shape, generator=generator)
+            parameter.copy_(noise - 0.4 if name.endswith("bias") else parameter * 1.5)
+    return network
+
+
+def run(network: Network, seed: int = 0) -> torch.Tensor:
+    lr = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        sr: torch.Tensor = network(lr)
+    return sr
+
+
+def zero_masked(teacher: Network, student: Network) -> Network:
+    """The teacher with every weight that touches a dropped channel set to zero."""
+    cut = student_cuts(teacher.spec, student.spec)
+    masked = build(teacher.spec)
+    own = dict(teacher.named_parameters())
+    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    return masked
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("arch", TEACHERS)
+@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
+def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str, scale: int, width: float) -> None:
+    teacher = teacher_of(arch, scale)
+    student = build_student(teacher, width=width)
+    assert student.spec.to_dict()["width"] < teacher.spec.to_dict()["width"]
+    masked = run(zero_masked(teacher, student))
+    assert float((run(student) - masked).abs().max()) < 1e-5
+    assert float((run(teacher) - masked).abs().max()) > 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    arch=st.sampled_from(sorted(TEACHERS)),
+    scale=st.sampled_from([2, 3, 4]),
+    width=st.floats(0.01, 1.0),
+    seed=st.integers(0, 5),
+)
+def test_any_width_is_a_zero_masked_teacher(arch: str, scale: int, width: float, seed: int) -> None:
+    teacher = teacher_of(arch, scale)
+    student = build_student(teacher, width=width)
+    assert float((run(student, seed) - run(zero_masked(teacher, student), seed)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("spec", small_networks(), ids=label)
+def test_width_1_is_the_teacher_bit_for_bit(spec: Spec) -> None:
+    teacher = build(spec, seed=0)
+    student = build_student(teacher)
+    assert network_sha256(student) == network_sha256(teacher)
+    assert torch.equal(run(student), run(teacher))
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1])
+def test_slices_equal_csds_code(width: float, tmp_path: Path) -> None:
+    case = official.golden_case("csd_edsr_x4", official.csd_edsr(4, 16, 4))
+    torch.save(case.state, tmp_path / "csd.pth")
+    student = build_student(load_checkpoint(tmp_path / "csd.pth").network, width=width)
+    with torch.no_grad():
+        sr = student(case.lr)
+    assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("teacher", "width", "params"),
+    [
+        (EDSRSpec(4, 256, 32), 0.25, 2_699_267),
+        (EDSRSpec(2, 256, 32), 0.5, 10_190_339),
+        (EDSRSpec(3, 256, 32), 0.0625, 172_563),
+        (CARNSpec(2), 0.5, 242_467),
+        (CARNSpec(3), 0.5, 288_707),
+        (CARNSpec(4), 0.5, 279_459),
+    ],
+)
+def test_published_counts(teacher: Spec, width: float, params: int) -> None:
+    with torch.device("meta"):
+        student = build(teacher.narrowed(width))
+    assert sum(parameter.numel() for parameter in student.parameters()) == params
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [(0.29, 18), (0.7, 44), (0.001, 1), (1.0, 64), (0.9999999999, 63), (0.3, 19), (46 / 64, 46)],
+)
+def test_width_rounds_down_and_never_to_nothing(width: float, channels: int) -> None:
+    assert EDSRSpec(width=64).narrowed(width).width == channels
+    grouped = CARNMSpec(width=64).narrowed(width)
+    assert grouped.width == max(4, channels // 4 * 4)
+
+
+def test_depth_keeps_the_published_blocks() -> None:
+    teacher = build(EDSRSpec(2, 4, 20), seed=0)
+    student = build_student(teacher, depth=0.3)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for j, k in enumerate([1, 5, 8, 11, 15, 18]):
+        assert torch.equal(kept[f"blocks.{j}.conv2.weight"], own[f"blocks.{k}.conv2.weight"])
+    assert "blocks.6.conv1.weight" not in kept
+    assert torch.equal(kept["body_end.weight"], own["body_end.weight"])
+
+
+def test_width_and_depth_together() -> None:
+    teacher = build(EDSRSpec(3, 8, 4), seed=0)
+    both = build_student(teacher, width=0.5, depth=0.5)
+    after = build_student(build_student(teacher, width=0.5), depth=0.5)
+    assert network_sha256(both) == network_sha256(after)
+
+
+def test_contiguous_segments_differ_where_maps_are_joined_and_nowhere_else() -> None:
+    teacher = teacher_of("carn", 2)
+    each = build_student(teacher, width=0.5).state_dict()
+    csd = build_student(teacher, width=0.5, segments="contiguous").state_dict()
+    differing = {name for name in each if not torch.equal(each[name], csd[name])}
+    assert differing == {name for name in each if ".fuses." in name and name.endswith("weight")}
+    fuse = dict(teacher.named_parameters())["cascade.fuses.0.0.weight"]
+    assert torch.equal(csd["cascade.fuses.0.0.weight"], fuse[:10, :20])
+    assert torch.equal(each["cascade.fuses.0.0.weight"], torch.cat((fuse[:10, :10], fuse[:10, 20:30]), 1))
+
+
+@pytest.mark.parametrize("arch", TEACHERS)
+def test_an_inherited_student_shares_no_memory(arch: str) -> None:
+    teacher = teacher_of(arch, 2)
+    before = network_sha256(teacher)
+    for width in (1.0, 0.5):
+        student = build_student(teacher, width=width)
+        with torch.no_grad():
+            for tensor in student.state_dict().values():
+                tensor.fill_(7.0)
+    assert network_sha256(teacher) == before
+
+
+@pytest.mark.parametrize("arch", TEACHERS)
+def test_a_view_student_is_the_extracted_one_and_trains_only_the_kept_slices(arch: str) -> None:
+    teacher = teacher_of(arch, 3)
+    student = build_student(teacher, width=0.5)
+    lr = torch.rand(1, 3, 6, 7)
+    sr = functional_call(student, view_parameters(teacher, student.spec), (lr,))
+    assert torch.equal(sr, student(lr))
+    sr.square().mean().backward()
+    sr_of_its_own = student(lr)
+    sr_of_its_own.square().mean().backward()
+    cut, own = student_cuts(teacher.spec, student.spec), dict(student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.equal(cut[name].mask(parameter.grad), parameter.grad), name
+        inside = own[name].grad
+        assert inside is not None
+        assert torch.allclose(cut[name].take(parameter.grad), inside, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_view_of_a_shorter_student_trains_the_kept_blocks() -> None:
+    teacher = build(EDSRSpec(2, 4, 4), seed=0)
+    skeleton = build(teacher.spec.shortened(0.5))
+    functional_call(skeleton, view_parameters(teacher, skeleton.spec), (torch.rand(1, 3, 4, 4),)).sum().backward()
+    trained = [parameter.grad is not None for parameter in (block.conv1.weight for block in teacher.blocks)]  # type: ignore[union-attr]
+    assert trained == [False, True, False, True]
+
+
+def test_random_students_depend_on_the_seed_and_on_nothing_else() -> None:
+    teacher = teacher_of("edsr", 2)
+    before = torch.random.get_rng_state()
+    first = build_student(teacher, width=0.5, init="random", seed=5)
+    torch.rand(3)
+    again = build_student(teacher, width=0.5, init="random", seed=5)
+    other = build_student(teacher, width=0.5, init="random", seed=6)
+    torch.random.set_rng_state(before)
+    assert network_sha256(first) == network_sha256(again) != network_sha256(other)
+    bound = 1 / (3 * 9) ** 0.5
+    head = dict(first.named_parameters())["head.weight"]
+    assert 0.9 * bound < float(head.detach().abs().max()) <= bound, "torch's default is uniform within 1/sqrt(fan in)"
+
+
+@pytest.mark.parametrize("init", ["inherit", "random"])
+def test_a_mean_shift_that_moved_goes_to_the_student(init: str, tmp_path: Path) -> None:
+    state = official.edsr_pytorch(2, 8, 2)
+    state["add_mean.bias"] = state["add_mean.bias"] + 3.0
+    torch.save(state, tmp_path / "moved.pt")
+    teacher = load_checkpoint(tmp_path / "moved.pt").network
+    student = build_student(teacher, width=0.5, init=init)  # type: ignore[arg-type]
+    assert torch.equal(dict(student.named_buffers())["add_mean.bias"], state["add_mean.bias"])
+
+
+def test_a_student_has_the_teachers_type() -> None:
+    teacher = build(EDSRSpec(2, 8, 1), seed=0).double()
+    assert {tensor.dtype for tensor in build_student(teacher, width=0.5).parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("edsr:width=48,depth=16,scale=4", EDSRSpec(4, 48, 16)),
+        ("edsr", EDSRSpec()),
+        (" edsr: width = 8 , res_scale=0.1", EDSRSpec(4, 8, 16, 0.1)),
+        ("edsr:mean=0.5/0.25/0.125,img_range=1", EDSRSpec(mean=(0.5, 0.25, 0.125), img_range=1.0)),
+        ("carn_m:groups=2,scale=3", CARNMSpec(3, groups=2)),
+    ],
+)
+def test_parse_student(text: str, spec: Spec) -> None:
+    assert parse_student(text) == spec
+
+
+def test_parse_student_takes_the_rest_from_the_teacher() -> None:
+    teacher = EDSRSpec(2, 64, 32, 0.1)
+    assert parse_student("edsr:width=8", like=teacher) == replace(teacher, width=8)
+    assert parse_student("carn:width=8", like=teacher) == CARNSpec(width=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("edrs:width=3", "did you mean 'edsr'"),
+        ("edsr:widht=3", "did you mean 'width'"),
+        ("edsr:width", "not of the form field=value"),
+        ("edsr:width=3,width=4", "given twice"),
+        ("edsr:width=3.5", "width='3.5' is not int"),
+        ("edsr:width=0", "outside 1..65536"),
+        ("edsr:mean=0.1/0.2", "is not tuple"),
+        ("edsr:scale=5", "not one of 2, 3, 4, 8"),
+        ("edsr:arch=carn", "no option 'arch'"),
+        ("", "no network is called ''"),
+    ],
+)
+def test_parse_student_refuses(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_student(text)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("width", [0.0, -0.5, 1.0001, float("nan")])
+def test_a_width_outside_its_range_is_refused(width: float) -> None:
+    with pytest.raises(UsageError, match="outside"):
+        build_student(build(EDSRSpec(2, 8, 1)), width=width)
+
+
+def test_what_cannot_be_inherited_is_refused() -> None:
+    teacher = build(EDSRSpec(2, 8, 2), seed=0)
+    with pytest.raises(UsageError, match="a carn cannot inherit from a edsr"):
+        student_of_spec(teacher, CARNSpec(2, 4))
+    with pytest.raises(UsageError, match="scale 4 cannot inherit from a teacher of scale 2"):
+        student_of_spec(teacher, EDSRSpec(4, 4, 2))
+    with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
+        student_of_spec(teacher, EDSRSpec(2, 9, 2))
+    with pytest.raises(SrkdError, match="3 blocks cannot inherit from a teacher of 2"):
+        student_of_spec(teacher, EDSRSpec(2, 8, 3))
+    with pytest.raises(SrkdError, match="no depth to reduce"):
+        build_student(build(CARNSpec(2, 4)), depth=0.5)
+    with pytest.raises(UsageError, match="neither 'inherit' nor 'random'"):
+        build_student(teacher, init="inhert")  # type: ignore[arg-type]
+    assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)

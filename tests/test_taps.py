@@ -1,0 +1,181 @@
+"""Taps read the features they name, and leave the network as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.networks.base import Network, Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.taps import read_taps, resolve_tap
+from tests import official
+from tests.test_networks import label, small_networks
+
+
+def hooks(network: Network) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
+def edsr(depth: int = 3) -> Network:
+    return build(EDSRSpec(2, 8, depth), seed=0)
+
+
+def test_feature_maps_equal_the_official_code() -> None:
+    case = official.golden_case("edsr_pytorch_x3", official.edsr_pytorch(3, 16, 4))
+    network = build(EDSRSpec(3, 16, 4))
+    names = {"head": "head.0", "body_end": "body.4", "tail": "tail.1", "upsampler.convs.0": "tail.0.0"}
+    names |= {f"blocks.{i}.conv{j + 1}": f"body.{i}.body.{2 * j}" for i in range(4) for j in (0, 1)}
+    network.load_state_dict(
+        {
+            f"{ours}.{kind}": case.state[f"{theirs}.{kind}"]
+            for ours, theirs in names.items()
+            for kind in ("weight", "bias")
+        }
+    )
+    with torch.no_grad(), read_taps(network, ["head", "body_end"]) as features:
+        network(case.lr)
+    for address in ("head", "body_end"):  # in the network's own range, 0..255
+        difference = official.thinned(features[address]) - case.outputs[address]
+        assert float(difference.abs().max()) / 255 < 1e-5
+
+
+@pytest.mark.parametrize("spec", small_networks(), ids=label)
+def test_every_tap_is_a_feature_of_the_low_resolution_size(spec: Spec) -> None:
+    network = build(spec, seed=0)
+    assert next(iter(network.taps)) == "head"
+    assert {"body[0]", "body_end", "pre_up"} <= set(network.taps)
+    with torch.no_grad(), read_taps(network, network.taps) as features:
+        network(torch.rand(2, 3, 5, 4))
+    width = spec.to_dict()["width"]
+    shapes = {name: tuple(feature.shape) for name, feature in features.items()}
+    assert shapes == dict.fromkeys(network.taps, (2, width, 5, 4))
+
+
+def test_what_edsrs_taps_are() -> None:
+    network = edsr()
+    lr = torch.rand(1, 3, 6, 5)
+    with torch.no_grad(), read_taps(network, [*network.taps, "rel(2/3)"]) as features:
+        network(lr)
+        shallow = network.stem(lr)
+        body = [shallow]
+        for block in network.blocks:  # type: ignore[union-attr]
+            body.append(block(body[-1]))  # type: ignore[operator]
+        end = network.body_end(body[-1])  # type: ignore[operator]
+    assert torch.equal(features["head"], shallow)
+    for k in range(3):
+        assert torch.equal(features[f"body[{k}]"], body[k + 1])
+    assert torch.equal(features["body_end"], end)
+    assert torch.equal(features["pre_up"], end + shallow)
+    assert torch.equal(features["rel(2/3)"], features["body[1]"])
+
+
+def test_carns_taps_are_its_three_merges() -> None:
+    network = build(CARNSpec(2, 8), seed=0)
+    assert network.taps["body_end"] == network.taps["pre_up"] == network.taps["body[2]"]
+    with torch.no_grad(), read_taps(network, ["head", "body[2]"]) as features:
+        network(torch.rand(1, 3, 4, 4))
+        assert torch.equal(network.body(features["head"]), features["body[2]"])
+
+
+@pytest.mark.parametrize(
+    ("address", "depth", "name"),
+    [
+        ("rel(1/3)", 6, "body[1]"),
+        ("rel(1/3)", 20, "body[5]"),
+        ("rel(2/3)", 20, "body[12]"),
+        ("rel(1)", 20, "body[19]"),
+        ("rel( 1/3 )", 3, "body[0]"),
+        ("rel(0.1)", 10, "body[0]"),
+        ("rel(0.29)", 100, "body[28]"),  # a float would say 27: 0.29 · 100 is 28.999…
+        ("body[0]", 2, "body[0]"),
+    ],
+)
+def test_relative_addresses_are_exact(address: str, depth: int, name: str) -> None:
+    with torch.device("meta"):
+        network = build(EDSRSpec(2, 1, depth))
+    assert resolve_tap(network, address) == name
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("rel(1/4)", "before the first of edsr's 3 blocks"),
+        ("rel(0)", "outside (0, 1]"),
+        ("rel(4/3)", "outside (0, 1]"),
+        ("rel(-1/3)", "outside (0, 1]"),
+        ("rel(1/0)", "is no fraction"),
+        ("rel(a third)", "is no fraction"),
+        ("rel(nan)", "is no fraction"),
+        ("body[3]", "there are head, body[0], body[1], body[2], body_end, pre_up"),
+        ("body[-1]", "has no tap 'body[-1]'"),
+        ("bodyend", "did you mean 'body_end'"),
+        ("pre-up", "did you mean 'pre_up'"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
+    network = edsr()
+    with pytest.raises(UsageError) as raised, read_taps(network, ["head", address]):
+        raise AssertionError("the block must not be entered")
+    assert said in str(raised.value)
+    assert hooks(network) == 0
+
+
+def test_no_trace_is_left() -> None:
+    network = edsr()
+    before = set(vars(network)), set(network.state_dict())
+    with torch.no_grad():
+        plain = network(torch.ones(1, 3, 4, 4))
+        with read_taps(network, ["head", "pre_up"]) as features:
+            watched = network(torch.ones(1, 3, 4, 4))
+            assert hooks(network) == 2
+    assert torch.equal(plain, watched)
+    assert hooks(network) == 0
+    assert (set(vars(network)), set(network.state_dict())) == before
+    kept = features["head"].clone()
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 4, 4))
+    assert torch.equal(features["head"], kept)
+
+
+def test_no_trace_is_left_after_an_exception() -> None:
+    network = edsr()
+    with pytest.raises(RuntimeError, match="must match"), read_taps(network, ["head", "body[1]"]):
+        network(torch.rand(1, 5, 4, 4))
+    assert hooks(network) == 0
+
+
+def test_contexts_nest() -> None:
+    network = edsr()
+    bright, dark = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    with torch.no_grad(), read_taps(network, ["head"]) as outer:
+        network(bright)
+        seen = outer["head"].clone()
+        with read_taps(network, ["head", "body[0]"]) as inner:
+            network(dark)
+        assert set(outer) == {"head"}
+        assert torch.equal(outer["head"], inner["head"])
+        assert not torch.equal(outer["head"], seen)
+        network(bright)
+        assert torch.equal(outer["head"], seen)
+        assert not torch.equal(inner["head"], seen)
+
+
+def test_features_do_not_change_with_what_is_done_in_place_later() -> None:
+    network = edsr()
+    network.blocks.register_forward_hook(lambda module, inputs, output: output.add_(1000.0))  # type: ignore[union-attr]
+    with torch.no_grad(), read_taps(network, ["body[2]", "head"]) as features:
+        network(torch.rand(1, 3, 4, 4))
+    assert float(features["body[2]"].abs().max()) < 500
+
+
+def test_gradients_pass_through_features() -> None:
+    network = edsr()
+    with read_taps(network, ["body[0]"]) as features:
+        network(torch.rand(1, 3, 4, 4))
+    F.mse_loss(features["body[0]"], torch.zeros_like(features["body[0]"])).backward()
+    trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert {name.split(".conv")[0] for name in trained} == {"head.weight", "head.bias", "blocks.0"}

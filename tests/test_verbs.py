@@ -1,0 +1,273 @@
+"""Every verb on a small network of its own: figures, JSON keys, exit codes, and the API under them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import srkd
+from compressor.checkpoints.save import save_network
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from export import exporting
+from export.formats import FORMATS
+from export.verify import Proof
+from srkd.cli import cli, run
+from srkd.opening import Opening, common_scale
+from srkd.profiling import teacher_of_run
+
+Told = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "small.safetensors"
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=1), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported")
+    report = srkd.export(model, out=out)
+    assert report.ok
+    return out / "small.onnx"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "gradients"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        picture = np.clip(np.linspace(0, 255, 40)[:, None, None] + rng.normal(0, 9, (40, 36, 3)), 0, 255)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """Run a command with --json and give its object, having checked what every object holds."""
+
+    def ask(*arguments: object, code: int = 0) -> dict[str, Any]:
+        assert run([*map(str, arguments), "--json"]) == code
+        value = json.loads(capsys.readouterr().out)
+        assert value["schema"] == f"srkd.{arguments[0]}/1"
+        assert value["machine"]["torch"] == torch.__version__
+        return value
+
+    return ask
+
+
+def test_inspect_tells_the_contracts_keys(model: Path, told: Told) -> None:
+    value = told("inspect", model, "--lr-size", "30x20")
+    wanted = {"architecture", "dialect", "scale", "spec", "params", "macs", "macs_plus", "lr_size", "bytes", "sha256"}
+    assert wanted | {"assumed"} <= set(value)
+    counted = srkd.cost(srkd.load(model), (30, 20))
+    assert (value["params"], value["macs"], value["lr_size"]) == (counted.params, counted.macs, "30x20")
+    assert (value["architecture"], value["dialect"], value["scale"]) == ("edsr", "srkd", 2)
+    assert value["bytes"] == model.stat().st_size
+
+
+def test_inspect_of_an_exported_file_agrees(model: Path, exported: Path, told: Told) -> None:
+    ours, theirs = told("inspect", model), told("inspect", exported)
+    for key in ("architecture", "scale", "spec", "params", "macs", "macs_plus"):
+        assert ours[key] == theirs[key]
+    assert theirs["dialect"] == "onnx"
+    assert theirs["metadata"]["srkd.source_sha256"] == ours["sha256"]
+
+
+def test_inspect_of_a_foreign_onnx_file(tmp_path: Path, exported: Path, told: Told) -> None:
+    foreign = onnx.load(str(exported))
+    del foreign.metadata_props[:]
+    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
+    value = told("inspect", tmp_path / "foreign.onnx")
+    assert (value["architecture"], value["scale"], value["spec"]) == ("unknown", 2, None)
+
+
+def test_inspect_says_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = build(EDSRSpec(scale=2, width=8, depth=2), seed=1)
+    names = {"head": "conv_first", "body_end": "conv_after_body", "tail": "conv_last", "blocks": "body"}
+    state = {}
+    for name, tensor in network.state_dict().items():
+        first, _, rest = name.partition(".")
+        if first in names:
+            state[f"{names[first]}.{rest}"] = tensor
+        elif first == "upsampler":
+            state[name.replace("upsampler.convs", "upsample")] = tensor
+    torch.save({"params": state}, tmp_path / "basicsr.pth")
+    assert run(["inspect", str(tmp_path / "basicsr.pth")]) == 0
+    said = capsys.readouterr().out
+    assert "assumed: res_scale = 1" in said and "--arch-option res_scale=" in said
+    assert run(["inspect", str(tmp_path / "basicsr.pth"), "--arch-option", "res_scale=0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "res_scale = 0.1" in said and "assumed: res_scale" not in said
+    assert srkd.load(tmp_path / "basicsr.pth", res_scale=0.1).spec.to_dict()["res_scale"] == 0.1
+
+
+def test_load_and_save_are_inverse(model: Path, tmp_path: Path) -> None:
+    network = srkd.load(model)
+    assert not network.training
+    srkd.save(network, tmp_path / "again.safetensors")
+    again = srkd.load(tmp_path / "again.safetensors")
+    lr = torch.rand(1, 3, 9, 7)
+    with torch.no_grad():
+        assert torch.equal(network(lr), again(lr))
+
+
+def test_export_tells_the_contracts_keys(model: Path, tmp_path: Path, told: Told) -> None:
+    (file,) = told("export", model, "--onnx", "-o", tmp_path)["files"]
+    assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
+    assert (file["format"], file["verdict"], file["reason"]) == ("onnx", "passed", None)
+    assert file["path"] == str(tmp_path / "small.onnx") and file["bytes"] == (tmp_path / "small.onnx").stat().st_size
+    assert 0 <= file["parity"]["max_abs"] <= 1e-4 and file["parity"]["psnr"] > 80
+
+
+def test_export_writes_into_the_run_folder(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(model, tmp_path / "student.safetensors")
+    assert run(["export", str(tmp_path)]) == 0
+    assert str(tmp_path / "student.onnx") in capsys.readouterr().out
+    assert (tmp_path / "student.onnx").is_file()
+
+
+def test_an_export_that_differs_is_exit_1_and_no_file(
+    model: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "prove", lambda *_: Proof(None, "differs from the network by 0.1"))
+    (file,) = told("export", model, "-o", tmp_path, code=1)["files"]
+    assert (file["verdict"], file["path"]) == ("failed", None)
+    assert "differs from the network by 0.1" in file["reason"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_format_has_its_flag() -> None:
+    command = cli.get_command(None, "export")  # type: ignore[arg-type]
+    assert command is not None
+    flags = {option for parameter in command.params for option in parameter.opts}
+    assert {f"--{name}" for name in FORMATS} <= flags
+
+
+def test_evaluate_tells_the_contracts_keys(model: Path, exported: Path, photos: Path, told: Told) -> None:
+    value = told("evaluate", model, exported, "--data", photos)
+    assert value["protocol"] == "psnr@y,border=2,bicubic=matlab,grey=rgb"
+    assert list(value["models"]) == ["bicubic", "small", "small#2"]
+    scores = value["models"]["small"]["sets"]["gradients"]
+    assert set(scores["images"]) == {"0", "1"}
+    assert scores["psnr_y"] == pytest.approx(np.mean([image["psnr_y"] for image in scores["images"].values()]))
+    assert {"psnr_y", "ssim_y"} <= set(scores)
+    assert value["models"]["small#2"]["sets"]["gradients"]["psnr_y"] == pytest.approx(scores["psnr_y"], abs=1e-3)
+
+
+def test_evaluate_explains(photos: Path, told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    value = told("evaluate", "--scale", 2, "--data", photos, "--explain")
+    protocols = [other["protocol"] for other in value["explain"]]
+    assert protocols == [
+        "psnr@rgb,border=2,bicubic=matlab,grey=rgb",
+        "psnr@y,border=0,bicubic=matlab,grey=rgb",
+        "psnr@y,border=2,bicubic=pil,grey=rgb",
+        "psnr@y,border=2,bicubic=matlab,grey=raw",
+    ]
+    assert run(["evaluate", "--scale", "2", "--data", str(photos), "--explain", "--per-image"]) == 0
+    said = capsys.readouterr().out
+    assert all(protocol in said for protocol in protocols)
+    assert "LR images: gradients made" in said
+
+
+def test_evaluate_without_data_announces_the_embedded_photos(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "--scale", "4"]) == 0
+    assert capsys.readouterr().out.startswith("no --data: scoring on the embedded validation photos\n")
+
+
+def test_evaluate_takes_networks_and_open_models(model: Path, photos: Path) -> None:
+    network = srkd.load(model)
+    by_file, by_network = (srkd.evaluate(given, data=photos) for given in (model, [network]))
+    assert by_file.models["small"]["gradients"] == by_network.models["edsr"]["gradients"]
+
+
+def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> None:
+    with pytest.raises(UsageError, match="no model and no scale"):
+        srkd.evaluate(data=photos)
+    with pytest.raises(UsageError, match="--data beside --lr"):
+        srkd.evaluate(model, lr=photos)
+    with pytest.raises(SrkdError, match="does not exist"):
+        srkd.evaluate(model, data=photos / "nowhere")
+    runtimes = [Opening().open(build(EDSRSpec(scale=scale, width=4, depth=1))) for scale in (2, 3)]
+    with pytest.raises(UsageError, match="differ in scale"):
+        common_scale(runtimes, None)
+
+
+def test_upscale_writes_pictures_and_goes_on_after_a_bad_one(
+    model: Path, photos: Path, tmp_path: Path, told: Told
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    value = told("upscale", model, photos, bad, "-o", tmp_path / "out", code=1)
+    assert [Path(done["output"]).name for done in value["done"]] == ["0_x2.png", "1_x2.png"]
+    assert (value["done"][0]["lr_size"], value["done"][0]["sr_size"]) == ("36x40", "72x80")
+    assert [Path(failed["source"]).name for failed in value["failed"]] == ["bad.png"]
+    with Image.open(tmp_path / "out" / "0_x2.png") as picture:
+        assert picture.size == (72, 80)
+
+
+def test_upscale_says_where_pictures_went(model: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    given = [str(model), str(photos / "0.png"), "-o", str(tmp_path / "large.webp")]
+    assert run(["upscale", *given]) == 0
+    assert f"{tmp_path / 'large.webp'}  36x40 -> 72x80" in capsys.readouterr().out
+    assert run(["upscale", *given]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert run(["upscale", *given, "--overwrite"]) == 0
+
+
+QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory")
+
+
+def test_profile_tells_the_contracts_keys(model: Path, told: Told) -> None:
+    value = told("profile", model, "--teacher", model, *QUICK, "--no-quality")
+    assert len(value["rows"]) == 4
+    wanted = {"model", "runtime", "device", "precision", "lr_size", "batch", "threads", "params", "macs", "latency_ms"}
+    wanted |= {"fps", "peak_memory_mb", "speedup_same_runtime", "speedup_vs_teacher_eager", "verdict"}
+    for row in value["rows"]:
+        assert wanted <= set(row)
+        assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
+        assert row["lr_size"] == "12x10"
+    assert value["teacher"] == "small"
+
+
+def test_profile_prints_params_macs_fps_and_psnr(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", str(model), "--runtime", "torch", *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert f"{srkd.cost(srkd.load(model)).params:,}" in said
+    for word in ("GMAC", "FPS", "PSNR-Y", "psnr@y,"):
+        assert word in said
+
+
+def write_run(folder: Path, teacher: dict[str, object] | None) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"teacher": teacher, "student": {"scale": 2}}))
+    return folder
+
+
+def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    sha256 = srkd.inspect(model).sha256
+    found = teacher_of_run(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), said.append)
+    assert found is not None and (found.path, found.scale) == (model, 2)
+    assert str(model) in said.pop()
+    assert teacher_of_run(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), said.append) is None
+    assert "has changed" in said.pop()
+    assert teacher_of_run(write_run(tmp_path / "c", None), said.append) is None
+    assert teacher_of_run(tmp_path, said.append) is None
+    assert said == []
+    (tmp_path / "a" / "run.json").write_text("[]")
+    with pytest.raises(SrkdError, match="give --teacher"):
+        teacher_of_run(tmp_path / "a", said.append)
