@@ -141,7 +141,8 @@ class Network(nn.Module):
     """Float RGB in [0,1], NCHW, in and out; whatever scaling a lineage wants lives inside.
 
     Parts: `stem(lr)` gives the shallow feature, `body(feature)` runs the repeated blocks, and
-    `finish(feature, shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished too.
+    `finish(feature, shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished
+    too.
     """
 
     spec: Spec

@@ -18,15 +18,9 @@ from compressor.errors import UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
 from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
-from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, read_mean_shift, rows
-from compressor.networks.layers import (
-    DIV2K_MEAN,
-    MeanShift,
-    Upsampler,
-    scale_from_upsampler,
-    upsampler_factors,
-    upsampler_reach,
-)
+from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
+from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, upsampler_factors, upsampler_reach
+from compressor.networks.lineage import boundary, is_mean_shift, mean_shift_layers, upsampler_layers, upsampler_scale
 
 
 @dataclass(frozen=True)
@@ -139,82 +133,133 @@ def _assumed_res_scale(width: int) -> Assumption:
 CSD_RES_SCALE = Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)")
 
 
-def _read(
-    state: State, *, head: str, block: str, upsampler: str, mean_in_file: bool, res_scale: Assumption | None = None
-) -> Reading:
-    width = rows(state, f"{head}.weight")
-    depth = count(state, block)
-    convs = sorted((int(name[len(upsampler) + 1 : -7]), name) for name in state if _is_conv(name, upsampler))
-    res_scale = res_scale or _assumed_res_scale(width)
-    fields = {"width": width, "depth": depth, "res_scale": res_scale.value}
-    fields["scale"] = scale_from_upsampler([rows(state, name) for _, name in convs], width)
-    if mean_in_file:
-        shift = read_mean_shift(state)
-        return Reading({**fields, **shift.fields}, (res_scale,), shift.notes)
-    assumed = (
-        res_scale,
-        Assumption("img_range", 255.0, "not in the file; BasicSR's default"),
-        Assumption("mean", DIV2K_MEAN, "not in the file; BasicSR's default, the mean of DIV2K"),
-    )
-    return Reading(fields, assumed)
+@dataclass(frozen=True)
+class Naming:
+    """Where one code base keeps each layer; {i} is the block, {n} how many there are. `numbers` find the blocks."""
+
+    head: str
+    numbers: tuple[str, ...]
+    block: str
+    conv1: str
+    conv2: str
+    body_end: str
+    upsampler: str
+    step: int
+    tail: str
+    mean_in_file: bool = True
+    res_scale: Assumption | None = None
+
+    def read(self, state: State, scale: int | None) -> Reading:
+        width = rows(state, f"{self.head}.weight")
+        res_scale = self.res_scale or _assumed_res_scale(width)
+        fields = {
+            "width": width,
+            "depth": sum(count(state, pattern) for pattern in self.numbers),
+            "res_scale": res_scale.value,
+            "scale": upsampler_scale(state, self.upsampler, width),
+        }
+        return boundary(state, fields, (res_scale,), mean_in_file=self.mean_in_file)
+
+    def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
+        layers = [("head", self.head), ("body_end", self.place_of_end(spec.depth)), ("tail", self.tail)]
+        for i in range(spec.depth):
+            theirs = self.place(i, spec.depth)
+            layers += [(f"blocks.{i}.conv1", f"{theirs}.{self.conv1}"), (f"blocks.{i}.conv2", f"{theirs}.{self.conv2}")]
+        layers += upsampler_layers(spec.scale, self.upsampler, self.step)
+        return both(*layers, *mean_shift_layers(spec.mean_shift))
+
+    def place(self, index: int, depth: int) -> str:
+        return self.block.format(i=index)
+
+    def place_of_end(self, depth: int) -> str:
+        return self.body_end.format(n=depth)
 
 
-def _is_conv(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}.") and name.endswith(".weight") and name[len(prefix) + 1 : -7].isdigit()
+@dataclass(frozen=True)
+class InThirds(Naming):
+    """FAKD (code/models/edsr.py) keeps its blocks in three parts that end at ⌊n/3⌋, ⌊2n/3⌋ and n; {p} is the part."""
+
+    def place(self, index: int, depth: int) -> str:
+        first, second = depth // 3, 2 * depth // 3
+        part, start = (1, 0) if index < first else (2, first) if index < second else (3, second)
+        return self.block.format(p=part, i=index - start)
+
+    def place_of_end(self, depth: int) -> str:
+        return self.body_end.format(n=depth - 2 * depth // 3)
 
 
-def _names(
-    spec: EDSRSpec, head: str, blocks: tuple[str, str], body_end: str, upsampler: str, step: int, tail: str
-) -> dict[str, str]:
-    layers = [("head", head), ("body_end", body_end), ("tail", tail)]
-    for i in range(spec.depth):
-        layers += [(f"blocks.{i}.conv1", blocks[0].format(i=i)), (f"blocks.{i}.conv2", blocks[1].format(i=i))]
-    layers += [(f"upsampler.convs.{k}", f"{upsampler}.{k * step}") for k in range(len(upsampler_factors(spec.scale)))]
-    if spec.mean_shift == "file":
-        layers += [("sub_mean", "sub_mean"), ("add_mean", "add_mean")]
-    return both(*layers)
-
-
-def _is_mean_shift(name: str) -> bool:
-    return name.startswith(("sub_mean.", "add_mean."))
-
-
+OFFICIAL_NAMES = Naming(
+    head="head.0",
+    numbers=(r"body\.(\d+)\.body\.0\.weight",),
+    block="body.{i}",
+    conv1="body.0",
+    conv2="body.2",
+    body_end="body.{n}",
+    upsampler="tail.0",
+    step=2,
+    tail="tail.1",
+)
+FAKD_NAMES = InThirds(
+    head="head.0",
+    numbers=tuple(rf"body{part}\.(\d+)\.body\.0\.weight" for part in (1, 2, 3)),
+    block="body{p}.{i}",
+    conv1="body.0",
+    conv2="body.2",
+    body_end="body3.{n}",
+    upsampler="tail.0",
+    step=2,
+    tail="tail.1",
+)
+BASICSR_NAMES = Naming(
+    head="conv_first",
+    numbers=(r"body\.(\d+)\.conv1\.weight",),
+    block="body.{i}",
+    conv1="conv1",
+    conv2="conv2",
+    body_end="conv_after_body",
+    upsampler="upsample",
+    step=2,
+    tail="conv_last",
+    mean_in_file=False,
+)
+CSD_NAMES = Naming(
+    head="head",
+    numbers=(r"body\.(\d+)\.conv1\.weight",),
+    block="body.{i}",
+    conv1="conv1",
+    conv2="conv2",
+    body_end="body_conv",
+    upsampler="upsampler.blocks",
+    step=1,
+    tail="tail_conv",
+    res_scale=CSD_RES_SCALE,
+)
 EDSR_PYTORCH = Dialect(
     name="edsr-pytorch",
     recognises=lambda state: "head.0.weight" in state and "body.0.body.0.weight" in state,
-    read=lambda state, scale: _read(
-        state, head="head.0", block=r"body\.(\d+)\.body\.0\.weight", upsampler="tail.0", mean_in_file=True
-    ),
-    names=lambda spec, in_file: _names(
-        spec, "head.0", ("body.{i}.body.0", "body.{i}.body.2"), f"body.{spec.depth}", "tail.0", 2, "tail.1"
-    ),
-    surplus=_is_mean_shift,
+    read=OFFICIAL_NAMES.read,
+    names=OFFICIAL_NAMES.names,
+    surplus=is_mean_shift,
+)
+FAKD = Dialect(
+    name="fakd",
+    recognises=lambda state: "head.0.weight" in state and "body3.0.body.0.weight" in state,
+    read=FAKD_NAMES.read,
+    names=FAKD_NAMES.names,
+    surplus=is_mean_shift,
 )
 BASICSR = Dialect(
     name="basicsr",
     recognises=lambda state: "conv_first.weight" in state and "body.0.conv1.weight" in state,
-    read=lambda state, scale: _read(
-        state, head="conv_first", block=r"body\.(\d+)\.conv1\.weight", upsampler="upsample", mean_in_file=False
-    ),
-    names=lambda spec, in_file: _names(
-        spec, "conv_first", ("body.{i}.conv1", "body.{i}.conv2"), "conv_after_body", "upsample", 2, "conv_last"
-    ),
+    read=BASICSR_NAMES.read,
+    names=BASICSR_NAMES.names,
 )
 CSD = Dialect(
     name="csd",
     recognises=lambda state: "body_conv.weight" in state and "body.0.conv1.weight" in state,
-    read=lambda state, scale: _read(
-        state,
-        head="head",
-        block=r"body\.(\d+)\.conv1\.weight",
-        upsampler="upsampler.blocks",
-        mean_in_file=True,
-        res_scale=CSD_RES_SCALE,
-    ),
-    names=lambda spec, in_file: _names(
-        spec, "head", ("body.{i}.conv1", "body.{i}.conv2"), "body_conv", "upsampler.blocks", 1, "tail_conv"
-    ),
-    surplus=_is_mean_shift,
+    read=CSD_NAMES.read,
+    names=CSD_NAMES.names,
+    surplus=is_mean_shift,
 )
 
-ARCHITECTURE = Architecture(EDSRSpec, EDSR, axes, dialects=(EDSR_PYTORCH, BASICSR, CSD))
+ARCHITECTURE = Architecture(EDSRSpec, EDSR, axes, dialects=(EDSR_PYTORCH, BASICSR, CSD, FAKD))

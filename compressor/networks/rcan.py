@@ -69,7 +69,8 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(hidden, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.sigmoid(self.expand(F.relu(self.squeeze(self.pool(x)))))
+        gates: torch.Tensor = torch.sigmoid(self.expand(F.relu(self.squeeze(self.pool(x)))))
+        return x * gates
 
 
 class AttentionBlock(nn.Module):
@@ -83,7 +84,7 @@ class AttentionBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch = self.attention(self.conv2(F.relu(self.conv1(x))))
+        branch: torch.Tensor = self.attention(self.conv2(F.relu(self.conv1(x))))
         return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
 
 
@@ -98,7 +99,8 @@ class ResidualGroup(nn.Module):
         self.conv = nn.Conv2d(spec.width, spec.width, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv(self.blocks(x))
+        branch: torch.Tensor = self.conv(self.blocks(x))
+        return x + branch
 
 
 class RCAN(Network):
@@ -117,13 +119,16 @@ class RCAN(Network):
         self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.head(self.sub_mean(lr))
+        shallow: torch.Tensor = self.head(self.sub_mean(lr))
+        return shallow
 
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.groups(feature)
+        deep: torch.Tensor = self.groups(feature)
+        return deep
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
+        sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
+        return sr
 
     @property
     def descriptor(self) -> Descriptor:
@@ -138,7 +143,7 @@ class RCAN(Network):
 
 def axes(spec: RCANSpec) -> AxisPlan:
     rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
-    weights = {
+    weights: dict[str, tuple[str, ...]] = {
         "head": ("width", "rgb"),
         "groups.*.blocks.*.conv1": ("width", "width"),
         "groups.*.blocks.*.conv2": ("width", "width"),

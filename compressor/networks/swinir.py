@@ -188,12 +188,14 @@ class SwinIR(Network):
     def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         kind = self.spec.upsampler
         if kind == "pixelshuffledirect":
-            return self.add_mean(F.pixel_shuffle(self.tail(joined), self.spec.scale))
-        if kind == "none":
-            return self.add_mean(self.sub_mean(self._padded(lr)) + self.tail(joined))
-        # The slope here is torch's default, not the 0.2 of the other activations.
-        features = F.leaky_relu(self.before_upsampler(joined), 0.01)
-        return self.add_mean(self.tail(self.upsampler(features)))
+            residual = F.pixel_shuffle(self.tail(joined), self.spec.scale)
+        elif kind == "none":
+            residual = self.sub_mean(self._padded(lr)) + self.tail(joined)
+        else:
+            # The slope here is torch's default, not the 0.2 of the other activations.
+            residual = self.tail(self.upsampler(F.leaky_relu(self.before_upsampler(joined), 0.01)))
+        sr: torch.Tensor = self.add_mean(residual)
+        return sr
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
         window, script = self.spec.window, self.spec.padding == "testscript"
