@@ -1,8 +1,11 @@
 # The two commands of a fresh clone are `make quickstart` and `make test`. Both need Python and make, nothing else:
 # the environment is made in .venv on first use; an active environment that has torch is used instead.
 PYTHON ?= python3
-STEPS ?= 300
+STEPS ?= 400
 JOBS ?= 2
+
+# Small patches and a high rate: a student above bicubic in two minutes, not the best that it can become.
+QUICK := --set schedule.batch=8 --set schedule.lr_patch=24 --set schedule.rate=2e-3 --set schedule.decay=cosine
 
 ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
@@ -24,7 +27,7 @@ env:
 
 quickstart: env
 	@rm -rf runs/quickstart
-	$(BIN)/srkd compress --recipe logits --width 0.5 --steps $(STEPS) --out runs/quickstart
+	$(BIN)/srkd compress --recipe logits --width 0.5 --steps $(STEPS) $(QUICK) --out runs/quickstart
 	$(BIN)/srkd export runs/quickstart --onnx
 	$(BIN)/srkd profile runs/quickstart
 

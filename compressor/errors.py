@@ -9,7 +9,12 @@ class SrkdError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(_printable(" ".join(message.split())))
+
+
+def _printable(text: str) -> str:
+    """`text` with control characters escaped: a file's names must not reach a terminal as commands."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class UsageError(SrkdError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -86,7 +87,7 @@ def _export(
     proof: Proof | None = None
     facts: Mapping[str, object] = {}
     try:
-        with atomic_path(path) as unproved:
+        with atomic_path(path) as unproved, _named(unproved, path):
             facts = convert_to(row, network, source, unproved)
             proof = prove(row, unproved, network, inputs, progress)
             if proof.reason is not None:
@@ -100,6 +101,15 @@ def _export(
         )
     seconds = time.monotonic() - started
     return FileReport(row.name, path, size, row.precision, proof.parity, "passed", seconds, None, facts)
+
+
+@contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Errors speak of the file that was asked for."""
+    try:
+        yield
+    except SrkdError as error:
+        raise SrkdError(str(error).replace(str(temporary), str(path)).replace(temporary.stem, path.stem)) from error
 
 
 def convert_to(row: Format, network: Network, source: Source, path: Path) -> Mapping[str, object]:

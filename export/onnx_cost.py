@@ -9,31 +9,35 @@ from pathlib import Path
 import onnx
 
 from compressor.cost import Cost
-from compressor.errors import SrkdError
 
 Shape = tuple[int, ...]
 
 
-def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost:
+def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
     """For one image of W × H: weights of convolutions and products, and the products themselves.
 
-    Constants outside such nodes (mean shifts, slopes of a PReLU apart) are not parameters, as for our own networks.
+    Constants outside such nodes (a mean shift) are not parameters, as for our own networks. None where a shape depends
+    on what only a run can tell.
     """
     model = onnx.load_model(str(path), load_external_data=False)
-    shapes = _shapes(model, lr_size)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    macs, used = 0, dict[str, int]()
-    for node in model.graph.node:
-        count = _macs(node, shapes, path)
-        macs += count
+    try:
+        shapes = _shapes(model, lr_size)
+        counts = [_macs(node, shapes) for node in model.graph.node]
+    except (KeyError, onnx.shape_inference.InferenceError):
+        return None
+    used: dict[str, int] = {}
+    for node, count in zip(model.graph.node, counts, strict=True):
         if count or node.op_type == "PRelu":
             used |= {name: weights[name] for name in node.input[1:] if name in weights}
-    return Cost(sum(used.values()), macs, macs, lr_size)
+    return Cost(sum(used.values()), sum(counts), sum(counts), lr_size)
 
 
 def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape]:
     """The shape of every tensor when the input is one image of this size."""
-    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    stored = {tensor.name for tensor in model.graph.initializer}
+    image = next(value for value in model.graph.input if value.name not in stored)
+    sizes = image.type.tensor_type.shape.dim
     for dim, size in zip(sizes, (1, sizes[1].dim_value, lr_size[1], lr_size[0]), strict=True):
         dim.Clear()
         dim.dim_value = size
@@ -50,14 +54,11 @@ def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape
     return shapes
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], path: Path) -> int:
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     """Of a node that multiplies and adds; 0 for others."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
-    try:
-        given, weight, taken = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
-    except KeyError as error:
-        raise SrkdError(f"{path}: the shape of {error} at {node.op_type} {node.name} cannot be inferred") from error
+    given, weight, taken = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
     if node.op_type == "Conv":
         return math.prod(taken) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":

@@ -63,7 +63,7 @@ def test_what_edsrs_taps_are() -> None:
         shallow = network.stem(lr)
         body = [shallow]
         for block in network.blocks:  # type: ignore[union-attr]
-            body.append(block(body[-1]))  # type: ignore[operator]
+            body.append(block(body[-1]))
         end = network.body_end(body[-1])  # type: ignore[operator]
     assert torch.equal(features["head"], shallow)
     for k in range(3):
@@ -176,6 +176,6 @@ def test_gradients_pass_through_features() -> None:
     network = edsr()
     with read_taps(network, ["body[0]"]) as features:
         network(torch.rand(1, 3, 4, 4))
-    F.mse_loss(features["body[0]"], torch.zeros_like(features["body[0]"])).backward()
+    F.mse_loss(features["body[0]"], torch.zeros_like(features["body[0]"])).backward()  # type: ignore[no-untyped-call]
     trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert {name.split(".conv")[0] for name in trained} == {"head.weight", "head.bias", "blocks.0"}

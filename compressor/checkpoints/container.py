@@ -20,9 +20,6 @@ from compressor.checkpoints.formats import Opened, open_legacy, open_safetensors
 from compressor.checkpoints.pickles import StorageRef, TensorRef
 from compressor.errors import SrkdError
 
-LARGEST_INFLATION = 8
-"""Trained weights deflate by a tenth: values of more than this times the file are no weights."""
-ALWAYS_ALLOWED_BYTES = 64 * 2**20
 MOST_AXES = 8
 
 
@@ -33,7 +30,7 @@ class Container:
         self.kind, self.content, self.header = opened.kind, opened.content, opened.header
         self.sha256, self.size_bytes = sha256, size_bytes
         self._read = opened.read
-        self._budget_bytes = LARGEST_INFLATION * size_bytes + ALWAYS_ALLOWED_BYTES
+        self._budget_bytes = opened.most_bytes
         self._storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
@@ -60,7 +57,9 @@ class Container:
         if known is None or known.numel() < wanted:
             self._budget_bytes -= wanted * ref.dtype.itemsize
             if self._budget_bytes < 0:
-                raise SrkdError(f"its tensors unpack to over {LARGEST_INFLATION} times the file: this is no checkpoint")
+                raise SrkdError(
+                    f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does"
+                )
             values = self._read(ref, wanted * ref.dtype.itemsize)
             known = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
         return known
@@ -81,6 +80,10 @@ def open_container(path: Path) -> Iterator[Container]:
     except OSError as error:
         raise SrkdError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
+        raise SrkdError("does not fit into memory") from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch has no error of its own for this
+            raise
         raise SrkdError("does not fit into memory") from error
 
 
@@ -107,7 +110,7 @@ def _open(handle: IO[bytes], size_bytes: int) -> Opened:
     if not start:
         raise SrkdError("the file is empty: download or save it again")
     if start.startswith(b"PK\x03\x04"):
-        return open_zip(handle)
+        return open_zip(handle, size_bytes)
     if start.startswith(b"\x80"):
         return open_legacy(handle, size_bytes)
     if start[8:9] == b"{":

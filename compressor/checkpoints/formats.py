@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import IO, Any
 
@@ -22,6 +22,9 @@ PICKLE_BYTES_LIMIT = 64 * 2**20
 HEADER_BYTES_LIMIT = 16 * 2**20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 CHUNK_BYTES = 2**20
+LARGEST_INFLATION = 8
+"""Trained weights deflate by a tenth: values of more than this times the file are no weights."""
+INFLATED_ANYWAY_BYTES = 64 * 2**20
 AGAIN = "download or save the file again"
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
@@ -45,10 +48,12 @@ class Opened:
     kind: str
     content: object
     read: Callable[[StorageRef, int], bytearray]
-    header: Mapping[str, str]
+    most_bytes: int
+    """What all storages together may hold: records and tensors that overlap, or inflate, stop there."""
+    header: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_zip(handle: IO[bytes]) -> Opened:
+def open_zip(handle: IO[bytes], size_bytes: int) -> Opened:
     """torch.save since 1.6: `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder` in a zip archive."""
     with _zip_errors():
         archive = zipfile.ZipFile(handle)
@@ -66,12 +71,14 @@ def open_zip(handle: IO[bytes]) -> Opened:
     if len(pickled) > PICKLE_BYTES_LIMIT:
         raise SrkdError(f"its data.pkl has over {PICKLE_BYTES_LIMIT:,} bytes: this is no checkpoint")
 
-    def read(ref: StorageRef, size_bytes: int) -> bytearray:
+    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
         member = members.get(f"{prefix}data/{ref.key}")
-        content = _member(archive, member, size_bytes) if member and member.file_size >= size_bytes else b""
-        return _whole(content, ref, size_bytes)
+        content = _member(archive, member, wanted_bytes) if member and member.file_size >= wanted_bytes else b""
+        return _whole(content, ref, wanted_bytes)
 
-    return Opened("torch", read_pickle(BytesIO(pickled)).value, read, {})
+    deflated = any(info.compress_type != zipfile.ZIP_STORED for info in members.values())
+    most_bytes = LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES if deflated else size_bytes
+    return Opened("torch", read_pickle(BytesIO(pickled)).value, read, most_bytes)
 
 
 def _whole(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
@@ -143,7 +150,7 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> Opened:
             stream.seek(count * stored.dtype.itemsize, 1)
         return _whole(b"", ref, wanted_bytes)
 
-    return Opened("torch-legacy", pickled.value, read, {})
+    return Opened("torch-legacy", pickled.value, read, size_bytes)
 
 
 def open_safetensors(handle: IO[bytes], size_bytes: int) -> Opened:
@@ -164,7 +171,7 @@ def open_safetensors(handle: IO[bytes], size_bytes: int) -> Opened:
         handle.seek(8 + length + places[ref.key][1])
         return _whole(handle.read(wanted_bytes), ref, wanted_bytes)
 
-    return Opened("safetensors", {name: tensor for name, (tensor, _) in places.items()}, read, metadata)
+    return Opened("safetensors", {name: tensor for name, (tensor, _) in places.items()}, read, size_bytes, metadata)
 
 
 def _place(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:

@@ -24,6 +24,9 @@ from compressor.networks.registry import MODULES, architecture, build, spec_from
 
 OWN_DIALECT = "srkd"
 RUN_FOLDER_WEIGHTS = "student.safetensors"
+LARGEST_GROWTH = 8
+"""A network in fp32 takes twice its fp16 file; more than this means that tensors share a storage."""
+SMALL_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _load(
     if scale is not None and found.spec.scale != scale:
         raise UsageError(f"the file is for scale {found.spec.scale}, not {scale}")
     return Loaded(
-        network=_filled(found, state),
+        network=_filled(found, state, container.size_bytes),
         dialect=found.dialect,
         assumed=(*unwrapped.assumed, *(a for a in found.assumed if a.field not in options)),
         header=container.header,
@@ -136,20 +139,27 @@ def _skeleton(spec: Spec) -> Network:
         return build(spec)
 
 
-def _filled(found: Recognised, state: Mapping[str, torch.Tensor]) -> Network:
+def _filled(found: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
     """The network with the file's tensors, once every name and shape was found right."""
-    problems = _problems(found, state)
+    expected = _skeleton(found.spec).state_dict()
+    problems = _problems(found, expected, state)
     if problems:
         raise SrkdError(
             f"recognised as {found.spec.arch} ({found.dialect} names), but {'; '.join(problems)}: "
             "is this file complete, and for this scale?"
+        )
+    network_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    if network_bytes > LARGEST_GROWTH * file_bytes + SMALL_BYTES:
+        raise SrkdError(
+            f"its tensors would make a network of {network_bytes:,} bytes out of {file_bytes:,}: they share their "
+            "values, save them apart"
         )
     network = build(found.spec, seed=0)
     network.load_state_dict({ours: state[theirs] for ours, theirs in found.names.items()}, strict=True)
     return network
 
 
-def _problems(found: Recognised, state: Mapping[str, torch.Tensor]) -> list[str]:
+def _problems(found: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
     """What is missing, left over, of another shape or no number; the first few of each by name."""
     problems = []
     missing = [theirs for theirs in found.names.values() if theirs not in state]
@@ -157,7 +167,6 @@ def _problems(found: Recognised, state: Mapping[str, torch.Tensor]) -> list[str]
     unexpected = [name for name in state if name not in used and not found.surplus(name)]
     problems += [f"{len(missing)} missing ({_first(missing)})"] if missing else []
     problems += [f"{len(unexpected)} unexpected ({_first(unexpected)})"] if unexpected else []
-    expected = _skeleton(found.spec).state_dict()
     pairs = [(expected[ours], theirs) for ours, theirs in found.names.items() if theirs in state]
     misshaped = [
         f"{theirs} is {tuple(state[theirs].shape)} and should be {tuple(wanted.shape)}"

@@ -87,8 +87,8 @@ def upsampler_reach(scale: int) -> float:
 
 def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
     """Scale from the output rows of the upsampler's convolutions: 9·C → 3, 4·C once, twice, thrice → 2, 4, 8."""
-    ratios = tuple(row // width for row in rows)
+    ratios = tuple(row // max(1, width) for row in rows)
     scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
-    if scale is None or any(row % width for row in rows):
+    if scale is None or width < 1 or any(row % width for row in rows):
         raise SrkdError(f"upsampler convolutions with {list(rows)} rows at {width} channels fit no scale of 2, 3, 4, 8")
     return scale

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,9 @@ class OnnxRuntime:
     ) -> None:
         self.label = label or path.stem
         self.threads = threads or torch.get_num_threads()
-        graph = _read_graph(path)
-        self.precision = _precision(graph)
-        self.metadata = {prop.key: prop.value for prop in graph.metadata_props if prop.key.startswith("srkd.")}
+        facts = _read_facts(path)
+        self.precision, self.metadata = facts.precision, facts.metadata
         self._provider, self._options, self.device = _provider(device)
-        del graph
         self._session = self._open(path)
         self._input, fixed = _image_input(self._session, self.label)
         self._output = self._session.get_outputs()[0].name
@@ -74,7 +73,11 @@ class OnnxRuntime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         with _one_line(f"{path} is not a model ONNX Runtime can open"):
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=[self._provider], provider_options=[dict(self._options)]
+                str(path),
+                options,
+                providers=[self._provider],
+                provider_options=[dict(self._options)],
+                enable_fallback=0,  # it prints, and tries the same again
             )
         if session.get_providers()[0] != self._provider:
             raise SrkdError(f"{path}: {self._provider} did not start on this machine; use --device cpu")
@@ -123,17 +126,27 @@ def _provider(device: str) -> tuple[str, dict[str, str], str]:
     return name, {**options, "device_id": index or "0"}, f"{kind}:{index or 0}"
 
 
-def _read_graph(path: Path) -> onnx.ModelProto:
-    """The file as protobuf, without weights kept outside it; what is no ONNX ends here, in one line."""
+@dataclass(frozen=True)
+class _Facts:
+    """What the file says that the session does not."""
+
+    precision: str
+    metadata: Mapping[str, str]
+
+
+def _read_facts(path: Path) -> _Facts:
+    """Weights kept outside the file are not read; what is no ONNX ends here, in one line."""
     import onnx
 
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     with _one_line(f"{path} is not an ONNX file"):
         model = onnx.load_model(str(path), load_external_data=False)
+        metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
+        facts = _Facts(_precision(model), metadata)
     if not model.graph.node:
         raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
-    return model
+    return facts
 
 
 def _precision(model: onnx.ModelProto) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS, load_checkpoint
 from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import nearest
 from compressor.runtimes.base import Runtime
 
 
@@ -92,7 +93,7 @@ def open_model(
     file = model_file(given)
     name = runtime_of(file)
     if runtime is not None and runtime not in RUNTIMES:
-        raise UsageError(f"runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
+        raise UsageError(f"no runtime is called {runtime!r}; {nearest(runtime, RUNTIMES)}")
     if runtime not in (None, name):
         raise UsageError(f"{given}: runtime {runtime} takes {RUNTIMES[str(runtime)].takes}")
     if threads is not None and threads < 1:

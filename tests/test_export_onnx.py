@@ -1,0 +1,336 @@
+"""A file leaves `export` only when it does what the network does; everything else is one line and no file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxsim
+import pytest
+import torch
+from onnx import numpy_helper
+
+import export.formats
+from compressor.data.embedded import embedded_photos
+from compressor.errors import UsageError
+from compressor.networks.base import Descriptor, Network
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.open import open_model
+from compressor.runtimes.torch_eager import TorchRuntime
+from export import to_onnx
+from export.exporting import ExportReport, FileReport, export_model
+from export.formats import FORMATS
+from export.metadata import Source, export_metadata
+from export.verify import Bounds, ProofInput, proof_inputs, verify
+from srkd.console import plain
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
+SPECS = (
+    EDSRSpec(width=8, depth=2, scale=4),
+    EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"),
+    CARNSpec(width=8, scale=3),
+    CARNMSpec(width=8, scale=2),
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(SPECS[0], seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("good") / "small.onnx"
+    to_onnx.convert(copy.deepcopy(network), path, export_metadata(network, SOURCE))
+    return path
+
+
+def only(report: ExportReport) -> FileReport:
+    (file,) = report.files
+    return file
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}x{spec.scale}{spec.mean_shift[0]}")
+def test_every_network_exports_and_equals_itself(
+    spec: EDSRSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = build(spec, seed=3).train()
+    report = export_model(network, SOURCE, (), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert network.training and next(network.parameters()).requires_grad
+    file = only(report)
+    assert report.ok and file.verdict == "passed" and file.reason is None and file.path == tmp_path / "small.onnx"
+    assert file.parity is not None and file.parity.max_abs <= 1e-5
+    assert file.bytes == file.path.stat().st_size and file.facts["opset"] == 18
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx"}
+    network.eval()
+    runtime = open_model(file.path)
+    for batch, height, width in ((1, 1, 1), (1, 13, 7), (3, 5, 17)):
+        lr = torch.rand(batch, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-4, rtol=0)
+
+
+def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
+    model = onnx.load_model(str(good))
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    (given,), (taken,) = model.graph.input, model.graph.output
+    dims = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    assert (given.name, taken.name, dims) == ("lr", "sr", ["n", 3, "h", "w"])
+    assert "RGB" in given.doc_string and "4 times larger" in taken.doc_string
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    assert metadata["srkd.source_sha256"] == "ab" * 32 and metadata["srkd.recipe"] == "logits"
+    assert (metadata["srkd.scale"], metadata["srkd.range"], metadata["srkd.scores"]) == ("4", "0..1", "{}")
+    assert all(key.startswith("srkd.") for key in metadata)
+    assert OnnxRuntime(good).spec == network.spec
+    assert "blocks.0.conv1/" in " ".join(node.name for node in model.graph.node)
+
+
+def test_the_file_names_no_path_and_is_the_same_twice(network: Network, good: Path, tmp_path: Path) -> None:
+    content = good.read_bytes()
+    for word in (b"site-packages", b"/compressor/", b"stack_trace", str(Path.cwd()).encode()):
+        assert word not in content
+    to_onnx.convert(copy.deepcopy(network), tmp_path / "again.onnx", export_metadata(network, SOURCE))
+    assert (tmp_path / "again.onnx").read_bytes() == content
+
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+def scaled(name: str, factor: float) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name == name:
+                values = numpy_helper.to_array(tensor) * np.float32(factor)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+                return
+        raise AssertionError(f"{name} is not in {[tensor.name for tensor in model.graph.initializer]}")
+
+    return change
+
+
+def shuffled_otherwise(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "mode":
+                attribute.s = b"DCR"
+
+
+def fixed_size(model: onnx.ModelProto) -> None:
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (64, 96), strict=True):
+        dim.dim_value = size
+
+
+def not_a_graph(model: onnx.ModelProto) -> None:
+    model.graph.node[3].op_type = "Rule"
+
+
+def black(model: onnx.ModelProto) -> None:
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["full" if name == output else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Sub", ["full", "full"], [output], name="black"))
+
+
+def wrong_metadata(model: onnx.ModelProto) -> None:
+    for prop in model.metadata_props:
+        if prop.key == "srkd.spec":
+            prop.value = prop.value.replace('"depth": 2', '"depth": 3')
+
+
+def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> None:
+    """A format whose converter writes the good file with one thing changed; a new row in the table, as any would be."""
+
+    def convert(network: Network, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
+        model = onnx.load_model(str(good))
+        change(model)
+        onnx.save_model(model, str(path))
+        return {}
+
+    module = types.ModuleType("to_corrupt")
+    module.convert, module.open_runtime = convert, to_onnx.open_runtime  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "to_corrupt", module)
+    row = dataclasses.replace(FORMATS["onnx"], name="corrupt", module="to_corrupt")
+    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "corrupt": row})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (scaled("tail.weight", 1.01), "differs from the network by"),
+        (scaled("blocks.1.conv2.weight", 1.01), "differs from the network by"),
+        (scaled("tail.bias", float("nan")), "gives nan on photo astronaut at n=0 c=0 y=0 x=0"),
+        (scaled("blocks.1.conv1.weight", 1e38), "gives "),
+        (shuffled_otherwise, "differs from the network by"),
+        (fixed_size, "fails on black"),
+        (not_a_graph, "small.onnx is not a model ONNX Runtime can open"),
+        (black, "is constant on photo astronaut, the network is not"),
+        (wrong_metadata, "describes itself as"),
+    ],
+    ids=["tail", "body", "nan", "overflow", "shuffle", "fixed size", "unknown operator", "black", "metadata"],
+)
+def test_a_wrong_file_gets_no_name(
+    network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, message: str
+) -> None:
+    corrupting(monkeypatch, good, change)
+    report = export_model(network, SOURCE, ["corrupt"], tmp_path)
+    file = only(report)
+    assert not report.ok and file.verdict == "failed" and file.path is None and file.bytes is None
+    assert file.reason is not None and message in file.reason and "\n" not in file.reason
+    assert ".small." not in file.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_failure_does_not_stop_the_others(
+    network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrupting(monkeypatch, good, scaled("tail.weight", 1.01))
+    (tmp_path / "small.onnx").write_bytes(b"older")
+    report = export_model(network, SOURCE, ["corrupt", "onnx"], tmp_path)
+    assert [file.verdict for file in report.files] == ["failed", "passed"] and not report.ok
+    assert "there from before, was left alone" in str(report.files[0].reason)
+    assert OnnxRuntime(tmp_path / "small.onnx").spec == network.spec
+
+
+def test_what_is_not_installed_is_named(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(FORMATS["onnx"], name="ncnn", needs=("no_such_module",), extra="ncnn")
+    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "ncnn": row})
+    file = only(export_model(network, SOURCE, ["ncnn"], tmp_path))
+    assert file.verdict == "unavailable"
+    assert file.reason == "no_such_module is not installed: pip install 'srkd[ncnn]'"
+
+
+def test_an_unknown_format(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no format is called 'onx'; did you mean 'onnx'"):
+        export_model(network, SOURCE, ["onx"], tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(network: Network, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    file = only(export_model(network, SOURCE, (), blocker))
+    assert file.verdict == "failed" and "cannot write" in str(file.reason) and "\n" not in str(file.reason)
+
+
+def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> None:
+    class Undecided(type(network)):  # type: ignore[misc]
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            return super().forward(lr) if float(lr.sum()) > 0 else lr
+
+    odd = Undecided(SPECS[0]).eval()
+    file = only(export_model(odd, SOURCE, (), tmp_path))
+    assert file.verdict == "failed" and "torch's exporter cannot convert edsr" in str(file.reason)
+    assert "\n" not in str(file.reason) and list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_is_constant_may_be_exported_and_one_that_is_not_finite_may_not(
+    network: Network, tmp_path: Path
+) -> None:
+    flat, broken = copy.deepcopy(network), copy.deepcopy(network)
+    for parameter in flat.parameters():
+        parameter.data.zero_()
+    next(broken.parameters()).data.fill_(float("nan"))
+    assert export_model(flat, SOURCE, (), tmp_path / "flat").ok
+    file = only(export_model(broken, SOURCE, (), tmp_path / "broken"))
+    assert "the network itself gives values that are not finite" in str(file.reason)
+
+
+@pytest.mark.parametrize("fails", ["larger", "raises", "unequal"])
+def test_onnxsim_is_used_only_when_it_helps(
+    network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    plain_nodes = 20
+
+    def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+        if fails == "raises":
+            raise RuntimeError("no")
+        if fails == "unequal":
+            return onnx.ModelProto(), False
+        larger = copy.deepcopy(model)
+        larger.graph.node.append(onnx.helper.make_node("Identity", ["lr"], ["unused"], name="unused"))
+        return larger, True
+
+    assert len(onnx.load_model(str(good)).graph.node) == plain_nodes - 1
+    monkeypatch.setattr(onnxsim, "simplify", simplify)
+    facts = to_onnx.convert(copy.deepcopy(network), tmp_path / "x.onnx", {})
+    assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"] == plain_nodes
+    assert len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node) == plain_nodes
+
+
+def test_the_inputs_are_photos_flat_colours_noise_and_odd_sizes() -> None:
+    inputs = {given.name: given for given in proof_inputs(Descriptor(scale=4))}
+    photos = [given for given in inputs.values() if given.photo]
+    assert len(photos) == len(embedded_photos("val")) >= 1
+    assert all(tuple(given.lr.shape) == (1, 3, 64, 96) and given.lr.std() > 0.02 for given in photos)
+    assert inputs["black"].lr.max() == 0 and inputs["white"].lr.min() == 1
+    shapes = {tuple(given.lr.shape) for given in inputs.values()}
+    assert {(1, 3, 1, 1), (1, 3, 13, 7), (1, 3, 5, 17), (2, 3, 9, 11)} <= shapes
+    for given in proof_inputs(Descriptor(scale=2, channels=1, size_multiple=8, min_size=16)):
+        _batch, channels, height, width = given.lr.shape
+        assert channels == 1 and height % 8 == width % 8 == 0 and min(height, width) >= 16
+
+
+class Doctored:
+    """The network with its output changed."""
+
+    def __init__(self, network: Network, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.inner, self.change = TorchRuntime(network, label="doctored"), change
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def run(self, lr: torch.Tensor) -> torch.Tensor:
+        return self.change(self.inner.run(lr))
+
+
+def test_parity_is_measured_where_it_is_worst(network: Network) -> None:
+    def shift(sr: torch.Tensor) -> torch.Tensor:
+        sr[0, 1, 2, 3] += 0.5
+        return sr
+
+    inputs = [ProofInput("photo p", torch.rand(1, 3, 4, 4), photo=True), ProofInput("noise", torch.rand(2, 3, 2, 2))]
+    reference = TorchRuntime(network, label="network")
+    proof = verify(Doctored(network, shift), reference, inputs, Bounds(1e-4))  # type: ignore[arg-type]
+    assert proof.parity is not None and proof.parity.max_abs == pytest.approx(0.5, abs=1e-5)
+    assert proof.parity.at == (0, 1, 2, 3) and "on photo p at n=0 c=1 y=2 x=3" in str(proof.reason)
+    assert proof.parity.psnr == pytest.approx(10 * np.log10(3 * 16 * 16 / 0.25), abs=1e-3)
+    equal = verify(reference, reference, inputs, Bounds(1e-4))
+    assert equal.reason is None and equal.parity is not None and (equal.parity.max_abs, equal.parity.psnr) == (0, None)
+
+
+def test_bounds_differ_on_photos_and_elsewhere(network: Network) -> None:
+    reference = TorchRuntime(network, label="network")
+    near = Doctored(network, lambda sr: sr + 0.01)
+    photo, noise = (
+        ProofInput("photo p", torch.rand(1, 3, 4, 4), photo=True),
+        ProofInput("noise", torch.rand(1, 3, 4, 4)),
+    )
+
+    def reason(given: ProofInput, bounds: Bounds) -> str | None:
+        return verify(near, reference, [given], bounds).reason  # type: ignore[arg-type]
+
+    assert reason(noise, Bounds(1e-4, max_abs_elsewhere=0.1)) is None
+    assert reason(photo, Bounds(1e-4, max_abs_elsewhere=0.1)) is not None
+    assert reason(photo, Bounds(0.1, min_psnr=39)) is None
+    assert "40.0 dB from the network on photos" in str(reason(photo, Bounds(0.1, min_psnr=60)))
+
+
+def test_the_report_is_json_with_the_agreed_keys(network: Network, tmp_path: Path) -> None:
+    body = plain(export_model(network, SOURCE, ["onnx"], tmp_path))
+    assert isinstance(body, dict)
+    (file,) = body["files"]
+    assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
+    assert {"max_abs", "psnr"} <= set(file["parity"])
+    digest = hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()
+    assert len(digest) == 64 and file["path"] == str(tmp_path / "small.onnx")

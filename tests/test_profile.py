@@ -1,0 +1,279 @@
+"""Latencies that can be believed: paired turns, a rule for 'no difference', and every figure with its conditions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import export.contestants
+import export.timing
+from compressor.checkpoints.save import save_network
+from compressor.cost import cost
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from export.contestants import Settings
+from export.memory import MemoryJob, peak_memory_mb
+from export.onnx_cost import onnx_cost
+from export.profiling import ProfileReport, Row, profile_models
+from export.timing import MIN_ROUNDS, Timing, compare, take_turns
+from export.to_onnx import convert
+from export.verify import Proof
+from srkd.console import plain
+
+SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
+QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """small.safetensors, large.safetensors, small.onnx and foreign.onnx, which is large's without metadata."""
+    path = tmp_path_factory.mktemp("models")
+    for name, spec in (("small", SMALL), ("large", LARGE)):
+        save_network(build(spec, seed=0), path / f"{name}.safetensors")
+    convert(build(SMALL, seed=0), path / "small.onnx", {"srkd.spec": json.dumps(SMALL.to_dict())})
+    convert(build(LARGE, seed=0), path / "foreign.onnx", {})
+    return path
+
+
+def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) -> Timing:
+    """Calls that get slower together with the machine, each with noise of its own of 3 %."""
+    rng, machine = np.random.default_rng(seed), np.random.default_rng(99)
+    slowness = 1 + drift * np.abs(np.cumsum(machine.normal(0, 0.2, rounds)))
+    return Timing(tuple(tuple(milliseconds * slow * rng.normal(1, 0.03, 5)) for slow in slowness))
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "verdict"),
+    [(10.0, "no measurable difference"), (10.1, "no measurable difference"), (11.0, "slower"), (5.0, "faster")],
+)
+def test_paired_ratios_see_through_a_machine_that_drifts(milliseconds: float, verdict: str) -> None:
+    found = compare(noisy(10.0, 1), noisy(milliseconds, 2))
+    assert found.verdict == verdict
+    assert found.low <= found.speedup <= found.high
+    assert found.speedup == pytest.approx(10.0 / milliseconds, rel=0.03)
+
+
+def test_the_rule_is_rarely_wrong() -> None:
+    verdicts = [compare(noisy(10.0, 2 * seed, 8), noisy(10.0, 2 * seed + 1, 8)).verdict for seed in range(300)]
+    assert sum(verdict != "no measurable difference" for verdict in verdicts) <= 6
+
+
+def test_a_measurable_but_tiny_difference_is_none() -> None:
+    exact, longer = (Timing(((ms,),) * 30) for ms in (10.0, 10.15))
+    assert compare(exact, longer).verdict == "no measurable difference"
+    assert compare(exact, Timing(((10.3,),) * 30)).verdict == "slower"
+
+
+@pytest.mark.parametrize(("rounds", "outside"), [(5, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
+def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: int) -> None:
+    found = compare(Timing(((1.0,),) * rounds), Timing(tuple((1.0 / (i + 1),) for i in range(rounds))))
+    assert (found.low, found.high) == (pytest.approx(1 + outside), pytest.approx(rounds - outside))
+    missed = 2 * sum(math.comb(rounds, k) for k in range(outside + 1)) / 2**rounds
+    assert missed <= 0.01 or outside == 0
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.calls = 0.0, ""
+        monkeypatch.setattr(export.timing.time, "perf_counter", lambda: self.now)
+
+    def work(self, name: str, seconds: float, first_seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            self.now += first_seconds if name not in self.calls else seconds
+            self.calls += name
+
+        return call
+
+
+def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    slow, quick = take_turns([clock.work("s", 0.5, 9.0), clock.work("q", 0.01, 7.0)], seconds_each=1.0)
+    assert slow.samples == pytest.approx([500.0] * 8) and quick.samples == pytest.approx([10.0] * 40)
+    assert len(slow.rounds) == len(quick.rounds) == MIN_ROUNDS
+    assert {len(turn) for turn in slow.rounds} == {1} and {len(turn) for turn in quick.rounds} == {5}
+    # Three warm calls each, then turns in alternating order; a short call runs once untimed before its turn.
+    assert clock.calls == "sssqqq" + ("s" + "q" * 6 + "q" * 6 + "s") * (MIN_ROUNDS // 2)
+
+
+def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = Clock(monkeypatch), list[tuple[str, int, int]]()
+    timings = take_turns(
+        [clock.work("a", 0.1, 0.1), clock.work("b", 0.1, 0.1)],
+        seconds_each=10.0,
+        progress=lambda *event: seen.append(event),
+    )
+    assert 15.0 <= sum(sum(timing.samples) for timing in timings) / 1000 <= 22.0
+    measured = [done for title, done, _ in seen if title == "measure"]
+    assert measured == sorted(measured) and measured[-1] == 1000
+    with pytest.raises(UsageError, match="seconds=0"):
+        take_turns([lambda: None], seconds_each=0)
+
+
+def by(report: ProfileReport, model: str, runtime: str) -> Row:
+    (row,) = (row for row in report.rows if (row.model, row.runtime) == (model, runtime))
+    return row
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Iterator[ProfileReport]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    settings = Settings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batch": 2})  # type: ignore[arg-type]
+    yield profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
+    assert torch.get_num_threads() == 2, "the number of threads is put back"
+    torch.set_num_threads(threads)
+
+
+def test_every_row_says_under_what_conditions(report: ProfileReport) -> None:
+    assert [(row.model, row.runtime, row.lr_size) for row in report.rows] == [
+        (model, runtime, size)
+        for size in ("32x24", "16x8")
+        for model in ("large", "small")
+        for runtime in ("torch", "onnxruntime")
+    ]
+    for row in report.rows:
+        assert (row.device, row.precision, row.batch, row.threads) == ("cpu", "fp32", 2, 1)
+        assert row.fps == pytest.approx(2000 / row.latency_ms.p50)
+        assert row.latency_ms.p50 <= row.latency_ms.p95 <= row.latency_ms.p99
+        width, height = map(int, row.lr_size.split("x"))
+        counted = cost(LARGE if row.model == "large" else SMALL, (width, height))
+        assert (row.params, row.macs) == (counted.params, counted.macs)
+        assert row.gmacs_per_second == pytest.approx(2 * counted.macs / row.latency_ms.p50 / 1e6)
+        assert row.peak_memory_mb is None and row.rounds >= MIN_ROUNDS
+
+
+def test_the_smaller_one_is_told_faster(report: ProfileReport) -> None:
+    assert report.teacher == "large"
+    assert by_size(report, "large", "torch").verdict == "reference"
+    for runtime in ("torch", "onnxruntime"):
+        row = by_size(report, "small", runtime)
+        assert row.verdict == "faster" and row.speedup_same_runtime is not None and row.speedup_same_runtime > 1.5
+        assert row.speedup_interval is not None and row.speedup_interval[0] > 1
+        assert row.speedup_vs_teacher_eager is not None and row.speedup_vs_teacher_eager > 1.5
+    ours = by_size(report, "small", "torch")
+    assert ours.speedup_vs_teacher_eager == ours.speedup_same_runtime
+
+
+def by_size(report: ProfileReport, model: str, runtime: str, size: str = "32x24") -> Row:
+    (row,) = (row for row in report.rows if (row.model, row.runtime, row.lr_size) == (model, runtime, size))
+    return row
+
+
+def test_quality_stands_beside_speed(report: ProfileReport) -> None:
+    assert [quality.model for quality in report.quality] == ["bicubic", "large", "small"]
+    assert report.protocol.startswith("psnr@y,border=scale")
+    bicubic, *untrained = report.quality
+    assert bicubic.psnr_y is not None and bicubic.psnr_y > 25 and bicubic.over_bicubic == 0
+    for quality in untrained:
+        assert quality.psnr_y is not None and quality.psnr_y < bicubic.psnr_y
+        assert quality.over_bicubic == pytest.approx(quality.psnr_y - bicubic.psnr_y)
+
+
+def test_the_report_is_json_with_the_agreed_keys(report: ProfileReport) -> None:
+    body = plain(report)
+    assert isinstance(body, dict)
+    agreed = "model runtime device precision lr_size batch threads params macs latency_ms fps peak_memory_mb"
+    agreed += " speedup_same_runtime speedup_vs_teacher_eager verdict"
+    for row in json.loads(json.dumps(body))["rows"]:
+        assert set(agreed.split()) <= set(row) and set(row["latency_ms"]) == {"p50", "p95", "p99"}
+
+
+def test_the_larger_one_is_told_slower(folder: Path) -> None:
+    settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    found = profile_models([folder / "large.safetensors"], teacher=folder / "small.safetensors", settings=settings)
+    row = by(found, "large", "torch")
+    assert row.verdict == "slower" and row.speedup_same_runtime is not None and row.speedup_same_runtime < 0.7
+
+
+def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
+    model = folder / "small.safetensors"
+    settings = Settings(runtimes=("torch",), **{**QUICK, "seconds": 0.3})  # type: ignore[arg-type]
+
+    def verdict() -> str | None:
+        found = profile_models([model], teacher=model, settings=settings)
+        assert [row.model for row in found.rows] == ["small", "small#2"]
+        return by(found, "small#2", "torch").verdict
+
+    # On a busy machine about one run in fifty is wrong: two of three are not.
+    assert sum(verdict() == "no measurable difference" for _ in range(3)) >= 2
+
+
+def test_exported_files_take_part_with_their_cost(folder: Path) -> None:
+    models = [folder / "small.onnx", folder / "foreign.onnx"]
+    found = profile_models(models, settings=Settings(**QUICK))  # type: ignore[arg-type]
+    small, foreign = found.rows
+    for row, spec in ((small, SMALL), (foreign, LARGE)):
+        counted = cost(spec, (32, 24))
+        assert (row.runtime, row.params, row.macs) == ("onnxruntime", counted.params, counted.macs)
+        assert row.speedup_same_runtime is row.verdict is None
+    assert found.teacher is None
+    assert onnx_cost(folder / "foreign.onnx", (40, 30)) == cost(LARGE, (40, 30))
+
+
+def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_for(folder: Path) -> None:
+    settings = Settings(runtimes=("onnxruntime",), **QUICK)  # type: ignore[arg-type]
+    found = profile_models([folder / "small.onnx"], teacher=folder / "large.safetensors", settings=settings)
+    assert [(row.model, row.runtime) for row in found.rows] == [
+        ("large", "torch"),
+        ("large", "onnxruntime"),
+        ("small", "onnxruntime"),
+    ]
+    assert by(found, "small", "onnxruntime").speedup_vs_teacher_eager is not None
+
+
+def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.contestants, "prove", lambda *_: Proof(None, "gives nan on black at n=0 c=0 y=0 x=0"))
+    found = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
+    assert [row.runtime for row in found.rows] == ["torch"]
+    assert any("small is left out under onnxruntime: its export gives nan" in note for note in found.notes)
+
+
+def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    torch_only = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    with pytest.raises(SrkdError, match=r"small.onnx runs under onnxruntime, which was not asked for"):
+        profile_models([folder / "small.onnx"], settings=torch_only)
+    with pytest.raises(SrkdError, match="no such file"):
+        profile_models([tmp_path / "none.pt"], settings=torch_only)
+    with pytest.raises(UsageError, match="no model was given"):
+        profile_models([])
+    for wrong in ({"runtimes": ("torhc",)}, {"batch": 0}, {"lr_sizes": ((0, 8),)}, {"threads": -1}, {"lr_sizes": ()}):
+        with pytest.raises(UsageError):
+            Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_unlike_scales_are_noted(folder: Path, tmp_path: Path) -> None:
+    save_network(build(EDSRSpec(width=8, depth=2, scale=2), seed=0), tmp_path / "twice.safetensors")
+    settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    found = profile_models([tmp_path / "twice.safetensors"], teacher=folder / "small.safetensors", settings=settings)
+    assert any("scales differ" in note and "twice x2" in note for note in found.notes)
+
+
+def test_memory_grows_with_the_image(folder: Path) -> None:
+    sizes = ((16, 16), (128, 128))
+    found = peak_memory_mb(MemoryJob(str(folder / "large.safetensors"), sizes))
+    # Two feature maps of 32 channels at 512x512 in float32 are the least that the upsampler holds at once.
+    assert found[128, 128] - found[16, 16] > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
+    assert 0 < found[16, 16] < found[128, 128] < 1000
+
+
+def test_memory_of_what_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=r"could not be measured: .*no such file") as caught:
+        peak_memory_mb(MemoryJob(str(tmp_path / "none.onnx"), ((8, 8),)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(str(folder / "foreign.onnx"))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Mystery", "elsewhere"
+    onnx.save_model(model, str(tmp_path / "odd.onnx"))
+    assert onnx_cost(tmp_path / "odd.onnx", (8, 8)) is None

@@ -1,0 +1,248 @@
+"""Any model file opens, runs as its network does, and is refused in one line where it cannot."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from compressor.checkpoints.save import metadata_of, save_network
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.runtimes.onnx_runtime import OnnxRuntime, providers_here
+from compressor.runtimes.open import open_model
+from compressor.runtimes.torch_eager import TorchRuntime
+from export.to_onnx import convert
+
+LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSRSpec(width=8, depth=2, scale=3), seed=0)
+
+
+@pytest.fixture(scope="module")
+def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    convert(network, path, {**metadata_of(network.spec), "srkd.recipe": "logits"})
+    return path
+
+
+def wanted(network: Network, lr: torch.Tensor = LR) -> torch.Tensor:
+    with torch.no_grad():
+        return network(lr)
+
+
+def altered(source: Path, target: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    model = onnx.load_model(str(source))
+    change(model)
+    onnx.save_model(model, str(target))
+    return target
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SrkdError) as caught:
+        open_model(path).run(LR)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_torch_equals_the_network_and_leaves_it_alone(network: Network) -> None:
+    given = copy.deepcopy(network).train()
+    runtime = TorchRuntime(given, label="small")
+    sr = runtime.run(LR)
+    torch.testing.assert_close(sr, wanted(network), atol=1e-6, rtol=0)
+    assert sr.is_contiguous() and sr.dtype == torch.float32 and not sr.requires_grad
+    sr.clamp_(0, 1)
+    assert given.training and all(p.requires_grad for p in given.parameters())
+    assert (runtime.name, runtime.device, runtime.precision, runtime.spec) == ("torch", "cpu", "fp32", network.spec)
+
+
+def test_bf16_is_near_and_not_the_same(network: Network) -> None:
+    sr = TorchRuntime(network, label="small", precision="bf16").run(LR)
+    difference = (sr - wanted(network)).abs().max()
+    assert 1e-5 < difference < 0.02
+
+
+@pytest.mark.parametrize(
+    "lr", [LR[0], LR[:, :1], (LR * 255).byte(), LR[:, :, :0]], ids=["3d", "grey", "uint8", "empty"]
+)
+def test_a_wrong_input_is_refused(network: Network, exported: Path, lr: torch.Tensor) -> None:
+    for runtime in (TorchRuntime(network, label="small"), OnnxRuntime(exported)):
+        with pytest.raises(UsageError, match=r"small takes float images of shape \(N, 3, H, W\)"):
+            runtime.run(lr)
+
+
+@pytest.mark.parametrize(("device", "message"), [("warp", "not one"), ("cuda:99", "CUDA|not one|runs on|has no")])
+def test_a_device_that_is_not_here(network: Network, exported: Path, device: str, message: str) -> None:
+    with pytest.raises(SrkdError, match=message):
+        TorchRuntime(network, label="small", device=device)
+    if device not in providers_here():
+        with pytest.raises(SrkdError, match="ONNX Runtime"):
+            OnnxRuntime(exported, device=device.split(":")[0])
+
+
+def test_an_unknown_precision(network: Network) -> None:
+    with pytest.raises(UsageError, match="precision 'fp8' is not one of fp32, bf16, fp16"):
+        TorchRuntime(network, label="small", precision="fp8")
+
+
+def test_onnx_equals_the_network_and_says_what_it_is(network: Network, exported: Path) -> None:
+    runtime = open_model(exported, threads=1)
+    for lr in (LR, LR[:1, :, :1, :1]):
+        torch.testing.assert_close(runtime.run(lr), wanted(network, lr), atol=1e-6, rtol=0)
+    assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
+    assert runtime.metadata["srkd.recipe"] == "logits" and runtime.metadata["srkd.scale"] == "3"
+    assert (runtime.name, runtime.label, runtime.device, runtime.precision) == ("onnxruntime", "small", "cpu", "fp32")
+
+
+def test_a_foreign_onnx_file_shows_its_scale_by_running(network: Network, exported: Path, tmp_path: Path) -> None:
+    foreign = altered(exported, tmp_path / "foreign.onnx", lambda model: model.ClearField("metadata_props"))
+    runtime = open_model(foreign)
+    assert runtime.descriptor.scale == 3 and runtime.descriptor.receptive_radius is None
+    assert runtime.spec is None and not runtime.metadata
+    torch.testing.assert_close(runtime.run(LR), wanted(network), atol=1e-6, rtol=0)
+
+
+def test_metadata_that_lies_about_the_scale(exported: Path, tmp_path: Path) -> None:
+    def lie(model: onnx.ModelProto) -> None:
+        for prop in model.metadata_props:
+            if prop.key == "srkd.spec":
+                prop.value = json.dumps(EDSRSpec(width=8, depth=2, scale=2).to_dict())
+
+    assert "at scale 2 it is (2, 3, 14, 18)" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
+
+
+@pytest.mark.parametrize("spec", ["{", "[]", '{"arch": "nothing"}', '{"arch": "edsr", "width": -1}', "[" * 100_000])
+def test_a_spec_that_cannot_be_used(exported: Path, tmp_path: Path, spec: str) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        del model.metadata_props[:]
+        model.metadata_props.add(key="srkd.spec", value=spec)
+
+    assert "srkd.spec" in refusal(altered(exported, tmp_path / "spoilt.onnx", spoil))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000, "half", "flipped"], ids=str)
+def test_what_is_no_onnx(exported: Path, tmp_path: Path, content: bytes | str) -> None:
+    whole = exported.read_bytes()
+    damaged = {"half": whole[: len(whole) // 2], "flipped": bytes(255 - byte for byte in whole)}
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content if isinstance(content, bytes) else damaged[content])
+    assert str(path) in refusal(path)
+
+
+def test_mutated_files_open_or_are_refused_in_one_line(exported: Path, tmp_path: Path, capfd: object) -> None:
+    whole, path, opened = exported.read_bytes(), tmp_path / "mutated.onnx", 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        content = bytearray(whole)
+        # The graph lies in the first half and at the end; most of the rest is weights, where any value is allowed.
+        for _ in range(rng.choice((1, 4))):
+            content[rng.choice((rng.randrange(3000), len(content) - 1 - rng.randrange(3000)))] = rng.randrange(256)
+        if seed % 3 == 0:
+            del content[rng.randrange(len(content)) :]
+        path.write_bytes(content)
+        try:
+            open_model(path, threads=1).run(LR)
+            opened += 1
+        except SrkdError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+    assert opened < 60
+    assert capfd.readouterr() == ("", "")  # type: ignore[attr-defined]
+
+
+def one_node(path: Path, op: str, inputs: dict[str, tuple[int, list[object]]], out: tuple[int, list[object]]) -> Path:
+    """A file with one node and inputs of given element types and shapes."""
+    values = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()]
+    graph = helper.make_graph(
+        [helper.make_node(op, list(inputs), ["out"])], "g", values, [helper.make_tensor_value_info("out", *out)]
+    )
+    onnx.save_model(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]), str(path))
+    return path
+
+
+IMAGE = ["n", 3, "h", "w"]
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "out", "message"),
+    [
+        ("Add", {"a": (1, IMAGE), "b": (1, IMAGE)}, (1, IMAGE), "2 inputs and 1 outputs"),
+        ("Relu", {"a": (1, ["n", 4, "h", "w"])}, (1, ["n", 4, "h", "w"]), r"shape \['n', 4, 'h', 'w'\]"),
+        ("Relu", {"a": (1, ["n", 3])}, (1, ["n", 3]), r"expected \(N, 3, H, W\)"),
+        ("Neg", {"a": (TensorProto.INT32, IMAGE)}, (TensorProto.INT32, IMAGE), r"tensor\(int32\)"),
+        ("GlobalAveragePool", {"a": (1, IMAGE)}, (1, ["n", 3, 1, 1]), "not an enlarged image"),
+        ("Shape", {"a": (1, IMAGE)}, (TensorProto.INT64, [4]), r"tensor\(int64\)"),
+    ],
+    ids=["two inputs", "four channels", "no image", "integers", "pooling", "shape"],
+)
+def test_an_interface_that_is_not_ours(
+    tmp_path: Path,
+    op: str,
+    inputs: dict[str, tuple[int, list[object]]],
+    out: tuple[int, list[object]],
+    message: str,
+) -> None:
+    with pytest.raises(SrkdError, match=message):
+        open_model(one_node(tmp_path / "odd.onnx", op, inputs, out))
+
+
+def test_weights_beside_the_file_that_are_gone(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "split.onnx"
+    onnx.save_model(onnx.load_model(str(exported)), str(path), save_as_external_data=True, size_threshold=0)
+    assert open_model(path).descriptor.scale == 3
+    for beside in tmp_path.glob("*"):
+        if beside != path:
+            beside.unlink()
+    assert str(path) in refusal(path)
+
+
+def test_a_fixed_size_is_told_in_one_line(exported: Path, tmp_path: Path) -> None:
+    def fix(model: onnx.ModelProto) -> None:
+        for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 16, 20), strict=True):
+            dim.dim_value = size
+
+    path = altered(exported, tmp_path / "fixed.onnx", fix)
+    assert open_model(path).run(torch.rand(1, 3, 16, 20)).shape == (1, 3, 48, 60)
+    assert "fixed: ONNX Runtime failed on (2, 3, 7, 9)" in refusal(path)
+
+
+def test_open_model_takes_checkpoints_and_run_folders(network: Network, exported: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run7"
+    run.mkdir()
+    save_network(network, run / "student.safetensors", metadata={"srkd.recipe": "scratch"})
+    for path, label in ((run, "run7"), (run / "student.safetensors", "student")):
+        runtime = open_model(path)
+        assert (runtime.label, runtime.name, runtime.metadata["srkd.recipe"]) == (label, "torch", "scratch")
+        torch.testing.assert_close(runtime.run(LR), wanted(network), atol=1e-6, rtol=0)
+
+
+def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    save_network(network, checkpoint)
+    cases: list[tuple[Path, dict[str, object], str]] = [
+        (tmp_path / "nothing.onnx", {}, "no such file or folder"),
+        (tmp_path, {}, "folder without student.safetensors"),
+        (checkpoint, {"runtime": "onnxruntime"}, "takes an ONNX file"),
+        (exported, {"runtime": "torch"}, "takes a checkpoint"),
+        (exported, {"runtime": "tvm"}, "there are torch, onnxruntime"),
+        (exported, {"scale": 4}, "is for scale 3, not 4"),
+        (exported, {"precision": "bf16"}, "holds fp32, not bf16"),
+        (exported, {"arch_options": {"res_scale": 0.1}}, "arch_options"),
+        (exported, {"threads": 0}, "threads=0"),
+        (checkpoint, {"scale": 4}, "scale 3, not 4"),
+    ]
+    for path, options, message in cases:
+        with pytest.raises(SrkdError, match=message) as caught:
+            open_model(path, **options)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
