@@ -8,7 +8,7 @@ these very weights (torch.manual_seed(0); torch's default initialisation; weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ class Conv:
     outputs: int
     kernel: int = 3
     groups: int = 1
+    gain: float | None = None
 
 
 def edsr_pytorch(scale: int, width: int, depth: int, img_range: float = 255.0) -> State:
@@ -54,6 +55,17 @@ def csd_edsr(scale: int, width: int, depth: int) -> State:
     convs += [Conv(f"body.{i}.conv{j}", width, width) for i in range(depth) for j in (1, 2)]
     convs += [Conv("body_conv", width, width), *upsampler("upsampler.blocks.{}", 1, scale, width)]
     return seeded([*convs, Conv("tail_conv", width, 3)], 1.6, shifts=("sub_mean", "add_mean"), img_range=255.0)
+
+
+def fakd_edsr(scale: int, width: int, depth: int) -> State:
+    """Vincent-Hoo/Knowledge-Distillation-for-Super-resolution, code/models/edsr.py: the body in three parts."""
+    ends = (depth // 3, 2 * depth // 3, depth)
+    convs = [Conv("head.0", 3, width)]
+    for part, (start, end) in enumerate(zip((0, *ends), ends, strict=False)):
+        convs += [Conv(f"body{part + 1}.{i}.body.{j}", width, width) for i in range(end - start) for j in (0, 2)]
+    convs.append(Conv(f"body3.{depth - ends[1]}", width, width))
+    convs += [*upsampler("tail.0.{}", 2, scale, width), Conv("tail.1", width, 3)]
+    return seeded(convs, 1.3, shifts=("sub_mean", "add_mean"), img_range=255.0)
 
 
 def carn(scales: tuple[int, ...], width: int = 64) -> State:
@@ -89,9 +101,17 @@ def upsampler(name: str, step: int, scale: int, width: int, groups: int = 1) -> 
 
 
 def seeded(
-    convs: Iterator[Conv] | list[Conv], gain: float, shifts: tuple[str, ...] = (), img_range: float = 1.0
+    convs: Iterator[Conv] | list[Conv],
+    gain: float,
+    shifts: tuple[str, ...] = (),
+    img_range: float = 1.0,
+    *,
+    noise: Sequence[str] = (),
 ) -> State:
-    """The documented initialisation; mean shifts are created first and hold the constants."""
+    """The documented initialisation; mean shifts are created first and hold the constants.
+
+    Noise is added in the order of the state dict: `noise` names the layers where that is not the order of creation.
+    """
     state: State = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -102,11 +122,12 @@ def seeded(
         for conv in convs:
             made = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
             assert made.bias is not None
-            state[f"{conv.name}.weight"], state[f"{conv.name}.bias"] = made.weight.detach() * gain, made.bias.detach()
+            state[f"{conv.name}.weight"] = made.weight.detach() * (conv.gain or gain)
+            state[f"{conv.name}.bias"] = made.bias.detach()
     generator = torch.Generator().manual_seed(1)
-    for name, tensor in state.items():
+    for name in [f"{layer}.bias" for layer in noise] or list(state):
         if name.endswith(".bias") and not name.startswith(shifts or ("-",)):
-            state[name] = tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+            state[name] = state[name] + 0.05 * torch.randn(state[name].shape, generator=generator)
     return state
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from compressor.checkpoints.load import load_checkpoint
 from compressor.errors import UsageError
 from compressor.networks.base import Network, Spec
 from compressor.networks.carn import CARNSpec
+from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
 from compressor.taps import read_taps, resolve_tap
-from tests import official
-from tests.test_networks import label, small_networks
+from tests import official, official_rcan
+from tests.test_networks import VARIANTS, label, noise, small_networks
 
 
 def hooks(network: Network) -> int:
@@ -43,13 +48,24 @@ def test_feature_maps_equal_the_official_code() -> None:
         assert float(difference.abs().max()) / 255 < 1e-5
 
 
-@pytest.mark.parametrize("spec", small_networks(), ids=label)
+def test_feature_maps_equal_the_official_rcan(tmp_path: Path) -> None:
+    case = official.golden_case("rcan_x2", official_rcan.rcan(official_rcan.RCAN, 2))
+    torch.save(case.state, tmp_path / "rcan.pt")
+    network = load_checkpoint(tmp_path / "rcan.pt").network
+    with torch.no_grad(), read_taps(network, ["body[0]", "body_end"]) as features:
+        network(case.lr)
+    for address, name in (("body[0]", "group0"), ("body_end", "body_before_long_skip")):
+        difference = official.thinned(features[address]) - case.outputs[name]
+        assert float(difference.abs().max()) / 255 < 1e-5
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
 def test_every_tap_is_a_feature_of_the_low_resolution_size(spec: Spec) -> None:
     network = build(spec, seed=0)
     assert next(iter(network.taps)) == "head"
     assert {"body[0]", "body_end", "pre_up"} <= set(network.taps)
     with torch.no_grad(), read_taps(network, network.taps) as features:
-        network(torch.rand(2, 3, 5, 4))
+        network(noise(spec, 5, 4, batch=2))
     width = spec.to_dict()["width"]
     shapes = {name: tuple(feature.shape) for name, feature in features.items()}
     assert shapes == dict.fromkeys(network.taps, (2, width, 5, 4))
@@ -79,6 +95,31 @@ def test_carns_taps_are_its_three_merges() -> None:
     with torch.no_grad(), read_taps(network, ["head", "body[2]"]) as features:
         network(torch.rand(1, 3, 4, 4))
         assert torch.equal(network.body(features["head"]), features["body[2]"])
+
+
+def test_compacts_taps_follow_its_activations() -> None:
+    network = build(CompactSpec(2, width=4, depth=3), seed=0)
+    lr = torch.rand(1, 3, 5, 4)
+    assert network.taps["body_end"] == network.taps["pre_up"] == network.taps["body[2]"]
+    with torch.no_grad(), read_taps(network, network.taps) as features:
+        sr = network(lr)
+        assert torch.equal(features["head"], network.stem(lr))
+        assert torch.equal(features["body[2]"], network.body(features["head"]))
+        assert torch.equal(network.finish(features["body_end"], features["head"], lr), sr)
+
+
+def test_swinirs_taps_are_maps_cropped_to_the_input() -> None:
+    network = build(SwinIRSpec(2, width=8, depths=(2, 2), heads=(2, 2), window=4, features=6), seed=0)
+    lr = torch.rand(1, 3, 5, 7)
+    with torch.no_grad(), read_taps(network, network.taps) as features:
+        network(lr)
+        shallow = network.stem(lr)
+        deep = network.body(shallow)
+        joined = network.body_end(network.norm(deep)) + shallow  # type: ignore[operator]
+    assert shallow.shape[-2:] == (8, 8), "padded to the window"
+    assert torch.equal(features["head"], shallow[..., :5, :7])
+    assert torch.equal(features["body[1]"], deep[..., :5, :7])
+    assert torch.equal(features["pre_up"], joined[..., :5, :7])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +172,7 @@ def test_no_trace_is_left() -> None:
         plain = network(torch.ones(1, 3, 4, 4))
         with read_taps(network, ["head", "pre_up"]) as features:
             watched = network(torch.ones(1, 3, 4, 4))
-            assert hooks(network) == 2
+            assert hooks(network) == 3  # the two taps, and the size of the input
     assert torch.equal(plain, watched)
     assert hooks(network) == 0
     assert (set(vars(network)), set(network.state_dict())) == before
