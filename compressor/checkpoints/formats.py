@@ -63,7 +63,7 @@ def open_zip(handle: IO[bytes], size_bytes: int) -> Opened:
         raise SrkdError("a zip archive without data.pkl: torch.save did not write it")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in members:
-        raise SrkdError(f"a TorchScript archive, which holds code: {SAVE_WEIGHTS}")
+        raise SrkdError(f"a TorchScript archive, which holds code: it can be a teacher; else {SAVE_WEIGHTS}")
     byteorder = members.get(f"{prefix}byteorder")
     if byteorder is not None and _member(archive, byteorder, 16) == b"big":
         raise SrkdError("saved on a big-endian machine, which is not supported")

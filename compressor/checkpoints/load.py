@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from compressor.checkpoints.container import Container, open_container
-from compressor.checkpoints.unwrap import Unwrapped, unwrap
+from compressor.checkpoints.unwrap import Unwrapped, inner, unwrap
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.base import Network, Spec
@@ -27,6 +27,14 @@ RUN_FOLDER_WEIGHTS = "student.safetensors"
 LARGEST_GROWTH = 8
 """A network in fp32 takes twice its fp16 file; more than this means that tensors share a storage."""
 SMALL_BYTES = 64 * 2**20
+
+
+class UnknownNetwork(SrkdError):
+    """The tensors are in no known dialect: they may be those of a network that others know."""
+
+
+class DoesNotFit(SrkdError):
+    """The names are those of a known network, the tensors are not all there or not as they should be."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,24 @@ def load_checkpoint(
             unwrapped = unwrap(container.content, None if weights is None else str(weights))
             return _load(container, unwrapped, path, scale, options)
     except SrkdError as error:
-        raise (UsageError if isinstance(error, UsageError) else SrkdError)(f"{path}: {error}") from error
+        raise _of_file(path, error) from error
+
+
+def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
+    """Every state dict that the file may mean, with its wrapping: as it stands first, then without its prefixes."""
+    try:
+        with open_container(path) as container:
+            found = list(inner(unwrap(container.content, weights)))
+            return [(one.wrapping, {name: container.tensor(ref) for name, ref in one.refs.items()}) for one in found]
+    except SrkdError as error:
+        raise _of_file(path, error) from error
+
+
+def _of_file(path: Path, error: SrkdError) -> SrkdError:
+    """The same error, beginning with the file."""
+    kinds = (UsageError, UnknownNetwork, DoesNotFit)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), SrkdError)
+    return kind(f"{path}: {error}")
 
 
 def weights_file(path: Path) -> Path:
@@ -86,9 +111,12 @@ def weights_file(path: Path) -> Path:
 def _load(
     container: Container, unwrapped: Unwrapped, path: Path, scale: int | None, options: Mapping[str, object]
 ) -> Loaded:
-    state = {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
     own = container.header.get("srkd.spec")
-    found = recognise(state, scale, options) if own is None else _own(own, options)
+    if own is None:
+        unwrapped, state, found = _recognised(container, unwrapped, scale, options)
+    else:
+        state = {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
+        found = _own(own, options)
     if scale is not None and found.spec.scale != scale:
         raise UsageError(f"the file is for scale {found.spec.scale}, not {scale}")
     return Loaded(
@@ -100,8 +128,23 @@ def _load(
         bytes=container.size_bytes,
         path=path,
         wrapping=unwrapped.wrapping,
-        notes=found.notes,
+        notes=(*unwrapped.notes, *found.notes),
     )
+
+
+def _recognised(
+    container: Container, unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
+) -> tuple[Unwrapped, dict[str, torch.Tensor], Recognised]:
+    """The first reading of the file's names that is some network's; else the error of the names as they stand."""
+    unknown: UnknownNetwork | None = None
+    for candidate in inner(unwrapped):
+        state = {name: container.tensor(ref) for name, ref in candidate.refs.items()}
+        try:
+            return candidate, state, recognise(state, scale, options)
+        except UnknownNetwork as error:
+            unknown = unknown or error
+    assert unknown is not None
+    raise unknown
 
 
 def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
@@ -116,7 +159,7 @@ def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Map
             spec = spec.with_options(options)
             names = dialect.names(spec, set(state))
             return Recognised(spec, dialect.name, names, dialect.surplus, reading.assumed, reading.notes)
-    raise SrkdError(_unknown(state))
+    raise UnknownNetwork(_unknown(state))
 
 
 def _all_dialects() -> list[tuple[Architecture, Dialect]]:
@@ -144,10 +187,16 @@ def _filled(found: Recognised, state: Mapping[str, torch.Tensor], file_bytes: in
     expected = _skeleton(found.spec).state_dict()
     problems = _problems(found, expected, state)
     if problems:
-        raise SrkdError(
+        raise DoesNotFit(
             f"recognised as {found.spec.arch} ({found.dialect} names), but {'; '.join(problems)}: "
-            "is this file complete, and for this scale?"
+            f"{_likely_cause(found, expected, state)}"
         )
+    for theirs in found.names.values():
+        if not bool(state[theirs].isfinite().all()):
+            raise SrkdError(
+                f"tensor {theirs[:100]} holds NaN or infinity: its training diverged or the file is damaged, "
+                "take an earlier checkpoint"
+            )
     network_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     if network_bytes > LARGEST_GROWTH * file_bytes + SMALL_BYTES:
         raise SrkdError(
@@ -177,6 +226,21 @@ def _problems(found: Recognised, expected: Mapping[str, torch.Tensor], state: Ma
     problems += [f"{len(misshaped)} misshaped ({_first(misshaped)})"] if misshaped else []
     problems += [f"{len(integers)} not floating-point ({_first(integers)})"] if integers else []
     return problems
+
+
+def _likely_cause(found: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """What most files with such a difference are."""
+    absent = [ours for ours, theirs in found.names.items() if theirs not in state]
+    wrong = [o for o, t in found.names.items() if t in state and state[t].shape != expected[o].shape]
+    used = set(found.names.values())
+    left = [name for name in state if name not in used and not found.surplus(name)]
+    if (absent or wrong) and all(ours.startswith(("upsampler", "tail")) for ours in (*absent, *wrong)):
+        return "is it for another scale?"
+    if absent and not wrong and not left:
+        return "was only a part of it saved, or copied?"
+    if left and not wrong and not absent:
+        return "it is a variant of this network that srkd does not know: export it to ONNX or TorchScript as a teacher"
+    return "is this file complete, and for this scale?"
 
 
 def _first(items: Sequence[str], count: int = 3) -> str:

@@ -90,6 +90,9 @@ HARMLESS = frozenset(
         ("datetime", "timedelta"),
         ("pathlib", "PosixPath"),
         ("pathlib", "WindowsPath"),
+        ("pytorch_lightning.utilities.parsing", "AttributeDict"),
+        ("lightning_fabric.utilities.data", "AttributeDict"),
+        ("lightning.fabric.utilities.data", "AttributeDict"),
         ("torch", "device"),
         ("torch.nn.parameter", "Parameter"),
         ("torch", "Tensor"),
@@ -219,8 +222,9 @@ def _known(named: Named) -> Named:
     dtype = named.module == "torch" and named.name in DTYPES
     if not (pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype):
         raise SrkdError(
-            f"opening it would run {str(named)[:80]!r}: refused, nothing was run; if you trust its origin, "
-            "save its weights alone with torch.save(model.state_dict(), path)"
+            f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
+            "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
+            "to ONNX or TorchScript"
         )
     return named
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from compressor.checkpoints.pickles import TensorRef
@@ -10,10 +10,16 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import nearest
 from compressor.networks.dialect import Assumption
 
-WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict", "model", "generator", "netG", "net")
+AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
+WRAPPERS = (*AVERAGED, "params", "model_state_dict", "state_dict", "model", "net_g", "generator", "netG", "net")
 """In order of preference: averaged weights are what BasicSR's authors evaluate."""
 PREFIXES = ("module.", "_orig_mod.")
 """What nn.DataParallel and torch.compile put before every name."""
+ATTRIBUTES = (
+    "ema_model.", "model_ema.", "net_g_ema.", "netG_ema.", "g_ema.", "ema.",
+    "net_g.", "netG.", "generator.", "model.", "net.", "network.",
+)  # fmt: skip
+"""What a training module calls its network (Lightning saves the whole module); averaged weights first."""
 MOST_LEVELS = 3
 
 
@@ -24,10 +30,13 @@ class Unwrapped:
     refs: Mapping[str, TensorRef]
     wrapping: str
     assumed: tuple[Assumption, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def unwrap(content: object, weights: str | None = None) -> Unwrapped:
-    """Find the state dict. `weights` names one of several, where the file holds several."""
+    """Find the state dict. `weights` names one of several, or with a dot at its end the prefix of some names."""
+    if weights is not None and weights.endswith("."):
+        return _only(unwrap(content), weights)
     path: list[str] = []
     assumed: list[Assumption] = []
     while len(path) < MOST_LEVELS and isinstance(content, dict):
@@ -39,7 +48,8 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
         chosen = weights if weights in wrapped else _preferred(wrapped)
         if len(wrapped) > 1 and chosen != weights:
             others = ", ".join(key[:40] for key in wrapped if key != chosen)
-            assumed.append(Assumption("weights", chosen, f"the file holds {others} too"))
+            why = f"the file holds {others} too" + ("; averaged weights (EMA) come first" * (chosen in AVERAGED))
+            assumed.append(Assumption("weights", chosen, why))
         path.append(chosen)
         content = content[chosen]
     refs = _named_tensors(content)
@@ -47,6 +57,38 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
     if len(next(iter(bare))) < len(next(iter(refs))):
         path.append(next(iter(refs)).removesuffix(next(iter(bare))) + "*")
     return Unwrapped(bare, " > ".join(path) or "bare", tuple(assumed))
+
+
+def inner(outer: Unwrapped, level: int = 0) -> Iterator[Unwrapped]:
+    """The state dict as it stands, then each part of it that may be the network of a larger module.
+
+    An attribute's prefix may also be a network's own (old ESRGAN files begin with `model.`), so nothing is taken off
+    before the names as they stand were looked at.
+    """
+    yield outer
+    if level == MOST_LEVELS:
+        return
+    for prefix in ATTRIBUTES:
+        if any(name.startswith(prefix) for name in outer.refs):
+            yield from inner(_only(outer, prefix), level + 1)
+
+
+def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
+    """The tensors under a prefix; that others are left out is noted, and said aloud if they too may be the network."""
+    part = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
+    if not part:
+        starts = sorted({name.partition(".")[0] + "." for name in outer.refs})
+        raise UsageError(f"no tensor's name begins with weights={prefix!r}; {nearest(prefix, starts[:20])}")
+    others = [name for name in outer.refs if not name.startswith(prefix)]
+    rivals = [other for other in ATTRIBUTES if any(name.startswith(other) for name in others)]
+    assumed, notes = outer.assumed, outer.notes
+    if rivals:
+        why = f"the file holds {', '.join(rivals)} too" + ("; averaged weights (EMA) come first" * ("ema" in prefix))
+        assumed = (*assumed, Assumption("weights", prefix, why))
+    elif others:
+        notes = (*notes, f"{len(others)} tensors outside {prefix}* are left out ({others[0][:60]}, …)")
+    bare = _without_prefixes(part)
+    return Unwrapped(bare, f"{outer.wrapping} > {prefix}*".removeprefix("bare > "), assumed, notes)
 
 
 def _holds_weights(value: object) -> bool:

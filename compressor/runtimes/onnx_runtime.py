@@ -27,8 +27,8 @@ PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
 )
 """Device → ONNX Runtime's provider, and what makes its fp32 be fp32."""
 
-PROBE_SIDE = 8
-"""Pixels a side of the image by which a scale is found out."""
+PROBE_SIDES = (8, 64)
+"""Pixels a side of the images by which a scale is found out: the first is quick, some models refuse it."""
 
 
 class OnnxRuntime:
@@ -91,8 +91,7 @@ class OnnxRuntime:
             if described.channels == channels:
                 return described
             raise SrkdError(f"{self.label} takes {channels} channels, but its srkd.spec says {described.channels}")
-        probe = torch.full((1, channels, height or PROBE_SIDE, width or PROBE_SIDE), 0.5)
-        out = self._run(probe)
+        probe, out = self._probed(channels, height, width)
         scale = out.shape[-1] // probe.shape[-1] if out.dim() == 4 else 0
         descriptor = Descriptor(scale=scale, channels=channels)
         if scale < 1:
@@ -101,6 +100,17 @@ class OnnxRuntime:
             )
         require_output(probe, out, descriptor, self.label)
         return descriptor
+
+    def _probed(self, channels: int, height: int | None, width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """A small grey image that the model takes, and what it gives."""
+        for side in PROBE_SIDES[:-1]:
+            small = torch.full((1, channels, height or side, width or side), 0.5)
+            try:
+                return small, self._run(small)
+            except SrkdError:
+                continue
+        large = torch.full((1, channels, height or PROBE_SIDES[-1], width or PROBE_SIDES[-1]), 0.5)
+        return large, self._run(large)
 
 
 def providers_here() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Models of other programs, one file a kind: they give outputs, and nothing else."""

@@ -1,0 +1,159 @@
+"""Zip archives that torch writes for programs: told apart, bounded in memory, and searched for code before torch reads.
+
+`torch.export.load` unpickles parts of a file without restriction, evaluates expressions in its JSON and looks up any
+attribute of `torch` by name (torch/export/pt2_archive/_package.py, torch/_export/serde/serialize.py); TorchScript has
+operators that open files. A file is handed on only after none of that was found in it.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from compressor.checkpoints.formats import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
+from compressor.checkpoints.pickles import read_pickle
+from compressor.errors import SrkdError
+
+TEXT_LIMIT_BYTES = 256 * 2**20
+TORCHSCRIPT_FILES = re.compile(
+    r"\b(?:save|from_file|load|_load_for_lite_interpreter)\s*\(|ops\.(?!aten\b|prim\b|_caffe2\b)\w+"
+)
+"""TorchScript operators that read or write files (aten::save, aten::from_file), and operators of other libraries."""
+EXPORT_MEMBERS = re.compile(
+    r"(models/[\w.-]+\.json|data/(weights|constants|sample_inputs)/[\w./-]+|archive_(format|version)|version|byteorder"
+    r"|\.data/[\w-]+|\.format_version|\.storage_alignment|extra/.*)"
+)
+EXPORT_TARGETS = re.compile(
+    r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)?|torch\.(sym_\w+|_sym_\w+)|_operator\.\w+|math\.\w+"
+    r"|torch\._check\w*"
+)
+EXPORT_WORDS = re.compile(
+    r"Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
+    r"|ModularIndexing|ToFloat|IntTrueDiv|FloatTrueDiv|TruncToInt|Where|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Equality|Unequality"
+    r"|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|BooleanTrue|BooleanFalse|Identity|positive|integer|real"
+    r"|nonnegative|True|False|true|false|oo|int_oo|IntInfinity|NegativeIntInfinity|[suz]\d+"
+)
+"""Symbols of sizes, and the functions of sympy and torch.utils._sympy that their arithmetic is written in."""
+
+
+def archive_kind(path: Path) -> str | None:
+    """ "torchscript", "export", "export-old", or None for anything else, an ordinary checkpoint among it."""
+    try:
+        with open(path, "rb") as handle:
+            if handle.read(4) != b"PK\x03\x04":
+                return None
+            names = {name.partition("/")[2] or name for name in zipfile.ZipFile(handle).namelist()}
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return "torchscript"
+    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+        return "export"
+    return "export-old" if "serialized_exported_program.json" in names else None
+
+
+@contextmanager
+def bounded(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, once its records are known to fit a small multiple of the file; damage becomes one line."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size_bytes = path.stat().st_size
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES:
+                raise SrkdError(f"{path}: its {size_bytes:,} bytes unpack to {unpacked:,}: this is no model")
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
+
+
+def check_torchscript(path: Path) -> None:
+    """Refuse a TorchScript file whose code would open files, or needs operators of another library."""
+    with bounded(path) as archive:
+        for member in archive.infolist():
+            if "/code/" in member.filename and member.filename.endswith(".py"):
+                found = TORCHSCRIPT_FILES.search(_text(archive, member, path))
+                if found:
+                    raise SrkdError(
+                        f"{path}: its code {member.filename.rpartition('/')[2]} uses {found.group()[:40]!r}, which a "
+                        "network does not need: refused, nothing was run"
+                    )
+
+
+def check_export(path: Path) -> None:
+    """Refuse a torch.export file with anything in it that loading would run."""
+    with bounded(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.partition("/")[2]
+            if not EXPORT_MEMBERS.fullmatch(name):
+                raise SrkdError(f"{path}: it holds {name[:80]!r}, which a torch.export program does not: refused")
+            if name.startswith("models/"):
+                _check_program(_text(archive, member, path), path)
+            elif name.startswith("data/") and not name.endswith(".json"):
+                _check_record(archive, member, path)
+
+
+def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
+    if member.file_size > TEXT_LIMIT_BYTES:
+        raise SrkdError(f"{path}: {member.filename[:60]} has {member.file_size:,} bytes of text: this is no model")
+    return archive.read(member).decode("utf-8", errors="replace")
+
+
+def _check_record(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Raw values are values; whatever torch.load would unpickle is first read as data, which refuses code.
+
+    Which records are unpickled is said elsewhere in the file, so a weight whose values look like a pickle is refused
+    too: as float32 they would have to begin with a number of an archive's or a pickle's first bytes.
+    """
+    with archive.open(member) as stream:
+        start = stream.read(4)
+    pickled = "sample_inputs/" in member.filename or start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03"))
+    if not pickled and not start.startswith((b"\x80\x04", b"\x80\x05")):
+        return
+    content = archive.read(member)
+    try:
+        if start.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(BytesIO(content)) as inner:
+                for name in inner.namelist():
+                    if name.endswith(".pkl"):
+                        read_pickle(BytesIO(inner.read(name)))
+        elif content:
+            stream_left = BytesIO(content)
+            while stream_left.tell() < len(content):
+                read_pickle(stream_left)
+    except SrkdError as error:
+        raise SrkdError(f"{path}: its record {member.filename[-60:]!r}: {error}") from error
+
+
+def _check_program(text: str, path: Path) -> None:
+    """Operators from torch's own list, expressions of symbols and arithmetic, and no guards written as Python."""
+    import json
+
+    try:
+        program = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SrkdError(f"{path}: its program is damaged ({str(error)[:80]}): export it again") from error
+    for key, value in _entries(program):
+        if key == "target" and isinstance(value, str) and not EXPORT_TARGETS.fullmatch(value):
+            raise SrkdError(f"{path}: its program calls {value[:80]!r}, which is no operator of torch: refused")
+        if key == "expr_str" and isinstance(value, str):
+            words = re.findall(r"[^\W\d]\w*", value)
+            strange = [word for word in words if not EXPORT_WORDS.fullmatch(word)]
+            if strange or "__" in value:
+                raise SrkdError(f"{path}: its sizes are computed by {value[:80]!r}, which is no arithmetic: refused")
+
+
+def _entries(value: object) -> Iterator[tuple[str, object]]:
+    """Every key and value of nested JSON, without recursion."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
