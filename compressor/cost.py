@@ -7,7 +7,7 @@ each element of a LayerNorm, as the counter behind DUKD's table 1 does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,11 +67,15 @@ def extra_operations(network: nn.Module) -> Iterator[list[int]]:
     """Collects what MAC+ adds, one entry for each pass through a counted module."""
     extra: list[int] = []
 
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        extra.append(EXTRA_OPERATIONS[type(module)] * inputs[0].numel())
+    def each(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, inputs: extra.append(operations * inputs[0].numel())
 
-    counted = [module for module in network.modules() if type(module) in EXTRA_OPERATIONS]
-    handles = [module.register_forward_pre_hook(note) for module in counted]
+    handles = [
+        module.register_forward_pre_hook(each(operations))
+        for module in network.modules()
+        for kind, operations in EXTRA_OPERATIONS.items()
+        if isinstance(module, kind)
+    ]
     try:
         yield extra
     finally:

@@ -29,10 +29,17 @@ Segments = Literal["each", "contiguous"]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis that students may cut: how many units it has, and in how many equal groups."""
+    """An axis that students may cut: how many positions it has, and in how many equal groups.
+
+    Positions move in units (SwinIR: the channels of a head). A local axis is known to one module only, so that each
+    place may order it alone; one that follows another has a position for each of its units.
+    """
 
     size: int
     groups: int = 1
+    unit: int = 1
+    local: bool = False
+    follows: str | None = None
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def axes(spec: RCANSpec) -> AxisPlan:
     parameters = {f"{layer}.weight": expressions for layer, expressions in weights.items()}
     parameters |= {f"{layer}.bias": expressions[:1] for layer, expressions in weights.items()}
     return AxisPlan(
-        axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden), "rgb": Axis(3)},
+        axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden, local=True), "rgb": Axis(3)},
         parameters=parameters,
         repeats=(Repeat("groups", spec.groups), Repeat("groups.*.blocks", spec.depth)),
     )

@@ -244,7 +244,11 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
             }
     parameters = {f"{name}.weight": expressions for name, expressions in weights.items()}
     parameters |= {f"{name}.bias": expressions[:1] for name, expressions in weights.items()}
-    parameters[f"{layer}.attention.bias_table"] = ("positions", "heads")
+    for group, (depth, heads) in enumerate(zip(spec.depths, spec.heads, strict=True)):
+        for index in range(depth):
+            # Where groups differ in heads only depth can be cut, and each number of heads is an axis of its own.
+            table = f"groups.{group}.layers.{index}.attention.bias_table"
+            parameters[table] = ("positions", f"heads_{heads}" if len(set(spec.heads)) > 1 else "heads")
     return AxisPlan(_axis_sizes(spec), parameters, (Repeat("groups", len(spec.depths)),))
 
 
@@ -252,10 +256,11 @@ def _axis_sizes(spec: SwinIRSpec) -> dict[str, Axis]:
     direct = spec.upsampler == "pixelshuffledirect"
     factor = upsampler_factors(spec.scale)[0] if spec.upsampler == "pixelshuffle" and spec.scale > 1 else 1
     return {
-        "width": Axis(spec.width),
-        "hidden": Axis(spec.hidden),
-        "quarter": Axis(spec.width // 4),
-        "heads": Axis(spec.heads[0]),
+        "width": Axis(spec.width, unit=spec.width // spec.heads[0]),
+        "hidden": Axis(spec.hidden, local=True),
+        "quarter": Axis(spec.width // 4, local=True),
+        "heads": Axis(spec.heads[0], follows="width"),
+        **{f"heads_{heads}": Axis(heads) for heads in spec.heads},
         "positions": Axis((2 * spec.window - 1) ** 2),
         "features": Axis(spec.features),
         "expanded": Axis(spec.features * factor**2),
