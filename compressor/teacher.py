@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,8 +18,8 @@ from compressor.foreign.archive import archive_kind
 from compressor.foreign.base import Foreign
 from compressor.networks.base import Descriptor, Network, Spec, Tap
 from compressor.networks.dialect import Assumption
+from compressor.networks.windows import padded_index
 from compressor.students import network_sha256
-from compressor.tiling import pad_to
 
 RANGES = (1.0, 255.0)
 
@@ -61,6 +61,11 @@ class Teacher(nn.Module):
             _refuse_strange_weights(self.foreign)
 
     @property
+    def place(self) -> torch.device:
+        """Where it runs."""
+        return self._place
+
+    @property
     def kind(self) -> str:
         """ "srkd" for our own networks, else what the foreign model is."""
         return "srkd" if self.foreign is None else self.foreign.facts.kind
@@ -75,7 +80,8 @@ class Teacher(nn.Module):
     @property
     def descriptor(self) -> Descriptor:
         if self.foreign is not None:
-            return self.foreign.facts.descriptor
+            # Sizes that the model does not take are padded here, so that callers may give any.
+            return replace(self.foreign.facts.descriptor, size_multiple=1, min_size=1)
         assert self.network is not None
         return self.network.descriptor
 
@@ -152,12 +158,22 @@ def _foreign_outputs(foreign: Foreign, lr: torch.Tensor, img_range: float) -> to
             f"this {facts.kind} teacher takes images of {facts.fixed_size[0]}x{facts.fixed_size[1]} only, "
             f"not {width}x{height}: export it with dynamic height and width"
         )
-    fed = pad_to(lr, model.size_multiple, model.min_size) * img_range
+    fed = _padded(lr, model) * img_range
     most = facts.largest_batch or len(fed)
     parts = [fed[begin : begin + most] for begin in range(0, len(fed), most)]
     outputs = [_run_exactly(foreign, part, facts.largest_batch or len(part)) for part in parts]
     sr = torch.cat(outputs).float() / img_range
     return sr[..., : height * model.scale, : width * model.scale]
+
+
+def _padded(lr: torch.Tensor, model: Descriptor) -> torch.Tensor:
+    """Reflected at the right and lower edge, as spandrel and the networks' own test scripts do, to a size it takes."""
+    for axis in (-2, -1):
+        size = lr.shape[axis]
+        wanted = -(-max(size, model.min_size) // model.size_multiple) * model.size_multiple
+        if wanted != size:
+            lr = lr.index_select(axis, padded_index(size, wanted, lr.device, repeat_edge=False))
+    return lr
 
 
 def _run_exactly(foreign: Foreign, images: torch.Tensor, batch: int) -> torch.Tensor:

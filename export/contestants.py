@@ -123,7 +123,8 @@ def _checkpoint(
     opened = open_model(
         path, scale=how.scale, arch_options=how.arch_options, device=how.device, precision=how.precision
     )
-    assert isinstance(opened, TorchRuntime)
+    if not isinstance(opened, TorchRuntime):
+        return [Contestant(label, is_teacher, opened, model_file(path), (), lambda size: None)]
     spec = opened.spec
     entries = []
     if "torch" in how.runtimes or is_teacher:

@@ -15,6 +15,7 @@ from compressor.networks.base import Network
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
 from compressor.students import build_student
+from compressor.teacher import Teacher, load_teacher
 from compressor.tiling import UNBOUNDED_OVERLAP
 from compressor.upscaling import UpscaleReport
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
@@ -45,9 +46,13 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network:
-    """The network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out."""
-    return load_checkpoint(path, scale=scale, arch_options=arch_options).network
+def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
+    """The network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
+
+    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
+    """
+    teacher = load_teacher(path, scale=scale, arch_options=arch_options)
+    return teacher if teacher.network is None else teacher.network.requires_grad_(True)
 
 
 def save(network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
@@ -56,10 +61,18 @@ def save(network: Network, path: str | Path, *, metadata: Mapping[str, str] | No
 
 
 def inspect(
-    path: str | Path, *, scale: int | None = None, lr_size: tuple[int, int] = (256, 256), **arch_options: object
+    path: str | Path,
+    *,
+    scale: int | None = None,
+    lr_size: tuple[int, int] = (256, 256),
+    check: bool = False,
+    **arch_options: object,
 ) -> Inspection:
-    """What a checkpoint, a run folder or an exported file holds, and what had to be assumed."""
-    return inspect_file(path, scale=scale, lr_size=lr_size, arch_options=arch_options)
+    """What a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
+
+    `check` runs it on an embedded photo, as `compress` does with a teacher.
+    """
+    return inspect_file(path, scale=scale, lr_size=lr_size, arch_options=arch_options, check=check)
 
 
 def export(

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compressor.checkpoints.container import file_sha256
-from compressor.checkpoints.load import load_checkpoint
 from compressor.cost import Cost, cost
 from compressor.networks.dialect import Assumption
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.open import model_file, runtime_of
+from compressor.teacher import load_teacher
+from compressor.teacher_check import TeacherCheck, check_teacher
 from srkd.parameters import size
+
+OUTPUTS_ONLY = "no network of srkd: as a teacher it gives outputs only"
 
 
 @dataclass(frozen=True)
@@ -34,37 +37,47 @@ class Inspection:
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    check: TeacherCheck | None = None
+    """How it does as a teacher on an embedded photo, where that was asked for."""
 
 
 def inspect_file(
-    path: str | Path, *, scale: int | None, lr_size: tuple[int, int], arch_options: Mapping[str, object]
+    path: str | Path,
+    *,
+    scale: int | None,
+    lr_size: tuple[int, int],
+    arch_options: Mapping[str, object],
+    check: bool = False,
 ) -> Inspection:
-    """Read a checkpoint, a run folder's student or an exported file."""
+    """Read a checkpoint, a run folder's student, an exported or a foreign file."""
     file = model_file(Path(path))
     if runtime_of(file) == "onnxruntime":
-        return _exported(file, lr_size)
-    loaded = load_checkpoint(file, scale=scale, arch_options=arch_options)
-    spec, counted = loaded.network.spec, cost(loaded.network, lr_size)
+        return _exported(file, lr_size, arch_options, check)
+    teacher = load_teacher(file, scale=scale, arch_options=arch_options)
+    origin, network = teacher.origin, teacher.network
+    assert origin is not None  # it came from a file
+    counted = None if network is None else cost(network, lr_size)
     return Inspection(
-        path=loaded.path,
-        architecture=spec.arch,
-        dialect=loaded.dialect,
-        scale=spec.scale,
-        spec=spec.to_dict(),
-        params=counted.params,
-        macs=counted.macs,
-        macs_plus=counted.macs_plus,
+        path=origin.path,
+        architecture=teacher.architecture,
+        dialect=origin.dialect,
+        scale=teacher.descriptor.scale,
+        spec=None if network is None else network.spec.to_dict(),
+        params=teacher.params if counted is None else counted.params,
+        macs=None if counted is None else counted.macs,
+        macs_plus=None if counted is None else counted.macs_plus,
         lr_size=size(lr_size),
-        bytes=loaded.bytes,
-        sha256=loaded.sha256,
-        wrapping=loaded.wrapping,
-        assumed=loaded.assumed,
-        notes=loaded.notes,
-        metadata=_ours(loaded.header),
+        bytes=origin.bytes,
+        sha256=origin.sha256,
+        wrapping=origin.wrapping,
+        assumed=origin.assumed,
+        notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
+        metadata=_ours(origin.header or {}),
+        check=check_teacher(teacher) if check else None,
     )
 
 
-def _exported(file: Path, lr_size: tuple[int, int]) -> Inspection:
+def _exported(file: Path, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool) -> Inspection:
     runtime = OnnxRuntime(file)
     spec = runtime.spec
     counted: Cost | None = None if spec is None else cost(spec, lr_size)
@@ -82,6 +95,7 @@ def _exported(file: Path, lr_size: tuple[int, int]) -> Inspection:
         sha256=file_sha256(file),
         wrapping=f"ONNX, {runtime.precision}",
         metadata=_ours(runtime.metadata),
+        check=check_teacher(load_teacher(file, arch_options=arch_options)) if check else None,
     )
 
 

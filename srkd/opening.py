@@ -13,11 +13,13 @@ from compressor.imagesets import ImageSet, find_sets
 from compressor.networks.base import Network
 from compressor.progress import Announce
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.foreign import ForeignRuntime
 from compressor.runtimes.open import open_model
 from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.teacher import Teacher
 
-Model: TypeAlias = "str | Path | Network | Runtime"
-"""A checkpoint, a run folder, an exported file, a network, or a runtime that is open already."""
+Model: TypeAlias = "str | Path | Network | Teacher | Runtime"
+"""A checkpoint, a run folder, an exported file, a network or teacher, or a runtime that is open already."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Opening:
         if isinstance(model, Network):
             label = model.spec.arch
             return TorchRuntime(model, label=label, device=self.device, precision=self.precision or "fp32")
+        if isinstance(model, Teacher):
+            if model.network is not None:
+                return self.open(model.network)
+            return ForeignRuntime(model, label=model.architecture, device=self.device)
         if not isinstance(model, (str, Path)):
             return model
         return open_model(

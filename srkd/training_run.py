@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from compressor.checkpoints.load import Loaded
 from compressor.checkpoints.save import save_network
 from compressor.cost import Cost, cost
 from compressor.data.batches import Batches
@@ -20,7 +19,7 @@ from compressor.machine import facts
 from compressor.metrics import Protocol
 from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
-from compressor.students import network_sha256
+from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.loop import train
 from compressor.training.run_folder import RunFolder
@@ -63,7 +62,7 @@ class TrainingRun:
     folder: RunFolder
     preset: Preset
     recipe: str
-    loaded: Loaded | None
+    teacher: Teacher | None
     student: Network
     data: Data
     device: torch.device
@@ -73,10 +72,11 @@ class TrainingRun:
         """Train, write the averaged student and say what it came to."""
         started = time.monotonic()
         schedule, stage = self.preset.schedule, self.preset.stage(self.preset.build_methods())
-        teacher = None if self.loaded is None else self._placed(self.loaded.network.requires_grad_(False).eval())
+        teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self._reference(teacher)
         self.folder.write_facts(self.facts())
-        state = State.fresh(self._placed(self.student), teacher, stage)
+        own = None if teacher is None else teacher.network
+        state = State.fresh(self._placed(self.student), own, stage)
         events = RunEvents(
             self.folder,
             steps=schedule.steps,
@@ -88,9 +88,9 @@ class TrainingRun:
         )
         store = self.data.train.to(self.device)
         batches = Batches.over(store, batch=schedule.batch, lr_patch=schedule.lr_patch, seed=self.seed)
-        before = None if teacher is None else network_sha256(teacher)
-        train(stage, state, batches, teacher, events, seed=self.seed)
-        if teacher is not None and network_sha256(teacher) != before:
+        before = None if teacher is None else teacher.fingerprint()
+        train(stage, state, batches, own or teacher, events, seed=self.seed)
+        if teacher is not None and teacher.fingerprint() != before:
             raise SrkdError("the frozen teacher changed during training: this is a fault of the recipe")
         report = self._report(state, teacher, reference, time.monotonic() - started)
         self.folder.write_facts({**self.facts(), "result": plain(report)})
@@ -100,7 +100,7 @@ class TrainingRun:
         # channels_last: 1.25 times the speed of a training step on CPU, and what tensor cores want.
         return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _reference(self, teacher: Network | None) -> Reference:
+    def _reference(self, teacher: Teacher | None) -> Reference:
         images, scale = self.data.validation, self.student.spec.scale
         return Reference(
             bicubic=mean_psnr_y(None, images, scale),
@@ -109,7 +109,7 @@ class TrainingRun:
 
     def facts(self) -> dict[str, Any]:
         """run.json: enough to tell what this run was, and to repeat it."""
-        teacher, data = self.loaded, self.data
+        data = self.data
         return {
             "schema": "srkd.compress/1",
             "machine": facts(),
@@ -118,7 +118,7 @@ class TrainingRun:
             "seed": self.seed,
             "device": str(self.device),
             "student": self.student.spec.to_dict(),
-            "teacher": None if teacher is None else {"path": str(teacher.path), "sha256": teacher.sha256},
+            "teacher": self._teacher_facts(),
             "data": {
                 "origin": data.origin,
                 "used": len(data.train),
@@ -127,7 +127,13 @@ class TrainingRun:
             },
         }
 
-    def _report(self, state: State, teacher: Network | None, reference: Reference, seconds: float) -> CompressReport:
+    def _teacher_facts(self) -> dict[str, Any] | None:
+        if self.teacher is None or self.teacher.origin is None:
+            return None
+        origin = self.teacher.origin
+        return {"path": str(origin.path), "sha256": origin.sha256, "kind": self.teacher.kind}
+
+    def _report(self, state: State, teacher: Teacher | None, reference: Reference, seconds: float) -> CompressReport:
         scale, images = self.student.spec.scale, self.data.validation
         protocol = str(Protocol(border=scale))
         psnr = mean_psnr_y(state.ema.network, images, scale)
@@ -135,7 +141,7 @@ class TrainingRun:
         path = self.folder.path / "student.safetensors"
         metadata = {
             "srkd.recipe": self.recipe,
-            "srkd.source_sha256": "" if self.loaded is None else self.loaded.sha256,
+            "srkd.source_sha256": (self._teacher_facts() or {}).get("sha256", ""),
             "srkd.protocol": protocol,
             "srkd.scores": json.dumps({"validation_psnr_y": round(psnr, 4)}),
         }
@@ -155,9 +161,10 @@ class TrainingRun:
         )
 
     def _teacher_quality(self, psnr_y: float) -> Quality:
-        return Quality(psnr_y, None if self.loaded is None else cost(self.loaded.network.spec))
+        own = None if self.teacher is None else self.teacher.network
+        return Quality(psnr_y, None if own is None else cost(own.spec))
 
-    def _write_sheet(self, student: Network, teacher: Network | None) -> None:
+    def _write_sheet(self, student: Network, teacher: Teacher | None) -> None:
         """comparison.png: bicubic, student, teacher and original of the first validation image."""
         image, scale = self.data.validation[0], self.student.spec.scale
         shown = [

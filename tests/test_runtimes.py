@@ -238,7 +238,7 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
         (exported, {"runtime": "tvm"}, "there are torch, onnxruntime"),
         (exported, {"scale": 4}, "is for scale 3, not 4"),
         (exported, {"precision": "bf16"}, "holds fp32, not bf16"),
-        (exported, {"arch_options": {"res_scale": 0.1}}, "arch_options"),
+        (exported, {"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'"),
         (exported, {"threads": 0}, "threads=0"),
         (checkpoint, {"scale": 4}, "scale 3, not 4"),
     ]

@@ -9,10 +9,11 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS, load_checkpoint
+from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import nearest
 from compressor.runtimes.base import Runtime
+from compressor.teacher import Teacher, load_teacher
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,34 @@ class RuntimeKind:
 def _open_torch(request: Request) -> Runtime:
     from compressor.runtimes.torch_eager import TorchRuntime
 
-    loaded = load_checkpoint(request.path, scale=request.scale, arch_options=request.arch_options)
+    teacher = load_teacher(request.path, scale=request.scale, arch_options=request.arch_options)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
+    if teacher.network is None:
+        return _foreign(request, teacher)
+    header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
     return TorchRuntime(
-        loaded.network,
+        teacher.network,
         label=request.label,
         device=request.device,
         precision=request.precision or "fp32",
-        metadata={key: value for key, value in loaded.header.items() if key.startswith("srkd.")},
+        metadata={key: value for key, value in header.items() if key.startswith("srkd.")},
     )
+
+
+def _foreign(request: Request, teacher: Teacher) -> Runtime:
+    from compressor.runtimes.foreign import ForeignRuntime
+
+    if request.precision not in (None, "fp32"):
+        raise UsageError(f"{request.path}: a {teacher.kind} model runs in fp32 here, not {request.precision}")
+    return ForeignRuntime(teacher, label=request.label, device=request.device)
 
 
 def _open_onnx(request: Request) -> Runtime:
     from compressor.runtimes.onnx_runtime import OnnxRuntime
 
     if request.arch_options:
-        raise UsageError(f"{request.path}: an ONNX file holds its own architecture, arch_options mean nothing to it")
+        return _foreign(request, load_teacher(request.path, scale=request.scale, arch_options=request.arch_options))
     runtime = OnnxRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
     if request.precision not in (None, runtime.precision):
         raise UsageError(f"{request.path} holds {runtime.precision}, not {request.precision}: export it again in that")
@@ -68,7 +80,9 @@ def _open_onnx(request: Request) -> Runtime:
 
 RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
     {
-        "torch": RuntimeKind("a checkpoint (.pt, .pth, .safetensors)", frozenset(), _open_torch),
+        "torch": RuntimeKind(
+            "a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file", frozenset(), _open_torch
+        ),
         "onnxruntime": RuntimeKind("an ONNX file (.onnx)", frozenset({".onnx"}), _open_onnx),
     }
 )

@@ -25,6 +25,11 @@ class Method(Protocol):
     def needs_teacher(self) -> bool: ...
 
     @property
+    def needs_features(self) -> bool:
+        """Whether a teacher that gives outputs only is not enough."""
+        ...
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """The weight of each term, by its name."""
         ...

@@ -11,6 +11,7 @@ import torch
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.taps import read_taps
+from compressor.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class Runner:
     """A network in a precision, trained or frozen, that remembers what it gave within a step."""
 
     def __init__(
-        self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+        self,
+        network: Network | Teacher,
+        *,
+        trains: bool,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.network, self.trains, self.autocast = network, trains, autocast
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
@@ -41,7 +46,7 @@ class Runner:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
-            read_taps(self.network, taps) as features,
+            self._features(taps) as features,
         ):
             sr = self.network(lr)
         self.forwards += 1
@@ -50,6 +55,12 @@ class Runner:
         forward = Forward(sr.float(), dict(features))
         self.memory[id(lr)] = (lr, forward)
         return forward
+
+    def _features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
+        """A foreign teacher has no features, and says so when they are asked for."""
+        if isinstance(self.network, Teacher):
+            return read_taps(self.network.own("features"), taps) if taps else nullcontext({})
+        return read_taps(self.network, taps)
 
 
 class Step:

@@ -19,6 +19,7 @@ EPILOG = """Examples:
 \b
   srkd inspect edsr.pt
   srkd inspect edsr.pt --arch-option res_scale=0.1
+  srkd inspect edsr.pt --check
   srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json
 """
 
@@ -32,6 +33,7 @@ EPILOG = """Examples:
 @click.option(
     "--lr-size", type=Size(), default="256x256", show_default=True, help="The LR image that MACs are counted for."
 )
+@click.option("--check", is_flag=True, help="Run it on an embedded photo: is its range, res_scale and mean right?")
 def command(console: Console, *, model: Path, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Tell the network in MODEL, its cost, and what was assumed.
 
@@ -69,6 +71,8 @@ def show(console: Console, found: Inspection) -> None:
         )
     for note in found.notes:
         console.result(f"note: {note}")
+    for line in () if found.check is None else found.check.lines():
+        console.result(line)
 
 
 def _count(number: int | None) -> str:
