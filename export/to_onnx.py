@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,8 +89,12 @@ def _quiet() -> Iterator[None]:
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Name nodes by module, and drop what the exporter notes beside them: it holds paths of this machine."""
     graph = model.graph
+    names: Counter[str] = Counter()
     for node in graph.node:
-        node.name = _node_name(node)
+        name = _node_name(node)
+        names[name] += 1
+        # One operation of torch may become several nodes, and ONNX Runtime wants each to have a name of its own.
+        node.name = name if names[name] == 1 else f"{name}#{names[name]}"
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*graph.input, *graph.output, *graph.value_info):

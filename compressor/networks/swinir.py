@@ -183,7 +183,10 @@ class SwinIR(Network):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         joined = self.joined(self.body_end(self.norm(feature)) + shallow)
         h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
-        return self._upscaled(joined, lr)[..., :h, :w]
+        sr = self._upscaled(joined, lr)
+        # Not a slice: whether a slice is the whole is a question that a traced graph would answer once for all sizes.
+        rows, columns = (torch.arange(length, device=sr.device) for length in (h, w))
+        return sr.index_select(-2, rows).index_select(-1, columns)
 
     def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         kind = self.spec.upsampler

@@ -19,10 +19,11 @@ def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: b
     Without `repeat_edge` the wave is …2 1 0 1 2… (torch's 'reflect'), with it …1 0 0 1… (SwinIR's test script).
     """
     position = torch.arange(target, device=device)
+    two = torch.full_like(position, 2)  # a tensor: torch's ONNX exporter has no remainder by a free size
     if repeat_edge:
-        folded = position % (2 * size)
+        folded = position % (two * size)
         return torch.where(folded < size, folded, 2 * size - 1 - folded)
-    period = torch.clamp(torch.full_like(position, 2) * (size - 1), min=1)
+    period = torch.clamp(two * (size - 1), min=1)
     folded = position % period
     return torch.where(folded < size, folded, period - folded)
 
@@ -31,14 +32,19 @@ def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
     """(N,H,W,C) to (N, windows, window², C)."""
     n, h, w, c = x.shape
     cut = x.reshape(n, h // window, window, w // window, window, c)
-    return cut.permute(0, 1, 3, 2, 4, 5).reshape(n, (h // window) * (w // window), window * window, c)
+    return _swapped(cut).reshape(n, (h // window) * (w // window), window * window, c)
 
 
 def from_windows(windows: torch.Tensor, window: int, h: int, w: int) -> torch.Tensor:
     """The way back."""
     n, _, _, c = windows.shape
     tiles = windows.reshape(n, h // window, w // window, window, window, c)
-    return tiles.permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
+    return _swapped(tiles).reshape(n, h, w, c)
+
+
+def _swapped(cut: torch.Tensor) -> torch.Tensor:
+    """Axes 2 and 3 swapped, in memory too: whether a reshape could be a view is nothing a traced graph may ask."""
+    return cut.permute(0, 1, 3, 2, 4, 5).clone(memory_format=torch.contiguous_format)
 
 
 def shift_mask(h: int, w: int, window: int, device: torch.device) -> torch.Tensor:
