@@ -1,7 +1,9 @@
 """Students from teachers: by width and depth along the axis plan, inherited or random; and students inside teachers.
 
 Width keeps leading channels (CSD, model/common.py), per segment of a concatenation and per group of a grouped
-convolution; depth keeps blocks ⌊(j + 0.5)·n/n'⌋. The plan is declared beside each network; nothing here knows one.
+convolution; depth keeps blocks ⌊(j + 0.5)·n/n'⌋. To keep others than the leading ones, the teacher's units are put
+in another order first, which changes nothing of what it computes. The plan is declared beside each network; nothing
+here knows one.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ import torch
 
 from compressor.checkpoints.save import tensor_bytes
 from compressor.errors import UsageError
-from compressor.networks.axes import Cut, Segments, cuts
+from compressor.networks.axes import AxisPlan, Cut, Segments, cuts
 from compressor.networks.base import Network, Spec
+from compressor.networks.permute import strongest_first as ordered_by_strength
 from compressor.networks.registry import architecture, build
 
 Init = Literal["inherit", "random"]
+Select = Literal["leading", "l1"]
+"""Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
 
 
 def build_student(
@@ -29,12 +34,15 @@ def build_student(
     init: Init = "inherit",
     seed: int = 0,
     segments: Segments = "each",
+    select: Select = "leading",
 ) -> Network:
     """A smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
 
-    `segments="contiguous"` reads the fusions of CARN as CSD's code does: the leading columns of the concatenation.
+    `select="l1"` keeps the strongest channels instead of the leading ones. `segments="contiguous"` reads the fusions
+    of CARN as CSD's code does: the leading columns of the concatenation.
     """
-    return student_of_spec(teacher, reduced_spec(teacher.spec, width, depth), init=init, seed=seed, segments=segments)
+    spec = reduced_spec(teacher.spec, width, depth)
+    return student_of_spec(teacher, spec, init=init, seed=seed, segments=segments, select=select)
 
 
 def reduced_spec(spec: Spec, width: float, depth: float) -> Spec:
@@ -44,7 +52,13 @@ def reduced_spec(spec: Spec, width: float, depth: float) -> Spec:
 
 
 def student_of_spec(
-    teacher: Network, spec: Spec, *, init: Init = "inherit", seed: int = 0, segments: Segments = "each"
+    teacher: Network,
+    spec: Spec,
+    *,
+    init: Init = "inherit",
+    seed: int = 0,
+    segments: Segments = "each",
+    select: Select = "leading",
 ) -> Network:
     """A student of a given spec, on the teacher's device: its weights cut from the teacher's, or random by `seed`.
 
@@ -52,14 +66,26 @@ def student_of_spec(
     """
     if init not in ("inherit", "random"):
         raise UsageError(f"init={init!r} is neither 'inherit' nor 'random'")
+    if select not in ("leading", "l1"):
+        raise UsageError(f"select={select!r} is neither 'leading' nor 'l1'")
+    if init == "random" and select != "leading":
+        raise UsageError(f"select={select!r} chooses what is inherited, and init='random' inherits nothing")
     student = build(spec, seed=seed)
     if init == "inherit":
-        state = {name: tensor.detach().clone() for name, tensor in view_parameters(teacher, spec, segments).items()}
+        source = teacher if select == "leading" else strongest_first(teacher, spec)
+        state = {name: tensor.detach().clone() for name, tensor in view_parameters(source, spec, segments).items()}
         student.load_state_dict(state | _buffers(teacher), strict=True)
     elif spec.arch == teacher.spec.arch:
         student.load_state_dict(_buffers(teacher), strict=False)
     some = next(teacher.parameters())
     return student.to(some.device, some.dtype)
+
+
+def strongest_first(teacher: Network, spec: Spec) -> Network:
+    """A copy of the teacher that computes the same, the strongest units leading on every axis that `spec` cuts."""
+    long, short = _plans(teacher.spec, spec)
+    cut = {name for name, axis in long.axes.items() if axis.follows is None and axis.size > short.axes[name].size}
+    return ordered_by_strength(teacher, long, frozenset(cut))
 
 
 def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -> dict[str, torch.Tensor]:
@@ -74,14 +100,20 @@ def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -
 
 def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> dict[str, Cut]:
     """Where each parameter of the student lies in the teacher."""
+    long, short = _plans(teacher, student)
+    with torch.device("meta"):
+        names = [name for name, _ in build(student).named_parameters()]
+    return cuts(long, short, names, segments=segments)
+
+
+def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
+    """The axis plans of both, which must be one network at one scale."""
     if teacher.arch != student.arch:
         raise UsageError(f"a {student.arch} cannot inherit from a {teacher.arch}: use init='random'")
     if teacher.scale != student.scale:
         raise UsageError(f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}")
     family = architecture(student.arch)
-    with torch.device("meta"):
-        names = [name for name, _ in build(student).named_parameters()]
-    return cuts(family.axes(teacher), family.axes(student), names, segments=segments)
+    return family.axes(teacher), family.axes(student)
 
 
 def _buffers(teacher: Network) -> dict[str, torch.Tensor]:
@@ -90,11 +122,11 @@ def _buffers(teacher: Network) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in teacher.state_dict().items() if name not in parameters}
 
 
-def parse_student(text: str, like: Spec | None = None) -> Spec:
+def parse_student(text: str, like: Spec | None = None, *, scale: int | None = None) -> Spec:
     """`edsr:width=48,depth=16,scale=4` as a spec; numbers of a tuple stand between slashes (mean=0.4/0.4/0.4).
 
     With `like`, a spec of the same network, fields that are not named are taken from it; otherwise they have the
-    network's defaults.
+    network's defaults, and `scale` where that is given.
     """
     name, _, listing = text.strip().partition(":")
     family = architecture(name.strip())
@@ -107,7 +139,19 @@ def parse_student(text: str, like: Spec | None = None) -> Spec:
             raise UsageError(f"--student {text!r}: {field.strip()} is given twice")
         options[field.strip()] = value.strip()
     base = like if isinstance(like, family.spec) and like.arch == family.name else family.spec()
+    if base is not like and scale is not None:
+        options = {"scale": scale, **options}
     return base.with_options(options)
+
+
+def width_hint(spec: Spec) -> str | None:
+    """One line where the channels are no multiple of 8: chips and their libraries work in blocks of at least that."""
+    channels = architecture(spec.arch).axes(spec).axes["width"].size
+    if channels % 8 == 0:
+        return None
+    below, above = channels // 8 * 8, -(-channels // 8) * 8
+    others = f"{below} or {above}" if below else f"{above}"
+    return f"hint: {channels} channels are no multiple of 8; on most hardware {others} run as fast or faster"
 
 
 def network_sha256(network: Network) -> str:
