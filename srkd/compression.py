@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,18 +12,15 @@ from compressor.assets import embedded_teacher
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.data.store import Border
 from compressor.errors import UsageError
-from compressor.networks.base import Network
-from compressor.networks.registry import build
 from compressor.progress import Announce, Progress, silent, unheard
-from compressor.students import build_student, parse_student
+from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
 from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
 from recipes.preset import Preset, load_preset
+from srkd.student_choice import Init, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
-
-Init = Literal["inherit", "random"]
 
 
 def compress(
@@ -40,6 +36,8 @@ def compress(
     depth: float | None = None,
     student: str | None = None,
     init: Init | None = None,
+    select: Select | None = None,
+    init_from: str | Path | None = None,
     steps: int | None = None,
     seed: int = 10,
     device: str = "cpu",
@@ -59,66 +57,20 @@ def compress(
     if teacher is not None or needed or student is None:
         master = _load_teacher(teacher, scale, arch_options, announce)
         require_fit(master, recipe, preset)
-    pupil = make_student(master, preset, Shape(width, depth, student, init), seed)
+    shape = Shape(width, depth, student, init, select, _path(init_from))
+    pupil = choose_student(master, preset, shape, seed, announce)
     if master is not None and needed:
         for line in check_teacher(master).lines():
             announce(line)
     choice = DataChoice(_path(data), _path(lr), _path(val), lr_border)
     images = prepare_data(
-        choice, scale=pupil.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
+        choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
     )
     folder = RunFolder(Path(out))
     try:
         return TrainingRun(folder, preset, recipe, master, pupil, images, where, seed).go(progress, announce)
     finally:
         folder.close()
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the user said about the student; what is None the preset decides."""
-
-    width: float | None = None
-    depth: float | None = None
-    spec: str | None = None
-    init: Init | None = None
-
-
-def make_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int) -> Network:
-    """The student by its own spec, or cut from the teacher by width and depth."""
-    if shape.spec is not None:
-        return _student_by_spec(shape, teacher, seed)
-    if teacher is None:
-        raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
-    if teacher.network is None:
-        scale = teacher.descriptor.scale
-        raise UsageError(
-            f"no student can be cut from a {teacher.kind} teacher: give its shape, "
-            f"--student compact:width=32,depth=8,scale={scale}"
-        )
-    rule = preset.student
-    return build_student(
-        teacher.network,
-        width=rule.width if shape.width is None else shape.width,
-        depth=rule.depth if shape.depth is None else shape.depth,
-        init=rule.init if shape.init is None else shape.init,
-        seed=seed,
-    )
-
-
-def _student_by_spec(shape: Shape, teacher: Teacher | None, seed: int) -> Network:
-    if shape.width is not None or shape.depth is not None or shape.init == "inherit":
-        raise UsageError("--student gives the whole shape: leave out --width, --depth and --init inherit")
-    spec = parse_student(shape.spec or "")
-    if teacher is not None and spec.scale != teacher.descriptor.scale:
-        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
-    student = build(spec, seed=seed)
-    if teacher is not None and student.descriptor.channels != teacher.descriptor.channels:
-        raise UsageError(
-            f"the student has {student.descriptor.channels} channels, the teacher {teacher.descriptor.channels}: "
-            f"add channels={teacher.descriptor.channels} to --student"
-        )
-    return student
 
 
 def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:

@@ -28,6 +28,7 @@ from compressor.training.validation import mean_psnr_y, quantised_sr
 from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
 from srkd.console import plain
+from srkd.student_choice import Pupil
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,14 @@ class TrainingRun:
     preset: Preset
     recipe: str
     teacher: Teacher | None
-    student: Network
+    pupil: Pupil
     data: Data
     device: torch.device
     seed: int
+
+    @property
+    def student(self) -> Network:
+        return self.pupil.network
 
     def go(self, progress: Progress, announce: Announce) -> CompressReport:
         """Train, write the averaged student and say what it came to."""
@@ -118,6 +123,7 @@ class TrainingRun:
             "seed": self.seed,
             "device": str(self.device),
             "student": self.student.spec.to_dict(),
+            "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),
             "data": {
                 "origin": data.origin,

@@ -40,6 +40,12 @@ EPILOG = """Examples:
 @click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")
 @click.option("--student", metavar="SPEC", help="The student's whole shape, such as edsr:width=48,depth=16,scale=4.")
 @click.option("--init", type=click.Choice(["inherit", "random"]), help="Weights cut from the teacher, or drawn.")
+@click.option(
+    "--select", type=click.Choice(["leading", "l1"]), help="Which channels are inherited: the first, or the strongest."
+)
+@click.option(
+    "--init-from", type=click.Path(path_type=Path), help="Start from this file's weights where name and shape agree."
+)
 @click.option("--steps", type=click.IntRange(1), help="Updates; milestones and warm-up are rescaled.")
 @click.option("--seed", type=int, default=10, show_default=True)
 @click.option("--device", type=Device(), default="cpu", show_default=True)

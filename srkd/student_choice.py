@@ -1,0 +1,119 @@
+"""The student of a run: cut from the teacher, or of a shape of its own; and the weights it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compressor.errors import UsageError
+from compressor.init_from import Taken, start_from
+from compressor.networks.base import Network, Spec
+from compressor.networks.registry import build
+from compressor.progress import Announce
+from compressor.students import Select, build_student, parse_student, student_of_spec, width_hint
+from compressor.teacher import Teacher
+from recipes.preset import Preset
+from srkd.console import plain
+
+Init = Literal["inherit", "random"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the user said about the student; what is None the preset decides."""
+
+    width: float | None = None
+    depth: float | None = None
+    spec: str | None = None
+    init: Init | None = None
+    select: Select | None = None
+    init_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """The student before its first step, and where its weights come from."""
+
+    network: Network
+    init: Init
+    select: Select
+    init_from: Taken | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        taken = None if self.init_from is None else plain(self.init_from)
+        return {"init": self.init, "select": self.select, "init_from": taken}
+
+
+def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int, announce: Announce) -> Pupil:
+    """The student, with hints and what `--init-from` gave said aloud."""
+    network, init = _by_spec(shape, teacher, seed) if shape.spec is not None else _cut(teacher, preset, shape, seed)
+    original = None if teacher is None or teacher.network is None else teacher.network.spec
+    hint = width_hint(network.spec)
+    if hint is not None and (original is None or _width(original) != _width(network.spec)):
+        announce(hint)
+    taken = None
+    if shape.init_from is not None:
+        taken = start_from(network, shape.init_from)
+        for line in taken.lines():
+            announce(line)
+    return Pupil(network, init, shape.select or "leading", taken)
+
+
+def _cut(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int) -> tuple[Network, Init]:
+    """By width and depth, from one of our networks."""
+    if teacher is None:
+        raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
+    if teacher.network is None:
+        scale = teacher.descriptor.scale
+        raise UsageError(
+            f"no student can be cut from a {teacher.kind} teacher: give its shape, "
+            f"--student compact:width=32,depth=8,scale={scale}"
+        )
+    rule = preset.student
+    init = rule.init if shape.init is None else shape.init
+    student = build_student(
+        teacher.network,
+        width=rule.width if shape.width is None else shape.width,
+        depth=rule.depth if shape.depth is None else shape.depth,
+        init=init,
+        seed=seed,
+        select=_select(shape, init),
+    )
+    return student, init
+
+
+def _by_spec(shape: Shape, teacher: Teacher | None, seed: int) -> tuple[Network, Init]:
+    """Of a shape of its own: random, or cut where `--init inherit` says so and it is the teacher's kind."""
+    if shape.width is not None or shape.depth is not None:
+        raise UsageError("--student gives the whole shape: leave out --width and --depth")
+    text, init = shape.spec or "", shape.init or "random"
+    select = _select(shape, init)
+    scale = None if teacher is None else teacher.descriptor.scale
+    if init == "inherit":
+        if teacher is None or teacher.network is None:
+            raise UsageError("--init inherit cuts the student from its teacher: add --teacher FILE of a known network")
+        spec = parse_student(text, like=teacher.network.spec, scale=scale)
+        return student_of_spec(teacher.network, spec, select=select), init
+    spec = parse_student(text, scale=scale)
+    if scale is not None and spec.scale != scale:
+        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
+    student = build(spec, seed=seed)
+    if teacher is not None and student.descriptor.channels != teacher.descriptor.channels:
+        raise UsageError(
+            f"the student has {student.descriptor.channels} channels, the teacher {teacher.descriptor.channels}: "
+            f"add channels={teacher.descriptor.channels} to --student"
+        )
+    return student, init
+
+
+def _select(shape: Shape, init: Init) -> Select:
+    """The chosen rule; asking for one where nothing is inherited is a mistake."""
+    if shape.select is not None and init == "random":
+        raise UsageError(f"--select {shape.select} chooses what is inherited: add --init inherit")
+    return shape.select or "leading"
+
+
+def _width(spec: Spec) -> object:
+    return spec.to_dict().get("width")
