@@ -53,7 +53,7 @@ class Teacher(nn.Module):
         self.foreign = None if isinstance(model, Network) else model
         self.origin, self.img_range = origin, img_range
         self._place = torch.device("cpu")
-        self.recipes_without_features: Sequence[str] = ()
+        self.recipes_for_outputs: Sequence[str] = ()
         """Named when features are asked of a foreign model; told by whoever knows the recipes."""
         if self.network is not None:
             self.network.eval().requires_grad_(False)
@@ -104,7 +104,7 @@ class Teacher(nn.Module):
         """Our network, or one line that says why `wanted` cannot be had."""
         if self.network is not None:
             return self.network
-        recipes = self.recipes_without_features
+        recipes = self.recipes_for_outputs
         way = f"recipes that take it: {', '.join(recipes)}" if recipes else "use a recipe that needs outputs only"
         raise SrkdError(f"a {self.kind} teacher gives outputs only, and {wanted} was asked of it: {way}")
 

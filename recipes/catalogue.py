@@ -13,7 +13,7 @@ from typing import Any, cast
 from compressor.errors import UsageError
 from compressor.training.method import Method
 
-FIXED = ("name", "needs_teacher", "needs_features", "weights")
+FIXED = ("name", "needs_teacher", "needs_network", "weights")
 """Fields of a method that are facts about it, not options."""
 
 

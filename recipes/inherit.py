@@ -20,3 +20,4 @@ class Inherit(Scratch):
 
     name: str = "inherit"
     needs_teacher: bool = True
+    needs_network: bool = True

@@ -28,7 +28,7 @@ class Logits:
     alpha: float = 0.5
     name: str = "logits"
     needs_teacher: bool = True
-    needs_features: bool = False
+    needs_network: bool = False
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -25,7 +25,7 @@ class Scratch:
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})
     name: str = "scratch"
     needs_teacher: bool = False
-    needs_features: bool = False
+    needs_network: bool = False
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return nn.ModuleDict()

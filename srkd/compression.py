@@ -77,23 +77,18 @@ def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
     """A foreign teacher gives outputs only: refuse what needs more before anything is decoded or trained."""
     if teacher.network is not None:
         return
-    others = recipes_without_features()
-    teacher.recipes_without_features = others
-    if preset.student.init == "inherit" or any(method.needs_features for method in preset.build_methods()):
-        what = "cuts the student from its teacher" if preset.student.init == "inherit" else "needs features"
+    teacher.recipes_for_outputs = recipes_for_outputs()
+    if any(method.needs_network for method in preset.build_methods()):
         raise UsageError(
-            f"recipe {recipe} {what}, and a {teacher.kind} teacher gives outputs only; "
-            f"recipes that take it: {', '.join(others)}"
+            f"recipe {recipe} needs weights or features of its teacher, and a {teacher.kind} teacher gives outputs "
+            f"only; recipes that take it: {', '.join(teacher.recipes_for_outputs)}"
         )
 
 
-def recipes_without_features() -> tuple[str, ...]:
+def recipes_for_outputs() -> tuple[str, ...]:
     """Recipes whose teacher, if they want one, need only give outputs."""
-    presets = {name: load_preset(name) for name in preset_names()}
     return tuple(
-        name
-        for name, preset in presets.items()
-        if preset.student.init != "inherit" and not any(method.needs_features for method in preset.build_methods())
+        name for name in preset_names() if not any(method.needs_network for method in load_preset(name).build_methods())
     )
 
 

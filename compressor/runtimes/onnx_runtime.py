@@ -103,13 +103,15 @@ class OnnxRuntime:
 
     def _probed(self, channels: int, height: int | None, width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """A small grey image that the model takes, and what it gives."""
+        fixed = self._session.get_inputs()[0].shape[0]
+        batch = fixed if isinstance(fixed, int) else 1
         for side in PROBE_SIDES[:-1]:
-            small = torch.full((1, channels, height or side, width or side), 0.5)
+            small = torch.full((batch, channels, height or side, width or side), 0.5)
             try:
                 return small, self._run(small)
             except SrkdError:
                 continue
-        large = torch.full((1, channels, height or PROBE_SIDES[-1], width or PROBE_SIDES[-1]), 0.5)
+        large = torch.full((batch, channels, height or PROBE_SIDES[-1], width or PROBE_SIDES[-1]), 0.5)
         return large, self._run(large)
 
 

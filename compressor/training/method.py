@@ -25,8 +25,8 @@ class Method(Protocol):
     def needs_teacher(self) -> bool: ...
 
     @property
-    def needs_features(self) -> bool:
-        """Whether a teacher that gives outputs only is not enough."""
+    def needs_network(self) -> bool:
+        """Whether a teacher must be one of our networks, for its features, parts or weights: outputs are not enough."""
         ...
 
     @property

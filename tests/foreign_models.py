@@ -1,0 +1,85 @@
+"""Small foreign models: one convolution and a pixel shuffle, in every format that may hold a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+
+def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
+    """What the files below hold, as torch sees it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        conv = nn.Conv2d(3, 3 * scale**2, 3, padding=1)
+    return nn.Sequential(conv, nn.PixelShuffle(scale)).eval()
+
+
+class Bilinear(nn.Module):
+    """A fair upscaler in the range 0..`top`: outside of it colours are cut off."""
+
+    def __init__(self, scale: float, top: float) -> None:
+        super().__init__()
+        self.scale, self.top = scale, top
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        larger = nn.functional.interpolate(x, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return torch.tanh(larger * self.gain / self.top * 2) * self.top / 2
+
+
+class MultiplesOf(nn.Module):
+    """A pixel shuffle that refuses images whose sides are no multiples."""
+
+    def __init__(self, multiple: int) -> None:
+        super().__init__()
+        self.multiple = multiple
+        self.inner = twin()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2], x.shape[3]
+        assert height % self.multiple == 0 and width % self.multiple == 0
+        return self.inner(x)
+
+
+def save_torchscript(module: nn.Module, path: Path) -> Path:
+    torch.jit.script(module).save(str(path))
+    return path
+
+
+def save_onnx(
+    module: nn.Sequential, path: Path, *, size: tuple[int, int] | None = None, batch: int | None = None
+) -> Path:
+    """The twin as ONNX; `size` is (width, height) of a file that takes no other."""
+    conv = module[0]
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    scale = int((conv.out_channels // 3) ** 0.5)
+    sides = ["h", "w"] if size is None else [size[1], size[0]]
+    shape = ["n" if batch is None else batch, 3, *sides]
+    weights = {"weight": conv.weight, "bias": conv.bias}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["lr", "weight", "bias"], ["features"], pads=[1, 1, 1, 1]),
+            helper.make_node("DepthToSpace", ["features"], ["sr"], blocksize=scale, mode="CRD"),
+        ],
+        "twin",
+        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value.detach()), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, str(path))
+    return path
+
+
+def save_export(module: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
+    """A torch.export program."""
+    sizes = {0: torch.export.Dim("n", max=64), 2: torch.export.Dim("h", max=2048), 3: torch.export.Dim("w", max=2048)}
+    example = torch.rand(2 if dynamic else 1, 3, 9, 12)
+    program = torch.export.export(module, (example,), dynamic_shapes=(sizes,) if dynamic else None)
+    torch.export.save(program, path)
+    return path
