@@ -453,7 +453,7 @@ def test_every_published_file_holds_what_torch_reads() -> None:
 
 def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
     """What is tensor in nested dictionaries, by path."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict):
             found |= tensors(value, f"{prefix}{name}/")
