@@ -471,3 +471,20 @@ def test_published_files() -> None:
     assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
     with pytest.raises(SrkdError, match=r"realesr-animevideov3_rezipped\.pth: unknown network"):
         load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": torch.eye(3).to_sparse()}, "holds sparse, quantised or meta tensors"),
+        (nn.Conv2d(1, 1, 1), r"would run 'torch\.nn\.modules\.conv\.Conv2d': refused, nothing was run"),
+        ([torch.eye(3)], "holds a list, not a state dict"),
+        (torch.eye(3), "holds a tensor, not a state dict"),
+        ({"epoch": 3}, r"holds no tensors \(its keys: epoch\)"),
+        ({3: torch.eye(3)}, "a tensor is named '3', which is no text"),
+        ({"a": {"x": torch.eye(3)}, "b": {"x": torch.eye(3)}}, r"several state dicts \(a, b\): choose one"),
+    ],
+)
+def test_what_is_no_state_dict(content: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=said):
+        load_checkpoint(saved(content, tmp_path))

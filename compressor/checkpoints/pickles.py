@@ -217,12 +217,16 @@ def _known(named: Named) -> Named:
     pair = (named.module, named.name)
     storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
     dtype = named.module == "torch" and named.name in DTYPES
-    if not (pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype):
+    if pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype:
+        return named
+    if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"opening it would run {str(named)[:80]!r}: refused, nothing was run; if you trust its origin, "
-            "save its weights alone with torch.save(model.state_dict(), path)"
+            f"it holds sparse, quantised or meta tensors ({named}), which are no weights: save dense floats"
         )
-    return named
+    raise SrkdError(
+        f"opening it would run {str(named)[:80]!r}: refused, nothing was run; if you trust its origin, "
+        "save its weights alone with torch.save(model.state_dict(), path)"
+    )
 
 
 def _rebuilt(function: Any, arguments: Any) -> Any:
