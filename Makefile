@@ -9,7 +9,7 @@ QUICK := --set schedule.batch=8 --set schedule.lr_patch=24 --set schedule.rate=2
 
 ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
 .PHONY: help env quickstart test test-all lint types format clean
 

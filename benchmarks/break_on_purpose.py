@@ -1,4 +1,4 @@
-"""Break one constant at a time in a copy of the tree and see that a test fails: `python -m benchmarks.break_on_purpose`.
+"""Break one constant at a time in a copy of the tree; a test must fail: `python -m benchmarks.break_on_purpose`.
 
 A suite that stays green under such a break proves nothing about the number it was meant to guard.
 """

@@ -73,8 +73,8 @@ def student_of_spec(
     student = build(spec, seed=seed)
     if init == "inherit":
         source = teacher if select == "leading" else strongest_first(teacher, spec)
-        state = {name: tensor.detach().clone() for name, tensor in view_parameters(source, spec, segments).items()}
-        student.load_state_dict(state | _buffers(teacher), strict=True)
+        # load_state_dict copies: nothing of the student lies in the teacher's memory.
+        student.load_state_dict(view_parameters(source, spec, segments) | _buffers(teacher), strict=True)
     elif spec.arch == teacher.spec.arch:
         student.load_state_dict(_buffers(teacher), strict=False)
     some = next(teacher.parameters())
@@ -119,7 +119,7 @@ def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
 def _buffers(teacher: Network) -> dict[str, torch.Tensor]:
     """Buffers that the teacher's file brought (a mean shift that moved): a student has no others."""
     parameters = dict(teacher.named_parameters())
-    return {name: tensor.clone() for name, tensor in teacher.state_dict().items() if name not in parameters}
+    return {name: tensor for name, tensor in teacher.state_dict().items() if name not in parameters}
 
 
 def parse_student(text: str, like: Spec | None = None, *, scale: int | None = None) -> Spec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -104,9 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         Console().error(error.format_message())
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output has gone (`srkd ... | head`): nothing is left to say, nor anywhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # The reader of our output has gone (`srkd ... | head`): nothing is left to say.
 
 
 def _usage_line(error: click.UsageError) -> str:

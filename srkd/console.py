@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,24 +38,24 @@ class Console:
     def say(self, text: str) -> None:
         """A line about what is done; silent under -q."""
         if not self.quiet:
-            print(text, file=self._out(), flush=True)
+            _write(text, self._out())
 
     def result(self, text: str) -> None:
         """A line the user asked for; -q does not silence it."""
-        print(text, file=self._out(), flush=True)
+        _write(text, self._out())
 
     def detail(self, text: str) -> None:
         """A line only -v shows."""
         if self.verbose:
-            print(text, file=sys.stderr, flush=True)
+            _write(text, sys.stderr)
 
     def warn(self, text: str) -> None:
         """Something the user should know even under -q."""
-        print(f"srkd: warning: {text}", file=sys.stderr, flush=True)
+        _write(f"srkd: warning: {text}", sys.stderr)
 
     def error(self, text: str) -> None:
         """The one line that ends a failed command."""
-        print(f"srkd: {text}", file=sys.stderr, flush=True)
+        _write(f"srkd: {text}", sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
         """Print rows under headings; columns that hold numbers are set flush right. The title is a line of its own."""
@@ -75,7 +75,7 @@ class Console:
         with rich_console.capture() as capture:
             rich_console.print(table)
         lines = [*([title] if title else []), *(line.rstrip() for line in capture.get().splitlines())]
-        print("\n".join(lines), file=stream, flush=True)
+        _write("\n".join(lines), stream)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -98,7 +98,7 @@ class Console:
             raise TypeError(f"the payload of srkd.{verb} is no object but {type(body).__name__}")
         whole = {"schema": f"srkd.{verb}/1", **body, "machine": facts()}
         stream = self.json_stream or sys.stdout
-        print(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False), file=stream, flush=True)
+        _write(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False), stream)
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json else sys.stdout
@@ -145,6 +145,16 @@ def _python_stdout_kept() -> Iterator[TextIO]:
     real = sys.stdout
     with redirect_stdout(sys.stderr):
         yield real
+
+
+def _write(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # The reader has gone or the disk is full. What is left in the buffer must not fail once more at the end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
 
 
 def _looks_numeric(cell: str) -> bool:

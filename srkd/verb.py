@@ -52,6 +52,9 @@ def guarded(console: Console, body: Callable[[], None]) -> None:
         _finish(console, str(error), error.exit_code)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _finish(console, f"{where}{error.strerror or error}", 1)
     except Exception as error:  # noqa: BLE001
         if _out_of_memory(error):
             _finish(console, "not enough memory: try smaller images, --tile or --batch, or another --device", 1)

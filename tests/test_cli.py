@@ -160,6 +160,23 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_full_disk_is_one_line(option: str) -> None:
+    """The device is always full; nothing may be tried again while the program ends."""
+    program = (
+        "from srkd.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
+        "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
+        "cli.cli.get_command = lambda ctx, name: tell\ncli.VERBS = ('tell',)\n"
+        f"cli.main(['tell', *{[option] if option else []!r}])\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "srkd: No space left on device\n")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     script = srkd("--completion", shell)

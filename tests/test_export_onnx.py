@@ -266,6 +266,7 @@ def test_onnxsim_is_used_only_when_it_helps(
     facts = to_onnx.convert(copy.deepcopy(network), tmp_path / "x.onnx", {})
     assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"] == plain_nodes
     assert len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node) == plain_nodes
+    assert b"stack_trace" not in (tmp_path / "x.onnx").read_bytes()
 
 
 def test_the_inputs_are_photos_flat_colours_noise_and_odd_sizes() -> None:

@@ -85,6 +85,24 @@ def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "code", [b"\x8e", b"\x8d", b"\x96", b"B", b"X"], ids=["bytes", "text", "array", "old", "old text"]
+)
+def test_a_pickle_that_claims_more_than_the_file_has_is_damaged_and_not_too_large(code: bytes, tmp_path: Path) -> None:
+    claim = (2**31 - 1).to_bytes(4, "little") if code in b"BX" else (2**40).to_bytes(8, "little")
+    (tmp_path / "model.pth").write_bytes(b"\x80\x05" + code + claim + b"x.")
+    with pytest.raises(SrkdError, match="its pickle is damaged"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_a_tensor_larger_than_its_storage_is_refused_by_name(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"conv_first.weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "model.pth")
+    with pytest.raises(SrkdError, match=r"tensor of shape \(1000000, 1000000\) claims more than the 1 values"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
 def test_a_refused_pickle_says_what_it_would_have_run(tmp_path: Path) -> None:
     import torch
 

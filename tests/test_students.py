@@ -133,6 +133,14 @@ def test_width_rounds_down_and_never_to_nothing(width: float, channels: int) -> 
     assert grouped.width == max(4, channels // 4 * 4)
 
 
+@pytest.mark.parametrize(("width", "channels"), [(0.29, 29), (0.57, 57), (0.58, 58), (1 / 3, 33)])
+def test_width_is_not_rounded_down_by_a_floats_last_bit(width: float, channels: int) -> None:
+    """0.29 · 100 is 28.999999999999996 in floats."""
+    assert EDSRSpec(width=100).narrowed(width).width == channels
+    assert CARNSpec(width=100).narrowed(width).width == channels
+    assert CARNMSpec(width=100, groups=1).narrowed(width).width == channels
+
+
 def test_depth_keeps_the_published_blocks() -> None:
     teacher = build(EDSRSpec(2, 4, 20), seed=0)
     student = build_student(teacher, depth=0.3)

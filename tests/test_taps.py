@@ -213,6 +213,14 @@ def test_features_do_not_change_with_what_is_done_in_place_later() -> None:
     assert float(features["body[2]"].abs().max()) < 500
 
 
+def test_a_feature_that_goes_into_a_module_does_not_change_either() -> None:
+    network = edsr()
+    network.upsampler.register_forward_hook(lambda module, inputs, output: [inputs[0].zero_(), output][1])  # type: ignore[union-attr]
+    with torch.no_grad(), read_taps(network, ["pre_up"]) as features:
+        network(torch.rand(1, 3, 4, 4))
+    assert float(features["pre_up"].abs().max()) > 0
+
+
 def test_gradients_pass_through_features() -> None:
     network = edsr()
     with read_taps(network, ["body[0]"]) as features:

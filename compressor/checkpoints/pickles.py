@@ -220,13 +220,17 @@ def _known(named: Named) -> Named:
     pair = (named.module, named.name)
     storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
     dtype = named.module == "torch" and named.name in DTYPES
-    if not (pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype):
+    if pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype:
+        return named
+    if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
-            "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
-            "to ONNX or TorchScript"
+            f"it holds sparse, quantised or meta tensors ({named}), which are no weights: save dense floats"
         )
-    return named
+    raise SrkdError(
+        f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
+        "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
+        "to ONNX or TorchScript"
+    )
 
 
 def _rebuilt(function: Any, arguments: Any) -> Any:

@@ -35,7 +35,13 @@ EPILOG = """Examples:
 @click.option(
     "--val", type=click.Path(path_type=Path), help="Validation images; none: some of --data, or embedded ones."
 )
-@click.option("--lr-border", type=click.Choice(["mirror", "clamp"]), default="mirror", show_default=True)
+@click.option(
+    "--lr-border",
+    type=click.Choice(["mirror", "clamp"]),
+    default="mirror",
+    show_default=True,
+    help="Border of the downscale that makes LR images; clamp as an older MATLAB did.",
+)
 @click.option("--width", type=float, help="Fraction of the teacher's channels that the student keeps.")
 @click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")
 @click.option("--student", metavar="SPEC", help="The student's whole shape, such as edsr:width=48,depth=16,scale=4.")
@@ -47,8 +53,8 @@ EPILOG = """Examples:
     "--init-from", type=click.Path(path_type=Path), help="Start from this file's weights where name and shape agree."
 )
 @click.option("--steps", type=click.IntRange(1), help="Updates; milestones and warm-up are rescaled.")
-@click.option("--seed", type=int, default=10, show_default=True)
-@click.option("--device", type=Device(), default="cpu", show_default=True)
+@click.option("--seed", type=int, default=10, show_default=True, help="The same seed gives the same run.")
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
 @click.option(
     "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the teacher's file does not say."

@@ -73,7 +73,8 @@ def show(console: Console, report: ExportReport) -> None:
     console.detail(f"compared on: {', '.join(report.compared_on)}")
     for file in report.files:
         if file.facts:
-            console.detail(f"{file.format}: " + ", ".join(f"{key} {value}" for key, value in file.facts.items()))
+            told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
+            console.say(f"{file.format}: {told}")
 
 
 def _row(file: FileReport) -> tuple[str, ...]:
