@@ -36,6 +36,16 @@ class Cost:
     lr_size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class LayerCost:
+    """One module that has parameters or multiplies of its own; a shared one is listed once, with all its passes."""
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+
+
 def cost(network: Network | Spec, lr_size: tuple[int, int] = (256, 256)) -> Cost:
     """Parameters and MACs of a network, or of a spec before anything is built, for one image of W × H LR pixels."""
     spec = network if isinstance(network, Spec) else network.spec
@@ -46,6 +56,49 @@ def cost(network: Network | Spec, lr_size: tuple[int, int] = (256, 256)) -> Cost
 
 @lru_cache(maxsize=256)
 def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
+    counted = _pass(spec, lr_size)
+    shifts = [name for name, module in counted.network.named_modules() if isinstance(module, MeanShift)]
+    macs = counted.macs[""] - sum(counted.macs.get(name, 0) for name in shifts)
+    params = sum(parameter.numel() for parameter in counted.network.parameters())
+    return Cost(params, macs, macs + counted.extra, lr_size)
+
+
+def layer_costs(network: Network | Spec, lr_size: tuple[int, int] = (256, 256)) -> tuple[LayerCost, ...]:
+    """The same by layer, in the order of the network; the rows add up to its parameters and MACs."""
+    counted = _pass(network if isinstance(network, Spec) else network.spec, lr_size)
+    own = _without_submodules(counted.macs)
+    rows = []
+    for name, module in counted.network.named_modules():
+        macs = own.get(name, 0)
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if (params or macs) and not isinstance(module, MeanShift):
+            rows.append(LayerCost(name, type(module).__name__, params, macs))
+    return tuple(rows)
+
+
+def _without_submodules(macs: dict[str, int]) -> dict[str, int]:
+    """What each module does itself: less what the nearest counted modules inside it do."""
+    own = dict(macs)
+    for name in macs:
+        outer = name
+        while outer:
+            outer = outer.rpartition(".")[0]
+            if outer in macs:
+                own[outer] -= macs[name]
+                break
+    return own
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One image through the network on the meta device: MACs by module ("" is the whole), and what MAC+ adds."""
+
+    network: Network
+    macs: dict[str, int]
+    extra: int
+
+
+def _pass(spec: Spec, lr_size: tuple[int, int]) -> _Pass:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad():
@@ -53,13 +106,13 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
         with FlopCounterMode(display=False) as counter, extra_operations(network) as extra:
             network(lr)
-    flops = counter.get_flop_counts()
-    shifts = [name for name, module in network.named_modules() if isinstance(module, MeanShift)]
-    root = type(network).__name__
-    mean_shift = sum(sum(flops.get(f"{root}.{name}", {}).values()) for name in shifts)
-    macs = (counter.get_total_flops() - mean_shift) // 2
-    params = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(params, macs, macs + sum(extra), lr_size)
+    root = f"{type(network).__name__}."
+    macs = {
+        name.removeprefix(root): sum(by_operation.values()) // 2
+        for name, by_operation in counter.get_flop_counts().items()
+        if name.startswith(root)
+    }
+    return _Pass(network, {**macs, "": counter.get_total_flops() // 2}, sum(extra))
 
 
 @contextmanager

@@ -66,13 +66,14 @@ def inspect(
     scale: int | None = None,
     lr_size: tuple[int, int] = (256, 256),
     check: bool = False,
+    layers: bool = False,
     **arch_options: object,
 ) -> Inspection:
     """What a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
 
-    `check` runs it on an embedded photo, as `compress` does with a teacher.
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` tells what each layer costs.
     """
-    return inspect_file(path, scale=scale, lr_size=lr_size, arch_options=arch_options, check=check)
+    return inspect_file(path, scale=scale, lr_size=lr_size, arch_options=arch_options, check=check, layers=layers)
 
 
 def export(

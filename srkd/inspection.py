@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.checkpoints.container import file_sha256
-from compressor.cost import Cost, cost
+from compressor.cost import Cost, LayerCost, cost, layer_costs
+from compressor.errors import SrkdError
 from compressor.networks.dialect import Assumption
+from compressor.networks.registry import spec_from_dict
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.open import model_file, runtime_of
 from compressor.teacher import load_teacher
@@ -37,6 +39,8 @@ class Inspection:
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[LayerCost, ...] | None = None
+    """What each layer costs, where that was asked for and the network is known."""
     check: TeacherCheck | None = None
     """How it does as a teacher on an embedded photo, where that was asked for."""
 
@@ -48,9 +52,21 @@ def inspect_file(
     lr_size: tuple[int, int],
     arch_options: Mapping[str, object],
     check: bool = False,
+    layers: bool = False,
 ) -> Inspection:
     """Read a checkpoint, a run folder's student, an exported or a foreign file."""
-    file = model_file(Path(path))
+    found = _inspected(Path(path), scale, lr_size, arch_options, check)
+    if not layers:
+        return found
+    if found.spec is None:
+        raise SrkdError(f"{found.path}: the layers of a {found.architecture} are not known: leave out --layers")
+    return replace(found, layers=layer_costs(spec_from_dict(found.spec), lr_size))
+
+
+def _inspected(
+    path: Path, scale: int | None, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool
+) -> Inspection:
+    file = model_file(path)
     if runtime_of(file) == "onnxruntime":
         return _exported(file, lr_size, arch_options, check)
     teacher = load_teacher(file, scale=scale, arch_options=arch_options)

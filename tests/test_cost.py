@@ -23,7 +23,7 @@ from benchmarks.published_counts import (
     SCALES,
     Published,
 )
-from compressor.cost import Cost, cost, extra_operations
+from compressor.cost import Cost, cost, extra_operations, layer_costs
 from compressor.errors import UsageError
 from compressor.networks.base import Spec
 from compressor.networks.carn import CARNSpec
@@ -33,6 +33,7 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
+from tests.test_networks import SMALL, VARIANTS, label, small_networks
 
 PUBLISHED_720P = {
     "carn": {2: 222.82, 3: 118.88, 4: 90.87},
@@ -155,6 +156,27 @@ def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> N
     assert time.process_time() - before < 1.5
     assert seen.largest < 100_000
     assert torch.equal(rng, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+def test_layers_add_up_to_the_network(spec: Spec) -> None:
+    rows = layer_costs(spec, (13, 9))
+    whole = cost(spec, (13, 9))
+    assert sum(row.params for row in rows) == whole.params
+    assert sum(row.macs for row in rows) == whole.macs
+    assert min(row.macs for row in rows) >= 0
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_layers_cost_by_hand() -> None:
+    rows = {row.name: row for row in layer_costs(CARNMSpec(2, width=8), (10, 6))}
+    shared = rows["cascade.steps.1.steps.0.conv1"]
+    assert (shared.kind, shared.params) == ("Conv2d", 8 * 2 * 9 + 8)
+    assert shared.macs == 3 * 8 * 2 * 9 * 60, "the shared block runs three times"
+    assert rows["exit"].macs == 8 * 3 * 9 * 240
+    attention = {row.name: row for row in layer_costs(SMALL["swinir"](2), (8, 4))}["groups.0.layers.0.attention"]
+    assert attention.params == 7 * 7 * 2
+    assert attention.macs == 2 * 2 * (16 * 16 * 8), "two windows; q·k and a·v: 16 by 16 positions, 8 channels"
 
 
 def test_what_mac_plus_adds() -> None:

@@ -12,6 +12,7 @@ from srkd.parameters import Setting, Size
 from srkd.verb import verb
 
 if TYPE_CHECKING:
+    from compressor.cost import LayerCost
     from srkd.inspection import Inspection
 
 EPILOG = """Examples:
@@ -20,6 +21,7 @@ EPILOG = """Examples:
   srkd inspect edsr.pt
   srkd inspect edsr.pt --arch-option res_scale=0.1
   srkd inspect edsr.pt --check
+  srkd inspect edsr.pt --layers --lr-size 320x180
   srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json
 """
 
@@ -33,6 +35,7 @@ EPILOG = """Examples:
 @click.option(
     "--lr-size", type=Size(), default="256x256", show_default=True, help="The LR image that MACs are counted for."
 )
+@click.option("--layers", is_flag=True, help="What each layer costs.")
 @click.option("--check", is_flag=True, help="Run it on an embedded photo: is its range, res_scale and mean right?")
 def command(console: Console, *, model: Path, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Tell the network in MODEL, its cost, and what was assumed.
@@ -73,6 +76,13 @@ def show(console: Console, found: Inspection) -> None:
         console.result(f"note: {note}")
     for line in () if found.check is None else found.check.lines():
         console.result(line)
+    if found.layers is not None:
+        headings = ["layer", "kind", "params", f"MACs at {found.lr_size}", "share"]
+        console.table(headings, [_row(layer, found.macs or 1) for layer in found.layers])
+
+
+def _row(layer: LayerCost, total: int) -> tuple[str, ...]:
+    return (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
 
 
 def _count(number: int | None) -> str:
