@@ -98,7 +98,7 @@ def test_what_the_file_does_not_hold_is_said(
 def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
     path = saved(official.basicsr_edsr(2, 8, 1), tmp_path)
     loaded = load_checkpoint(path, arch_options={"res_scale": "0.1", "mean": "0.5,0.5,0.25", "img_range": 1})
-    assert loaded.network.spec == EDSRSpec(2, 8, 1, 0.1, (0.5, 0.5, 0.25), 1.0)
+    assert loaded.network.spec == EDSRSpec(2, 8, 1, 0.1, mean=(0.5, 0.5, 0.25), img_range=1.0)
     assert loaded.assumed == ()
 
 

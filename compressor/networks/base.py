@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,11 @@ def fraction(name: str, value: float) -> float:
     if not 0.0 < value <= 1.0:
         raise UsageError(f"{name}={value:g} is outside (0, 1]")
     return value
+
+
+def kept_units(name: str, share: float, units: int) -> int:
+    """⌊share·units⌋, at least one; the small term keeps 0.29·100 at 29."""
+    return max(1, math.floor(fraction(name, share) * units + 1e-9))
 
 
 def positive(spec: Spec, *names: str, limit: int = 65536) -> None:

@@ -7,7 +7,7 @@ global skip. Range [0,1] inside, mean subtracted.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -17,36 +17,30 @@ from torch.nn import functional as F
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan
-from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
+from compressor.networks.base import Descriptor, Network, Tap, kept_units, positive
 from compressor.networks.dialect import Dialect, Reading, State, both, read_mean_shift, rows
 from compressor.networks.layers import (
-    DIV2K_MEAN,
-    MeanShift,
     Upsampler,
     scale_from_upsampler,
     upsampler_factors,
     upsampler_reach,
 )
+from compressor.networks.shifted import ShiftedSpec, mean_shifts
 
 
 @dataclass(frozen=True)
-class CARNSpec(Spec):
+class CARNSpec(ShiftedSpec):
     arch: ClassVar[str] = "carn"
     width: int = 64
-    mean: tuple[float, ...] = DIV2K_MEAN
-    img_range: float = 1.0
-    mean_shift: str = "constant"
+    img_range: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "width")
         upsampler_factors(self.scale)
-        if self.mean_shift not in ("constant", "file"):
-            raise UsageError(f"{self.arch}: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
-        if not self.img_range > 0:
-            raise UsageError(f"{self.arch}: img_range={self.img_range:g} is not above 0")
 
     def narrowed(self, width: float) -> CARNSpec:
-        return replace(self, width=max(1, math.floor(fraction("width", width) * self.width + 1e-9)))
+        return replace(self, width=kept_units("width", width, self.width))
 
 
 class ResidualBlock(nn.Module):
@@ -87,9 +81,7 @@ class CARN(Network):
     def __init__(self, spec: CARNSpec) -> None:
         super().__init__()
         self.spec = spec
-        from_file = spec.mean_shift == "file"
-        self.sub_mean = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
-        self.add_mean = MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
+        self.sub_mean, self.add_mean = mean_shifts(spec)
         self.entry = nn.Conv2d(3, spec.width, 3, padding=1)
         self.cascade = Cascade(spec.width, [self.block() for _ in range(3)])
         self.upsampler = Upsampler(spec.scale, spec.width, groups=self.upsampler_groups(), relu=True)

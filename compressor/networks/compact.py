@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
-from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
+from compressor.networks.base import Descriptor, Network, Spec, Tap, kept_units, positive
 from compressor.networks.dialect import Dialect, Reading, State, columns, rows
 
 
@@ -39,10 +39,10 @@ class CompactSpec(Spec):
             raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
 
     def narrowed(self, width: float) -> CompactSpec:
-        return replace(self, width=max(1, math.floor(fraction("width", width) * self.width + 1e-9)))
+        return replace(self, width=kept_units("width", width, self.width))
 
     def shortened(self, depth: float) -> CompactSpec:
-        return replace(self, depth=max(1, math.floor(fraction("depth", depth) * self.depth + 1e-9)))
+        return replace(self, depth=kept_units("depth", depth, self.depth))
 
 
 class Layer(nn.Module):

@@ -14,41 +14,35 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
-from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
+from compressor.networks.base import Descriptor, Network, Tap, kept_units, positive
 from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
-from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, upsampler_factors, upsampler_reach
+from compressor.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 from compressor.networks.lineage import boundary, is_mean_shift, mean_shift_layers, upsampler_layers, upsampler_scale
+from compressor.networks.shifted import ShiftedSpec, mean_shifts
 
 
 @dataclass(frozen=True)
-class EDSRSpec(Spec):
+class EDSRSpec(ShiftedSpec):
     """`res_scale` is in no state dict: 0.1 for 256 channels and for DUKD's and CSD's 32/64 students, else 1."""
 
     arch: ClassVar[str] = "edsr"
     width: int = 64
     depth: int = 16
     res_scale: float = 1.0
-    mean: tuple[float, ...] = DIV2K_MEAN
-    img_range: float = 255.0
-    mean_shift: str = "constant"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "width")
         positive(self, "depth", limit=1024)
         upsampler_factors(self.scale)
-        if self.mean_shift not in ("constant", "file"):
-            raise UsageError(f"edsr: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
-        if not self.img_range > 0:
-            raise UsageError(f"edsr: img_range={self.img_range:g} is not above 0")
 
     def narrowed(self, width: float) -> EDSRSpec:
-        return replace(self, width=max(1, math.floor(fraction("width", width) * self.width + 1e-9)))
+        return replace(self, width=kept_units("width", width, self.width))
 
     def shortened(self, depth: float) -> EDSRSpec:
-        return replace(self, depth=max(1, math.floor(fraction("depth", depth) * self.depth + 1e-9)))
+        return replace(self, depth=kept_units("depth", depth, self.depth))
 
 
 class ResidualBlock(nn.Module):
@@ -71,9 +65,7 @@ class EDSR(Network):
     def __init__(self, spec: EDSRSpec) -> None:
         super().__init__()
         self.spec = spec
-        from_file = spec.mean_shift == "file"
-        self.sub_mean = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
-        self.add_mean = MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
+        self.sub_mean, self.add_mean = mean_shifts(spec)
         self.head = nn.Conv2d(3, spec.width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(spec.width, spec.res_scale) for _ in range(spec.depth)))
         self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)

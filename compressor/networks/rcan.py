@@ -6,7 +6,6 @@ res_scale (its `.mul` is commented out), BasicSR's multiplies by it: the spec ke
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,17 +13,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.errors import SrkdError, UsageError
+from compressor.errors import SrkdError
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
-from compressor.networks.base import Descriptor, Network, Spec, Tap, fraction, positive
+from compressor.networks.base import Descriptor, Network, Tap, kept_units, positive
 from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
-from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, upsampler_factors
+from compressor.networks.layers import Upsampler, upsampler_factors
 from compressor.networks.lineage import boundary, is_mean_shift, mean_shift_layers, upsampler_layers, upsampler_scale
+from compressor.networks.shifted import ShiftedSpec, mean_shifts
 
 
 @dataclass(frozen=True)
-class RCANSpec(Spec):
+class RCANSpec(ShiftedSpec):
     """`groups` residual groups of `depth` blocks; `hidden` units inside the attention (64 channels / reduction 16)."""
 
     arch: ClassVar[str] = "rcan"
@@ -33,30 +33,21 @@ class RCANSpec(Spec):
     depth: int = 20
     hidden: int = 4
     res_scale: float = 1.0
-    mean: tuple[float, ...] = DIV2K_MEAN
-    img_range: float = 255.0
-    mean_shift: str = "constant"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "width", "groups", "depth", "hidden")
         upsampler_factors(self.scale)
-        if self.mean_shift not in ("constant", "file"):
-            raise UsageError(f"rcan: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
-        if not self.img_range > 0:
-            raise UsageError(f"rcan: img_range={self.img_range:g} is not above 0")
 
     def narrowed(self, width: float) -> RCANSpec:
         """⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
-        kept = fraction("width", width)
         return replace(
-            self,
-            width=max(1, math.floor(kept * self.width + 1e-9)),
-            hidden=max(1, math.floor(kept * self.hidden + 1e-9)),
+            self, width=kept_units("width", width, self.width), hidden=kept_units("width", width, self.hidden)
         )
 
     def shortened(self, depth: float) -> RCANSpec:
         """Fewer blocks inside each group; `groups` is a field of its own."""
-        return replace(self, depth=max(1, math.floor(fraction("depth", depth) * self.depth + 1e-9)))
+        return replace(self, depth=kept_units("depth", depth, self.depth))
 
 
 class ChannelAttention(nn.Module):
@@ -109,9 +100,7 @@ class RCAN(Network):
     def __init__(self, spec: RCANSpec) -> None:
         super().__init__()
         self.spec = spec
-        from_file = spec.mean_shift == "file"
-        self.sub_mean = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
-        self.add_mean = MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
+        self.sub_mean, self.add_mean = mean_shifts(spec)
         self.head = nn.Conv2d(3, spec.width, 3, padding=1)
         self.groups = nn.Sequential(*(ResidualGroup(spec) for _ in range(spec.groups)))
         self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
