@@ -66,6 +66,8 @@ TARGETS: Mapping[str, Target] = {
 }
 OPTIONS_ELSEWHERE = frozenset({"res_scale", "img_range", "mean", "mean_shift", "padding"})
 """What lineages keep in option files: told aloud. Any other difference would be another network."""
+WITHOUT_EFFECT = frozenset({"features"})
+"""Fields that mean nothing to some forms of their network, and then are in no file (SwinIR's direct upsampler)."""
 IGNORES_RES_SCALE = frozenset({("rcan", "rcan"), ("rcan", "csd"), ("rcan", "fakd")})
 """(network, dialect) whose code has the multiplication commented out."""
 
@@ -204,7 +206,8 @@ def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str,
     """Recognise what was made, as a stranger would; gives the fields that only an option can hold."""
     found = recognise(state, None, {})
     ours, theirs = network.spec.to_dict(), found.spec.to_dict()
-    needs = {name: value for name, value in ours.items() if theirs.get(name) != value}
+    differing = {name: value for name, value in ours.items() if theirs.get(name) != value}
+    needs = {name: value for name, value in differing.items() if name not in WITHOUT_EFFECT}
     if found.dialect != dialect.name or not set(needs) <= OPTIONS_ELSEWHERE:
         told = ", ".join(f"{name}={value}" for name, value in needs.items())
         raise SrkdError(f"{dialect.name} files cannot say {told or found.dialect}: convert to srkd")

@@ -20,7 +20,10 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class ForeignFacts:
-    """What is known of a foreign model, whose sizes its descriptor states. `fixed_size` is the (width, height) in LR pixels of one that takes no other."""
+    """What is known of a foreign model, whose sizes its descriptor states.
+
+    `fixed_size` is the (width, height) in LR pixels of one that takes no other.
+    """
 
     kind: str
     """As a person reads it: "TorchScript", "ONNX", "torch.export", "spandrel"."""
