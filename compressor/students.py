@@ -84,8 +84,9 @@ def student_of_spec(
 def strongest_first(teacher: Network, spec: Spec) -> Network:
     """A copy of the teacher that computes the same, the strongest units leading on every axis that `spec` cuts."""
     long, short = _plans(teacher.spec, spec)
-    cut = {name for name, axis in long.axes.items() if axis.follows is None and axis.size > short.axes[name].size}
-    return ordered_by_strength(teacher, long, frozenset(cut))
+    leading = {name: axis.size for name, axis in long.axes.items() if axis.follows is None}
+    cut = frozenset(name for name, axis in short.axes.items() if axis.size < leading.get(name, 0))
+    return ordered_by_strength(teacher, long, cut)
 
 
 def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from compressor.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_ind
 from compressor.networks.base import Spec
 from compressor.networks.carn_m import CARNMSpec
 from compressor.networks.registry import MODULES, architecture, build
-from tests.test_networks import label, small_networks
+from tests.test_networks import VARIANTS, label, small_networks
 
 
 def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, ...]) -> AxisPlan:
@@ -91,7 +91,7 @@ def test_blocks_of_a_shorter_student_come_from_the_middle_of_the_teachers() -> N
     }
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), CARNMSpec(3, width=12, groups=3)], ids=label)
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS, CARNMSpec(3, width=12, groups=3)], ids=label)
 def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
     declared = architecture(spec.arch).axes(spec)
     network = build(spec)
@@ -100,6 +100,14 @@ def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
         # A convolution's kernel axes are never cut and need no word; everything else must add up.
         planned = [sum(length for _, length in runs) for runs in whole[name].runs]
         assert planned == list(parameter.shape[:2]), name
+
+
+def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
+    named = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
+    assert named.expressions("a.17.b.0.w") == ("width",)
+    assert named.expressions("a.1.b.2.w") == ("rgb",)
+    with pytest.raises(SrkdError, match="says nothing"):
+        named.expressions("a.1.b.1.w")
 
 
 def test_refusals_name_what_does_not_fit() -> None:

@@ -9,15 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from compressor.checkpoints.load import load_checkpoint
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network, Spec
 from compressor.networks.carn import CARNSpec
 from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import MODULES, build
+from compressor.networks.swinir import ChannelNorm, SwinIRSpec
 from compressor.students import (
     build_student,
     network_sha256,
@@ -25,42 +30,91 @@ from compressor.students import (
     student_cuts,
     student_of_spec,
     view_parameters,
+    width_hint,
 )
-from tests import official
+from tests import official, official_rcan
 from tests.test_networks import label, small_networks
 
 TEACHERS: dict[str, Spec] = {
     "edsr": EDSRSpec(width=20, depth=3, res_scale=0.5),
     "carn": CARNSpec(width=20),
     "carn_m": CARNMSpec(width=20),
+    "rcan": RCANSpec(width=20, groups=2, depth=2, hidden=5, res_scale=0.5),
+    "swinir": SwinIRSpec(width=21, depths=(2, 2), heads=(7, 7), window=4, features=6),
+    "compact": CompactSpec(width=20, depth=3),
 }
+VARIANTS: dict[str, Spec] = {
+    "swinir direct": replace(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
+    "swinir nearest": replace(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
+    "swinir 3conv": replace(TEACHERS["swinir"], width=28, heads=(7, 7), connection="3conv"),
+    "swinir denoiser": replace(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
+    "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
+    "rcan x8": replace(TEACHERS["rcan"], scale=8),
+}
+"""What a family has besides its usual form."""
 
 
 def teacher_of(arch: str, scale: int) -> Network:
+    return lively(replace(TEACHERS[arch], scale=scale))
+
+
+def lively(spec: Spec) -> Network:
     """Random weights with biases that are not near zero, so that a bias cut wrongly shows."""
-    network = build(replace(TEACHERS[arch], scale=scale), seed=scale)
-    generator = torch.Generator().manual_seed(scale)
+    network = build(spec, seed=spec.scale)
+    generator = torch.Generator().manual_seed(spec.scale)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(noise - 0.4 if name.endswith("bias") else parameter * 1.5)
+            if name.endswith("bias_table"):
+                parameter.copy_(4 * noise - 2)
+            elif name.endswith("bias"):
+                parameter.copy_(noise - 0.4)
+            else:
+                parameter.mul_(1.5)
+                if parameter.dim() == 1:  # norms and slopes
+                    parameter.add_(noise - 0.5)
     return network
 
 
 def run(network: Network, seed: int = 0) -> torch.Tensor:
-    lr = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(seed))
+    lr = torch.rand(1, network.descriptor.channels, 6, 7, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sr: torch.Tensor = network(lr)
     return sr
 
 
 def zero_masked(teacher: Network, student: Network) -> Network:
-    """The teacher with every weight that touches a dropped channel set to zero."""
+    """The teacher with every weight that touches a dropped channel set to zero.
+
+    LayerNorm takes mean and variance over all channels, so that dropped ones count although they are zero. What is
+    equivalent is the masked teacher whose norms look at the kept channels only: that is what a narrower norm does.
+    """
     cut = student_cuts(teacher.spec, student.spec)
     masked = build(teacher.spec)
     own = dict(teacher.named_parameters())
     masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    kept = int(str(student.spec.to_dict()["width"]))
+    for module in masked.modules():
+        if isinstance(module, nn.LayerNorm):
+            narrow(module, kept)
     return masked
+
+
+def narrow(norm: nn.LayerNorm, kept: int) -> None:
+    """Let `norm` normalise the leading channels alone; the others, which are zero, stay zero."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        channels_first = isinstance(norm, ChannelNorm)
+        x = x.permute(0, 2, 3, 1) if channels_first else x
+        inside = F.layer_norm(x[..., :kept], (kept,), norm.weight[:kept], norm.bias[:kept], norm.eps)
+        x = F.pad(inside, (0, x.shape[-1] - kept))
+        return x.permute(0, 3, 1, 2) if channels_first else x
+
+    norm.forward = forward  # type: ignore[method-assign]
+
+
+def test_every_registered_network_is_cut_here() -> None:
+    assert set(TEACHERS) == set(MODULES)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -73,6 +127,68 @@ def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str, scal
     masked = run(zero_masked(teacher, student))
     assert float((run(student) - masked).abs().max()) < 1e-5
     assert float((run(teacher) - masked).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
+def test_a_slice_of_a_rarer_form(variant: str, width: float) -> None:
+    teacher = lively(VARIANTS[variant])
+    student = build_student(teacher, width=width)
+    masked = run(zero_masked(teacher, student))
+    bound = 1e-5 if variant != "swinir denoiser" else 1e-4  # features 255 times as large
+    assert float((run(student) - masked).abs().max()) < bound
+    assert float((run(teacher) - masked).abs().max()) > 1e-3
+
+
+def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() -> None:
+    teacher = teacher_of("swinir", 2)
+    student = build_student(teacher, width=0.5)
+    cut, own = student_cuts(teacher.spec, student.spec), dict(teacher.named_parameters())
+    masked = build(teacher.spec)
+    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    assert float((run(student) - run(masked)).abs().max()) > 1e-2
+
+
+def test_swinir_is_cut_by_whole_heads() -> None:
+    """Rows and columns written out by hand: seven heads of three channels, four kept."""
+    teacher = teacher_of("swinir", 3)
+    student = build_student(teacher, width=0.7)
+    assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    rows = [*range(12), *range(21, 33), *range(42, 54)]  # q, k and v have a segment each
+    layer = "groups.1.layers.0"
+    assert torch.equal(kept[f"{layer}.attention.qkv.weight"], own[f"{layer}.attention.qkv.weight"][rows, :12])
+    assert torch.equal(kept[f"{layer}.attention.qkv.bias"], own[f"{layer}.attention.qkv.bias"][rows])
+    assert torch.equal(kept[f"{layer}.attention.proj.weight"], own[f"{layer}.attention.proj.weight"][:12, :12])
+    assert torch.equal(kept[f"{layer}.attention.bias_table"], own[f"{layer}.attention.bias_table"][:, :4])
+    assert torch.equal(kept[f"{layer}.fc1.weight"], own[f"{layer}.fc1.weight"][:24, :12])
+    assert torch.equal(kept[f"{layer}.fc2.weight"], own[f"{layer}.fc2.weight"][:12, :24])
+    assert torch.equal(kept[f"{layer}.norm2.weight"], own[f"{layer}.norm2.weight"][:12])
+    assert torch.equal(kept["before_upsampler.weight"], own["before_upsampler.weight"][:, :12])
+    assert torch.equal(kept["upsampler.convs.0.weight"], own["upsampler.convs.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(0.29, 2), (0.5, 3), (0.7, 4), (0.01, 1), (1.0, 7), (6 / 7, 6)], ids=lambda value: f"{value:g}"
+)
+def test_widths_of_swinir_are_whole_heads(width: float, heads: int) -> None:
+    narrowed = TEACHERS["swinir"].narrowed(width)
+    assert narrowed.to_dict()["width"] == 3 * heads
+    assert narrowed.to_dict()["heads"] == (heads, heads)
+
+
+def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
+    spec = SwinIRSpec(2, width=12, depths=(1, 2, 3, 1), heads=(6, 4, 4, 6), window=4, features=6)
+    teacher = lively(spec)
+    student = build_student(teacher, depth=0.5)
+    assert student.spec == replace(spec, depths=(2, 1), heads=(4, 6))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for j, k in ((0, 1), (1, 3)):
+        name = "layers.0.attention.bias_table"
+        assert torch.equal(kept[f"groups.{j}.{name}"], own[f"groups.{k}.{name}"])
+    assert run(student).shape == run(teacher).shape
+    with pytest.raises(UsageError, match="only depth can be reduced"):
+        build_student(teacher, width=0.5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,9 +222,28 @@ def test_slices_equal_csds_code(width: float, tmp_path: Path) -> None:
     assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
 
 
+@pytest.mark.parametrize("width", [0.25, 0.5, 1])
+def test_slices_equal_csds_rcan(width: float, tmp_path: Path) -> None:
+    case = official.golden_case("csd_rcan_x4", official_rcan.rcan(official_rcan.CSD, 4))
+    torch.save(case.state, tmp_path / "csd.pth")
+    teacher = load_checkpoint(tmp_path / "csd.pth").network
+    student = build_student(teacher, width=width)
+    assert student.spec.to_dict()["hidden"] == 4 * width
+    with torch.no_grad():
+        sr = student(case.lr)
+    assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(0.24, 1), (0.25, 1), (0.49, 1), (0.5, 2), (0.75, 3), (0.01, 1)])
+def test_rcans_attention_keeps_at_least_one_hidden_unit(width: float, hidden: int) -> None:
+    assert RCANSpec().narrowed(width).hidden == hidden
+
+
 @pytest.mark.parametrize(
     ("teacher", "width", "params"),
     [
+        (RCANSpec(2), 0.25, 973_483),
+        (RCANSpec(4), 0.5, 3_909_075),
         (EDSRSpec(4, 256, 32), 0.25, 2_699_267),
         (EDSRSpec(2, 256, 32), 0.5, 10_190_339),
         (EDSRSpec(3, 256, 32), 0.0625, 172_563),
@@ -149,6 +284,39 @@ def test_depth_keeps_the_published_blocks() -> None:
         assert torch.equal(kept[f"blocks.{j}.conv2.weight"], own[f"blocks.{k}.conv2.weight"])
     assert "blocks.6.conv1.weight" not in kept
     assert torch.equal(kept["body_end.weight"], own["body_end.weight"])
+
+
+def test_depth_of_rcan_is_inside_its_groups() -> None:
+    teacher = lively(RCANSpec(2, 4, groups=3, depth=5, hidden=1))
+    student = build_student(teacher, depth=0.4)
+    assert student.spec == replace(teacher.spec, depth=2)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for g in range(3):
+        assert torch.equal(kept[f"groups.{g}.conv.weight"], own[f"groups.{g}.conv.weight"])
+        for j, k in ((0, 1), (1, 3)):
+            for part in ("conv1.weight", "attention.expand.bias"):
+                assert torch.equal(kept[f"groups.{g}.blocks.{j}.{part}"], own[f"groups.{g}.blocks.{k}.{part}"])
+
+
+def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
+    teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
+    student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for g, their_group in ((0, 1), (1, 3)):
+        ours, theirs = kept[f"groups.{g}.conv.weight"], own[f"groups.{their_group}.conv.weight"]
+        assert torch.equal(ours, theirs[:2, :2])
+        for b, their_block in ((0, 1), (1, 3), (2, 5)):
+            ours = kept[f"groups.{g}.blocks.{b}.conv2.weight"]
+            assert torch.equal(ours, own[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
+
+
+def test_depth_of_compact_counts_its_inner_convolutions() -> None:
+    teacher = lively(CompactSpec(2, 4, depth=6))
+    student = build_student(teacher, depth=0.5)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    assert student.spec == CompactSpec(2, 4, depth=3)
+    for j, k in ((0, 1), (1, 3), (2, 5)):
+        assert torch.equal(kept[f"layers.{j}.slope.weight"], own[f"layers.{k}.slope.weight"])
 
 
 def test_width_and_depth_together() -> None:
@@ -240,6 +408,9 @@ def test_a_student_has_the_teachers_type() -> None:
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
+        ("compact:width=32,depth=8", CompactSpec(4, 32, 8)),
+        ("swinir:depths=2/2,heads=4/4,width=32", SwinIRSpec(4, 32, (2, 2), (4, 4))),
+        ("swinir:shifted=false", SwinIRSpec(shifted=False)),
         ("edsr:width=48,depth=16,scale=4", EDSRSpec(4, 48, 16)),
         ("edsr", EDSRSpec()),
         (" edsr: width = 8 , res_scale=0.1", EDSRSpec(4, 8, 16, 0.1)),
@@ -255,6 +426,23 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
     teacher = EDSRSpec(2, 64, 32, 0.1)
     assert parse_student("edsr:width=8", like=teacher) == replace(teacher, width=8)
     assert parse_student("carn:width=8", like=teacher) == CARNSpec(width=8)
+    assert parse_student("carn:width=8", like=teacher, scale=2) == CARNSpec(2, width=8)
+    assert parse_student("carn:width=8,scale=3", scale=2) == CARNSpec(3, width=8)
+    assert parse_student("edsr:width=8", scale=3) == EDSRSpec(3, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        (EDSRSpec(width=46), "46 channels are no multiple of 8; on most hardware 40 or 48"),
+        (CompactSpec(width=5), "5 channels are no multiple of 8; on most hardware 8 run"),
+        (SwinIRSpec(width=60), "60 channels"),
+        (RCANSpec(width=40), None),
+    ],
+)
+def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | None) -> None:
+    said = width_hint(spec)
+    assert said is None if hint is None else said is not None and said.startswith(f"hint: {hint}")
 
 
 @pytest.mark.parametrize(

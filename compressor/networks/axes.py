@@ -60,10 +60,17 @@ class AxisPlan:
 
     def expressions(self, name: str) -> tuple[str, ...]:
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-        found = self.parameters.get(name) or self.parameters.get(key)
+        found = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
         if found is None:
             raise SrkdError(f"the axis plan says nothing of {name}")
         return found
+
+    def _by_pattern(self, name: str) -> tuple[str, ...] | None:
+        """For patterns that leave some numbers open and name others (`groups.*.conv.0.weight`)."""
+        for pattern, expressions in self.parameters.items():
+            if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
+                return expressions
+        return None
 
 
 @dataclass(frozen=True)
