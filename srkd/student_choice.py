@@ -49,6 +49,9 @@ class Pupil:
 def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int, announce: Announce) -> Pupil:
     """The student, with hints and what `--init-from` gave said aloud."""
     network, init = _by_spec(shape, teacher, seed) if shape.spec is not None else _cut(teacher, preset, shape, seed)
+    channels = network.descriptor.channels
+    if channels != 3:
+        raise UsageError(f"the student takes {channels} channel, and compress trains on RGB images: use 3 channels")
     if shape.spec is not None and shape.init is None and preset.student.init == "inherit":
         announce("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
     original = None if teacher is None or teacher.network is None else teacher.network.spec

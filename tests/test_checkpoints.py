@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from compressor.checkpoints.load import Loaded, load_checkpoint
+from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network, Spec
 from compressor.networks.carn import CARNSpec
 from compressor.networks.carn_m import CARNMSpec
 from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
 from compressor.students import network_sha256
 from tests import official
 from tests.shared import needs_shared, shared_dir
@@ -238,3 +240,15 @@ def test_published_files() -> None:
     assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
     with pytest.raises(SrkdError, match=r"realesr-animevideov3_rezipped\.pth: unknown network"):
         load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+
+
+def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
+    """The eight bytes of its length come first, and one in 32 begins with 0x80, as pickles do."""
+    network = build(EDSRSpec(2, 4, 1), seed=0)
+    begins = set()
+    for extra in range(0, 256, 8):
+        path = tmp_path / f"{extra}.safetensors"
+        save_network(network, path, metadata={"srkd.recipe": "x" * extra})
+        begins.add(path.read_bytes()[0])
+        assert load_checkpoint(path).network.spec == network.spec
+    assert 0x80 in begins

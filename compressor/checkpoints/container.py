@@ -111,8 +111,9 @@ def _open(handle: IO[bytes], size_bytes: int) -> Opened:
         raise SrkdError("the file is empty: download or save it again")
     if start.startswith(b"PK\x03\x04"):
         return open_zip(handle, size_bytes)
+    # Before the pickles: the length of a safetensors header may begin with their first byte.
+    if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= size_bytes or start[:1] != b"\x80"):
+        return open_safetensors(handle, size_bytes)
     if start.startswith(b"\x80"):
         return open_legacy(handle, size_bytes)
-    if start[8:9] == b"{":
-        return open_safetensors(handle, size_bytes)
     raise SrkdError(f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth and .safetensors files")

@@ -1,0 +1,200 @@
+"""What `compress` makes of --width, --depth, --student, --select and --init-from, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.checkpoints.load import load_checkpoint
+from compressor.checkpoints.save import save_network
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network, Spec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.students import build_student, network_sha256
+from compressor.teacher import Teacher
+from recipes.preset import load_preset
+from srkd.cli import run
+from srkd.compression import compress
+from srkd.student_choice import Pupil, Shape, choose_student
+
+STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
+"""A rate that moves no weight: the student that is written is the one that was made."""
+
+Choose = Callable[..., tuple[Pupil, list[str]]]
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    return Teacher(build(RCANSpec(2, width=16, groups=2, depth=2, hidden=4), seed=3))
+
+
+@pytest.fixture
+def choose(teacher: Teacher) -> Choose:
+    def choose(**shape: Any) -> tuple[Pupil, list[str]]:
+        said: list[str] = []
+        return choose_student(teacher, load_preset("logits"), Shape(**shape), 0, said.append), said
+
+    return choose
+
+
+def network_of(teacher: Teacher) -> Network:
+    assert teacher.network is not None
+    return teacher.network
+
+
+def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
+    pupil, said = choose(width=0.5, select="l1")
+    strongest = build_student(network_of(teacher), width=0.5, select="l1")
+    leading = build_student(network_of(teacher), width=0.5)
+    assert network_sha256(pupil.network) == network_sha256(strongest) != network_sha256(leading)
+    assert pupil.facts() == {"init": "inherit", "select": "l1", "init_from": None}
+    assert said == []
+
+
+def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: Choose) -> None:
+    pupil, said = choose(spec="compact:width=8,depth=2")
+    assert pupil.network.spec == CompactSpec(2, width=8, depth=2)
+    assert pupil.init == "random"
+    assert said == [
+        "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
+    ]
+
+
+def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:
+    pupil, said = choose(spec="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
+    assert pupil.network.spec == RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
+    own, kept = dict(network_of(teacher).named_parameters()), dict(pupil.network.named_parameters())
+    middle = own["groups.1.blocks.1.conv1.weight"][:8, :8]
+    assert torch.equal(kept["groups.0.blocks.0.conv1.weight"], middle)
+    assert said == []
+
+
+def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -> None:
+    pupil, said = choose(width=0.7)
+    assert pupil.network.spec.to_dict()["width"] == 11
+    assert said == ["hint: 11 channels are no multiple of 8; on most hardware 8 or 16 run as fast or faster"]
+
+
+def test_a_width_that_the_teacher_has_is_no_hint() -> None:
+    teacher, said = Teacher(build(EDSRSpec(2, width=20, depth=2))), list[str]()
+    choose_student(teacher, load_preset("logits"), Shape(width=1.0, depth=0.5), 0, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ({"width": 0.5, "select": "l1", "init": "random"}, "--select l1 chooses what is inherited"),
+        ({"spec": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
+        ({"spec": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
+        ({"spec": "compact:width=8", "init": "inherit"}, "a compact cannot inherit from a rcan"),
+        ({"spec": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
+        ({"spec": "compact:channels=1"}, "the student has 1 channels, the teacher 3"),
+        ({"spec": "swinir:width=33"}, "not a multiple of every one of heads"),
+        ({"width": 0.5, "init_from": Path("nowhere.pth")}, "nowhere.pth"),
+    ],
+)
+def test_contradictions_are_told(shape: dict[str, Any], told: str, choose: Choose) -> None:
+    with pytest.raises(SrkdError) as raised:
+        choose(**shape)
+    assert told in str(raised.value)
+
+
+def test_a_student_without_a_teacher_has_colour() -> None:
+    with pytest.raises(UsageError, match="trains on RGB"):
+        choose_student(None, load_preset("scratch"), Shape(spec="compact:channels=1"), 0, print)
+    with pytest.raises(UsageError, match="add --teacher FILE"):
+        choose_student(None, load_preset("scratch"), Shape(spec="compact", init="inherit"), 0, print)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def saved(spec: Spec, path: Path) -> Network:
+    network = build(spec, seed=5)
+    save_network(network, path)
+    return network
+
+
+def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> None:
+    """A ×3 student from one of ×2: what was taken is in run.json, and in the weights."""
+    saved(EDSRSpec(3, width=16, depth=2), tmp_path / "teacher.safetensors")
+    earlier = saved(EDSRSpec(2, width=8, depth=2), tmp_path / "earlier.safetensors")
+    said: list[str] = []
+    report = compress(
+        tmp_path / "teacher.safetensors",
+        data=photos,
+        width=0.5,
+        init_from=tmp_path / "earlier.safetensors",
+        steps=1,
+        out=tmp_path / "run",
+        settings=STILL,
+        announce=said.append,
+    )
+    assert any("took 14 of 16 tensors" in line for line in said)
+    start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
+    assert (start["init"], start["select"]) == ("inherit", "leading")
+    assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
+    assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["taken"]) == 14
+    student = dict(load_checkpoint(report.student_path).network.named_parameters())
+    theirs = dict(earlier.named_parameters())
+    for name in start["init_from"]["taken"]:
+        assert torch.allclose(student[name], theirs[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        RCANSpec(2, width=8, groups=2, depth=2, hidden=2),
+        SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8),
+        CompactSpec(2, width=8, depth=2),
+    ],
+    ids=lambda spec: spec.arch,
+)
+def test_every_new_network_is_trained_and_left(
+    spec: Spec, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved(spec, tmp_path / "teacher.safetensors")
+    arguments = ["compress", "--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(photos), "--steps", "2"]
+    arguments += ["--set", "schedule.batch=2", "--set", "schedule.lr_patch=8", "--select", "l1"]
+    assert run([*arguments, "--out", str(tmp_path / "run")]) == 0
+    out = capfd.readouterr().out
+    assert "hint: 4 channels" in out
+    student = load_checkpoint(tmp_path / "run").network
+    assert student.spec == spec.narrowed(0.5)
+    with torch.no_grad():
+        assert student(torch.rand(1, 3, 7, 13)).shape == (1, 3, 14, 26)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["start"]["select"] == "l1"
+
+
+def test_layers_are_listed_with_what_they_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    saved(SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8), tmp_path / "swinir.safetensors")
+    given = ["inspect", str(tmp_path / "swinir.safetensors"), "--layers", "--lr-size", "16x8"]
+    assert run([*given, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert sum(layer["params"] for layer in told["layers"]) == told["params"]
+    assert sum(layer["macs"] for layer in told["layers"]) == told["macs"]
+    assert told["layers"][0] == {"name": "head", "kind": "Conv2d", "params": 224, "macs": 9 * 3 * 8 * 128}
+    assert run(given) == 0
+    listing = capfd.readouterr().out
+    assert "groups.0.layers.1.attention.qkv" in listing and "MACs at 16x8" in listing
+    assert run(["inspect", str(tmp_path / "swinir.safetensors"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["layers"] is None
