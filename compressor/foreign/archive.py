@@ -21,7 +21,7 @@ from compressor.errors import SrkdError
 
 TEXT_LIMIT_BYTES = 256 * 2**20
 TORCHSCRIPT_FILES = re.compile(
-    r"\b(?:save|from_file|load|_load_for_lite_interpreter)\s*\(|ops\.(?!aten\b|prim\b|_caffe2\b)\w+"
+    r"\b(?:save|from_file|load|_load_for_lite_interpreter)\s*\(|ops\.(?!aten\b|prims?\b|quantized\b|mkldnn_prepacked\b)\w+"
 )
 """TorchScript operators that read or write files (aten::save, aten::from_file), and operators of other libraries."""
 EXPORT_MEMBERS = re.compile(

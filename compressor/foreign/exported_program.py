@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from compressor.errors import SrkdError
 from compressor.foreign.archive import check_export
@@ -17,7 +19,7 @@ class ExportedModel(ModuleModel):
     """Devices are written into the graph, so a program is moved by a pass over it."""
 
     def __init__(self, program: Any, facts: ForeignFacts, what: str) -> None:
-        super().__init__(program.module(check_guards=False), facts, what)
+        super().__init__(_callable(program), facts, what)
         self._program = program
 
     def move(self, device: torch.device) -> torch.device:
@@ -25,7 +27,7 @@ class ExportedModel(ModuleModel):
 
         with one_line(f"{self.what} cannot go to {device}"):
             self._program = move_to_device_pass(self._program, str(device))
-            self.module = self._program.module(check_guards=False)
+            self.module = _callable(self._program)
         return device
 
 
@@ -36,7 +38,7 @@ def open_exported_program(path: Path) -> ExportedModel:
         program = torch.export.load(str(path))
     what = f"torch.export program {path.name}"
     batch, channels, height, width = _input_shape(program, what)
-    module = program.module(check_guards=False)
+    module = _callable(program)
 
     def run(images: torch.Tensor) -> torch.Tensor:
         return run_module(module, images, what)
@@ -45,6 +47,13 @@ def open_exported_program(path: Path) -> ExportedModel:
     descriptor = probe(run, channels, what) if fixed is None else _of_fixed_size(run, channels, fixed, batch or 1, what)
     params = sum(tensor.numel() for name, tensor in program.named_parameters())
     return ExportedModel(program, ForeignFacts("torch.export", "unknown", descriptor, params, fixed, batch), what)
+
+
+def _callable(program: Any) -> nn.Module:
+    """The program as a module, without the guards that newer versions keep as Python text and would run."""
+    guarded = "check_guards" in inspect.signature(program.module).parameters
+    module: nn.Module = program.module(check_guards=False) if guarded else program.module()
+    return module
 
 
 def _input_shape(program: Any, what: str) -> tuple[int | None, int, int | None, int | None]:

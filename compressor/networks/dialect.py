@@ -66,7 +66,7 @@ def _shape(state: State, name: str) -> torch.Size:
     tensor = state.get(name)
     if tensor is None:
         raise SrkdError(f"tensor {name} is missing")
-    if tensor.dim() != 4:
+    if tensor.dim() != 4 or tensor.numel() == 0:
         raise SrkdError(f"tensor {name} has shape {tuple(tensor.shape)}, not that of a convolution")
     return tensor.shape
 

@@ -54,7 +54,7 @@ def _read(state: State, scale: int | None) -> Reading:
     depths = [count(state, rf"layers\.{g}\.residual_group\.blocks\.(\d+)\.norm1\.weight") for g in range(groups)]
     tables = [_table(state, g) for g in range(groups)]
     hidden = state.get("layers.0.residual_group.blocks.0.mlp.fc1.weight")
-    if hidden is None or not tables:
+    if hidden is None or hidden.dim() != 2 or not tables:
         raise SrkdError("its first layer (layers.0.residual_group.blocks.0) is not whole")
     has_index = any(name.endswith("relative_position_index") for name in state)
     shifted = not has_index or any(name.endswith("attn_mask") for name in state)
