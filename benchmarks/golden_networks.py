@@ -34,8 +34,9 @@ IMAGES = ("y*", "testscript_y_*", "student_out2")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: the case, the file and output of it, the largest difference, and whether it is small enough."""
+    """One comparison: network, case, the file and output of it, the largest difference, whether it is small enough."""
 
+    arch: str
     case: str
     file: str
     output: str
@@ -70,7 +71,7 @@ def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
         wanted = torch.from_numpy(outputs[name])
         got = _output(network, torch.from_numpy(inputs[_input_of(name, inputs.files)]) / unit, name)
         difference = got / unit - wanted / unit if name in ADDRESSES else got - wanted / unit
-        yield Row(case.name, file.name, name, float(difference.abs().max()))
+        yield Row(network.spec.arch, case.name, file.name, name, float(difference.abs().max()))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

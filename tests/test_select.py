@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.slices import lively, run
 from compressor.errors import UsageError
 from compressor.networks.axes import Axis, AxisPlan
 from compressor.networks.base import Network, Spec
@@ -17,7 +18,7 @@ from compressor.networks.permute import strengths
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.swinir import SwinIRSpec
 from compressor.students import build_student, network_sha256, strongest_first
-from tests.test_students import TEACHERS, VARIANTS, lively, run
+from tests.test_students import TEACHERS, VARIANTS
 
 SPECS = {**TEACHERS, **VARIANTS}
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
+from benchmarks.slices import lively, run, zero_masked
 from compressor.checkpoints.load import load_checkpoint
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network, Spec
@@ -22,7 +21,7 @@ from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import MODULES, build
-from compressor.networks.swinir import ChannelNorm, SwinIRSpec
+from compressor.networks.swinir import SwinIRSpec
 from compressor.students import (
     build_student,
     network_sha256,
@@ -56,61 +55,6 @@ VARIANTS: dict[str, Spec] = {
 
 def teacher_of(arch: str, scale: int) -> Network:
     return lively(replace(TEACHERS[arch], scale=scale))
-
-
-def lively(spec: Spec) -> Network:
-    """Random weights with biases that are not near zero, so that a bias cut wrongly shows."""
-    network = build(spec, seed=spec.scale)
-    generator = torch.Generator().manual_seed(spec.scale)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.rand(parameter.shape, generator=generator)
-            if name.endswith("bias_table"):
-                parameter.copy_(4 * noise - 2)
-            elif name.endswith("bias"):
-                parameter.copy_(noise - 0.4)
-            else:
-                parameter.mul_(1.5)
-                if parameter.dim() == 1:  # norms and slopes
-                    parameter.add_(noise - 0.5)
-    return network
-
-
-def run(network: Network, seed: int = 0) -> torch.Tensor:
-    lr = torch.rand(1, network.descriptor.channels, 6, 7, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        sr: torch.Tensor = network(lr)
-    return sr
-
-
-def zero_masked(teacher: Network, student: Network) -> Network:
-    """The teacher with every weight that touches a dropped channel set to zero.
-
-    LayerNorm takes mean and variance over all channels, so that dropped ones count although they are zero. What is
-    equivalent is the masked teacher whose norms look at the kept channels only: that is what a narrower norm does.
-    """
-    cut = student_cuts(teacher.spec, student.spec)
-    masked = build(teacher.spec)
-    own = dict(teacher.named_parameters())
-    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
-    kept = int(str(student.spec.to_dict()["width"]))
-    for module in masked.modules():
-        if isinstance(module, nn.LayerNorm):
-            narrow(module, kept)
-    return masked
-
-
-def narrow(norm: nn.LayerNorm, kept: int) -> None:
-    """Let `norm` normalise the leading channels alone; the others, which are zero, stay zero."""
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        channels_first = isinstance(norm, ChannelNorm)
-        x = x.permute(0, 2, 3, 1) if channels_first else x
-        inside = F.layer_norm(x[..., :kept], (kept,), norm.weight[:kept], norm.bias[:kept], norm.eps)
-        x = F.pad(inside, (0, x.shape[-1] - kept))
-        return x.permute(0, 3, 1, 2) if channels_first else x
-
-    norm.forward = forward  # type: ignore[method-assign]
 
 
 def test_every_registered_network_is_cut_here() -> None:

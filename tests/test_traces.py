@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from compressor.networks.base import Network, Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
@@ -26,6 +28,11 @@ OTHERS = [SMALL["swinir"](3), *VARIANTS]
 SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
 """A graph takes seconds: the usual forms by default, scale 8 and the rarer ones in the long run."""
 TOLERANCE = 1e-5
+
+
+def _exported_elsewhere(spec: object) -> bool:
+    """tests/test_export.py proves the plain convolutional networks."""
+    return isinstance(spec, (EDSRSpec, CARNSpec))
 
 
 def lively(spec: Spec) -> Network:
@@ -100,7 +107,7 @@ def test_inductor_gives_the_same(spec: Spec) -> None:
         assert same(compiled, network, noise(spec, height, width))
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=label)
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not _exported_elsewhere(spec)], ids=label)
 def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     """Sizes that are no multiple of the window, smaller than it, and exactly it; and a batch."""
     network = lively(spec)

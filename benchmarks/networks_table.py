@@ -1,0 +1,238 @@
+"""What holds for each network, measured: `python -m benchmarks.networks_table --golden DIR` writes docs/networks.md.
+
+DIR holds `archs/<case>/` with outputs of the official code, and published checkpoints lie in ../data/checkpoints of
+it, benchmark sets in ../data/benchmarks; without --golden that column is not measured. Takes about a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.golden_networks import TOLERANCE, Row, rows
+from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, SCALES
+from benchmarks.slices import lively, run, zero_masked
+from compressor.checkpoints.convert import home_state
+from compressor.checkpoints.load import load_checkpoint
+from compressor.cost import cost
+from compressor.data.embedded import embedded_photos
+from compressor.images import read_rgb_u8
+from compressor.networks.base import Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import MODULES, architecture, build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.students import build_student, network_sha256
+from compressor.tiling import UNBOUNDED_OVERLAP, run_tiled
+from export.to_onnx import convert
+from srkd.api import evaluate
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
+WIDTHS = (0.29, 0.5, 0.7)
+COMPACT_FILE = "realesr-animevideov3_rezipped.pth"
+ODD_SIZES = ((1, 1), (2, 13), (7, 13), (17, 33), (11, 9))
+TILE = 24
+SMALL: dict[str, Spec] = {
+    "edsr": EDSRSpec(width=20, depth=3),
+    "carn": CARNSpec(width=20),
+    "carn_m": CARNMSpec(width=20),
+    "rcan": RCANSpec(width=20, groups=2, depth=2, hidden=5),
+    "swinir": SwinIRSpec(width=21, depths=(2, 2), heads=(7, 7), window=4, features=8),
+    "compact": CompactSpec(width=20, depth=3),
+}
+"""A network of each kind that is measured in moments; its weights are random."""
+
+COLUMNS = (
+    "network",
+    "reads and writes the names of",
+    "equals the official outputs",
+    "counts to the last digit",
+    "slices",
+    "ONNX at odd sizes",
+    "tiles",
+)
+Column = Callable[[str], str]
+
+
+def dialects(arch: str) -> str:
+    """Code bases whose files it reads: a small network written in their names comes back bit for bit."""
+    held = []
+    with tempfile.TemporaryDirectory() as folder:
+        for dialect in architecture(arch).dialects:
+            network = build(SMALL[arch], seed=0)
+            path = Path(folder) / f"{dialect.name}.pth"
+            torch.save(home_state(network, dialect)[0], path)
+            options = {"res_scale": 1.0} if "res_scale" in network.spec.to_dict() else {}
+            back = load_checkpoint(path, arch_options=options)
+            if back.dialect == dialect.name and network_sha256(back.network) == network_sha256(network):
+                held.append(dialect.name)
+    return ", ".join(held)
+
+
+def counts(arch: str) -> str:
+    """Published parameters and MACs (rounded ones to their last digit), and how many of them are met."""
+    wanted = [
+        cost(published.at(scale)).params == params
+        for published in PUBLISHED
+        if published.spec.arch == arch
+        for scale, params in zip(SCALES, published.params, strict=True)
+    ]
+    for spec, params, macs, macs_720p in OFFICIAL:
+        if spec.arch == arch:
+            counted = cost(spec)
+            wanted += [counted.params == params, counted.macs == macs]
+            wanted.append(cost(spec, HR_720P[spec.scale]).macs == macs_720p)
+    if arch == "compact":
+        wanted.append(cost(CompactSpec(4, width=64, depth=16)).params == COMPACT_PARAMS)
+    return f"{sum(wanted)} of {len(wanted)}"
+
+
+def slices(arch: str) -> str:
+    """The largest distance of a narrower student from its teacher with the dropped channels zeroed."""
+    worst = 0.0
+    for scale in SCALES:
+        teacher = lively(replace(SMALL[arch], scale=scale))
+        for width in WIDTHS:
+            student = build_student(teacher, width=width)
+            worst = max(worst, float((run(student) - run(zero_masked(teacher, student))).abs().max()))
+    return f"≤ {_rounded_up(worst)}"
+
+
+def onnx_parity(arch: str) -> str:
+    """The largest distance of ONNX Runtime from the network, at sizes that are no multiple of anything."""
+    network, worst = lively(SMALL[arch]), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        convert(network, Path(folder) / "network.onnx", {})
+        runtime = OnnxRuntime(Path(folder) / "network.onnx")
+        for height, width in ODD_SIZES:
+            lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height))
+            with torch.no_grad():
+                worst = max(worst, float((runtime.run(lr) - network(lr)).abs().max()))
+    return f"≤ {_rounded_up(worst)}"
+
+
+def tiles(arch: str) -> str:
+    """Exact where an output pixel depends on a bounded neighbourhood, else what is measured along the seams."""
+    network = build(SMALL[arch], seed=0)
+    photo = read_rgb_u8(next(iter(embedded_photos("val").values())))[:, :64, :80].float().div(255)[None]
+
+    def evaluate(lr: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            sr: torch.Tensor = network(lr)
+        return sr
+
+    radius = network.descriptor.receptive_radius
+    tiled = run_tiled(evaluate, photo, scale=network.spec.scale, radius=radius, tile=TILE)
+    apart = float((tiled.sr - evaluate(photo)).abs().max())
+    if radius is not None:
+        return f"exactly (≤ {_rounded_up(apart)})"
+    return f"seam {tiled.seam:.1e}, {apart:.1e} from the whole, at an overlap of {UNBOUNDED_OVERLAP}"
+
+
+def golden(found: Sequence[Row], arch: str, shared: Path | None) -> str:
+    """How many outputs of the official code are met, and the largest distance."""
+    if arch == "compact" and shared is not None:
+        return published_compact(shared)
+    own = [row for row in found if row.arch == arch]
+    if not own:
+        return "not measured"
+    held = sum(row.equal for row in own)
+    return f"{held} of {len(own)} within {TOLERANCE:g} (≤ {_rounded_up(max(row.max_abs for row in own))})"
+
+
+def published_compact(shared: Path) -> str:
+    """No outputs of its official code are published; the published weights and what they score are."""
+    scored = evaluate(shared / "data" / "checkpoints" / COMPACT_FILE, data=shared / "data" / "benchmarks" / "Set5")
+    (score,) = (score for name, sets in scored.models.items() if name != "bicubic" for score in sets.values())
+    psnr = score.psnr_y
+    return f"its definition; published weights score {psnr:.2f} dB on Set5"
+
+
+def _rounded_up(value: float) -> str:
+    """One digit, so that the last bit of a machine changes no page."""
+    for exponent in range(-8, 1):
+        if value <= 10.0**exponent:
+            return f"1e{exponent:+03d}"
+    return f"{value:.1g}"
+
+
+MEASURED: tuple[Column, ...] = (dialects, counts, slices, onnx_parity, tiles)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One network's row, a cell a column."""
+
+    cells: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"| {' | '.join(self.cells)} |"
+
+
+def lines(found: Sequence[Row], shared: Path | None) -> list[Line]:
+    made = []
+    for arch in MODULES:
+        held, counted, sliced, parity, tiled = (column(arch) for column in MEASURED)
+        made.append(Line((arch, held, golden(found, arch, shared), counted, sliced, parity, tiled)))
+    return made
+
+
+def page(table: Sequence[Line]) -> str:
+    """docs/networks.md."""
+    heading = [str(Line(COLUMNS)), str(Line(("---",) * len(COLUMNS)))]
+    return "\n".join(
+        [
+            "# Networks",
+            "",
+            "Generated from measurements by `python -m benchmarks.networks_table --golden DIR`; do not edit.",
+            f"Measured with torch {torch.__version__.partition('+')[0]} on CPU.",
+            "",
+            *heading,
+            *map(str, table),
+            "",
+            NOTES,
+        ]
+    )
+
+
+NOTES = f"""\
+- *Reads and writes the names of*: files of these code bases load; a network written in their names comes back bit for
+  bit. `srkd convert` does it for a file.
+- *Equals the official outputs*: the official code's images and feature maps on its own weights, images in [0,1].
+- *Counts*: parameters, MACs at 256x256 and at 1280x720 output, of the official classes.
+- *Slices*: widths {", ".join(map(str, WIDTHS))} at x2, x3 and x4 against the teacher with the dropped channels set to
+  zero, on noise and lively weights. SwinIR's LayerNorm counts every channel, so its masked teacher normalises the kept
+  ones only.
+- *ONNX*: ONNX Runtime against torch at {", ".join(f"{w}x{h}" for h, w in ODD_SIZES)}, one file for all sizes.
+- *Tiles*: a photo in tiles of {TILE} pixels against the photo at once. Networks that pool over the image or shift
+  windows see further than any overlap: their seam is measured, here with untrained weights, and `srkd upscale` tells
+  it for yours.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=Path, help="the folder that holds archs/")
+    options = parser.parse_args()
+    found: list[Row] = []
+    shared = None if options.golden is None else options.golden.resolve().parent
+    if shared is not None:
+        found = list(rows(options.golden, shared / "data" / "checkpoints"))
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(lines(found, shared)), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
