@@ -110,6 +110,18 @@ def test_outputs_equal_the_official_code(
     assert float((official.thinned(sr) - case.outputs["y"]).abs().max()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 7, 8])
+def test_fakds_thirds_of_any_depth(depth: int, tmp_path: Path) -> None:
+    state = official.fakd_edsr(2, 4, depth)
+    torch.save(state, tmp_path / "fakd.pt")
+    loaded = load_checkpoint(tmp_path / "fakd.pt")
+    assert (loaded.dialect, loaded.network.spec) == ("fakd", EDSRSpec(2, 4, depth))
+    own = dict(loaded.network.named_parameters())
+    parts = sorted({tuple(name.split(".")[:2]) for name in state if name.startswith("body") and ".body." in name})
+    for index, (part, block) in enumerate(parts):
+        assert torch.equal(own[f"blocks.{index}.conv2.weight"], state[f"{part}.{block}.body.2.weight"])
+
+
 def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None:
     state = official_rcan.drifted(official_rcan.rcan(official_rcan.RCAN, 2))
     case = official.golden_case("rcan_x2_drifted_meanshift", state)
