@@ -12,6 +12,7 @@ from torch import nn
 from compressor.checkpoints.load import load_checkpoint
 from compressor.networks import swinir, windows
 from compressor.networks.base import Network
+from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
 from compressor.networks.windows import from_windows, padded_index, shift_mask, to_windows
 from tests import official
@@ -156,6 +157,20 @@ def test_the_mask_separates_what_only_the_shift_made_neighbours() -> None:
     apart = (seen[:, :, None] - seen[:, None]).abs().amax(-1)
     assert torch.equal(mask == 0, apart < window)
     assert set(mask.unique().tolist()) == {0.0, -100.0}
+
+
+def test_new_weights_are_drawn_as_the_official_code_draws_them() -> None:
+    network = build(SwinIRSpec(2, width=60, depths=(2,), heads=(6,)), seed=0)
+    for name, parameter in network.named_parameters():
+        value = parameter.detach()
+        if name.endswith("bias_table") or (value.dim() == 2 and name.endswith("weight")):
+            assert 0.018 < float(value.std()) < 0.022, name
+        elif "norm" in name:
+            assert torch.equal(value, torch.full_like(value, float(name.endswith("weight")))), name
+        elif any(part in name for part in ("qkv", "proj", "fc1", "fc2")):
+            assert not value.any(), name
+    head = dict(network.named_parameters())["head.weight"].detach()
+    assert 0.9 / 27**0.5 < float(head.abs().max()) <= 1 / 27**0.5, "convolutions keep torch's default"
 
 
 def test_the_published_sizes_are_specs() -> None:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 OTHER_REGION = -100.0
 """Added to the attention between positions that only the cyclic shift made neighbours."""
+INITIAL_DEVIATION = 0.02
+"""Of new linear layers and bias tables."""
 
 
 def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
@@ -70,6 +72,14 @@ def relative_index(window: int) -> torch.Tensor:
     return offset[0] * (2 * window - 1) + offset[1]
 
 
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Initialised as the official code does (network_swinir.py, _init_weights)."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.trunc_normal_(layer.weight, std=INITIAL_DEVIATION)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class WindowAttention(nn.Module):
     """softmax(q·kᵀ/√d + relative bias + mask)·v inside each window."""
 
@@ -78,9 +88,10 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = _linear(width, 3 * width)
+        self.proj = _linear(width, width)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.bias_table, std=INITIAL_DEVIATION)
         self.register_buffer("index", relative_index(window), persistent=False)
 
     def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -105,7 +116,7 @@ class SwinLayer(nn.Module):
         self.window, self.shift = window, window // 2 if shifted else 0
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = WindowAttention(width, heads, window)
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = _linear(width, hidden), _linear(hidden, width)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         h, w = x.shape[1:3]
