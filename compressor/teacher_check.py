@@ -29,6 +29,8 @@ from compressor.teacher import Teacher
 PHOTO = "chelsea"
 LR_SIDE = 64
 EXPECTED_DB = 30.0
+FAR_DB = 25.0
+"""Below this a teacher is strange even where nothing explains it; networks trained for looks have 28 to 31."""
 NEARER_DB = 3.0
 """By so much an alternative must be nearer to be named."""
 PLAUSIBLE_DB = 20.0
@@ -73,7 +75,7 @@ class TeacherCheck:
                 f"warning: {self.with_suggestion:.1f} dB to bicubic with {self.options}: the file does not say what is "
                 "right, and nothing was changed; add it if the teacher was trained so"
             )
-        elif self.suspicious:
+        elif self.to_bicubic < FAR_DB:
             told.append(
                 "warning: the teacher is far from bicubic and no other value range, residual scale or mean explains "
                 "it: was it trained for other images, or not at all?"

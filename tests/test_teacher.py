@@ -27,7 +27,7 @@ from compressor.runtimes.open import open_model
 from compressor.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd.compression import compress, recipes_for_outputs
-from tests.commands import python
+from tests.commands import ROOT, python
 from tests.foreign_models import MultiplesOf, save_export, save_onnx, save_torchscript, twin
 from tests.shared import benchmarks, needs_shared, shared_dir
 
@@ -390,3 +390,32 @@ def test_published_checkpoints_score_what_they_should(name: str, kind: str, psnr
     assert load_teacher(path).kind == kind
     scores = srkd.evaluate(path, data=benchmarks() / "Set5").models[path.stem]["Set5"]
     assert scores.psnr_y == pytest.approx(psnr_y, abs=0.01)
+
+
+def hostile_programs(count: int, seed: int, folder: Path) -> None:
+    """In a process of its own: these formats are read by native code, and a crash must be seen."""
+    outcome = python("-W", "ignore", "-m", "tests.hostile_programs", count, seed, folder, cwd=ROOT, timeout=900)
+    assert outcome.code == 0, f"died at {(folder / 'last').read_text()}: {outcome.err[-500:]}"
+    report = outcome.json
+    assert report["wrong"] == []
+    assert report["loaded"] + report["refused"] == count
+    assert report["loaded"] >= count // 10 and report["refused"] >= count // 3
+
+
+def test_damaged_programs(tmp_path: Path) -> None:
+    hostile_programs(120, 0, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_thousands_of_damaged_programs(seed: int, tmp_path: Path) -> None:
+    hostile_programs(1500, seed, tmp_path)
+
+
+def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    """torch itself reads beyond the record's end, and crashes or shows what lies in memory."""
+    short = rewritten(
+        files["TorchScript"], tmp_path / "short.pt", lambda name, old: old[:8] if name.endswith("data/1") else old, {}
+    )
+    with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
+        load_teacher(short)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from compressor.checkpoints.known_names import DICTIONARIES, DTYPES, HARMLESS, STORAGE_DTYPES
 from compressor.errors import SrkdError
 
 OPERATIONS_LIMIT = 2_000_000
@@ -59,52 +60,6 @@ class Skipped:
     what: str
 
 
-STORAGE_DTYPES: Mapping[str, torch.dtype | None] = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "UntypedStorage": None,
-}
-DTYPES: Mapping[str, torch.dtype] = {
-    str(dtype).removeprefix("torch."): dtype for dtype in STORAGE_DTYPES.values() if dtype is not None
-}
-DICTIONARIES = frozenset({("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")})
-HARMLESS = frozenset(
-    {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("_codecs", "encode"),
-        ("argparse", "Namespace"),
-        ("datetime", "datetime"),
-        ("datetime", "timedelta"),
-        ("pathlib", "PosixPath"),
-        ("pathlib", "WindowsPath"),
-        ("pytorch_lightning.utilities.parsing", "AttributeDict"),
-        ("lightning_fabric.utilities.data", "AttributeDict"),
-        ("lightning.fabric.utilities.data", "AttributeDict"),
-        ("torch", "device"),
-        ("torch.nn.parameter", "Parameter"),
-        ("torch", "Tensor"),
-        ("builtins", "dict"),
-        ("builtins", "list"),
-        ("__builtin__", "dict"),
-        ("__builtin__", "list"),
-    }
-)
-"""Names that training scripts leave beside the weights. They are passed over, not built."""
-
-
 class Stream(Protocol):
     """What a pickle is read from; `read` must give fewer bytes than asked for when fewer are left."""
 
@@ -124,12 +79,23 @@ class Unpickled:
 def read_pickle(stream: Stream) -> Unpickled:
     """The value of the pickle at the stream's position; the stream is left behind its end."""
     machine = _Machine()
+    return Unpickled(_run(machine, stream), machine.storages)
+
+
+def read_storages(stream: Stream) -> Mapping[str, StorageRef]:
+    """The storages that a pickle of any classes refers to: objects are passed over, whatever they are."""
+    machine = _Storages()
+    _run(machine, stream)
+    return machine.storages
+
+
+def _run(machine: _Machine, stream: Stream) -> Any:
     try:
         for done, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
             if done > OPERATIONS_LIMIT:
                 raise SrkdError(f"its pickle runs to more than {OPERATIONS_LIMIT:,} operations: this is no checkpoint")
             machine.execute(opcode.name, argument)
-        return Unpickled(machine.pop(), machine.storages)
+        return machine.pop()
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
         raise SrkdError(f"its pickle is damaged ({_short(error)}): download or save the file again") from error
 
@@ -203,6 +169,17 @@ class _Machine:
         storage = _storage(self.pop())
         self.storages[storage.key] = storage
         self.stack.append(storage)
+
+
+class _Storages(_Machine):
+    """Passes over what it does not know."""
+
+    def name_global(self, module: Any, name: Any) -> None:
+        self.stack.append(Named(str(module), str(name)))
+
+    def call(self) -> None:
+        self.pop(), self.pop()
+        self.stack.append(Skipped("object"))
 
 
 def _pairs(flat: list[Any]) -> dict[Any, Any]:

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from compressor.checkpoints.formats import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
-from compressor.checkpoints.pickles import read_pickle
+from compressor.checkpoints.pickles import read_pickle, read_storages
 from compressor.errors import SrkdError
 
 TEXT_LIMIT_BYTES = 256 * 2**20
@@ -66,6 +66,9 @@ def bounded(path: Path) -> Iterator[zipfile.ZipFile]:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES:
                 raise SrkdError(f"{path}: its {size_bytes:,} bytes unpack to {unpacked:,}: this is no model")
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
             yield archive
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
@@ -82,6 +85,21 @@ def check_torchscript(path: Path) -> None:
                         f"{path}: its code {member.filename.rpartition('/')[2]} uses {found.group()[:40]!r}, which a "
                         "network does not need: refused, nothing was run"
                     )
+        _check_storages(archive, path)
+
+
+def _check_storages(archive: zipfile.ZipFile, path: Path) -> None:
+    """torch takes each record to be as long as its pickle says, and would read beyond the end of a shorter one."""
+    sizes = {member.filename: member.file_size for member in archive.infolist()}
+    for pickled in [name for name in sizes if name.endswith(".pkl") and "/code/" not in name]:
+        folder = pickled.removesuffix(".pkl")
+        for ref in read_storages(BytesIO(archive.read(pickled))).values():
+            wanted = (ref.start + ref.size) * (ref.dtype.itemsize if ref.dtype is not None else 1)
+            if sizes.get(f"{folder}/{ref.key}", 0) < wanted:
+                raise SrkdError(
+                    f"{path}: a damaged archive: its record {folder.rpartition('/')[2]}/{ref.key[:40]} is shorter than "
+                    f"the {wanted:,} bytes of its tensor: download or export it again"
+                )
 
 
 def check_export(path: Path) -> None:
