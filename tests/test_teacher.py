@@ -81,6 +81,16 @@ def test_a_foreign_teacher_has_no_features_and_names_the_recipes_that_need_none(
     assert Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), []).sr.shape == (1, 3, 8, 8)
 
 
+def test_a_trace_of_our_own_network_as_a_teacher(tmp_path: Path) -> None:
+    network = build(EDSRSpec(3, 4, 1), seed=0)
+    torch.jit.trace(network, torch.rand(1, 3, 9, 11)).save(str(tmp_path / "traced.pt"))
+    teacher = load_teacher(tmp_path / "traced.pt")
+    lr = torch.rand(2, 3, 6, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(lr), network(lr), atol=1e-6, rtol=0)
+    assert (teacher.kind, teacher.architecture, teacher.descriptor.scale) == ("TorchScript", "EDSR", 3)
+
+
 def test_a_network_gives_outputs_taps_and_parts() -> None:
     network = build(EDSRSpec(2, 4, 2), seed=0)
     teacher = Teacher(network)
@@ -419,3 +429,12 @@ def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp
     )
     with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
         load_teacher(short)
+    for kept in (0, 8):
+        short = rewritten(
+            files["torch.export"],
+            tmp_path / "short.pt2",
+            lambda name, old, kept=kept: old[:kept] if name.endswith("weight_0") else old,  # type: ignore[misc]
+            {},
+        )
+        with pytest.raises(SrkdError, match=r"the values of 0\.weight are not all there"):
+            load_teacher(short)

@@ -7,6 +7,7 @@ operators that open files. A file is handed on only after none of that was found
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 import zlib
@@ -32,6 +33,8 @@ EXPORT_TARGETS = re.compile(
     r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)?|torch\.(sym_\w+|_sym_\w+)|_operator\.\w+|math\.\w+"
     r"|torch\._check\w*"
 )
+EXPORT_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2}
+"""Bytes of a value by its number in torch/_export/serde/schema.py, ScalarType."""
 EXPORT_WORDS = re.compile(
     r"Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
     r"|ModularIndexing|ToFloat|IntTrueDiv|FloatTrueDiv|TruncToInt|Where|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Equality|Unequality"
@@ -91,7 +94,8 @@ def check_torchscript(path: Path) -> None:
 def _check_storages(archive: zipfile.ZipFile, path: Path) -> None:
     """torch takes each record to be as long as its pickle says, and would read beyond the end of a shorter one."""
     sizes = {member.filename: member.file_size for member in archive.infolist()}
-    for pickled in [name for name in sizes if name.endswith(".pkl") and "/code/" not in name]:
+    # A trace's examples (traced_inputs.pkl) are described and not stored, and not read either.
+    for pickled in [name for name in sizes if name.endswith(("/data.pkl", "/constants.pkl")) and "/code/" not in name]:
         folder = pickled.removesuffix(".pkl")
         for ref in read_storages(BytesIO(archive.read(pickled))).values():
             wanted = (ref.start + ref.size) * (ref.dtype.itemsize if ref.dtype is not None else 1)
@@ -111,8 +115,31 @@ def check_export(path: Path) -> None:
                 raise SrkdError(f"{path}: it holds {name[:80]!r}, which a torch.export program does not: refused")
             if name.startswith("models/"):
                 _check_program(_text(archive, member, path), path)
+            elif name.startswith("data/") and name.endswith("_config.json"):
+                _check_values(archive, member, path)
             elif name.startswith("data/") and not name.endswith(".json"):
                 _check_record(archive, member, path)
+
+
+def _check_values(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Every raw record holds as many values as the tensor that is laid over it."""
+    sizes = {one.filename: one.file_size for one in archive.infolist()}
+    folder = member.filename.rpartition("/")[0]
+    try:
+        entries = json.loads(_text(archive, member, path))["config"]
+        for name, entry in entries.items():
+            meta = entry["tensor_meta"]
+            if entry["use_pickle"] or meta is None:
+                continue
+            shape, strides = ([one["as_int"] for one in meta[key]] for key in ("sizes", "strides"))
+            last = meta["storage_offset"]["as_int"] + sum(
+                (n - 1) * step for n, step in zip(shape, strides, strict=True)
+            )
+            wanted = 0 if 0 in shape else (last + 1) * EXPORT_VALUE_BYTES[meta["dtype"]]
+            if min([0, *shape, *strides]) < 0 or sizes.get(f"{folder}/{entry['path_name']}", -1) < wanted:
+                raise SrkdError(f"{path}: the values of {str(name)[:60]} are not all there: export it again")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SrkdError(f"{path}: its list of tensors is damaged ({error!r:.80}): export it again") from error
 
 
 def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
@@ -149,8 +176,6 @@ def _check_record(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path)
 
 def _check_program(text: str, path: Path) -> None:
     """Operators from torch's own list, expressions of symbols and arithmetic, and no guards written as Python."""
-    import json
-
     try:
         program = json.loads(text)
     except (ValueError, RecursionError) as error:
