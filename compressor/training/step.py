@@ -25,7 +25,7 @@ class Runner:
     """A network in a precision, trained or frozen, that remembers what it gave within a step."""
 
     def __init__(
-        self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+        self, network: Network, *, trains: bool, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> None:
         self.network, self.trains, self.autocast = network, trains, autocast
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
