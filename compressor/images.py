@@ -262,7 +262,8 @@ def _quantised(planes_01: Tensor, bits: int) -> Samples:
     """(C,H,W) floats to (H,W,C) whole numbers: half rounded up, clipped; one channel at a time, to spare memory."""
     largest = 2**bits - 1
     channels, height, width = planes_01.shape
-    samples: Samples = np.empty((height, width, channels), np.uint16 if bits == 16 else np.uint8)
+    shape = (height, width, channels)
+    samples: Samples = np.empty(shape, np.uint16) if bits == 16 else np.empty(shape, np.uint8)
     for channel, plane in enumerate(planes_01.detach()):
         whole = plane.cpu().float().mul(largest).add_(0.5).floor_().clamp_(0, largest)
         if whole.isnan().any():

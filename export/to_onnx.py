@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import torch
+import torch._dynamo.exc
 
 from compressor.errors import SrkdError
 from compressor.networks.base import Descriptor, Network

@@ -165,7 +165,7 @@ def _precision(model: onnx.ModelProto) -> str:
     """What most weights are stored in."""
     import onnx
 
-    names = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
     sizes: Counter[str] = Counter()
     for tensor in model.graph.initializer:

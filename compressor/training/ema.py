@@ -22,7 +22,7 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         averaged: list[torch.Tensor] = list(self.network.parameters())
         current: list[torch.Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state_dict(self) -> dict[str, object]:
         return {"network": self.network.state_dict(), "updates": self.updates}

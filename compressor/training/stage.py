@@ -42,7 +42,7 @@ class Stage:
     precision: Precision = "fp32"
     validate_every: int = 1000
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The context in which the student runs; the teacher stays in fp32."""
         if self.precision == "bf16":
             return torch.autocast(device.type, torch.bfloat16)

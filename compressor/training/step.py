@@ -30,7 +30,7 @@ class Runner:
         network: Network | Teacher,
         *,
         trains: bool,
-        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.network, self.trains, self.autocast = network, trains, autocast
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
