@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from compressor.checkpoints.container import file_sha256
 from compressor.checkpoints.load import Loaded, UnknownNetwork, load_checkpoint, read_states, weights_file
@@ -38,10 +37,11 @@ class Origin:
     header: Mapping[str, str] | None = None
 
 
-class Teacher(nn.Module):
+class Teacher(Network):
     """Frozen, in eval mode, float RGB in [0,1], NCHW, in and out, of any size.
 
-    `network` is one of our networks, with spec, taps and parts; None for a foreign model.
+    `network` is one of our networks, whose spec, taps and parts these are; None for a foreign model, which has outputs
+    only and says so where more is asked of it.
     """
 
     network: Network | None
@@ -71,6 +71,11 @@ class Teacher(nn.Module):
         return "srkd" if self.foreign is None else self.foreign.facts.kind
 
     @property
+    def called(self) -> str:
+        """The kind with its article."""
+        return "an srkd" if self.foreign is None else self.foreign.facts.called
+
+    @property
     def architecture(self) -> str:
         if self.foreign is not None:
             return self.foreign.facts.architecture
@@ -93,7 +98,7 @@ class Teacher(nn.Module):
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> Spec:  # type: ignore[override]
         return self.own("a spec").spec
 
     @property
@@ -106,7 +111,7 @@ class Teacher(nn.Module):
             return self.network
         recipes = self.recipes_for_outputs
         way = f"recipes that take it: {', '.join(recipes)}" if recipes else "use a recipe that needs outputs only"
-        raise SrkdError(f"a {self.kind} teacher gives outputs only, and {wanted} was asked of it: {way}")
+        raise SrkdError(f"{self.called} teacher gives outputs only, and {wanted} was asked of it: {way}")
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         return self.own("a part of the network").stem(lr)
@@ -152,7 +157,7 @@ def _foreign_outputs(foreign: Foreign, lr: torch.Tensor, img_range: float) -> to
     model = facts.descriptor
     height, width = lr.shape[-2:]
     if lr.dim() != 4 or lr.shape[1] != model.channels:
-        raise UsageError(f"a {facts.kind} teacher takes (N, {model.channels}, H, W), got {tuple(lr.shape)}")
+        raise UsageError(f"{facts.called} teacher takes (N, {model.channels}, H, W), got {tuple(lr.shape)}")
     if facts.fixed_size is not None and facts.fixed_size != (width, height):
         raise SrkdError(
             f"this {facts.kind} teacher takes images of {facts.fixed_size[0]}x{facts.fixed_size[1]} only, "
@@ -184,7 +189,7 @@ def _run_exactly(foreign: Foreign, images: torch.Tensor, batch: int) -> torch.Te
     scale = foreign.facts.descriptor.scale
     wanted = (len(full), images.shape[1], images.shape[2] * scale, images.shape[3] * scale)
     if tuple(outputs.shape) != wanted:
-        raise SrkdError(f"a {foreign.facts.kind} teacher gave shape {tuple(outputs.shape)} where {wanted} was due")
+        raise SrkdError(f"{foreign.facts.called} teacher gave shape {tuple(outputs.shape)} where {wanted} was due")
     return outputs[: len(images)]
 
 
@@ -270,7 +275,7 @@ def _foreign_teacher(
     facts = foreign.facts
     strangers = sorted(set(options) - {"img_range", "weights"})
     if strangers:
-        raise UsageError(f"{path}: a {facts.kind} model has no option {strangers[0]!r}; there is img_range")
+        raise UsageError(f"{path}: {facts.called} model has no option {strangers[0]!r}; there is img_range")
     if scale not in (None, facts.descriptor.scale):
         raise UsageError(f"{path}: the file is for scale {facts.descriptor.scale}, not {scale}")
     assumed: tuple[Assumption, ...] = ()

@@ -87,7 +87,7 @@ class TeacherCheck:
         return tuple(told)
 
 
-def check_teacher(teacher: Teacher | Network) -> TeacherCheck:
+def check_teacher(teacher: Network) -> TeacherCheck:
     """Run a teacher on the photograph; where it is far from bicubic, try what it may have been trained with."""
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(_copy(teacher, teacher.spec))
     scale = teacher.descriptor.scale

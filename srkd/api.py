@@ -15,7 +15,7 @@ from compressor.networks.base import Network
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
 from compressor.students import build_student
-from compressor.teacher import Teacher, load_teacher
+from compressor.teacher import load_teacher
 from compressor.tiling import UNBOUNDED_OVERLAP
 from compressor.upscaling import UpscaleReport
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
+def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network:
     """The network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
     A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.

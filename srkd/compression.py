@@ -80,7 +80,7 @@ def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
     teacher.recipes_for_outputs = recipes_for_outputs()
     if any(method.needs_network for method in preset.build_methods()):
         raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher, and a {teacher.kind} teacher gives outputs "
+            f"recipe {recipe} needs weights or features of its teacher, and {teacher.called} teacher gives outputs "
             f"only; recipes that take it: {', '.join(teacher.recipes_for_outputs)}"
         )
 

@@ -18,7 +18,7 @@ from compressor.runtimes.open import open_model
 from compressor.runtimes.torch_eager import TorchRuntime
 from compressor.teacher import Teacher
 
-Model: TypeAlias = "str | Path | Network | Teacher | Runtime"
+Model: TypeAlias = "str | Path | Network | Runtime"
 """A checkpoint, a run folder, an exported file, a network or teacher, or a runtime that is open already."""
 
 
@@ -35,13 +35,13 @@ class Opening:
 
     def open(self, model: Model) -> Runtime:
         """One model, ready to run."""
-        if isinstance(model, Network):
-            label = model.spec.arch
-            return TorchRuntime(model, label=label, device=self.device, precision=self.precision or "fp32")
         if isinstance(model, Teacher):
             if model.network is not None:
                 return self.open(model.network)
             return ForeignRuntime(model, label=model.architecture, device=self.device)
+        if isinstance(model, Network):
+            label = model.spec.arch
+            return TorchRuntime(model, label=label, device=self.device, precision=self.precision or "fp32")
         if not isinstance(model, (str, Path)):
             return model
         return open_model(

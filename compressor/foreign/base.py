@@ -33,6 +33,11 @@ class ForeignFacts:
     fixed_size: tuple[int, int] | None = None
     largest_batch: int | None = None
 
+    @property
+    def called(self) -> str:
+        """The kind with its article: "an ONNX", "a TorchScript"."""
+        return f"an {self.kind}" if self.kind == "ONNX" else f"a {self.kind}"
+
 
 class Foreign(Protocol):
     """A model in the value range of its own file, NCHW, on the device that it was moved to."""

@@ -61,7 +61,7 @@ def _foreign(request: Request, teacher: Teacher) -> Runtime:
     from compressor.runtimes.foreign import ForeignRuntime
 
     if request.precision not in (None, "fp32"):
-        raise UsageError(f"{request.path}: a {teacher.kind} model runs in fp32 here, not {request.precision}")
+        raise UsageError(f"{request.path}: {teacher.called} model runs in fp32 here, not {request.precision}")
     return ForeignRuntime(teacher, label=request.label, device=request.device)
 
 

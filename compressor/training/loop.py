@@ -9,7 +9,6 @@ import torch
 from compressor.data.batches import Batch
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
-from compressor.teacher import Teacher
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step
@@ -43,7 +42,7 @@ class Losses:
 
 
 def train(
-    stage: Stage, state: State, batches: BatchSource, teacher: Network | Teacher | None, events: Events, *, seed: int
+    stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int
 ) -> None:
     """Run `stage` from where `state` stands to its end."""
     device = next(state.student.parameters()).device

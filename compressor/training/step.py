@@ -27,7 +27,7 @@ class Runner:
 
     def __init__(
         self,
-        network: Network | Teacher,
+        network: Network,
         *,
         trains: bool,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,

@@ -14,18 +14,18 @@ from compressor.teacher import Teacher
 
 
 @torch.no_grad()
-def quantised_sr(network: Network | Teacher | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
+def quantised_sr(network: Network | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
     """The network's output in fp32, or the bicubic upscale where no network is given; rounded to 8 bit, on the CPU."""
     sr = upscale_bicubic(lr, scale) if network is None else network(lr.to(_device(network, lr)))
     return to_u8(sr.float()).cpu().float() / 255
 
 
-def _device(network: Network | Teacher, lr: torch.Tensor) -> torch.device:
+def _device(network: Network, lr: torch.Tensor) -> torch.device:
     """A teacher moves images itself."""
     return lr.device if isinstance(network, Teacher) else next(network.parameters()).device
 
 
-def mean_psnr_y(network: Network | Teacher | None, images: Sequence[ValidationImage], scale: int) -> float:
+def mean_psnr_y(network: Network | None, images: Sequence[ValidationImage], scale: int) -> float:
     """Mean Y-PSNR in dB, border = scale; no network means bicubic."""
     figures = [psnr_y(quantised_sr(network, image.lr, scale), image.hr, border=scale) for image in images]
     return float(torch.cat(figures).mean())
