@@ -25,7 +25,7 @@ SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="photographs whose licence allows what the weights are for")
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--out", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--pack", type=Path, help="a finished run to pack, without training")
     parser.add_argument("--to", type=Path, default=FOLDER / "teacher.safetensors")
