@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,8 @@ class Origin:
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
     header: Mapping[str, str] | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What the user said of the file."""
 
 
 class Teacher(Network):
@@ -213,14 +215,14 @@ def load_teacher(
         kind = "onnx"
     if kind is None:
         try:
-            return of_loaded(load_checkpoint(path, scale=scale, arch_options=options))
+            return of_loaded(load_checkpoint(path, scale=scale, arch_options=options), options)
         except UnknownNetwork as error:
             return _by_spandrel(path, scale, options, error)
     foreign = _open(kind, path)
     return _foreign_teacher(foreign, path, scale, options, wrapping=kind)
 
 
-def of_loaded(loaded: Loaded) -> Teacher:
+def of_loaded(loaded: Loaded, options: Mapping[str, object]) -> Teacher:
     """A teacher of a checkpoint that was opened."""
     return Teacher(
         loaded.network,
@@ -233,6 +235,7 @@ def of_loaded(loaded: Loaded) -> Teacher:
             loaded.assumed,
             loaded.notes,
             loaded.header,
+            options,
         ),
     )
 
@@ -281,7 +284,7 @@ def _foreign_teacher(
     assumed: tuple[Assumption, ...] = ()
     if "img_range" not in options:
         assumed = (Assumption("img_range", 1.0, "not in the file; images of [0,1] are what most models take"),)
-    origin = Origin(path, file_sha256(path), path.stat().st_size, facts.kind, wrapping, assumed)
+    origin = Origin(path, file_sha256(path), path.stat().st_size, facts.kind, wrapping, assumed, options=options)
     return Teacher(foreign, origin, img_range=_range(options.get("img_range", 1.0), path))
 
 

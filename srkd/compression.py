@@ -74,7 +74,11 @@ def compress(
 
 
 def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
-    """A foreign teacher gives outputs only: refuse what needs more before anything is decoded or trained."""
+    """Refuse what a teacher cannot give before anything is decoded or trained."""
+    if teacher.descriptor.channels != 3:
+        raise UsageError(
+            "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
+        )
     if teacher.network is not None:
         return
     teacher.recipes_for_outputs = recipes_for_outputs()

@@ -137,7 +137,12 @@ class TrainingRun:
         if self.teacher is None or self.teacher.origin is None:
             return None
         origin = self.teacher.origin
-        return {"path": str(origin.path), "sha256": origin.sha256, "kind": self.teacher.kind}
+        return {
+            "path": str(origin.path),
+            "sha256": origin.sha256,
+            "kind": self.teacher.kind,
+            "options": dict(origin.options),
+        }
 
     def _report(self, state: State, teacher: Teacher | None, reference: Reference, seconds: float) -> CompressReport:
         scale, images = self.student.spec.scale, self.data.validation

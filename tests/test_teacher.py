@@ -21,6 +21,7 @@ from compressor.checkpoints.save import save_network
 from compressor.errors import MissingExtra, SrkdError, UsageError
 from compressor.foreign import spandrel_teacher
 from compressor.networks.base import Network
+from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.runtimes.open import open_model
@@ -244,6 +245,7 @@ def test_compress_trains_towards_a_foreign_teacher(
     )
     assert report.steps == 2 and report.teacher is not None and report.teacher.cost is None
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["teacher"]["options"] == {}
     assert facts["teacher"]["kind"] == kind and facts["teacher"]["path"] == str(files[kind])
     assert any("img_range=1.0 assumed" in line for line in said)
     assert any(line.startswith("teacher check on the photo") for line in said)
@@ -267,6 +269,10 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     with pytest.raises(UsageError, match="the student has 1 channels, the teacher 3: add channels=3"):
         compress(path, recipe="logits", data=nowhere, student="compact:scale=2,channels=1", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    grey = tmp_path / "grey.safetensors"
+    save_network(build(CompactSpec(2, 4, 1, channels=1), seed=0), grey)
+    with pytest.raises(UsageError, match="the teacher takes one channel, and compress trains on RGB"):
+        compress(grey, recipe="logits", data=nowhere, out=tmp_path / "run")
 
 
 class Saver(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from compressor.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
+from compressor.checkpoints.unwrap import ATTRIBUTES
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.edsr import EDSRSpec
 from compressor.students import network_sha256
@@ -115,6 +117,20 @@ def test_a_prefix_is_only_taken_off_where_the_names_as_they_stand_are_unknown(tm
     assert set(readings[0][1]) == {"model.0.weight", "model.1.sub.0.weight"}
     with pytest.raises(UnknownNetwork, match=r"its 2 tensors \(model\.0\.weight"):
         load_checkpoint(path)
+
+
+def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -> None:
+    nested = {
+        f"{a}{b}{c}x{n}.weight": torch.zeros(1)
+        for n in range(9)
+        for a in ATTRIBUTES
+        for b in ATTRIBUTES
+        for c in ("net.", "ema.")
+    }
+    begin = time.perf_counter()
+    with pytest.raises(UnknownNetwork):
+        load_checkpoint(saved(nested, tmp_path))
+    assert time.perf_counter() - begin < 10
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from compressor.checkpoints.container import Container, open_container
-from compressor.checkpoints.unwrap import Unwrapped, inner, unwrap
+from compressor.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.architecture import Architecture
 from compressor.networks.base import Network, Spec
@@ -89,7 +89,7 @@ def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[
     """Every state dict that the file may mean, with its wrapping: as it stands first, then without its prefixes."""
     try:
         with open_container(path) as container:
-            found = list(inner(unwrap(container.content, weights)))
+            found = list(readings(unwrap(container.content, weights)))
             return [(one.wrapping, {name: container.tensor(ref) for name, ref in one.refs.items()}) for one in found]
     except SrkdError as error:
         raise _of_file(path, error) from error
@@ -137,7 +137,7 @@ def _recognised(
 ) -> tuple[Unwrapped, dict[str, torch.Tensor], Recognised]:
     """The first reading of the file's names that is some network's; else the error of the names as they stand."""
     unknown: UnknownNetwork | None = None
-    for candidate in inner(unwrapped):
+    for candidate in readings(unwrapped):
         state = {name: container.tensor(ref) for name, ref in candidate.refs.items()}
         try:
             return candidate, state, recognise(state, scale, options)

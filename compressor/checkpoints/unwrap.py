@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ ATTRIBUTES = (
 )  # fmt: skip
 """What a training module calls its network (Lightning saves the whole module); averaged weights first."""
 MOST_LEVELS = 3
+MOST_READINGS = 40
+"""Prefixes nest; a file made to have thousands of readings gets no more time than an honest one."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,22 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
     return Unwrapped(bare, " > ".join(path) or "bare", tuple(assumed))
 
 
-def inner(outer: Unwrapped, level: int = 0) -> Iterator[Unwrapped]:
+def readings(outer: Unwrapped) -> Iterator[Unwrapped]:
     """The state dict as it stands, then each part of it that may be the network of a larger module.
 
     An attribute's prefix may also be a network's own (old ESRGAN files begin with `model.`), so nothing is taken off
     before the names as they stand were looked at.
     """
+    return itertools.islice(_parts(outer, 0), MOST_READINGS)
+
+
+def _parts(outer: Unwrapped, level: int) -> Iterator[Unwrapped]:
     yield outer
     if level == MOST_LEVELS:
         return
     for prefix in ATTRIBUTES:
         if any(name.startswith(prefix) for name in outer.refs):
-            yield from inner(_only(outer, prefix), level + 1)
+            yield from _parts(_only(outer, prefix), level + 1)
 
 
 def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
