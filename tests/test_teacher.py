@@ -435,7 +435,7 @@ def hostile_programs(count: int, seed: int, folder: Path) -> None:
 
 
 def test_damaged_programs(tmp_path: Path) -> None:
-    hostile_programs(120, 0, tmp_path)
+    hostile_programs(80, 0, tmp_path)
 
 
 @pytest.mark.slow

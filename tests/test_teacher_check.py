@@ -23,7 +23,7 @@ from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import MODULES, architecture, build
 from compressor.students import network_sha256
 from compressor.teacher import load_teacher
-from compressor.teacher_check import EXPECTED_DB, NEARER_DB, check_teacher
+from compressor.teacher_check import EXPECTED_DB, NEARER_DB, PLAUSIBLE_DB, check_teacher
 from srkd.cli import run
 from tests.foreign_models import Rounding, save_torchscript
 from tests.shared import needs_shared, shared_dir
@@ -111,6 +111,14 @@ def test_untrained_networks_are_not_explained_away(name: str) -> None:
     assert dict(found.suggestion) == {}
     if name != "compact":  # it adds to the nearest upscale, which is a fair teacher
         assert found.suspicious and "no other value range" in found.lines()[1]
+
+
+def test_of_two_kinds_of_noise_neither_is_named() -> None:
+    """White all over, and far too bright with another residual scale: nearer by much, and no teacher."""
+    found = check_teacher(fitted(EDSRSpec(2, 8, 2), offset=600.0))
+    scaled = check_teacher(fitted(EDSRSpec(2, 8, 2, res_scale=0.1), offset=600.0))
+    assert found.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
+    assert dict(found.suggestion) == {}
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
