@@ -11,12 +11,13 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env quickstart test test-all lint types format clean
+.PHONY: help env extras quickstart test test-all lint types format clean
 
 help:
 	@echo "make quickstart   compress, export and profile the embedded teacher on the embedded photos"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-all     the same and the long ones"
+	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
 	@echo "make types        mypy, strict"
 	@echo "make format       ruff format"
@@ -24,6 +25,9 @@ help:
 
 env:
 	@$(PYTHON) scripts/environment.py
+
+extras: env
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt spandrel einops
 
 quickstart: env
 	@rm -rf runs/quickstart

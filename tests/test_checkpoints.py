@@ -16,6 +16,7 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network, Spec
 from compressor.networks.carn import CARNSpec
 from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.students import network_sha256
@@ -238,8 +239,8 @@ def test_published_files() -> None:
     carn_m = load_checkpoint(shared / "data" / "checkpoints" / "carn_m.pth", scale=3)
     assert carn_m.network.spec == CARNMSpec(3)
     assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
-    with pytest.raises(SrkdError, match=r"realesr-animevideov3_rezipped\.pth: unknown network"):
-        load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+    recompressed = load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+    assert recompressed.network.spec == CompactSpec(4, 64, 16)
 
 
 def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
