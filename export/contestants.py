@@ -27,7 +27,8 @@ DEFAULT_SECONDS = 3.0
 @dataclass(frozen=True)
 class Settings:
     """How to measure. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is the time for
-    each row at each size; `scale` and `arch_options` are for checkpoints that leave them open."""
+    each row at each size; `scale` and `arch_options` are for checkpoints that leave them open,
+    `teacher_options` for the teacher's alone."""
 
     runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
@@ -40,6 +41,11 @@ class Settings:
     quality: bool = True
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
+    teacher_options: Mapping[str, object] | None = None
+
+    def options(self, is_teacher: bool) -> Mapping[str, object]:
+        """What is said of a model's file."""
+        return {**(self.arch_options or {}), **((self.teacher_options or {}) if is_teacher else {})}
 
     def __post_init__(self) -> None:
         for name in self.runtimes:
@@ -72,7 +78,7 @@ class Contestant:
             libraries=self.libraries,
             batch=how.batch,
             scale=how.scale if own else None,
-            arch_options=how.arch_options if own else None,
+            arch_options=how.options(self.is_teacher) if own else None,
             device=self.runtime.device,
             precision=self.runtime.precision,
             threads=how.threads or 1,
@@ -121,7 +127,7 @@ def _checkpoint(
 ) -> list[Contestant]:
     """In torch, and by a temporary export in every other runtime that was asked for."""
     opened = open_model(
-        path, scale=how.scale, arch_options=how.arch_options, device=how.device, precision=how.precision
+        path, scale=how.scale, arch_options=how.options(is_teacher), device=how.device, precision=how.precision
     )
     if not isinstance(opened, TorchRuntime):
         return [Contestant(label, is_teacher, opened, model_file(path), (), lambda size: None)]

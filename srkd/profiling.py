@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,20 @@ class Profiling:
             found = teacher_of_run(Path(self.models[0]), announce)
             if found is not None:
                 teacher = found.path
-                settings = settings if settings.scale is not None else replace(settings, scale=found.scale)
+                # The student's own file says everything; what was said of the teacher holds for the teacher.
+                said = {**found.options, **(settings.arch_options or {})}
+                scale = found.scale if settings.scale is None else settings.scale
+                settings = replace(settings, scale=scale, arch_options=None, teacher_options=said)
         return profile_models(self.models, teacher=teacher, settings=settings, progress=progress)
 
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """The teacher that a run folder was distilled from, and the scale it was used at."""
+    """The teacher that a run folder was distilled from, the scale it was used at, and what was said of its file."""
 
     path: Path
     scale: int | None
+    options: Mapping[str, object]
 
 
 def teacher_of_run(run: Path, announce: Announce) -> RunTeacher | None:
@@ -56,11 +60,12 @@ def teacher_of_run(run: Path, announce: Announce) -> RunTeacher | None:
         if told is None:
             return None
         path, sha256, scale = Path(told["path"]), str(told["sha256"]), facts["student"].get("scale")
+        options = dict(told.get("options") or {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
     for candidate in (path, embedded_teacher()):
         if candidate.is_file() and file_sha256(candidate) == sha256:
             announce(f"teacher: {candidate}, from {facts_file}")
-            return RunTeacher(candidate, scale)
+            return RunTeacher(candidate, scale, options)
     announce(f"the teacher of {run}, {path}, is gone or has changed: profiling without it (--teacher FILE names one)")
     return None

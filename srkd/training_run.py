@@ -138,7 +138,7 @@ class TrainingRun:
             return None
         origin = self.teacher.origin
         return {
-            "path": str(origin.path),
+            "path": str(origin.path.resolve()),
             "sha256": origin.sha256,
             "kind": self.teacher.kind,
             "options": dict(origin.options),

@@ -261,7 +261,7 @@ def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
     said: list[str] = []
     sha256 = srkd.inspect(model).sha256
     found = teacher_of_run(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), said.append)
-    assert found is not None and (found.path, found.scale) == (model, 2)
+    assert found is not None and (found.path, found.scale, found.options) == (model, 2, {})
     assert str(model) in said.pop()
     assert teacher_of_run(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), said.append) is None
     assert "has changed" in said.pop()
@@ -271,3 +271,15 @@ def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a" / "run.json").write_text("[]")
     with pytest.raises(SrkdError, match="give --teacher"):
         teacher_of_run(tmp_path / "a", said.append)
+
+
+def test_what_was_said_of_a_runs_teacher_holds_for_the_teacher_alone(model: Path, tmp_path: Path) -> None:
+    told = {"path": str(model), "sha256": srkd.inspect(model).sha256, "options": {"res_scale": 0.1}}
+    gains = []
+    for name, facts in (("told", told), ("silent", {**told, "options": {}})):
+        run = write_run(tmp_path / name, facts)
+        shutil.copy(model, run / "student.safetensors")
+        report = srkd.profile(run, seconds=0.05, memory=False, runtime=("torch",), lr_size=((16, 16),))
+        student, teacher = ({item.model: item.psnr_y for item in report.quality}[who] for who in (name, report.teacher))
+        gains.append(student - teacher)
+    assert gains[1] == pytest.approx(0.0, abs=1e-6) and abs(gains[0]) > 1e-3
