@@ -16,6 +16,10 @@ from compressor.training.stage import Average, Optimiser, Stage
 from recipes.catalogue import METHODS, make_method, preset_text
 
 
+SOONEST_VALIDATION = 25
+"""Steps between validations where the preset leaves them open: a short run validates at its end only."""
+
+
 class Part(BaseModel):
     """A piece of a preset: frozen, and unknown keys are errors."""
 
@@ -47,7 +51,7 @@ class ScheduleRule(Part):
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the student; the teacher stays fp32")
-    validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 means a tenth of the run")
+    validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 means a tenth of the run, at least 25")
 
 
 class MethodRule(Part):
@@ -88,7 +92,7 @@ class Preset(Part):
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             precision=rule.precision,
-            validate_every=rule.validate_every or max(1, rule.steps // 10),
+            validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
         )
 
 

@@ -253,3 +253,15 @@ def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
         begins.add(path.read_bytes()[0])
         assert load_checkpoint(path).network.spec == network.spec
     assert 0x80 in begins
+
+
+def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:
+    """EDSR-PyTorch's --rgb_range takes any number; the file shows it as add_mean.bias / mean."""
+    state = dict(official.edsr_pytorch(2, 8, 1))
+    for side in ("sub_mean", "add_mean"):
+        state[f"{side}.bias"] = state[f"{side}.bias"] * (1023 / 255)
+    network = load_checkpoint(saved(state, tmp_path)).network
+    assert network.spec.img_range == pytest.approx(1023, rel=1e-6)
+    flat = torch.full((1, 3, 4, 4), 0.25)
+    with torch.no_grad():
+        assert torch.allclose(network.sub_mean(flat)[0, :, 0, 0], 0.25 * 1023 + state["sub_mean.bias"], atol=1e-3)

@@ -92,7 +92,7 @@ def both(*layers: tuple[str, str]) -> dict[str, str]:
 def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
     """Range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
 
-    Tensors that equal the constants to float precision become the constants; any others stay as the file has them.
+    Tensors that equal the constants to the bit become the constants; any others stay as the file has them.
     """
     tensors = {
         (side, kind): state.get(f"{side}{suffix}.{kind}")
@@ -107,6 +107,8 @@ def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
     mean = min((DIV2K_MEAN, DIV_FLICKR_MEAN), key=lambda m: float((add_bias / torch.tensor(m).double()).std()))
     ratio = float((add_bias / torch.tensor(mean).double()).mean())
     img_range = min((255.0, 1.0), key=lambda r: abs(ratio - r))
+    if ratio > 0 and abs(ratio / img_range - 1) > 0.2:
+        img_range = ratio
     constants = {
         ("sub_mean", "weight"): torch.eye(3).reshape(3, 3, 1, 1),
         ("add_mean", "weight"): torch.eye(3).reshape(3, 3, 1, 1),
@@ -114,7 +116,7 @@ def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
         ("add_mean", "bias"): img_range * torch.tensor(mean),
     }
     moved = max(_distance(tensors[key], constants[key], img_range) for key in constants)  # type: ignore[arg-type]
-    if not moved <= 1e-6:
+    if moved != 0:
         note = f"mean shift taken from the file: it differs from the constants by up to {moved:.2g} of the range"
         return MeanReading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, (note,))
     return MeanReading({"mean": mean, "img_range": img_range}, ())
