@@ -15,7 +15,6 @@ from compressor.training.schedule import Schedule
 from compressor.training.stage import Average, Optimiser, Stage
 from recipes.catalogue import METHODS, make_method, preset_text
 
-
 SOONEST_VALIDATION = 25
 """Steps between validations where the preset leaves them open: a short run validates at its end only."""
 
@@ -51,7 +50,9 @@ class ScheduleRule(Part):
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the student; the teacher stays fp32")
-    validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 means a tenth of the run, at least 25")
+    validate_every: int = Field(
+        default=0, ge=0, description="steps between validations; 0 means a tenth of the run, at least 25"
+    )
 
 
 class MethodRule(Part):
