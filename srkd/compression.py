@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.store import Border
-from compressor.errors import UsageError
+from compressor.errors import SrkdError, UsageError
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
@@ -19,7 +22,7 @@ from compressor.teacher_check import check_teacher
 from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
 from recipes.preset import Preset, load_preset
-from srkd.student_choice import Init, Shape, choose_student
+from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 
 
@@ -48,29 +51,122 @@ def compress(
     announce: Announce = unheard,
 ) -> CompressReport:
     """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos."""
-    where = _device(device)
-    preset = load_preset(recipe, settings)
-    if steps is not None:
-        preset = preset.with_steps(steps)
+    request = Request(
+        teacher=_absolute(teacher),
+        recipe=recipe,
+        data=_absolute(data),
+        lr=_absolute(lr),
+        val=_absolute(val),
+        lr_border=lr_border,
+        width=width,
+        depth=depth,
+        student=student,
+        init=init,
+        select=select,
+        init_from=_absolute(init_from),
+        steps=steps,
+        seed=seed,
+        device=device,
+        scale=scale,
+        arch_options=dict(arch_options or {}),
+        settings=tuple(settings),
+    )
+    decided = decide(request, progress, announce)
+    folder = RunFolder(Path(out))
+    try:
+        return TrainingRun(folder, dataclasses.asdict(request), *decided).go(progress, announce)
+    finally:
+        folder.close()
+
+
+def resume(run: str | Path, *, progress: Progress = silent, announce: Announce = unheard) -> CompressReport:
+    """Continue an unfinished run from its last saved state, as if it had never stopped."""
+    folder = RunFolder(Path(run), resumed=True)
+    try:
+        facts = folder.read_facts()
+        if "result" in facts:
+            raise SrkdError(
+                f"--resume {run}: the run is finished; its student is {folder.path / 'student.safetensors'}"
+            )
+        try:
+            request = Request(**facts["request"])
+        except (KeyError, TypeError) as error:
+            raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
+        training = TrainingRun(folder, facts["request"], *decide(request, progress, announce))
+        _require_same(facts, training.facts(), run)
+        return training.go(progress, announce)
+    finally:
+        folder.close()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, in JSON values: run.json keeps it, and a resumed run starts from it."""
+
+    teacher: str | None
+    recipe: str
+    data: str | None
+    lr: str | None
+    val: str | None
+    lr_border: Border
+    width: float | None
+    depth: float | None
+    student: str | None
+    init: Init | None
+    select: Select | None
+    init_from: str | None
+    steps: int | None
+    seed: int
+    device: str
+    scale: int | None
+    arch_options: Mapping[str, Any]
+    settings: Sequence[str]
+
+
+class Decided(NamedTuple):
+    """Everything that follows from a request before the first step."""
+
+    preset: Preset
+    recipe: str
+    teacher: Teacher | None
+    pupil: Pupil
+    data: Data
+    device: torch.device
+    seed: int
+
+
+def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
+    """Load the teacher, build the student, read the images; every mistake is told before anything is written."""
+    where = _device(request.device)
+    preset = load_preset(request.recipe, request.settings)
+    if request.steps is not None:
+        preset = preset.with_steps(request.steps)
     needed = any(method.needs_teacher for method in preset.build_methods())
     master = None
-    if teacher is not None or needed or student is None:
-        master = _load_teacher(teacher, scale, arch_options, announce)
-        require_fit(master, recipe, preset)
-    shape = Shape(width, depth, student, init, select, _path(init_from))
-    pupil = choose_student(master, preset, shape, seed, announce)
+    if request.teacher is not None or needed or request.student is None:
+        master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
+        require_fit(master, request.recipe, preset)
+    start = _path(request.init_from)
+    shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
+    pupil = choose_student(master, preset, shape, request.seed, announce)
     if master is not None and needed:
         for line in check_teacher(master).lines():
             announce(line)
-    choice = DataChoice(_path(data), _path(lr), _path(val), lr_border)
+    choice = DataChoice(_path(request.data), _path(request.lr), _path(request.val), request.lr_border)
     images = prepare_data(
         choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
     )
-    folder = RunFolder(Path(out))
-    try:
-        return TrainingRun(folder, preset, recipe, master, pupil, images, where, seed).go(progress, announce)
-    finally:
-        folder.close()
+    return Decided(preset, request.recipe, master, pupil, images, where, request.seed)
+
+
+def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: str | Path) -> None:
+    """A resumed run must see what the run saw: the same recipe, teacher, student and images."""
+    for key in ("preset", "student", "teacher", "data"):
+        if json.loads(json.dumps(now[key])) != before.get(key):
+            raise SrkdError(
+                f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
+                "put it back, or start a new run"
+            )
 
 
 def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
@@ -121,5 +217,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _path(path: str | Path | None) -> Path | None:
+def _path(path: str | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
+from compressor.training.interrupt import interruption
 from compressor.training.loop import train
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
@@ -61,6 +63,7 @@ class TrainingRun:
     """Everything decided before the first step."""
 
     folder: RunFolder
+    request: Mapping[str, Any]
     preset: Preset
     recipe: str
     teacher: Teacher | None
@@ -76,30 +79,41 @@ class TrainingRun:
     def go(self, progress: Progress, announce: Announce) -> CompressReport:
         """Train, write the averaged student and say what it came to."""
         started = time.monotonic()
+        # First of all: from here on a killed run can be continued.
+        self.folder.write_facts(self.facts())
         schedule, stage = self.preset.schedule, self.preset.stage(self.preset.build_methods())
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self._reference(teacher)
-        self.folder.write_facts(self.facts())
         own = None if teacher is None else teacher.network
         state = State.fresh(self._placed(self.student), own, stage)
-        events = RunEvents(
-            self.folder,
-            steps=schedule.steps,
-            validate_every=stage.validate_every,
-            images=self.data.validation,
-            reference=reference,
-            progress=progress,
-            announce=announce,
-        )
+        self._continue(state, announce)
         store = self.data.train.to(self.device)
         batches = Batches.over(store, batch=schedule.batch, lr_patch=schedule.lr_patch, seed=self.seed)
         before = None if teacher is None else teacher.fingerprint()
-        train(stage, state, batches, own or teacher, events, seed=self.seed)
+        with interruption() as wish:
+            events = RunEvents(
+                self.folder,
+                steps=schedule.steps,
+                validate_every=stage.validate_every,
+                images=self.data.validation,
+                reference=reference,
+                progress=progress,
+                announce=announce,
+                wish=wish,
+            )
+            train(stage, state, batches, own or teacher, events, seed=self.seed)
         if teacher is not None and teacher.fingerprint() != before:
             raise SrkdError("the frozen teacher changed during training: this is a fault of the recipe")
         report = self._report(state, teacher, reference, time.monotonic() - started)
         self.folder.write_facts({**self.facts(), "result": plain(report)})
         return report
+
+    def _continue(self, state: State, announce: Announce) -> None:
+        """Take up the last saved state, where there is one; metrics of later steps are forgotten."""
+        if self.folder.last_state.is_file():
+            state.load(self.folder.last_state)
+            announce(f"continuing at step {state.done} of {self.preset.schedule.steps}")
+        self.folder.forget_after(state.done)
 
     def _placed(self, network: Network) -> Network:
         # channels_last: 1.25 times the speed of a training step on CPU, and what tensor cores want.
@@ -118,6 +132,7 @@ class TrainingRun:
         return {
             "schema": "srkd.compress/1",
             "machine": facts(),
+            "request": dict(self.request),
             "recipe": self.recipe,
             "preset": self.preset.model_dump(mode="json"),
             "seed": self.seed,
@@ -128,6 +143,7 @@ class TrainingRun:
             "data": {
                 "origin": data.origin,
                 "used": len(data.train),
+                "digest": data.train.digest(),
                 "skipped": {str(skipped.path): skipped.reason for skipped in data.train.skipped},
                 "validation": [image.name for image in data.validation],
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ from compressor.checkpoints.save import save_network
 from compressor.data.prepare import ValidationImage
 from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
+from compressor.training.interrupt import Interrupted, Interruption
 from compressor.training.loop import Losses, check_finite
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from compressor.training.validation import mean_psnr_y
+
+SAVE_SECONDS = 60.0
+"""The most work, in seconds, that a crash can cost beside the step in hand."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,13 @@ class RunEvents:
         reference: Reference,
         progress: Progress,
         announce: Announce,
+        wish: Interruption,
     ) -> None:
         self.folder, self.steps, self.validate_every = folder, steps, validate_every
         self.images, self.reference = images, reference
         self.progress, self.announce = progress, announce
         self.log_every = max(1, min(100, steps // 100))
-        self.best = float("-inf")
+        self.wish, self.saved_at = wish, time.monotonic()
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
         self.progress("training", done, self.steps)
@@ -51,9 +57,17 @@ class RunEvents:
             self.folder.metrics("train", done, {**numbers, "rate": rate})
 
     def due(self, done: int, state: State) -> None:
-        if done % self.validate_every == 0 or done == self.steps:
+        validates = done % self.validate_every == 0 or done == self.steps
+        if validates:
             self.validate(done, state)
-            state.save(self.folder.checkpoints / "last.pt")
+        if validates or self.wish.asked or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            state.save(self.folder.last_state)
+            self.saved_at = time.monotonic()
+        if self.wish.asked and done < self.steps:
+            raise Interrupted(
+                f"interrupted and saved at step {done} of {self.steps}; continue with: "
+                f"srkd compress --resume {self.folder.path}"
+            )
 
     def validate(self, done: int, state: State) -> None:
         """Score the averaged student; keep it beside the last state when it is the best so far."""
@@ -65,8 +79,8 @@ class RunEvents:
         line = f"step {done}/{self.steps}: student {student:.3f} dB, {told(self.reference)}"
         self.folder.log(line)
         self.announce(line)
-        if student > self.best:
-            self.best = student
+        if student > state.best_psnr_y:
+            state.best_psnr_y = student
             keep(state.ema.network, self.folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from srkd.console import Console
 from srkd.parameters import Device, Setting
@@ -18,6 +19,7 @@ EPILOG = """Examples:
 
 \b
   srkd compress --out runs/first
+  srkd compress --resume runs/first
   srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr
   srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own
 """
@@ -62,21 +64,51 @@ EPILOG = """Examples:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; must not exist yet.")
-def command(console: Console, *, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
+def command(
+    console: Console, *, arch_options: tuple[tuple[str, Any], ...], resume: Path | None, **options: Any
+) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
 
     The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
     """
-    from srkd.compression import compress
+    from srkd import compression
 
-    teacher = options.pop("teacher")
+    alone_or_with_out(resume, options["out"])
     with console.progress() as progress:
-        report = compress(teacher, arch_options=dict(arch_options), progress=progress, announce=console.say, **options)
+        if resume is not None:
+            report = compression.resume(resume, progress=progress, announce=console.say)
+        else:
+            report = compression.compress(
+                options.pop("teacher"),
+                arch_options=dict(arch_options),
+                progress=progress,
+                announce=console.say,
+                **options,
+            )
     if console.wants_json:
         console.emit("compress", report)
     else:
         show(console, report)
+
+
+def alone_or_with_out(resume: Path | None, out: Path | None) -> None:
+    """--resume takes no other option that would change the run; without it --out is needed."""
+    if resume is None:
+        if out is None:
+            raise click.UsageError("missing option '--out': the run folder to write")
+        return
+    context = click.get_current_context()
+    quiet = ("resume", "as_json", "verbose", "quiet")
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in quiet
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--resume goes alone: {', '.join(given)} would change the run; leave it out")
 
 
 def show(console: Console, report: CompressReport) -> None:

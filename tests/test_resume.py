@@ -1,0 +1,168 @@
+"""A run that dies loses nothing: killed, interrupted or refused, it continues to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.checkpoints.save import save_network
+from compressor.errors import SrkdError
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from srkd.cli import run as srkd_in_process
+from srkd.compression import compress, resume
+from tests.commands import ROOT
+
+SETTINGS = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A teacher, photos, and the arguments of a short run without --out."""
+    folder = tmp_path_factory.mktemp("given")
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
+    (folder / "photos").mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    options = ["--teacher", str(folder / "teacher.safetensors"), "--data", str(folder / "photos")]
+    return [*options, "--steps", str(STEPS), *(word for setting in SETTINGS for word in ("--set", setting))]
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "srkd", "compress", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> None:
+    """Until metrics.jsonl has that many lines, or the process has ended."""
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.002)
+
+
+def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
+    """What must not depend on how often the run died."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), lines
+
+
+@pytest.fixture(scope="module")
+def undisturbed(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, list[str]]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = started([*given, "--out", str(run)])
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return outcome(run)
+
+
+def killed_until_done(given: list[str], run: Path, kills: int, seed: int) -> int:
+    """Kill the run at `kills` random moments, then let it end; how many of them hit it alive."""
+    moments = random.Random(seed)
+    hits = 0
+    for attempt in range(kills + 1):
+        process = started(["--resume", str(run)] if (run / "run.json").is_file() else [*given, "--out", str(run)])
+        if attempt < kills:
+            done = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").is_file() else 0
+            wait_for_lines(process, run, min(done + moments.randrange(1, 2 * STEPS // kills), STEPS))
+            time.sleep(moments.random() * 0.03)
+            hits += process.poll() is None
+            process.kill()
+            process.communicate()
+        else:
+            _, err = process.communicate(timeout=240)
+            assert process.returncode in (0, 1), err
+            assert process.returncode == 0 or "is finished" in err, err
+    return hits
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(given, undisturbed, tmp_path):
+    assert killed_until_done(given, tmp_path / "run", kills=3, seed=1) >= 2
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_many_more_kills_change_nothing(given, undisturbed, tmp_path, seed):
+    assert killed_until_done(given, tmp_path / "run", kills=6, seed=seed) >= 4
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+def test_ctrl_c_saves_says_how_to_continue_and_exits_130(given, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = started([*given, "--out", str(run)])
+    wait_for_lines(process, run, 8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    line = err.strip().splitlines()[-1]
+    assert f"srkd compress --resume {run}" in line and "Traceback" not in err
+    done = torch.load(run / "checkpoints/last.pt", weights_only=True)["done"]
+    assert f"saved at step {done} of {STEPS}" in line
+    again = started(["--resume", str(run)])
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert f"continuing at step {done} of {STEPS}" in out
+    assert outcome(run) == undisturbed
+
+
+@pytest.fixture
+def unfinished(given, tmp_path) -> Path:
+    """A run folder as a kill leaves it, with its own photos."""
+    photos = tmp_path / "own"
+    photos.mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((48, 40, 3), 60 * index, np.uint8)).save(photos / f"{index}.png")
+    run = tmp_path / "run"
+    compress(given[1], data=photos, steps=4, out=run, settings=SETTINGS)
+    facts = json.loads((run / "run.json").read_text())
+    del facts["result"]
+    (run / "run.json").write_text(json.dumps(facts))
+    return run
+
+
+def test_resume_goes_alone(unfinished, capfd):
+    for extra in (["--steps", "9"], ["--out", "elsewhere"], ["--set", "kappa=2"], ["--seed", "3"]):
+        assert srkd_in_process(["compress", "--resume", str(unfinished), *extra]) == 2
+        assert f"--resume goes alone: {extra[0]} would change the run" in capfd.readouterr().err
+    assert srkd_in_process(["compress"]) == 2
+    assert "--out" in capfd.readouterr().err
+
+
+def test_what_cannot_be_continued_is_told(unfinished, tmp_path):
+    with pytest.raises(SrkdError, match="is no run folder"):
+        resume(tmp_path / "nothing")
+    report = resume(unfinished)
+    assert report.steps == 4
+    with pytest.raises(SrkdError, match="the run is finished"):
+        resume(unfinished)
+
+
+def test_other_images_are_refused(unfinished, tmp_path):
+    Image.fromarray(np.full((48, 40, 3), 33, np.uint8)).save(tmp_path / "own" / "1.png")
+    with pytest.raises(SrkdError, match="its data is not what it was"):
+        resume(unfinished)
+
+
+def test_a_damaged_state_is_one_line_and_stays(unfinished):
+    state = unfinished / "checkpoints" / "last.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(SrkdError, match="does not fit this run") as caught:
+        resume(unfinished)
+    assert "\n" not in str(caught.value) and state.stat().st_size == 500
