@@ -178,7 +178,8 @@ class _Storages(_Machine):
         self.stack.append(Named(str(module), str(name)))
 
     def call(self) -> None:
-        self.pop(), self.pop()
+        self.pop()
+        self.pop()
         self.stack.append(Skipped("object"))
 
 

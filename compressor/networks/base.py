@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -143,7 +144,7 @@ class Tap:
     side: Literal["output", "input"] = "output"
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Float RGB in [0,1], NCHW, in and out; whatever scaling a lineage wants lives inside.
 
     Parts: `stem(lr)` gives the shallow feature, `body(feature)` runs the repeated blocks, and
@@ -153,24 +154,28 @@ class Network(nn.Module):
 
     spec: Spec
 
+    @abstractmethod
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The shallow feature."""
 
+    @abstractmethod
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The repeated blocks."""
 
+    @abstractmethod
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The image that the network's own tail makes of a deep feature."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         shallow = self.stem(lr)
         return self.finish(self.body(shallow), shallow, lr)
 
     @property
+    @abstractmethod
     def descriptor(self) -> Descriptor:
-        raise NotImplementedError
+        """What a caller must know."""
 
     @property
+    @abstractmethod
     def taps(self) -> dict[str, Tap]:
         """Canonical address (head, body[k], body_end, pre_up) → where to read it."""
-        raise NotImplementedError

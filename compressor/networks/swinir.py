@@ -126,8 +126,8 @@ class Group(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (N,C,H,W)."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class NearestUpsampler(nn.Module):
