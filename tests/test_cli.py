@@ -142,7 +142,8 @@ def test_ctrl_c_is_exit_130() -> None:
     program = (
         "import signal, sys, time\n"
         # A test run in the background of a shell inherits a SIGINT that is ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom srkd.console import Console\nfrom srkd.verb import verb\nfrom srkd import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from srkd.console import Console\nfrom srkd.verb import verb\nfrom srkd import cli\n"
         "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "cli.cli.get_command = lambda ctx, name: wait\ncli.VERBS = ('wait',)\ncli.main(['wait'])\n"
     )
