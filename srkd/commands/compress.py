@@ -123,6 +123,7 @@ def show(console: Console, report: CompressReport) -> None:
         title=f"{report.recipe}, {report.steps} steps, {report.seconds:.0f} s; validation images, {report.protocol}",
     )
     console.say(f"wrote {report.student_path}")
+    console.say(f"look: {report.run / 'comparison.png'}")
     console.say(f"next: srkd export {report.run} --onnx")
 
 
