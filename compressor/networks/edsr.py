@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from compressor.networks.architecture import Architecture
 from compressor.networks.axes import Axis, AxisPlan, Repeat
-from compressor.networks.base import Descriptor, Network, Tap, kept_units, positive
+from compressor.networks.base import Descriptor, Tap, kept_units, positive
 from compressor.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
 from compressor.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 from compressor.networks.lineage import boundary, is_mean_shift, mean_shift_layers, upsampler_layers, upsampler_scale
-from compressor.networks.shifted import ShiftedSpec, mean_shifts
+from compressor.networks.shifted import LongSkipNetwork, ShiftedSpec, mean_shifts
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
         return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
 
 
-class EDSR(Network):
+class EDSR(LongSkipNetwork):
     spec: EDSRSpec
 
     def __init__(self, spec: EDSRSpec) -> None:
@@ -72,17 +72,9 @@ class EDSR(Network):
         self.upsampler = Upsampler(spec.scale, spec.width)
         self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
 
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.sub_mean(lr))
-        return shallow
-
     def body(self, feature: torch.Tensor) -> torch.Tensor:
         deep: torch.Tensor = self.blocks(feature)
         return deep
-
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
-        return sr
 
     @property
     def descriptor(self) -> Descriptor:

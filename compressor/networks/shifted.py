@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import nn
+
 from compressor.errors import UsageError
-from compressor.networks.base import Spec
-from compressor.networks.layers import DIV2K_MEAN, MeanShift
+from compressor.networks.base import Network, Spec
+from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,22 @@ def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:
     from_file = spec.mean_shift == "file"
     enter = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
     return enter, MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
+
+
+class LongSkipNetwork(Network):
+    """The frame of EDSR and RCAN: a head before the blocks; convolution, long skip, upsampler and tail behind them."""
+
+    sub_mean: MeanShift
+    add_mean: MeanShift
+    head: nn.Conv2d
+    body_end: nn.Conv2d
+    upsampler: Upsampler
+    tail: nn.Conv2d
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(self.sub_mean(lr))
+        return shallow
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
+        return sr
