@@ -43,9 +43,12 @@ def read_taps(network: Network, addresses: Iterable[str]) -> Iterator[dict[str, 
     """
     features: dict[str, torch.Tensor] = {}
     sizes: list[torch.Size] = []
+    wanted = tuple(dict.fromkeys(addresses))
     with ExitStack() as hooks:
-        hooks.callback(network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:])).remove)
-        for address in dict.fromkeys(addresses):
+        if wanted:
+            note_size = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
+            hooks.callback(note_size.remove)
+        for address in wanted:
             tap = network.taps[resolve_tap(network, address)]
             hooks.callback(_listen(network, tap, address, features, sizes).remove)
         yield features

@@ -228,3 +228,12 @@ def test_gradients_pass_through_features() -> None:
     F.mse_loss(features["body[0]"], torch.zeros_like(features["body[0]"])).backward()  # type: ignore[no-untyped-call]
     trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert {name.split(".conv")[0] for name in trained} == {"head.weight", "head.bias", "blocks.0"}
+
+
+def test_reading_nothing_hooks_nothing() -> None:
+    """Every training step enters the block, and most methods read no features."""
+    network = build(EDSRSpec(scale=2, width=4, depth=1), seed=0)
+    with read_taps(network, ()) as features:
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
+        network(torch.rand(1, 3, 4, 4))
+    assert features == {}

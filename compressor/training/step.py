@@ -58,8 +58,8 @@ class Runner:
 
     def _features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         """A foreign teacher has no features, and says so when they are asked for."""
-        if isinstance(self.network, Teacher):
-            return read_taps(self.network.own("features"), taps) if taps else nullcontext({})
+        if taps and isinstance(self.network, Teacher):
+            return read_taps(self.network.own("features"), taps)
         return read_taps(self.network, taps)
 
 
