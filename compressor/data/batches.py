@@ -53,7 +53,7 @@ def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
     corner + i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition. Order: hflip, vflip,
     then transpose.
     """
-    device = plane.flat_u8.device
+    device = plane.flat.device
     images = draw.images.to(device)
     widths, areas = plane.widths[images], plane.heights[images] * plane.widths[images]
     corner = plane.offsets[images] + draw.tops.to(device) * scale * widths + draw.lefts.to(device) * scale
@@ -66,4 +66,4 @@ def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
     inside = row_step[:, None, None] * along[:, None] + column_step[:, None, None] * along
     channels = areas[:, None] * torch.arange(3, device=device)
     address = (corner[:, None] + channels)[:, :, None, None] + inside[:, None]
-    return plane.flat_u8[address]
+    return plane.flat[address]

@@ -32,9 +32,9 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where the images of one resolution lie in flat memory: C,H,W each, one after the other."""
+    """Where the images of one resolution lie in flat memory (uint8 pixels): C,H,W each, one after the other."""
 
-    flat_u8: torch.Tensor
+    flat: torch.Tensor
     offsets: torch.Tensor
     heights: torch.Tensor
     widths: torch.Tensor
@@ -42,10 +42,10 @@ class Plane:
     def image(self, index: int) -> torch.Tensor:
         """Image `index` as a (3,H,W) view."""
         start, h, w = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
-        return self.flat_u8[start : start + 3 * h * w].view(3, h, w)
+        return self.flat[start : start + 3 * h * w].view(3, h, w)
 
     def to(self, device: torch.device) -> Plane:
-        moved = (column.to(device) for column in (self.flat_u8, self.offsets, self.heights, self.widths))
+        moved = (column.to(device) for column in (self.flat, self.offsets, self.heights, self.widths))
         return Plane(*moved)
 
 
@@ -64,7 +64,7 @@ class ImageStore:
 
     @property
     def bytes(self) -> int:
-        return self.hr.flat_u8.numel() + self.lr.flat_u8.numel()
+        return self.hr.flat.numel() + self.lr.flat.numel()
 
     def digest(self) -> str:
         """A hash of names, sizes and a sample of the pixels: equal for the same images in the same order."""
@@ -72,7 +72,7 @@ class ImageStore:
             repr((self.scale, self.names, self.hr.heights.tolist(), self.hr.widths.tolist())).encode()
         )
         for plane in (self.hr, self.lr):
-            hashed.update(plane.flat_u8[::PIXEL_STRIDE].cpu().numpy().tobytes())
+            hashed.update(plane.flat[::PIXEL_STRIDE].cpu().numpy().tobytes())
         return hashed.hexdigest()[:32]
 
     def to(self, device: torch.device) -> ImageStore:
@@ -130,7 +130,7 @@ def _size(image: torch.Tensor) -> str:
 def _plane(images: Sequence[torch.Tensor]) -> Plane:
     sizes = torch.tensor([image.numel() for image in images])
     return Plane(
-        flat_u8=torch.cat([image.reshape(-1) for image in images]),
+        flat=torch.cat([image.reshape(-1) for image in images]),
         offsets=torch.cumsum(sizes, 0) - sizes,
         heights=torch.tensor([image.shape[1] for image in images]),
         widths=torch.tensor([image.shape[2] for image in images]),
