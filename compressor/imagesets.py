@@ -21,6 +21,14 @@ class ImagePair:
 
 
 @dataclass(frozen=True)
+class LrImage:
+    """A low-resolution image of which nobody has the high-resolution one."""
+
+    stem: str
+    lr: Path
+
+
+@dataclass(frozen=True)
 class ImageSet:
     name: str
     pairs: tuple[ImagePair, ...]
@@ -44,6 +52,20 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
         names = ", ".join(folder.name for folder in folders)
         raise SrkdError(f"an LR folder belongs to one set, but {data} holds {len(folders)} ({names}): name one of them")
     return tuple(_read_set(folder, scale, lr) for folder in folders)
+
+
+def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
+    """The images of a folder, or of its subfolders where it holds none itself, as LR images without HR partners."""
+    if not folder.is_dir():
+        what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
+        raise SrkdError(f"LR folder {folder} {what}")
+    if (folder / "HR").is_dir():
+        raise SrkdError(f"{folder} holds HR/: --lr-only is for LR images without HR partners, give it with --data")
+    images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
+    if not images:
+        raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
+    times = Counter(image.stem for image in images)
+    return tuple(LrImage(image.stem if times[image.stem] == 1 else image.name, image) for image in images)
 
 
 def list_images(folder: Path) -> list[Path]:

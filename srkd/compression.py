@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from compressor.assets import embedded_teacher
+from compressor.data.cache_folder import DEFAULT_LIMIT, bytes_of
 from compressor.data.prepare import Data, DataChoice, prepare_data
-from compressor.data.store import Border
 from compressor.errors import SrkdError, UsageError
 from compressor.progress import Announce, Progress, silent, unheard
+from compressor.resize import Border
 from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
@@ -35,6 +36,8 @@ def compress(
     lr: str | Path | None = None,
     val: str | Path | None = None,
     lr_border: Border = "mirror",
+    lr_only: str | Path | None = None,
+    cache_size: str | int = DEFAULT_LIMIT,
     width: float | None = None,
     depth: float | None = None,
     student: str | None = None,
@@ -70,6 +73,8 @@ def compress(
         scale=scale,
         arch_options=dict(arch_options or {}),
         settings=tuple(settings),
+        lr_only=_absolute(lr_only),
+        cache_size=bytes_of(cache_size),
     )
     decided = decide(request, progress, announce)
     folder = RunFolder(Path(out))
@@ -121,6 +126,19 @@ class Request:
     scale: int | None
     arch_options: Mapping[str, Any]
     settings: Sequence[str]
+    lr_only: str | None = None
+    cache_size: int = DEFAULT_LIMIT
+
+    def images(self) -> DataChoice:
+        """What was said about data; refuses what contradicts itself."""
+        return DataChoice(
+            data=_path(self.data),
+            lr=_path(self.lr),
+            val=_path(self.val),
+            lr_border=self.lr_border,
+            lr_only=_path(self.lr_only),
+            cache_size=self.cache_size,
+        )
 
 
 class Decided(NamedTuple):
@@ -137,11 +155,12 @@ class Decided(NamedTuple):
 
 def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     """Load the teacher, build the student, read the images; every mistake is told before anything is written."""
-    where = _device(request.device)
+    where, choice = _device(request.device), request.images()
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
-    needed = any(method.needs_teacher for method in preset.build_methods())
+    # Without HR images the teacher gives the labels, whatever the recipe.
+    needed = any(method.needs_teacher for method in preset.build_methods()) or choice.lr_only is not None
     master = None
     if request.teacher is not None or needed or request.student is None:
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
@@ -152,7 +171,6 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     if master is not None and needed:
         for line in check_teacher(master).lines():
             announce(line)
-    choice = DataChoice(_path(request.data), _path(request.lr), _path(request.val), request.lr_border)
     images = prepare_data(
         choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
     )

@@ -1,10 +1,13 @@
-"""The kinds of value that several verbs take: sizes, key=value pairs, devices."""
+"""The kinds of value that several verbs take: sizes, bytes, key=value pairs, devices."""
 
 from __future__ import annotations
 
 import re
 
 import click
+
+from compressor.data.cache_folder import bytes_of
+from compressor.errors import UsageError
 
 
 def size(width_height: tuple[int, int]) -> str:
@@ -33,6 +36,18 @@ class Sizes(click.ParamType[tuple[tuple[int, int], ...]]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[tuple[int, int], ...]:
         return tuple(Size().convert(part, param, ctx) for part in str(value).split(","))
+
+
+class Bytes(click.ParamType[int]):
+    """`500MB`, `8GB` or a plain number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return bytes_of(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Setting(click.ParamType[tuple[str, object]]):

@@ -142,6 +142,7 @@ class TrainingRun:
             "teacher": self._teacher_facts(),
             "data": {
                 "origin": data.origin,
+                "labels": "teacher" if data.train.hr is None else "HR",
                 "used": len(data.train),
                 "digest": data.train.digest(),
                 "skipped": {str(skipped.path): skipped.reason for skipped in data.train.skipped},

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from compressor.data.batches import Batches, gather
+from compressor.data.build import build_store
 from compressor.data.embedded import embedded_pairs, embedded_photos
 from compressor.data.randomness import uniforms
 from compressor.data.sampler import Draw, Sampler
-from compressor.data.store import build_store
 from compressor.errors import SrkdError
 from compressor.imagesets import ImagePair
 from compressor.resize import downscale_u8

@@ -17,11 +17,13 @@ class Batch:
     """LR and HR patches in [0,1], NCHW."""
 
     lr: torch.Tensor
-    hr: torch.Tensor
+    hr: torch.Tensor | None
+    """None where there are LR images only: the teacher gives the labels."""
 
     def digest(self) -> str:
         """A hash of the pixels, to show that two runs saw the same batches."""
-        bytes_u8 = [(t * 255).round().to(torch.uint8).cpu().numpy().tobytes() for t in (self.lr, self.hr)]
+        given = [patches for patches in (self.lr, self.hr) if patches is not None]
+        bytes_u8 = [(patches * 255).round().to(torch.uint8).cpu().numpy().tobytes() for patches in given]
         return hashlib.blake2b(b"".join(bytes_u8), digest_size=16).hexdigest()
 
 
@@ -40,9 +42,10 @@ class Batches:
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
+        hr = self.store.hr
         return Batch(
             lr=gather(self.store.lr, draw, patch, 1).float().div_(255),
-            hr=gather(self.store.hr, draw, patch * scale, scale).float().div_(255),
+            hr=None if hr is None else gather(hr, draw, patch * scale, scale).float().div_(255),
         )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from compressor.data.build import build_store, decode_all
+from compressor.data.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
+from compressor.data.decode import Source
 from compressor.data.embedded import embedded_pairs
-from compressor.data.store import Border, ImageStore, build_store
-from compressor.imagesets import ImagePair, find_sets
+from compressor.data.store import Decoded, ImageStore
+from compressor.errors import SrkdError, UsageError
+from compressor.imagesets import find_lr_images, find_sets
 from compressor.progress import Announce, Progress, silent, unheard
+from compressor.resize import Border
 
 MAX_HR_SIDE = 480
 """Validation looks at the centre of an image, at most this many HR pixels a side, to stay quick."""
@@ -27,6 +33,8 @@ class ValidationImage:
 
 def validation_images(store: ImageStore) -> tuple[ValidationImage, ...]:
     """The centre of each image of the store; LR is the same region of the stored LR image."""
+    if store.hr is None:
+        raise SrkdError("validation needs images with their HR originals: give some with --val")
     lr_side = MAX_HR_SIDE // store.scale
     images = []
     for index, name in enumerate(store.names):
@@ -41,12 +49,20 @@ def validation_images(store: ImageStore) -> tuple[ValidationImage, ...]:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What the user said about data: nothing at all means the embedded photos."""
+    """What the user said about data: nothing at all means the embedded photos. `cache_size` is in bytes."""
 
     data: Path | None = None
     lr: Path | None = None
     val: Path | None = None
     lr_border: Border = "mirror"
+    lr_only: Path | None = None
+    cache_size: int = DEFAULT_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.lr_only is not None and (self.data or self.lr):
+            raise UsageError("--lr-only goes without --data and --lr: those images have no HR partners")
+        if self.lr is not None and self.data is None:
+            raise UsageError("--lr names the LR images of --data, and no --data is given")
 
 
 @dataclass(frozen=True)
@@ -62,32 +78,82 @@ def prepare_data(
     choice: DataChoice, *, scale: int, lr_patch: int, progress: Progress = silent, announce: Announce = unheard
 ) -> Data:
     """Decode the training images and set validation images apart; what was left out is announced."""
-    if choice.data is None:
-        announce("no --data: training on the embedded photos, which show that everything works, not what it can reach")
-        train_pairs, held_out, origin = embedded_pairs("train"), embedded_pairs("val"), "embedded photos"
+    reading = _Reading(choice, scale, lr_patch, progress, announce)
+    if choice.lr_only is not None:
+        data = reading.lr_only(choice.lr_only)
+    elif choice.data is not None:
+        data = reading.folder(choice.data)
     else:
-        sets = find_sets(choice.data, scale=scale, lr=choice.lr)
-        pairs = tuple(pair for found in sets for pair in found.pairs)
-        train_pairs, held_out = _split(pairs) if choice.val is None else (pairs, ())
-        origin = ", ".join(found.name for found in sets)
-    if choice.val is not None:
-        held_out = tuple(pair for found in find_sets(choice.val, scale=scale) for pair in found.pairs)
-    store = build_store(train_pairs, scale=scale, lr_patch=lr_patch, border=choice.lr_border, progress=progress)
-    if store.skipped:
-        first = store.skipped[0]
-        announce(f"{len(store.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
-    validation = build_store(held_out, scale=scale, lr_patch=4, border=choice.lr_border)
-    return Data(store, validation_images(validation), origin)
+        announce("no --data: training on the embedded photos, which show that everything works, not what it can reach")
+        train = build_store(embedded_pairs("train"), scale=scale, lr_patch=lr_patch, border=choice.lr_border)
+        data = Data(train, reading.validation(), "embedded photos")
+    skipped = data.train.skipped
+    if skipped:
+        first = skipped[0]
+        announce(f"{len(skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
+    return data
 
 
 HELD_OUT_FROM = 20
 """From this many images on, a twentieth (ten at most) is kept apart for validation; below it, embedded photos serve."""
 
+VALIDATION_PATCH = 4
 
-def _split(pairs: tuple[ImagePair, ...]) -> tuple[tuple[ImagePair, ...], tuple[ImagePair, ...]]:
-    """Training and validation: every k-th image is held out, or the embedded photos serve when images are few."""
-    if len(pairs) < HELD_OUT_FROM:
-        return pairs, embedded_pairs("val")
-    stride = max(20, -(-len(pairs) // 10))
-    held_out = pairs[stride // 2 :: stride]
-    return tuple(pair for pair in pairs if pair not in held_out), held_out
+
+@dataclass(frozen=True)
+class _Reading:
+    """A choice, and what all its images have in common."""
+
+    choice: DataChoice
+    scale: int
+    lr_patch: int
+    progress: Progress
+    announce: Announce
+
+    def lr_only(self, folder: Path) -> Data:
+        """LR images without labels; whatever tells how good the student is has HR images."""
+        self.announce(f"no HR images: the teacher's output is the only label of the images in {folder}")
+        images = self._decoded(find_lr_images(folder))
+        train = images.select(range(len(images.images)), lr_patch=self.lr_patch)
+        return Data(train, self.validation(), folder.resolve().name)
+
+    def folder(self, folder: Path) -> Data:
+        """One decoding for both parts: which images are held out changes nothing in the cache."""
+        sets = find_sets(folder, scale=self.scale, lr=self.choice.lr)
+        pairs = tuple(pair for found in sets for pair in found.pairs)
+        images = self._decoded(pairs)
+        held_out = _held_out(len(pairs)) if self.choice.val is None else range(0)
+        train = [position for position in range(len(pairs)) if position not in held_out]
+        validation = (
+            validation_images(images.select(held_out, lr_patch=VALIDATION_PATCH)) if held_out else self.validation()
+        )
+        origin = ", ".join(found.name for found in sets)
+        return Data(images.select(train, lr_patch=self.lr_patch), validation, origin)
+
+    def validation(self) -> tuple[ValidationImage, ...]:
+        """The images of --val, or the embedded ones."""
+        if self.choice.val is None:
+            border = self.choice.lr_border
+            pairs = embedded_pairs("val")
+            return validation_images(build_store(pairs, scale=self.scale, lr_patch=VALIDATION_PATCH, border=border))
+        pairs = tuple(pair for found in find_sets(self.choice.val, scale=self.scale) for pair in found.pairs)
+        images = self._decoded(pairs)
+        return validation_images(images.select(range(len(pairs)), lr_patch=VALIDATION_PATCH))
+
+    def _decoded(self, sources: Sequence[Source]) -> Decoded:
+        return decode_all(
+            sources,
+            scale=self.scale,
+            border=self.choice.lr_border,
+            cache=CacheFolder(default_folder(), self.choice.cache_size),
+            progress=self.progress,
+            announce=self.announce,
+        )
+
+
+def _held_out(images: int) -> range:
+    """Every k-th image, or none where images are few."""
+    if images < HELD_OUT_FROM:
+        return range(0)
+    stride = max(20, -(-images // 10))
+    return range(stride // 2, images, stride)

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from compressor.errors import SrkdError
-from compressor.images import read_rgb_u8
-from compressor.imagesets import ImagePair
-from compressor.progress import Progress, silent
-from compressor.resize import downscale_u8, mod_crop
-
-Border = Literal["mirror", "clamp"]
-PIXEL_STRIDE = 1021
-"""Every so many bytes of a store enter its digest: a prime, so that no column is favoured."""
 
 
 @dataclass(frozen=True)
@@ -51,87 +41,98 @@ class Plane:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """HR images, mod-cropped to the scale, and their LR images of exactly 1/scale the size."""
+    """HR images, mod-cropped to the scale, and their LR images of exactly 1/scale the size; or LR images alone."""
 
     scale: int
     names: tuple[str, ...]
-    hr: Plane
+    hr: Plane | None
     lr: Plane
     skipped: tuple[Skipped, ...]
+    digests: tuple[str, ...]
+    """One hash an image, of all its pixels, LR and HR."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def bytes(self) -> int:
-        return self.hr.flat.numel() + self.lr.flat.numel()
+        return sum(plane.flat.numel() * plane.flat.element_size() for plane in (self.lr, self.hr) if plane is not None)
 
     def digest(self) -> str:
-        """A hash of names, sizes and a sample of the pixels: equal for the same images in the same order."""
-        hashed = hashlib.blake2b(
-            repr((self.scale, self.names, self.hr.heights.tolist(), self.hr.widths.tolist())).encode()
-        )
-        for plane in (self.hr, self.lr):
-            hashed.update(plane.flat[::PIXEL_STRIDE].cpu().numpy().tobytes())
-        return hashed.hexdigest()[:32]
+        """A hash of scale, names and pixels: equal for the same images in the same order."""
+        return hashlib.blake2b(repr((self.scale, self.names, self.digests)).encode(), digest_size=16).hexdigest()
 
     def to(self, device: torch.device) -> ImageStore:
-        return ImageStore(self.scale, self.names, self.hr.to(device), self.lr.to(device), self.skipped)
+        hr = None if self.hr is None else self.hr.to(device)
+        return ImageStore(self.scale, self.names, hr, self.lr.to(device), self.skipped, self.digests)
 
 
-def build_store(
-    pairs: Sequence[ImagePair],
-    *,
-    scale: int,
-    lr_patch: int,
-    border: Border = "mirror",
-    progress: Progress = silent,
-    workers: int = 2,
-) -> ImageStore:
-    """Decode every pair; make the LR image where none is given; skip what is unreadable or smaller than a patch."""
-    kept: list[tuple[str, torch.Tensor, torch.Tensor]] = []
-    skipped: list[Skipped] = []
-    with ThreadPoolExecutor(workers) as pool:
-        decoded = pool.map(lambda pair: _decode(pair, scale, lr_patch, border), pairs)
-        for done, (pair, result) in enumerate(zip(pairs, decoded, strict=True), start=1):
-            if isinstance(result, Skipped):
-                skipped.append(result)
+@dataclass(frozen=True)
+class Extent:
+    """Where one image lies in flat memory, and how large it is."""
+
+    start: int
+    height: int
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        return 3 * self.height * self.width
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One decoded image, and the hash of all its pixels."""
+
+    name: str
+    path: Path
+    lr: Extent
+    hr: Extent | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Everything that was asked for, decoded or skipped, in the order of asking."""
+
+    scale: int
+    images: tuple[Stored | Skipped, ...]
+    lr: torch.Tensor
+    hr: torch.Tensor | None
+
+    @property
+    def bytes(self) -> int:
+        return self.lr.numel() + (0 if self.hr is None else self.hr.numel())
+
+    def select(self, positions: Sequence[int], *, lr_patch: int) -> ImageStore:
+        """Some of the images; what is smaller than a patch is skipped, and no image left is an error."""
+        kept: list[Stored] = []
+        skipped: list[Skipped] = []
+        for image in (self.images[position] for position in positions):
+            if isinstance(image, Skipped):
+                skipped.append(image)
+            elif min(image.lr.height, image.lr.width) < lr_patch:
+                skipped.append(Skipped(image.path, self._too_small(image, lr_patch)))
             else:
-                kept.append((pair.stem, *result))
-            progress("reading images", done, len(pairs))
-    if not kept:
-        first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise SrkdError(f"none of {len(pairs)} images can be used{first}")
-    names, hr_images, lr_images = zip(*kept, strict=True)
-    return ImageStore(scale, names, _plane(hr_images), _plane(lr_images), tuple(skipped))
+                kept.append(image)
+        if not kept:
+            first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            raise SrkdError(f"none of {len(positions)} images can be used{first}")
+        hr = [image.hr for image in kept if image.hr is not None]
+        return ImageStore(
+            scale=self.scale,
+            names=tuple(image.name for image in kept),
+            hr=None if self.hr is None else _plane(self.hr, hr),
+            lr=_plane(self.lr, [image.lr for image in kept]),
+            skipped=tuple(skipped),
+            digests=tuple(image.digest for image in kept),
+        )
+
+    def _too_small(self, image: Stored, lr_patch: int) -> str:
+        size, patch = (image.lr, lr_patch) if image.hr is None else (image.hr, lr_patch * self.scale)
+        return f"{size.width}x{size.height} is smaller than a patch of {patch}x{patch}"
 
 
-def _decode(pair: ImagePair, scale: int, lr_patch: int, border: Border) -> tuple[torch.Tensor, torch.Tensor] | Skipped:
-    try:
-        hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
-        if min(hr_u8.shape[1:]) < lr_patch * scale:
-            size = f"{hr_u8.shape[2]}x{hr_u8.shape[1]}"
-            return Skipped(pair.hr, f"{size} is smaller than a patch of {lr_patch * scale}x{lr_patch * scale}")
-        lr_u8 = downscale_u8(hr_u8, scale, border=border) if pair.lr is None else read_rgb_u8(pair.lr)
-        wanted = (3, hr_u8.shape[1] // scale, hr_u8.shape[2] // scale)
-        if tuple(lr_u8.shape) != wanted:
-            return Skipped(
-                pair.lr or pair.hr, f"LR is {_size(lr_u8)}, its HR needs {wanted[2]}x{wanted[1]} at x{scale}"
-            )
-        return hr_u8, lr_u8
-    except SrkdError as error:
-        return Skipped(pair.hr, str(error))
-
-
-def _size(image: torch.Tensor) -> str:
-    return f"{image.shape[2]}x{image.shape[1]}"
-
-
-def _plane(images: Sequence[torch.Tensor]) -> Plane:
-    sizes = torch.tensor([image.numel() for image in images])
-    return Plane(
-        flat=torch.cat([image.reshape(-1) for image in images]),
-        offsets=torch.cumsum(sizes, 0) - sizes,
-        heights=torch.tensor([image.shape[1] for image in images]),
-        widths=torch.tensor([image.shape[2] for image in images]),
-    )
+def _plane(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
+    columns = ([getattr(extent, field) for extent in extents] for field in ("start", "height", "width"))
+    return Plane(flat, *(torch.tensor(column) for column in columns))

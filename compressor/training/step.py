@@ -67,14 +67,19 @@ class Step:
     """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
 
     def __init__(
-        self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor, student: Runner, teacher: Runner | None
+        self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor | None, student: Runner, teacher: Runner | None
     ) -> None:
         self.number, self.seed = number, seed
-        self.lr, self.hr = lr, hr
+        self.lr, self._hr = lr, hr
         self._student, self._teacher = student, teacher
         student.forget()
         if teacher is not None:
             teacher.forget()
+
+    @property
+    def hr(self) -> torch.Tensor:
+        """The label of the batch: its HR patches or, where none exist, what the teacher makes of the LR patches."""
+        return self.teacher().sr if self._hr is None else self._hr
 
     def student(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
         return self._student(self.lr if lr is None else lr, taps)

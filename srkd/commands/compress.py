@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from srkd.console import Console
-from srkd.parameters import Device, Setting
+from srkd.parameters import Bytes, Device, Setting
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -43,6 +43,19 @@ EPILOG = """Examples:
     default="mirror",
     show_default=True,
     help="Border of the downscale that makes LR images; clamp as an older MATLAB did.",
+)
+@click.option(
+    "--lr-only",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of LR images without HR partners: the teacher's output is their only label.",
+)
+@click.option(
+    "--cache-size",
+    type=Bytes(),
+    default="20GB",
+    show_default=True,
+    help="Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.",
 )
 @click.option("--width", type=float, help="Fraction of the teacher's channels that the student keeps.")
 @click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")

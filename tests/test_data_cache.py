@@ -1,0 +1,330 @@
+"""Decoded images on disk: reused while the files are what they were, shared by processes, bounded, checked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.data import build, cache_folder
+from compressor.data.batches import Batches
+from compressor.data.build import decode_all
+from compressor.data.cache_folder import CacheFolder, bytes_of, default_folder
+from compressor.data.store import Decoded
+from compressor.errors import SrkdError, UsageError
+from compressor.imagesets import ImagePair
+from tests.commands import ROOT
+
+
+def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def write_photos(folder: Path, count: int = 3, seed: int = 0) -> list[ImagePair]:
+    folder.mkdir(exist_ok=True)
+    pairs = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        Image.fromarray(noise(40 + 4 * index, 48, seed + index)).save(path)
+        pairs.append(ImagePair(path.stem, path, None))
+    return pairs
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[ImagePair]:
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheFolder:
+    return CacheFolder(tmp_path / "cache")
+
+
+def read(pairs: list[ImagePair], cache: CacheFolder | None, told: list[str] | None = None, scale: int = 4) -> Decoded:
+    announce = (lambda line: None) if told is None else told.append
+    return decode_all(pairs, scale=scale, cache=cache, announce=announce, small=0)
+
+
+def entries(cache: CacheFolder) -> list[Path]:
+    return sorted(path for path in cache.path.iterdir() if path.is_dir())
+
+
+def batches(decoded: Decoded) -> Batches:
+    store = decoded.select(range(len(decoded.images)), lr_patch=6)
+    return Batches.over(store, batch=8, lr_patch=6, seed=5)
+
+
+def test_batches_are_the_same_from_memory_a_new_entry_a_reused_one_and_a_temporary_file(photos, cache, monkeypatch):
+    told: list[str] = []
+    stores = [read(photos, None), read(photos, cache, told), read(photos, cache, told)]
+    assert "decoded in" in told[0] and "as decoded before" in told[1]
+    monkeypatch.setattr(build, "MEMORY_SHARE", 0.0)
+    stores.append(read(photos, None, told))
+    assert "temporary file" in told[2]
+    for step in range(3):
+        seen = [batches(decoded).at(step) for decoded in stores]
+        for other in seen[1:]:
+            assert torch.equal(other.lr, seen[0].lr) and torch.equal(other.hr, seen[0].hr)
+    digests = {decoded.select(range(3), lr_patch=6).digest() for decoded in stores}
+    assert len(digests) == 1
+
+
+def test_reusing_decodes_nothing(photos, cache, monkeypatch):
+    read(photos, cache)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(build, "decoded", refuse)
+    assert len(read(photos, cache).images) == 3
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "pixels alone", "scale", "border"])
+def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tmp_path):
+    path = photos[1].hr
+    Image.fromarray(noise(44, 48, 1)).save(path, compress_level=0)
+    first, before = read(photos, cache), path.stat()
+    scale, border = 4, "mirror"
+    if change == "added":
+        photos = [*photos, *write_photos(tmp_path / "more", 1, seed=9)]
+    elif change == "removed":
+        photos = photos[:-1]
+    elif change == "scale":
+        scale = 2
+    elif change == "border":
+        border = "clamp"
+    else:
+        # Other pixels in as many bytes, and the time set back, as some tools that copy do.
+        Image.fromarray(noise(44, 48, 99)).save(path, compress_level=0)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    second = decode_all(photos, scale=scale, border=border, cache=cache, small=0)
+    assert len(entries(cache)) == 2
+    assert first.images != second.images
+
+
+def test_small_stores_and_a_cache_of_nothing_leave_no_trace(photos, cache):
+    decode_all(photos, scale=4, cache=cache)
+    read(photos, CacheFolder(cache.path, 0))
+    assert not cache.path.exists() or not entries(cache)
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "no plane"])
+def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
+    sound = batches(read(photos, cache)).at(0)
+    (entry,) = entries(cache)
+    index = entry / "index.json"
+    if damage == "cut":
+        os.truncate(entry / "hr.u8", 1000)
+    elif damage == "longer":
+        with open(entry / "lr.u8", "ab") as file:
+            file.write(b"x")
+    elif damage == "no index":
+        index.unlink()
+    elif damage == "index":
+        index.write_bytes(index.read_bytes()[:-20])
+    elif damage == "no plane":
+        (entry / "lr.u8").unlink()
+    else:
+        rows = json.loads(index.read_text())
+        rows["images"][1] = []
+        index.write_text(json.dumps(rows))
+    told: list[str] = []
+    again = batches(read(photos, cache, told)).at(0)
+    assert torch.equal(again.hr, sound.hr)
+    assert len(told) == 2 and "making it anew" in told[0] and str(entry) in told[0]
+    told.clear()
+    read(photos, cache, told)
+    assert len(told) == 1 and "as decoded before" in told[0]
+
+
+def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache):
+    sets = [write_photos(tmp_path / f"set{k}", seed=10 * k) for k in range(4)]
+    one = read(sets[0], cache).bytes
+    bounded = CacheFolder(cache.path, int(3.5 * (one + 2000)))
+    keys = []
+    for pairs in sets[:3]:
+        read(pairs, bounded)
+        keys.append({entry.name for entry in entries(bounded)})
+        time.sleep(0.01)
+    gc.collect()
+    oldest, second = keys[0], keys[1] - keys[0]
+    held = read(sets[0], bounded)  # used last, and in use
+    gc.collect()
+    read(sets[3], bounded)
+    left = {entry.name for entry in entries(bounded)}
+    assert len(left) == 3 and oldest <= left and not second & left
+    tight = CacheFolder(cache.path, int(1.2 * (one + 2000)))
+    told: list[str] = []
+    read(sets[1], tight, told)
+    assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
+    assert "--cache-size" in told[0]
+    del held
+
+
+def test_what_is_larger_than_the_cache_stays_in_memory_and_removes_nothing(tmp_path, photos, cache):
+    read(photos, cache)
+    before = entries(cache)
+    told: list[str] = []
+    large = write_photos(tmp_path / "large", 9, seed=50)
+    decoded = read(large, CacheFolder(cache.path, read(photos, cache).bytes * 2), told)
+    assert len(decoded.images) == 9 and entries(cache) == before
+    assert "more than the cache may hold" in told[-1]
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_fall_back_to_memory(photos, cache, tmp_path, monkeypatch):
+    told: list[str] = []
+    (tmp_path / "file").write_text("no folder")
+    assert len(read(photos, CacheFolder(tmp_path / "file" / "cache"), told).images) == 3
+    assert len(told) == 1 and "nothing is kept" in told[0]
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_folder, "_flush", full)
+    told.clear()
+    assert len(read(photos, cache, told).images) == 3
+    assert told == [f"nothing is kept in the cache folder {cache.path}: No space left on device"]
+    assert list(cache.path.iterdir()) == []
+
+
+def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monkeypatch):
+    monkeypatch.setattr(build, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(build, "SPARE", 10**18)
+    with pytest.raises(SrkdError, match=r"--cache-size.*SRKD_CACHE"):
+        read(photos, None)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from compressor.data.build import decode_all
+from compressor.data.cache_folder import CacheFolder
+from compressor.imagesets import find_sets
+pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
+decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small=0, announce=print)
+store = decoded.select(range(len(pairs)), lr_patch=4)
+print(store.digest())
+"""
+
+
+def test_processes_that_want_the_same_images_at_once_all_get_them(tmp_path, cache):
+    write_photos(tmp_path / "photos", 12)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "photos"), str(cache.path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    assert [path.name for path in cache.path.iterdir()] == [entry.name for entry in entries(cache)]
+    assert len(entries(cache)) == 1
+
+
+def test_of_two_that_come_at_once_one_decodes_and_the_other_waits(photos, cache, monkeypatch):
+    begun = threading.Event()
+    real = build.decoded
+    times = []
+
+    def slow(*arguments, **options):
+        times.append(1)
+        begun.set()
+        time.sleep(0.3)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(build, "decoded", slow)
+    first = threading.Thread(target=read, args=(photos, cache))
+    first.start()
+    begun.wait(10)
+    told: list[str] = []
+    assert len(read(photos, cache, told).images) == 3
+    first.join()
+    assert len(times) == 1 and "waiting" in told[0]
+
+
+def test_what_a_killed_process_left_is_swept_away(photos, cache):
+    cache.path.mkdir()
+    left = cache.path / "images-0123.making-xyz"
+    left.mkdir()
+    (left / "hr.u8").write_bytes(b"half")
+    (cache.path / "images-0123.lock").write_bytes(b"")
+    read(photos, cache)
+    assert not left.exists()
+
+
+def test_mapped_pixels_that_are_written_to_do_not_reach_the_file(photos, cache):
+    decoded = read(photos, cache)
+    before = decoded.lr.clone()
+    decoded.lr.zero_()
+    assert torch.equal(read(photos, cache).lr, before)
+
+
+def test_sizes_are_read_as_people_write_them():
+    assert [bytes_of(text) for text in ("500MB", "8GB", "1.5 tb", "20g", "0", "1000", 77)] == [
+        500_000_000,
+        8_000_000_000,
+        1_500_000_000_000,
+        20_000_000_000,
+        0,
+        1000,
+        77,
+    ]
+    for wrong in ("", "much", "-1", "8 apples", "1.2.3"):
+        with pytest.raises(UsageError, match="500MB"):
+            bytes_of(wrong)
+
+
+def test_where_the_cache_lies(monkeypatch):
+    monkeypatch.setenv("SRKD_CACHE", "/somewhere")
+    assert default_folder() == Path("/somewhere")
+    monkeypatch.delenv("SRKD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert default_folder() == Path("/xdg/srkd")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert default_folder().is_relative_to("/home/somebody") and default_folder().name == "srkd"
+
+
+MEASURE = """
+import os, resource, sys
+from pathlib import Path
+from compressor.data.build import decode_all
+from compressor.data.cache_folder import CacheFolder
+from compressor.imagesets import find_sets
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
+cache = CacheFolder(Path(sys.argv[2]))
+decode_all(pairs[:3], scale=4, cache=cache, small=0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decoded = decode_all(pairs, scale=4, cache=cache, small=0)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(decoded.bytes // 1000, after - before)
+"""
+
+
+def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for index in range(16):
+        ramp = np.broadcast_to(np.arange(1600, dtype=np.uint8)[:, None], (1200, 1600, 3))
+        Image.fromarray(np.roll(ramp, index, 1)).save(folder / f"{index}.bmp")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(cache.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    stored, grown = map(int, done.stdout.split())
+    assert stored > 90_000
+    assert grown / (1024 if sys.platform == "darwin" else 1) < stored / 3
