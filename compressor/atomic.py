@@ -1,14 +1,15 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and what cannot be written is told in one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compressor.errors import SrkdError
+from compressor.errors import Unwritable
 
 
 @contextmanager
@@ -16,25 +17,66 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block ends well.
 
     The suffix is kept, because writers choose a format by it. On any error the temporary file is removed
-    and what was at `path` before stays.
+    and what was at `path` before stays. After the block the file is on the disk, name and content.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise SrkdError(f"cannot write {path}: {error.strerror}") from error
+        raise Unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        _sync(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        raise SrkdError(f"cannot write {path}: {error.strerror or error}") from error
+        raise Unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file; what does not fit is an error here, not when the file is closed."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            written = file.write(content)
+            while written < len(content):
+                written += file.write(content[written:])
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file on the disk, so that it outlives a power cut."""
+    try:
+        _sync(path)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name too: a rename that the disk has not heard of is undone by a power cut."""
+    if os.name == "nt":  # Windows opens no folders; its renames are journalled.
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # A folder that may be written and not read.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some network file systems have no such thing.
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -28,3 +28,10 @@ class MissingExtra(SrkdError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed: pip install 'srkd[{extra}]'")
+
+
+class Unwritable(SrkdError):
+    """A file that could not be written: no room, no permission, a broken disk."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}")

@@ -78,30 +78,22 @@ def compress(
     )
     decided = decide(request, progress, announce)
     folder = RunFolder(Path(out))
-    try:
-        return TrainingRun(folder, dataclasses.asdict(request), *decided).go(progress, announce)
-    finally:
-        folder.close()
+    return TrainingRun(folder, dataclasses.asdict(request), *decided).go(progress, announce)
 
 
 def resume(run: str | Path, *, progress: Progress = silent, announce: Announce = unheard) -> CompressReport:
     """Continue an unfinished run from its last saved state, as if it had never stopped."""
     folder = RunFolder(Path(run), resumed=True)
+    facts = folder.read_facts()
+    if "result" in facts:
+        raise SrkdError(f"--resume {run}: the run is finished; its student is {folder.path / 'student.safetensors'}")
     try:
-        facts = folder.read_facts()
-        if "result" in facts:
-            raise SrkdError(
-                f"--resume {run}: the run is finished; its student is {folder.path / 'student.safetensors'}"
-            )
-        try:
-            request = Request(**facts["request"])
-        except (KeyError, TypeError) as error:
-            raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
-        training = TrainingRun(folder, facts["request"], *decide(request, progress, announce))
-        _require_same(facts, training.facts(), run)
-        return training.go(progress, announce)
-    finally:
-        folder.close()
+        request = Request(**facts["request"])
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
+    training = TrainingRun(folder, facts["request"], *decide(request, progress, announce))
+    _require_same(facts, training.facts(), run)
+    return training.go(progress, announce)
 
 
 @dataclass(frozen=True)

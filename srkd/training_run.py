@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from compressor.checkpoints.save import save_network
 from compressor.cost import Cost, cost
 from compressor.data.batches import Batches
 from compressor.data.prepare import Data
-from compressor.errors import SrkdError
 from compressor.machine import facts
 from compressor.metrics import Protocol
 from compressor.networks.base import Network
@@ -23,8 +22,9 @@ from compressor.progress import Announce, Progress
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.interrupt import interruption
-from compressor.training.loop import train
 from compressor.training.run_folder import RunFolder
+from compressor.training.run_stages import run_stages
+from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.validation import mean_psnr_y, quantised_sr
 from demo.sheet import Panel, write_sheet
@@ -78,42 +78,52 @@ class TrainingRun:
 
     def go(self, progress: Progress, announce: Announce) -> CompressReport:
         """Train, write the averaged student and say what it came to."""
+        with self.folder.nothing_lost():
+            return self._go(progress, announce)
+
+    def _go(self, progress: Progress, announce: Announce) -> CompressReport:
         started = time.monotonic()
         # First of all: from here on a killed run can be continued.
         self.folder.write_facts(self.facts())
-        schedule, stage = self.preset.schedule, self.preset.stage(self.preset.build_methods())
+        stages = (self.preset.stage(self.preset.build_methods()),)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self._reference(teacher)
-        own = None if teacher is None else teacher.network
-        state = State.fresh(self._placed(self.student), own, stage)
-        self._continue(state, announce)
-        store = self.data.train.to(self.device)
-        batches = Batches.over(store, batch=schedule.batch, lr_patch=schedule.lr_patch, seed=self.seed)
-        before = None if teacher is None else teacher.fingerprint()
+        state = self._state(stages, teacher, announce)
         with interruption() as wish:
             events = RunEvents(
                 self.folder,
-                steps=schedule.steps,
-                validate_every=stage.validate_every,
+                stages=stages,
                 images=self.data.validation,
                 reference=reference,
                 progress=progress,
                 announce=announce,
                 wish=wish,
             )
-            train(stage, state, batches, own or teacher, events, seed=self.seed)
-        if teacher is not None and teacher.fingerprint() != before:
-            raise SrkdError("the frozen teacher changed during training: this is a fault of the recipe")
+            run_stages(stages, state, self._batches(), teacher, events, seed=self.seed)
         report = self._report(state, teacher, reference, time.monotonic() - started)
         self.folder.write_facts({**self.facts(), "result": plain(report)})
         return report
 
-    def _continue(self, state: State, announce: Announce) -> None:
-        """Take up the last saved state, where there is one; metrics of later steps are forgotten."""
-        if self.folder.last_state.is_file():
-            state.load(self.folder.last_state)
-            announce(f"continuing at step {state.done} of {self.preset.schedule.steps}")
+    def _state(self, stages: Sequence[Stage], teacher: Teacher | None, announce: Announce) -> State:
+        """A fresh state, or the newest saved one; metrics of later steps are forgotten."""
+        own = None if teacher is None else teacher.network
+        state = State.fresh(self._placed(self.student), own, stages[0])
+        self.folder.states.sweep()
+
+        def told(line: str) -> None:
+            self.folder.log(line)
+            announce(line)
+
+        taken = self.folder.states.take_up(lambda path: state.load(path, stages, own), told)
+        if taken is not None:
+            told(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.forget_after(state.done)
+        return state
+
+    def _batches(self) -> Batches:
+        rule = self.preset.schedule
+        store = self.data.train.to(self.device)
+        return Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed)
 
     def _placed(self, network: Network) -> Network:
         # channels_last: 1.25 times the speed of a training step on CPU, and what tensor cores want.

@@ -48,7 +48,7 @@ def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_pat
         "run.json",
         "metrics.jsonl",
         "log.txt",
-        "checkpoints/last.pt",
+        "checkpoints/state-00000004.pt",
         "comparison.png",
         "student.safetensors",
     ):

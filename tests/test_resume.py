@@ -20,6 +20,7 @@ from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
+from compressor.training.saved_states import SavedStates
 from srkd.cli import run as srkd_in_process
 from srkd.compression import compress, resume
 from tests.commands import ROOT
@@ -61,6 +62,11 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
     """What must not depend on how often the run died."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), lines
+
+
+def states(run: Path) -> list[Path]:
+    """The oldest first."""
+    return SavedStates(run / "checkpoints").paths()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def test_ctrl_c_saves_says_how_to_continue_and_exits_130(given, undisturbed, tmp
     assert process.returncode == 130
     line = err.strip().splitlines()[-1]
     assert f"srkd compress --resume {run}" in line and "Traceback" not in err
-    done = torch.load(run / "checkpoints/last.pt", weights_only=True)["done"]
+    done = torch.load(states(run)[-1], weights_only=True)["done"]
     assert f"saved at step {done} of {STEPS}" in line
     again = started(["--resume", str(run)])
     out, err = again.communicate(timeout=240)
@@ -160,9 +166,21 @@ def test_other_images_are_refused(unfinished, tmp_path):
         resume(unfinished)
 
 
-def test_a_damaged_state_is_one_line_and_stays(unfinished):
-    state = unfinished / "checkpoints" / "last.pt"
-    state.write_bytes(state.read_bytes()[:500])
-    with pytest.raises(SrkdError, match="does not fit this run") as caught:
+def test_damaged_states_are_passed_over_and_told(unfinished):
+    student = (unfinished / "student.safetensors").read_bytes()
+    *_, older, newest = states(unfinished)
+    newest.write_bytes(newest.read_bytes()[:500])
+    lines: list[str] = []
+    assert resume(unfinished, announce=lines.append).student_path.read_bytes() == student
+    assert any(f"{newest} is damaged" in line and f"{older.name} taken instead" in line for line in lines)
+    assert "continuing at step 3 of 4" in lines
+    assert newest.with_suffix(".damaged").stat().st_size == 500
+
+
+def test_no_readable_state_is_one_line(unfinished):
+    for path in states(unfinished):
+        path.write_bytes(b"")
+    with pytest.raises(SrkdError, match="none of the 2 saved states can be read") as caught:
         resume(unfinished)
-    assert "\n" not in str(caught.value) and state.stat().st_size == 500
+    assert "\n" not in str(caught.value) and "is empty" in str(caught.value)
+    assert [path.stat().st_size for path in states(unfinished)] == [0, 0]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from compressor.checkpoints.save import save_network
 from compressor.data.prepare import ValidationImage
 from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
+from compressor.training.guard import Skipped
 from compressor.training.interrupt import Interrupted, Interruption
-from compressor.training.loop import Losses, check_finite
+from compressor.training.loop import Losses
 from compressor.training.run_folder import RunFolder
+from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.validation import mean_psnr_y
 
@@ -35,38 +38,50 @@ class RunEvents:
         self,
         folder: RunFolder,
         *,
-        steps: int,
-        validate_every: int,
+        stages: Sequence[Stage],
         images: Sequence[ValidationImage],
         reference: Reference,
         progress: Progress,
         announce: Announce,
         wish: Interruption,
     ) -> None:
-        self.folder, self.steps, self.validate_every = folder, steps, validate_every
+        self.folder, self.stages = folder, stages
+        self.ends = tuple(accumulate(stage.schedule.steps for stage in stages))
+        self.steps = self.ends[-1]
         self.images, self.reference = images, reference
         self.progress, self.announce = progress, announce
-        self.log_every = max(1, min(100, steps // 100))
+        self.log_every = max(1, min(100, self.steps // 100))
         self.wish, self.saved_at = wish, time.monotonic()
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
         self.progress("training", done, self.steps)
         if done == 1 or done % self.log_every == 0 or done == self.steps:
-            numbers = losses.numbers()
-            check_finite(done, numbers)
-            self.folder.metrics("train", done, {**numbers, "rate": rate})
+            self.folder.metrics("train", done, {**losses.numbers(), "rate": rate})
+
+    def skipped(self, done: int, skipped: Skipped) -> None:
+        self.progress("training", done, self.steps)
+        self.folder.skipped(done, skipped)
+        self.announce(f"step {done}/{self.steps} skipped: {skipped.why}")
+
+    def way_on(self) -> str:
+        """Resuming repeats the same steps: it helps only where the fault was outside the run."""
+        best = self.folder.best
+        start = f" --init-from {best}" if best.is_file() else ""
+        return (
+            f"{self.folder.safe()}; start anew with a lower rate (--set schedule.rate=...{start}) or, if the images "
+            f"or the machine were at fault, continue with: {self.folder.continuing}"
+        )
 
     def due(self, done: int, state: State) -> None:
-        validates = done % self.validate_every == 0 or done == self.steps
+        validates = done % self.stages[state.stage].validate_every == 0 or done in self.ends
         if validates:
             self.validate(done, state)
         if validates or self.wish.asked or time.monotonic() - self.saved_at > SAVE_SECONDS:
-            state.save(self.folder.last_state)
+            self.folder.save(state)
             self.saved_at = time.monotonic()
         if self.wish.asked and done < self.steps:
             raise Interrupted(
-                f"interrupted and saved at step {done} of {self.steps}; continue with: "
-                f"srkd compress --resume {self.folder.path}"
+                f"interrupted and saved at step {done} of {self.steps}; continue with: {self.folder.continuing}"
             )
 
     def validate(self, done: int, state: State) -> None:
@@ -85,7 +100,7 @@ class RunEvents:
 
 
 def keep(network: Network, folder: RunFolder) -> None:
-    save_network(network, folder.checkpoints / "best.safetensors", metadata={})
+    save_network(network, folder.best, metadata={})
 
 
 def told(reference: Reference) -> str:

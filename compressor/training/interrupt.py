@@ -1,15 +1,25 @@
-"""Ctrl-C that loses nothing: the step in hand is finished and saved, a second Ctrl-C stops at once."""
+"""Ctrl-C and SIGTERM that lose nothing: the step in hand is finished and saved; a second one stops at once.
+
+SIGTERM is what a cluster sends before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from compressor.errors import SrkdError
+
+AT_ONCE: Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+"""The signals that ask a run to stop, and what a second one does."""
 
 
 class Interrupted(SrkdError):
@@ -27,20 +37,24 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Within the block a first SIGINT is only noted; a second one is Python's own. Elsewhere than in the main thread,
-    where signals cannot be handled, nothing changes."""
+    """Within the block a first SIGINT or SIGTERM is only noted; a second one does what such a signal does by default.
+    Elsewhere than in the main thread, where signals cannot be handled, nothing changes."""
     wish = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in AT_ONCE}
 
     def note(number: int, frame: FrameType | None) -> None:
         wish.asked = True
-        signal.signal(signal.SIGINT, before)
+        for each, handler in AT_ONCE.items():
+            signal.signal(each, handler)
 
-    signal.signal(signal.SIGINT, note)
+    for number in AT_ONCE:
+        signal.signal(number, note)
     try:
         yield wish
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            # None: a handler that was not set from Python, and that Python cannot put back.
+            signal.signal(number, AT_ONCE[number] if handler is None else handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from compressor.data.batches import Batch
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
+from compressor.training.gradient_path import require_paths
+from compressor.training.guard import Skipped
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step
@@ -22,6 +25,14 @@ class Events(Protocol):
     """What is told of a run while it goes on."""
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None: ...
+
+    def skipped(self, done: int, skipped: Skipped) -> None:
+        """Called instead of `stepped` for a step that changed nothing."""
+        ...
+
+    def way_on(self) -> str:
+        """What is safe and how to go on, for the line that ends a run."""
+        ...
 
     def due(self, done: int, state: State) -> None:
         """Called after each step; validates and saves when its time has come."""
@@ -49,20 +60,45 @@ def train(
     student = Runner(state.student, trains=True, autocast=lambda: stage.autocast(device))
     frozen = Runner(teacher, trains=False) if teacher is not None else None
     trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    for number in range(state.done, stage.schedule.steps):
+    for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
         losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen))
+        if number == state.began:
+            require_paths(losses.terms, state.student)
         state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)
-        if stage.optimiser.clip is not None:
-            torch.nn.utils.clip_grad_norm_(trained, stage.optimiser.clip)
-        rate = stage.schedule.at(number)
-        set_rate(state.optimiser, rate)
-        state.optimiser.step()
-        state.ema.update(state.student)
+        norm = clipped_norm(trained, stage.optimiser.clip)
+        skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
         state.done = number + 1
-        events.stepped(state.done, rate, losses)
+        if skipped is None:
+            rate = stage.schedule.at(number - state.began)
+            set_rate(state.optimiser, rate)
+            state.optimiser.step()
+            state.ema.update(state.student)
+            events.stepped(state.done, rate, losses)
+        else:
+            events.skipped(state.done, skipped)
+            if state.guard.gives_up:
+                raise SrkdError(
+                    f"step {state.done}: {skipped.in_a_row} steps in a row were skipped, the last because of "
+                    f"{skipped.why}; {events.way_on()}"
+                )
         events.due(state.done, state)
+
+
+def clipped_norm(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:
+    """The norm of all gradients together, before they were clipped to `clip`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return norm
+
+
+def fetched(total: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
+    """Loss and gradient norm as numbers, in one copy: on a GPU the guard costs this one synchronisation a step."""
+    loss, length = torch.stack([total.detach(), norm.to(total.dtype)]).tolist()
+    return loss, length
 
 
 def collect(stage: Stage, step: Step) -> Losses:
@@ -81,12 +117,3 @@ def collect(stage: Stage, step: Step) -> Losses:
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate
-
-
-def check_finite(done: int, numbers: dict[str, float]) -> None:
-    """Refuse to go on from a loss that is not a number; the terms are named."""
-    wrong = [name for name, value in numbers.items() if value != value or value in (float("inf"), float("-inf"))]
-    if wrong:
-        raise SrkdError(
-            f"step {done}: {', '.join(wrong)} is not finite; lower the learning rate (--set schedule.rate=...)"
-        )

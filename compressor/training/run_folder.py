@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from compressor.atomic import append, atomic_path, sync
+from compressor.errors import SrkdError, Unwritable
+from compressor.training.board import Board
+from compressor.training.guard import Skipped
+from compressor.training.saved_states import SavedStates
+from compressor.training.state import State
 
-from compressor.atomic import atomic_path
-from compressor.errors import SrkdError
-
-FACTS = "run.json"
+FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 
 
 class RunFolder:
@@ -25,11 +29,12 @@ class RunFolder:
             raise SrkdError(f"--resume {path} is no run folder: it has no {FACTS}")
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.states, self.best = SavedStates(self.checkpoints), self.checkpoints / "best.safetensors"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SrkdError(f"cannot write --out {path}: {error.strerror}") from error
-        self._board = SummaryWriter(str(path), flush_secs=30)
+        self._board = Board(path)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """run.json: what was asked, what it became, and at the end what came out."""
@@ -46,15 +51,35 @@ class RunFolder:
             raise SrkdError(f"{self.path / FACTS} is damaged: it holds no object")
         return facts
 
+    def save(self, state: State) -> None:
+        """Save a state; the lines that tell of its steps are on the disk before it."""
+        for name in (METRICS, LOG):
+            if (self.path / name).is_file():
+                sync(self.path / name)
+        self.states.save(state)
+
+    def safe(self) -> str:
+        """What is not lost, for the line that ends a run."""
+        newest = self.states.newest()
+        return "no state was saved yet" if newest is None else f"the last good state is {newest}"
+
     @property
-    def last_state(self) -> Path:
-        """Where the newest state is saved."""
-        return self.checkpoints / "last.pt"
+    def continuing(self) -> str:
+        """The command that goes on with this run."""
+        return f"srkd compress --resume {self.path}"
+
+    @contextmanager
+    def nothing_lost(self) -> Iterator[None]:
+        """A file that cannot be written ends the run in a line that says what is safe and how to go on."""
+        try:
+            yield
+        except Unwritable as error:
+            raise SrkdError(f"{error}; {self.safe()}; once that is mended, continue with: {self.continuing}") from error
 
     def forget_after(self, done: int) -> None:
         """Drop metrics of steps that will be run again, and a line that a crash cut short."""
         kept = []
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
                 if json.loads(line)["step"] <= done:
@@ -65,16 +90,18 @@ class RunFolder:
             temporary.write_text("".join(kept), encoding="utf-8")
 
     def metrics(self, kind: str, done: int, numbers: Mapping[str, float]) -> None:
-        self._append("metrics.jsonl", json.dumps({"kind": kind, "step": done, **numbers}))
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{kind}/{name}", value, done)
+        self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers}))
+        self._board.scalars(kind, done, numbers)
+
+    def skipped(self, done: int, skipped: Skipped) -> None:
+        """A step that changed nothing, in metrics.jsonl and log.txt."""
+        loss = skipped.loss if math.isfinite(skipped.loss) else None
+        facts = {"terms": skipped.terms, "why": skipped.why, "loss": loss, "in_a_row": skipped.in_a_row}
+        self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
+        self.log(f"step {done} skipped: {skipped.why}")
 
     def log(self, line: str) -> None:
-        self._append("log.txt", line)
+        self._append(LOG, line)
 
     def _append(self, name: str, line: str) -> None:
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def close(self) -> None:
-        self._board.close()
+        append(self.path / name, (line + "\n").encode())
