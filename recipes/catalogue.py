@@ -1,69 +1,132 @@
-"""Methods by name, and where presets lie. Adding a method: one file, one line here, one preset."""
+"""Methods and presets by name: ours, and those of installed packages. Adding a method: one file, one line here, two
+presets."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any, cast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata, resources
+from typing import Any
 
-from compressor.errors import UsageError
-from compressor.training.method import Method
+from compressor.errors import SrkdError, UsageError
+from recipes.entry import Contribution, MethodEntry
+from recipes.problems import closest
 
-FIXED = ("name", "needs_teacher", "needs_network", "weights")
-"""Fields of a method that are facts about it, not options."""
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """A method by module and class; imported when asked for."""
-
-    module: str
-    type_name: str
-
-    def load(self) -> type[Any]:
-        return cast("type[Any]", getattr(importlib.import_module(self.module), self.type_name))
-
-    def options(self) -> tuple[str, ...]:
-        return tuple(field.name for field in dataclasses.fields(self.load()) if field.name not in FIXED)
-
+GROUP = "srkd.recipes"
+"""The entry point group by which a package adds methods and presets."""
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 METHODS: Mapping[str, MethodEntry] = {
-    "scratch": MethodEntry("recipes.scratch", "Scratch"),
-    "inherit": MethodEntry("recipes.inherit", "Inherit"),
-    "logits": MethodEntry("recipes.logits", "Logits"),
+    "scratch": MethodEntry("recipes.scratch:Scratch", "nothing"),
+    "inherit": MethodEntry("recipes.inherit:Inherit", "network"),
+    "logits": MethodEntry("recipes.logits:Logits", "outputs"),
 }
 
 
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """The method with its options, or one line that names what is wrong."""
-    if name not in METHODS:
-        raise UsageError(f"no method is called {name!r}; {_nearest(name, list(METHODS))}")
-    entry = METHODS[name]
-    known = entry.options()
-    for option in options:
-        if option not in known:
-            offered = f"it has {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"method {name} has no option {option!r}; {offered}")
-    return cast(Method, entry.load()(**options))
+@dataclass(frozen=True)
+class PresetFile:
+    """A preset as `presets/NAME.yaml` inside an importable package, and the distribution that brings it."""
+
+    name: str
+    package: str
+    inside: str
+
+    def text(self) -> str:
+        return (resources.files(self.inside) / "presets" / f"{self.name}.yaml").read_text(encoding="utf-8")
+
+
+@dataclass
+class Catalogue:
+    """Everything that has a name. `refused` says why a name cannot be used; `notes` what is wrong with a package."""
+
+    methods: dict[str, MethodEntry] = field(default_factory=dict)
+    presets: dict[str, PresetFile] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def method(self, name: str) -> MethodEntry:
+        if name in self.methods:
+            return self.methods[name]
+        raise UsageError(self.refused.get(f"method {name}") or self._unknown("method", name, self.methods))
+
+    def preset(self, name: str) -> PresetFile:
+        if name in self.presets:
+            return self.presets[name]
+        raise UsageError(self.refused.get(f"recipe {name}") or self._unknown("recipe", name, self.presets))
+
+    def _unknown(self, kind: str, name: str, known: Iterable[str]) -> str:
+        """It may be one of a package that is broken: that is said too."""
+        return "; ".join([f"no {kind} is called {name!r}", closest(name, known), *self.notes])
+
+    def add(self, package: str, contribution: Contribution) -> None:
+        """Take what a package brings; a name that is taken is refused, and both packages are named."""
+        for name, entry in contribution.methods.items():
+            if self._free("method", name, package, self.methods):
+                self.methods[name] = dataclasses.replace(entry, package=package)
+        for found in _presets_of(package, contribution.presets):
+            if self._free("recipe", found.name, package, self.presets):
+                self.presets[found.name] = found
+
+    def _free(self, kind: str, name: str, package: str, taken: dict[str, Any]) -> bool:
+        if not NAME.fullmatch(name):
+            self.notes.append(f"{kind} {name!r} of {package} is refused: names are small letters, digits, - and _")
+            return False
+        key = f"{kind} {name}"
+        if name not in taken and key not in self.refused:
+            return True
+        told = f"{key} of {package} is refused: "
+        if name not in taken:
+            self.refused[key] += f", and {package}"
+            told += self.refused[key]
+        elif taken[name].package == "srkd":
+            told += f"srkd has a {kind} of that name"
+        else:
+            # Neither is used: which package came first must not decide what a name means.
+            self.refused[key] = f"{key} is brought by {taken.pop(name).package} and by {package}: rename one of them"
+            told = self.refused[key]
+        self.notes.append(told)
+        return False
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Ours, and those of every installed package; a broken package is a note, and nothing else suffers."""
+    return gather(metadata.entry_points(group=GROUP))
+
+
+def gather(points: Iterable[metadata.EntryPoint]) -> Catalogue:
+    found = Catalogue()
+    found.add("srkd", Contribution(METHODS, "recipes"))
+    for point in sorted(points, key=lambda point: (package_of(point), point.name)):
+        package = package_of(point)
+        try:
+            contribution = point.load()
+            if not isinstance(contribution, Contribution):
+                raise TypeError(f"{point.value} is no Contribution")
+            found.add(package, contribution)
+        except Exception as error:  # noqa: BLE001
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            found.notes.append(f"the package {package} cannot be used: its entry point {point.value} gave {told}")
+    return found
+
+
+def package_of(point: metadata.EntryPoint) -> str:
+    """The distribution that brings an entry point."""
+    return point.name if point.dist is None else str(point.dist.name)
+
+
+def _presets_of(package: str, inside: str | None) -> list[PresetFile]:
+    if inside is None:
+        return []
+    folder = resources.files(inside) / "presets"
+    if not folder.is_dir():
+        raise SrkdError(f"{inside} has no folder presets/")
+    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    return [PresetFile(name, package, inside) for name in names]
 
 
 def preset_names() -> tuple[str, ...]:
-    folder = resources.files("recipes") / "presets"
-    return tuple(sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml")))
-
-
-def preset_text(name: str) -> str:
-    names = preset_names()
-    if name not in names:
-        raise UsageError(f"no recipe is called {name!r}; {_nearest(name, list(names))}")
-    return (resources.files("recipes") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}there are {', '.join(names)}"
+    return tuple(sorted(catalogue().presets))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,9 +24,9 @@ from compressor.training.step import Step
 
 @dataclass(frozen=True)
 class Logits:
-    form: Literal["A", "B"] = "A"
-    kappa: float = 1.0
-    alpha: float = 0.5
+    form: Annotated[Literal["A", "B"], Field(description="which of the two sums")] = "A"
+    kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
     name: str = "logits"
     needs_teacher: bool = True
     needs_network: bool = False

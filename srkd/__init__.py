@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from compressor.errors import SrkdError
 
 if TYPE_CHECKING:
+    from recipes.entry import Contribution, MethodEntry
     from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Contribution",
+    "MethodEntry",
     "SrkdError",
     "__version__",
     "build_student",
@@ -28,7 +31,11 @@ __all__ = [
     "upscale",
 ]
 
-_HOMES = dict.fromkeys(__all__, "srkd.api") | {"compress": "srkd.compression"}
+_HOMES = dict.fromkeys(__all__, "srkd.api") | {
+    "compress": "srkd.compression",
+    "Contribution": "recipes.entry",
+    "MethodEntry": "recipes.entry",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
 from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
-from recipes.preset import Preset, load_preset
+from recipes.loading import is_file, label, load_preset
+from recipes.preset import Preset
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 
@@ -56,7 +58,7 @@ def compress(
     """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos."""
     request = Request(
         teacher=_absolute(teacher),
-        recipe=recipe,
+        recipe=str(Path(recipe).resolve()) if is_file(recipe) else recipe,
         data=_absolute(data),
         lr=_absolute(lr),
         val=_absolute(val),
@@ -166,7 +168,7 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     images = prepare_data(
         choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
     )
-    return Decided(preset, request.recipe, master, pupil, images, where, request.seed)
+    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed)
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: str | Path) -> None:
@@ -196,10 +198,13 @@ def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
 
 
 def recipes_for_outputs() -> tuple[str, ...]:
-    """Recipes whose teacher, if they want one, need only give outputs."""
-    return tuple(
-        name for name in preset_names() if not any(method.needs_network for method in load_preset(name).build_methods())
-    )
+    """Recipes whose teacher, if they want one, need only give outputs; one that does not load is left out."""
+    found = []
+    for name in preset_names():
+        with suppress(SrkdError):
+            if not any(method.needs_network for method in load_preset(name).build_methods()):
+                found.append(name)
+    return tuple(found)
 
 
 def _load_teacher(

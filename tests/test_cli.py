@@ -79,10 +79,11 @@ def test_version_is_said_once() -> None:
 def test_every_verb_has_the_common_options(verb: str) -> None:
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None and command.help
-    names = {option for parameter in command.params for option in parameter.opts}
-    assert {"-v", "-q", "--verbose", "--quiet", "--json"} <= names
-    undescribed = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
-    assert not undescribed
+    for action in command.commands.values() if isinstance(command, click.Group) else [command]:
+        names = {option for parameter in action.params for option in parameter.opts}
+        assert action.help and {"-v", "-q", "--verbose", "--quiet", "--json"} <= names
+        undescribed = [p.name for p in action.params if isinstance(p, click.Option) and not p.help]
+        assert not undescribed
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.errors import SrkdError, UsageError
+from compressor.errors import SrkdError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.loop import collect
 from compressor.training.schedule import Schedule
 from compressor.training.step import Runner, Step
-from recipes.catalogue import METHODS, make_method, preset_names
-from recipes.preset import check, load_preset
+from recipes.catalogue import METHODS, preset_names
+from recipes.loading import load_preset
+from recipes.options import make_method
 
 
 class Constant(nn.Module):
@@ -127,34 +128,6 @@ def test_settings_reach_the_schedule_and_the_method():
     preset = load_preset("logits", ["schedule.rate=5e-4", "kappa=0.5", "student.width=0.25"])
     assert preset.schedule.rate == 5e-4 and preset.student.width == 0.25
     assert preset.build_methods()[0].weights == {"pixel": 1.0, "logits": 0.5}
-
-
-def test_mistakes_are_told_all_at_once_with_the_nearest_key():
-    with pytest.raises(UsageError) as caught:
-        check(
-            {"title": "t", "source": "s", "methods": [{"name": "scratch"}], "schedule": {"step": 3, "batch": 0}}, "file"
-        )
-    message = str(caught.value)
-    assert "did you mean steps" in message and "schedule.batch=0" in message and "\n" not in message
-
-
-@pytest.mark.parametrize(
-    "settings, told",
-    [
-        (["kapa=1"], "kapa"),
-        (["schedule.rate"], "key=value"),
-        (["schedule.rate=fast"], "schedule.rate='fast'"),
-        (["title.x=1"], "title"),
-    ],
-)
-def test_wrong_settings_are_one_line(settings, told):
-    with pytest.raises(UsageError, match=told):
-        load_preset("logits", settings)
-
-
-def test_unknown_recipe_names_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'logits'"):
-        load_preset("logit")
 
 
 def test_steps_rescale_the_shape():

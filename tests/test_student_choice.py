@@ -23,7 +23,7 @@ from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
 from compressor.students import build_student, network_sha256
 from compressor.teacher import Teacher
-from recipes.preset import load_preset
+from recipes.loading import load_preset
 from srkd.cli import run
 from srkd.compression import compress
 from srkd.student_choice import Pupil, Shape, choose_student

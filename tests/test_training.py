@@ -20,8 +20,8 @@ from compressor.training.loop import Losses, train
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State
+from recipes.loading import load_preset
 from recipes.logits import Logits
-from recipes.preset import load_preset
 from recipes.scratch import Scratch
 
 

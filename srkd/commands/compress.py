@@ -28,7 +28,7 @@ EPILOG = """Examples:
 @verb("compress", epilog=EPILOG)
 @click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint of the teacher; none: the embedded EDSR.")
 @click.option(
-    "--recipe", default="logits", show_default=True, help="scratch, inherit, logits; each also as NAME-paper."
+    "--recipe", default="logits", show_default=True, help="A name of `srkd recipes ls`, or a file such as ./my.yaml."
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of HR images, a set with HR/, or several sets.")
 @click.option(

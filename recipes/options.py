@@ -1,0 +1,85 @@
+"""The options of a method: the fields of its dataclass, read as types; a wrong one is told like any other key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+
+from compressor.errors import SrkdError, UsageError
+from recipes.catalogue import catalogue
+from recipes.entry import MethodEntry, Needs
+from recipes.problems import Origin, Path, PresetError, Problem, told
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
+
+FIXED = ("name", "needs_teacher", "needs_network", "weights")
+"""Fields of a method that are facts about it, not options."""
+
+
+@cache
+def options_of(entry: MethodEntry) -> type[BaseModel]:
+    """A model with the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and words."""
+    found = entry.load()
+    if not dataclasses.is_dataclass(found):
+        raise SrkdError(f"the method {entry.where} of {entry.package} is no dataclass: its fields are its options")
+    try:
+        hints = get_type_hints(found, include_extras=True)
+        fields = {
+            field.name: (hints[field.name], _default(field))
+            for field in dataclasses.fields(found)
+            if field.init and field.name not in FIXED
+        }
+        config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+        return create_model(f"{found.__name__}Options", __config__=config, **cast("dict[str, Any]", fields))
+    except (NameError, TypeError, PydanticUserError) as error:
+        what = f"the options of the method {entry.where} of {entry.package} have no types that a file can hold"
+        raise SrkdError(f"{what}: {error}") from error
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory)
+    return ...
+
+
+def read_options(entry: MethodEntry, options: Any, path: Path, origin: Origin) -> tuple[dict[str, Any], list[Problem]]:
+    """The options that were given, as their types, and what is wrong with them."""
+    model = options_of(entry)
+    try:
+        read = model.model_validate_json(json.dumps(options, default=str), strict=True)
+    except ValidationError as error:
+        return {}, [told(detail, path, origin, model.model_fields, ()) for detail in error.errors()]
+    return {name: getattr(read, name) for name in read.model_fields_set}, []
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The method with its options, or one line that names everything that is wrong."""
+    entry = catalogue().method(name)
+    values, problems = read_options(entry, dict(options), (), Origin(f"method {name}", {}, {}))
+    if problems:
+        raise PresetError(problems)
+    try:
+        method = cast("Method", entry.load()(**values))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"method {name}: {error}") from error
+    rank = get_args(Needs).index
+    if rank(_needs(method)) > rank(entry.needs) or method.name != name:
+        raise SrkdError(
+            f"the method {name} of {entry.package} is called {method.name!r} and needs {_needs(method)!r}, "
+            f"its entry says {name!r} and {entry.needs!r}: correct one of them"
+        )
+    return method
+
+
+def _needs(method: Method) -> Needs:
+    if method.needs_network:
+        return "network"
+    return "outputs" if method.needs_teacher else "nothing"

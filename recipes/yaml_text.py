@@ -1,0 +1,111 @@
+"""YAML as presets use it: the core values of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
+
+Anchors, tags and duplicate keys are refused: a preset says each thing once, and reads the same in every editor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from recipes.problems import Path, one_problem
+
+CORE = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Only reads the tree; the values are made here."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false|True|False", list("tfTF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(CORE + _tag, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Values, and the line on which each path stands."""
+
+    values: dict[str, Any]
+    lines: dict[Path, int]
+
+
+def parse_yaml(text: str, where: str) -> Document:
+    """The mapping that a file holds, or one line."""
+    lines: dict[Path, int] = {}
+    try:
+        tree = yaml.compose(text, _Loader)
+        values = None if tree is None else _value(tree, (), lines)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        raise one_problem(where, f"not YAML: {getattr(error, 'problem', None) or error}", line) from error
+    except RecursionError as error:
+        raise one_problem(where, "nested too deeply for a preset") from error
+    if not isinstance(values, dict):
+        raise one_problem(where, "expected keys and values, such as title: My recipe")
+    return Document(values, lines)
+
+
+def parse_value(text: str) -> Any:
+    """The right side of `--set key=value`; what is no YAML is text."""
+    try:
+        tree = yaml.compose(text, _Loader)
+        return None if tree is None else _value(tree, (), {})
+    except (yaml.YAMLError, RecursionError):
+        return text
+
+
+def _value(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, lines)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, index), lines) for index, item in enumerate(node.value)]
+    return _scalar(node)
+
+
+def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key is a plain word", problem_mark=key.start_mark)
+        name = str(key.value)
+        if name in values:
+            raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
+        place = (*path, name)
+        lines[place] = key.start_mark.line + 1
+        values[name] = _value(value, place, lines)
+    return values
+
+
+def _scalar(node: yaml.Node) -> Any:
+    kind, text = node.tag.removeprefix(CORE), str(node.value)
+    if kind == "str":
+        return text
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int" and len(text) < 100:
+        return int(text)
+    if kind == "float":
+        number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        # 2e4 is a whole number, as in JSON schema.
+        return int(number) if math.isfinite(number) and number.is_integer() else number
+    raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not read", problem_mark=node.start_mark)

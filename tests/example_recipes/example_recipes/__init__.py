@@ -1,0 +1,8 @@
+"""Adds the method and the recipe `charbonnier` to srkd. Nothing here imports torch: `srkd recipes ls` stays quick."""
+
+from srkd import Contribution, MethodEntry
+
+CONTRIBUTION = Contribution(
+    methods={"charbonnier": MethodEntry("example_recipes.charbonnier:Charbonnier", needs="nothing")},
+    presets="example_recipes",
+)

@@ -1,0 +1,31 @@
+"""Scratch with a smooth L1.
+
+    L = mean √((S(x) - y)² + ε²)
+
+Source: Charbonnier et al. 1994; in super-resolution since LapSRN (ε = 1e-3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Charbonnier:
+    eps: Annotated[float, Field(gt=0, description="below this a difference counts by its square")] = 1e-3
+    name: str = "charbonnier"
+    needs_teacher: bool = False
+    needs_network: bool = False
+    weights: Mapping[str, float] = field(default_factory=lambda: {"charbonnier": 1.0})
+
+    def modules(self, teacher, student):
+        return nn.ModuleDict()
+
+    def terms(self, step):
+        return {"charbonnier": torch.sqrt((step.student().sr - step.hr) ** 2 + self.eps**2).mean()}

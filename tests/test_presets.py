@@ -1,0 +1,307 @@
+"""Presets as files: every mistake at once, settings, the schema that editors read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from compressor.errors import UsageError
+from recipes.catalogue import METHODS
+from recipes.entry import MethodEntry
+from recipes.loading import load_preset, read_preset
+from recipes.options import make_method
+from recipes.problems import PresetError, Problem
+from recipes.schema import COMMENT, our_schema_file, preset_schema, schema_text
+from recipes.yaml_text import parse_value, parse_yaml
+
+PRESETS = our_schema_file().parent
+GOOD: dict[str, Any] = {
+    "title": "t",
+    "source": "s",
+    "methods": [{"name": "logits", "options": {"kappa": 0.5}}],
+    "schedule": {"rate": 1e-3, "betas": [0.9, 0.99]},
+}
+
+WRONG = """\
+title: 5
+sorce: somewhere
+methods:
+  - name: logits
+    options:
+      form: C
+      kappa: a lot
+      kapa: 1
+  - name: logit
+student:
+  width: yes
+schedule:
+  step: 5
+  batch: 0
+  betas: [0.9]
+  decay: cosin
+  rate: .inf
+batch: 3
+"""
+
+
+def problems(text: str, *settings: str) -> list[Problem]:
+    with pytest.raises(PresetError) as caught:
+        read_preset(text, "my.yaml", settings)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+    return list(caught.value.problems)
+
+
+def test_every_mistake_is_told_at_once_with_line_key_value_and_what_was_expected():
+    assert [str(problem) for problem in problems(WRONG)] == [
+        "my.yaml:1: title=5: expected text",
+        "my.yaml:1: source: is missing",
+        "my.yaml:2: sorce: unknown key, did you mean source?",
+        "my.yaml:6: methods.0.options.form='C': expected 'A' or 'B'",
+        "my.yaml:7: methods.0.options.kappa='a lot': expected a number",
+        "my.yaml:8: methods.0.options.kapa: unknown key, did you mean kappa?",
+        "my.yaml:9: methods.1.name: no method is called 'logit'; did you mean 'logits'? "
+        + f"there are {', '.join(METHODS)}",
+        "my.yaml:11: student.width='yes': expected a number",
+        "my.yaml:13: schedule.step: unknown key, did you mean steps?",
+        "my.yaml:14: schedule.batch=0: expected at least 1",
+        "my.yaml:15: schedule.betas.1: is missing",
+        "my.yaml:16: schedule.decay='cosin': expected 'constant', 'milestones' or 'cosine', did you mean 'cosine'?",
+        "my.yaml:17: schedule.rate=Infinity: expected a finite number",
+        "my.yaml:18: batch: unknown key, did you mean schedule.batch?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (["kapa=1"], "--set kapa=1: unknown key, did you mean logits.kappa?"),
+        (["kappa=lots"], "--set kappa=lots: expected a number"),
+        (["form=C"], "--set form=C: expected 'A' or 'B'"),
+        (["alpha=2"], "--set alpha=2: expected at most 1"),
+        (["schedule.rate"], "--set schedule.rate: not of the form key=value"),
+        (["schedule..rate=1"], "not of the form key=value"),
+        (["schedule.rate=fast"], "--set schedule.rate=fast: expected a number"),
+        (["schedule.batches=3"], "--set schedule.batches=3: unknown key, did you mean batch?"),
+        (["steps=3"], "did you mean schedule.steps?"),
+        (["title.x=1"], "title is a plain value and holds no x"),
+        (["methods.1.name=scratch"], "methods has entries 0 to 0, not 1"),
+        (["schedule.betas.2=0.5"], "schedule.betas has entries 0 to 1, not 2"),
+        (["schedule.batch=true"], "expected a whole number"),
+    ],
+)
+def test_wrong_settings_say_which(settings, told):
+    with pytest.raises(UsageError) as caught:
+        load_preset("logits", settings)
+    assert told in str(caught.value) and len(caught.value.problems) == 1
+
+
+def test_mistakes_of_settings_and_of_the_file_come_together():
+    told = [str(problem) for problem in problems("title: t\nmethods: []\n", "schedule.rate=x", "nothing", "title=ok")]
+    assert told == [
+        "my.yaml:1: source: is missing",
+        "my.yaml:2: methods=[]: expected at least 1 entries, not 0",
+        "--set nothing: not of the form key=value",
+        "--set schedule.rate=x: expected a number",
+    ]
+
+
+def test_settings_reach_lists_options_and_whatever_the_file_leaves_open():
+    settings = ["schedule.betas.1=0.999", "logits.kappa=2", "methods.0.options.form=B", "schedule.milestones=[3, 5]"]
+    preset = load_preset("logits", [*settings, "schedule.ema_warmup=false", "schedule.steps=2e4", "alpha=0.25"])
+    assert preset.schedule.betas == (0.9, 0.999) and preset.schedule.milestones == (3, 5)
+    assert preset.schedule.ema_warmup is False and preset.schedule.steps == 20_000
+    assert preset.build_methods()[0].weights == {"pixel": 0.75, "logits": 0.25}
+
+
+def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
+    text = (PRESETS / "logits.yaml").read_text().replace("batch: 16", "batch: none")
+    assert read_preset(text, "f", ["schedule.batch=3", "schedule.batch=4"]).schedule.batch == 4
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "f: expected keys and values"),
+        ("- 1\n", "f: expected keys and values"),
+        ("title: [\n", "f:2: not YAML"),
+        ("title: a\nsource: b\ntitle: c\n", "f:3: not YAML: title is given twice"),
+        ("title: &a x\nsource: *a\n", "f:2: not YAML: aliases"),
+        ("title: !!python/name:os.system x\n", "f:1: not YAML: the tag"),
+        ("title: " + "[" * 1500, "f: nested too deeply"),
+        ("? [a]\n: b\n", "f:1: not YAML: a key is a plain word"),
+    ],
+)
+def test_what_is_no_preset_at_all_is_one_line(text, told):
+    with pytest.raises(PresetError) as caught:
+        read_preset(text, "f")
+    assert str(caught.value).startswith(told)
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"title: \xe9\n")
+    for name, told in (("none.yaml", "No such file"), ("latin.yaml", "UTF-8"), (".", "directory")):
+        with pytest.raises(UsageError, match=told):
+            load_preset(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-4", 1e-4),
+        ("2e4", 20_000),
+        ("010", 10),
+        ("no", "no"),
+        ("false", False),
+        ("", None),
+        ("~", None),
+        ("1:30", "1:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("[1, .5]", [1, 0.5]),
+        ("{a: 1}", {"a": 1}),
+        ("a: b: c", "a: b: c"),
+        ("'1'", "1"),
+        ("+.5", 0.5),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(text, value):
+    read = parse_value(text)
+    assert read == value and type(read) is type(value)
+
+
+def test_lines_are_those_of_the_file():
+    lines = parse_yaml("a: 1\nb:\n  - c: 2\n    d: 3\n", "f").lines
+    assert (lines[("a",)], lines[("b",)], lines[("b", 0, "d")]) == (1, 2, 4)
+
+
+def test_a_preset_as_a_file_is_what_its_name_gives(tmp_path):
+    path = tmp_path / "copy.yaml"
+    path.write_text((PRESETS / "logits.yaml").read_text())
+    assert load_preset(str(path)) == load_preset("logits")
+
+
+def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
+    from recipes.catalogue import catalogue
+
+    monkeypatch.setitem(catalogue().methods, "logits", MethodEntry("recipes.logits:Logits", "nothing", "elsewhere"))
+    with pytest.raises(Exception, match=r"elsewhere.*needs 'outputs'"):
+        make_method("logits", {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_entries_say_what_the_methods_need(name):
+    method = make_method(name, {})
+    needs = "network" if method.needs_network else "outputs" if method.needs_teacher else "nothing"
+    assert METHODS[name].needs == needs
+
+
+def test_the_schema_on_file_is_the_generated_one():
+    assert our_schema_file().read_text() == schema_text(METHODS), "run python -m recipes.schema"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_every_preset_names_its_schema_first_and_fits_it(name):
+    text = (PRESETS / f"{name}.yaml").read_text()
+    assert text.splitlines()[0] == f"{COMMENT}./schema.json"
+    assert fits(parse_yaml(text, name).values, preset_schema(METHODS))
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (("methods", 0, "options", "kappa"), "a lot"),
+        (("methods", 0, "options", "kappa"), -1),
+        (("methods", 0, "options", "kappa"), True),
+        (("methods", 0, "options", "kappa"), 3),
+        (("methods", 0, "options", "form"), "C"),
+        (("methods", 0, "options", "form"), "B"),
+        (("methods", 0, "options", "other"), 1),
+        (("methods", 0, "name"), "scratch"),
+        (("methods", 0, "name"), "none"),
+        (("methods",), []),
+        (("methods",), "logits"),
+        (("title",), ""),
+        (("title",), 3),
+        (("student",), {"width": 0}),
+        (("student",), {"width": 1}),
+        (("schedule", "clip"), None),
+        (("schedule", "clip"), 0),
+        (("schedule", "steps"), 2.5),
+        (("schedule", "steps"), True),
+        (("schedule", "betas"), [0.9]),
+        (("schedule", "betas"), [0.9, 0.9, 0.9]),
+        (("schedule", "betas"), [0.9, 1.0]),
+        (("schedule", "milestones"), [1, 2, 3]),
+        (("schedule", "decay"), "cosine"),
+        (("unknown",), 1),
+    ],
+)
+def test_the_schema_and_the_check_agree(path, value):
+    values = copy.deepcopy(GOOD)
+    place: Any = values
+    for piece in path[:-1]:
+        place = place[piece]
+    place[path[-1]] = value
+    try:
+        read_preset(json.dumps(values), "f")
+        accepted = True
+    except PresetError:
+        accepted = False
+    assert fits(values, preset_schema(METHODS)) is accepted
+
+
+def test_every_key_of_the_schema_is_explained():
+    schema = preset_schema(METHODS)
+    silent = [
+        f"{name}.{key}"
+        for name, part in {"": schema, **schema["definitions"]}.items()
+        for key, value in part["properties"].items()
+        if "description" not in value and "$ref" not in value
+    ]
+    assert silent == []
+
+
+def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None) -> bool:
+    """The words of JSON schema, draft 7, that our schema uses; an unknown word is an error."""
+    whole = whole or schema
+    if "$ref" in schema:
+        return fits(value, whole["definitions"][schema["$ref"].rpartition("/")[2]], whole)
+    checks = {
+        "type": lambda kind: _is(value, kind),
+        "const": lambda wanted: value == wanted,
+        "enum": lambda wanted: value in wanted,
+        "minimum": lambda bound: value >= bound,
+        "maximum": lambda bound: value <= bound,
+        "exclusiveMinimum": lambda bound: value > bound,
+        "exclusiveMaximum": lambda bound: value < bound,
+        "minLength": lambda bound: len(value) >= bound,
+        "minItems": lambda bound: len(value) >= bound,
+        "maxItems": lambda bound: len(value) <= bound,
+        "required": lambda names: set(names) <= set(value),
+        "oneOf": lambda some: sum(fits(value, one, whole) for one in some) == 1,
+        "anyOf": lambda some: any(fits(value, one, whole) for one in some),
+        "additionalProperties": lambda allowed: allowed or set(value) <= set(schema["properties"]),
+        "properties": lambda parts: all(fits(value[key], part, whole) for key, part in parts.items() if key in value),
+        "items": lambda items: all(
+            fits(one, items if isinstance(items, dict) else items[min(index, len(items) - 1)], whole)
+            for index, one in enumerate(value)
+        ),
+    }
+    words = [word for word in schema if word not in ("$schema", "title", "description", "default", "definitions")]
+    # The type first: the other words mean something for it alone.
+    return all(checks[word](schema[word]) for word in sorted(words, key=lambda word: word != "type"))
+
+
+def _is(value: Any, kind: str) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {
+        "object": isinstance(value, dict),
+        "array": isinstance(value, list),
+        "string": isinstance(value, str),
+        "boolean": isinstance(value, bool),
+        "null": value is None,
+        "number": number,
+        "integer": number and float(value).is_integer(),
+    }[kind]
