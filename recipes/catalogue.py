@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, resources
-from typing import Any
+from typing import Any, NoReturn
 
 from compressor.errors import SrkdError, UsageError
 from recipes.entry import Contribution, MethodEntry
@@ -40,26 +40,25 @@ class PresetFile:
 
 @dataclass
 class Catalogue:
-    """Everything that has a name. `refused` says why a name cannot be used; `notes` what is wrong with a package."""
+    """Everything that has a name; `notes` say what is wrong with a package."""
 
     methods: dict[str, MethodEntry] = field(default_factory=dict)
     presets: dict[str, PresetFile] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    claims: dict[str, list[str]] = field(default_factory=dict)
+    """Names that several foreign packages bring, and that none of them has."""
 
     def method(self, name: str) -> MethodEntry:
-        if name in self.methods:
-            return self.methods[name]
-        raise UsageError(self.refused.get(f"method {name}") or self._unknown("method", name, self.methods))
+        return self.methods[name] if name in self.methods else self._refuse("method", name, self.methods)
 
     def preset(self, name: str) -> PresetFile:
-        if name in self.presets:
-            return self.presets[name]
-        raise UsageError(self.refused.get(f"recipe {name}") or self._unknown("recipe", name, self.presets))
+        return self.presets[name] if name in self.presets else self._refuse("recipe", name, self.presets)
 
-    def _unknown(self, kind: str, name: str, known: Iterable[str]) -> str:
-        """It may be one of a package that is broken: that is said too."""
-        return "; ".join([f"no {kind} is called {name!r}", closest(name, known), *self.notes])
+    def _refuse(self, kind: str, name: str, known: Iterable[str]) -> NoReturn:
+        """It may be a name of a package that is broken: that is said too."""
+        if f"{kind} {name}" in self.claims:
+            raise UsageError(self._claimed(f"{kind} {name}"))
+        raise UsageError("; ".join([f"no {kind} is called {name!r}", closest(name, known), *self.notes]))
 
     def add(self, package: str, contribution: Contribution) -> None:
         """Take what a package brings; a name that is taken is refused, and both packages are named."""
@@ -71,24 +70,21 @@ class Catalogue:
                 self.presets[found.name] = found
 
     def _free(self, kind: str, name: str, package: str, taken: dict[str, Any]) -> bool:
+        key = f"{kind} {name}"
         if not NAME.fullmatch(name):
             self.notes.append(f"{kind} {name!r} of {package} is refused: names are small letters, digits, - and _")
-            return False
-        key = f"{kind} {name}"
-        if name not in taken and key not in self.refused:
-            return True
-        told = f"{key} of {package} is refused: "
-        if name not in taken:
-            self.refused[key] += f", and {package}"
-            told += self.refused[key]
-        elif taken[name].package == "srkd":
-            told += f"srkd has a {kind} of that name"
+        elif name in taken and taken[name].package == "srkd":
+            self.notes.append(f"{key} of {package} is refused: srkd has a {kind} of that name")
+        elif name in taken or key in self.claims:
+            # None of them has it: which package came first must not decide what a name means.
+            self.claims.setdefault(key, [taken.pop(name).package] if name in taken else []).append(package)
+            self.notes.append(self._claimed(key))
         else:
-            # Neither is used: which package came first must not decide what a name means.
-            self.refused[key] = f"{key} is brought by {taken.pop(name).package} and by {package}: rename one of them"
-            told = self.refused[key]
-        self.notes.append(told)
+            return True
         return False
+
+    def _claimed(self, key: str) -> str:
+        return f"{key} is brought by {' and by '.join(self.claims[key])}, and is nobody's: rename or remove all but one"
 
 
 @cache

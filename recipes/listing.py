@@ -93,7 +93,7 @@ def _for_another_folder(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
     rules = parse_yaml(text, "recipe").values.get("methods", [])
     if all(rule.get("name") in METHODS for rule in rules):
-        lines.insert(0, COMMENT + our_schema_file().resolve().as_uri())
+        lines.insert(0, COMMENT + our_schema_file().as_uri())
     return "\n".join(lines) + "\n"
 
 
