@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.data.batches import View
 from compressor.networks.base import Network
 from compressor.training.step import Step
 
@@ -30,6 +31,7 @@ class Logits:
     name: str = "logits"
     needs_teacher: bool = True
     needs_network: bool = False
+    teacher_views: tuple[View, ...] = ("whole",)
 
     @property
     def weights(self) -> Mapping[str, float]:

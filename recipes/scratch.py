@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.data.batches import View
 from compressor.networks.base import Network
 from compressor.training.step import Step
 
@@ -26,6 +27,7 @@ class Scratch:
     name: str = "scratch"
     needs_teacher: bool = False
     needs_network: bool = False
+    teacher_views: tuple[View, ...] = ()
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return nn.ModuleDict()

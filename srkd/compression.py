@@ -15,6 +15,7 @@ import torch
 from compressor.assets import embedded_teacher
 from compressor.data.cache_folder import DEFAULT_LIMIT, bytes_of
 from compressor.data.prepare import Data, DataChoice, prepare_data
+from compressor.data.teacher_cache import TeacherCache
 from compressor.errors import SrkdError, UsageError
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
@@ -25,6 +26,7 @@ from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import is_file, label, load_preset
 from recipes.preset import Preset
+from srkd.caching import cache_folder, views_to_cache
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 
@@ -52,6 +54,7 @@ def compress(
     scale: int | None = None,
     arch_options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
+    teacher_cache: bool = False,
     progress: Progress = silent,
     announce: Announce = unheard,
 ) -> CompressReport:
@@ -77,6 +80,7 @@ def compress(
         settings=tuple(settings),
         lr_only=_absolute(lr_only),
         cache_size=bytes_of(cache_size),
+        teacher_cache=teacher_cache,
     )
     decided = decide(request, progress, announce)
     folder = RunFolder(Path(out))
@@ -122,6 +126,7 @@ class Request:
     settings: Sequence[str]
     lr_only: str | None = None
     cache_size: int = DEFAULT_LIMIT
+    teacher_cache: bool = False
 
     def images(self) -> DataChoice:
         """What was said about data; refuses what contradicts itself."""
@@ -145,6 +150,7 @@ class Decided(NamedTuple):
     data: Data
     device: torch.device
     seed: int
+    cache: TeacherCache | None
 
 
 def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
@@ -153,8 +159,10 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
+    methods = preset.build_methods()
+    views = views_to_cache(request.recipe, methods, lr_only=choice.lr_only is not None) if request.teacher_cache else ()
     # Without HR images the teacher gives the labels, whatever the recipe.
-    needed = any(method.needs_teacher for method in preset.build_methods()) or choice.lr_only is not None
+    needed = any(method.needs_teacher for method in methods) or choice.lr_only is not None
     master = None
     if request.teacher is not None or needed or request.student is None:
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
@@ -168,12 +176,15 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     images = prepare_data(
         choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
     )
-    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed)
+    cache = None
+    if views and master is not None:
+        cache = TeacherCache.plan(master, images.train, views, folder=cache_folder(), lr_patch=preset.schedule.lr_patch)
+    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache)
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: str | Path) -> None:
     """A resumed run must see what the run saw: the same recipe, teacher, student and images."""
-    for key in ("preset", "student", "teacher", "data"):
+    for key in ("preset", "student", "teacher", "data", "teacher_cache"):
         if json.loads(json.dumps(now[key])) != before.get(key):
             raise SrkdError(
                 f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "

@@ -15,6 +15,7 @@ from compressor.checkpoints.save import save_network
 from compressor.cost import Cost, cost
 from compressor.data.batches import Batches
 from compressor.data.prepare import Data
+from compressor.data.teacher_cache import TeacherCache
 from compressor.machine import facts
 from compressor.metrics import Protocol
 from compressor.networks.base import Network
@@ -71,6 +72,7 @@ class TrainingRun:
     data: Data
     device: torch.device
     seed: int
+    cache: TeacherCache | None = None
 
     @property
     def student(self) -> Network:
@@ -89,6 +91,7 @@ class TrainingRun:
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self._reference(teacher)
         state = self._state(stages, teacher, announce)
+        batches = self._batches(teacher, progress, announce)
         with interruption() as wish:
             events = RunEvents(
                 self.folder,
@@ -99,7 +102,7 @@ class TrainingRun:
                 announce=announce,
                 wish=wish,
             )
-            run_stages(stages, state, self._batches(), teacher, events, seed=self.seed)
+            run_stages(stages, state, batches, teacher, events, seed=self.seed)
         report = self._report(state, teacher, reference, time.monotonic() - started)
         self.folder.write_facts({**self.facts(), "result": plain(report)})
         return report
@@ -120,10 +123,13 @@ class TrainingRun:
         self.folder.forget_after(state.done)
         return state
 
-    def _batches(self) -> Batches:
+    def _batches(self, teacher: Teacher | None, progress: Progress, announce: Announce) -> Batches:
         rule = self.preset.schedule
         store = self.data.train.to(self.device)
-        return Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed)
+        batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed)
+        if self.cache is None or teacher is None:
+            return batches
+        return self.cache.serve(teacher, batches, progress, announce)
 
     def _placed(self, network: Network) -> Network:
         # channels_last: 1.25 times the speed of a training step on CPU, and what tensor cores want.
@@ -150,6 +156,7 @@ class TrainingRun:
             "student": self.student.spec.to_dict(),
             "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),
+            "teacher_cache": None if self.cache is None else self.cache.facts(),
             "data": {
                 "origin": data.origin,
                 "labels": "teacher" if data.train.hr is None else "HR",

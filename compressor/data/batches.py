@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
 from compressor.data.sampler import Draw, Sampler
 from compressor.data.store import ImageStore, Plane
 
+View = Literal["whole", "zoom-out"]
+"""What a teacher is shown of an image: the LR image, or that image shrunk once more by the scale."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Patches, and what the teacher made of the images they were cut from."""
+
+    lr: torch.Tensor
+    sr: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A teacher's outputs for every image of a store: LR images, or `inputs`, which are `shrink` times smaller."""
+
+    outputs: Plane
+    scale: int
+    inputs: Plane | None = None
+    shrink: int = 1
+
+    def at(self, draw: Draw, lr: torch.Tensor) -> Labelled:
+        """The places of the batch `lr`, under its symmetries."""
+        small, patch = draw.shrunk(self.shrink), lr.shape[-1] // self.shrink
+        if self.inputs is not None:
+            lr = gather(self.inputs, small, patch, 1).to(lr.device).float()
+        return Labelled(lr, gather(self.outputs, small, patch * self.scale, self.scale).to(lr.device).float())
+
 
 @dataclass(frozen=True)
 class Batch:
-    """LR and HR patches in [0,1], NCHW."""
+    """LR and HR patches in [0,1], NCHW, and what a teacher cache knows of them."""
 
     lr: torch.Tensor
     hr: torch.Tensor | None
     """None where there are LR images only: the teacher gives the labels."""
+    labels: Mapping[View, Labelled] = field(default_factory=dict)
 
     def digest(self) -> str:
         """A hash of the pixels, to show that two runs saw the same batches."""
@@ -34,23 +64,31 @@ class Batches:
     store: ImageStore
     sampler: Sampler
     samples: Sequence[int]
+    labels: Mapping[View, Labels] = field(default_factory=dict)
 
     @classmethod
     def over(cls, store: ImageStore, *, batch: int, lr_patch: int, seed: int) -> Batches:
         return cls(store, Sampler.over(store, lr_patch=lr_patch, seed=seed), range(batch))
 
+    def labelled(self, labels: Mapping[View, Labels]) -> Batches:
+        """The same batches with a teacher's outputs; positions follow the smallest of the images it was shown."""
+        align = max((one.shrink for one in labels.values()), default=1)
+        return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
+
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr
+        lr = gather(self.store.lr, draw, patch, 1).float().div_(255)
         return Batch(
-            lr=gather(self.store.lr, draw, patch, 1).float().div_(255),
+            lr=lr,
             hr=None if hr is None else gather(hr, draw, patch * scale, scale).float().div_(255),
+            labels={view: labels.at(draw, lr) for view, labels in self.labels.items()},
         )
 
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """uint8 patches (N,3,patch,patch).
+    """Patches (N,3,patch,patch) as they are stored.
 
     A crop under one of the eight symmetries is affine in its own row i and column j: the address of a pixel is
     corner + i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition. Order: hflip, vflip,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,16 +22,24 @@ class Draw:
     vflip: torch.Tensor
     transpose: torch.Tensor
 
+    def shrunk(self, by: int) -> Draw:
+        """The same patches in images `by` times smaller, where positions are multiples of it."""
+        return replace(self, tops=self.tops // by, lefts=self.lefts // by)
+
 
 @dataclass(frozen=True)
 class Sampler:
     """Images uniform, positions uniform over the valid ones, hflip, vflip, transpose each with probability 1/2
-    (EDSR lineage; BasicSR)."""
+    (EDSR lineage; BasicSR).
+
+    Positions are multiples of `align`, so that a patch also has a place in an image that many times smaller.
+    """
 
     heights: torch.Tensor
     widths: torch.Tensor
     lr_patch: int
     seed: int
+    align: int = 1
 
     @classmethod
     def over(cls, store: ImageStore, *, lr_patch: int, seed: int) -> Sampler:
@@ -40,6 +48,10 @@ class Sampler:
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
         u = torch.from_numpy(uniforms("patches", self.seed, step, samples, 6))
         images = (u[:, 0] * len(self.heights)).long()
-        tops = (u[:, 1] * (self.heights[images] - self.lr_patch + 1)).long()
-        lefts = (u[:, 2] * (self.widths[images] - self.lr_patch + 1)).long()
+        tops = (u[:, 1] * self._places(self.heights[images])).long() * self.align
+        lefts = (u[:, 2] * self._places(self.widths[images])).long() * self.align
         return Draw(images, tops, lefts, *(u[:, k] < 0.5 for k in (3, 4, 5)))
+
+    def _places(self, sizes: torch.Tensor) -> torch.Tensor:
+        """How many positions there are along an axis of that size."""
+        return (sizes - self.lr_patch) // self.align + 1

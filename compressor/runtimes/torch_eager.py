@@ -72,12 +72,13 @@ class TorchRuntime:
             if self.precision != "fp32":
                 stack.enter_context(torch.autocast(self._device.type, PRECISIONS[self.precision]))
             elif self._device.type == "cuda":
-                stack.enter_context(_tf32_off())
+                stack.enter_context(tf32_off())
             yield
 
 
 @contextmanager
-def _tf32_off() -> Iterator[None]:
+def tf32_off() -> Iterator[None]:
+    """fp32 means fp32."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

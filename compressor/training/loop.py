@@ -62,7 +62,7 @@ def train(
     trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
-        losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen))
+        losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen, batch.labels))
         if number == state.began:
             require_paths(losses.terms, state.student)
         state.optimiser.zero_grad(set_to_none=True)

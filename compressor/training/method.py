@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import nn
 
+from compressor.data.batches import View
 from compressor.networks.base import Network
 from compressor.training.step import Step
 
@@ -27,6 +28,11 @@ class Method(Protocol):
     @property
     def needs_network(self) -> bool:
         """Whether a teacher must be one of our networks, for its features, parts or weights: outputs are not enough."""
+        ...
+
+    @property
+    def teacher_views(self) -> Sequence[View]:
+        """Inputs for which the teacher's output alone is wanted, so that a cache may give it."""
         ...
 
     @property

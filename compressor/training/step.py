@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
+from compressor.data.batches import Labelled, View
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
+from compressor.resize import imresize
 from compressor.taps import read_taps
 from compressor.teacher import Teacher
 
@@ -39,6 +42,10 @@ class Runner:
     def forget(self) -> None:
         self.memory.clear()
 
+    def remember(self, known: Labelled) -> None:
+        """Take an output that was made before; features of the same input still ask the network."""
+        self.memory[id(known.lr)] = (known.lr, Forward(known.sr))
+
     def __call__(self, lr: torch.Tensor, taps: Sequence[str]) -> Forward:
         known = self.memory.get(id(lr))
         if known is not None and set(taps) <= known[1].features.keys():
@@ -67,14 +74,24 @@ class Step:
     """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
 
     def __init__(
-        self, number: int, seed: int, lr: torch.Tensor, hr: torch.Tensor | None, student: Runner, teacher: Runner | None
+        self,
+        number: int,
+        seed: int,
+        lr: torch.Tensor,
+        hr: torch.Tensor | None,
+        student: Runner,
+        teacher: Runner | None,
+        labels: Mapping[View, Labelled] = MappingProxyType({}),
     ) -> None:
         self.number, self.seed = number, seed
         self.lr, self._hr = lr, hr
         self._student, self._teacher = student, teacher
+        self._zoomed_out = labels["zoom-out"].lr if "zoom-out" in labels else None
         student.forget()
         if teacher is not None:
             teacher.forget()
+            for known in labels.values():
+                teacher.remember(known)
 
     @property
     def hr(self) -> torch.Tensor:
@@ -89,3 +106,12 @@ class Step:
         if self._teacher is None:
             raise SrkdError("this recipe needs a teacher and none was given: add --teacher FILE")
         return self._teacher(self.lr if lr is None else lr, taps)
+
+    def zoomed_out(self) -> torch.Tensor:
+        """The LR batch shrunk once more by the scale, neither rounded nor clipped: an input nobody has labelled.
+
+        From a teacher cache it is a crop of the shrunk image, so that it fits the output that is kept of it.
+        """
+        if self._zoomed_out is None:
+            self._zoomed_out = imresize(self.lr, 1 / self._student.network.descriptor.scale)
+        return self._zoomed_out

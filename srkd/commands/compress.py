@@ -77,6 +77,9 @@ EPILOG = """Examples:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5."
 )
+@click.option(
+    "--teacher-cache", is_flag=True, help="Run the teacher once over whole images, keep its outputs in fp16, crop them."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
 def command(

@@ -1,0 +1,217 @@
+"""A teacher's outputs, made once for whole images and cropped ever after by the sampler of the training images.
+
+Two approximations make it an option and not the rule: an output of the whole image has no patch borders, which the
+teacher of a patch sees, and the output of a mirrored patch is taken to be the mirrored output; `difference` measures
+both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image shrunk once more
+by the scale, for methods that label what nobody has labelled (DUKD).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from compressor.data.batches import Batches, Labels, View
+from compressor.data.output_file import BYTES, OutputFile
+from compressor.data.store import ImageStore, Plane
+from compressor.errors import SrkdError, UsageError
+from compressor.metrics import PEAK, psnr
+from compressor.progress import Announce, Progress, silent, unheard
+from compressor.resize import imresize
+from compressor.runtimes.torch_eager import PRECISIONS, tf32_off
+from compressor.teacher import Teacher
+from compressor.tiling import run_tiled
+
+FORMAT = 1
+"""Part of every key: outputs made in another way have another number."""
+LARGEST = torch.finfo(torch.float16).max
+MEASURED_PATCHES = 4
+
+TeacherPrecision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class CachedView:
+    """One view of every image of a store: what the teacher is shown, and where and under which keys its outputs lie."""
+
+    view: View
+    shown: Plane
+    shrink: int
+    file: OutputFile
+    keys: tuple[str, ...]
+
+    def bytes_of(self, index: int, scale: int) -> int:
+        return BYTES * 3 * int(self.shown.heights[index]) * int(self.shown.widths[index]) * scale**2
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """Everything decided about a cache before the teacher runs."""
+
+    names: tuple[str, ...]
+    scale: int
+    precision: TeacherPrecision
+    views: tuple[CachedView, ...]
+
+    @classmethod
+    def plan(
+        cls,
+        teacher: Teacher,
+        store: ImageStore,
+        views: Sequence[View],
+        *,
+        folder: Path,
+        lr_patch: int,
+        precision: TeacherPrecision = "fp32",
+    ) -> TeacherCache:
+        """Name the file and the keys of every view; nothing runs and nothing is written."""
+        scale = store.scale
+        if "zoom-out" in views and lr_patch % scale:
+            raise UsageError(
+                f"schedule.lr_patch={lr_patch}: a cache of zoom-out outputs at x{scale} needs patches that are a "
+                f"multiple of {scale}: --set schedule.lr_patch={lr_patch // scale * scale or scale}"
+            )
+        told = teacher_key(teacher)
+        planned = []
+        for view in dict.fromkeys(views):
+            shown, shrink = (store.lr, 1) if view == "whole" else (zoomed_out(store.lr, scale), scale)
+            name = _hash(json.dumps([FORMAT, told, view, precision]).encode())
+            keys = tuple(image_key(shown.image(index)) for index in range(len(store.names)))
+            planned.append(CachedView(view, shown, shrink, OutputFile(folder, f"teacher-{name}"), keys))
+        return cls(store.names, scale, precision, tuple(planned))
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json keeps: a resumed run must find the same."""
+        return {
+            "precision": self.precision,
+            "storage": "fp16, unclamped",
+            "views": {
+                one.view: {
+                    "file": one.file.data.name,
+                    "images": _hash("".join(one.keys).encode()),
+                    "bytes": sum(one.bytes_of(index, self.scale) for index in range(len(one.keys))),
+                }
+                for one in self.views
+            },
+        }
+
+    def filled(self, teacher: Teacher, progress: Progress = silent, announce: Announce = unheard) -> dict[View, Labels]:
+        """Run the teacher where an image has no sound output yet, and map what there is then."""
+        return {
+            one.view: Labels(
+                self._fill(one, teacher, progress, announce),
+                self.scale,
+                None if one.shrink == 1 else one.shown,
+                one.shrink,
+            )
+            for one in self.views
+        }
+
+    def serve(self, teacher: Teacher, batches: Batches, progress: Progress, announce: Announce) -> Batches:
+        """The batches with the teacher's outputs, and a line on how far these are from the teacher's own."""
+        served = batches.labelled(self.filled(teacher, progress, announce))
+        announce(difference_line(difference(teacher, served)))
+        return served
+
+    def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Announce) -> Plane:
+        with one.file.alone(announce):
+            entries = one.file.sound(one.keys, progress)
+            missing = {key: index for index, key in enumerate(one.keys) if key not in entries}
+            seam = 0.0
+            for done, (key, index) in enumerate(missing.items(), start=1):
+                image, difference = self._output(teacher, one, index)
+                entries[key] = one.file.append(key, image)
+                seam = max(seam, difference)
+                progress(f"teacher on {one.view} images", done, len(missing))
+            bytes_ = sum(one.bytes_of(index, self.scale) for index in range(len(one.keys)))
+            announce(
+                f"teacher cache: {len(one.keys)} {one.view} images, {len(missing)} of them made now, "
+                f"{bytes_ / 1e6:.1f} MB in {one.file.data}"
+            )
+            if seam:
+                announce(f"teacher cache: tiles of this teacher are not exact; largest seam {255 * seam:.2f} of 255")
+            return one.file.plane(entries, one.keys)
+
+    def _output(self, teacher: Teacher, one: CachedView, index: int) -> tuple[torch.Tensor, float]:
+        """The unclamped output for one image in half precision, and the seam where tiles are not exact."""
+        model = teacher.descriptor
+        with _arithmetic(teacher.place, self.precision):
+            tiled = run_tiled(
+                lambda lr: teacher(lr).float(),
+                _unit(one.shown.image(index))[None].to(teacher.place),
+                scale=model.scale,
+                radius=model.receptive_radius,
+                size_multiple=model.size_multiple,
+                min_size=model.min_size,
+            )
+        largest = float(tiled.sr.abs().max())
+        if not largest <= LARGEST:
+            raise SrkdError(
+                f"image {self.names[index]}: the teacher's output reaches {largest:g}, and half precision ends at "
+                f"{LARGEST:g}: leave out --teacher-cache"
+            )
+        return tiled.sr[0].half(), tiled.seam or 0.0
+
+
+def teacher_key(teacher: Teacher) -> str:
+    """A hash of everything that decides what a teacher gives."""
+    file = "" if teacher.network is not None or teacher.origin is None else teacher.origin.sha256
+    return _hash(json.dumps([teacher.kind, teacher.fingerprint(), file, teacher.img_range]).encode())
+
+
+def image_key(image: torch.Tensor) -> str:
+    """A hash of an image's size and values."""
+    return _hash(f"{image.dtype} {tuple(image.shape)} ".encode() + image.cpu().contiguous().numpy().tobytes())
+
+
+def zoomed_out(plane: Plane, scale: int) -> Plane:
+    """Every image shrunk by the scale, neither rounded to 8 bit nor clipped; in half precision, as they are shown."""
+    images = [imresize(_unit(plane.image(index)), 1 / scale).half() for index in range(len(plane.offsets))]
+    sizes = torch.tensor([image.numel() for image in images])
+    return Plane(
+        torch.cat([image.reshape(-1) for image in images]),
+        torch.cumsum(sizes, 0) - sizes,
+        torch.tensor([image.shape[1] for image in images]),
+        torch.tensor([image.shape[2] for image in images]),
+    )
+
+
+def difference(teacher: Teacher, batches: Batches) -> dict[View, float]:
+    """PSNR in dB between cached outputs and those of the teacher for the very patches: the first few of step 0."""
+    few = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
+    figures = {}
+    for view, known in few.labels.items():
+        direct = teacher(known.lr).float()
+        figures[view] = float(psnr(PEAK * known.sr, PEAK * direct).mean())
+    return figures
+
+
+def difference_line(figures: Mapping[View, float]) -> str:
+    """The figures as one line for a person."""
+    told = ", ".join(f"{view} {db:.1f} dB" for view, db in figures.items())
+    return f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {told}"
+
+
+def _unit(image: torch.Tensor) -> torch.Tensor:
+    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+@contextmanager
+def _arithmetic(device: torch.device, precision: TeacherPrecision) -> Iterator[None]:
+    with ExitStack() as stack:
+        if precision != "fp32":
+            stack.enter_context(torch.autocast(device.type, PRECISIONS[precision]))
+        elif device.type == "cuda":
+            stack.enter_context(tf32_off())
+        yield
