@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,21 +10,19 @@ from compressor.errors import UsageError
 from compressor.training.method import Method
 
 
-def views_to_cache(recipe: str, methods: Sequence[Method]) -> tuple[View, ...]:
+def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
     """The views of the teacher that the recipe's terms ask outputs of, or one line that says why there are none."""
     if Path(recipe).stem.endswith("-paper"):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
             "leave it out, or take the recipe without -paper"
         )
-    views = tuple(dict.fromkeys(view for method in methods for view in method.teacher_views))
+    # A method of another package may say nothing of views: then it is always answered by the teacher itself.
+    asked = [view for method in methods for view in getattr(method, "teacher_views", ())]
+    # Without HR images the teacher's output for the batch is the label.
+    labels: tuple[View, ...] = ("whole",) if lr_only else ()
+    views = tuple(dict.fromkeys([*labels, *asked]))
     if not views:
         why = "wants features of its teacher" if any(method.needs_teacher for method in methods) else "has no teacher"
         raise UsageError(f"--teacher-cache keeps a teacher's outputs, and recipe {recipe} {why}: leave it out")
     return views
-
-
-def cache_folder() -> Path:
-    """$SRKD_CACHE, else srkd in the user's cache folder."""
-    chosen = os.environ.get("SRKD_CACHE")
-    return Path(chosen) if chosen else Path("~/.cache").expanduser() / "srkd"

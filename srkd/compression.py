@@ -26,7 +26,7 @@ from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import is_file, label, load_preset
 from recipes.preset import Preset
-from srkd.caching import cache_folder, views_to_cache
+from srkd.caching import views_to_cache
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 
@@ -178,7 +178,7 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     )
     cache = None
     if views and master is not None:
-        cache = TeacherCache.plan(master, images.train, views, folder=cache_folder(), lr_patch=preset.schedule.lr_patch)
+        cache = TeacherCache.plan(master, images.train, views, folder=choice.cache(), lr_patch=preset.schedule.lr_patch)
     return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache)
 
 

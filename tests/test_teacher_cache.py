@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from compressor.checkpoints.save import save_network
 from compressor.data.batches import Batches, View
-from compressor.data.store import ImageStore, build_store
+from compressor.data.build import build_store
+from compressor.data.cache_folder import CacheFolder
+from compressor.data.output_file import HEADER
+from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache, difference, image_key, teacher_key
 from compressor.errors import SrkdError, UsageError
 from compressor.imagesets import ImagePair
@@ -89,7 +92,7 @@ def counting(teacher: Teacher) -> list[tuple[int, ...]]:
 def served(
     teacher: Teacher, store: ImageStore, folder: Path, views: Sequence[View] = ("whole",), batch: int = 8
 ) -> Batches:
-    cache = TeacherCache.plan(teacher, store, views, folder=folder, lr_patch=PATCH)
+    cache = TeacherCache.plan(teacher, store, views, folder=CacheFolder(folder), lr_patch=PATCH)
     plain = Batches.over(store, batch=batch, lr_patch=PATCH, seed=5)
     return plain.labelled(cache.filled(teacher))
 
@@ -203,7 +206,7 @@ def test_damage_is_made_good(damage, store, tmp_path):
     (data,), (index,) = (list((tmp_path / "cache").rglob(f"*.{kind}")) for kind in ("fp16", "jsonl"))
     values, lines = bytearray(data.read_bytes()), index.read_bytes()
     if damage == "flipped":
-        values[1] ^= 64
+        values[len(HEADER) + 1] ^= 64
         data.write_bytes(values)
     elif damage == "short":
         data.write_bytes(values[:-7])
@@ -224,10 +227,25 @@ def test_damage_is_made_good(damage, store, tmp_path):
     assert len(fed) == made_anew
 
 
+def test_it_keeps_to_the_limit_and_is_not_removed_while_in_use(store, tmp_path):
+    teacher, path = Teacher(edsr()), tmp_path / "cache"
+    cache = TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(path, 10_000), lr_patch=PATCH)
+    fed = counting(teacher)
+    with pytest.raises(SrkdError, match=r"--teacher-cache needs .* may hold .*: raise --cache-size"):
+        cache.filled(teacher)
+    assert fed == []
+    batches = served(teacher, store, path)
+    assert not CacheFolder(path, 10_000).make_room(9_999)
+    wanted = batches.at(0).labels["whole"].sr
+    del batches
+    assert CacheFolder(path, 10_000).make_room(9_999)
+    assert torch.equal(served(teacher, store, path).at(0).labels["whole"].sr, wanted) and len(fed) == 6
+
+
 def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
     def files(teacher: Teacher, view: View = "whole", **options: object) -> str:
-        cache = TeacherCache.plan(teacher, store, [view], folder=tmp_path, lr_patch=PATCH, **options)
-        return json.dumps(cache.facts()["views"][view]["file"])
+        cache = TeacherCache.plan(teacher, store, [view], folder=CacheFolder(tmp_path), lr_patch=PATCH, **options)
+        return json.dumps(cache.facts()["views"][view]["entry"])
 
     one = files(Teacher(edsr()))
     assert one == files(Teacher(edsr()))
@@ -265,7 +283,7 @@ def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(stor
 def test_bf16_outputs_are_those_of_bf16(store, tmp_path):
     teacher = Teacher(edsr())
     exact, coarse = (
-        TeacherCache.plan(teacher, store, ["whole"], folder=tmp_path, lr_patch=PATCH, precision=precision)
+        TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=PATCH, precision=precision)
         .filled(teacher)["whole"]
         .outputs.image(0)
         .float()
@@ -328,7 +346,7 @@ def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
     Image.fromarray(cells.repeat(3, 0).repeat(3, 1)).save(tmp_path / "lr.png")
     store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=scale, lr_patch=patch)
     teacher = Teacher(build(EDSRSpec(scale=scale, width=4, depth=1), seed=0))
-    cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=tmp_path / "cache", lr_patch=patch)
+    cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=CacheFolder(tmp_path / "cache"), lr_patch=patch)
     batches = Batches.over(store, batch=32, lr_patch=patch, seed=0).labelled(cache.filled(teacher))
     drawn = batches.sampler.draw(0, range(2000))
     assert not (drawn.tops % scale).any() and not (drawn.lefts % scale).any()
@@ -353,8 +371,8 @@ def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path)
 
 def test_patches_that_cannot_be_shrunk_are_refused(store, tmp_path):
     with pytest.raises(UsageError, match=r"schedule.lr_patch=9.*multiple of 2.*schedule.lr_patch=8"):
-        TeacherCache.plan(Teacher(edsr()), store, ["zoom-out"], folder=tmp_path, lr_patch=9)
-    TeacherCache.plan(Teacher(edsr()), store, ["whole"], folder=tmp_path, lr_patch=9)
+        TeacherCache.plan(Teacher(edsr()), store, ["zoom-out"], folder=CacheFolder(tmp_path), lr_patch=9)
+    TeacherCache.plan(Teacher(edsr()), store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=9)
 
 
 def stage(*methods: object, steps: int = 3) -> Stage:
@@ -401,8 +419,8 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
     facts = json.loads((tmp_path / "straight/run.json").read_text())
     kept = facts["teacher_cache"]
     assert facts["request"]["teacher_cache"] is True and kept["precision"] == "fp32"
-    data = tmp_path / "cache" / kept["views"]["whole"]["file"]
-    assert data.stat().st_size == kept["views"]["whole"]["bytes"]
+    whole = kept["views"]["whole"]
+    assert (tmp_path / "cache" / whole["entry"] / "outputs.fp16").stat().st_size == whole["bytes"] + len(HEADER)
     assert any("PSNR between cached and direct targets on 4 patches: whole" in line for line in lines)
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
@@ -413,6 +431,24 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
     without = compress(**given, steps=6, out=tmp_path / "without")
     assert without.student_path.read_bytes() != straight.student_path.read_bytes()
     assert json.loads((tmp_path / "without/run.json").read_text())["teacher_cache"] is None
+
+
+def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(given, tmp_path, monkeypatch):
+    fed = []
+    forward = Runner.__call__
+    monkeypatch.setattr(Runner, "__call__", lambda runner, lr, taps: fed.append(runner) or forward(runner, lr, taps))
+    report = compress(
+        given["teacher"],
+        lr_only=given["data"],
+        recipe="scratch",
+        steps=2,
+        teacher_cache=True,
+        out=tmp_path / "run",
+        settings=SETTINGS,
+    )
+    assert report.images_used == 3
+    teachers = [runner for runner in fed if not runner.trains]
+    assert len(teachers) == 2 and all(runner.forwards == 0 for runner in teachers)
 
 
 def stop_at(beginning: str):

@@ -103,6 +103,32 @@ class CacheFolder:
             announce(f"nothing is kept in the cache folder {self.path}: {error.strerror or error}")
             return None
 
+    @contextmanager
+    def growing(self, key: str, announce: Announce) -> Iterator[Path]:
+        """The folder of an entry that grows in place, for one process at a time; it may be new, and it may be damaged.
+
+        Whoever writes maps a file of it first, so that it counts as in use.
+        """
+        entry = self.path / key
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SrkdError(f"cannot write the cache folder {self.path}: {error.strerror or error}") from error
+        with self._alone(key, announce):
+            entry.mkdir(exist_ok=True)
+            os.utime(entry)
+            yield entry
+
+    def require_room(self, size: int, what: str) -> None:
+        """Make room for `size` more bytes, or one line that says what they are for."""
+        if not self.make_room(size):
+            raise SrkdError(
+                f"{what} needs {told(size)} more in {self.path}, which may hold {told(self.limit)}: raise --cache-size"
+            )
+        free = shutil.disk_usage(self.path).free
+        if free < size + SPARE:
+            raise SrkdError(f"{what} needs {told(size)} more in {self.path}, and the disk has {told(free)} left")
+
     def make_room(self, size: int) -> bool:
         """Remove entries used longest ago until `size` more bytes fit; False, and nothing removed, where they can't."""
         self._sweep()
@@ -159,7 +185,7 @@ class CacheFolder:
         while True:
             handle = open(path, "a")  # noqa: SIM115
             if not _lock(handle.fileno(), shared=False, wait=False):
-                announce("another process is reading the same images: waiting for it")
+                announce("another process is making the same entry of the cache: waiting for it")
                 _lock(handle.fileno(), shared=False, wait=True)
             # Its holder removed the file when it was done: whoever waited holds a lock on nothing.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(handle.fileno())):

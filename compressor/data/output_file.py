@@ -1,8 +1,8 @@
-"""Images in half precision in one file that only grows, found by the key of what each was made from.
+"""Images in half precision in an entry of the cache folder that grows, found by the key of what each was made from.
 
-NAME.fp16 holds the values, image after image; NAME.jsonl has a line for each, written after its values: key, place,
-size and checksum. So a process that dies leaves whole images behind, and at worst some bytes that no line names. An
-image whose checksum is wrong counts as absent and is made again. One process writes at a time.
+outputs.fp16 holds the values, image after image; outputs.jsonl has a line for each, written after its values: key,
+place, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes that no line names.
+An image whose checksum is wrong counts as absent and is made again. One process writes at a time.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
 
+from compressor.data.cache_folder import CacheFolder, mapped
 from compressor.data.store import Plane
 from compressor.errors import SrkdError
 from compressor.progress import Announce, Progress
 
-try:
-    import fcntl
-except ImportError:  # Windows: whoever starts two runs on one cache there fills it twice
-    fcntl = None  # type: ignore[assignment]
-
 BYTES = 2
+HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
+"""So that a new file too has something to map, and by that is in use."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +44,32 @@ class Entry:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """The two files of one name."""
+    """The entry of one name in a cache folder."""
 
-    folder: Path
+    folder: CacheFolder
     name: str
 
     @property
     def data(self) -> Path:
-        return self.folder / f"{self.name}.fp16"
+        return self.folder.path / self.name / "outputs.fp16"
 
     @property
     def index(self) -> Path:
-        return self.folder / f"{self.name}.jsonl"
+        return self.folder.path / self.name / "outputs.jsonl"
 
     @contextmanager
-    def alone(self, announce: Announce) -> Iterator[None]:
-        """Wait until no other process writes; it may just be making what is wanted here."""
-        with _one_line(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / f"{self.name}.lock", "w", encoding="utf-8")  # noqa: SIM115
-        with lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    announce("waiting for another run that fills the same teacher cache")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def held(self, announce: Announce) -> Iterator[None]:
+        """Nobody else writes the entry meanwhile, which may just be making what is wanted here, nor removes it."""
+        with self.folder.growing(self.name, announce):
+            with _one_line(self.data), open(self.data, "a+b") as file:
+                if not file.seek(0, 2):
+                    file.write(HEADER)
+                    file.flush()
+                hold = mapped(file)
+            try:
+                yield
+            finally:
+                hold.close()
 
     def sound(self, keys: Sequence[str], progress: Progress) -> dict[str, Entry]:
         """The entries among `keys` whose values are what was written."""
@@ -81,10 +77,10 @@ class OutputFile:
         present = [known[key] for key in dict.fromkeys(keys) if key in known]
         if not present:
             return {}
-        mapped = np.memmap(self.data, np.float16, "r", shape=(self.data.stat().st_size // BYTES,))
         sound = {}
+        values = self._values().numpy()
         for done, entry in enumerate(present, start=1):
-            if zlib.crc32(mapped[entry.offset : entry.offset + entry.values].data) == entry.crc32:
+            if zlib.crc32(values[entry.offset : entry.offset + entry.values].data) == entry.crc32:
                 sound[entry.key] = entry
             progress("checking the teacher cache", done, len(present))
         return sound
@@ -108,14 +104,19 @@ class OutputFile:
 
     def plane(self, entries: Mapping[str, Entry], keys: Sequence[str]) -> Plane:
         """The images of `keys`, in their order, in the memory-mapped file."""
-        size = self.data.stat().st_size // BYTES
         ordered = [entries[key] for key in keys]
         return Plane(
-            torch.from_file(str(self.data), shared=False, size=size, dtype=torch.float16),
+            self._values(),
             torch.tensor([entry.offset for entry in ordered]),
             torch.tensor([entry.height for entry in ordered]),
             torch.tensor([entry.width for entry in ordered]),
         )
+
+    def _values(self) -> torch.Tensor:
+        """The whole file, memory-mapped; in use as long as the tensor lives."""
+        with open(self.data, "rb") as file:
+            whole = mapped(file)
+        return torch.frombuffer(whole, dtype=torch.float16, count=len(whole) // BYTES)
 
     def _listed(self) -> dict[str, Entry]:
         """What the index names and the file is long enough for; a line that a crash cut short is passed over."""

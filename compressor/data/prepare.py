@@ -64,6 +64,10 @@ class DataChoice:
         if self.lr is not None and self.data is None:
             raise UsageError("--lr names the LR images of --data, and no --data is given")
 
+    def cache(self) -> CacheFolder:
+        """Where what was costly to make is kept."""
+        return CacheFolder(default_folder(), self.cache_size)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -145,7 +149,7 @@ class _Reading:
             sources,
             scale=self.scale,
             border=self.choice.lr_border,
-            cache=CacheFolder(default_folder(), self.choice.cache_size),
+            cache=self.choice.cache(),
             progress=self.progress,
             announce=self.announce,
         )

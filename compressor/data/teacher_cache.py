@@ -13,12 +13,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from compressor.data.batches import Batches, Labels, View
+from compressor.data.cache_folder import CacheFolder, told
 from compressor.data.output_file import BYTES, OutputFile
 from compressor.data.store import ImageStore, Plane
 from compressor.errors import SrkdError, UsageError
@@ -67,7 +67,7 @@ class TeacherCache:
         store: ImageStore,
         views: Sequence[View],
         *,
-        folder: Path,
+        folder: CacheFolder,
         lr_patch: int,
         precision: TeacherPrecision = "fp32",
     ) -> TeacherCache:
@@ -78,11 +78,11 @@ class TeacherCache:
                 f"schedule.lr_patch={lr_patch}: a cache of zoom-out outputs at x{scale} needs patches that are a "
                 f"multiple of {scale}: --set schedule.lr_patch={lr_patch // scale * scale or scale}"
             )
-        told = teacher_key(teacher)
+        who = teacher_key(teacher)
         planned = []
         for view in dict.fromkeys(views):
             shown, shrink = (store.lr, 1) if view == "whole" else (zoomed_out(store.lr, scale), scale)
-            name = _hash(json.dumps([FORMAT, told, view, precision]).encode())
+            name = _hash(json.dumps([FORMAT, who, view, precision]).encode())
             keys = tuple(image_key(shown.image(index)) for index in range(len(store.names)))
             planned.append(CachedView(view, shown, shrink, OutputFile(folder, f"teacher-{name}"), keys))
         return cls(store.names, scale, precision, tuple(planned))
@@ -94,7 +94,7 @@ class TeacherCache:
             "storage": "fp16, unclamped",
             "views": {
                 one.view: {
-                    "file": one.file.data.name,
+                    "entry": one.file.name,
                     "images": _hash("".join(one.keys).encode()),
                     "bytes": sum(one.bytes_of(index, self.scale) for index in range(len(one.keys))),
                 }
@@ -121,19 +121,20 @@ class TeacherCache:
         return served
 
     def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Announce) -> Plane:
-        with one.file.alone(announce):
+        with one.file.held(announce):
             entries = one.file.sound(one.keys, progress)
             missing = {key: index for index, key in enumerate(one.keys) if key not in entries}
+            one.file.folder.require_room(sum(one.bytes_of(i, self.scale) for i in missing.values()), "--teacher-cache")
             seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
                 image, difference = self._output(teacher, one, index)
                 entries[key] = one.file.append(key, image)
                 seam = max(seam, difference)
                 progress(f"teacher on {one.view} images", done, len(missing))
-            bytes_ = sum(one.bytes_of(index, self.scale) for index in range(len(one.keys)))
+            total = sum(one.bytes_of(index, self.scale) for index in range(len(one.keys)))
             announce(
                 f"teacher cache: {len(one.keys)} {one.view} images, {len(missing)} of them made now, "
-                f"{bytes_ / 1e6:.1f} MB in {one.file.data}"
+                f"{told(total)} in {one.file.data.parent}"
             )
             if seam:
                 announce(f"teacher cache: tiles of this teacher are not exact; largest seam {255 * seam:.2f} of 255")
