@@ -1,4 +1,4 @@
-"""What `--teacher-cache` may keep, and where."""
+"""What `--teacher-cache` may keep of a recipe's teacher."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> 
     labels: tuple[View, ...] = ("whole",) if lr_only else ()
     views = tuple(dict.fromkeys([*labels, *asked]))
     if not views:
-        why = "wants features of its teacher" if any(method.needs_teacher for method in methods) else "has no teacher"
+        why = (
+            "wants other things of its teacher" if any(method.needs_teacher for method in methods) else "has no teacher"
+        )
         raise UsageError(f"--teacher-cache keeps a teacher's outputs, and recipe {recipe} {why}: leave it out")
     return views

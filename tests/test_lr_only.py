@@ -18,7 +18,7 @@ from compressor.imagesets import LrImage, find_lr_images
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.step import Runner, Step
-from recipes.catalogue import make_method
+from recipes.options import make_method
 from srkd.cli import run
 from srkd.compression import compress, resume
 

@@ -34,8 +34,8 @@ from compressor.training.loop import train
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step
+from recipes.loading import load_preset
 from recipes.logits import Logits
-from recipes.preset import load_preset
 from srkd.cli import run as srkd_in_process
 from srkd.compression import compress, resume
 from tests.foreign_models import save_onnx, twin
@@ -463,7 +463,7 @@ def stop_at(beginning: str):
 
 @pytest.mark.parametrize(
     "recipe, told",
-    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "wants features")],
+    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "wants other things")],
 )
 def test_recipes_without_use_for_a_cache_refuse_it(recipe, told, given, tmp_path, capfd):
     words = ["--teacher", given["teacher"], "--data", given["data"], "--recipe", recipe, "--out", tmp_path / "run"]
