@@ -14,6 +14,7 @@ import torch
 from compressor.checkpoints.save import save_network
 from compressor.cost import Cost, cost
 from compressor.data.batches import Batches
+from compressor.data.placement import placed
 from compressor.data.prepare import Data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.machine import facts
@@ -124,9 +125,9 @@ class TrainingRun:
         return state
 
     def _batches(self, teacher: Teacher | None, progress: Progress, announce: Announce) -> Batches:
-        rule = self.preset.schedule
-        store = self.data.train.to(self.device)
-        batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed)
+        rule, device = self.preset.schedule, self.device
+        store = placed(self.data.train, device, announce)
+        batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed, device=device)
         if self.cache is None or teacher is None:
             return batches
         return self.cache.serve(teacher, batches, progress, announce)

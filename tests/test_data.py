@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.data.batches import Batches, gather
+from compressor.data.batches import Batches, _addressed, _copied
 from compressor.data.build import build_store
 from compressor.data.embedded import embedded_pairs, embedded_photos
 from compressor.data.randomness import uniforms
@@ -74,7 +74,8 @@ def test_no_usable_image_is_one_line(tmp_path):
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
 @pytest.mark.parametrize("transpose", [False, True])
-def test_gather_is_crop_then_hflip_vflip_transpose(store, hflip, vflip, transpose):
+@pytest.mark.parametrize("gather", [_copied, _addressed])
+def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, transpose):
     def switch(value: bool) -> torch.Tensor:
         return torch.tensor([value, False])
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
+from compressor.data.placement import carried
 from compressor.data.sampler import Draw, Sampler
 from compressor.data.store import ImageStore, Plane
 
@@ -37,8 +39,9 @@ class Labels:
         """The places of the batch `lr`, under its symmetries."""
         small, patch = draw.shrunk(self.shrink), lr.shape[-1] // self.shrink
         if self.inputs is not None:
-            lr = gather(self.inputs, small, patch, 1).to(lr.device).float()
-        return Labelled(lr, gather(self.outputs, small, patch * self.scale, self.scale).to(lr.device).float())
+            lr = carried(gather(self.inputs, small, patch, 1), lr.device).float()
+        sr = gather(self.outputs, small, patch * self.scale, self.scale)
+        return Labelled(lr, carried(sr, lr.device).float())
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,14 @@ class Batches:
     sampler: Sampler
     samples: Sequence[int]
     labels: Mapping[View, Labels] = field(default_factory=dict)
+    device: torch.device | None = None
+    """Where batches are wanted; none: where the store lies."""
 
     @classmethod
-    def over(cls, store: ImageStore, *, batch: int, lr_patch: int, seed: int) -> Batches:
-        return cls(store, Sampler.over(store, lr_patch=lr_patch, seed=seed), range(batch))
+    def over(
+        cls, store: ImageStore, *, batch: int, lr_patch: int, seed: int, device: torch.device | None = None
+    ) -> Batches:
+        return cls(store, Sampler.over(store, lr_patch=lr_patch, seed=seed), range(batch), device=device)
 
     def labelled(self, labels: Mapping[View, Labels]) -> Batches:
         """The same batches with a teacher's outputs; positions follow the smallest of the images it was shown."""
@@ -79,20 +86,46 @@ class Batches:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr
-        lr = gather(self.store.lr, draw, patch, 1).float().div_(255)
+        lr = self._in_01(gather(self.store.lr, draw, patch, 1))
         return Batch(
             lr=lr,
-            hr=None if hr is None else gather(hr, draw, patch * scale, scale).float().div_(255),
+            hr=None if hr is None else self._in_01(gather(hr, draw, patch * scale, scale)),
             labels={view: labels.at(draw, lr) for view, labels in self.labels.items()},
         )
 
+    def _in_01(self, patches_u8: torch.Tensor) -> torch.Tensor:
+        """Bytes travel, floats are made at the goal: a quarter of the traffic."""
+        there = patches_u8 if self.device is None else carried(patches_u8, self.device)
+        return there.float().div_(255)
+
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """Patches (N,3,patch,patch) as they are stored.
+    """Patches (N,3,patch,patch) as they are stored, on the plane's device. Order: hflip, vflip, then transpose."""
+    return (_copied if plane.flat.device.type == "cpu" else _addressed)(plane, draw, patch, scale)
+
+
+def _copied(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
+    """Crop by crop: nine times as quick on a CPU as addresses, which take eight bytes for every byte of pixels."""
+    flat = plane.flat.numpy()
+    patches = np.empty((len(draw.images), 3, patch, patch), flat.dtype)
+    columns = (plane.offsets[draw.images], plane.heights[draw.images], plane.widths[draw.images])
+    switches = (draw.hflip, draw.vflip, draw.transpose)
+    rows = zip(*(c.tolist() for c in (*columns, draw.tops * scale, draw.lefts * scale, *switches)), strict=True)
+    for target, (start, height, width, top, left, hflip, vflip, transpose) in zip(patches, rows, strict=True):
+        image = flat[start : start + 3 * height * width].reshape(3, height, width)
+        # Copied before it is turned: rows are fetched from memory in their order, and turned within the cache.
+        crop = np.ascontiguousarray(image[:, top : top + patch, left : left + patch])
+        crop = crop[:, :, ::-1] if hflip else crop
+        crop = crop[:, ::-1] if vflip else crop
+        target[:] = crop.transpose(0, 2, 1) if transpose else crop
+    return torch.from_numpy(patches)
+
+
+def _addressed(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
+    """All patches in one gather, without a loop that a GPU would wait for.
 
     A crop under one of the eight symmetries is affine in its own row i and column j: the address of a pixel is
-    corner + i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition. Order: hflip, vflip,
-    then transpose.
+    corner + i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition.
     """
     device = plane.flat.device
     images = draw.images.to(device)

@@ -1,0 +1,163 @@
+"""A folder of everything people have, read into one store: the pixels are those of the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.data.batches import Batches
+from compressor.data.build import build_store, decode_all
+from compressor.data.cache_folder import CacheFolder
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.store import Skipped
+from compressor.errors import SrkdError
+from compressor.images import Picture, write_picture
+from compressor.imagesets import ImagePair, find_sets
+
+HEIGHT, WIDTH = 32, 44
+Pixels = np.ndarray
+
+
+def photo() -> Pixels:
+    """Smooth, so that lossy formats stay close, and different in each corner and channel."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return np.stack([rows * 7, columns * 5, 255 - 2 * rows - 3 * columns], axis=-1).astype(np.uint8)
+
+
+def turned(path: Path, orientation: int, **options: object) -> Pixels:
+    """A photo stored on its side with the tag that says so; what must be read is the upright one."""
+    upright = photo()
+    stored = {3: upright[::-1, ::-1], 6: np.rot90(upright, 1), 8: np.rot90(upright, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif.tobytes(), **options)
+    return upright
+
+
+def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
+    """Files of every kind; for each name the pixels it means and by how much a lossy file may differ."""
+    folder.mkdir()
+    rgb = photo()
+    grey = rgb[..., 0]
+    grey3 = np.repeat(grey[..., None], 3, axis=2)
+    image = Image.fromarray(rgb)
+    wanted: dict[str, tuple[Pixels, int]] = {}
+    for suffix, options, within in (
+        ("png", {}, 0),
+        ("bmp", {}, 0),
+        ("tif", {"compression": "tiff_lzw"}, 0),
+        ("tiff", {}, 0),
+        ("webp", {"lossless": True}, 0),
+        ("jpg", {"quality": 98, "subsampling": 0}, 6),
+        ("JPEG", {"quality": 98, "subsampling": 0}, 6),
+    ):
+        image.save(folder / f"rgb-{suffix}.{suffix}", **options)
+        wanted[f"rgb-{suffix}"] = rgb, within
+    for suffix in ("png", "jpg", "tif", "bmp"):
+        Image.fromarray(grey).save(folder / f"grey-{suffix}.{suffix}")
+        wanted[f"grey-{suffix}"] = grey3, 6 if suffix == "jpg" else 0
+    for suffix in ("png", "webp", "tif"):
+        clear = np.dstack([rgb, np.full((HEIGHT, WIDTH), 90, np.uint8)])
+        Image.fromarray(clear).save(folder / f"alpha-{suffix}.{suffix}", **({"lossless": True} * (suffix == "webp")))
+        wanted[f"alpha-{suffix}"] = rgb, 0
+    image.quantize(256).save(folder / "palette.png")
+    wanted["palette"] = np.array(image.quantize(256).convert("RGB")), 0
+    deep = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / 255
+    for suffix in ("png", "tif"):
+        write_picture(Picture(deep, bits=16), folder / f"deep-{suffix}.{suffix}")
+        wanted[f"deep-{suffix}"] = rgb, 0
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep-grey.png")
+    wanted["deep-grey"] = grey3, 0
+    image.convert("CMYK").save(folder / "cmyk.jpg", quality=98, subsampling=0)
+    image.convert("CMYK").save(folder / "cmyk-tif.tif")
+    wanted["cmyk"] = rgb, 8
+    wanted["cmyk-tif"] = rgb, 0
+    wanted["turned-6"] = turned(folder / "turned-6.jpg", 6, quality=98, subsampling=0), 6
+    wanted["turned-8"] = turned(folder / "turned-8.png", 8), 0
+    wanted["turned-3"] = turned(folder / "turned-3.webp", 3, lossless=True), 0
+    return wanted
+
+
+def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
+    wanted = write_all(tmp_path / "mixed")
+    (found,) = find_sets(tmp_path / "mixed", scale=2)
+    store = build_store(found.pairs, scale=2, lr_patch=8)
+    assert not store.skipped and set(store.names) == set(wanted)
+    assert store.hr is not None
+    for index, name in enumerate(store.names):
+        pixels, within = wanted[name]
+        read = store.hr.image(index).permute(1, 2, 0).numpy().astype(int)
+        assert read.shape == pixels.shape, name
+        assert np.abs(read - pixels).max() <= within, (name, np.abs(read - pixels).max())
+    batch = Batches.over(store, batch=64, lr_patch=8, seed=0).at(0)
+    assert batch.hr is not None and tuple(batch.hr.shape) == (64, 3, 16, 16)
+
+
+def test_the_same_folder_from_the_cache(tmp_path):
+    write_all(tmp_path / "mixed")
+    (tmp_path / "mixed" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    (found,) = find_sets(tmp_path / "mixed", scale=2)
+    cache = CacheFolder(tmp_path / "cache")
+    made, reused = (decode_all(found.pairs, scale=2, cache=cache, small=0) for _ in range(2))
+    assert made.images == reused.images and torch.equal(made.lr, reused.lr)
+    left_out = [image for image in reused.images if isinstance(image, Skipped)]
+    assert [image.path.name for image in left_out] == ["broken.png"]
+
+
+def own_pairs(folder: Path, size: tuple[int, int] = (24, 16)) -> None:
+    """HR, and LR that no bicubic made: noise."""
+    rng = np.random.default_rng(3)
+    for part, (width, height) in (("HR", (48, 32)), ("LR", size)):
+        (folder / part).mkdir(parents=True)
+        for name in ("a", "b"):
+            pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            suffix = "" if part == "HR" else "x2"
+            Image.fromarray(pixels).save(folder / part / f"{name}{suffix}.png")
+
+
+def test_ones_own_lr_images_are_left_as_they_are(tmp_path):
+    own_pairs(tmp_path)
+    choice = DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR")
+    store = prepare_data(choice, scale=2, lr_patch=8).train
+    assert store.names == ("a", "b")
+    for index, name in enumerate(store.names):
+        stored = torch.from_numpy(np.array(Image.open(tmp_path / "LR" / f"{name}x2.png"))).permute(2, 0, 1)
+        assert torch.equal(store.lr.image(index), stored)
+
+
+@pytest.mark.parametrize("size, told", [((25, 16), "25x16"), ((24, 15), "24x15"), ((48, 32), "48x32")])
+def test_lr_images_of_another_ratio_are_named_with_what_they_should_be(size, told, tmp_path):
+    own_pairs(tmp_path, size)
+    with pytest.raises(SrkdError) as caught:
+        prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8)
+    message = str(caught.value)
+    assert "ax2.png" in message and told in message and "a.png needs 24x16 at x2" in message
+
+
+def test_lr_names_without_partner_are_one_line_with_file_names(tmp_path):
+    own_pairs(tmp_path)
+    (tmp_path / "LR" / "bx2.png").rename(tmp_path / "LR" / "c.png")
+    with pytest.raises(SrkdError, match=r"lacks the LR image of 1 of 2 HR images \(b\)"):
+        prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8)
+
+
+def test_a_large_folder_gives_some_images_to_validation_and_decodes_them_once(tmp_path, monkeypatch):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index in range(25):
+        Image.fromarray(np.full((16, 16, 3), index, np.uint8)).save(folder / f"{index}.png")
+    data = prepare_data(DataChoice(data=folder), scale=2, lr_patch=4)
+    assert [image.name for image in data.validation] == ["10"]
+    assert len(data.train) == 24 and "10" not in data.train.names
+    assert float(data.validation[0].hr.mean()) == pytest.approx(10 / 255)
+
+
+def test_a_pair_reads_the_hr_of_a_size_between_multiples_with_its_own_lr(tmp_path):
+    Image.fromarray(np.zeros((33, 46, 3), np.uint8)).save(tmp_path / "hr.png")
+    Image.fromarray(np.ones((8, 11, 3), np.uint8)).save(tmp_path / "lr.png")
+    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4, lr_patch=4)
+    assert store.hr is not None and tuple(store.hr.image(0).shape) == (3, 32, 44)

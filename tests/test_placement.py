@@ -1,0 +1,68 @@
+"""Where images lie on a machine with a GPU: decided by its free memory. A fake stands for the GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from compressor.data.batches import Batches
+from compressor.data.build import build_store
+from compressor.data.embedded import embedded_pairs
+from compressor.data.placement import carried, placed
+from compressor.data.store import ImageStore
+
+ELSEWHERE = torch.device("meta")
+"""A device without pixels: enough to see what goes where."""
+
+
+@pytest.fixture(scope="module")
+def store() -> ImageStore:
+    return build_store(embedded_pairs("train")[:1], scale=4, lr_patch=8)
+
+
+def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store):
+    told: list[str] = []
+    there = placed(store, ELSEWHERE, told.append, free=lambda device: 2 * store.bytes)
+    assert there.hr is not None and there.hr.flat.device == there.lr.flat.device == ELSEWHERE
+    assert told == [f"the images ({store.bytes / 1e6:.0f} MB) lie on meta"]
+
+
+def test_a_larger_one_stays_and_its_patches_are_carried(store):
+    told: list[str] = []
+    here = placed(store, ELSEWHERE, told.append, free=lambda device: 2 * store.bytes - 1)
+    assert here is store and len(told) == 1 and "stay in the host's memory" in told[0]
+    batch = Batches.over(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(0)
+    assert batch.lr.device == ELSEWHERE and batch.hr is not None and batch.hr.device == ELSEWHERE
+    assert tuple(batch.hr.shape) == (2, 3, 32, 32) and batch.hr.dtype == torch.float32
+
+
+def test_on_a_cpu_nothing_moves_and_nothing_is_said(store):
+    told: list[str] = []
+    assert placed(store, torch.device("cpu"), told.append) is store and not told
+    patches = torch.zeros(2, dtype=torch.uint8)
+    assert carried(patches, torch.device("cpu")) is patches
+
+
+class Recorded:
+    """Bytes on the host that tell what was done with them."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+
+    def pin_memory(self) -> Recorded:
+        self.done.append("pinned")
+        return self
+
+    def to(self, device: torch.device, *, non_blocking: bool) -> Recorded:
+        self.done.append((str(device), non_blocking))
+        return self
+
+
+def test_patches_go_to_cuda_from_pinned_memory_without_waiting():
+    patches = Recorded()
+    carried(patches, torch.device("cuda:1"))  # type: ignore[arg-type]
+    assert patches.done == ["pinned", ("cuda:1", True)]
