@@ -62,7 +62,9 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
         wanted[f"grey-{suffix}"] = grey3, 6 if suffix == "jpg" else 0
     for suffix in ("png", "webp", "tif"):
         clear = np.dstack([rgb, np.full((HEIGHT, WIDTH), 90, np.uint8)])
-        Image.fromarray(clear).save(folder / f"alpha-{suffix}.{suffix}", **({"lossless": True} * (suffix == "webp")))
+        Image.fromarray(clear).save(
+            folder / f"alpha-{suffix}.{suffix}", **({"lossless": True} if suffix == "webp" else {})
+        )
         wanted[f"alpha-{suffix}"] = rgb, 0
     image.quantize(256).save(folder / "palette.png")
     wanted["palette"] = np.array(image.quantize(256).convert("RGB")), 0
@@ -145,7 +147,7 @@ def test_lr_names_without_partner_are_one_line_with_file_names(tmp_path):
         prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8)
 
 
-def test_a_large_folder_gives_some_images_to_validation_and_decodes_them_once(tmp_path, monkeypatch):
+def test_a_large_folder_gives_some_images_to_validation(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for index in range(25):
