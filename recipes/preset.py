@@ -11,6 +11,7 @@ from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
+    from compressor.training.pace import Asked, Pace
     from compressor.training.stage import Stage
 
 SOONEST_VALIDATION = 25
@@ -52,7 +53,13 @@ class ScheduleRule(Part):
     clip: float | None = Field(default=None, gt=0, description="bound on the gradient norm")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the student; the teacher stays fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the student; auto: bf16 where a short measurement finds it faster"
+    )
+    teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the frozen teacher")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: on a GPU, for runs long enough to gain from it"
+    )
     validate_every: int = Field(
         default=0, ge=0, description="steps between validations; 0 means a tenth of the run, at least 25"
     )
@@ -89,7 +96,16 @@ class Preset(Part):
 
         return tuple(make_method(rule.name, rule.options) for rule in self.methods)
 
-    def stage(self, methods: Sequence[Method]) -> Stage:
+    def asked(self) -> Asked:
+        """What the preset says about speed; the machine decides the rest."""
+        from compressor.training.pace import Asked
+
+        rule = self.schedule
+        return Asked(rule.precision, rule.teacher_precision, rule.compile)
+
+    def stage(self, methods: Sequence[Method], pace: Pace | None = None) -> Stage:
+        """The stage at the pace that was chosen for the machine; without one, plain."""
+        from compressor.training.pace import plain_pace
         from compressor.training.stage import Average, Optimiser, Stage
 
         rule = self.schedule
@@ -99,6 +115,6 @@ class Preset(Part):
             schedule=self.learning_rate(),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
-            precision=rule.precision,
+            pace=plain_pace(self.asked()) if pace is None else pace,
             validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
         )

@@ -17,11 +17,13 @@ from compressor.data.cache_folder import DEFAULT_LIMIT, bytes_of
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
 from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
+from compressor.training.pace import Pace, choose_pace
 from compressor.training.run_folder import RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import is_file, label, load_preset
@@ -97,7 +99,7 @@ def resume(run: str | Path, *, progress: Progress = silent, announce: Announce =
         request = Request(**facts["request"])
     except (KeyError, TypeError) as error:
         raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
-    training = TrainingRun(folder, facts["request"], *decide(request, progress, announce))
+    training = TrainingRun(folder, facts["request"], *decide(request, progress, announce, pace_of(facts)))
     _require_same(facts, training.facts(), run)
     return training.go(progress, announce)
 
@@ -151,9 +153,10 @@ class Decided(NamedTuple):
     device: torch.device
     seed: int
     cache: TeacherCache | None
+    pace: Pace
 
 
-def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
+def decide(request: Request, progress: Progress, announce: Announce, pace: Pace | None = None) -> Decided:
     """Load the teacher, build the student, read the images; every mistake is told before anything is written."""
     where, choice = _device(request.device), request.images()
     preset = load_preset(request.recipe, request.settings)
@@ -179,7 +182,26 @@ def decide(request: Request, progress: Progress, announce: Announce) -> Decided:
     cache = None
     if views and master is not None:
         cache = TeacherCache.plan(master, images.train, views, folder=choice.cache(), lr_patch=preset.schedule.lr_patch)
-    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache)
+    if pace is None:
+        pace = _choose_pace(preset, pupil.network, where, announce)
+    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
+
+
+def _choose_pace(preset: Preset, student: Network, device: torch.device, announce: Announce) -> Pace:
+    rule = preset.schedule
+    pace = choose_pace(
+        student, steps=rule.steps, batch=rule.batch, lr_patch=rule.lr_patch, device=device, asked=preset.asked()
+    )
+    announce(pace.line(rule.lr_patch))
+    return pace
+
+
+def pace_of(facts: Mapping[str, Any]) -> Pace:
+    """What a run chose when it began: another choice would not continue to the same bits."""
+    try:
+        return Pace(**facts["pace"])
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say at which pace the run trained ({error})") from error
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: str | Path) -> None:

@@ -24,6 +24,7 @@ from compressor.progress import Announce, Progress
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.interrupt import interruption
+from compressor.training.pace import PLAIN_PACE, Pace
 from compressor.training.run_folder import RunFolder
 from compressor.training.run_stages import run_stages
 from compressor.training.stage import Stage
@@ -74,6 +75,7 @@ class TrainingRun:
     device: torch.device
     seed: int
     cache: TeacherCache | None = None
+    pace: Pace = PLAIN_PACE
 
     @property
     def student(self) -> Network:
@@ -88,7 +90,7 @@ class TrainingRun:
         started = time.monotonic()
         # First of all: from here on a killed run can be continued.
         self.folder.write_facts(self.facts())
-        stages = (self.preset.stage(self.preset.build_methods()),)
+        stages = (self.preset.stage(self.preset.build_methods(), self.pace),)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self._reference(teacher)
         state = self._state(stages, teacher, announce)
@@ -133,8 +135,7 @@ class TrainingRun:
         return self.cache.serve(teacher, batches, progress, announce)
 
     def _placed(self, network: Network) -> Network:
-        # channels_last: 1.25 times the speed of a training step on CPU, and what tensor cores want.
-        return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(self.device).to(memory_format=self.pace.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def _reference(self, teacher: Teacher | None) -> Reference:
         images, scale = self.data.validation, self.student.spec.scale
@@ -154,6 +155,7 @@ class TrainingRun:
             "preset": self.preset.model_dump(mode="json"),
             "seed": self.seed,
             "device": str(self.device),
+            "pace": self.pace.facts(),
             "student": self.student.spec.to_dict(),
             "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),

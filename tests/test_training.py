@@ -42,6 +42,7 @@ class Recorder:
         self.losses: list[dict[str, float]] = []
         self.rates: list[float] = []
         self.bad: dict[int, Skipped] = {}
+        self.notes: list[str] = []
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
         self.losses.append(losses.numbers())
@@ -49,6 +50,9 @@ class Recorder:
 
     def skipped(self, done: int, skipped: Skipped) -> None:
         self.bad[done] = skipped
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
 
     def way_on(self) -> str:
         return "nothing is lost"

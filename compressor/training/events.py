@@ -63,6 +63,10 @@ class RunEvents:
         self.folder.skipped(done, skipped)
         self.announce(f"step {done}/{self.steps} skipped: {skipped.why}")
 
+    def note(self, line: str) -> None:
+        self.folder.log(line)
+        self.announce(line)
+
     def way_on(self) -> str:
         """Resuming repeats the same steps: it helps only where the fault was outside the run."""
         best = self.folder.best
@@ -92,8 +96,7 @@ class RunEvents:
             numbers["teacher_psnr_y"] = self.reference.teacher
         self.folder.metrics("validation", done, numbers)
         line = f"step {done}/{self.steps}: student {student:.3f} dB, {told(self.reference)}"
-        self.folder.log(line)
-        self.announce(line)
+        self.note(line)
         if student > state.best_psnr_y:
             state.best_psnr_y = student
             keep(state.ema.network, self.folder)

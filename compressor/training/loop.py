@@ -10,8 +10,11 @@ import torch
 from compressor.data.batches import Batch
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
+from compressor.teacher import Teacher
+from compressor.training.compiled import CompiledAtFirst, begin_step
 from compressor.training.gradient_path import require_paths
 from compressor.training.guard import Skipped
+from compressor.training.pace import Precision, autocast
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step
@@ -28,6 +31,10 @@ class Events(Protocol):
 
     def skipped(self, done: int, skipped: Skipped) -> None:
         """Called instead of `stepped` for a step that changed nothing."""
+        ...
+
+    def note(self, line: str) -> None:
+        """One line for whoever watches, and for the log."""
         ...
 
     def way_on(self) -> str:
@@ -56,12 +63,12 @@ def train(
     stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int
 ) -> None:
     """Run `stage` from where `state` stands to its end."""
-    device = next(state.student.parameters()).device
-    student = Runner(state.student, trains=True, autocast=lambda: stage.autocast(device))
-    frozen = Runner(teacher, trains=False) if teacher is not None else None
+    student, frozen = runners(stage, state.student, teacher, events)
     trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
+        if stage.pace.compiled:
+            begin_step()
         losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen, batch.labels))
         if number == state.began:
             require_paths(losses.terms, state.student)
@@ -84,6 +91,19 @@ def train(
                     f"{skipped.why}; {events.way_on()}"
                 )
         events.due(state.done, state)
+
+
+def runners(stage: Stage, student: Network, teacher: Network | None, events: Events) -> tuple[Runner, Runner | None]:
+    """Student and teacher, each in its precision, compiled where the stage's pace says so."""
+    device, pace = next(student.parameters()).device, stage.pace
+
+    def runner(network: Network, precision: Precision, trains: bool) -> Runner:
+        compiles = pace.compiled and not isinstance(network, Teacher)
+        forward = CompiledAtFirst(network, trains=trains, announce=events.note) if compiles else None
+        return Runner(network, trains=trains, autocast=lambda: autocast(precision, device), forward=forward)
+
+    trained = runner(student, pace.precision, True)
+    return trained, None if teacher is None else runner(teacher, pace.teacher_precision, False)
 
 
 def clipped_norm(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:

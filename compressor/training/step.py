@@ -15,6 +15,7 @@ from compressor.networks.base import Network
 from compressor.resize import imresize
 from compressor.taps import read_taps
 from compressor.teacher import Teacher
+from compressor.training.compiled import Forwarder
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class Runner:
         *,
         trains: bool,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        forward: Forwarder | None = None,
     ) -> None:
+        """`forward` runs in place of the network where no features are asked for."""
         self.network, self.trains, self.autocast = network, trains, autocast
+        self.forward: Forwarder = network if forward is None else forward
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
         self.forwards = 0
 
@@ -55,7 +59,7 @@ class Runner:
             self.autocast(),
             self._features(taps) as features,
         ):
-            sr = self.network(lr)
+            sr = self.network(lr) if taps else self.forward(lr)
         self.forwards += 1
         if not self.trains:
             sr, features = sr.detach(), {tap: feature.detach() for tap, feature in features.items()}
