@@ -1,0 +1,95 @@
+"""The loop of `srkd compress` in steps that can be timed, and the parts of it that must be there in any loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from compressor.data.batches import Batch, Batches
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.networks.base import Network, Spec
+from compressor.networks.registry import build
+from compressor.progress import silent, unheard
+from compressor.teacher import Teacher
+from compressor.training.events import Reference, RunEvents
+from compressor.training.interrupt import interruption
+from compressor.training.loop import runners, train
+from compressor.training.pace import choose_pace
+from compressor.training.run_folder import RunFolder
+from compressor.training.state import State
+from recipes.loading import load_preset
+
+LONG = 1_000_000
+"""Steps of the run that is never finished: no validation falls into what is timed."""
+
+
+class OwnLoop:
+    """A run as `srkd compress` sets it up, and the same step stripped of everything around it."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        teacher: Teacher | None,
+        recipe: str,
+        folder: Path,
+        *,
+        batch: int,
+        lr_patch: int,
+        device: torch.device,
+    ) -> None:
+        preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}"))
+        student, self.lr_patch = build(spec, seed=10).to(device), lr_patch
+        self.pace = choose_pace(
+            student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, asked=preset.asked()
+        )
+        self.stage = preset.with_steps(LONG).stage(preset.build_methods(), self.pace)
+        placed: Network = student.to(memory_format=self.pace.memory_format)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None else teacher.placed(device).network
+        self.state = State.fresh(placed, self.teacher, self.stage)
+        data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
+        self.batches = Batches.over(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)
+        self.fixed: Batch = self.batches.at(0)
+        with interruption() as wish:
+            self.events = RunEvents(
+                RunFolder(folder),
+                stages=(self.stage,),
+                images=data.validation,
+                reference=Reference(0.0, None),
+                progress=silent,
+                announce=unheard,
+                wish=wish,
+            )
+
+    def pace_line(self) -> str:
+        return self.pace.line(self.lr_patch)
+
+    def run(self, steps: int) -> None:
+        """The loop itself, for so many steps more."""
+        until = replace(self.stage, schedule=replace(self.stage.schedule, steps=self.state.done + steps))
+        train(until, self.state, self.batches, self.teacher, self.events, seed=10)
+
+    def data(self, steps: int) -> None:
+        for step in range(steps):
+            self.batches.at(step)
+
+    def bare(self, steps: int, *, updates: bool = False) -> None:
+        """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
+        student, teacher = runners(self.stage, self.state.student, self.teacher, self.events)
+        for _ in range(steps):
+            student.forget()
+            sr = student(self.fixed.lr, ()).sr
+            loss = F.l1_loss(sr, self.fixed.hr if self.fixed.hr is not None else sr.detach())
+            if teacher is not None:
+                teacher.forget()
+                loss = loss + F.l1_loss(sr, teacher(self.fixed.lr, ()).sr)
+            self.state.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            if updates:
+                self.state.optimiser.step()
+                self.state.ema.update(self.state.student)
+
+    def step_alone(self, steps: int) -> None:
+        self.bare(steps, updates=True)
