@@ -1,7 +1,8 @@
-"""Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --data PHOTOS --out runs/teacher`.
+"""Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --photos PHOTOS --labels-by DCTLSA_x4.pt`.
 
-It is `srkd compress --recipe scratch` with the settings below, packed as fp16. With `--pack RUN` a finished run is
-packed again without training.
+Two runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
+second continues from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
+6 and 8, and what that network makes of the small image stands for its HR image. `--pack RUN` packs a finished run.
 """
 
 from __future__ import annotations
@@ -13,38 +14,71 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from compressor.assets import FOLDER
 from compressor.checkpoints.load import load_checkpoint
 from compressor.checkpoints.save import save_network
+from compressor.images import read_rgb_u8
+from compressor.imagesets import list_images
+from compressor.metrics import to_u8
+from compressor.resize import imresize
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.open import open_model
+from compressor.super_resolve import super_resolve
 
 STUDENT = "edsr:width=48,depth=16,scale=4"
-SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf16", "validate_every=1000")
+SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf16")
+FIRST_STEPS, SECOND_STEPS = 13_000, 17_000
+SMALLER = (3, 4, 6, 8)
+TILE, OVERLAP = 192, 16
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="photographs whose licence allows what the weights are for")
-    parser.add_argument("--steps", type=int, default=13_000)
+    parser.add_argument("--photos", type=Path, help="photographs whose licence allows what the weights are for")
+    parser.add_argument("--labels-by", type=Path, help="the x4 network that labels, any file that srkd can load")
     parser.add_argument("--out", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--pack", type=Path, help="a finished run to pack, without training")
     parser.add_argument("--to", type=Path, default=FOLDER / "teacher.safetensors")
     options = parser.parse_args()
-    if options.pack is None and options.data is None:
-        parser.error("--data FOLDER is needed to train, or --pack RUN to pack a finished run")
-    run = options.pack
-    if run is None:
-        run = options.out
-        subprocess.run([sys.executable, "-m", "srkd", *arguments(options.data, options.steps, run)], check=True)
-    pack(run, options.to)
+    if options.pack is not None:
+        pack(options.pack, options.to)
+        return 0
+    if options.photos is None or options.labels_by is None:
+        parser.error("--photos FOLDER and --labels-by FILE are needed to train, or --pack RUN to pack a finished run")
+    out: Path = options.out
+    compress("--data", options.photos, "--steps", FIRST_STEPS, "--out", out / "first")
+    label(options.photos, open_model(options.labels_by), out / "labelled")
+    pairs = ("--data", out / "labelled" / "HR", "--lr", out / "labelled" / "LR")
+    compress(*pairs, "--steps", SECOND_STEPS, "--seed", 11, "--init-from", out / "first", "--out", out / "second")
+    pack(out / "second", options.to)
     return 0
 
 
-def arguments(data: Path, steps: int, out: Path) -> list[str]:
-    """The command line of `srkd` that trains the teacher."""
+def compress(*arguments: object) -> None:
+    """`srkd compress` from scratch with the settings of both runs."""
     settings = [word for setting in SETTINGS for word in ("--set", f"schedule.{setting}")]
-    given = ["--recipe", "scratch", "--student", STUDENT, "--data", str(data), "--steps", str(steps), "--out", str(out)]
-    return ["compress", *given, *settings]
+    given = ["--recipe", "scratch", "--student", STUDENT, *(str(argument) for argument in arguments)]
+    subprocess.run([sys.executable, "-m", "srkd", "compress", *given, *settings], check=True)
+
+
+@torch.no_grad()
+def label(photos: Path, network: Runtime, folder: Path) -> None:
+    """LR/ holds the photographs made smaller, HR/ what `network` makes of them."""
+    for name in ("LR", "HR"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for path in list_images(photos):
+        hr_u8 = read_rgb_u8(path)
+        for divisor in SMALLER:
+            lr_u8 = imresize(hr_u8.float(), 1 / divisor).round().clamp(0, 255).to(torch.uint8)
+            sr = super_resolve(network, lr_u8.float()[None] / 255, tile=TILE, overlap=OVERLAP).sr
+            _write(lr_u8, folder / "LR" / f"{path.stem}_{divisor}.png")
+            _write(to_u8(sr)[0], folder / "HR" / f"{path.stem}_{divisor}.png")
+
+
+def _write(image_u8: torch.Tensor, path: Path) -> None:
+    Image.fromarray(image_u8.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 def pack(run: Path, target: Path) -> None:
