@@ -15,6 +15,7 @@ from compressor.data.embedded import embedded_pairs, embedded_photos
 from compressor.data.randomness import uniforms
 from compressor.data.sampler import Draw, Sampler
 from compressor.errors import SrkdError
+from compressor.images import read_rgb_u8
 from compressor.imagesets import ImagePair
 from compressor.resize import downscale_u8
 
@@ -62,6 +63,21 @@ def test_store_skips_what_is_unreadable_tiny_or_mismatched_and_says_so(tmp_path)
     assert set(reasons) == {"tiny.png", "broken.png", "wrong.png"}
     assert "smaller than a patch of 24x24" in reasons["tiny.png"]
     assert "9x9" in reasons["wrong.png"] and "10x10" in reasons["wrong.png"]
+
+
+def test_what_no_decoder_foresaw_costs_one_image_and_is_told_with_its_path(tmp_path, monkeypatch):
+    good, odd = write(tmp_path / "good.png", noise(40, 40)), write(tmp_path / "odd.png", noise(40, 40))
+
+    def read(path):
+        if path == odd.hr:
+            raise RuntimeError("the decoder's thread broke")
+        return read_rgb_u8(path)
+
+    monkeypatch.setattr("compressor.data.decode.read_rgb_u8", read)
+    store = build_store([good, odd], scale=4, lr_patch=6)
+    assert store.names == ("good",)
+    assert [(skipped.path, str(odd.hr) in skipped.reason) for skipped in store.skipped] == [(odd.hr, True)]
+    assert "RuntimeError: the decoder's thread broke" in store.skipped[0].reason
 
 
 def test_no_usable_image_is_one_line(tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
+from compressor.training.interrupt import interruption
 from compressor.training.saved_states import SavedStates
 from srkd.cli import run as srkd_in_process
 from srkd.compression import compress, resume
@@ -42,10 +46,26 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*options, "--steps", str(STEPS), *(word for setting in SETTINGS for word in ("--set", setting))]
 
 
-def started(arguments: list[str]) -> subprocess.Popen[str]:
+def started(arguments: list[str], program: str = "", most_bytes: int | None = None) -> subprocess.Popen[str]:
+    """`srkd compress` in a process of its own, after `program`, and with no file longer than `most_bytes`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "srkd", "compress", *arguments]
+    limit = "" if most_bytes is None else f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most_bytes},) * 2)\n"
+    lines = f"{limit}{program}\nimport sys; from srkd.cli import main; main(['compress', *sys.argv[1:]])"
+    command = [sys.executable, "-c", lines, *arguments]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+KILLED_IN_A_SAVE = """
+import os, signal
+from compressor import atomic
+finished = atomic._sync
+def dies(path):
+    if path.name.startswith(".state-"):
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    finished(path)
+atomic._sync = dies
+"""
 
 
 def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> None:
@@ -128,6 +148,53 @@ def test_ctrl_c_saves_says_how_to_continue_and_exits_130(given, undisturbed, tmp
     assert outcome(run) == undisturbed
 
 
+def test_preempted_then_out_of_room_then_killed_in_a_save(given, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = started([*given, "--out", str(run)])
+    wait_for_lines(process, run, 8)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and f"srkd compress --resume {run}" in err.strip().splitlines()[-1]
+    kept = {path: path.read_bytes() for path in states(run)}
+    newest = states(run)[-1]
+
+    process = started(["--resume", str(run)], most_bytes=newest.stat().st_size - 1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert "cannot write" in line and "File too large" in line
+    assert f"the last good state is {newest}" in line and f"continue with: srkd compress --resume {run}" in line
+    assert {path: path.read_bytes() for path in states(run)} == kept
+
+    process = started(["--resume", str(run)], program=KILLED_IN_A_SAVE)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert {path: path.read_bytes() for path in states(run)} == kept
+    assert list((run / "checkpoints").glob(".state-*.pt"))
+
+    process = started(["--resume", str(run)])
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert outcome(run) == undisturbed
+    assert len(states(run)) == 3 and not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with interruption() as wish:
+        assert not wish.asked
+        os.kill(os.getpid(), first)
+        assert wish.asked
+        if second == signal.SIGTERM:
+            assert signal.getsignal(second) == signal.SIG_DFL
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(second)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
 @pytest.fixture
 def unfinished(given, tmp_path) -> Path:
     """A run folder as a kill leaves it, with its own photos."""
@@ -164,6 +231,46 @@ def test_other_images_are_refused(unfinished, tmp_path):
     Image.fromarray(np.full((48, 40, 3), 33, np.uint8)).save(tmp_path / "own" / "1.png")
     with pytest.raises(SrkdError, match="its data is not what it was"):
         resume(unfinished)
+
+
+@contextmanager
+def room_for(most_bytes: int) -> Iterator[None]:
+    """No file of this process may grow longer: what a full disk is to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "unwritable", ["run.json", "log.txt", "metrics.jsonl", "comparison.png", "student.safetensors"]
+)
+def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwritable, unfinished):
+    target, kept = unfinished / "student.safetensors", states(unfinished)
+    student = target.read_bytes()
+    room = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
+    log, metrics = unfinished / "log.txt", unfinished / "metrics.jsonl"
+    if unwritable == "student.safetensors":
+        target.unlink()
+        target.mkdir()
+    if unwritable == "log.txt":
+        log.unlink()
+        log.symlink_to("/dev/full")
+    if unwritable == "metrics.jsonl":
+        metrics.write_text(metrics.read_text() + '{"kind": "filler", "step": 1}\n' * 4 * 10**4)
+    with room_for(room), pytest.raises(SrkdError) as caught:
+        resume(unfinished)
+    line = str(caught.value)
+    assert line.startswith(f"cannot write {unfinished / unwritable}: ") and "Error" not in line
+    assert f"the last good state is {kept[-1]}; once that is mended, continue with: srkd compress" in line
+    if unwritable == "log.txt":
+        log.unlink()
+    if unwritable == "student.safetensors":
+        target.rmdir()
+    assert states(unfinished) == kept
+    assert resume(unfinished).student_path.read_bytes() == student
 
 
 def test_damaged_states_are_passed_over_and_told(unfinished):

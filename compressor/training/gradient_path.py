@@ -47,14 +47,11 @@ def _nodes(term: torch.Tensor) -> Iterator[Any]:
 
 def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
     """Go backward from this term alone and look. Reentrant checkpointing hides the parameters from the graph, and only
-    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused."""
+    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused. What it
+    leaves in the gradients goes when the loop clears them for its own backward."""
     if not term.requires_grad:
         return False
-    before = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     torch.autograd.backward(term, retain_graph=True)
-    arrived = any(parameter.grad is not None for parameter in parameters)
-    for parameter, gradient in zip(parameters, before, strict=True):
-        parameter.grad = gradient
-    return arrived
+    return any(parameter.grad is not None for parameter in parameters)

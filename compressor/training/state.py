@@ -72,7 +72,7 @@ class State:
                 self.enter(stage, teacher)
             self._take(parts)
         except (RuntimeError, ValueError, KeyError) as error:
-            told = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SrkdError(f"{path} does not fit this run: {told}") from error
 
     def _take(self, parts: dict[str, Any]) -> None:
