@@ -105,6 +105,9 @@ class Clock:
     def skipped(self, done: int, skipped: Skipped) -> None:
         raise RuntimeError(f"a step was skipped: {skipped.why}")
 
+    def note(self, line: str) -> None:
+        pass
+
     def way_on(self) -> str:
         return ""
 

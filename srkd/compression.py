@@ -181,7 +181,14 @@ def decide(request: Request, progress: Progress, announce: Announce, pace: Pace 
     )
     cache = None
     if views and master is not None:
-        cache = TeacherCache.plan(master, images.train, views, folder=choice.cache(), lr_patch=preset.schedule.lr_patch)
+        cache = TeacherCache.plan(
+            master,
+            images.train,
+            views,
+            folder=choice.cache(),
+            lr_patch=preset.schedule.lr_patch,
+            precision=preset.schedule.teacher_precision,
+        )
     if pace is None:
         pace = _choose_pace(preset, pupil.network, where, announce)
     return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)

@@ -179,6 +179,22 @@ def test_more_images_need_only_what_is_new(store, tmp_path):
     assert torch.equal(served(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr, before)
 
 
+def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_path):
+    teacher = Teacher(edsr())
+    larger = build_store(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE, lr_patch=PATCH)
+    served(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
+    mapped = served(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
+    moved = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})
+    for view in ("whole", "zoom-out"):
+        assert torch.equal(mapped.at(2).labels[view].sr, moved.at(2).labels[view].sr)
+    plane = moved.labels["whole"].outputs
+    assert (
+        plane.flat.numel()
+        == int((3 * plane.heights * plane.widths).sum())
+        < mapped.labels["whole"].outputs.flat.numel()
+    )
+
+
 def test_a_fill_that_dies_continues_where_it_was(store, tmp_path):
     class Dying(Teacher):
         lives = 2

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from compressor.data.placement import carried
+from compressor.data.placement import carried, packed
 from compressor.data.sampler import Draw, Sampler
 from compressor.data.store import ImageStore, Plane
 
@@ -42,6 +42,10 @@ class Labels:
             lr = carried(gather(self.inputs, small, patch, 1), lr.device).float()
         sr = gather(self.outputs, small, patch * self.scale, self.scale)
         return Labelled(lr, carried(sr, lr.device).float())
+
+    def to(self, device: torch.device) -> Labels:
+        inputs = None if self.inputs is None else self.inputs.to(device)
+        return replace(self, inputs=inputs, outputs=packed(self.outputs, device))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from compressor.data.cache_folder import told
-from compressor.data.store import ImageStore
+from compressor.data.store import ImageStore, Plane
 from compressor.progress import Announce
 
 SHARE = 0.5
@@ -28,15 +28,36 @@ def placed(
     """The store on the device where it fits; on a CPU the store as it is, which the system keeps in memory."""
     if device.type == "cpu":
         return store
+    return store.to(device) if has_room(store.bytes, "the images", device, announce, free) else store
+
+
+def has_room(
+    size: int,
+    what: str,
+    device: torch.device,
+    announce: Announce,
+    free: Callable[[torch.device], int | None] = free_memory,
+) -> bool:
+    """Whether so many bytes may lie on the device; says so."""
     room = free(device)
-    if room is None or store.bytes <= SHARE * room:
-        announce(f"the images ({told(store.bytes)}) lie on {device}")
-        return store.to(device)
+    if room is None or size <= SHARE * room:
+        announce(f"{what} ({told(size)}) lie on {device}")
+        return True
     announce(
-        f"the images ({told(store.bytes)}) stay in the host's memory: {device} has {told(room)} free and training "
+        f"{what} ({told(size)}) stay in the host's memory: {device} has {told(room)} free and training "
         "needs half of it; patches are carried over batch by batch"
     )
-    return store
+    return False
+
+
+def packed(plane: Plane, device: torch.device) -> Plane:
+    """The plane's own images and nothing else of its file, on `device`; they never stand together on the way."""
+    sizes = 3 * plane.heights * plane.widths
+    offsets = torch.cumsum(sizes, 0) - sizes
+    flat = torch.empty(int(sizes.sum()), dtype=plane.flat.dtype, device=device)
+    for index, (start, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        flat[start : start + size] = plane.image(index).reshape(-1)
+    return Plane(flat, *(column.to(device) for column in (offsets, plane.heights, plane.widths)))
 
 
 def carried(patches: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -10,31 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.cache_folder import CacheFolder, told
 from compressor.data.output_file import BYTES, OutputFile
+from compressor.data.placement import has_room
 from compressor.data.store import ImageStore, Plane
 from compressor.errors import SrkdError, UsageError
 from compressor.metrics import PEAK, psnr
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import imresize
-from compressor.runtimes.torch_eager import PRECISIONS, tf32_off
+from compressor.runtimes.torch_eager import tf32_off
 from compressor.teacher import Teacher
 from compressor.tiling import run_tiled
+from compressor.training.pace import Precision, autocast
 
 FORMAT = 1
 """Part of every key: outputs made in another way have another number."""
 LARGEST = torch.finfo(torch.float16).max
 MEASURED_PATCHES = 4
-
-TeacherPrecision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,6 @@ class CachedView:
     file: OutputFile
     keys: tuple[str, ...]
 
-    def bytes_of(self, index: int, scale: int) -> int:
-        return BYTES * 3 * int(self.shown.heights[index]) * int(self.shown.widths[index]) * scale**2
-
 
 @dataclass(frozen=True)
 class TeacherCache:
@@ -57,7 +54,7 @@ class TeacherCache:
 
     names: tuple[str, ...]
     scale: int
-    precision: TeacherPrecision
+    precision: Precision
     views: tuple[CachedView, ...]
 
     @classmethod
@@ -69,7 +66,7 @@ class TeacherCache:
         *,
         folder: CacheFolder,
         lr_patch: int,
-        precision: TeacherPrecision = "fp32",
+        precision: Precision = "fp32",
     ) -> TeacherCache:
         """Name the file and the keys of every view; nothing runs and nothing is written."""
         scale = store.scale
@@ -87,6 +84,15 @@ class TeacherCache:
             planned.append(CachedView(view, shown, shrink, OutputFile(folder, f"teacher-{name}"), keys))
         return cls(store.names, scale, precision, tuple(planned))
 
+    @property
+    def bytes(self) -> int:
+        return sum(self._bytes(one, range(len(one.keys))) for one in self.views)
+
+    def _bytes(self, one: CachedView, indices: Iterable[int]) -> int:
+        """What the outputs for these images take."""
+        shown = one.shown
+        return sum(BYTES * 3 * self.scale**2 * int(shown.heights[i]) * int(shown.widths[i]) for i in indices)
+
     def facts(self) -> dict[str, Any]:
         """What run.json keeps: a resumed run must find the same."""
         return {
@@ -96,7 +102,7 @@ class TeacherCache:
                 one.view: {
                     "entry": one.file.name,
                     "images": _hash("".join(one.keys).encode()),
-                    "bytes": sum(one.bytes_of(index, self.scale) for index in range(len(one.keys))),
+                    "bytes": self._bytes(one, range(len(one.keys))),
                 }
                 for one in self.views
             },
@@ -116,25 +122,28 @@ class TeacherCache:
 
     def serve(self, teacher: Teacher, batches: Batches, progress: Progress, announce: Announce) -> Batches:
         """The batches with the teacher's outputs, and a line on how far these are from the teacher's own."""
-        served = batches.labelled(self.filled(teacher, progress, announce))
-        announce(difference_line(difference(teacher, served)))
+        labels = self.filled(teacher, progress, announce)
+        device = batches.device or torch.device("cpu")
+        if device.type != "cpu" and has_room(self.bytes, "the teacher's outputs", device, announce):
+            labels = {view: one.to(device) for view, one in labels.items()}
+        served = batches.labelled(labels)
+        announce(difference_line(difference(teacher, served, self.precision)))
         return served
 
     def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Announce) -> Plane:
         with one.file.held(announce):
             entries = one.file.sound(one.keys, progress)
             missing = {key: index for index, key in enumerate(one.keys) if key not in entries}
-            one.file.folder.require_room(sum(one.bytes_of(i, self.scale) for i in missing.values()), "--teacher-cache")
+            one.file.folder.require_room(self._bytes(one, missing.values()), "--teacher-cache")
             seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
                 image, difference = self._output(teacher, one, index)
                 entries[key] = one.file.append(key, image)
                 seam = max(seam, difference)
                 progress(f"teacher on {one.view} images", done, len(missing))
-            total = sum(one.bytes_of(index, self.scale) for index in range(len(one.keys)))
             announce(
                 f"teacher cache: {len(one.keys)} {one.view} images, {len(missing)} of them made now, "
-                f"{told(total)} in {one.file.data.parent}"
+                f"{told(self._bytes(one, range(len(one.keys))))} in {one.file.data.parent}"
             )
             if seam:
                 announce(f"teacher cache: tiles of this teacher are not exact; largest seam {255 * seam:.2f} of 255")
@@ -184,12 +193,13 @@ def zoomed_out(plane: Plane, scale: int) -> Plane:
     )
 
 
-def difference(teacher: Teacher, batches: Batches) -> dict[View, float]:
+def difference(teacher: Teacher, batches: Batches, precision: Precision = "fp32") -> dict[View, float]:
     """PSNR in dB between cached outputs and those of the teacher for the very patches: the first few of step 0."""
     few = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
     figures = {}
     for view, known in few.labels.items():
-        direct = teacher(known.lr).float()
+        with _arithmetic(teacher.place, precision):
+            direct = teacher(known.lr).float()
         figures[view] = float(psnr(PEAK * known.sr, PEAK * direct).mean())
     return figures
 
@@ -209,10 +219,9 @@ def _hash(content: bytes) -> str:
 
 
 @contextmanager
-def _arithmetic(device: torch.device, precision: TeacherPrecision) -> Iterator[None]:
+def _arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
     with ExitStack() as stack:
-        if precision != "fp32":
-            stack.enter_context(torch.autocast(device.type, PRECISIONS[precision]))
-        elif device.type == "cuda":
+        if device.type == "cuda" and precision == "fp32":
             stack.enter_context(tf32_off())
+        stack.enter_context(autocast(precision, device))
         yield
