@@ -273,6 +273,16 @@ def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwr
     assert resume(unfinished).student_path.read_bytes() == student
 
 
+def test_a_disk_that_is_full_from_the_start_is_told_so(unfinished, given, tmp_path):
+    out = tmp_path / "new"
+    with (
+        room_for(100),
+        pytest.raises(SrkdError, match=rf"run\.json: .*had not begun: .*remove {out} and start it again"),
+    ):
+        compress(given[1], data=tmp_path / "own", steps=4, out=out, settings=SETTINGS, cache_size="0")
+    assert not (out / "run.json").exists()
+
+
 def test_damaged_states_are_passed_over_and_told(unfinished):
     student = (unfinished / "student.safetensors").read_bytes()
     *_, older, newest = states(unfinished)

@@ -74,7 +74,10 @@ class RunFolder:
         try:
             yield
         except Unwritable as error:
-            raise SrkdError(f"{error}; {self.safe()}; once that is mended, continue with: {self.continuing}") from error
+            way = f"{self.safe()}; once that is mended, continue with: {self.continuing}"
+            if not (self.path / FACTS).is_file():
+                way = f"the run had not begun: once that is mended, remove {self.path} and start it again"
+            raise SrkdError(f"{error}; {way}") from error
 
     def forget_after(self, done: int) -> None:
         """Drop metrics of steps that will be run again, and a line that a crash cut short."""
