@@ -145,6 +145,15 @@ def parse_student(text: str, like: Spec | None = None, *, scale: int | None = No
     return base.with_options(options)
 
 
+def student_text(spec: Spec) -> str:
+    """The spec as `parse_student` reads it, every field named."""
+    fields = {name: value for name, value in spec.to_dict().items() if name != "arch" and value is not None}
+    told = (
+        f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in fields.items()
+    )
+    return f"{spec.arch}:{','.join(told)}"
+
+
 def width_hint(spec: Spec) -> str | None:
     """One line where the channels are no multiple of 8: chips and their libraries work in blocks of at least that."""
     channels = architecture(spec.arch).axes(spec).axes["width"].size

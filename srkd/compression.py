@@ -23,14 +23,16 @@ from compressor.resize import Border
 from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
+from compressor.training.events import Reference
 from compressor.training.pace import Pace, choose_pace
-from compressor.training.run_folder import RunFolder
+from compressor.training.run_folder import FACTS, RunFolder, read_facts, require_new, require_run
 from recipes.catalogue import preset_names
 from recipes.loading import is_file, label, load_preset
 from recipes.preset import Preset
 from srkd.caching import views_to_cache
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
+from srkd.trials import Hands, Trials, Wish, wish_of
 
 
 def compress(
@@ -57,10 +59,15 @@ def compress(
     arch_options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     teacher_cache: bool = False,
+    with_baseline: bool = False,
+    seeds: int = 1,
     progress: Progress = silent,
     announce: Announce = unheard,
 ) -> CompressReport:
-    """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos."""
+    """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos.
+
+    `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all.
+    """
     request = Request(
         teacher=_absolute(teacher),
         recipe=str(Path(recipe).resolve()) if is_file(recipe) else recipe,
@@ -84,23 +91,42 @@ def compress(
         cache_size=bytes_of(cache_size),
         teacher_cache=teacher_cache,
     )
-    decided = decide(request, progress, announce)
-    folder = RunFolder(Path(out))
-    return TrainingRun(folder, dataclasses.asdict(request), *decided).go(progress, announce)
+    require_new(Path(out))
+    wish, decided = Wish(with_baseline, seeds), decide(request, progress, announce)
+    if wish.several:
+        return Trials.of(Path(out), request, wish, decided, Hands(decide, _single, progress, announce)).go()
+    return _train(RunFolder(Path(out)), request, decided, progress, announce)
 
 
 def resume(run: str | Path, *, progress: Progress = silent, announce: Announce = unheard) -> CompressReport:
-    """Continue an unfinished run from its last saved state, as if it had never stopped."""
-    folder = RunFolder(Path(run), resumed=True)
-    facts = folder.read_facts()
+    """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped."""
+    path = Path(run)
+    require_run(path)
+    facts = read_facts(path)
     if "result" in facts:
-        raise SrkdError(f"--resume {run}: the run is finished; its student is {folder.path / 'student.safetensors'}")
+        raise SrkdError(f"--resume {run}: the run is finished; its student is {path / 'student.safetensors'}")
     try:
         request = Request(**facts["request"])
     except (KeyError, TypeError) as error:
         raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
-    training = TrainingRun(folder, facts["request"], *decide(request, progress, announce, pace_of(facts)))
-    _require_same(facts, training.facts(), run)
+    wish, decided = wish_of(facts), decide(request, progress, announce, pace_of(facts))
+    if wish.several:
+        return Trials.of(path, request, wish, decided, Hands(decide, _single, progress, announce)).go()
+    return _train(RunFolder(path, resumed=True), request, decided, progress, announce)
+
+
+def _single(request: Request, run: Path, decided: Decided, progress: Progress, announce: Announce) -> CompressReport:
+    """One run of a plan, begun or, where an earlier process left it unfinished, continued."""
+    folder = RunFolder(run, resumed=(run / FACTS).is_file(), part_of=run.parent)
+    return _train(folder, request, decided, progress, announce)
+
+
+def _train(
+    folder: RunFolder, request: Request, decided: Decided, progress: Progress, announce: Announce
+) -> CompressReport:
+    training = TrainingRun(folder, dataclasses.asdict(request), *decided)
+    if (folder.path / FACTS).is_file():
+        _require_same(folder.read_facts(), training.facts(), folder.path)
     return training.go(progress, announce)
 
 
@@ -154,10 +180,20 @@ class Decided(NamedTuple):
     seed: int
     cache: TeacherCache | None
     pace: Pace
+    reference: Reference | None = None
 
 
-def decide(request: Request, progress: Progress, announce: Announce, pace: Pace | None = None) -> Decided:
-    """Load the teacher, build the student, read the images; every mistake is told before anything is written."""
+def decide(
+    request: Request,
+    progress: Progress,
+    announce: Announce,
+    pace: Pace | None = None,
+    shared: Decided | None = None,
+) -> Decided:
+    """Load the teacher, build the student, read the images; every mistake is told before anything is written.
+
+    A run that is continued keeps the pace it began at. Another run of the same plan shares teacher, images and pace.
+    """
     where, choice = _device(request.device), request.images()
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
@@ -166,19 +202,21 @@ def decide(request: Request, progress: Progress, announce: Announce, pace: Pace 
     views = views_to_cache(request.recipe, methods, lr_only=choice.lr_only is not None) if request.teacher_cache else ()
     # Without HR images the teacher gives the labels, whatever the recipe.
     needed = any(method.needs_teacher for method in methods) or choice.lr_only is not None
-    master = None
-    if request.teacher is not None or needed or request.student is None:
+    master = None if shared is None else shared.teacher
+    if shared is None and (request.teacher is not None or needed or request.student is None):
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
         require_fit(master, request.recipe, preset)
     start = _path(request.init_from)
     shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
     pupil = choose_student(master, preset, shape, request.seed, announce)
-    if master is not None and needed:
+    if master is not None and needed and shared is None:
         for line in check_teacher(master).lines():
             announce(line)
-    images = prepare_data(
-        choice, scale=pupil.network.spec.scale, lr_patch=preset.schedule.lr_patch, progress=progress, announce=announce
-    )
+    scale, lr_patch = pupil.network.spec.scale, preset.schedule.lr_patch
+    if shared is None:
+        images = prepare_data(choice, scale=scale, lr_patch=lr_patch, progress=progress, announce=announce)
+    else:
+        images = shared.data
     cache = None
     if views and master is not None:
         cache = TeacherCache.plan(
@@ -186,11 +224,11 @@ def decide(request: Request, progress: Progress, announce: Announce, pace: Pace 
             images.train,
             views,
             folder=choice.cache(),
-            lr_patch=preset.schedule.lr_patch,
+            lr_patch=lr_patch,
             precision=preset.schedule.teacher_precision,
         )
     if pace is None:
-        pace = _choose_pace(preset, pupil.network, where, announce)
+        pace = shared.pace if shared is not None else _choose_pace(preset, pupil.network, where, announce)
     return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
 
 

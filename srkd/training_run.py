@@ -34,6 +34,7 @@ from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
 from srkd.console import plain
 from srkd.student_choice import Pupil
+from srkd.trials_report import TrialsReport
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class CompressReport:
     student: Quality
     teacher: Quality | None
     bicubic: Quality
+    trials: TrialsReport | None = None
+    """Of a run with baselines or several seeds; the student is then the best of the recipe's by validation."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class TrainingRun:
     seed: int
     cache: TeacherCache | None = None
     pace: Pace = PLAIN_PACE
+    reference: Reference | None = None
+    """What is held against the student, where another run of the same teacher and images has measured it."""
 
     @property
     def student(self) -> Network:
@@ -92,7 +97,7 @@ class TrainingRun:
         self.folder.write_facts(self.facts())
         stages = (self.preset.stage(self.preset.build_methods(), self.pace),)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
-        reference = self._reference(teacher)
+        reference = self.reference or self._reference(teacher)
         state = self._state(stages, teacher, announce)
         batches = self._batches(teacher, progress, announce)
         with interruption() as wish:
@@ -104,6 +109,7 @@ class TrainingRun:
                 progress=progress,
                 announce=announce,
                 wish=wish,
+                witness=batches.witness,
             )
             run_stages(stages, state, batches, teacher, events, seed=self.seed)
         report = self._report(state, teacher, reference, time.monotonic() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from compressor.data.placement import carried, packed
 from compressor.data.sampler import Draw, Sampler
 from compressor.data.store import ImageStore, Plane
+from compressor.data.witness import Witness
 
 View = Literal["whole", "zoom-out"]
 """What a teacher is shown of an image: the LR image, or that image shrunk once more by the scale."""
@@ -86,16 +88,25 @@ class Batches:
         align = max((one.shrink for one in labels.values()), default=1)
         return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
 
+    @cached_property
+    def witness(self) -> Witness:
+        """What was drawn, as hashes."""
+        return Witness(lambda step: self.sampler.draw(step, self.samples))
+
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr
         lr = self._in_01(gather(self.store.lr, draw, patch, 1))
-        return Batch(
+        batch = Batch(
             lr=lr,
             hr=None if hr is None else self._in_01(gather(hr, draw, patch * scale, scale)),
             labels={view: labels.at(draw, lr) for view, labels in self.labels.items()},
         )
+        self.witness.saw(step, draw)
+        if step == 0:
+            self.witness.saw_pixels(batch.digest())
+        return batch
 
     def _in_01(self, patches_u8: torch.Tensor) -> torch.Tensor:
         """Bytes travel, floats are made at the goal: a quarter of the traffic."""

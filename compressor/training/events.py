@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from compressor.checkpoints.save import save_network
 from compressor.data.prepare import ValidationImage
+from compressor.data.witness import Witness
 from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
 from compressor.training.guard import Skipped
@@ -44,6 +45,7 @@ class RunEvents:
         progress: Progress,
         announce: Announce,
         wish: Interruption,
+        witness: Witness | None = None,
     ) -> None:
         self.folder, self.stages = folder, stages
         self.ends = tuple(accumulate(stage.schedule.steps for stage in stages))
@@ -52,11 +54,20 @@ class RunEvents:
         self.progress, self.announce = progress, announce
         self.log_every = max(1, min(100, self.steps // 100))
         self.wish, self.saved_at = wish, time.monotonic()
+        self.witness = witness
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
         self.progress("training", done, self.steps)
-        if done == 1 or done % self.log_every == 0 or done == self.steps:
-            self.folder.metrics("train", done, {**losses.numbers(), "rate": rate})
+        if self._logs(done):
+            self.folder.metrics("train", done, {**losses.numbers(), "rate": rate}, self._batches_of(done))
+
+    def _batches_of(self, done: int) -> dict[str, str]:
+        """The hash of what was drawn since the row before, where somebody has watched."""
+        since = next(step for step in range(done - 1, -1, -1) if step == 0 or self._logs(step))
+        return {} if self.witness is None else self.witness.tell(since, done)
+
+    def _logs(self, done: int) -> bool:
+        return done == 1 or done % self.log_every == 0 or done == self.steps
 
     def skipped(self, done: int, skipped: Skipped) -> None:
         self.progress("training", done, self.steps)

@@ -34,24 +34,29 @@ class Interruption:
 
     asked: bool = False
 
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The first signal; the next one meets what it does by default."""
+        self.asked = True
+        for each, handler in AT_ONCE.items():
+            signal.signal(each, handler)
+
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
     """Within the block a first SIGINT or SIGTERM is only noted; a second one does what such a signal does by default.
-    Elsewhere than in the main thread, where signals cannot be handled, nothing changes."""
+    A block within a block shares the outer one's wish: a plan of runs hears what a run was told. Elsewhere than in the
+    main thread, where signals cannot be handled, nothing changes."""
     wish = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
     before = {number: signal.getsignal(number) for number in AT_ONCE}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        wish.asked = True
-        for each, handler in AT_ONCE.items():
-            signal.signal(each, handler)
-
+    outer = getattr(before[signal.SIGINT], "__self__", None)
+    if isinstance(outer, Interruption):
+        yield outer
+        return
     for number in AT_ONCE:
-        signal.signal(number, note)
+        signal.signal(number, wish.note)
     try:
         yield wish
     finally:

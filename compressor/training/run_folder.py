@@ -22,12 +22,12 @@ FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 class RunFolder:
     """Everything a run leaves behind. An existing run is never written over, only continued."""
 
-    def __init__(self, path: Path, *, resumed: bool = False) -> None:
-        if not resumed and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
-        if resumed and not (path / FACTS).is_file():
-            raise SrkdError(f"--resume {path} is no run folder: it has no {FACTS}")
-        self.path = path
+    def __init__(self, path: Path, *, resumed: bool = False, part_of: Path | None = None) -> None:
+        if resumed:
+            require_run(path)
+        else:
+            require_new(path)
+        self.path, self._whole = path, part_of or path
         self.checkpoints = path / "checkpoints"
         self.states, self.best = SavedStates(self.checkpoints), self.checkpoints / "best.safetensors"
         try:
@@ -38,18 +38,11 @@ class RunFolder:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """run.json: what was asked, what it became, and at the end what came out."""
-        with atomic_path(self.path / FACTS) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_facts(self.path, facts)
 
     def read_facts(self) -> dict[str, Any]:
         """run.json as it stands."""
-        try:
-            facts = json.loads((self.path / FACTS).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SrkdError(f"{self.path / FACTS} is damaged: {error}") from error
-        if not isinstance(facts, dict):
-            raise SrkdError(f"{self.path / FACTS} is damaged: it holds no object")
-        return facts
+        return read_facts(self.path)
 
     def save(self, state: State) -> None:
         """Save a state; the lines that tell of its steps are on the disk before it."""
@@ -65,8 +58,8 @@ class RunFolder:
 
     @property
     def continuing(self) -> str:
-        """The command that goes on with this run."""
-        return f"srkd compress --resume {self.path}"
+        """The command that goes on with this run, or with the plan that it is part of."""
+        return f"srkd compress --resume {self._whole}"
 
     @contextmanager
     def nothing_lost(self) -> Iterator[None]:
@@ -92,8 +85,10 @@ class RunFolder:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 
-    def metrics(self, kind: str, done: int, numbers: Mapping[str, float]) -> None:
-        self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers}))
+    def metrics(
+        self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
+    ) -> None:
+        self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
         self._board.scalars(kind, done, numbers)
 
     def skipped(self, done: int, skipped: Skipped) -> None:
@@ -108,3 +103,32 @@ class RunFolder:
 
     def _append(self, name: str, line: str) -> None:
         append(self.path / name, (line + "\n").encode())
+
+
+def require_new(path: Path) -> None:
+    """Refuse a folder that holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
+
+
+def require_run(path: Path) -> None:
+    """Refuse to continue what is no run folder."""
+    if not (path / FACTS).is_file():
+        raise SrkdError(f"--resume {path} is no run folder: it has no {FACTS}")
+
+
+def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
+    """run.json of a folder, whole or not at all."""
+    with atomic_path(run / FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """run.json of a folder."""
+    try:
+        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SrkdError(f"{run / FACTS} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise SrkdError(f"{run / FACTS} is damaged: it holds no object")
+    return facts

@@ -69,6 +69,12 @@ EPILOG = """Examples:
 )
 @click.option("--steps", type=click.IntRange(1), help="Updates; milestones and warm-up are rescaled.")
 @click.option("--seed", type=int, default=10, show_default=True, help="The same seed gives the same run.")
+@click.option(
+    "--with-baseline", is_flag=True, help="Train the same student on the same batches without distillation, too."
+)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Repeat with so many seeds: mean and spread."
+)
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
 @click.option(
@@ -128,22 +134,31 @@ def alone_or_with_out(resume: Path | None, out: Path | None) -> None:
 
 
 def show(console: Console, report: CompressReport) -> None:
-    """Student, teacher and bicubic side by side."""
+    """Student, baselines, teacher and bicubic side by side, and what the recipe gains."""
+    bicubic, trials = report.bicubic.psnr_y, report.trials
+    if trials is None:
+        rows = [_row("student", report.student, f"{report.student.psnr_y:.3f}", report.student.psnr_y - bicubic)]
+    else:
+        rows = [_row(row.name, report.student, str(row.spread), row.mean - bicubic) for row in trials.rows]
+    if report.teacher is not None:
+        rows.append(_row("teacher", report.teacher, f"{report.teacher.psnr_y:.3f}", report.teacher.psnr_y - bicubic))
+    rows.append(_row("bicubic", report.bicubic, f"{bicubic:.3f}", 0.0))
+    runs = "" if trials is None else f", {len(trials.runs)} runs"
     console.table(
         ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
-        [
-            _row("student", report.student, report.bicubic.psnr_y),
-            *([] if report.teacher is None else [_row("teacher", report.teacher, report.bicubic.psnr_y)]),
-            _row("bicubic", report.bicubic, report.bicubic.psnr_y),
-        ],
-        title=f"{report.recipe}, {report.steps} steps, {report.seconds:.0f} s; validation images, {report.protocol}",
+        rows,
+        title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
+        f"validation images, {report.protocol}",
     )
+    for line in () if trials is None else trials.lines():
+        console.result(line)
     console.say(f"wrote {report.student_path}")
     console.say(f"look: {report.run / 'comparison.png'}")
     console.say(f"next: srkd export {report.run} --onnx")
 
 
-def _row(name: str, quality: Quality, bicubic: float) -> tuple[str, ...]:
+def _row(name: str, quality: Quality, psnr_y: str, over_bicubic: float) -> tuple[str, ...]:
+    """What a model costs, and its figure as text: with its spread where there is one."""
     cost = quality.cost
     figures = ("-", "-") if cost is None else (f"{cost.params:,}", f"{cost.macs / 1e9:.2f}")
-    return (name, *figures, f"{quality.psnr_y:.3f}", f"{quality.psnr_y - bicubic:+.3f}")
+    return (name, *figures, psnr_y, f"{over_bicubic:+.3f}")

@@ -1,0 +1,76 @@
+"""The rule of 'no difference', on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srkd.gains import Gain, Spread
+
+FIGURES = st.lists(st.floats(20, 40), min_size=2, max_size=6)
+
+
+def test_mean_and_sd_are_those_of_a_sample() -> None:
+    """2, 4, 9: mean 5, squares 9 + 1 + 16 = 26, over n-1 = 2 is 13."""
+    spread = Spread.of([2.0, 4.0, 9.0])
+    assert spread.mean == 5.0 and spread.sd == pytest.approx(13**0.5)
+    assert Spread.of([31.5]) == Spread(31.5, None)
+    assert str(Spread(29.9321, 0.0042)) == "29.932 ± 0.004" and str(Spread(29.9321, None)) == "29.932"
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, mean, sd, verdict",
+    [
+        # Differences 0.1, 0.2, 0.3: mean 0.2, sd 0.1, so exactly two of them: a gain; a little less is none.
+        ([30.25, 30.5, 30.75], [30.0, 30.0, 30.0], 0.5, 0.25, "better"),
+        ([30.25, 30.5, 30.75], [30.015625] * 3, 0.484375, 0.25, "no difference"),
+        ([30.0, 30.0], [30.5, 30.75], -0.625, 0.17677669529663687, "worse"),
+        # Two seeds that disagree about the sign.
+        ([30.0, 31.0], [30.5, 30.5], 0.0, 0.7071067811865476, "no difference"),
+        # The same run twice; and a constant shift, whose spread is zero.
+        ([30.0, 31.0, 32.0], [30.0, 31.0, 32.0], 0.0, 0.0, "no difference"),
+        ([30.25, 31.25], [30.0, 31.0], 0.25, 0.0, "better"),
+        # Less than three digits show, although it has no spread.
+        ([30.0 + 2**-12, 31.0 + 2**-12], [30.0, 31.0], 2**-12, 0.0, "no difference"),
+        ([30.5], [30.0], 0.5, None, "spread unknown"),
+    ],
+)
+def test_a_gain_below_two_sd_of_the_paired_difference_is_none(ours, theirs, mean, sd, verdict) -> None:
+    gain = Gain.between("scratch", ours, theirs)
+    assert gain.mean == pytest.approx(mean) and gain.verdict == verdict
+    assert gain.sd == (None if sd is None else pytest.approx(sd))
+
+
+def test_pairs_count_not_the_spread_of_seeds() -> None:
+    """Seeds differ by whole dB, the recipe by 0.1 on each of them: that is a gain."""
+    gain = Gain.between("scratch", [28.1, 30.11, 32.09], [28.0, 30.0, 32.0])
+    assert gain.verdict == "better" and gain.sd == pytest.approx(0.01)
+    assert [round(d, 6) for d in gain.differences] == [0.1, 0.11, 0.09]
+
+
+def test_lines_say_what_is_there_and_what_is_not() -> None:
+    assert Gain.between("scratch", [30.25, 30.5, 30.75], [30.0] * 3).line() == (
+        "gain over scratch: +0.500 ± 0.250 dB (3 seeds)"
+    )
+    assert Gain.between("inherit", [30.0, 31.0], [30.5, 30.5]).line() == (
+        "gain over inherit: no difference (+0.000 ± 0.707 dB, 2 seeds)"
+    )
+    assert "-0.625 ± 0.177 dB (worse, 2 seeds)" in Gain.between("scratch", [30.0, 30.0], [30.5, 30.75]).line()
+    assert Gain.between("scratch", [30.5], [30.0]).line() == (
+        "gain over scratch: +0.500 dB (one seed, spread unknown: --seeds 3)"
+    )
+
+
+@given(FIGURES, st.data())
+def test_swapping_sides_swaps_the_sign_and_nothing_else(ours, data) -> None:
+    theirs = data.draw(st.lists(st.floats(20, 40), min_size=len(ours), max_size=len(ours)))
+    one, other = Gain.between("b", ours, theirs), Gain.between("a", theirs, ours)
+    assert one.mean == pytest.approx(-other.mean) and one.sd == pytest.approx(other.sd)
+    swapped = {"better": "worse", "worse": "better", "no difference": "no difference"}
+    assert swapped[one.verdict] == other.verdict
+
+
+def test_unequal_numbers_of_seeds_are_refused() -> None:
+    with pytest.raises(ValueError):
+        Gain.between("scratch", [30.0, 31.0], [30.0])

@@ -1,0 +1,346 @@
+"""Baselines and seeds: the same batches, one plan that can die anywhere, and figures that are those of its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.checkpoints.load import load_checkpoint
+from compressor.checkpoints.save import save_network
+from compressor.data.batches import Batches
+from compressor.data.build import build_store
+from compressor.data.witness import Witness
+from compressor.errors import SrkdError, UsageError
+from compressor.imagesets import ImagePair
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.training.events import RunEvents
+from compressor.training.interrupt import Interrupted
+from compressor.training.state import State
+from srkd.cli import run
+from srkd.compression import compress, resume
+from srkd.same_batches import compare_batches
+from srkd.training_run import CompressReport
+
+SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with teacher.safetensors, other.safetensors (its student's shape) and photos/."""
+    folder = tmp_path_factory.mktemp("ground")
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
+    save_network(build(EDSRSpec(scale=2, width=4, depth=2), seed=5), folder / "other.safetensors", metadata={})
+    draw_photos(folder / "photos")
+    return folder
+
+
+def draw_photos(folder: Path, red: float = 1.0) -> None:
+    folder.mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [red, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
+
+
+def compressed(ground: Path, out: Path, *, steps: int = 4, **options: object) -> CompressReport:
+    teacher, photos = ground / "teacher.safetensors", ground / "photos"
+    given = {"teacher": teacher, "data": photos, "settings": SMALL, "steps": steps, **options}
+    return compress(out=out, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def plan(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressReport:
+    """Logits and both baselines over two seeds."""
+    return compressed(ground, tmp_path_factory.mktemp("plan") / "run", with_baseline=True, seeds=2)
+
+
+NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in ("logits", "scratch", "inherit")]
+
+
+def facts(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan) -> None:
+    assert sorted(path.name for path in plan.run.iterdir() if path.is_dir()) == sorted(NAMES)
+    for name in NAMES:
+        for file in (
+            "run.json",
+            "metrics.jsonl",
+            "student.safetensors",
+            "comparison.png",
+            "checkpoints/state-00000004.pt",
+        ):
+            assert (plan.run / name / file).is_file(), (name, file)
+    own = {o.run: o.psnr_y for o in plan.trials.runs if o.variant == "logits"}
+    best = max(own, key=lambda name: own[name])
+    assert plan.trials.chosen.run == best
+    for file in ("student.safetensors", "comparison.png"):
+        assert (plan.run / file).read_bytes() == (plan.run / best / file).read_bytes()
+    assert load_checkpoint(plan.run).network.spec == EDSRSpec(scale=2, width=4, depth=2)
+    assert plan.student.psnr_y == own[best]
+
+
+def test_figures_are_those_of_the_runs(plan) -> None:
+    """Mean, sd and gain from each run's own run.json, by another library's formulas."""
+    told = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
+    rows = {row.name: row for row in plan.trials.rows}
+    assert list(rows) == ["logits", "scratch", "inherit"]
+    for variant, row in rows.items():
+        values = [told[f"{variant}-seed{seed}"] for seed in (10, 11)]
+        assert list(row.psnr_y) == values
+        assert row.mean == pytest.approx(statistics.mean(values)) and row.sd == pytest.approx(statistics.stdev(values))
+    for gain in plan.trials.gains:
+        pairs = [told[f"logits-seed{seed}"] - told[f"{gain.over}-seed{seed}"] for seed in (10, 11)]
+        assert gain.mean == pytest.approx(statistics.mean(pairs)) and gain.sd == pytest.approx(statistics.stdev(pairs))
+    written = facts(plan.run)["result"]["trials"]
+    assert written["gains"][0]["differences"] == list(plan.trials.gains[0].differences)
+    assert written["seeds"] == [10, 11] and len(written["runs"]) == 6
+
+
+def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> None:
+    first, second = plan.trials.batches
+    assert (first.seed, second.seed) == (10, 11) and first.digest != second.digest
+    assert first.runs == tuple(NAMES[:3]) and first.steps == 4 and first.rows == 4
+    rows = [json.loads(line) for line in (plan.run / NAMES[0] / "metrics.jsonl").read_text().splitlines()]
+    assert all("batches" in row for row in rows if row["kind"] == "train")
+
+
+def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
+    own, scratch, inherit = (facts(plan.run / f"{name}-seed10") for name in ("logits", "scratch", "inherit"))
+    for other, init in ((scratch, "random"), (inherit, "inherit")):
+        for key in ("student", "teacher", "data", "seed", "device"):
+            assert other[key] == own[key], key
+        assert other["preset"]["schedule"] == own["preset"]["schedule"]
+        assert other["start"]["init"] == init
+        raw = {name for line in lines(plan, other["recipe"]) for name in line if name.startswith("raw/")}
+        assert raw == {"raw/pixel"}
+
+
+def lines(plan: CompressReport, variant: str) -> list[dict]:
+    text = (plan.run / f"{variant}-seed10" / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
+    """The recipe's second seed and a baseline, run alone, end in the same bytes."""
+    alone = compressed(ground, tmp_path / "alone", seed=11)
+    assert alone.student_path.read_bytes() == (plan.run / "logits-seed11" / "student.safetensors").read_bytes()
+    asked = facts(plan.run / "scratch-seed10")["request"]
+    again = compress(out=tmp_path / "again", **asked)
+    assert again.student_path.read_bytes() == (plan.run / "scratch-seed10" / "student.safetensors").read_bytes()
+
+
+def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
+    return {
+        name: ((out / name / "student.safetensors").read_bytes(), (out / name / "metrics.jsonl").read_text())
+        for name in NAMES
+    }
+
+
+class Died(Exception):
+    """As if the process had been killed."""
+
+
+@pytest.mark.parametrize("deaths", [(3,), (2, 7)])
+def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monkeypatch, deaths) -> None:
+    """Each death comes right after so many saves, wherever in the plan that is."""
+    out, save, left = tmp_path / "run", State.save, [0]
+
+    def mortal(self: State, path: Path) -> None:
+        save(self, path)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Died
+
+    monkeypatch.setattr(State, "save", mortal)
+    for number, saves in enumerate(deaths):
+        left[0] = saves
+        with pytest.raises(Died):
+            resume(out) if number else compressed(ground, out, with_baseline=True, seeds=2)
+        assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+    monkeypatch.undo()
+    (out / NAMES[-1]).mkdir()  # A death between making a folder and writing its run.json.
+    said: list[str] = []
+    report = resume(out, announce=said.append)
+    assert any("finished before" in line for line in said)
+    assert outcome(out) == outcome(plan.run)
+    assert report.trials.gains == plan.trials.gains and report.trials.batches == plan.trials.batches
+    with pytest.raises(SrkdError, match="the run is finished"):
+        resume(out)
+
+
+def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatch) -> None:
+    stepped = RunEvents.stepped
+
+    def interrupted(self: RunEvents, done: int, rate: float, losses: object) -> None:
+        stepped(self, done, rate, losses)  # type: ignore[arg-type]
+        if self.folder.path.name == "scratch-seed10" and done == 2:
+            self.wish.asked = True
+
+    monkeypatch.setattr(RunEvents, "stepped", interrupted)
+    with pytest.raises(Interrupted) as caught:
+        compressed(ground, tmp_path / "run", with_baseline=True)
+    told = str(caught.value)
+    assert told.startswith("run 2 of 3: interrupted and saved at step 2 of 4")
+    assert told.endswith(f"continue with: srkd compress --resume {tmp_path / 'run'}")
+    monkeypatch.undo()
+    assert len(resume(tmp_path / "run").trials.runs) == 3
+
+
+def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path, monkeypatch) -> None:
+    validate = RunEvents.validate
+
+    def interrupted(self: RunEvents, done: int, state: State) -> None:
+        validate(self, done, state)
+        self.wish.asked = done == 4
+
+    monkeypatch.setattr(RunEvents, "validate", interrupted)
+    with pytest.raises(Interrupted, match="interrupted after run 1 of 3; continue with"):
+        compressed(ground, tmp_path / "run", with_baseline=True)
+    assert "result" in facts(tmp_path / "run" / "logits-seed10")
+
+
+def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> None:
+    draw_photos(tmp_path / "photos")
+    out = tmp_path / "run"
+    compressed(ground, out, data=tmp_path / "photos", seeds=2, steps=1)
+    unfinish(out)
+    (tmp_path / "photos").rename(tmp_path / "before")
+    draw_photos(tmp_path / "photos", red=0.2)
+    with pytest.raises(SrkdError, match="its data is not what it was when logits-seed10 ran"):
+        resume(out)
+
+
+def unfinish(out: Path) -> None:
+    told = facts(out)
+    del told["result"]
+    (out / "run.json").write_text(json.dumps(told))
+
+
+def test_seeds_alone_have_a_spread_and_no_gain(ground, tmp_path) -> None:
+    report = compressed(ground, tmp_path / "run", seeds=2, steps=2)
+    assert [row.name for row in report.trials.rows] == ["logits"] and report.trials.gains == ()
+    assert report.trials.rows[0].sd is not None and report.trials.seeds == (10, 11)
+
+
+def names(report: CompressReport) -> list[str]:
+    return [row.name for row in report.trials.rows]
+
+
+def test_baselines_that_the_recipe_itself_is_are_left_out(ground, tmp_path) -> None:
+    def rows(out: str, **options: object) -> list[str]:
+        return names(compressed(ground, tmp_path / out, steps=1, with_baseline=True, **options))
+
+    assert rows("inherit", recipe="inherit") == ["inherit", "scratch"]
+    assert rows("scratch", recipe="scratch", width=0.5) == ["scratch", "inherit"]
+    # Called scratch, but cut from the teacher: what it is held against is the random one, under a name of its own.
+    assert rows("cut", recipe="scratch", width=0.5, init="inherit") == ["scratch", "scratch-baseline"]
+    assert rows("file", init_from=ground / "other.safetensors") == ["logits", "scratch", "inherit", "init-from"]
+
+
+def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> None:
+    said: list[str] = []
+    report = compressed(
+        ground,
+        tmp_path / "run",
+        student="compact:width=4,depth=1,scale=2",
+        steps=1,
+        with_baseline=True,
+        announce=said.append,
+    )
+    assert names(report) == ["logits", "scratch"]
+    assert any("not inherited: a compact cannot inherit from a edsr" in line for line in said)
+    with pytest.raises(UsageError, match="itself the only baseline"):
+        compressed(
+            ground,
+            tmp_path / "alone",
+            teacher=None,
+            recipe="scratch",
+            student="compact:width=4,depth=1,scale=2",
+            with_baseline=True,
+        )
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_student_of_its_own_shape_has_baselines_of_that_shape(ground, tmp_path) -> None:
+    """`--init inherit` fills what is not named from the teacher, random weights from the network's defaults."""
+    out = tmp_path / "run"
+    report = compressed(ground, out, student="edsr:width=4", init="inherit", steps=1, with_baseline=True)
+    assert names(report) == ["logits", "scratch", "inherit"]
+    assert len({json.dumps(facts(out / run.run)["student"]) for run in report.trials.runs}) == 1
+    starts = {run.variant: facts(out / run.run)["start"]["init"] for run in report.trials.runs}
+    assert starts == {"logits": "inherit", "scratch": "random", "inherit": "inherit"}
+
+
+def test_other_batches_are_an_error(plan, tmp_path) -> None:
+    folders = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_bytes((plan.run / NAMES[0] / "metrics.jsonl").read_bytes())
+        folders.append(tmp_path / name)
+    assert compare_batches(10, folders).digest == plan.trials.batches[0].digest
+    text = (tmp_path / "b" / "metrics.jsonl").read_text()
+    (tmp_path / "b" / "metrics.jsonl").write_bytes((plan.run / "logits-seed11" / "metrics.jsonl").read_bytes())
+    with pytest.raises(SrkdError, match="a and b did not see the same batches up to step 1"):
+        compare_batches(10, folders)
+    # A row that was never written is no difference; rows that both have must still agree.
+    (tmp_path / "b" / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[1:]))
+    assert compare_batches(10, folders).rows == 3
+
+
+def batches(ground: Path, seed: int = 1) -> Batches:
+    pairs = [ImagePair(path.stem, path, None) for path in sorted((ground / "photos").iterdir())]
+    return Batches.over(build_store(pairs, scale=2, lr_patch=8), batch=2, lr_patch=8, seed=seed)
+
+
+def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> None:
+    whole, resumed, other = batches(ground), batches(ground), batches(ground, seed=2)
+    for source in (whole, other):
+        for step in range(5):
+            source.at(step)
+    for step in (3, 4):  # The first three were trained before the process died.
+        resumed.at(step)
+    told = whole.witness.tell(0, 5)
+    assert resumed.witness.tell(0, 5) == {"batches": told["batches"]}
+    assert other.witness.tell(0, 5) != told and set(told) == {"batches", "first_pixels"}
+    assert whole.witness.tell(5, 6)["batches"] != told["batches"]
+
+
+def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
+    source = batches(ground)
+    draw = source.sampler.draw(0, range(2))
+
+    def told(changed: object) -> str:
+        witness = Witness(lambda step: draw)
+        witness.saw(0, changed)  # type: ignore[arg-type]
+        return witness.tell(0, 1)["batches"]
+
+    seen = {told(draw)}
+    for field in dataclasses.fields(draw):
+        column = getattr(draw, field.name)
+        other = ~column if column.dtype == torch.bool else column + 1
+        seen.add(told(dataclasses.replace(draw, **{field.name: other})))
+    assert len(seen) == 1 + len(dataclasses.fields(draw))
+
+
+def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd) -> None:
+    words = [word for setting in SMALL for word in ("--set", setting)]
+    given = ["--teacher", str(ground / "teacher.safetensors"), "--data", str(ground / "photos"), "--steps", "2", *words]
+    assert run(["compress", *given, "--with-baseline", "--out", str(tmp_path / "a")]) == 0
+    out = capfd.readouterr().out
+    table = out.partition("PSNR-Y dB")[2].splitlines()[2:7]
+    assert [line.split()[0] for line in table] == ["logits", "scratch", "inherit", "teacher", "bicubic"]
+    assert "run 3 of 3: inherit, seed 10" in out and "(one seed, spread unknown: --seeds 3)" in out
+    assert run(["compress", *given, "--with-baseline", "--seeds", "2", "--json", "--out", str(tmp_path / "b")]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [gain["over"] for gain in told["trials"]["gains"]] == ["scratch", "inherit"]
+    assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in told["trials"]["gains"])
+    assert told["trials"]["batches"][0]["runs"] == NAMES[:3] and told["student"]["cost"]["params"] > 0
