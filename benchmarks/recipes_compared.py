@@ -1,0 +1,145 @@
+"""Scratch, inherit + L1 and logits at equal budget: `python -m benchmarks.recipes_compared --data BENCHMARKS`.
+
+BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
+EDSR 8/24; every run has the same schedule and, for one seed, the same batches, whose hashes are compared. Without
+--train the 14 embedded photos are the training set. A run that was stopped is continued by the same command, and a
+finished one is only evaluated again. The table goes to stdout, and with --to into a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import srkd
+from compressor.atomic import atomic_path
+from compressor.machine import facts
+from srkd.compression import compress, resume
+from srkd.gains import Gain, Spread
+
+SETS = ("Set5", "Set14", "B100")
+SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-3", "decay=cosine", "precision=bf16")
+WIDTH, DEPTH = 0.5, 0.5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run's student on the benchmark sets: Y-PSNR in dB by set."""
+
+    variant: str
+    seed: int
+    psnr_y: Mapping[str, float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
+    parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes-compared"))
+    parser.add_argument("--to", type=Path, help="a Markdown file to write the table to")
+    options = parser.parse_args()
+    run(options.out, options.train, options.steps, options.seeds)
+    text = compared(options.out, options.data)
+    print(text)
+    if options.to is not None:
+        with atomic_path(options.to) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
+    """Train whatever of the plan is not trained yet."""
+    if (out / "run.json").is_file():
+        if "result" not in _facts(out):
+            resume(out, announce=_say)
+        return
+    settings = tuple(f"schedule.{setting}" for setting in SETTINGS)
+    compress(
+        recipe="logits",
+        data=train,
+        width=WIDTH,
+        depth=DEPTH,
+        steps=steps,
+        seeds=seeds,
+        with_baseline=True,
+        settings=settings,
+        out=out,
+        announce=_say,
+    )
+
+
+def compared(out: Path, data: Path) -> str:
+    """The table, with everything a figure needs beside it."""
+    told = _facts(out)
+    runs = told["result"]["trials"]["runs"]
+    sets = {name: srkd.evaluate([out / run["run"] for run in runs], data=data / name) for name in SETS}
+    finished = [
+        Finished(run["variant"], run["seed"], {name: _psnr(sets[name], run["run"], name) for name in SETS})
+        for run in runs
+    ]
+    teacher = {name: _psnr(srkd.evaluate(told["teacher"]["path"], data=data / name), "teacher", name) for name in SETS}
+    bicubic = {name: _psnr(sets[name], "bicubic", name) for name in SETS}
+    protocol = sets[SETS[0]].protocol
+    return "\n".join([*_heading(told, str(protocol)), "", *_table(finished, bicubic, teacher), "", *_gains(finished)])
+
+
+def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
+    rule, machine, trials = told["preset"]["schedule"], facts(), told["result"]["trials"]
+    teacher, student = srkd.load(told["teacher"]["path"]).spec.to_dict(), told["student"]
+    return [
+        f"Teacher EDSR {teacher['depth']}/{teacher['width']} (the embedded one), student EDSR "
+        f"{student['depth']}/{student['width']}, ×{student['scale']}; {rule['steps']:,} steps of {rule['batch']} "
+        f"patches of {rule['lr_patch']}×{rule['lr_patch']} LR pixels, Adam, rate {rule['rate']:g} falling by a cosine, "
+        f"{rule['precision']}, trained on {told['data']['origin']} ({told['data']['used']} images). "
+        f"{len(trials['seeds'])} seeds, {len(trials['runs'])} runs on "
+        f"{told['machine']['cpu']}, {told['machine']['torch_threads']} thread(s), torch {machine['torch']}. "
+        f"Y-PSNR in dB, {protocol}, mean ± sd over seeds."
+    ]
+
+
+def _table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> list[str]:
+    rows = [("", *SETS), ("---",) * (1 + len(SETS)), ("bicubic", *(f"{bicubic[name]:.3f}" for name in SETS))]
+    rows.extend(
+        (variant, *(str(Spread.of(_figures(finished, variant, name))) for name in SETS))
+        for variant in dict.fromkeys(one.variant for one in finished)
+    )
+    rows.append(("teacher", *(f"{teacher[name]:.3f}" for name in SETS)))
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _gains(finished: Sequence[Finished]) -> list[str]:
+    """Logits over both baselines, and what the slice alone gives, by the rule of `srkd compress`."""
+    lines = []
+    for ours, theirs in (("logits", "scratch"), ("logits", "inherit"), ("inherit", "scratch")):
+        for name in SETS:
+            gain = Gain.between(theirs, _figures(finished, ours, name), _figures(finished, theirs, name))
+            lines.append(f"- {name}, {ours}: {gain.line()}")
+    return lines
+
+
+def _figures(finished: Sequence[Finished], variant: str, name: str) -> list[float]:
+    return [one.psnr_y[name] for one in finished if one.variant == variant]
+
+
+def _psnr(evaluation: srkd.api.Evaluation, model: str, name: str) -> float:
+    return evaluation.models[model][name].psnr_y
+
+
+def _facts(out: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
