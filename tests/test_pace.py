@@ -59,6 +59,12 @@ def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: fl
     assert "of 12x12" in found.line(12)
 
 
+def test_a_precision_that_the_recipe_names_is_compared_with_itself() -> None:
+    """Only bf16 was measured: there is no fp32 to be faster than."""
+    found = Pace("bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0})
+    assert "bf16, contiguous: 1.50 times bf16 channels last here" in found.line(12)
+
+
 def test_noise_does_not_choose() -> None:
     plain, other, third = (
         Candidate("fp32", "channels_last"),

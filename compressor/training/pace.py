@@ -84,10 +84,12 @@ class Pace:
         chosen = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         if not self.step_ms:
             return f"training in {chosen}"
-        ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(Candidate(self.precision, self.layout))]
+        # Where the recipe names bf16, fp32 was not measured: the plain layout is what the choice is held against.
+        plain = PLAIN if str(PLAIN) in self.step_ms else Candidate(self.precision, PLAIN.layout)
+        ratio = self.step_ms[str(plain)] / self.step_ms[str(Candidate(self.precision, self.layout))]
         told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
-            f"training in {chosen}: {ratio:.2f} times {PLAIN.precision} channels last here "
+            f"training in {chosen}: {ratio:.2f} times {plain.precision} channels last here "
             f"({told}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
         )
 
