@@ -17,11 +17,12 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> 
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
             "leave it out, or take the recipe without -paper"
         )
-    # A method of another package may say nothing of views: then it is always answered by the teacher itself.
-    asked = [view for method in methods for view in getattr(method, "teacher_views", ())]
     # Without HR images the teacher's output for the batch is the label.
-    labels: tuple[View, ...] = ("whole",) if lr_only else ()
-    views = tuple(dict.fromkeys([*labels, *asked]))
+    asked: list[View] = ["whole"] if lr_only else []
+    for method in methods:
+        # A method of another package may say nothing of views: then the teacher itself answers it.
+        asked += getattr(method, "teacher_views", ())
+    views = tuple(dict.fromkeys(asked))
     if not views:
         why = (
             "wants other things of its teacher" if any(method.needs_teacher for method in methods) else "has no teacher"

@@ -2,7 +2,8 @@
 
 An entry is a folder of files. It is made beside its place and renamed into it; a second process that wants the same
 entry meanwhile waits for it. Whoever maps an entry's files holds a shared lock on them (`mapped`), so that another run
-which needs room removes the entries used longest ago, and never one that is in use.
+which needs room removes the entries used longest ago, and never one that is in use. An entry may also grow in place
+(`growing`), if what writes it can tell whole from torn.
 """
 
 from __future__ import annotations

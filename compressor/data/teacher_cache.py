@@ -122,10 +122,11 @@ class TeacherCache:
 
     def serve(self, teacher: Teacher, batches: Batches, progress: Progress, announce: Announce) -> Batches:
         """The batches with the teacher's outputs, and a line on how far these are from the teacher's own."""
-        labels = self.filled(teacher, progress, announce)
+        labels: Mapping[View, Labels] = self.filled(teacher, progress, announce)
         device = batches.device or torch.device("cpu")
         if device.type != "cpu" and has_room(self.bytes, "the teacher's outputs", device, announce):
-            labels = {view: one.to(device) for view, one in labels.items()}
+            moved: dict[View, Labels] = {view: one.to(device) for view, one in labels.items()}
+            labels = moved
         served = batches.labelled(labels)
         announce(difference_line(difference(teacher, served, self.precision)))
         return served
