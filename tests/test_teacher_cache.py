@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -213,6 +214,16 @@ def test_a_fill_that_dies_continues_where_it_was(store, tmp_path):
     assert len(fed) == 1
     straight = served(teacher, store, tmp_path / "other")
     assert torch.equal(continued.at(0).labels["whole"].sr, straight.at(0).labels["whole"].sr)
+
+
+def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path):
+    teachers = [Teacher(edsr()) for _ in range(3)]
+    fed = [counting(teacher) for teacher in teachers]
+    with ThreadPoolExecutor(3) as pool:
+        batches = list(pool.map(lambda teacher: served(teacher, store, tmp_path), teachers))
+    assert sum(map(len, fed)) == len(store)
+    first, *others = (one.at(0).labels["whole"].sr for one in batches)
+    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "torn line", "no line", "nonsense"])
