@@ -15,9 +15,9 @@ from compressor.networks.registry import build
 from compressor.progress import silent, unheard
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
-from compressor.training.interrupt import interruption
 from compressor.training.loop import runners, train
 from compressor.training.pace import choose_pace
+from compressor.training.processes import Processes
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from recipes.loading import load_preset
@@ -52,16 +52,15 @@ class OwnLoop:
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
         self.batches = Batches.over(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)
         self.fixed: Batch = self.batches.at(0)
-        with interruption() as wish:
-            self.events = RunEvents(
-                RunFolder(folder),
-                stages=(self.stage,),
-                images=data.validation,
-                reference=Reference(0.0, None),
-                progress=silent,
-                announce=unheard,
-                wish=wish,
-            )
+        self.events = RunEvents(
+            RunFolder(folder),
+            stages=(self.stage,),
+            images=data.validation,
+            reference=Reference(0.0, None),
+            progress=silent,
+            announce=unheard,
+            processes=Processes(),
+        )
 
     def pace_line(self) -> str:
         return self.pace.line(self.lr_patch)

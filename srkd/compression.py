@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,12 +23,17 @@ from compressor.students import Select
 from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
 from compressor.training.events import Reference
-from compressor.training.pace import Pace, choose_pace
-from compressor.training.run_folder import FACTS, RunFolder, read_facts, require_new, require_run
+from compressor.training.group import own_device, processes
+from compressor.training.pace import PLAIN_PACE, Pace, choose_pace
+from compressor.training.place import Place
+from compressor.training.processes import Processes
+from compressor.training.run_folder import FACTS, RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import is_file, label, load_preset
 from recipes.preset import Preset
+from srkd import continuing
 from srkd.caching import views_to_cache
+from srkd.console import Console
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 from srkd.trials import Hands, Trials, Wish, wish_of
@@ -91,42 +95,58 @@ def compress(
         cache_size=bytes_of(cache_size),
         teacher_cache=teacher_cache,
     )
-    require_new(Path(out))
-    wish, decided = Wish(with_baseline, seeds), decide(request, progress, announce)
-    if wish.several:
-        return Trials.of(Path(out), request, wish, decided, Hands(decide, _single, progress, announce)).go()
-    return _train(RunFolder(Path(out)), request, decided, progress, announce)
+    with processes(Place.here(), Console().error) as group:
+        if not group.leads:
+            progress, announce = silent, unheard
+        wish = _possible(Wish(with_baseline, seeds), group)
+        if continuing.begun_anew(group, Path(out), dataclasses.asdict(request)):
+            announce(f"begun anew by torchrun: continuing {out}")
+            return _resume(group, Path(out), progress, announce)
+        continuing.require_new_folder(Path(out), group)
+        decided = _decided(request, group, progress, announce)
+        if wish.several:
+            return Trials.of(Path(out), request, wish, decided, Hands(decide, _single, progress, announce)).go()
+        folder = continuing.run_folder(Path(out), group)
+        return TrainingRun(folder, dataclasses.asdict(request), *decided, group).go(progress, announce)
 
 
 def resume(run: str | Path, *, progress: Progress = silent, announce: Announce = unheard) -> CompressReport:
     """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped."""
-    path = Path(run)
-    require_run(path)
-    facts = read_facts(path)
-    if "result" in facts:
-        raise SrkdError(f"--resume {run}: the run is finished; its student is {path / 'student.safetensors'}")
+    with processes(Place.here(), Console().error) as group:
+        if not group.leads:
+            progress, announce = silent, unheard
+        return _resume(group, Path(run), progress, announce)
+
+
+def _resume(group: Processes, run: Path, progress: Progress, announce: Announce) -> CompressReport:
+    facts = continuing.unfinished(run, group)
     try:
         request = Request(**facts["request"])
     except (KeyError, TypeError) as error:
         raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
-    wish, decided = wish_of(facts), decide(request, progress, announce, pace_of(facts))
+    wish = _possible(wish_of(facts), group)
+    decided = _decided(request, group, progress, announce, continuing.pace_of(facts))
     if wish.several:
-        return Trials.of(path, request, wish, decided, Hands(decide, _single, progress, announce)).go()
-    return _train(RunFolder(path, resumed=True), request, decided, progress, announce)
+        return Trials.of(run, request, wish, decided, Hands(decide, _single, progress, announce)).go()
+    training = TrainingRun(
+        continuing.run_folder(run, group, resumed=True), dataclasses.asdict(request), *decided, group
+    )
+    group.together(lambda: continuing.require_same(facts, training.facts(), run))
+    return training.go(progress, announce)
+
+
+def _possible(wish: Wish, group: Processes) -> Wish:
+    if wish.several and not group.alone:
+        raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
+    return wish
 
 
 def _single(request: Request, run: Path, decided: Decided, progress: Progress, announce: Announce) -> CompressReport:
     """One run of a plan, begun or, where an earlier process left it unfinished, continued."""
-    folder = RunFolder(run, resumed=(run / FACTS).is_file(), part_of=run.parent)
-    return _train(folder, request, decided, progress, announce)
-
-
-def _train(
-    folder: RunFolder, request: Request, decided: Decided, progress: Progress, announce: Announce
-) -> CompressReport:
-    training = TrainingRun(folder, dataclasses.asdict(request), *decided)
-    if (folder.path / FACTS).is_file():
-        _require_same(folder.read_facts(), training.facts(), folder.path)
+    begun = (run / FACTS).is_file()
+    training = TrainingRun(RunFolder(run, resumed=begun, part_of=run.parent), dataclasses.asdict(request), *decided)
+    if begun:
+        continuing.require_same(training.folder.read_facts(), training.facts(), run)
     return training.go(progress, announce)
 
 
@@ -189,15 +209,18 @@ def decide(
     announce: Announce,
     pace: Pace | None = None,
     shared: Decided | None = None,
+    group: Processes | None = None,
 ) -> Decided:
     """Load the teacher, build the student, read the images; every mistake is told before anything is written.
 
     A run that is continued keeps the pace it began at. Another run of the same plan shares teacher, images and pace.
     """
-    where, choice = _device(request.device), request.images()
+    group = group or Processes()
+    where, choice = _device(own_device(request.device, group.place)), request.images()
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
+    group.place.share(preset.schedule.batch)
     methods = preset.build_methods()
     views = views_to_cache(request.recipe, methods, lr_only=choice.lr_only is not None) if request.teacher_cache else ()
     # Without HR images the teacher gives the labels, whatever the recipe.
@@ -227,36 +250,29 @@ def decide(
             lr_patch=lr_patch,
             precision=preset.schedule.teacher_precision,
         )
-    if pace is None:
-        pace = shared.pace if shared is not None else _choose_pace(preset, pupil.network, where, announce)
+    if pace is None and shared is not None:
+        pace = shared.pace
+    if pace is None and group.leads:
+        pace = _choose_pace(preset, pupil.network, where, announce, len(group.place.share(preset.schedule.batch)))
+    pace = pace or PLAIN_PACE
     return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
 
 
-def _choose_pace(preset: Preset, student: Network, device: torch.device, announce: Announce) -> Pace:
+def _decided(
+    request: Request, group: Processes, progress: Progress, announce: Announce, pace: Pace | None = None
+) -> Decided:
+    """By every process for itself, but for the pace, which one measures."""
+    decided = group.together(lambda: decide(request, progress, announce, pace, group=group))
+    return decided._replace(pace=group.from_leader(decided.pace))
+
+
+def _choose_pace(preset: Preset, student: Network, device: torch.device, announce: Announce, batch: int) -> Pace:
     rule = preset.schedule
     pace = choose_pace(
-        student, steps=rule.steps, batch=rule.batch, lr_patch=rule.lr_patch, device=device, asked=preset.asked()
+        student, steps=rule.steps, batch=batch, lr_patch=rule.lr_patch, device=device, asked=preset.asked()
     )
     announce(pace.line(rule.lr_patch))
     return pace
-
-
-def pace_of(facts: Mapping[str, Any]) -> Pace:
-    """What a run chose when it began: another choice would not continue to the same bits."""
-    try:
-        return Pace(**facts["pace"])
-    except (KeyError, TypeError) as error:
-        raise SrkdError(f"run.json does not say at which pace the run trained ({error})") from error
-
-
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: str | Path) -> None:
-    """A resumed run must see what the run saw: the same recipe, teacher, student and images."""
-    for key in ("preset", "student", "teacher", "data", "teacher_cache"):
-        if json.loads(json.dumps(now[key])) != before.get(key):
-            raise SrkdError(
-                f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
-                "put it back, or start a new run"
-            )
 
 
 def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
@@ -305,6 +321,8 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device

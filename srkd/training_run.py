@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.interrupt import interruption
 from compressor.training.pace import PLAIN_PACE, Pace
+from compressor.training.processes import Processes
+from compressor.training.replicas import follow_leader
 from compressor.training.run_folder import RunFolder
 from compressor.training.run_stages import run_stages
 from compressor.training.stage import Stage
@@ -35,6 +37,9 @@ from recipes.preset import Preset
 from srkd.console import plain
 from srkd.student_choice import Pupil
 from srkd.trials_report import TrialsReport
+
+SAME = ("preset", "student", "teacher", "data", "teacher_cache")
+"""Of run.json: what must be the same on every process, and when a run is continued."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class TrainingRun:
     pace: Pace = PLAIN_PACE
     reference: Reference | None = None
     """What is held against the student, where another run of the same teacher and images has measured it."""
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def student(self) -> Network:
@@ -92,15 +98,20 @@ class TrainingRun:
             return self._go(progress, announce)
 
     def _go(self, progress: Progress, announce: Announce) -> CompressReport:
-        started = time.monotonic()
+        started, processes = time.monotonic(), self.processes
+        self._require_alike()
         # First of all: from here on a killed run can be continued.
-        self.folder.write_facts(self.facts())
+        processes.together(lambda: self.folder.write_facts(self.facts()))
+        processes.going_on(lambda: "before the first step", self.folder.continuing)
         stages = (self.preset.stage(self.preset.build_methods(), self.pace),)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self.reference or self._reference(teacher)
-        state = self._state(stages, teacher, announce)
+        state = processes.together(lambda: self._state(stages, teacher, announce))
+        follow_leader(state, processes, stages, None if teacher is None else teacher.network)
+        steps = sum(stage.schedule.steps for stage in stages)
+        processes.going_on(lambda: f"at step {state.done} of {steps}", self.folder.continuing)
         batches = self._batches(teacher, progress, announce)
-        with interruption() as wish:
+        with interruption(processes.wish) as processes.wish:
             events = RunEvents(
                 self.folder,
                 stages=stages,
@@ -108,13 +119,26 @@ class TrainingRun:
                 reference=reference,
                 progress=progress,
                 announce=announce,
-                wish=wish,
-                witness=batches.witness,
+                processes=processes,
+                witness=batches.witness if processes.leads else None,
             )
-            run_stages(stages, state, batches, teacher, events, seed=self.seed)
-        report = self._report(state, teacher, reference, time.monotonic() - started)
-        self.folder.write_facts({**self.facts(), "result": plain(report)})
-        return report
+            run_stages(stages, state, batches, teacher, events, seed=self.seed, processes=processes)
+        score = mean_psnr_y(state.ema.network, self.data.validation, self.student.spec.scale, processes)
+        report = None
+        if processes.leads:
+            report = self._report(state, score, teacher, reference, time.monotonic() - started)
+            self.folder.write_facts({**self.facts(), "result": plain(report)})
+        return processes.from_leader(report)
+
+    def _require_alike(self) -> None:
+        """Every process must have loaded and read the same, perhaps on another machine."""
+        facts = self.facts()
+        for what in SAME:
+            seen = {key: value for key, value in (facts[what] or {}).items() if key != "path"}
+            self.processes.agree(
+                json.dumps(seen, sort_keys=True),
+                f"has another {what} than rank 0: the same files must lie at the same path on every machine",
+            )
 
     def _state(self, stages: Sequence[Stage], teacher: Teacher | None, announce: Announce) -> State:
         """A fresh state, or the newest saved one; metrics of later steps are forgotten."""
@@ -136,6 +160,7 @@ class TrainingRun:
         rule, device = self.preset.schedule, self.device
         store = placed(self.data.train, device, announce)
         batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed, device=device)
+        batches = batches.shared(self.processes.place.share(rule.batch))
         if self.cache is None or teacher is None:
             return batches
         return self.cache.serve(teacher, batches, progress, announce)
@@ -144,10 +169,10 @@ class TrainingRun:
         return network.to(self.device).to(memory_format=self.pace.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def _reference(self, teacher: Teacher | None) -> Reference:
-        images, scale = self.data.validation, self.student.spec.scale
+        images, scale, processes = self.data.validation, self.student.spec.scale, self.processes
         return Reference(
-            bicubic=mean_psnr_y(None, images, scale),
-            teacher=None if teacher is None else mean_psnr_y(teacher, images, scale),
+            bicubic=mean_psnr_y(None, images, scale, processes),
+            teacher=None if teacher is None else mean_psnr_y(teacher, images, scale, processes),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -162,6 +187,7 @@ class TrainingRun:
             "seed": self.seed,
             "device": str(self.device),
             "pace": self.pace.facts(),
+            "processes": self.processes.place.world,
             "student": self.student.spec.to_dict(),
             "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),
@@ -187,10 +213,10 @@ class TrainingRun:
             "options": dict(origin.options),
         }
 
-    def _report(self, state: State, teacher: Teacher | None, reference: Reference, seconds: float) -> CompressReport:
-        scale, images = self.student.spec.scale, self.data.validation
-        protocol = str(Protocol(border=scale))
-        psnr = mean_psnr_y(state.ema.network, images, scale)
+    def _report(
+        self, state: State, psnr: float, teacher: Teacher | None, reference: Reference, seconds: float
+    ) -> CompressReport:
+        protocol = str(Protocol(border=self.student.spec.scale))
         self._write_sheet(state.ema.network, teacher)
         path = self.folder.path / "student.safetensors"
         metadata = {

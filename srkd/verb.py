@@ -79,7 +79,8 @@ def _libraries_hushed() -> Iterator[None]:
 def _finish(console: Console, message: str, exit_code: int) -> None:
     if console.verbose:
         traceback.print_exc(file=sys.stderr)
-    console.error(message)
+    if message:
+        console.error(message)
     raise click.exceptions.Exit(exit_code)
 
 

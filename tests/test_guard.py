@@ -17,8 +17,8 @@ from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import ENOUGH, FACTOR, IN_A_ROW, Guard
-from compressor.training.interrupt import Interruption
 from compressor.training.loop import train
+from compressor.training.processes import Processes
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -139,7 +139,7 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
         reference=Reference(20.0, None),
         progress=lambda title, done, total: None,
         announce=lines.append,
-        wish=Interruption(),
+        processes=Processes(),
     )
     with pytest.raises(SrkdError) as caught:
         train(one, State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0)

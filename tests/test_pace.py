@@ -23,6 +23,7 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.loading import load_preset
 from srkd import compression
+from srkd.continuing import pace_of
 from tests.test_training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
@@ -146,7 +147,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
 
 def test_a_run_folder_without_a_pace_is_refused() -> None:
     with pytest.raises(SrkdError, match="pace"):
-        compression.pace_of({"pace": {"speed": "high"}})
+        pace_of({"pace": {"speed": "high"}})
 
 
 def test_compilation_is_for_long_runs_on_a_gpu() -> None:

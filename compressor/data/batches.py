@@ -76,12 +76,18 @@ class Batches:
     labels: Mapping[View, Labels] = field(default_factory=dict)
     device: torch.device | None = None
     """Where batches are wanted; none: where the store lies."""
+    whole: Sequence[int] | None = None
+    """Where `samples` are a part: those of all processes."""
 
     @classmethod
     def over(
         cls, store: ImageStore, *, batch: int, lr_patch: int, seed: int, device: torch.device | None = None
     ) -> Batches:
         return cls(store, Sampler.over(store, lr_patch=lr_patch, seed=seed), range(batch), device=device)
+
+    def shared(self, samples: Sequence[int]) -> Batches:
+        """One process's part of every batch; the witness still tells of the whole."""
+        return replace(self, samples=samples, whole=self.samples)
 
     def labelled(self, labels: Mapping[View, Labels]) -> Batches:
         """The same batches with a teacher's outputs; positions follow the smallest of the images it was shown."""
@@ -91,7 +97,7 @@ class Batches:
     @cached_property
     def witness(self) -> Witness:
         """What was drawn, as hashes."""
-        return Witness(lambda step: self.sampler.draw(step, self.samples))
+        return Witness(lambda step: self.sampler.draw(step, self.whole or self.samples))
 
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
@@ -103,6 +109,8 @@ class Batches:
             hr=None if hr is None else self._in_01(gather(hr, draw, patch * scale, scale)),
             labels={view: labels.at(draw, lr) for view, labels in self.labels.items()},
         )
+        if self.whole is not None and len(self.whole) > len(self.samples):
+            return batch
         self.witness.saw(step, draw)
         if step == 0:
             self.witness.saw_pixels(batch.digest())

@@ -41,6 +41,18 @@ def write_parts(path: Path, parts: Mapping[str, Any]) -> None:
         stream.write(length + MARK + digest)
 
 
+def pack(parts: Mapping[str, Any]) -> bytes:
+    """A state as bytes, for another process."""
+    buffer = io.BytesIO()
+    torch.save(dict(parts), buffer)
+    return buffer.getvalue()
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    parts: dict[str, Any] = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
+    return parts
+
+
 def read_parts(path: Path) -> dict[str, Any]:
     """What was written, or `Damaged`."""
     try:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from compressor.checkpoints.save import save_network
 from compressor.data.prepare import ValidationImage
 from compressor.data.witness import Witness
-from compressor.networks.base import Network
 from compressor.progress import Announce, Progress
 from compressor.training.guard import Skipped
-from compressor.training.interrupt import Interrupted, Interruption
+from compressor.training.interrupt import Interrupted
 from compressor.training.loop import Losses
+from compressor.training.processes import Processes
+from compressor.training.replicas import require_alike
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -44,7 +44,7 @@ class RunEvents:
         reference: Reference,
         progress: Progress,
         announce: Announce,
-        wish: Interruption,
+        processes: Processes,
         witness: Witness | None = None,
     ) -> None:
         self.folder, self.stages = folder, stages
@@ -53,7 +53,7 @@ class RunEvents:
         self.images, self.reference = images, reference
         self.progress, self.announce = progress, announce
         self.log_every = max(1, min(100, self.steps // 100))
-        self.wish, self.saved_at = wish, time.monotonic()
+        self.processes, self.saved_at = processes, time.monotonic()
         self.witness = witness
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
@@ -91,17 +91,19 @@ class RunEvents:
         validates = done % self.stages[state.stage].validate_every == 0 or done in self.ends
         if validates:
             self.validate(done, state)
-        if validates or self.wish.asked or time.monotonic() - self.saved_at > SAVE_SECONDS:
+        stops = self.processes.wish.stops
+        if validates or stops or time.monotonic() - self.saved_at > SAVE_SECONDS:
             self.folder.save(state)
             self.saved_at = time.monotonic()
-        if self.wish.asked and done < self.steps:
+        if stops and done < self.steps:
             raise Interrupted(
                 f"interrupted and saved at step {done} of {self.steps}; continue with: {self.folder.continuing}"
             )
 
     def validate(self, done: int, state: State) -> None:
         """Score the averaged student; keep it beside the last state when it is the best so far."""
-        student = mean_psnr_y(state.ema.network, self.images, state.student.spec.scale)
+        require_alike(state, self.processes)
+        student = mean_psnr_y(state.ema.network, self.images, state.student.spec.scale, self.processes)
         numbers = {"student_psnr_y": student, "bicubic_psnr_y": self.reference.bicubic}
         if self.reference.teacher is not None:
             numbers["teacher_psnr_y"] = self.reference.teacher
@@ -110,11 +112,7 @@ class RunEvents:
         self.note(line)
         if student > state.best_psnr_y:
             state.best_psnr_y = student
-            keep(state.ema.network, self.folder)
-
-
-def keep(network: Network, folder: RunFolder) -> None:
-    save_network(network, folder.best, metadata={})
+            self.folder.keep(state.ema.network)
 
 
 def told(reference: Reference) -> str:

@@ -30,23 +30,34 @@ class Interrupted(SrkdError):
 
 @dataclass
 class Interruption:
-    """Whether the user has asked to stop."""
+    """Whether the user has asked to stop, here; and with several processes, what all of them know since the last step.
+
+    They must stop at the same step: one that went on would wait for the others. Who was `launched` by another program
+    may hear a signal twice, as that passes on what went to all of them: then a second one does nothing.
+    """
 
     asked: bool = False
+    known_to_all: bool | None = None
+    launched: bool = False
+
+    @property
+    def stops(self) -> bool:
+        return self.asked if self.known_to_all is None else self.known_to_all
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The first signal; the next one meets what it does by default."""
         self.asked = True
-        for each, handler in AT_ONCE.items():
-            signal.signal(each, handler)
+        if not self.launched:
+            for each, handler in AT_ONCE.items():
+                signal.signal(each, handler)
 
 
 @contextmanager
-def interruption() -> Iterator[Interruption]:
+def interruption(wish: Interruption | None = None) -> Iterator[Interruption]:
     """Within the block a first SIGINT or SIGTERM is only noted; a second one does what such a signal does by default.
     A block within a block shares the outer one's wish: a plan of runs hears what a run was told. Elsewhere than in the
     main thread, where signals cannot be handled, nothing changes."""
-    wish = Interruption()
+    wish = wish or Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,10 +12,12 @@ from compressor.data.batches import Batch
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.teacher import Teacher
+from compressor.training.averaging import averaged
 from compressor.training.compiled import CompiledAtFirst, begin_step
 from compressor.training.gradient_path import require_paths
 from compressor.training.guard import Skipped
 from compressor.training.pace import Precision, autocast
+from compressor.training.processes import Processes, Unanimous
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step
@@ -58,22 +61,44 @@ class Losses:
         weighted = {f"weighted/{name}": self.weights[name] * raw[f"raw/{name}"] for name in self.terms}
         return {**raw, **weighted, "loss": float(self.total.detach())}
 
+    def shared(self, parameters: Sequence[torch.nn.Parameter], processes: Processes) -> Losses:
+        """The terms' means over all processes and, in the same message, those of the gradients and the wish to stop.
+
+        From here on every process has the same numbers, so that each decides alone, and all alike, what to skip.
+        """
+        if processes.alone:
+            return self
+        wish = torch.tensor(float(processes.wish.asked), device=self.total.device)
+        numbers = torch.stack([*(term.detach().float() for term in self.terms.values()), wish])
+        *means, wished = averaged(parameters, numbers, processes)
+        processes.wish.known_to_all = bool(wished > 0)
+        return Losses(dict(zip(self.terms, means, strict=True)), self.weights)
+
 
 def train(
-    stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int
+    stage: Stage,
+    state: State,
+    batches: BatchSource,
+    teacher: Network | None,
+    events: Events,
+    *,
+    seed: int,
+    processes: Processes | None = None,
 ) -> None:
     """Run `stage` from where `state` stands to its end."""
+    processes = processes or Processes()
     student, frozen = runners(stage, state.student, teacher, events)
     trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
         if stage.pace.compiled:
             begin_step()
-        losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen, batch.labels))
+        losses = collect(stage, Step(number, seed, batch.lr, batch.hr, student, frozen, batch.labels, processes))
         if number == state.began:
-            require_paths(losses.terms, state.student)
+            processes.together(functools.partial(require_paths, losses.terms, state.student))
         state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)
+        losses = losses.shared(trained, processes)
         norm = clipped_norm(trained, stage.optimiser.clip)
         skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
         state.done = number + 1
@@ -86,7 +111,7 @@ def train(
         else:
             events.skipped(state.done, skipped)
             if state.guard.gives_up:
-                raise SrkdError(
+                raise Unanimous(
                     f"step {state.done}: {skipped.in_a_row} steps in a row were skipped, the last because of "
                     f"{skipped.why}; {events.way_on()}"
                 )

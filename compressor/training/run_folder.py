@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.atomic import append, atomic_path, sync
+from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError, Unwritable
+from compressor.networks.base import Network
 from compressor.training.board import Board
 from compressor.training.guard import Skipped
 from compressor.training.saved_states import SavedStates
@@ -21,6 +23,8 @@ FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 
 class RunFolder:
     """Everything a run leaves behind. An existing run is never written over, only continued."""
+
+    program = "srkd"
 
     def __init__(self, path: Path, *, resumed: bool = False, part_of: Path | None = None) -> None:
         if resumed:
@@ -44,6 +48,10 @@ class RunFolder:
         """run.json as it stands."""
         return read_facts(self.path)
 
+    def keep(self, network: Network) -> None:
+        """The best student so far."""
+        save_network(network, self.best, metadata={})
+
     def save(self, state: State) -> None:
         """Save a state; the lines that tell of its steps are on the disk before it."""
         for name in (METRICS, LOG):
@@ -59,7 +67,7 @@ class RunFolder:
     @property
     def continuing(self) -> str:
         """The command that goes on with this run, or with the plan that it is part of."""
-        return f"srkd compress --resume {self._whole}"
+        return f"{self.program} compress --resume {self._whole}"
 
     @contextmanager
     def nothing_lost(self) -> Iterator[None]:

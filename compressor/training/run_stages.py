@@ -9,6 +9,8 @@ from compressor.networks.base import Network
 from compressor.students import network_sha256
 from compressor.teacher import Teacher
 from compressor.training.loop import BatchSource, Events, train
+from compressor.training.processes import Processes
+from compressor.training.replicas import follow_leader
 from compressor.training.stage import Stage
 from compressor.training.state import State
 
@@ -21,22 +23,32 @@ def run_stages(
     events: Events,
     *,
     seed: int,
+    processes: Processes | None = None,
 ) -> None:
     """Run the stages in order, from wherever `state` stands: the middle of one, or the end of one."""
+    processes = processes or Processes()
     own = teacher.network if isinstance(teacher, Teacher) else teacher
     for index in range(state.stage, len(stages)):
         if index > state.stage:
             state.enter(stages[index], own)
-        run_stage(stages[index], state, batches, teacher, events, seed=seed)
+            follow_leader(state, processes)
+        run_stage(stages[index], state, batches, teacher, events, seed=seed, processes=processes)
 
 
 def run_stage(
-    stage: Stage, state: State, batches: BatchSource, teacher: Network | None, events: Events, *, seed: int
+    stage: Stage,
+    state: State,
+    batches: BatchSource,
+    teacher: Network | None,
+    events: Events,
+    *,
+    seed: int,
+    processes: Processes | None = None,
 ) -> None:
     """Run one stage; the teacher has the same weights before and after it, to the bit."""
     before = fingerprint(teacher)
     own = teacher.network if isinstance(teacher, Teacher) else None
-    train(stage, state, batches, own or teacher, events, seed=seed)
+    train(stage, state, batches, own or teacher, events, seed=seed, processes=processes)
     if fingerprint(teacher) != before:
         raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 

@@ -51,7 +51,11 @@ class State:
         self.stage, self.began = self.stage + 1, self.done
 
     def save(self, path: Path) -> None:
-        parts: dict[str, Any] = {
+        write_parts(path, self.parts())
+
+    def parts(self) -> dict[str, Any]:
+        """All of it, as plain values and tensors."""
+        return {
             "student": self.student.state_dict(),
             "modules": self.modules.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -62,20 +66,19 @@ class State:
             "began": self.began,
             "best_psnr_y": self.best_psnr_y,
         }
-        write_parts(path, parts)
 
     def load(self, path: Path, stages: Sequence[Stage] = (), teacher: Network | None = None) -> None:
         """Become what was saved. A fresh state walks through `stages` up to the one the file was saved in."""
         parts = read_parts(path)
         try:
-            for stage in stages[1 : int(parts["stage"]) + 1]:
-                self.enter(stage, teacher)
-            self._take(parts)
+            self.become(parts, stages, teacher)
         except (RuntimeError, ValueError, KeyError) as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SrkdError(f"{path} does not fit this run: {told}") from error
 
-    def _take(self, parts: dict[str, Any]) -> None:
+    def become(self, parts: dict[str, Any], stages: Sequence[Stage], teacher: Network | None) -> None:
+        for stage in stages[1 : int(parts["stage"]) + 1]:
+            self.enter(stage, teacher)
         self.student.load_state_dict(parts["student"])
         self.modules.load_state_dict(parts["modules"])
         self.optimiser.load_state_dict(parts["optimiser"])

@@ -16,6 +16,7 @@ from compressor.resize import imresize
 from compressor.taps import read_taps
 from compressor.teacher import Teacher
 from compressor.training.compiled import Forwarder
+from compressor.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ class Step:
         student: Runner,
         teacher: Runner | None,
         labels: Mapping[View, Labelled] = MappingProxyType({}),
+        processes: Processes | None = None,
     ) -> None:
         self.number, self.seed = number, seed
         self.lr, self._hr = lr, hr
-        self._student, self._teacher = student, teacher
+        self._student, self._teacher, self._processes = student, teacher, processes or Processes()
         self._zoomed_out = labels["zoom-out"].lr if "zoom-out" in labels else None
         student.forget()
         if teacher is not None:
@@ -119,3 +121,16 @@ class Step:
         if self._zoomed_out is None:
             self._zoomed_out = imresize(self.lr, 1 / self._student.network.descriptor.scale)
         return self._zoomed_out
+
+    @property
+    def samples(self) -> range:
+        """The global indices of this process's samples: what random numbers are keyed by."""
+        first = self._processes.place.rank * len(self.lr)
+        return range(first, first + len(self.lr))
+
+    def everyone(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor with a row a sample, for the whole global batch in its order: for terms that compare samples.
+
+        Means over samples need it not. It is differentiable, and every process must ask for it at the same place.
+        """
+        return self._processes.everyone(tensor)

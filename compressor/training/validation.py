@@ -11,6 +11,7 @@ from compressor.metrics import psnr_y, to_u8
 from compressor.networks.base import Network
 from compressor.resize import upscale_bicubic
 from compressor.teacher import Teacher
+from compressor.training.processes import Processes
 
 
 @torch.no_grad()
@@ -25,7 +26,14 @@ def _device(network: Network, lr: torch.Tensor) -> torch.device:
     return lr.device if isinstance(network, Teacher) else next(network.parameters()).device
 
 
-def mean_psnr_y(network: Network | None, images: Sequence[ValidationImage], scale: int) -> float:
-    """Mean Y-PSNR in dB, border = scale; no network means bicubic."""
-    figures = [psnr_y(quantised_sr(network, image.lr, scale), image.hr, border=scale) for image in images]
-    return float(torch.cat(figures).mean())
+def mean_psnr_y(
+    network: Network | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
+) -> float:
+    """Mean Y-PSNR in dB, border = scale; no network means bicubic. Processes share the images in turn."""
+    processes = processes or Processes()
+    figures = torch.zeros(len(images))
+    for index in range(processes.place.rank, len(images), processes.place.world):
+        image = images[index]
+        figures[index] = psnr_y(quantised_sr(network, image.lr, scale), image.hr, border=scale)
+    processes.total_(figures)
+    return float(figures.mean())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from compressor.training.place import Place
 from srkd.console import Console
 from srkd.parameters import Bytes, Device, Setting
 from srkd.verb import verb
@@ -109,6 +110,8 @@ def command(
                 announce=console.say,
                 **options,
             )
+    if not Place.here().leads:
+        return
     if console.wants_json:
         console.emit("compress", report)
     else:
