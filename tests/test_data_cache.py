@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.data import build, cache_folder
+from compressor.data import build, cache_folder, decode
 from compressor.data.batches import Batches
 from compressor.data.build import decode_all
 from compressor.data.cache_folder import CacheFolder, bytes_of, default_folder
 from compressor.data.store import Decoded
 from compressor.errors import SrkdError, UsageError
 from compressor.imagesets import ImagePair
+from srkd.compression import compress
 from tests.commands import ROOT
 
 
@@ -170,6 +171,17 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
     assert "--cache-size" in told[0]
     del held
+
+
+def test_being_used_again_keeps_an_entry(tmp_path, cache):
+    sets = [write_photos(tmp_path / f"set{k}", seed=10 * k) for k in range(3)]
+    bounded = CacheFolder(cache.path, int(2.5 * (read(sets[0], cache).bytes + 2000)))
+    (first,) = entries(cache)
+    for pairs in (sets[1], sets[0], sets[2]):
+        time.sleep(0.01)
+        read(pairs, bounded)
+        gc.collect()
+    assert len(entries(cache)) == 2 and first in entries(cache)
 
 
 def test_what_is_larger_than_the_cache_stays_in_memory_and_removes_nothing(tmp_path, photos, cache):
@@ -328,3 +340,62 @@ def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
     stored, grown = map(int, done.stdout.split())
     assert stored > 90_000
     assert grown / (1024 if sys.platform == "darwin" else 1) < stored / 3
+
+
+def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
+    real = decode.read_rgb_u8
+
+    def fails_on_one(path: Path) -> torch.Tensor:
+        if path.name == "1.png":
+            raise RuntimeError("a fault of a library")
+        return real(path)
+
+    monkeypatch.setattr(decode, "read_rgb_u8", fails_on_one)
+    store = read(photos, None).select(range(3), lr_patch=6)
+    assert store.names == ("0", "2")
+    assert store.skipped[0].path == photos[1].hr
+    assert "1.png cannot be read: RuntimeError: a fault of a library" in store.skipped[0].reason
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_arrive_in_the_order_of_asking_a_few_at_a_time(workers, tmp_path, monkeypatch):
+    pairs = write_photos(tmp_path / "many", 20)
+    begun: list[str] = []
+    real = decode.decode
+
+    def noted(source: ImagePair, *rest: object) -> object:
+        begun.append(source.stem)
+        time.sleep(0.01 if source.stem in ("0", "7") else 0)
+        return real(source, *rest)
+
+    monkeypatch.setattr(decode, "decode", noted)
+    threads = torch.get_num_threads()
+    arriving = decode.decoded(pairs, scale=4, border="mirror", workers=workers)
+    names = [next(arriving).name]
+    time.sleep(0.05)
+    assert len(begun) <= 2 * workers + 1, "everything was decoded at once"
+    names += [pixels.name for pixels in arriving]
+    assert names == [pair.stem for pair in pairs] and torch.get_num_threads() == threads
+
+
+def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(np.full((3300, 3300, 3), 40, np.uint8)).save(folder / "large.bmp")
+    student = {"student": "edsr:width=4,depth=1,scale=2", "recipe": "scratch", "steps": 1}
+
+    def trained(name: str, **options: object) -> tuple[bytes, str]:
+        told: list[str] = []
+        report = compress(
+            data=folder, out=tmp_path / name, announce=told.append, settings=("schedule.batch=1",), **student, **options
+        )
+        return report.student_path.read_bytes(), "\n".join(told)
+
+    first, said = trained("first")
+    assert "1 images decoded in" in said and f"kept in {default_folder()}" in said
+    again, said = trained("again")
+    assert "1 images as decoded before" in said and again == first
+    apart, said = trained("apart", cache_size="0")
+    assert "decoded" not in said and apart == first
+    facts = json.loads((tmp_path / "apart" / "run.json").read_text())
+    assert facts["request"]["cache_size"] == 0

@@ -33,7 +33,7 @@ def test_a_larger_one_stays_and_its_patches_are_carried(store):
     told: list[str] = []
     here = placed(store, ELSEWHERE, told.append, free=lambda device: 2 * store.bytes - 1)
     assert here is store and len(told) == 1 and "stay in the host's memory" in told[0]
-    batch = Batches.over(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(0)
+    batch = Batches.over(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(1)
     assert batch.lr.device == ELSEWHERE and batch.hr is not None and batch.hr.device == ELSEWHERE
     assert tuple(batch.hr.shape) == (2, 3, 32, 32) and batch.hr.dtype == torch.float32
 

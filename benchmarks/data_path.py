@@ -1,0 +1,129 @@
+"""Batches a second of the data path alone, beside a plain DataLoader over PNG files as the field writes it.
+
+    python -m benchmarks.data_path [--data DIR] [--batches 3] [--rounds 3]
+
+Rows: srkd's store; a DataLoader of two workers that decodes whole HR and LR files for each sample; the same over
+sub-images, as BasicSR prepares them. All give float batches, cropped at random and turned. They take turns in one
+process; figures are medians over the rounds. Without --data: PNG files of 2040x1356, mosaics of the embedded photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.field_practice import SUB_IMAGE, field_loader, write_pngs
+from compressor.data.batches import Batches
+from compressor.data.build import build_store
+from compressor.data.embedded import embedded_photos
+from compressor.images import read_rgb_u8
+from compressor.imagesets import find_sets, list_images
+from compressor.machine import cpu_model, usable_cores
+from compressor.resize import downscale_u8, mod_crop
+
+BATCH, PATCH, SCALE = 16, 48, 4
+AHEAD = 4
+"""Batches that two workers make before they are asked for (torch's default: two each)."""
+
+WIDTH, HEIGHT = 2040, 1356
+"""The size of most pictures of DIV2K."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    name: str
+    next_batch: Callable[[], object]
+    ahead: int = 0
+
+    def milliseconds(self, batches: int) -> float:
+        """One batch, once those made in advance are gone; returns when the workers rest again."""
+        for _ in range(self.ahead):
+            self.next_batch()
+        begun = time.perf_counter()
+        for _ in range(batches):
+            self.next_batch()
+        each = (time.perf_counter() - begun) / batches
+        time.sleep(each * (self.ahead + 1) if self.ahead else 0)
+        return 1e3 * each
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of HR images; none: mosaics of the embedded photos")
+    parser.add_argument(
+        "--batches", type=int, default=3, help="batches a turn; srkd, which is quicker, gives 50 a turn"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    print(
+        f"cpu: {cpu_model()}, {usable_cores()} cores usable; torch {torch.__version__}, {torch.get_num_threads()} "
+        f"threads; batch {BATCH}, LR {PATCH}x{PATCH}, x{SCALE}"
+    )
+    with tempfile.TemporaryDirectory() as work:
+        rivals = contestants(photos(given.data, Path(work)), Path(work))
+        times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+        for turn in range(given.rounds + 1):
+            for rival in rivals:
+                spent = rival.milliseconds(given.batches if rival.ahead else 50)
+                if turn:  # the first starts the workers
+                    times[rival.name].append(spent)
+        # Their iterators end the workers.
+        del rivals
+    ours = statistics.median(times["srkd"])
+    for name, spents in times.items():
+        median, spread = statistics.median(spents), max(spents) - min(spents)
+        print(
+            f"{name:26s} {median:9.2f} ms a batch (±{50 * spread / median:.0f}%) {1e3 / median:9.1f} batches/s   "
+            f"srkd: {median / ours:.1f} times as fast"
+        )
+    return 0
+
+
+def photos(data: Path | None, work: Path) -> list[Path]:
+    """HR images: those given, or embedded photos mirrored to the size of what the field trains on."""
+    if data is not None:
+        return list_images(data)
+    (work / "mosaics").mkdir()
+    for name, path in embedded_photos("train").items():
+        pixels = read_rgb_u8(path).permute(1, 2, 0).numpy()
+        beyond = ((0, HEIGHT - pixels.shape[0]), (0, WIDTH - pixels.shape[1]), (0, 0))
+        Image.fromarray(np.pad(pixels, beyond, "symmetric")).save(work / "mosaics" / f"{name}.png")
+    return list_images(work / "mosaics")
+
+
+def contestants(paths: list[Path], work: Path) -> list[Contestant]:
+    whole = write_whole(paths, work / "whole")
+    parts = write_pngs(work / "parts", scale=SCALE, photos=paths)
+    pairs = find_sets(whole / "HR", scale=SCALE, lr=whole / "LR")[0].pairs
+    batches = Batches.over(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0)
+    steps = iter(range(10**9))
+    rows = [Contestant("srkd", lambda: batches.at(next(steps)))]
+    for name, folder in (("PNG, whole", whole), (f"PNG, {SUB_IMAGE}x{SUB_IMAGE}", parts)):
+        loaded = iter(field_loader(folder, scale=SCALE, lr_patch=PATCH, batch=BATCH, length=10**5))
+        rows.append(Contestant(f"2 workers, {name}", loaded.__next__, AHEAD))
+    return rows
+
+
+def write_whole(paths: list[Path], folder: Path) -> Path:
+    """HR/ and LR/ as PNG files of whole pictures."""
+    for kind in ("HR", "LR"):
+        (folder / kind).mkdir(parents=True)
+    for path in paths:
+        hr_u8 = mod_crop(read_rgb_u8(path), SCALE)
+        for kind, image in (("HR", hr_u8), ("LR", downscale_u8(hr_u8, SCALE))):
+            Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(folder / kind / f"{path.stem}.png")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
