@@ -45,6 +45,19 @@ def usable_cores() -> int | None:
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
 
 
+def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may still be taken: of the machine, and of the container where one is limited (cgroup v2)."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        most = (control_group / "memory.max").read_text().strip()
+        used = int((control_group / "memory.current").read_text())
+    except OSError:
+        return available
+    return available if most == "max" else min(available, max(0, int(most) - used))
+
+
 def gpu() -> dict[str, object] | None:
     """The first accelerator torch can use, or None."""
     import torch

@@ -23,6 +23,7 @@ from compressor.data.cache_folder import CacheFolder, bytes_of, default_folder
 from compressor.data.store import Decoded
 from compressor.errors import SrkdError, UsageError
 from compressor.imagesets import ImagePair
+from compressor.machine import available_memory
 from srkd.compression import compress
 from tests.commands import ROOT
 
@@ -191,7 +192,7 @@ def test_what_is_larger_than_the_cache_stays_in_memory_and_removes_nothing(tmp_p
     large = write_photos(tmp_path / "large", 9, seed=50)
     decoded = read(large, CacheFolder(cache.path, read(photos, cache).bytes * 2), told)
     assert len(decoded.images) == 9 and entries(cache) == before
-    assert "more than the cache may hold" in told[-1]
+    assert "do not fit into" in told[-1] and "--cache-size" in told[-1]
 
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_fall_back_to_memory(photos, cache, tmp_path, monkeypatch):
@@ -215,6 +216,17 @@ def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monke
     monkeypatch.setattr(build, "SPARE", 10**18)
     with pytest.raises(SrkdError, match=r"--cache-size.*SRKD_CACHE"):
         read(photos, None)
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
+    whole = available_memory(tmp_path)
+    assert whole > 10**8
+    for most, used, wanted in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
+        (tmp_path / "memory.max").write_text(most + "\n")
+        (tmp_path / "memory.current").write_text(used + "\n")
+        assert available_memory(tmp_path) == wanted
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 10**8
 
 
 PROGRAM = """
@@ -327,7 +339,7 @@ print(decoded.bytes // 1000, after - before)
 def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
     folder = tmp_path / "large"
     folder.mkdir()
-    for index in range(16):
+    for index in range(10):
         ramp = np.broadcast_to(np.arange(1600, dtype=np.uint8)[:, None], (1200, 1600, 3))
         Image.fromarray(np.roll(ramp, index, 1)).save(folder / f"{index}.bmp")
     done = subprocess.run(
@@ -338,7 +350,7 @@ def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
         check=True,
     )
     stored, grown = map(int, done.stdout.split())
-    assert stored > 90_000
+    assert stored > 60_000
     assert grown / (1024 if sys.platform == "darwin" else 1) < stored / 3
 
 
@@ -382,7 +394,7 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(np.full((3300, 3300, 3), 40, np.uint8)).save(folder / "large.bmp")
-    student = {"student": "edsr:width=4,depth=1,scale=2", "recipe": "scratch", "steps": 1}
+    student = {"student": "edsr:width=4,depth=1,scale=4", "recipe": "scratch", "steps": 1}
 
     def trained(name: str, **options: object) -> tuple[bytes, str]:
         told: list[str] = []
@@ -392,9 +404,9 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
         return report.student_path.read_bytes(), "\n".join(told)
 
     first, said = trained("first")
-    assert "1 images decoded in" in said and f"kept in {default_folder()}" in said
+    assert "1 image decoded in" in said and f"kept in {default_folder()}" in said
     again, said = trained("again")
-    assert "1 images as decoded before" in said and again == first
+    assert "1 image as decoded before" in said and again == first
     apart, said = trained("apart", cache_size="0")
     assert "decoded" not in said and apart == first
     facts = json.loads((tmp_path / "apart" / "run.json").read_text())

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import PIL
-import psutil
 
 from compressor.data.cache_folder import SPARE, CacheFolder, told
 from compressor.data.decode import Room, Source, decoded, room_for
@@ -19,6 +18,7 @@ from compressor.data.store import Decoded, ImageStore, Skipped, Stored
 from compressor.data.store_files import VERSION, File, Flat, Memory, open_planes, read_store, write_index
 from compressor.errors import SrkdError
 from compressor.imagesets import LrImage
+from compressor.machine import available_memory
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
 
@@ -60,8 +60,9 @@ def decode_all(
         return reading.without_cache(room_for(sources, scale), announce)
     key = reading.fingerprint()
     found = cache.find(key, read_store, announce)
+    images = "1 image" if len(sources) == 1 else f"{len(sources)} images"
     if found is not None:
-        announce(f"{len(sources)} images as decoded before: {cache.path / key} ({told(found.bytes)})")
+        announce(f"{images} as decoded before: {cache.path / key} ({told(found.bytes)})")
         return found
     room = room_for(sources, scale)
     if room.bytes > small:
@@ -69,9 +70,7 @@ def decode_all(
         found = cache.make(key, read_store, reading.write, room.bytes, announce)
         if found is not None:
             seconds = time.monotonic() - begun
-            announce(
-                f"{len(sources)} images decoded in {seconds:.0f} s, kept in {cache.path / key} ({told(found.bytes)})"
-            )
+            announce(f"{images} decoded in {seconds:.0f} s, kept in {cache.path / key} ({told(found.bytes)})")
             return found
     return reading.without_cache(room, announce)
 
@@ -100,7 +99,7 @@ class Reading:
 
     def without_cache(self, room: Room, announce: Announce) -> Decoded:
         """In memory where it fits, otherwise in a nameless file in the folder for temporary files."""
-        available = int(psutil.virtual_memory().available * MEMORY_SHARE)
+        available = int(available_memory() * MEMORY_SHARE)
         if room.bytes <= available:
             return self.into(Memory(room.lr), Memory(room.hr))
         folder = tempfile.gettempdir()

@@ -152,7 +152,9 @@ class CacheFolder:
         self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Announce
     ) -> T | None:
         if not self.make_room(size):
-            announce(f"{told(size)} are more than the cache may hold ({told(self.limit)}; --cache-size)")
+            announce(
+                f"{told(size)} do not fit into {self.path} beside what is in use: --cache-size is {told(self.limit)}"
+            )
             return None
         free = shutil.disk_usage(self.path).free
         if free < size + SPARE:
