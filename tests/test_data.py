@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,17 @@ def test_streams_seeds_and_steps_are_independent_and_leave_no_global_trace():
     assert not np.array_equal(u, uniforms("a", 1, 0, range(3), 4))
     assert not np.array_equal(u, uniforms("a", 0, 1, range(3), 4))
     assert np.array_equal(u[2], uniforms("a", 0, 0, [2], 4)[0])
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 9])
+def test_each_sample_has_a_counter_block_of_philox_to_itself(count):
+    key = int.from_bytes(hashlib.blake2b(b"a:3", digest_size=16).digest(), "little")
+    wanted = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, sample, 2**40, 0])).random(count)
+        for sample in (0, 7, 2**33)
+    ]
+    assert np.array_equal(uniforms("a", 3, 2**40, [0, 7, 2**33], count), np.stack(wanted))
+    assert uniforms("a", 3, 0, [], count).shape == (0, count)
 
 
 def test_embedded_parts_are_apart_and_readable():
