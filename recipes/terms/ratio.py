@@ -1,0 +1,78 @@
+"""CSD's contrastive ratio: near to the positive, far from bicubic images, in the space of a frozen network φ.
+
+    R = Σ_j v_j · mean|φ_j(P) - φ_j(S)| / (mean_{b,c,h,w} Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7),   v = 1/32, 1/16, 1/8, 1/4, 1
+
+Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_loss.py, trainer/slim_contrast_trainer.py.
+
+- Both means run over the whole batch before dividing: a ratio of the batch, no mean of ratios. It is a sum over the K
+  negatives, not a mean: with half as many the term is twice as large.
+- Negatives are LR images of the same batch enlarged by torch's bicubic (a = -0.75), neither clamped nor given a
+  gradient; each serves against every student image, its own too.
+- The code draws a permutation of 0…K-1 and so always takes the first K of the batch, whose order means nothing in a
+  sum. We draw K of the batch without replacement; `compat="csd"` takes the first K. A smaller batch gives all it has.
+- The code detaches the positive only under a flag, which its README sets: whoever calls decides, by detaching.
+- The code's cosine variant runs along the batch axis, surely unintended, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from compressor.data.randomness import uniforms
+from compressor.errors import UsageError
+from recipes.terms.distances import pairwise_l1
+from recipes.terms.precision import full_precision, widened
+
+EPS = 1e-7
+LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+NEGATIVES = 10
+
+
+def level_weights(levels: int) -> tuple[float, ...]:
+    """v for a φ of fewer levels: the last entries."""
+    if not 1 <= levels <= len(LEVEL_WEIGHTS):
+        raise UsageError(f"φ has {levels} levels: the ratio weighs 1 to {len(LEVEL_WEIGHTS)}")
+    return LEVEL_WEIGHTS[-levels:]
+
+
+def positive_distance(anchor: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """mean |φ(P) - φ(S)| over the whole batch; the gradient reaches both unless the caller detached one."""
+    return (widened(anchor) - widened(positive)).abs().mean()
+
+
+def negative_distance(anchor: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    """mean over the batch of Σ_k |φ(N_k) - φ(S)|; no gradient in the negatives."""
+    return pairwise_l1(anchor, negatives).mean(0).sum()
+
+
+def contrast_ratio(
+    anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """R of the features of S, P and N: a tensor a level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
+    ratios = [
+        weight * positive_distance(anchor, positive) / (negative_distance(anchor, negative) + EPS)
+        for weight, anchor, positive, negative in zip(
+            level_weights(len(anchors)), anchors, positives, negatives, strict=True
+        )
+    ]
+    return torch.stack(ratios).sum()
+
+
+def negative_indices(
+    samples: Sequence[int], count: int, *, seed: int, step: int, compat: Literal["", "csd"] = ""
+) -> list[int]:
+    """Which images of the batch serve as negatives; `samples` are the batch's global sample indices."""
+    if compat == "csd":
+        return list(range(min(count, len(samples))))
+    order = uniforms("csd-negatives", seed, step, samples, 1)[:, 0].argsort(kind="stable")
+    return sorted(order[:count].tolist())
+
+
+def bicubic_negatives(lr: torch.Tensor, scale: int) -> torch.Tensor:
+    """N of LR images: torch's bicubic (a = -0.75, no antialiasing, corners not aligned), unclamped, no gradient."""
+    with full_precision(lr):
+        return F.interpolate(widened(lr.detach()), scale_factor=float(scale), mode="bicubic", align_corners=False)
