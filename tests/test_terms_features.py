@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from compressor.errors import UsageError
 from recipes.terms import affinity as affinity_file
 from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
 from recipes.terms.attention import attention_distance, normalised_attention
 from recipes.terms.contrast import contrast, error_gap, gate_of
-from recipes.terms.distances import pairwise_l1, sample_l1
+from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1
 from recipes.terms.initialised import initialised
-from recipes.terms.matching import attended_distance, attention, regressor
+from recipes.terms.matching import attended_bytes, attended_distance, attention, regressor
 from tests.shared import GOLDEN
 
 
@@ -39,6 +43,50 @@ def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 def close(ours: Tensor, theirs: Tensor, relative: float = 1e-5) -> bool:
     """Within a share of the largest."""
     return bool((ours - theirs).abs().max() <= relative * theirs.abs().max())
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one time."""
+
+    def __init__(self, *given: Tensor) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.live_bytes += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        return result
+
+    def freed(self, key: int, size_bytes: int) -> None:
+        self.known.discard(key)
+        self.live_bytes -= size_bytes
+
+
+def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> int:
+    """Forward and backward."""
+    student = student.clone().requires_grad_()
+    with PeakMemory(student, teacher) as memory:
+        term(student, teacher).sum().backward()
+    return memory.peak_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_is_as_estimated(dtype: torch.dtype) -> None:
+    student, teacher = noise(4, 16, 24, 24).to(dtype), noise(4, 32, 24, 24, seed=1).to(dtype)
+    for bound in (200_000, 2**30):
+        peak = peak_of(lambda s, t, bound=bound: affinity_l1(s, t, memory_bound_bytes=bound), student, teacher)
+        assert 0.6 < peak / affinity_bytes(4, 576, 16, 32, memory_bound_bytes=bound) <= 1
+    same = noise(4, 16, 24, 24, seed=2).to(dtype)
+    pairs = pairwise_bytes(student.numel(), same.numel(), half=dtype is torch.bfloat16)
+    assert peak_of(pairwise_l1, student, same) == pytest.approx(pairs, rel=0.02)
+    assert peak_of(attended_distance, student, same) == pytest.approx(attended_bytes(same.numel()), rel=0.05)
 
 
 # FAKD
@@ -113,14 +161,11 @@ def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
         affinity_l1(noise(1, 4, 3, 3), noise(1, 4, 3, 4))
 
 
-def test_affinity_memory_is_bounded_and_estimated() -> None:
+def test_affinity_memory_is_bounded() -> None:
     """16 maps of 48×48: whole, A alone would be 324 MiB."""
     bound = 64 * 2**20
     rows = rows_within(bound, 16, 48 * 48)
     assert affinity_file.TENSORS_AT_ONCE * 4 * 16 * rows * 2304 <= bound < 324 * 2**20
-    estimate = affinity_bytes(16, 2304, 64, 256, memory_bound_bytes=bound)
-    assert bound * 0.9 < estimate < bound + 4 * 16 * 2304 * 4 * (64 + 256)
-    assert affinity_bytes(16, 2304, 64, 256) > affinity_bytes(16, 2304, 64, 256, memory_bound_bytes=bound)
     assert rows_within(1, 16, 2304) == 1
 
 

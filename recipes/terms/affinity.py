@@ -75,12 +75,12 @@ def affinity_bytes(
     *,
     memory_bound_bytes: int = MEMORY_BOUND_BYTES,
 ) -> int:
-    """The estimate of what one tap needs beside its features, in fp32: rows of A, f̂ of both, the student's gradients.
+    """What one tap needs at its peak beside its features, at most: rows of A, f̂ of both sides, the student's gradient.
 
-    f̂ is made through a quotient that autograd keeps; its gradient exists once here and once on its way back.
+    Features of half precision are copied to fp32 first, which is counted.
     """
     rows = rows_within(memory_bound_bytes, batch, positions)
-    maps = 4 * batch * positions * (4 * student_channels + 2 * teacher_channels)
+    maps = 4 * batch * positions * (3 * student_channels + 2 * teacher_channels)
     return TENSORS_AT_ONCE * 4 * batch * rows * positions + maps
 
 
@@ -105,6 +105,6 @@ class _AffinityL1(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[:, None, None], None, None

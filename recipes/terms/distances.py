@@ -27,6 +27,13 @@ def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return distances
 
 
+def pairwise_bytes(anchor_elements: int, other_elements: int, *, half: bool) -> int:
+    """What `pairwise_l1` needs at its peak beside its inputs: one difference and the gradient, and where the inputs
+    have half precision their fp32 copies."""
+    copies = anchor_elements + other_elements if half else 0
+    return 4 * (2 * anchor_elements + copies)
+
+
 class _PairwiseL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -35,7 +42,7 @@ class _PairwiseL1(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         anchors, others = ctx.saved_tensors
         shares = upstream / anchors[0].numel()
         gradient = torch.zeros_like(anchors)

@@ -37,3 +37,8 @@ def attended_distance(regressed: torch.Tensor, teacher: torch.Tensor) -> torch.T
     error = (widened(regressed) - target).abs()
     level = target.abs().mean().clamp_min(SMALLEST_LEVEL)
     return (attention(error) * error).flatten(1).mean(1) / level
+
+
+def attended_bytes(elements: int) -> int:
+    """What `attended_distance` needs at its peak beside maps of so many elements: four fp32 tensors of that size."""
+    return 4 * 4 * elements
