@@ -211,7 +211,10 @@ def test_vgg19_loads_the_whole_file_and_refuses_others(vgg: VGG19, tmp_path: Pat
     whole = dict(vgg.state_dict())
     whole |= {"features.30.weight": torch.zeros(512, 512, 3, 3), "classifier.6.bias": torch.zeros(1000)}
     torch.save(whole, tmp_path / "vgg19.pth")
+    before = torch.random.get_rng_state()
     loaded = load_vgg19(tmp_path / "vgg19.pth")
+    TeacherPhi(small_teacher(SMALL_TEACHERS[0]))
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value, whole[name]) for name, value in loaded.state_dict().items())
     assert not any(p.requires_grad for p in loaded.parameters())
     with pytest.raises(SrkdError, match=r"vgg19\.pth: its SHA-256 begins with .* not with dcbb9e9d"):

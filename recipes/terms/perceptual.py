@@ -46,7 +46,8 @@ class Phi(nn.Module, ABC):
 
     levels: int
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """No parameter takes part in training, nor keeps what the network it was copied from had gathered."""
         self.zero_grad(set_to_none=True)
         self.requires_grad_(False)
         self.eval()
@@ -72,7 +73,7 @@ class VGG19(Phi):
             # Not in place: a level is still read when the next layer runs.
             self.features.append(nn.Conv2d(inputs, layer, 3, padding=1)).append(nn.ReLU())
             inputs = layer
-        self._freeze()
+        self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """A grey image is looked at as three equal channels."""
@@ -90,16 +91,22 @@ def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
 
     The file is opened without running code of it. `sha256`: what the file's must begin with.
     """
-    vgg = VGG19()
+    # On meta nothing is drawn from torch's global generator for weights that the file replaces.
+    with torch.device("meta"):
+        vgg = VGG19()
     try:
         with open_container(path) as container:
             if not container.sha256.startswith(sha256):
                 raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
             refs = unwrap(container.content).refs
-            for name, ours in vgg.state_dict().items():
-                ours.copy_(container.tensor(_fitting(refs, name, ours.shape)))
+            state = {
+                name: container.tensor(_fitting(refs, name, ours.shape)).float().contiguous()
+                for name, ours in vgg.state_dict().items()
+            }
     except SrkdError as error:
         raise SrkdError(f"{path}: {error}") from error
+    vgg.load_state_dict(state, assign=True)
+    vgg.freeze()
     return vgg
 
 
@@ -124,7 +131,7 @@ class TeacherPhi(Phi):
         self.levels = len(plan.macs)
         self.taps = tuple(f"body[{k}]" for k in range(self.levels))
         self.network = _first_part(teacher, plan.modules)
-        self._freeze()
+        self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         last = self.network.get_submodule(self.network.taps[self.taps[-1]].module)
