@@ -97,7 +97,9 @@ class Batches:
     @cached_property
     def witness(self) -> Witness:
         """What was drawn, as hashes."""
-        return Witness(lambda step: self.sampler.draw(step, self.whole or self.samples))
+        # Without a hold on self, which would be a cycle: files stay in use until the last reference to them is gone.
+        sampler, samples = self.sampler, self.whole or self.samples
+        return Witness(lambda step: sampler.draw(step, samples))
 
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
