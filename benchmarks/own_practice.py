@@ -15,8 +15,9 @@ from compressor.networks.registry import build
 from compressor.progress import silent, unheard
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
-from compressor.training.loop import runners, train
+from compressor.training.loop import train
 from compressor.training.pace import choose_pace
+from compressor.training.players import players
 from compressor.training.processes import Processes
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
@@ -76,7 +77,8 @@ class OwnLoop:
 
     def bare(self, steps: int, *, updates: bool = False) -> None:
         """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
-        student, teacher = runners(self.stage, self.state.student, self.teacher, self.events)
+        cast = players(self.stage, self.state, self.teacher, unheard, Processes())
+        student, teacher = cast.students[0], cast.teacher
         for _ in range(steps):
             student.forget()
             sr = student(self.fixed.lr, ()).sr

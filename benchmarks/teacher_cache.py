@@ -33,7 +33,8 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.teacher import Teacher
 from compressor.training.guard import Skipped
-from compressor.training.loop import Losses, train
+from compressor.training.loop import train
+from compressor.training.losses import Losses
 from compressor.training.method import Method
 from compressor.training.state import State
 from compressor.training.step import Step

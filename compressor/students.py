@@ -74,9 +74,9 @@ def student_of_spec(
     if init == "inherit":
         source = teacher if select == "leading" else strongest_first(teacher, spec)
         # load_state_dict copies: nothing of the student lies in the teacher's memory.
-        student.load_state_dict(view_parameters(source, spec, segments) | _buffers(teacher), strict=True)
+        student.load_state_dict(view_parameters(source, spec, segments) | buffers_of(teacher), strict=True)
     elif spec.arch == teacher.spec.arch:
-        student.load_state_dict(_buffers(teacher), strict=False)
+        student.load_state_dict(buffers_of(teacher), strict=False)
     some = next(teacher.parameters())
     return student.to(some.device, some.dtype)
 
@@ -117,7 +117,7 @@ def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
     return family.axes(teacher), family.axes(student)
 
 
-def _buffers(teacher: Network) -> dict[str, torch.Tensor]:
+def buffers_of(teacher: Network) -> dict[str, torch.Tensor]:
     """Buffers that the teacher's file brought (a mean shift that moved): a student has no others."""
     parameters = dict(teacher.named_parameters())
     return {name: tensor for name, tensor in teacher.state_dict().items() if name not in parameters}

@@ -15,16 +15,15 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.networks.base import Network
+from compressor.training.method import Plain
 from compressor.training.step import Step
 
 
 @dataclass(frozen=True)
-class Logits:
+class Logits(Plain):
     form: Annotated[Literal["A", "B"], Field(description="which of the two sums")] = "A"
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
@@ -38,9 +37,6 @@ class Logits:
         if self.form == "A":
             return {"pixel": 1.0, "logits": self.kappa}
         return {"pixel": 1.0 - self.alpha, "logits": self.alpha}
-
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr = step.student().sr

@@ -11,26 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from compressor.data.batches import View
-from compressor.networks.base import Network
+from compressor.training.method import Plain
 from compressor.training.step import Step
 
 
 @dataclass(frozen=True)
-class Scratch:
+class Scratch(Plain):
     """Pixel L1 to the ground truth."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})
     name: str = "scratch"
     needs_teacher: bool = False
     needs_network: bool = False
-    teacher_views: tuple[View, ...] = ()
-
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         return {"pixel": F.l1_loss(step.student().sr, step.hr)}

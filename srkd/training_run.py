@@ -123,7 +123,7 @@ class TrainingRun:
                 witness=batches.witness if processes.leads else None,
             )
             run_stages(stages, state, batches, teacher, events, seed=self.seed, processes=processes)
-        score = mean_psnr_y(state.ema.network, self.data.validation, self.student.spec.scale, processes)
+        score = mean_psnr_y(state.averaged(), self.data.validation, self.student.spec.scale, processes)
         report = None
         if processes.leads:
             report = self._report(state, score, teacher, reference, time.monotonic() - started)
@@ -143,7 +143,7 @@ class TrainingRun:
     def _state(self, stages: Sequence[Stage], teacher: Teacher | None, announce: Announce) -> State:
         """A fresh state, or the newest saved one; metrics of later steps are forgotten."""
         own = None if teacher is None else teacher.network
-        state = State.fresh(self._placed(self.student), own, stages[0])
+        state = State.fresh(self._placed(self.student), own, stages[0], self.seed)
         self.folder.states.sweep()
 
         def told(line: str) -> None:
@@ -217,7 +217,8 @@ class TrainingRun:
         self, state: State, psnr: float, teacher: Teacher | None, reference: Reference, seconds: float
     ) -> CompressReport:
         protocol = str(Protocol(border=self.student.spec.scale))
-        self._write_sheet(state.ema.network, teacher)
+        student = state.averaged()
+        self._write_sheet(student, teacher)
         path = self.folder.path / "student.safetensors"
         metadata = {
             "srkd.recipe": self.recipe,
@@ -225,7 +226,7 @@ class TrainingRun:
             "srkd.protocol": protocol,
             "srkd.scores": json.dumps({"validation_psnr_y": round(psnr, 4)}),
         }
-        save_network(state.ema.network.to("cpu"), path, metadata=metadata)
+        save_network(student.to("cpu"), path, metadata=metadata)
         return CompressReport(
             run=self.folder.path,
             student_path=path,

@@ -22,7 +22,9 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.averaging import averaged
 from compressor.training.group import processes as started
-from compressor.training.loop import Losses, train
+from compressor.training.loop import train
+from compressor.training.losses import Losses
+from compressor.training.method import Plain
 from compressor.training.place import Place
 from compressor.training.processes import Processes
 from compressor.training.replicas import follow_leader, require_alike
@@ -35,7 +37,7 @@ BATCH, STEPS = 4, 30
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Plain):
     """Every student sample is to resemble the teacher's of the same image more than those of all other samples."""
 
     name: str = "contrast"

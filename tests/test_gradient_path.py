@@ -48,7 +48,7 @@ class HasModule(Faulty):
 def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
     """The student runs inside a checkpoint: its parameters are nowhere in the recorded graph."""
     entry = step.lr.clone().requires_grad_(True)
-    inside = step._student.network
+    inside = step._cast.students[0].network
     return checkpoint(lambda lr: inside(lr).mean(), entry, use_reentrant=True)
 
 

@@ -17,8 +17,10 @@ from compressor.networks.registry import build
 from compressor.students import network_sha256
 from compressor.training import compiled, pace
 from compressor.training.compiled import CompiledAtFirst, wants_compilation
-from compressor.training.loop import runners, train
+from compressor.training.loop import train
 from compressor.training.pace import Asked, Candidate, Pace, choose_pace
+from compressor.training.players import players
+from compressor.training.processes import Processes
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.loading import load_preset
@@ -110,10 +112,11 @@ def test_paper_presets_train_in_fp32_and_nothing_is_measured_for_them() -> None:
 
 def test_the_teacher_runs_in_its_own_precision() -> None:
     def target(teacher_precision: str) -> torch.Tensor:
-        stage = load_preset("logits", [f"schedule.teacher_precision={teacher_precision}"])
-        _, frozen = runners(stage.stage(stage.build_methods()), network(), network(16), Recorder())
-        assert frozen is not None
-        return frozen(smooth_patch().at(0).lr, ()).sr
+        preset = load_preset("logits", [f"schedule.teacher_precision={teacher_precision}"])
+        one = preset.stage(preset.build_methods())
+        cast = players(one, State.fresh(network(), None, one), network(16), print, Processes())
+        assert cast.teacher is not None
+        return cast.teacher(smooth_patch().at(0).lr, ()).sr
 
     exact, rounded = target("fp32"), target("bf16")
     assert exact.dtype == rounded.dtype == torch.float32

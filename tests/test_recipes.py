@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.data.batches import Batch
 from compressor.errors import SrkdError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
-from compressor.training.loop import collect
+from compressor.training.losses import collect
+from compressor.training.method import Plain
 from compressor.training.schedule import Schedule
-from compressor.training.step import Runner, Step
+from compressor.training.state import State
+from compressor.training.step import Cast, Runner, Step
 from recipes.catalogue import METHODS, preset_names
 from recipes.loading import load_preset
 from recipes.options import make_method
@@ -33,7 +36,8 @@ class Constant(nn.Module):
 def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant, Constant | None]:
     student, teacher = Constant(s), None if t is None else Constant(t)
     frozen = None if teacher is None else Runner(teacher, trains=False)
-    return Step(0, 0, torch.zeros(1, 3, 1, 1), y, Runner(student, trains=True), frozen), student, teacher
+    cast = Cast([Runner(student, trains=True)], frozen)
+    return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), cast), student, teacher
 
 
 def total(name: str, step: Step, **options: object) -> torch.Tensor:
@@ -93,11 +97,8 @@ def test_inherit_and_scratch_share_their_loss_but_not_their_student_rule():
 
 
 def test_a_term_without_weight_is_refused():
-    class Odd:
+    class Odd(Plain):
         name, needs_teacher, weights = "odd", False, {"pixel": 1.0}
-
-        def modules(self, teacher, student):
-            return nn.ModuleDict()
 
         def terms(self, step):
             return {"pixel": step.student().sr.mean(), "forgotten": step.student().sr.sum()}
@@ -105,7 +106,7 @@ def test_a_term_without_weight_is_refused():
     step, *_ = step_of(torch.zeros(1), torch.zeros(1))
     stage = load_preset("scratch").stage([Odd()])
     with pytest.raises(SrkdError, match="forgotten"):
-        collect(stage, step)
+        collect(stage, State.fresh(build(EDSRSpec(scale=2, width=4, depth=1)), None, stage), step)
 
 
 @pytest.mark.parametrize("name", preset_names())

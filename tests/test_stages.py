@@ -71,7 +71,7 @@ class Careless(Logits):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            next(step._teacher.network.parameters()).view(-1)[0] += 1e-3
+            next(step._cast.teacher.network.parameters()).view(-1)[0] += 1e-3
         return super().terms(step)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.checkpoints.save import save_network
-from compressor.data.batches import Batches, View
+from compressor.data.batches import Batch, Batches, View
 from compressor.data.build import build_store
 from compressor.data.cache_folder import CacheFolder
 from compressor.data.output_file import HEADER
@@ -32,9 +32,10 @@ from compressor.networks.registry import build
 from compressor.resize import imresize
 from compressor.teacher import Teacher, load_teacher
 from compressor.training.loop import train
+from compressor.training.method import Plain
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Runner, Step
+from compressor.training.step import Cast, Runner, Step
 from recipes.loading import load_preset
 from recipes.logits import Logits
 from srkd.cli import run as srkd_in_process
@@ -335,7 +336,7 @@ def test_what_half_precision_cannot_hold_names_the_image(value, told, store, tmp
 
 
 @dataclass(frozen=True)
-class Upcycled:
+class Upcycled(Plain):
     """A method that wants the teacher's output for the batch shrunk once more."""
 
     name: str = "upcycled"
@@ -358,7 +359,7 @@ class Upcycled:
 def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
     lr = torch.rand(2, 3, PATCH, PATCH)
     student, teacher = Runner(edsr(), trains=True), Runner(edsr(1), trains=False)
-    step = Step(0, 0, lr, lr, student, teacher)
+    step = Step(0, 0, Batch(lr, lr), Cast([student], teacher))
     assert step.zoomed_out() is step.zoomed_out()
     assert torch.equal(step.zoomed_out(), imresize(lr, 1 / SCALE))
     Upcycled().terms(step)
@@ -422,7 +423,7 @@ def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
     teacher = Teacher(edsr(1))
     batch = served(teacher, store, tmp_path).at(0)
     frozen = Runner(teacher.network, trains=False)
-    step = Step(0, 0, batch.lr, batch.hr, Runner(edsr(2), trains=True), frozen, batch.labels)
+    step = Step(0, 0, batch, Cast([Runner(edsr(2), trains=True)], frozen))
     assert torch.equal(step.teacher().sr, batch.labels["whole"].sr) and frozen.forwards == 0
     featured = step.teacher(taps=("body_end",))
     assert frozen.forwards == 1 and featured.features["body_end"].shape[1] == 6

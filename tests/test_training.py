@@ -16,7 +16,8 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.ema import EMA
 from compressor.training.guard import Skipped
-from compressor.training.loop import Losses, train
+from compressor.training.loop import train
+from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State

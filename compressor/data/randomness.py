@@ -7,10 +7,12 @@ samples by their global index.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: int) -> npt.NDArray[np.float64]:
@@ -26,3 +28,13 @@ def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: i
         source.state = state
         generator.random(out=row)
     return numbers
+
+
+@contextmanager
+def drawn(stream: str, seed: int) -> Iterator[None]:
+    """Within the block torch's own generator is a function of stream and seed, for layers that initialise themselves;
+    afterwards it is as it was."""
+    key = hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=8).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(key, "little") >> 1)
+        yield

@@ -12,7 +12,7 @@ from compressor.data.witness import Witness
 from compressor.progress import Announce, Progress
 from compressor.training.guard import Skipped
 from compressor.training.interrupt import Interrupted
-from compressor.training.loop import Losses
+from compressor.training.losses import Losses
 from compressor.training.processes import Processes
 from compressor.training.replicas import require_alike
 from compressor.training.run_folder import RunFolder
@@ -103,7 +103,12 @@ class RunEvents:
     def validate(self, done: int, state: State) -> None:
         """Score the averaged student; keep it beside the last state when it is the best so far."""
         require_alike(state, self.processes)
-        student = mean_psnr_y(state.ema.network, self.images, state.student.spec.scale, self.processes)
+        averaged = state.averaged()
+        student = mean_psnr_y(averaged, self.images, averaged.spec.scale, self.processes)
+        if state.role == "teacher":
+            self.folder.metrics("validation", done, {"tuned_teacher_psnr_y": student})
+            self.note(f"step {done}/{self.steps}: teacher being tuned {student:.3f} dB, {told(self.reference)}")
+            return
         numbers = {"student_psnr_y": student, "bicubic_psnr_y": self.reference.bicubic}
         if self.reference.teacher is not None:
             numbers["teacher_psnr_y"] = self.reference.teacher
@@ -112,7 +117,7 @@ class RunEvents:
         self.note(line)
         if student > state.best_psnr_y:
             state.best_psnr_y = student
-            self.folder.keep(state.ema.network)
+            self.folder.keep(averaged)
 
 
 def told(reference: Reference) -> str:

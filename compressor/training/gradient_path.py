@@ -47,11 +47,14 @@ def _nodes(term: torch.Tensor) -> Iterator[Any]:
 
 def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
     """Go backward from this term alone and look. Reentrant checkpointing hides the parameters from the graph, and only
-    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused. What it
-    leaves in the gradients goes when the loop clears them for its own backward."""
+    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused."""
     if not term.requires_grad:
         return False
+    kept = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     torch.autograd.backward(term, retain_graph=True)
-    return any(parameter.grad is not None for parameter in parameters)
+    arrived = any(parameter.grad is not None for parameter in parameters)
+    for parameter, gradient in zip(parameters, kept, strict=True):
+        parameter.grad = gradient
+    return arrived

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
 from compressor.data.batches import View
-from compressor.networks.base import Network
+from compressor.networks.base import Network, Spec
+from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 
 Terms: TypeAlias = Mapping[str, torch.Tensor]
 """Named, unweighted, differentiable losses."""
+
+Weights: TypeAlias = Mapping[str, float | Calibrated]
+
+Role = Literal["student", "teacher", "joint"]
+"""Who is trained: the student; a copy of the teacher, which teaches the stages after; or a copy of the teacher with the
+students inside it."""
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """A stage that a method wants before its own: `share` of its steps, at a rate of its own."""
+
+    name: str
+    method: Method
+    trains: Role
+    share: float
+    rate: float
 
 
 class Method(Protocol):
@@ -36,12 +55,54 @@ class Method(Protocol):
         ...
 
     @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self) -> Weights:
         """The weight of each term, by its name."""
         ...
 
+    @property
+    def trains(self) -> Role:
+        """Who learns from the terms."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Updates a step: the optimiser moves after each part of it, and gradients are cleared before the first."""
+        ...
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        """Students inside the teacher that are trained beside the student: step.student(branch=1) and so on."""
+        ...
+
+    def preludes(self) -> Sequence[Prelude]:
+        """Stages before the method's own."""
+        ...
+
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Projectors, heads, gates: trained with the student, never exported, never averaged."""
+        """Projectors, heads, gates: trained with the student, never exported, never averaged. `step.modules[name]`."""
+        ...
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Frozen networks that the terms look through: neither trained nor saved. `step.helpers[name]`."""
         ...
 
     def terms(self, step: Step) -> Terms: ...
+
+
+class Plain:
+    """What a method is unless it says otherwise: one update of the student alone, no stage before it."""
+
+    trains: Role = "student"
+    updates: int = 1
+    teacher_views: Sequence[View] = ()
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        return ()
+
+    def preludes(self) -> Sequence[Prelude]:
+        return ()
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict()
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict()

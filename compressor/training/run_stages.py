@@ -46,10 +46,11 @@ def run_stage(
     processes: Processes | None = None,
 ) -> None:
     """Run one stage; the teacher has the same weights before and after it, to the bit."""
-    before = fingerprint(teacher)
     own = teacher.network if isinstance(teacher, Teacher) else None
+    tuned = state.networks.get("teacher") if state.role == "student" else None
+    before = fingerprint(teacher), fingerprint(tuned)
     train(stage, state, batches, own or teacher, events, seed=seed, processes=processes)
-    if fingerprint(teacher) != before:
+    if (fingerprint(teacher), fingerprint(tuned)) != before:
         raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 
 

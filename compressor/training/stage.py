@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compressor.training.method import Method
+from compressor.training.method import Method, Role
 from compressor.training.pace import PLAIN_PACE, Pace
 from compressor.training.schedule import Schedule
 
@@ -35,4 +35,6 @@ class Stage:
     optimiser: Optimiser
     average: Average
     pace: Pace = PLAIN_PACE
+    trains: Role = "student"
+    updates: int = 1
     validate_every: int = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,44 +11,77 @@ from typing import Any
 import torch
 from torch import nn
 
+from compressor.data.randomness import drawn
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
+from compressor.students import student_of_spec
+from compressor.training.calibration import Calibration
 from compressor.training.checkpoint_file import read_parts, write_parts
 from compressor.training.ema import EMA
 from compressor.training.guard import Guard
+from compressor.training.method import Role
 from compressor.training.stage import Stage
 
 
 @dataclass
 class State:
-    """Student, auxiliary modules, optimiser, average, guard, how far the run is, and the best validation in dB.
+    """Networks by their role, auxiliary modules, optimiser, average, guard, calibration, how far the run is, and the
+    best validation in dB.
 
     `done` counts the steps of all stages; `stage` is the index of the present one, which began after `began` steps.
     """
 
-    student: Network
+    networks: dict[Role, Network]
     modules: nn.ModuleDict
     optimiser: torch.optim.Adam
     ema: EMA
+    role: Role = "student"
     guard: Guard = field(default_factory=Guard)
+    calibration: Calibration = field(default_factory=Calibration)
     done: int = 0
     stage: int = 0
     began: int = 0
     best_psnr_y: float = float("-inf")
+    seed: int = 0
 
     @classmethod
-    def fresh(cls, student: Network, teacher: Network | None, stage: Stage) -> State:
+    def fresh(cls, student: Network, teacher: Network | None, stage: Stage, seed: int = 0) -> State:
         """A state before the first step; the methods' own modules are made here."""
+        networks: dict[Role, Network] = {"student": student}
         modules = nn.ModuleDict()
-        return cls(student, modules, *_begin(stage, student, modules, teacher))
+        begun = _begin(stage, networks, modules, teacher, seed)
+        return cls(networks, modules, *begun, role=stage.trains, seed=seed)
+
+    @property
+    def student(self) -> Network:
+        """The student as a network of its own: what is trained, unless it is trained inside the teacher."""
+        return self.networks["student"]
+
+    @property
+    def trained(self) -> Network:
+        return self.networks[self.role]
+
+    def averaged(self) -> Network:
+        """The student of the averaged weights; in a stage that trains the teacher, the averaged teacher."""
+        if self.role != "joint":
+            return self.ema.network
+        return student_of_spec(self.ema.network, self.student.spec).eval().requires_grad_(False)
+
+    def teaching(self, teacher: Network | None) -> Network | None:
+        """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came."""
+        if self.role == "student":
+            return self.networks.get("teacher", teacher)
+        return None if self.role == "teacher" else self.networks["joint"]
 
     def enter(self, stage: Stage, teacher: Network | None) -> None:
-        """Go on to the next stage: the student stays; optimiser, average and guard begin anew.
+        """Go on to the next stage: networks stay; optimiser, average, guard and calibration begin anew.
 
         Modules of earlier stages are kept, and trained where a method of this stage has their name.
         """
-        self.optimiser, self.ema = _begin(stage, self.student, self.modules, teacher)
-        self.guard = Guard()
+        self.trained.eval().requires_grad_(False)
+        self.role = stage.trains
+        self.optimiser, self.ema = _begin(stage, self.networks, self.modules, teacher, self.seed)
+        self.guard, self.calibration = Guard(), Calibration()
         self.stage, self.began = self.stage + 1, self.done
 
     def save(self, path: Path) -> None:
@@ -56,11 +90,12 @@ class State:
     def parts(self) -> dict[str, Any]:
         """All of it, as plain values and tensors."""
         return {
-            "student": self.student.state_dict(),
+            "networks": {role: network.state_dict() for role, network in self.networks.items()},
             "modules": self.modules.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
             "guard": self.guard.state_dict(),
+            "calibration": self.calibration.state_dict(),
             "done": self.done,
             "stage": self.stage,
             "began": self.began,
@@ -79,30 +114,38 @@ class State:
     def become(self, parts: dict[str, Any], stages: Sequence[Stage], teacher: Network | None) -> None:
         for stage in stages[1 : int(parts["stage"]) + 1]:
             self.enter(stage, teacher)
-        self.student.load_state_dict(parts["student"])
+        for role, weights in parts["networks"].items():
+            self.networks[role].load_state_dict(weights)
         self.modules.load_state_dict(parts["modules"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.ema.load_state_dict(parts["ema"])
         self.guard.load_state_dict(parts["guard"])
+        self.calibration.load_state_dict(parts["calibration"])
         self.done, self.stage, self.began = int(parts["done"]), int(parts["stage"]), int(parts["began"])
         self.best_psnr_y = float(parts["best_psnr_y"])
 
 
 def _begin(
-    stage: Stage, student: Network, modules: nn.ModuleDict, teacher: Network | None
+    stage: Stage, networks: dict[Role, Network], modules: nn.ModuleDict, teacher: Network | None, seed: int
 ) -> tuple[torch.optim.Adam, EMA]:
-    """Make the modules that `stage` needs and has not got; an optimiser over the student and them, and an average."""
+    """Make what `stage` needs and has not got: the network in its role, and modules; an optimiser and an average."""
+    if stage.trains not in networks:
+        if teacher is None:
+            raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher, and there is none: add --teacher FILE")
+        networks[stage.trains] = copy.deepcopy(teacher)
+    trained = networks[stage.trains].train().requires_grad_(True)
+    device = next(trained.parameters()).device
     for method in stage.methods:
         if method.name not in modules:
-            modules[method.name] = method.modules(teacher, student)
-    student.train().requires_grad_(True)
+            with drawn(f"modules of {method.name}", seed):
+                modules[method.name] = method.modules(teacher, networks["student"]).to(device)
     own = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
     optimiser = torch.optim.Adam(
-        [*student.parameters(), *own],
+        [*trained.parameters(), *own],
         lr=stage.schedule.rate,
         betas=stage.optimiser.betas,
         eps=stage.optimiser.eps,
         # One kernel for all: a third of the time of foreach on CPU, and one launch on a GPU.
         fused=True,
     )
-    return optimiser, EMA(student, decay=stage.average.decay, warmup=stage.average.warmup)
+    return optimiser, EMA(trained, decay=stage.average.decay, warmup=stage.average.warmup)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
+from torch import nn
 
-from compressor.data.batches import Labelled, View
+from compressor.data.batches import Batch, Labelled
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.resize import imresize
@@ -37,10 +37,12 @@ class Runner:
         trains: bool,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         forward: Forwarder | None = None,
+        compiled: Forwarder | None = None,
     ) -> None:
-        """`forward` runs in place of the network where no features are asked for."""
+        """`forward` runs the network on weights that are not its own; `compiled` where no features are asked for."""
         self.network, self.trains, self.autocast = network, trains, autocast
         self.forward: Forwarder = network if forward is None else forward
+        self.compiled: Forwarder = self.forward if compiled is None else compiled
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
         self.forwards = 0
 
@@ -60,7 +62,7 @@ class Runner:
             self.autocast(),
             self._features(taps) as features,
         ):
-            sr = self.network(lr) if taps else self.forward(lr)
+            sr = self.forward(lr) if taps else self.compiled(lr)
         self.forwards += 1
         if not self.trains:
             sr, features = sr.detach(), {tap: feature.detach() for tap, feature in features.items()}
@@ -75,43 +77,53 @@ class Runner:
         return read_taps(self.network, taps)
 
 
+@dataclass(frozen=True)
+class Cast:
+    """Who plays in a step: the students (the first is the one that leaves the run), the teacher, and the methods' own
+    modules and frozen helpers, by the method's name."""
+
+    students: Sequence[Runner]
+    teacher: Runner | None = None
+    modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    helpers: Mapping[str, nn.ModuleDict] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
+
+
 class Step:
     """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
 
-    def __init__(
-        self,
-        number: int,
-        seed: int,
-        lr: torch.Tensor,
-        hr: torch.Tensor | None,
-        student: Runner,
-        teacher: Runner | None,
-        labels: Mapping[View, Labelled] = MappingProxyType({}),
-        processes: Processes | None = None,
-    ) -> None:
-        self.number, self.seed = number, seed
-        self.lr, self._hr = lr, hr
-        self._student, self._teacher, self._processes = student, teacher, processes or Processes()
-        self._zoomed_out = labels["zoom-out"].lr if "zoom-out" in labels else None
-        student.forget()
-        if teacher is not None:
-            teacher.forget()
-            for known in labels.values():
-                teacher.remember(known)
+    def __init__(self, number: int, seed: int, batch: Batch, cast: Cast, part: int = 0) -> None:
+        """`part` counts the updates of a step; each sees the same batch and runs the networks anew."""
+        self.number, self.seed, self.part = number, seed, part
+        self.lr, self._hr, self._cast = batch.lr, batch.hr, cast
+        self.modules, self.helpers = cast.modules, cast.helpers
+        self._zoomed_out = batch.labels["zoom-out"].lr if "zoom-out" in batch.labels else None
+        for runner in cast.students:
+            runner.forget()
+        if cast.teacher is not None:
+            cast.teacher.forget()
+            for known in batch.labels.values():
+                cast.teacher.remember(known)
 
     @property
     def hr(self) -> torch.Tensor:
         """The label of the batch: its HR patches or, where none exist, what the teacher makes of the LR patches."""
         return self.teacher().sr if self._hr is None else self._hr
 
-    def student(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
-        return self._student(self.lr if lr is None else lr, taps)
+    def student(self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), branch: int = 0) -> Forward:
+        """The student's forward; of several that are trained together, the one at `branch`."""
+        return self._cast.students[branch](self.lr if lr is None else lr, taps)
+
+    @property
+    def branches(self) -> int:
+        """How many students are trained together."""
+        return len(self._cast.students)
 
     def teacher(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
-        """The frozen teacher's forward, without gradients and unclipped."""
-        if self._teacher is None:
+        """The teacher's forward, unclipped; without gradients unless it is trained with the student."""
+        if self._cast.teacher is None:
             raise SrkdError("this recipe needs a teacher and none was given: add --teacher FILE")
-        return self._teacher(self.lr if lr is None else lr, taps)
+        return self._cast.teacher(self.lr if lr is None else lr, taps)
 
     def zoomed_out(self) -> torch.Tensor:
         """The LR batch shrunk once more by the scale, neither rounded nor clipped: an input nobody has labelled.
@@ -119,13 +131,17 @@ class Step:
         From a teacher cache it is a crop of the shrunk image, so that it fits the output that is kept of it.
         """
         if self._zoomed_out is None:
-            self._zoomed_out = imresize(self.lr, 1 / self._student.network.descriptor.scale)
+            self._zoomed_out = imresize(self.lr, 1 / self.scale)
         return self._zoomed_out
+
+    @property
+    def scale(self) -> int:
+        return self._cast.students[0].network.descriptor.scale
 
     @property
     def samples(self) -> range:
         """The global indices of this process's samples: what random numbers are keyed by."""
-        first = self._processes.place.rank * len(self.lr)
+        first = self._cast.processes.place.rank * len(self.lr)
         return range(first, first + len(self.lr))
 
     def everyone(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -133,4 +149,4 @@ class Step:
 
         Means over samples need it not. It is differentiable, and every process must ask for it at the same place.
         """
-        return self._processes.everyone(tensor)
+        return self._cast.processes.everyone(tensor)

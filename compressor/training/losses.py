@@ -1,0 +1,70 @@
+"""Terms by name, raw and weighted, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from compressor.errors import SrkdError
+from compressor.progress import Announce
+from compressor.training.averaging import averaged
+from compressor.training.calibration import Calibrated, calibration_steps
+from compressor.training.processes import Processes
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Step
+
+
+class Losses:
+    """Raw terms by name, their weights, and the weighted sum; numbers are fetched only when somebody logs them."""
+
+    def __init__(self, terms: dict[str, torch.Tensor], weights: dict[str, float]) -> None:
+        self.terms, self.weights = terms, weights
+        self.total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def numbers(self) -> dict[str, float]:
+        raw = {f"raw/{name}": float(term.detach()) for name, term in self.terms.items()}
+        weighted = {f"weighted/{name}": self.weights[name] * raw[f"raw/{name}"] for name in self.terms}
+        return {**raw, **weighted, "loss": float(self.total.detach())}
+
+    def shared(self, parameters: Sequence[torch.nn.Parameter], processes: Processes) -> Losses:
+        """The terms' means over all processes and, in the same message, those of the gradients and the wish to stop.
+
+        From here on every process has the same numbers, so that each decides alone, and all alike, what to skip.
+        """
+        if processes.alone:
+            return self
+        wish = torch.tensor(float(processes.wish.asked), device=self.total.device)
+        numbers = torch.stack([*(term.detach().float() for term in self.terms.values()), wish])
+        *means, wished = averaged(parameters, numbers, processes)
+        processes.wish.known_to_all = bool(wished > 0)
+        return Losses(dict(zip(self.terms, means, strict=True)), self.weights)
+
+
+def collect(stage: Stage, state: State, step: Step) -> Losses:
+    """The terms of every method, under their own names; two methods that name the same term share it."""
+    terms: dict[str, torch.Tensor] = {}
+    for method in stage.methods:
+        terms.update(method.terms(step))
+    weights = state.calibration.weights(asked_weights(stage))
+    unweighted = terms.keys() - weights.keys()
+    if unweighted:
+        raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
+    return Losses(terms, weights)
+
+
+def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:
+    """The weights as the methods give them: numbers, and what is to be calibrated."""
+    return {name: weight for method in stage.methods for name, weight in method.weights.items()}
+
+
+def calibrate(stage: Stage, state: State, losses: Losses, note: Announce) -> None:
+    """Let a good step count for the weights that are still to be found."""
+    asked = asked_weights(stage)
+    if not state.calibration.open(asked):
+        return
+    raw = {name: float(term.detach()) for name, term in losses.terms.items()}
+    steps = calibration_steps(stage.schedule.steps)
+    for name, weight in state.calibration.see(raw, asked, steps=steps).items():
+        note(f"weight of {name}: {weight:.6g}, calibrated over {state.calibration.seen} steps")
