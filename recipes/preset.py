@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from compressor.training.method import Method
+    from compressor.training.method import Method, Prelude
     from compressor.training.pace import Asked, Pace
     from compressor.training.stage import Stage
 
@@ -103,6 +104,11 @@ class Preset(Part):
         rule = self.schedule
         return Asked(rule.precision, rule.teacher_precision, rule.compile)
 
+    def stages(self, methods: Sequence[Method], pace: Pace | None = None) -> tuple[Stage, ...]:
+        """What the methods want done before, and then the student's own stage, which `steps` counts."""
+        main = self.stage(methods, pace)
+        return (*(prelude_stage(prelude, main) for method in methods for prelude in method.preludes()), main)
+
     def stage(self, methods: Sequence[Method], pace: Pace | None = None) -> Stage:
         """The stage at the pace that was chosen for the machine; without one, plain."""
         from compressor.training.pace import plain_pace
@@ -116,5 +122,21 @@ class Preset(Part):
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             pace=plain_pace(self.asked()) if pace is None else pace,
+            trains="joint" if any(method.trains == "joint" for method in methods) else "student",
+            updates=max((method.updates for method in methods), default=1),
             validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
         )
+
+
+def prelude_stage(prelude: Prelude, main: Stage) -> Stage:
+    """A stage before the main one: its share of the steps, at its own constant rate, validated at its end."""
+    steps = max(1, round(prelude.share * main.schedule.steps))
+    return replace(
+        main,
+        name=prelude.name,
+        methods=(prelude.method,),
+        schedule=Schedule(steps, prelude.rate),
+        trains=prelude.trains,
+        updates=prelude.method.updates,
+        validate_every=steps,
+    )
