@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from compressor.errors import SrkdError, UsageError
 from recipes.catalogue import catalogue
+from recipes.composition import disagreements, refusals
 from recipes.options import read_options
 from recipes.preset import MethodRule, Preset, ScheduleRule, StudentRule
-from recipes.problems import Origin, PresetError, Problem, one_problem, told
+from recipes.problems import Origin, PresetError, Problem, closest, one_problem, told
 from recipes.settings import apply_settings, options_in
 from recipes.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
 
 PARTS: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Preset,
@@ -65,12 +69,25 @@ def check(values: Mapping[str, Any], origin: Origin, earlier: Sequence[Problem] 
         raise PresetError(sorted(problems, key=lambda problem: (problem.setting is not None, problem.line or 0)))
     preset = Preset.model_validate_json(json.dumps(values, default=str), strict=True)
     try:
-        preset.build_methods()
+        methods = preset.build_methods()
     except PresetError:
         raise
     except SrkdError as error:
         raise type(error)(f"{origin.file}: {error}") from error
+    _compose(preset, methods, origin)
     return preset
+
+
+def _compose(preset: Preset, methods: Sequence[Method], origin: Origin) -> None:
+    """Refuse methods that do not go together, and weights of terms that none of them has."""
+    apart = [*refusals(methods), *disagreements(methods, preset.weights)]
+    problems = [origin.problem(("methods",), None, line) for line in apart]
+    terms = {term for method in methods for term in method.weights}
+    for term in preset.weights.keys() - terms:
+        expected = f"no term of these methods; {closest(term, sorted(terms))}"
+        problems.append(origin.problem(("weights", term), None, expected))
+    if problems:
+        raise PresetError(problems)
 
 
 def _shape(values: Mapping[str, Any], origin: Origin) -> list[Problem]:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.training.method import Plain
+from compressor.training.method import Kind, Plain
 from compressor.training.step import Step
 
 
@@ -30,6 +30,7 @@ class Logits(Plain):
     name: str = "logits"
     needs_teacher: bool = True
     needs_network: bool = False
+    kind: Kind = "output"
     teacher_views: tuple[View, ...] = ("whole",)
 
     @property

@@ -18,7 +18,7 @@ from recipes.problems import Origin, Path, PresetError, Problem, told
 if TYPE_CHECKING:
     from compressor.training.method import Method
 
-FIXED = ("name", "needs_teacher", "needs_network", "teacher_views", "weights", "trains", "updates")
+FIXED = ("name", "needs_teacher", "needs_network", "teacher_views", "weights", "kind", "trains", "updates")
 """Fields of a method that are facts about it, not options."""
 
 

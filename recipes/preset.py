@@ -79,6 +79,9 @@ class Preset(Part):
     title: str = Field(min_length=1, description="what it is, in a few words")
     source: str = Field(description="where the method and its numbers come from")
     methods: tuple[MethodRule, ...] = Field(min_length=1, description="whose terms are summed by weight")
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="of terms by name, where methods that share a term disagree, or to change it"
+    )
     student: StudentRule = StudentRule()
     schedule: ScheduleRule = ScheduleRule()
 
@@ -124,6 +127,7 @@ class Preset(Part):
             pace=plain_pace(self.asked()) if pace is None else pace,
             trains="joint" if any(method.trains == "joint" for method in methods) else "student",
             updates=max((method.updates for method in methods), default=1),
+            weights=self.weights,
             validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
         )
 

@@ -55,8 +55,9 @@ def collect(stage: Stage, state: State, step: Step) -> Losses:
 
 
 def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:
-    """The weights as the methods give them: numbers, and what is to be calibrated."""
-    return {name: weight for method in stage.methods for name, weight in method.weights.items()}
+    """The weights as the methods give them, numbers and what is to be calibrated; the preset's own words win."""
+    asked = {name: weight for method in stage.methods for name, weight in method.weights.items()}
+    return {**asked, **{name: weight for name, weight in stage.weights.items() if name in asked}}
 
 
 def calibrate(stage: Stage, state: State, losses: Losses, note: Announce) -> None:

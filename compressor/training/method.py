@@ -24,6 +24,10 @@ Role = Literal["student", "teacher", "joint"]
 students inside it."""
 
 
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
+"""What a method adds to the pixel loss; recipes say which kinds go together (methods of one field, one place)."""
+
+
 @dataclass(frozen=True)
 class Prelude:
     """A stage that a method wants before its own: `share` of its steps, at a rate of its own."""
@@ -60,6 +64,9 @@ class Method(Protocol):
         ...
 
     @property
+    def kind(self) -> Kind: ...
+
+    @property
     def trains(self) -> Role:
         """Who learns from the terms."""
         ...
@@ -91,6 +98,7 @@ class Method(Protocol):
 class Plain:
     """What a method is unless it says otherwise: one update of the student alone, no stage before it."""
 
+    kind: Kind = "pixel"
     trains: Role = "student"
     updates: int = 1
     teacher_views: Sequence[View] = ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from compressor.training.method import Method, Role
 from compressor.training.pace import PLAIN_PACE, Pace
@@ -37,4 +37,6 @@ class Stage:
     pace: Pace = PLAIN_PACE
     trains: Role = "student"
     updates: int = 1
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of terms by name, in place of the methods' own."""
     validate_every: int = 1000

@@ -1,0 +1,63 @@
+"""Which methods go together in one preset. The table is data: methods.md of the field says the same in words.
+
+Allowed are the pixel loss with anything; outputs, one feature loss, upcycled data, contrast and heads with each other;
+joint training with upcycled data. What is refused is listed, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compressor.training.method import Kind, Method
+
+MOVING = "its teacher is trained with the student, so that there is no frozen one to learn from"
+REFUSED: Mapping[frozenset[Kind], str] = {
+    frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different things",
+    frozenset({"output"}): "the teacher's image would count twice: change its weight instead",
+    frozenset({"data"}): "the upcycled images would count twice",
+    frozenset({"contrast"}): "one contrast at a time",
+    frozenset({"heads"}): "one set of auxiliary heads at a time",
+    frozenset({"bands"}): "the bands would count twice",
+    frozenset({"joint"}): "a teacher can be trained jointly once",
+    frozenset({"quantised"}): "a student is quantised once",
+    frozenset({"joint", "output"}): MOVING,
+    frozenset({"joint", "feature"}): MOVING,
+    frozenset({"joint", "contrast"}): "joint training has its own contrast",
+    frozenset({"joint", "heads"}): "heads hang on a student of its own, and this one lives inside the teacher",
+    frozenset({"joint", "bands"}): MOVING,
+    frozenset({"joint", "quantised"}): "quantisation is the last stage: start it from the distilled student",
+    frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",
+    frozenset({"quantised", "feature"}): "a quantised student learns from pixels and the teacher's image or attention",
+    frozenset({"quantised", "data"}): "a quantised student learns from pixels and the teacher's image or attention",
+    frozenset({"quantised", "contrast"}): "a quantised student learns from pixels and the teacher's image or attention",
+    frozenset({"quantised", "heads"}): "a quantised student learns from pixels and the teacher's image or attention",
+    frozenset({"quantised", "bands"}): "a quantised student learns from pixels and the teacher's image or attention",
+}
+
+
+def refusals(methods: Sequence[Method]) -> list[str]:
+    """One line for each pair that does not go together."""
+    found = []
+    for first, second in combinations(methods, 2):
+        reason = REFUSED.get(frozenset({first.kind, second.kind}))
+        if reason is not None:
+            found.append(f"{first.name} and {second.name} do not go together: {reason}")
+    return found
+
+
+def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:
+    """One line for each term that methods share and weigh differently, where the preset does not say its weight."""
+    seen: dict[str, tuple[str, object]] = {}
+    found = []
+    for method in methods:
+        for term, weight in method.weights.items():
+            name, other = seen.setdefault(term, (method.name, weight))
+            if other != weight and term not in weights:
+                found.append(
+                    f"the term {term} weighs {other} in {name} and {weight} in {method.name}: say which, "
+                    f"weights.{term}={weight}"
+                )
+    return found
