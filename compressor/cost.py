@@ -28,7 +28,7 @@ LARGEST_SIDE = 65536
 
 @dataclass(frozen=True)
 class Cost:
-    """Plain counts for one image; `lr_size` is (width, height)."""
+    """PlainMethod counts for one image; `lr_size` is (width, height)."""
 
     params: int
     macs: int

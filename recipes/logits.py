@@ -18,12 +18,12 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.training.method import Kind, Plain
+from compressor.training.method import Kind, PlainMethod
 from compressor.training.step import Step
 
 
 @dataclass(frozen=True)
-class Logits(Plain):
+class Logits(PlainMethod):
     form: Annotated[Literal["A", "B"], Field(description="which of the two sums")] = "A"
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5

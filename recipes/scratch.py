@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
-from compressor.training.method import Plain
+from compressor.training.method import PlainMethod
 from compressor.training.step import Step
 
 
 @dataclass(frozen=True)
-class Scratch(Plain):
+class Scratch(PlainMethod):
     """Pixel L1 to the ground truth."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compressor.errors import SrkdError
 
 if TYPE_CHECKING:
+    from compressor.training.method import PlainMethod
     from recipes.entry import Contribution, MethodEntry
     from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Contribution",
     "MethodEntry",
+    "PlainMethod",
     "SrkdError",
     "__version__",
     "build_student",
@@ -35,6 +37,7 @@ _HOMES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "Contribution": "recipes.entry",
     "MethodEntry": "recipes.entry",
+    "PlainMethod": "compressor.training.method",
 }
 
 

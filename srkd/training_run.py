@@ -42,6 +42,10 @@ SAME = ("preset", "student", "teacher", "data", "teacher_cache")
 """Of run.json: what must be the same on every process, and when a run is continued."""
 
 
+JOINT_TEACHER = "teacher_joint.safetensors"
+"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
@@ -103,7 +107,7 @@ class TrainingRun:
         # First of all: from here on a killed run can be continued.
         processes.together(lambda: self.folder.write_facts(self.facts()))
         processes.going_on(lambda: "before the first step", self.folder.continuing)
-        stages = (self.preset.stage(self.preset.build_methods(), self.pace),)
+        stages = self.preset.stages(self.preset.build_methods(), self.pace)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self.reference or self._reference(teacher)
         state = processes.together(lambda: self._state(stages, teacher, announce))
@@ -227,6 +231,9 @@ class TrainingRun:
             "srkd.scores": json.dumps({"validation_psnr_y": round(psnr, 4)}),
         }
         save_network(student.to("cpu"), path, metadata=metadata)
+        if state.role == "joint":
+            whole = state.ema.network.to("cpu")
+            save_network(whole, self.folder.path / JOINT_TEACHER, metadata={"srkd.recipe": self.recipe})
         return CompressReport(
             run=self.folder.path,
             student_path=path,

@@ -24,7 +24,7 @@ from compressor.training.averaging import averaged
 from compressor.training.group import processes as started
 from compressor.training.loop import train
 from compressor.training.losses import Losses
-from compressor.training.method import Plain
+from compressor.training.method import PlainMethod
 from compressor.training.place import Place
 from compressor.training.processes import Processes
 from compressor.training.replicas import follow_leader, require_alike
@@ -37,7 +37,7 @@ BATCH, STEPS = 4, 30
 
 
 @dataclass(frozen=True)
-class Contrast(Plain):
+class Contrast(PlainMethod):
     """Every student sample is to resemble the teacher's of the same image more than those of all other samples."""
 
     name: str = "contrast"

@@ -11,7 +11,7 @@ import pytest
 
 from compressor.errors import UsageError
 from compressor.training.losses import asked_weights
-from compressor.training.method import Kind, Plain
+from compressor.training.method import Kind, PlainMethod
 from recipes.composition import REFUSED, disagreements, refusals
 from recipes.loading import read_preset
 
@@ -40,7 +40,7 @@ EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
 
 
 @dataclass(frozen=True)
-class Any(Plain):
+class Any(PlainMethod):
     name: str
     kind: Kind
     needs_teacher: bool = False

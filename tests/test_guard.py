@@ -18,7 +18,7 @@ from compressor.networks.base import Network
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import ENOUGH, FACTOR, IN_A_ROW, Guard
 from compressor.training.loop import train
-from compressor.training.method import Plain
+from compressor.training.method import PlainMethod
 from compressor.training.processes import Processes
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
@@ -28,7 +28,7 @@ from tests.test_training import Recorder, network, smooth_patch, stage
 
 
 @dataclass(frozen=True)
-class Faulty(Plain):
+class Faulty(PlainMethod):
     """Pixel loss times a factor at some steps."""
 
     factors: Mapping[int, float]

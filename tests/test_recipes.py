@@ -11,7 +11,7 @@ from compressor.errors import SrkdError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.losses import collect
-from compressor.training.method import Plain
+from compressor.training.method import PlainMethod
 from compressor.training.schedule import Schedule
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
@@ -97,7 +97,7 @@ def test_inherit_and_scratch_share_their_loss_but_not_their_student_rule():
 
 
 def test_a_term_without_weight_is_refused():
-    class Odd(Plain):
+    class Odd(PlainMethod):
         name, needs_teacher, weights = "odd", False, {"pixel": 1.0}
 
         def terms(self, step):

@@ -18,7 +18,7 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.students import network_sha256, student_of_spec
 from compressor.training.calibration import Calibrated, Calibration, calibration_steps
-from compressor.training.method import Plain, Role
+from compressor.training.method import PlainMethod, Role
 from compressor.training.run_stages import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -31,7 +31,7 @@ from tests.test_training import Recorder, network, smooth_patch, stage
 
 
 @dataclass(frozen=True)
-class Together(Plain):
+class Together(PlainMethod):
     """Students inside the teacher, all on the pixel loss; the teacher's own image is a target without gradient."""
 
     name: str = "together"

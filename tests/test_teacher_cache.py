@@ -32,7 +32,7 @@ from compressor.networks.registry import build
 from compressor.resize import imresize
 from compressor.teacher import Teacher, load_teacher
 from compressor.training.loop import train
-from compressor.training.method import Plain
+from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
@@ -336,7 +336,7 @@ def test_what_half_precision_cannot_hold_names_the_image(value, told, store, tmp
 
 
 @dataclass(frozen=True)
-class Upcycled(Plain):
+class Upcycled(PlainMethod):
     """A method that wants the teacher's output for the batch shrunk once more."""
 
     name: str = "upcycled"

@@ -200,7 +200,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
 
     def interrupted(self: RunEvents, done: int, state: State) -> None:
         validate(self, done, state)
-        self.wish.asked = done == 4
+        self.processes.wish.asked = done == 4
 
     monkeypatch.setattr(RunEvents, "validate", interrupted)
     with pytest.raises(Interrupted, match="interrupted after run 1 of 3; continue with"):

@@ -95,7 +95,7 @@ class Method(Protocol):
     def terms(self, step: Step) -> Terms: ...
 
 
-class Plain:
+class PlainMethod:
     """What a method is unless it says otherwise: one update of the student alone, no stage before it."""
 
     kind: Kind = "pixel"

@@ -13,19 +13,17 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
+
+from srkd import PlainMethod
 
 
 @dataclass(frozen=True)
-class Charbonnier:
+class Charbonnier(PlainMethod):
     eps: Annotated[float, Field(gt=0, description="below this a difference counts by its square")] = 1e-3
     name: str = "charbonnier"
     needs_teacher: bool = False
     needs_network: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"charbonnier": 1.0})
-
-    def modules(self, teacher, student):
-        return nn.ModuleDict()
 
     def terms(self, step):
         return {"charbonnier": torch.sqrt((step.student().sr - step.hr) ** 2 + self.eps**2).mean()}
