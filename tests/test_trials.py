@@ -183,7 +183,7 @@ def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatc
     def interrupted(self: RunEvents, done: int, rate: float, losses: object) -> None:
         stepped(self, done, rate, losses)  # type: ignore[arg-type]
         if self.folder.path.name == "scratch-seed10" and done == 2:
-            self.wish.asked = True
+            self.processes.wish.asked = True
 
     monkeypatch.setattr(RunEvents, "stepped", interrupted)
     with pytest.raises(Interrupted) as caught:
