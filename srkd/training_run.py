@@ -165,9 +165,16 @@ class TrainingRun:
         store = placed(self.data.train, device, announce)
         batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed, device=device)
         batches = batches.shared(self.processes.place.share(rule.batch))
-        if self.cache is None or teacher is None:
+        return batches if teacher is None else self._labelled(batches, teacher, progress, announce)
+
+    def _labelled(self, batches: Batches, teacher: Teacher, progress: Progress, announce: Announce) -> Batches:
+        """With what the teacher cache knows, if there is one. The leader fills it, and then who has another disk."""
+        cache, processes = self.cache, self.processes
+        if cache is None:
             return batches
-        return self.cache.serve(teacher, batches, progress, announce)
+        first = processes.together(lambda: cache.filled(teacher, progress, announce) if processes.leads else None)
+        labels = processes.together(lambda: first or cache.filled(teacher, progress, announce))
+        return cache.serve(labels, teacher, batches, announce)
 
     def _placed(self, network: Network) -> Network:
         return network.to(self.device).to(memory_format=self.pace.memory_format)  # type: ignore[call-overload, no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Sequence
@@ -266,6 +267,7 @@ def test_it_keeps_to_the_limit_and_is_not_removed_while_in_use(store, tmp_path):
     assert not CacheFolder(path, 10_000).make_room(9_999)
     wanted = batches.at(0).labels["whole"].sr
     del batches
+    gc.collect()
     assert CacheFolder(path, 10_000).make_room(9_999)
     assert torch.equal(served(teacher, store, path).at(0).labels["whole"].sr, wanted) and len(fed) == 6
 

@@ -120,9 +120,8 @@ class TeacherCache:
             for one in self.views
         }
 
-    def serve(self, teacher: Teacher, batches: Batches, progress: Progress, announce: Announce) -> Batches:
-        """The batches with the teacher's outputs, and a line on how far these are from the teacher's own."""
-        labels: Mapping[View, Labels] = self.filled(teacher, progress, announce)
+    def serve(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, announce: Announce) -> Batches:
+        """The batches with what was kept, and a line on how far that is from the teacher's own outputs."""
         device = batches.device or torch.device("cpu")
         if device.type != "cpu" and has_room(self.bytes, "the teacher's outputs", device, announce):
             moved: dict[View, Labels] = {view: one.to(device) for view, one in labels.items()}
