@@ -1,4 +1,4 @@
-"""Files that come with srkd: the embedded teacher and its model card."""
+"""Files that come with srkd: the embedded teacher and the student distilled from it, each with its model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ FOLDER = Path(__file__).parent
 
 def embedded_teacher() -> Path:
     """EDSR 16/48 ×4, trained by srkd itself; teacher.md beside it is its model card."""
-    path = FOLDER / "teacher.safetensors"
+    return _present("teacher.safetensors", "or give --teacher FILE")
+
+
+def embedded_student() -> Path:
+    """EDSR 16/24 ×4, distilled from the embedded teacher; student.md beside it is its model card."""
+    return _present("student.safetensors", "or name a model")
+
+
+def _present(name: str, otherwise: str) -> Path:
+    path = FOLDER / name
     if not path.is_file():
-        raise SrkdError(f"the embedded teacher is missing at {path}: reinstall srkd, or give --teacher FILE")
+        raise SrkdError(f"the embedded {path.stem} is missing at {path}: reinstall srkd, {otherwise}")
     return path

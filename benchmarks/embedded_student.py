@@ -1,0 +1,47 @@
+"""Distil the embedded student from the embedded teacher: `python -m benchmarks.embedded_student --data LABELLED`.
+
+LABELLED is the folder that `benchmarks.embedded_teacher` leaves behind (HR/ and LR/). It is `srkd compress --recipe
+logits --width 0.5 --teacher-cache` with the settings below, packed as fp16. `--pack RUN` packs a finished run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.embedded_teacher import pack
+from compressor.assets import FOLDER
+
+STEPS = 6_000
+SETTINGS = ("batch=16", "lr_patch=32", "rate=1e-3", "decay=cosine", "precision=bf16", "validate_every=1000")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with HR/ and LR/")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=Path("runs/student"))
+    parser.add_argument("--pack", type=Path, help="a finished run to pack, without training")
+    parser.add_argument("--to", type=Path, default=FOLDER / "student.safetensors")
+    options = parser.parse_args()
+    if options.pack is None and options.data is None:
+        parser.error("--data FOLDER is needed to train, or --pack RUN to pack a finished run")
+    run: Path = options.pack or options.out
+    if options.pack is None:
+        subprocess.run([sys.executable, "-m", "srkd", *arguments(options.data, options.steps, run)], check=True)
+    pack(run, options.to)
+    return 0
+
+
+def arguments(labelled: Path, steps: int, out: Path) -> list[str]:
+    """The command line of `srkd` that distils the student; no --teacher is the embedded teacher."""
+    settings = [word for setting in SETTINGS for word in ("--set", f"schedule.{setting}")]
+    pairs = ["--data", str(labelled / "HR"), "--lr", str(labelled / "LR")]
+    given = ["--recipe", "logits", "--width", "0.5", "--teacher-cache", *pairs, "--steps", str(steps), "--seed", "12"]
+    return ["compress", *given, *settings, "--out", str(out)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
