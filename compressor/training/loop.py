@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from compressor.data.batches import Batch
 from compressor.networks.base import Network
+from compressor.progress import Announce
 from compressor.training.compiled import begin_step
 from compressor.training.gradient_path import require_paths
 from compressor.training.guard import Skipped
@@ -18,7 +20,7 @@ from compressor.training.players import players
 from compressor.training.processes import Processes, Unanimous
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Step
+from compressor.training.step import Cast, Step
 
 
 class BatchSource(Protocol):
@@ -59,29 +61,12 @@ def train(
 ) -> None:
     """Run `stage` from where `state` stands to its end."""
     processes = processes or Processes()
-    cast = players(stage, state, teacher, events.note, processes)
-    trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+    hands = Hands(stage, state, players(stage, state, teacher, events.note, processes), processes, events.note, seed)
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
         rate = stage.schedule.at(number - state.began)
         set_rate(state.optimiser, rate)
-        skipped = None
-        for part in range(stage.updates):
-            if stage.pace.compiled:
-                begin_step()
-            losses = collect(stage, state, Step(number, seed, batch, cast, part))
-            if number == state.began:
-                processes.together(functools.partial(require_paths, losses.terms, state.trained))
-            if part == 0:
-                state.optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(losses.total)
-            losses = losses.shared(trained, processes)
-            norm = clipped_norm(trained, stage.optimiser.clip)
-            skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
-            if skipped is not None:
-                break
-            state.optimiser.step()
-            calibrate(stage, state, losses, events.note)
+        losses, skipped = hands.step(number, batch)
         state.done = number + 1
         if skipped is None:
             state.ema.update(state.trained)
@@ -89,6 +74,48 @@ def train(
         else:
             give_up_on(skipped, state, events)
         events.due(state.done, state)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What takes one step after the other."""
+
+    stage: Stage
+    state: State
+    cast: Cast
+    processes: Processes
+    note: Announce
+    seed: int
+
+    def step(self, number: int, batch: Batch) -> tuple[Losses, Skipped | None]:
+        """All updates of a step; the first that is skipped ends it. What is told are the losses of all of them."""
+        losses, skipped = self.update(Step(number, self.seed, batch, self.cast))
+        for part in range(1, self.stage.updates):
+            if skipped is not None:
+                break
+            later, skipped = self.update(Step(number, self.seed, batch, self.cast, part))
+            losses = Losses({**losses.terms, **later.terms}, later.weights)
+        return losses, skipped
+
+    def update(self, step: Step) -> tuple[Losses, Skipped | None]:
+        """Forward, backward, and the optimiser's move, unless the guard objects."""
+        stage, state, processes = self.stage, self.state, self.processes
+        if stage.pace.compiled:
+            begin_step()
+        losses = collect(stage, state, step)
+        if step.number == state.began:
+            processes.together(functools.partial(require_paths, losses.terms, state.trained))
+        if step.part == 0:
+            state.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses.total)
+        trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+        losses = losses.shared(trained, processes)
+        norm = clipped_norm(trained, stage.optimiser.clip)
+        skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
+        if skipped is None:
+            state.optimiser.step()
+            calibrate(stage, state, losses, self.note)
+        return losses, skipped
 
 
 def give_up_on(skipped: Skipped, state: State, events: Events) -> None:

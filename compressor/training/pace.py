@@ -162,7 +162,8 @@ class _Trial:
     def __init__(
         self, student: Network, candidate: Candidate, patches: int, lr_patch: int, device: torch.device
     ) -> None:
-        self.name, self.device, self.precision = str(candidate), device, candidate.precision
+        self.name, self.device = str(candidate), device
+        self.precision: Precision = candidate.precision
         copied = copy.deepcopy(student).to(device)
         self.network = copied.to(memory_format=memory_format(candidate.layout)).train()  # type: ignore[call-overload]
         noise = torch.Generator().manual_seed(0)
