@@ -18,6 +18,7 @@ from typing import Any
 
 import srkd
 from compressor.atomic import atomic_path
+from compressor.evaluation import Evaluation
 from compressor.machine import facts
 from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread
@@ -87,7 +88,7 @@ def compared(out: Path, data: Path) -> str:
     teacher = {name: _psnr(srkd.evaluate(told["teacher"]["path"], data=data / name), "teacher", name) for name in SETS}
     bicubic = {name: _psnr(sets[name], "bicubic", name) for name in SETS}
     protocol = sets[SETS[0]].protocol
-    return "\n".join([*_heading(told, str(protocol)), "", *_table(finished, bicubic, teacher), "", *_gains(finished)])
+    return "\n".join([*_heading(told, str(protocol)), "", *table(finished, bicubic, teacher), "", *gains(finished)])
 
 
 def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
@@ -104,7 +105,7 @@ def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
     ]
 
 
-def _table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> list[str]:
+def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> list[str]:
     rows = [("", *SETS), ("---",) * (1 + len(SETS)), ("bicubic", *(f"{bicubic[name]:.3f}" for name in SETS))]
     rows.extend(
         (variant, *(str(Spread.of(_figures(finished, variant, name))) for name in SETS))
@@ -114,7 +115,7 @@ def _table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: 
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _gains(finished: Sequence[Finished]) -> list[str]:
+def gains(finished: Sequence[Finished]) -> list[str]:
     """Logits over both baselines, and what the slice alone gives, by the rule of `srkd compress`."""
     lines = []
     for ours, theirs in (("logits", "scratch"), ("logits", "inherit"), ("inherit", "scratch")):
@@ -128,7 +129,7 @@ def _figures(finished: Sequence[Finished], variant: str, name: str) -> list[floa
     return [one.psnr_y[name] for one in finished if one.variant == variant]
 
 
-def _psnr(evaluation: srkd.api.Evaluation, model: str, name: str) -> float:
+def _psnr(evaluation: Evaluation, model: str, name: str) -> float:
     return evaluation.models[model][name].psnr_y
 
 
