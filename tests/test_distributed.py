@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ TOLERANCE = 1e-4
 WORDS = ("kind", "batches", "first_pixels")
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.validate_every=10", "schedule.rate=1e-3")
 STEPS = 60
+TWO_PROCESSES = ("--standalone", "--nproc-per-node", "2")
 LOST = 60
 """Seconds in which the others must have ended."""
 
@@ -58,9 +60,9 @@ def new_run(given: Path, run: Path, steps: int = STEPS) -> list[str]:
 
 
 @contextmanager
-def torchrun(*arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    """Two processes on this machine; nothing of them outlives the block."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *launcher]
+def torchrun(*arguments: str, machine: Sequence[str] = TWO_PROCESSES) -> Iterator[subprocess.Popen[str]]:
+    """Processes on this machine; nothing of them outlives the block."""
+    command = [sys.executable, "-m", "torch.distributed.run", *machine]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -73,8 +75,8 @@ def torchrun(*arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[subpro
         process.communicate()
 
 
-def ended(*arguments: str, launcher: tuple[str, ...] = ()) -> tuple[int, str, str]:
-    with torchrun(*arguments, launcher=launcher) as process:
+def ended(*arguments: str) -> tuple[int, str, str]:
+    with torchrun(*arguments) as process:
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
@@ -198,12 +200,41 @@ def test_all_stop_at_the_same_step_when_asked(given, undisturbed, tmp_path, numb
 @pytest.mark.slow
 def test_torchrun_that_begins_anew_continues_the_run(given, undisturbed, tmp_path):
     run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(given, run), launcher=("--max-restarts", "1")) as process:
+    with torchrun("-m", "srkd", *new_run(given, run), machine=(*TWO_PROCESSES, "--max-restarts", "1")) as process:
         in_training(process, run, lambda: workers(process)[1].kill())
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
     assert f"begun anew by torchrun: continuing {run}" in out
     assert outcome(run) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [0, 1])
+def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone):
+    """Two torchruns that meet over TCP; everything on one of them is killed at once."""
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(
+                torchrun("-m", "srkd", *new_run(given, run), machine=("--nnodes", "2", "--node-rank", rank, *meeting))
+            )
+            for rank in ("0", "1")
+        ]
+
+        def power_cut() -> None:
+            for process in (psutil.Process(machines[gone].pid), *workers(machines[gone])):
+                process.kill()
+
+        began = in_training(machines[1 - gone], run, power_cut)
+        _, err = machines[1 - gone].communicate(timeout=LOST)
+        assert time.monotonic() - began < LOST
+    assert "another process was lost at step " in err and f"rank {1 - gone} of 2 noticed" in err
+    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    assert code == 0, err
+    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
 
 
 def test_a_batch_is_shared_evenly_or_refused():

@@ -47,7 +47,9 @@ class Watch(threading.Thread):
             self.lost(what)
 
     def stop(self) -> None:
+        """And wait for it: a thread inside a library when Python ends brings the whole process down."""
         self.stopped.set()
+        self.join(ANSWER.total_seconds())
 
     def _watched(self) -> str | None:
         """Beat until stopped; what was lost, if anything."""
