@@ -40,8 +40,12 @@ class Group(Processes):
         # NCCL begins with the first tensor that lies on a GPU; what lies on the CPU (objects, checks) goes by gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         self.watch.start()
-        with self._collective():
-            dist.init_process_group(backend, timeout=PATIENCE, rank=place.rank, world_size=place.world)
+        try:
+            with self._collective():
+                dist.init_process_group(backend, timeout=PATIENCE, rank=place.rank, world_size=place.world)
+        except BaseException:
+            self.watch.stop()
+            raise
         self.watch.all_met.set()
 
     def mean_(self, tensor: torch.Tensor) -> None:
@@ -97,6 +101,7 @@ class Group(Processes):
         """Leave together when all went well, at once when not."""
         try:
             if well:
+                self.watch.parting.set()
                 self.gathered(None)
         finally:
             self.watch.stop()

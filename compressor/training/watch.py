@@ -34,15 +34,17 @@ class Watch(threading.Thread):
         super().__init__(name="srkd-watch", daemon=True)
         self.rank, self.next, self.lost = rank, (rank + 1) % world, lost
         self.address, self.prefix = (host, port), f"srkd-watch-{attempt}"
-        self.all_met, self.stopped = threading.Event(), threading.Event()
+        self.all_met, self.parting, self.stopped = threading.Event(), threading.Event(), threading.Event()
 
     def run(self) -> None:
         try:
             what = self._watched()
         except RuntimeError as error:
-            what = (
-                f"{self.address[0]}:{self.address[1]}, where the processes meet, does not answer: {first_line(error)}"
-            )
+            # When all part, who holds the store may be the first to go.
+            host, port = self.address
+            what = f"{host}:{port}, where the processes meet, does not answer: {first_line(error)}"
+            if self.parting.is_set():
+                return
         if what is not None and not self.stopped.is_set():
             self.lost(what)
 
