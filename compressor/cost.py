@@ -7,7 +7,7 @@ each element of a LayerNorm, as the counter behind DUKD's table 1 does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 from compressor.errors import UsageError
+from compressor.meta import OnMeta
 from compressor.networks.base import Network, Spec
 from compressor.networks.layers import MeanShift
 from compressor.networks.registry import build
@@ -98,21 +101,44 @@ class _Pass:
     extra: int
 
 
-def _pass(spec: Spec, lr_size: tuple[int, int]) -> _Pass:
-    from torch.utils.flop_counter import FlopCounterMode
+class _Counting(OnMeta):  # type: ignore[no-untyped-call]
+    """Adds up multiply-accumulates by module: each of those that an operation runs within, and "" for the whole."""
 
-    with torch.device("meta"), torch.no_grad():
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.macs = {"": 0}
+        self.within: list[str] = []
+        self._hooks = [hook for name, module in network.named_modules() if name for hook in self._follow(name, module)]
+
+    def _follow(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+        def leave(*_: object) -> None:
+            self.within.pop()
+
+        return (
+            module.register_forward_pre_hook(lambda *_: self.within.append(name)),
+            module.register_forward_hook(leave),
+        )
+
+    def ran(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        rule = flop_registry.get(function.overloadpacket)
+        if rule is not None:
+            macs = rule(*arguments, **options, out_val=result) // 2
+            for name in {"", *self.within}:
+                self.macs[name] = self.macs.get(name, 0) + macs
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _pass(spec: Spec, lr_size: tuple[int, int]) -> _Pass:
+    with torch.device("meta"), torch.no_grad(), OnMeta():
         network = build(spec)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
-        with FlopCounterMode(display=False) as counter, extra_operations(network) as extra:
+        with _Counting(network) as counted, extra_operations(network) as extra:
             network(lr)
-    root = f"{type(network).__name__}."
-    macs = {
-        name.removeprefix(root): sum(by_operation.values()) // 2
-        for name, by_operation in counter.get_flop_counts().items()
-        if name.startswith(root)
-    }
-    return _Pass(network, {**macs, "": counter.get_total_flops() // 2}, sum(extra))
+    return _Pass(network, counted.macs, sum(extra))
 
 
 @contextmanager
