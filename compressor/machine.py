@@ -82,3 +82,20 @@ def installed_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: on Linux a new process inherits that of the one that started it.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import psutil
+
+    windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if windows_peak is not None:
+        return int(windows_peak)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

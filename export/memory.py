@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from compressor.errors import SrkdError
+from compressor.machine import peak_resident_bytes
 from compressor.runtimes.open import open_model
 
 LONGEST_SECONDS = 900
@@ -87,7 +88,7 @@ def _measure(job: MemoryJob) -> list[float]:
         _forget_peak(on_cuda)
         for _ in range(2):
             runtime.run(lr)
-        peak = torch.cuda.max_memory_allocated() if on_cuda else _peak_resident_bytes() - before
+        peak = torch.cuda.max_memory_allocated() if on_cuda else peak_resident_bytes() - before
         figures.append(max(peak, 0) / 1e6)
     return figures
 
@@ -98,20 +99,6 @@ def _forget_peak(on_cuda: bool) -> None:
         torch.cuda.reset_peak_memory_stats()
     elif os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_resident_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: on Linux a new process inherits that of the one that started it.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
-    if windows_peak is not None:
-        return int(windows_peak)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _main() -> int:

@@ -18,7 +18,8 @@ from compressor.students import student_cuts, student_text
 
 if TYPE_CHECKING:
     from recipes.preset import Preset
-    from srkd.compression import Decided, Request
+    from srkd.compression import Decided
+    from srkd.request import Request
     from srkd.student_choice import Init
 
 PIXEL_ONLY = frozenset({"scratch", "inherit"})

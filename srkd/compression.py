@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.data.cache_folder import DEFAULT_LIMIT, bytes_of
-from compressor.data.prepare import Data, DataChoice, prepare_data
+from compressor.data.cache_folder import DEFAULT_LIMIT
+from compressor.data.prepare import Data, prepare_data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
@@ -24,16 +23,18 @@ from compressor.teacher import Teacher, load_teacher
 from compressor.teacher_check import check_teacher
 from compressor.training.events import Reference
 from compressor.training.group import own_device, processes
+from compressor.training.method import Method
 from compressor.training.pace import PLAIN_PACE, Pace, choose_pace
 from compressor.training.place import Place
 from compressor.training.processes import Processes
 from compressor.training.run_folder import FACTS, RunFolder
 from recipes.catalogue import preset_names
-from recipes.loading import is_file, label, load_preset
+from recipes.loading import label, load_preset
 from recipes.preset import Preset
 from srkd import continuing
 from srkd.caching import views_to_cache
 from srkd.console import Console
+from srkd.request import Request, path_of
 from srkd.student_choice import Init, Pupil, Shape, choose_student
 from srkd.training_run import CompressReport, TrainingRun
 from srkd.trials import Hands, Trials, Wish, wish_of
@@ -72,28 +73,30 @@ def compress(
 
     `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all.
     """
-    request = Request(
-        teacher=_absolute(teacher),
-        recipe=str(Path(recipe).resolve()) if is_file(recipe) else recipe,
-        data=_absolute(data),
-        lr=_absolute(lr),
-        val=_absolute(val),
-        lr_border=lr_border,
-        width=width,
-        depth=depth,
-        student=student,
-        init=init,
-        select=select,
-        init_from=_absolute(init_from),
-        steps=steps,
-        seed=seed,
-        device=device,
-        scale=scale,
-        arch_options=dict(arch_options or {}),
-        settings=tuple(settings),
-        lr_only=_absolute(lr_only),
-        cache_size=bytes_of(cache_size),
-        teacher_cache=teacher_cache,
+    request = Request.of(
+        {
+            "teacher": teacher,
+            "recipe": recipe,
+            "data": data,
+            "lr": lr,
+            "val": val,
+            "lr_border": lr_border,
+            "width": width,
+            "depth": depth,
+            "student": student,
+            "init": init,
+            "select": select,
+            "init_from": init_from,
+            "steps": steps,
+            "seed": seed,
+            "device": device,
+            "scale": scale,
+            "arch_options": arch_options or {},
+            "settings": settings,
+            "lr_only": lr_only,
+            "cache_size": cache_size,
+            "teacher_cache": teacher_cache,
+        }
     )
     with processes(Place.here(), Console().error) as group:
         if not group.leads:
@@ -150,42 +153,15 @@ def _single(request: Request, run: Path, decided: Decided, progress: Progress, a
     return training.go(progress, announce)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, in JSON values: run.json keeps it, and a resumed run starts from it."""
+class Networks(NamedTuple):
+    """The recipe, and the teacher and student that follow from a request, before any image is read."""
 
-    teacher: str | None
-    recipe: str
-    data: str | None
-    lr: str | None
-    val: str | None
-    lr_border: Border
-    width: float | None
-    depth: float | None
-    student: str | None
-    init: Init | None
-    select: Select | None
-    init_from: str | None
-    steps: int | None
-    seed: int
-    device: str
-    scale: int | None
-    arch_options: Mapping[str, Any]
-    settings: Sequence[str]
-    lr_only: str | None = None
-    cache_size: int = DEFAULT_LIMIT
-    teacher_cache: bool = False
-
-    def images(self) -> DataChoice:
-        """What was said about data; refuses what contradicts itself."""
-        return DataChoice(
-            data=_path(self.data),
-            lr=_path(self.lr),
-            val=_path(self.val),
-            lr_border=self.lr_border,
-            lr_only=_path(self.lr_only),
-            cache_size=self.cache_size,
-        )
+    preset: Preset
+    methods: tuple[Method, ...]
+    teacher: Teacher | None
+    pupil: Pupil
+    needed: bool
+    """Whether the run asks anything of the teacher."""
 
 
 class Decided(NamedTuple):
@@ -216,22 +192,9 @@ def decide(
     A run that is continued keeps the pace it began at. Another run of the same plan shares teacher, images and pace.
     """
     group = group or Processes()
-    where, choice = _device(own_device(request.device, group.place)), request.images()
-    preset = load_preset(request.recipe, request.settings)
-    if request.steps is not None:
-        preset = preset.with_steps(request.steps)
-    group.place.share(preset.schedule.batch)
-    methods = preset.build_methods()
+    where, choice = device_of(own_device(request.device, group.place)), request.images()
+    preset, methods, master, pupil, needed = choose_networks(request, announce, shared, group.place)
     views = views_to_cache(request.recipe, methods, lr_only=choice.lr_only is not None) if request.teacher_cache else ()
-    # Without HR images the teacher gives the labels, whatever the recipe.
-    needed = any(method.needs_teacher for method in methods) or choice.lr_only is not None
-    master = None if shared is None else shared.teacher
-    if shared is None and (request.teacher is not None or needed or request.student is None):
-        master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
-        require_fit(master, request.recipe, preset)
-    start = _path(request.init_from)
-    shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
-    pupil = choose_student(master, preset, shape, request.seed, announce)
     if master is not None and needed and shared is None:
         for line in check_teacher(master).lines():
             announce(line)
@@ -256,6 +219,26 @@ def decide(
         pace = _choose_pace(preset, pupil.network, where, announce, len(group.place.share(preset.schedule.batch)))
     pace = pace or PLAIN_PACE
     return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
+
+
+def choose_networks(
+    request: Request, announce: Announce, shared: Decided | None = None, place: Place | None = None
+) -> Networks:
+    """Read the recipe, load the teacher, build the student."""
+    preset = load_preset(request.recipe, request.settings)
+    if request.steps is not None:
+        preset = preset.with_steps(request.steps)
+    (place or Place()).share(preset.schedule.batch)
+    methods = preset.build_methods()
+    # Without HR images the teacher gives the labels, whatever the recipe.
+    needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
+    master = None if shared is None else shared.teacher
+    if shared is None and (request.teacher is not None or needed or request.student is None):
+        master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
+        require_fit(master, request.recipe, preset)
+    start = path_of(request.init_from)
+    shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
+    return Networks(preset, methods, master, choose_student(master, preset, shape, request.seed, announce), needed)
 
 
 def _decided(
@@ -316,7 +299,7 @@ def _load_teacher(
     return teacher
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device, or one line when it is not there."""
     try:
         device = torch.device(name)
@@ -326,11 +309,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _path(path: str | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _absolute(path: str | Path | None) -> str | None:
-    return None if path is None else str(Path(path).resolve())

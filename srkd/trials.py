@@ -27,7 +27,8 @@ from srkd.training_run import CompressReport, Quality
 from srkd.trials_report import Outcome, TrialsReport
 
 if TYPE_CHECKING:
-    from srkd.compression import Decided, Request
+    from srkd.compression import Decided
+    from srkd.request import Request
 
 TOP_FILES = ("student.safetensors", "comparison.png")
 """Of the chosen trial, copied to the top, where every verb that takes a run folder looks."""

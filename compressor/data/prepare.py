@@ -14,7 +14,7 @@ from compressor.data.decode import Source
 from compressor.data.embedded import embedded_pairs
 from compressor.data.store import Decoded, ImageStore
 from compressor.errors import SrkdError, UsageError
-from compressor.imagesets import find_lr_images, find_sets
+from compressor.imagesets import ImagePair, find_lr_images, find_sets
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
 
@@ -96,6 +96,32 @@ def prepare_data(
         first = skipped[0]
         announce(f"{len(skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
     return data
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a choice of data comes to by the names of its files; which of them can be decoded is not known yet."""
+
+    origin: str
+    training: int
+    validation: int
+    labels: str
+
+
+def find_images(choice: DataChoice, *, scale: int) -> Found:
+    """Count the images of a run without reading one."""
+    val = embedded_pairs("val") if choice.val is None else _pairs(choice.val, scale, None)
+    if choice.lr_only is not None:
+        return Found(choice.lr_only.resolve().name, len(find_lr_images(choice.lr_only)), len(val), "teacher")
+    if choice.data is None:
+        return Found("embedded photos", len(embedded_pairs("train")), len(val), "HR")
+    images = len(_pairs(choice.data, scale, choice.lr))
+    held_out = len(_held_out(images)) if choice.val is None else 0
+    return Found(choice.data.resolve().name, images - held_out, held_out or len(val), "HR")
+
+
+def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:
+    return tuple(pair for found in find_sets(folder, scale=scale, lr=lr) for pair in found.pairs)
 
 
 HELD_OUT_FROM = 20

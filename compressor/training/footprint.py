@@ -43,6 +43,19 @@ class Memory:
     activations: int
     peak: int
 
+    def line(self) -> str:
+        parts = {
+            "weights, gradients, Adam and EMA": self.student
+            + self.modules
+            + self.gradients
+            + self.optimiser
+            + self.average,
+            "teacher": self.teacher,
+            "activations": self.activations,
+        }
+        told = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in parts.items() if size)
+        return f"about {self.peak / 1e6:.0f} MB at the peak of a step ({told}), images and torch itself apart"
+
 
 @dataclass(frozen=True)
 class Footprint:

@@ -14,6 +14,7 @@ from srkd.parameters import Bytes, Device, Setting
 from srkd.verb import verb
 
 if TYPE_CHECKING:
+    from srkd.dry_run import DryRunKind
     from srkd.training_run import CompressReport, Quality
 
 EPILOG = """Examples:
@@ -21,6 +22,7 @@ EPILOG = """Examples:
 \b
   srkd compress --out runs/first
   srkd compress --resume runs/first
+  srkd compress --teacher edsr.pt --recipe logits --dry-run
   srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr
   srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own
 """
@@ -87,10 +89,22 @@ EPILOG = """Examples:
 @click.option(
     "--teacher-cache", is_flag=True, help="Run the teacher once over whole images, keep its outputs in fp16, crop them."
 )
+@click.option(
+    "--dry-run",
+    type=click.Choice(["estimate", "measure"]),
+    is_flag=False,
+    flag_value="estimate",
+    help="Write nothing: tell cost, forwards, memory and what is needed; =measure also times 20 steps.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
 def command(
-    console: Console, *, arch_options: tuple[tuple[str, Any], ...], resume: Path | None, **options: Any
+    console: Console,
+    *,
+    arch_options: tuple[tuple[str, Any], ...],
+    resume: Path | None,
+    dry_run: DryRunKind | None,
+    **options: Any,
 ) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
 
@@ -98,7 +112,10 @@ def command(
     """
     from srkd import compression
 
-    alone_or_with_out(resume, options["out"])
+    alone_or_with_out(resume, options["out"], dry_run)
+    if dry_run is not None:
+        tell_dry_run(console, dry_run, {"arch_options": dict(arch_options), **options})
+        return
     with console.progress() as progress:
         if resume is not None:
             report = compression.resume(resume, progress=progress, announce=console.say)
@@ -118,10 +135,10 @@ def command(
         show(console, report)
 
 
-def alone_or_with_out(resume: Path | None, out: Path | None) -> None:
-    """--resume takes no other option that would change the run; without it --out is needed."""
+def alone_or_with_out(resume: Path | None, out: Path | None, dry_run: str | None) -> None:
+    """--resume takes no other option that would change the run; without it --out is needed by all that write."""
     if resume is None:
-        if out is None:
+        if out is None and dry_run is None:
             raise click.UsageError("missing option '--out': the run folder to write")
         return
     context = click.get_current_context()
@@ -134,6 +151,22 @@ def alone_or_with_out(resume: Path | None, out: Path | None) -> None:
     ]
     if given:
         raise click.UsageError(f"--resume goes alone: {', '.join(given)} would change the run; leave it out")
+
+
+def tell_dry_run(console: Console, kind: DryRunKind, words: dict[str, Any]) -> None:
+    """What the run would be; of several runs, one of them."""
+    from srkd.dry_run import dry_run
+    from srkd.request import Request
+
+    if words["seeds"] > 1 or words["with_baseline"]:
+        console.say("one run is told of those that --seeds and --with-baseline ask for")
+    with console.progress() as progress:
+        found = dry_run(Request.of(words), kind, progress=progress, announce=console.say)
+    if console.wants_json:
+        console.emit("compress", found)
+        return
+    for name, value in found.rows():
+        console.result(f"{name:<12}{value}".rstrip())
 
 
 def show(console: Console, report: CompressReport) -> None:
