@@ -24,7 +24,8 @@ from compressor.networks.base import Network
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.teacher import Teacher
 from compressor.training.footprint import Batched, Footprint, footprint
-from compressor.training.loop import Losses, train
+from compressor.training.loop import train
+from compressor.training.losses import Losses
 from compressor.training.pace import synchronise
 from compressor.training.place import Place
 from compressor.training.state import State
@@ -243,12 +244,13 @@ class _Clock:
 def measure(decided: Decided, progress: Progress, announce: Announce) -> Measured:
     """Train for a few steps as the run would, and validate once."""
     rule, device, total = decided.preset.schedule, decided.device, WARM_UP_STEPS + TIMED_STEPS
-    stage = decided.preset.stage(decided.preset.build_methods(), decided.pace)
+    stages = decided.preset.stages(decided.preset.build_methods(), decided.pace)
+    stage, steps = stages[-1], sum(one.schedule.steps for one in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=total))
     teacher = None if decided.teacher is None else decided.teacher.placed(device)
     own = None if teacher is None else teacher.network
     student = decided.pupil.network.to(device).to(memory_format=decided.pace.memory_format)  # type: ignore[call-overload]
-    state = State.fresh(student, own, short)
+    state = State.fresh(student, own, short, decided.seed)
     store = placed(decided.data.train, device, announce)
     batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=decided.seed, device=device)
     clock = _Clock(progress, total)
@@ -256,7 +258,7 @@ def measure(decided: Decided, progress: Progress, announce: Announce) -> Measure
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]
     mean = statistics.fmean(seconds)
     begun = time.perf_counter()
-    mean_psnr_y(state.ema.network, decided.data.validation, student.spec.scale)
+    mean_psnr_y(state.averaged(), decided.data.validation, student.spec.scale)
     synchronise(device)
     validation = time.perf_counter() - begun
     validations = -(-rule.steps // stage.validate_every)
@@ -266,7 +268,7 @@ def measure(decided: Decided, progress: Progress, announce: Announce) -> Measure
         ms_median=statistics.median(seconds) * 1e3,
         steps_per_second=1 / mean,
         validation_seconds=validation,
-        run_seconds=rule.steps * mean + validations * validation,
+        run_seconds=steps * mean + validations * validation,
         peak_memory_mb=_peak_mb(device),
         pace=decided.pace.line(rule.lr_patch),
     )

@@ -26,7 +26,9 @@ from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import build, spec_from_dict
 from compressor.networks.swinir import SwinIRSpec
 from compressor.teacher import Teacher
-from compressor.training.footprint import Batched, Footprint, _Living, footprint
+from compressor.training.footprint import Batched, Footprint, footprint
+from compressor.training.method import PlainMethod
+from compressor.training.state import State
 from recipes.loading import load_preset
 from srkd.cli import run
 from srkd.dry_run import TIMED_STEPS, dry_run, duration
@@ -45,7 +47,7 @@ SMALL: dict[str, Spec] = {
 
 
 @dataclass(frozen=True)
-class Asking:
+class Asking(PlainMethod):
     """Asks the teacher for features and for a second input, and brings a module of its own."""
 
     name: str = "asking"
@@ -106,23 +108,19 @@ def test_forwards_and_features_are_counted_as_the_methods_ask():
 
 def test_activations_grow_with_the_batch_and_weights_do_not():
     one, four = (of("scratch", SMALL["edsr"], None, Batched(batch, 16)).memory for batch in (1, 4))
-    assert four.activations == pytest.approx(4 * one.activations, rel=0.01) and four.student == one.student
+    assert four.activations == pytest.approx(4 * one.activations, rel=0.01) and four.trained == one.trained
     params = sum(parameter.numel() for parameter in build(SMALL["edsr"]).parameters())
-    assert (one.student, one.gradients, one.optimiser, one.average) == tuple(4 * params * k for k in (1, 1, 2, 1))
+    assert (one.trained, one.gradients, one.optimiser, one.average) == tuple(4 * params * k for k in (1, 1, 2, 1))
 
 
 def test_the_optimisers_share_is_what_adam_keeps():
-    with torch.device("meta"), _Living() as living:
-        network = build(EDSRSpec(scale=2, width=32, depth=4))
-        weights = living.bytes
-        optimiser = torch.optim.Adam(network.parameters(), foreach=True)
-        for _ in range(2):
-            for parameter in network.parameters():
-                parameter.grad = torch.empty_like(parameter)
-            living.most = living.bytes
-            optimiser.step()
-    assert living.bytes == pytest.approx(4 * weights, rel=0.01)
-    assert living.most == pytest.approx(5 * weights, rel=0.01)
+    preset = load_preset("scratch")
+    state = State.fresh(build(SMALL["edsr"]), None, preset.stage(preset.build_methods()))
+    for parameter in state.student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimiser.step()
+    kept = [tensor for held in state.optimiser.state.values() for tensor in held.values() if tensor.dim() > 0]
+    assert sum(tensor.nbytes for tensor in kept) == of("scratch", SMALL["edsr"], None).memory.optimiser
 
 
 MEASURE = """
@@ -147,7 +145,7 @@ class Noise:
 class Silent:
     def stepped(self, *told):
         pass
-    skipped = due = stepped
+    skipped = due = note = stepped
 
 def go(batch, side):
     preset = load_preset("scratch", ["schedule.steps=2"])

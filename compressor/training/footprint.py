@@ -8,49 +8,56 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from compressor.data.batches import Batch
+from compressor.errors import SrkdError
 from compressor.foreign.base import ForeignFacts
 from compressor.meta import OnMeta
 from compressor.networks.base import Network, Spec
 from compressor.networks.registry import build
+from compressor.progress import unheard
 from compressor.teacher import Teacher
-from compressor.training.loop import collect
-from compressor.training.method import Method
+from compressor.training.losses import collect
+from compressor.training.method import Role
+from compressor.training.players import players
+from compressor.training.processes import Processes
 from compressor.training.stage import Stage
+from compressor.training.state import State
 from compressor.training.step import Forward, Runner, Step
 
 ADAM = 2
-"""Tensors that Adam keeps for each parameter; while it updates one more lives."""
+"""Tensors that Adam keeps for each parameter; its fused update needs no more."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in fp32. `activations` lives between the forward and the backward pass beside what is listed; `peak` is the
-    most that lives at once. Without what torch and its libraries take themselves, the images, and a foreign teacher."""
+    """Bytes in fp32. `trained` are the weights that learn, `frozen` the teacher's and whatever else is only looked
+    through; `activations` lives between the forward and the backward pass beside these; `peak` is the most that lives
+    at once. Without what torch and its libraries take themselves, the images, and a foreign teacher."""
 
-    student: int
+    trained: int
     modules: int
     gradients: int
     optimiser: int
     average: int
-    teacher: int
+    frozen: int
     activations: int
     peak: int
 
     def line(self) -> str:
         parts = {
-            "weights, gradients, Adam and EMA": self.student
+            "weights, gradients, Adam and EMA": self.trained
             + self.modules
             + self.gradients
             + self.optimiser
             + self.average,
-            "teacher": self.teacher,
+            "teacher": self.frozen,
             "activations": self.activations,
         }
         told = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in parts.items() if size)
@@ -79,33 +86,49 @@ class Batched:
 def footprint(stage: Stage, student: Spec, teacher: Teacher | None, batched: Batched) -> Footprint:
     """Run one step of `stage` on shapes alone."""
     with torch.device("meta"), _Living() as living:
-        frozen = None if teacher is None else _Recorded(_stand_in(teacher), trains=False)
-        network = build(student).train().requires_grad_(True)
-        own = None if frozen is None or isinstance(frozen.network, Teacher) else frozen.network
-        modules = _modules(stage.methods, own, network)
-        trains = _Recorded(network, trains=True)
+        frozen = None if teacher is None else _stand_in(teacher)
+        state = _state(stage, build(student), frozen)
+        cast = players(stage, state, frozen, unheard, Processes())
+        students = [_Recorded(runner) for runner in cast.students]
+        teaches = None if cast.teacher is None else _Recorded(cast.teacher)
+        cast = replace(cast, students=students, teacher=teaches)
         side, scale = batched.lr_patch, student.scale
         lr = torch.empty(batched.batch, 3, side, side)
         hr = torch.empty(batched.batch, 3, side * scale, side * scale) if batched.labels else None
-        before = living.bytes
-        losses = collect(stage, Step(0, 0, lr, hr, trains, frozen))
-        activations = living.bytes - before
-        torch.autograd.backward(losses.total)
-    weights, aux = _bytes(network), _bytes(modules)
-    kept = ADAM * (weights + aux) + weights
-    update = before + kept + 2 * (weights + aux)
+        before, activations = living.bytes, 0
+        for part in range(stage.updates):
+            held = living.bytes
+            losses = collect(stage, state, Step(0, 0, Batch(lr, hr), cast, part))
+            activations = max(activations, living.bytes - held)
+            torch.autograd.backward(losses.total)
+    learns = _bytes(state.trained) + _bytes(state.modules)
     memory = Memory(
-        student=weights,
-        modules=aux,
-        gradients=weights + aux,
-        optimiser=ADAM * (weights + aux),
-        average=weights,
-        teacher=0 if own is None else _bytes(own),
+        trained=_bytes(state.trained),
+        modules=_bytes(state.modules),
+        gradients=learns,
+        optimiser=ADAM * learns,
+        average=_bytes(state.trained),
+        frozen=before - learns - lr.nbytes - (0 if hr is None else hr.nbytes),
         activations=activations,
-        peak=max(living.most + kept, update),
+        peak=living.most + ADAM * learns + _bytes(state.trained),
     )
-    taps = () if frozen is None else tuple(sorted(frozen.taps))
-    return Footprint(trains.forwards, 0 if frozen is None else frozen.forwards, taps, memory)
+    taps = () if teaches is None else tuple(sorted(teaches.taps))
+    forwards = 0 if teaches is None else teaches.forwards
+    return Footprint(sum(runner.forwards for runner in students), forwards, taps, memory)
+
+
+def _state(stage: Stage, student: Network, teacher: Network | None) -> State:
+    """As a stage begins, without an optimiser and an average: they take part in no forward or backward pass."""
+    networks: dict[Role, Network] = {"student": student}
+    own = None if isinstance(teacher, Teacher) else teacher
+    if stage.trains != "student":
+        if own is None:
+            raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher: it must be one of our networks")
+        networks[stage.trains] = build(own.spec)
+    networks[stage.trains].train().requires_grad_(True)
+    modules = nn.ModuleDict({method.name: method.modules(own, student) for method in stage.methods})
+    nothing: Any = None
+    return State(networks, modules, nothing, nothing, role=stage.trains)
 
 
 class _Living(OnMeta):  # type: ignore[no-untyped-call]
@@ -135,10 +158,10 @@ class _Living(OnMeta):  # type: ignore[no-untyped-call]
 
 
 class _Recorded(Runner):
-    """Notes which features are asked for."""
+    """A runner in fp32, not compiled, that notes which features are asked for."""
 
-    def __init__(self, network: Network, *, trains: bool) -> None:
-        super().__init__(network, trains=trains)
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.network, trains=runner.trains, forward=runner.forward)
         self.taps: set[str] = set()
 
     def __call__(self, lr: torch.Tensor, taps: Sequence[str]) -> Forward:
@@ -169,10 +192,6 @@ def _stand_in(teacher: Teacher) -> Network:
     if teacher.foreign is not None:
         return Teacher(_ShapeOnly(teacher.foreign.facts)).placed(torch.device("meta"))
     return build(teacher.spec).requires_grad_(False)
-
-
-def _modules(methods: Sequence[Method], teacher: Network | None, student: Network) -> nn.ModuleDict:
-    return nn.ModuleDict({method.name: method.modules(teacher, student) for method in methods})
 
 
 def _bytes(module: nn.Module) -> int:
