@@ -1,0 +1,202 @@
+"""What must hold for every method: each row of tests/methods_table.py, on tiny networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from compressor.checkpoints.load import load_checkpoint
+from compressor.checkpoints.save import save_network
+from compressor.cost import cost
+from compressor.data.batches import Batch
+from compressor.networks.base import Network
+from compressor.networks.registry import build
+from compressor.students import network_sha256
+from compressor.training.calibration import Calibrated
+from compressor.training.losses import asked_weights
+from compressor.training.place import Place
+from compressor.training.players import players
+from compressor.training.processes import Processes
+from compressor.training.state import State
+from compressor.training.step import Cast, Runner, Step
+from recipes.catalogue import METHODS
+from tests.commands import ROOT
+from tests.method_runs import Curve, Pair, Waves, measured, numbers, total
+from tests.methods_table import ROWS, Row
+from tests.test_distributed import ended
+
+every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def first_batch(row: Row) -> Batch:
+    return Waves(row.student.scale).at(0)
+
+
+def cast_of(pair: Pair, state: State) -> Cast:
+    """Who plays in the first step of the last stage."""
+    for stage in pair.stages[1:]:
+        state.enter(stage, pair.teacher)
+    return players(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
+
+
+def terms_of(pair: Pair, cast: Cast, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
+    """The terms of each update of a step."""
+    for part in range(pair.stages[-1].updates):
+        step = Step(0, 3, batch, cast, part)
+        yield step, dict(pair.method.terms(step))
+
+
+def test_every_method_has_a_row():
+    assert {row.of for row in ROWS} == set(METHODS)
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@every
+def test_terms_are_finite_and_named_as_their_weights(row: Row):
+    pair = Pair.of(row)
+    cast, seen = cast_of(pair, pair.fresh()), set()
+    for step, terms in terms_of(pair, cast, first_batch(row)):
+        for name, term in terms.items():
+            assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
+        assert not seen & terms.keys(), "a term belongs to one update"
+        seen |= terms.keys()
+        student = cast.students[0].memory.get(id(step.lr))
+        assert set(row.taps) == (set(student[1].features) if student else set())
+    assert seen == set(pair.method.weights)
+
+
+@every
+def test_gradients_reach_whom_they_should(row: Row):
+    pair = Pair.of(row, **row.settled)
+    state = pair.fresh()
+    cast = cast_of(pair, state)
+    weights = asked_weights(pair.stages[-1])
+    for _, terms in terms_of(pair, cast, first_batch(row)):
+        total(terms, weights).backward()
+    joint = state.networks.get("joint")
+    assert (joint is not None) == ("joint" in row.learners)
+    assert bool(list(state.modules.parameters())) == ("modules" in row.learners)
+    assert all_moved(state.trained, row.spared) and all_moved(state.modules, row.spared)
+    others = [pair.teacher, state.networks.get("teacher"), *cast.helpers.values()]
+    for network in others:
+        for parameter in () if network is None else network.parameters():
+            assert parameter.grad is None and not parameter.requires_grad
+
+
+def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
+    """Whether a gradient that is not zero reached every parameter, but those that are spared and no others."""
+    for name, parameter in module.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.ne(0).any())
+        if reached == name.startswith(spared or ("\0",)):
+            raise AssertionError(f"{name} {'got a gradient' if reached else 'got no gradient'}")
+    return True
+
+
+@every
+def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
+    pair = Pair.of(row, steps=6)
+    given = None if pair.teacher is None else network_sha256(pair.teacher)
+    # In the middle of the last stage, whatever comes before.
+    straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
+    losses = pair.train(straight, curve=curve)
+    assert given == (None if pair.teacher is None else network_sha256(pair.teacher))
+    again = Pair.of(row, steps=6)
+    resumed = again.fresh()
+    resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
+    assert again.train(resumed) == losses[-3:]
+    ours, theirs = numbers(resumed), numbers(straight)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@every
+def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
+    pair = Pair.of(row, steps=2)
+    state = pair.fresh()
+    pair.train(state)
+    student, path = state.averaged(), tmp_path / "student.safetensors"
+    save_network(student, path)
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == set(build(row.student).state_dict())
+    back = load_checkpoint(path).network
+    assert cost(back.spec).params == cost(row.student).params
+    lr = first_batch(row).lr
+    with torch.no_grad():
+        assert torch.equal(back(lr), student(lr))
+
+
+@every
+def test_bf16_runs_and_stays_finite(row: Row):
+    pair = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
+    for losses in pair.train(pair.fresh()):
+        assert all(value == value and abs(value) < 1e6 for value in losses.values())
+
+
+@every
+def test_thirty_steps_lower_the_loss(row: Row):
+    pair = Pair.of(row, settings=(f"schedule.rate={row.rate}",), steps=30, **row.settled)
+    calibrated = [name for name, weight in pair.method.weights.items() if isinstance(weight, Calibrated)]
+    assert not calibrated, f"give the weights of {calibrated} in `settled`"
+    losses = [step["loss"] for step in pair.train(pair.fresh(), still=True)[-30:]]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@every
+def test_images_in_0_255_give_the_same_direction(row: Row):
+    """Terms of degree d in the image range grow by 255^d; their weights are given for [0,1]."""
+    if row.not_in_255:
+        pytest.skip(row.not_in_255)
+    options = {**row.settled, **row.range_options}
+    weights = asked_weights(Pair.of(row, **options).stages[-1])
+    ours, terms = direction(row, 1.0, weights, options)
+    theirs, terms_255 = direction(row, 255.0, weights, options)
+    for name, term in terms.items():
+        assert terms_255[name] == pytest.approx(255.0 ** row.degrees.get(name, 1) * term, rel=1e-3), name
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9999
+
+
+def direction(
+    row: Row, top: float, weights: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient of a step whose images and networks live in [0, top], and its raw terms."""
+    pair = Pair.of(row, **options)
+    cast = cast_of(pair, pair.fresh())
+    batch = first_batch(row)
+    assert batch.hr is not None
+    stretched = [Runner(one.network, trains=True, forward=within(one, top)) for one in cast.students]
+    teacher = cast.teacher and Runner(
+        cast.teacher.network, trains=cast.teacher.trains, forward=within(cast.teacher, top)
+    )
+    cast = Cast(stretched, teacher, cast.modules, cast.helpers)
+    raw: dict[str, float] = {}
+    for _, terms in terms_of(pair, cast, Batch(batch.lr * top, batch.hr * top)):
+        converted = {name: weights[name] * top ** (1 - row.degrees.get(name, 1)) for name in terms}
+        total(terms, converted).backward()
+        raw.update({name: float(term.detach()) for name, term in terms.items()})
+    trained = cast.students[0].network if "joint" not in row.learners else teacher and teacher.network
+    assert isinstance(trained, Network)
+    gradients = [p.grad for p in trained.parameters() if p.grad is not None]
+    return torch.cat([gradient.reshape(-1) for gradient in gradients]), raw
+
+
+def within(runner: Runner, top: float) -> Any:
+    return lambda lr: top * runner.forward(lr / top)
+
+
+def test_two_processes_are_one(tmp_path: Path):
+    alone = measured(Processes(Place()))
+    code, _, err = ended(str(ROOT / "tests" / "method_runs.py"), str(tmp_path / "found.json"))
+    assert code == 0, err
+    both = json.loads((tmp_path / "found.json").read_text())
+    for row in ROWS:
+        ours, theirs = alone[row.name], both[row.name]
+        assert theirs["replicas"] == 1, row.name
+        for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+            assert other == pytest.approx(mine, rel=row.tolerance), row.name
+        assert theirs["weights"] == pytest.approx(ours["weights"], abs=2e-5), row.name
