@@ -13,6 +13,7 @@ from compressor.networks.base import Spec
 from compressor.networks.edsr import EDSRSpec
 
 Learner = Literal["student", "modules", "joint"]
+STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Row:
     """Of the row; of the method too, where `method` does not say another."""
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    student: Spec = EDSRSpec(scale=2, width=4, depth=2)
-    teacher: Spec | None = EDSRSpec(scale=2, width=8, depth=2)
+    student: Spec = STUDENT
+    teacher: Spec | None = TEACHER
     taps: tuple[str, ...] = ()
     """The student's features that its terms read of the batch."""
     learners: tuple[Learner, ...] = ("student",)
