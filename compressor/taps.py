@@ -35,9 +35,12 @@ def resolve_tap(network: Network, address: str) -> str:
 
 
 @contextmanager
-def read_taps(network: Network, addresses: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+def read_taps(
+    network: Network, addresses: Iterable[str], *, padded: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
     """Within the block, each forward pass of `network` leaves its features in the dictionary, by address.
 
+    `padded` leaves what a network adds to its input before windows: its own parts go on from such a feature only.
     The tensors are copies that gradients pass through: what the network does in place later does not change them.
     The hooks are gone when the block ends, however it ends; blocks may nest.
     """
@@ -50,7 +53,7 @@ def read_taps(network: Network, addresses: Iterable[str]) -> Iterator[dict[str, 
             hooks.callback(note_size.remove)
         for address in wanted:
             tap = network.taps[resolve_tap(network, address)]
-            hooks.callback(_listen(network, tap, address, features, sizes).remove)
+            hooks.callback(_listen(network, tap, address, features, None if padded else sizes).remove)
         yield features
 
 
@@ -59,6 +62,8 @@ def _listen(
 ) -> torch.utils.hooks.RemovableHandle:
     def cropped(feature: torch.Tensor) -> torch.Tensor:
         """A network that pads its input has larger features: only the input's own positions count."""
+        if sizes is None:
+            return feature
         h, w = sizes[-1]
         return feature[..., :h, :w]
 

@@ -23,6 +23,8 @@ METHODS: Mapping[str, MethodEntry] = {
     "scratch": MethodEntry("recipes.scratch:Scratch", "nothing"),
     "inherit": MethodEntry("recipes.inherit:Inherit", "network"),
     "logits": MethodEntry("recipes.logits:Logits", "outputs"),
+    "ds": MethodEntry("recipes.ds:DeepSupervision", "nothing"),
+    "hkdsr": MethodEntry("recipes.hkdsr:Hkdsr", "network"),
 }
 
 

@@ -17,6 +17,12 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> 
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
             "leave it out, or take the recipe without -paper"
         )
+    for method in methods:
+        if any(prelude.trains == "teacher" for prelude in method.preludes()):
+            raise UsageError(
+                f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
+                "that teaches: leave it out"
+            )
     # Without HR images the teacher's output for the batch is the label.
     asked: list[View] = ["whole"] if lr_only else []
     for method in methods:

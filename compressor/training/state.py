@@ -68,10 +68,13 @@ class State:
         return student_of_spec(self.ema.network, self.student.spec).eval().requires_grad_(False)
 
     def teaching(self, teacher: Network | None) -> Network | None:
-        """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came."""
+        """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came.
+
+        A copy that is being tuned learns from the images; where they have no labels, the teacher as it came gives them.
+        """
         if self.role == "student":
             return self.networks.get("teacher", teacher)
-        return None if self.role == "teacher" else self.networks["joint"]
+        return teacher if self.role == "teacher" else self.networks["joint"]
 
     def enter(self, stage: Stage, teacher: Network | None) -> None:
         """Go on to the next stage: networks stay; optimiser, average, guard and calibration begin anew.

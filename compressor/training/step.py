@@ -13,7 +13,7 @@ from compressor.data.batches import Batch, Labelled
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.resize import imresize
-from compressor.taps import read_taps
+from compressor.taps import read_taps, resolve_tap
 from compressor.teacher import Teacher
 from compressor.training.compiled import Forwarder
 from compressor.training.processes import Processes
@@ -21,10 +21,17 @@ from compressor.training.processes import Processes
 
 @dataclass(frozen=True)
 class Forward:
-    """What a network gave for one input."""
+    """What a network gave for one input; `images` are what its own tail makes of the features at some taps."""
 
     sr: torch.Tensor
     features: dict[str, torch.Tensor] = field(default_factory=dict)
+    images: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def detached(self) -> Forward:
+        features, images = (
+            {tap: tensor.detach() for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
+        )
+        return Forward(self.sr.detach(), features, images)
 
 
 class Runner:
@@ -53,20 +60,22 @@ class Runner:
         """Take an output that was made before; features of the same input still ask the network."""
         self.memory[id(known.lr)] = (known.lr, Forward(known.sr))
 
-    def __call__(self, lr: torch.Tensor, taps: Sequence[str]) -> Forward:
+    def __call__(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str] = ()) -> Forward:
         known = self.memory.get(id(lr))
-        if known is not None and set(taps) <= known[1].features.keys():
+        if known is not None and set(taps) <= known[1].features.keys() and set(images) <= known[1].images.keys():
             return known[1]
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
             self._features(taps) as features,
+            self._unfinished(images) as unfinished,
         ):
-            sr = self.forward(lr) if taps else self.compiled(lr)
+            sr = self.forward(lr) if taps or images else self.compiled(lr)
+            finished = {tap: self._finished(tap, unfinished, lr, sr).float() for tap in images}
         self.forwards += 1
+        forward = Forward(sr.float(), dict(features), finished)
         if not self.trains:
-            sr, features = sr.detach(), {tap: feature.detach() for tap, feature in features.items()}
-        forward = Forward(sr.float(), dict(features))
+            forward = forward.detached()
         self.memory[id(lr)] = (lr, forward)
         return forward
 
@@ -75,6 +84,22 @@ class Runner:
         if taps and isinstance(self.network, Teacher):
             return read_taps(self.network.own("features"), taps)
         return read_taps(self.network, taps)
+
+    def _unfinished(self, images: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
+        if not images:
+            return nullcontext({})
+        if self.forward is not self.network:
+            raise SrkdError("a student inside the teacher has no intermediate images: its tail is a slice of another's")
+        network = self.network.own("features") if isinstance(self.network, Teacher) else self.network
+        return read_taps(network, ("head", *images), padded=True)
+
+    def _finished(
+        self, tap: str, unfinished: Mapping[str, torch.Tensor], lr: torch.Tensor, sr: torch.Tensor
+    ) -> torch.Tensor:
+        """What lies behind the last block is the image itself, and is not made twice."""
+        if resolve_tap(self.network, tap) == resolve_tap(self.network, "rel(1)"):
+            return sr
+        return self.network.finish(unfinished[tap], unfinished["head"], lr)
 
 
 @dataclass(frozen=True)
@@ -110,20 +135,31 @@ class Step:
         """The label of the batch: its HR patches or, where none exist, what the teacher makes of the LR patches."""
         return self.teacher().sr if self._hr is None else self._hr
 
-    def student(self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), branch: int = 0) -> Forward:
-        """The student's forward; of several that are trained together, the one at `branch`."""
-        return self._cast.students[branch](self.lr if lr is None else lr, taps)
+    def student(
+        self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), branch: int = 0, *, images: Sequence[str] = ()
+    ) -> Forward:
+        """The student's forward; of several that are trained together, the one at `branch`.
+
+        `images` are taps of the body whose features the network's own tail is to finish.
+        """
+        return self._cast.students[branch](self.lr if lr is None else lr, taps, images)
 
     @property
     def branches(self) -> int:
         """How many students are trained together."""
         return len(self._cast.students)
 
-    def teacher(self, lr: torch.Tensor | None = None, taps: Sequence[str] = ()) -> Forward:
+    def precision(self) -> AbstractContextManager[object]:
+        """The student's precision, for a method's own modules: a feature may be bf16, and their weights are not."""
+        return self._cast.students[0].autocast()
+
+    def teacher(
+        self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), *, images: Sequence[str] = ()
+    ) -> Forward:
         """The teacher's forward, unclipped; without gradients unless it is trained with the student."""
         if self._cast.teacher is None:
             raise SrkdError("this recipe needs a teacher and none was given: add --teacher FILE")
-        return self._cast.teacher(self.lr if lr is None else lr, taps)
+        return self._cast.teacher(self.lr if lr is None else lr, taps, images)
 
     def zoomed_out(self) -> torch.Tensor:
         """The LR batch shrunk once more by the scale, neither rounded nor clipped: an input nobody has labelled.

@@ -16,3 +16,8 @@ def initialised(seed: int, make: Callable[[], M]) -> M:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+def next_seed() -> int:
+    """Drawn from torch's generator, which a run sets anew for each method's modules: a module of several, its own."""
+    return int(torch.randint(2**62, ()).item())

@@ -1,0 +1,66 @@
+"""Deep supervision (DS): auxiliary heads on intermediate features each make an image too, in training only.
+
+    L = L1(S, y) + w·Σ_i L1(P_i(F_i, F_head), y),   taps rel(1/3) and rel(2/3), w = 1
+
+CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models of 5 residual blocks with 64 channels sit
+on intermediate features; positions, weights and the heads' tails are lost. [choice] Taps, w and tail (terms/heads.py).
+DS is read as CLSD without its contrast. No teacher. The heads are trained with the student and then forgotten: neither
+exported, nor averaged, nor counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.networks.base import Network
+from compressor.taps import resolve_tap
+from compressor.training.calibration import Calibrated
+from compressor.training.method import Kind, PlainMethod
+from compressor.training.step import Step
+from recipes.terms.heads import auxiliary_head
+from recipes.terms.initialised import next_seed
+
+Taps = Annotated[tuple[str, ...], Field(min_length=1, description="features of the student that get a head each")]
+
+
+@dataclass(frozen=True)
+class DeepSupervision(PlainMethod):
+    taps: Taps = ("rel(1/3)", "rel(2/3)")
+    head_weight: Annotated[float, Field(ge=0, description="w, of the images of all heads together")] = 1.0
+    name: str = "ds"
+    needs_teacher: bool = False
+    needs_network: bool = False
+    kind: Kind = "heads"
+
+    @property
+    def weights(self) -> Mapping[str, float | Calibrated]:
+        return {"pixel": 1.0, "heads": self.head_weight}
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        for tap in self.taps:
+            resolve_tap(student, tap)
+        return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_seed()) for _ in self.taps)})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return self.supervised(step, self.images(step))
+
+    def images(self, step: Step) -> list[torch.Tensor]:
+        """P_i, one a tap."""
+        features = step.student(taps=("head", *self.taps)).features
+        heads = step.modules[self.name]["heads"]
+        with step.precision():
+            made = [head(features[tap], features["head"]) for tap, head in zip(self.taps, heads, strict=True)]
+        return [image.float() for image in made]
+
+    def supervised(self, step: Step, images: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The pixel losses of the student and of its heads."""
+        sr = step.student().sr
+        heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
+        return {"pixel": F.l1_loss(sr, step.hr), "heads": heads}

@@ -1,0 +1,152 @@
+"""HKDSR: the teacher's intermediate images teach the student's, by high bands and by a learned mix with the label.
+
+    I_g   = tail(body_end(f_g) + f_head), the network's own parts behind tap g; the last of the outputs is S or T itself
+    stage 1, a copy of the teacher   L = Σ_i L1(I_i, y)
+    stage 2, the student             L = L1(S, y) + β_w·Σ_i ω_i·FSM(I_i^S, I_i^T) + β_a·Σ_i L1(I_i^S, Z_i)
+
+FSM compares high Haar bands (terms/haar.py), Z_i is the mix that gate i makes of y and I_i^T (terms/fusion.py; gates
+learn with the student). Only the paper's abstract is at hand; code followed: wslgqq277g/HKDSR, three generations of it.
+
+- FSM: the abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
+  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band, with its own weights: 0.8 an intermediate
+  image and 3.2 the last, at ×2 0.0005 and 0.0025.
+- ω: the newest code adds a running sum inside its loop, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided
+  here: ω = 1 with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
+- Stage 1 of the code tunes at groups 0,2,4,6,8 what stage 2 uses at 0,4,9. Here the taps used later are tuned, for a
+  third of the student's steps at a constant 1e-5. Without it a teacher's intermediate images mean nothing.
+- The last tap listed is the last block, so that its image and the final one are the same and count twice, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.networks.base import Network
+from compressor.taps import resolve_tap
+from compressor.training.calibration import Calibrated
+from compressor.training.method import Kind, PlainMethod, Prelude
+from compressor.training.step import Forward, Step
+from recipes.terms.fusion import fusion_gate
+from recipes.terms.haar import band_l1, windowed_matrix_l1
+from recipes.terms.initialised import next_seed
+
+TUNING_RATE = 1e-5
+OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
+"""Of SimLoss at an intermediate image and at the last; at other scales (0.8, 3.2)."""
+
+Taps = Annotated[tuple[str, ...], Field(min_length=1, description="blocks whose features become images")]
+Weight = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Tuning(PlainMethod):
+    """Stage 1: every output of the teacher's copy learns the label. In this stage the one that learns is the teacher."""
+
+    taps: tuple[str, ...]
+    name: str = "hkdsr-tuning"
+    needs_teacher: bool = False
+    needs_network: bool = False
+
+    @property
+    def weights(self) -> Mapping[str, float | Calibrated]:
+        return {"outputs": 1.0}
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        images = outputs(step.student(images=self.taps), self.taps)
+        return {"outputs": torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()}
+
+
+@dataclass(frozen=True)
+class Hkdsr(PlainMethod):
+    teacher_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
+    student_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
+    fsm: Annotated[Literal["bands", "matrix"], Field(description="how high bands are compared")] = "bands"
+    band_weight: Annotated[
+        float | None, Field(ge=0, description="β_w; left out: 0.0625, with matrix 1, as HKDSR's code 0.025")
+    ] = None
+    fusion_weight: Annotated[float, Field(ge=0, description="β_a")] = 0.2
+    tuning: Annotated[
+        float, Field(ge=0, le=1, description="steps of stage 1 as a share of the student's; 0: the teacher is tuned")
+    ] = 1 / 3
+    compat: Annotated[Literal["", "hkdsr"], Field(description="ω as HKDSR's code has it")] = ""
+    name: str = "hkdsr"
+    needs_teacher: bool = True
+    needs_network: bool = True
+    kind: Kind = "bands"
+
+    def __post_init__(self) -> None:
+        if len(self.teacher_taps) != len(self.student_taps):
+            counts = f"{len(self.teacher_taps)} of the teacher and {len(self.student_taps)} of the student"
+            raise UsageError(f"taps are compared in pairs, and there are {counts}: give as many of each")
+        if self.compat and self.fsm == "matrix":
+            raise UsageError("compat=hkdsr is the newest code's, which compares bands: leave out fsm=matrix")
+
+    @property
+    def weights(self) -> Mapping[str, float | Calibrated]:
+        usual = 1.0 if self.fsm == "matrix" else 0.025 if self.compat else 0.0625
+        bands = usual if self.band_weight is None else self.band_weight
+        return {"pixel": 1.0, "bands": bands, "fusion": self.fusion_weight}
+
+    def preludes(self) -> Sequence[Prelude]:
+        if self.tuning == 0:
+            return ()
+        return (Prelude("tune the teacher", Tuning(self.teacher_taps), "teacher", self.tuning, TUNING_RATE),)
+
+    def check(self, teacher: Network | None, student: Network) -> None:
+        """Both must be able to finish an intermediate feature."""
+        for network, taps in ((teacher, self.teacher_taps), (student, self.student_taps)):
+            if network is None:
+                continue
+            if network.taps["body_end"] == network.taps["pre_up"]:
+                raise UsageError(
+                    f"hkdsr makes images of intermediate features through a convolution and a skip behind the body, "
+                    f"and {network.spec.arch} has no such single tail input: use edsr, rcan or swinir"
+                )
+            for tap in taps:
+                if not resolve_tap(network, tap).startswith("body["):
+                    raise UsageError(f"hkdsr finishes what a block gave, and {tap} is none: use body[k] or rel(p)")
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        self.check(teacher, student)
+        channels, count = student.descriptor.channels, len(self.student_taps) + 1
+        return nn.ModuleDict({"gates": nn.ModuleList(fusion_gate(channels, seed=next_seed()) for _ in range(count))})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        ours = outputs(step.student(images=self.student_taps), self.student_taps)
+        theirs = outputs(step.teacher(images=self.teacher_taps), self.teacher_taps)
+        gates = step.modules[self.name]["gates"]
+        shares = self.shares(len(ours), step.scale)
+        bands = [share * self.compared(step, a, b) for share, a, b in zip(shares, ours, theirs, strict=True)]
+        mixed = [F.l1_loss(a, gate(step.hr, b)) for a, b, gate in zip(ours, theirs, gates, strict=True)]
+        return {
+            "pixel": F.l1_loss(ours[-1], step.hr),
+            "bands": torch.stack(bands).sum(),
+            "fusion": torch.stack(mixed).sum(),
+        }
+
+    def shares(self, count: int, scale: int) -> tuple[float, ...]:
+        """ω of so many outputs, the final one last."""
+        if self.fsm == "matrix":
+            intermediate, last = OLDER_WEIGHTS.get(scale, (0.8, 3.2))
+            return (*[intermediate] * (count - 1), last)
+        return tuple(float(count - i) for i in range(count)) if self.compat else (1.0,) * count
+
+    def compared(self, step: Step, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        """FSM of one pair of outputs."""
+        if self.fsm == "bands":
+            return band_l1(ours, theirs).mean()
+        samples, seed, number = step.samples, step.seed, step.number
+        return windowed_matrix_l1(ours, theirs, step.hr, seed=seed, step=number, samples=samples).mean()
+
+
+def outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
+    """The images of the taps, in order, and the final one."""
+    return [*(forward.images[tap] for tap in taps), forward.sr]
