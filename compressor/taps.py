@@ -35,9 +35,7 @@ def resolve_tap(network: Network, address: str) -> str:
 
 
 @contextmanager
-def read_taps(
-    network: Network, addresses: Iterable[str], *, padded: bool = False
-) -> Iterator[dict[str, torch.Tensor]]:
+def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = False) -> Iterator[dict[str, torch.Tensor]]:
     """Within the block, each forward pass of `network` leaves its features in the dictionary, by address.
 
     `padded` leaves what a network adds to its input before windows: its own parts go on from such a feature only.
@@ -58,7 +56,7 @@ def read_taps(
 
 
 def _listen(
-    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size]
+    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size] | None
 ) -> torch.utils.hooks.RemovableHandle:
     def cropped(feature: torch.Tensor) -> torch.Tensor:
         """A network that pads its input has larger features: only the input's own positions count."""

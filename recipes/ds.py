@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -54,9 +54,12 @@ class DeepSupervision(PlainMethod):
     def images(self, step: Step) -> list[torch.Tensor]:
         """P_i, one a tap."""
         features = step.student(taps=("head", *self.taps)).features
-        heads = step.modules[self.name]["heads"]
+        heads = cast(nn.ModuleDict, step.modules[self.name])["heads"]
         with step.precision():
-            made = [head(features[tap], features["head"]) for tap, head in zip(self.taps, heads, strict=True)]
+            made = [
+                head(features[tap], features["head"])
+                for tap, head in zip(self.taps, cast(nn.ModuleList, heads), strict=True)
+            ]
         return [image.float() for image in made]
 
     def supervised(self, step: Step, images: list[torch.Tensor]) -> dict[str, torch.Tensor]:

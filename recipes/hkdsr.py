@@ -8,10 +8,9 @@ FSM compares high Haar bands (terms/haar.py), Z_i is the mix that gate i makes o
 learn with the student). Only the paper's abstract is at hand; code followed: wslgqq277g/HKDSR, three generations of it.
 
 - FSM: the abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
-  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band, with its own weights: 0.8 an intermediate
-  image and 3.2 the last, at ×2 0.0005 and 0.0025.
-- ω: the newest code adds a running sum inside its loop, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided
-  here: ω = 1 with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
+  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band, with that code's weights.
+- ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
+  with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
 - Stage 1 of the code tunes at groups 0,2,4,6,8 what stage 2 uses at 0,4,9. Here the taps used later are tuned, for a
   third of the student's steps at a constant 1e-5. Without it a teacher's intermediate images mean nothing.
 - The last tap listed is the last block, so that its image and the final one are the same and count twice, as there.
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -43,12 +42,11 @@ OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
 """Of SimLoss at an intermediate image and at the last; at other scales (0.8, 3.2)."""
 
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="blocks whose features become images")]
-Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Tuning(PlainMethod):
-    """Stage 1: every output of the teacher's copy learns the label. In this stage the one that learns is the teacher."""
+    """Stage 1: every output learns the label. The student of this stage is the teacher's copy."""
 
     taps: tuple[str, ...]
     name: str = "hkdsr-tuning"
@@ -122,10 +120,12 @@ class Hkdsr(PlainMethod):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         ours = outputs(step.student(images=self.student_taps), self.student_taps)
         theirs = outputs(step.teacher(images=self.teacher_taps), self.teacher_taps)
-        gates = step.modules[self.name]["gates"]
+        gates = cast(nn.ModuleDict, step.modules[self.name])["gates"]
         shares = self.shares(len(ours), step.scale)
         bands = [share * self.compared(step, a, b) for share, a, b in zip(shares, ours, theirs, strict=True)]
-        mixed = [F.l1_loss(a, gate(step.hr, b)) for a, b, gate in zip(ours, theirs, gates, strict=True)]
+        mixed = [
+            F.l1_loss(a, gate(step.hr, b)) for a, b, gate in zip(ours, theirs, cast(nn.ModuleList, gates), strict=True)
+        ]
         return {
             "pixel": F.l1_loss(ours[-1], step.hr),
             "bands": torch.stack(bands).sum(),

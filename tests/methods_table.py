@@ -14,6 +14,8 @@ from compressor.networks.edsr import EDSRSpec
 
 Learner = Literal["student", "modules", "joint"]
 STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
+DEEPER = EDSRSpec(scale=2, width=4, depth=3)
+"""For taps at a third and two thirds of the body."""
 
 
 @dataclass(frozen=True)
@@ -55,4 +57,25 @@ ROWS: tuple[Row, ...] = (
     Row("inherit"),
     Row("logits"),
     Row("logits-b", "logits", {"form": "B"}),
+    Row(
+        "ds",
+        student=DEEPER,
+        teacher=None,
+        taps=("head", "rel(1/3)", "rel(2/3)"),
+        learners=("student", "modules"),
+        not_in_255="heads make images in [0,1] whatever the range of the student's",
+    ),
+    *(
+        Row(
+            f"hkdsr{'' if fsm == 'bands' else '-matrix'}",
+            "hkdsr",
+            {"fsm": fsm},
+            student=DEEPER,
+            teacher=EDSRSpec(scale=2, width=8, depth=4),
+            learners=("student", "modules"),
+            degrees={"bands": 1 if fsm == "bands" else 2},
+            not_in_255="a network's own tail makes intermediate images in [0,1], and the gate looks at such",
+        )
+        for fsm in ("bands", "matrix")
+    ),
 )

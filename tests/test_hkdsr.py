@@ -23,12 +23,15 @@ from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
 from compressor.students import network_sha256
 from compressor.taps import read_taps
+from compressor.teacher import Teacher
+from compressor.training.footprint import Batched, footprint
 from compressor.training.inside import Inside
 from compressor.training.run_stages import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.composition import refusals
+from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr, Tuning
 from recipes.loading import load_preset
 from recipes.logits import Logits
@@ -36,7 +39,7 @@ from recipes.options import make_method
 from srkd.caching import views_to_cache
 from tests.test_composition import Any as OfKind
 from tests.test_stages import Saving
-from tests.test_training import OnePatch, Recorder, smooth_patch, stage
+from tests.test_training import OnePatch, Recorder, smooth_patch
 
 EDSR = EDSRSpec(2, width=8, depth=3)
 PAIRS: list[tuple[Spec, Spec]] = [
@@ -200,7 +203,11 @@ def test_gates_and_student_learn_and_the_teacher_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("teacher", "student", "named"),
-    [(CARNSpec(2, width=4), EDSR, "carn"), (EDSR, CARNSpec(2, width=4), "carn"), (EDSR, CompactSpec(2, 4, 3), "compact")],
+    [
+        (CARNSpec(2, width=4), EDSR, "carn"),
+        (EDSR, CARNSpec(2, width=4), "carn"),
+        (EDSR, CompactSpec(2, 4, 3), "compact"),
+    ],
 )
 def test_a_network_without_a_tail_behind_a_skip_is_refused(teacher: Spec, student: Spec, named: str) -> None:
     with pytest.raises(UsageError, match=f"{named} has no such single tail input"):
@@ -306,6 +313,19 @@ def test_it_trains_in_bf16_and_beside_logits() -> None:
     paced = (paced[0], replace(paced[1], methods=[Logits(), *paced[1].methods]))
     run(paced, smooth_patch(), recorder)
     assert all(math.isfinite(row["loss"]) for row in recorder.losses) and "raw/logits" in recorder.losses[-1]
+
+
+def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
+    tuning, main = stages()
+    teacher, batched = Teacher(build(EDSR)), Batched(2, 8)
+    found = footprint(main, replace(EDSR, width=6), teacher, batched)
+    assert (found.student_forwards, found.teacher_forwards) == (1, 1)
+    assert found.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and found.memory.modules > 0
+    plain = footprint(replace(main, methods=[Logits()]), replace(EDSR, width=6), teacher, batched)
+    assert found.memory.peak > plain.memory.peak
+    assert footprint(tuning, replace(EDSR, width=6), teacher, batched).student_forwards == 1
+    heads = replace(main, methods=[DeepSupervision()])
+    assert footprint(heads, EDSR, None, batched).memory.modules > 4 * 100_000
 
 
 def test_the_student_alone_is_what_leaves() -> None:

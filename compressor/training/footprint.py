@@ -164,9 +164,9 @@ class _Recorded(Runner):
         super().__init__(runner.network, trains=runner.trains, forward=runner.forward)
         self.taps: set[str] = set()
 
-    def __call__(self, lr: torch.Tensor, taps: Sequence[str]) -> Forward:
-        self.taps.update(taps)
-        return super().__call__(lr, taps)
+    def __call__(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str] = ()) -> Forward:
+        self.taps.update((*taps, *images))
+        return super().__call__(lr, taps, images)
 
 
 @dataclass(frozen=True)

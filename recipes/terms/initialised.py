@@ -20,4 +20,4 @@ def initialised(seed: int, make: Callable[[], M]) -> M:
 
 def next_seed() -> int:
     """Drawn from torch's generator, which a run sets anew for each method's modules: a module of several, its own."""
-    return int(torch.randint(2**62, ()).item())
+    return int(torch.randint(2**62, (), device="cpu").item())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 
 def full_precision(like: torch.Tensor) -> AbstractContextManager[object]:
-    """A region without autocast on the device of `like`: matrix products in it keep the precision of their inputs."""
+    """A region without autocast on the device of `like`: matrix products in it keep the precision of their inputs.
+
+    Shapes alone, on the meta device, have no precision.
+    """
+    if like.device.type == "meta":
+        return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
 
 
