@@ -17,6 +17,9 @@ from torch import nn
 from compressor.errors import UsageError
 from compressor.networks.base import Network, Tap, nearest
 
+PROBE_SIDE = 8
+"""LR pixels: the largest teacher takes a moment for them."""
+
 
 def resolve_tap(network: Network, address: str) -> str:
     """The network's own name of an address: rel(p) becomes a body[k], the others must be there."""
@@ -53,6 +56,15 @@ def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = Fals
             tap = network.taps[resolve_tap(network, address)]
             hooks.callback(_listen(network, tap, address, features, None if padded else sizes).remove)
         yield features
+
+
+def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of features for one image of PROBE_SIDE, found by running it."""
+    like = next(network.parameters())
+    image = torch.zeros(1, network.descriptor.channels, PROBE_SIDE, PROBE_SIDE, dtype=like.dtype, device=like.device)
+    with torch.no_grad(), read_taps(network, addresses) as features:
+        network(image)
+    return {address: tuple(feature.shape) for address, feature in features.items()}
 
 
 def _listen(

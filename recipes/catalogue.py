@@ -25,6 +25,9 @@ METHODS: Mapping[str, MethodEntry] = {
     "logits": MethodEntry("recipes.logits:Logits", "outputs"),
     "ds": MethodEntry("recipes.ds:DeepSupervision", "nothing"),
     "hkdsr": MethodEntry("recipes.hkdsr:Hkdsr", "network"),
+    "fakd": MethodEntry("recipes.fakd:FAKD", "network"),
+    "lfd": MethodEntry("recipes.lfd:LFD", "network"),
+    "facd": MethodEntry("recipes.facd:FACD", "network"),
 }
 
 

@@ -82,6 +82,10 @@ def _compose(preset: Preset, methods: Sequence[Method], origin: Origin) -> None:
     """Refuse methods that do not go together, and weights of terms that none of them has."""
     apart = [*refusals(methods), *disagreements(methods, preset.weights)]
     problems = [origin.problem(("methods",), None, line) for line in apart]
+    for method in methods:
+        if preset.schedule.batch < method.smallest_batch:
+            expected = f"at least {method.smallest_batch}: {method.name} compares the patches of a batch"
+            problems.append(origin.problem(("schedule", "batch"), str(preset.schedule.batch), f"expected {expected}"))
     terms = {term for method in methods for term in method.weights}
     for term in preset.weights.keys() - terms:
         expected = f"no term of these methods; {closest(term, sorted(terms))}"

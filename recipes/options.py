@@ -18,7 +18,17 @@ from recipes.problems import Origin, Path, PresetError, Problem, told
 if TYPE_CHECKING:
     from compressor.training.method import Method
 
-FIXED = ("name", "needs_teacher", "needs_network", "teacher_views", "weights", "kind", "trains", "updates")
+FIXED = (
+    "name",
+    "needs_teacher",
+    "needs_network",
+    "teacher_views",
+    "weights",
+    "kind",
+    "trains",
+    "updates",
+    "smallest_batch",
+)
 """Fields of a method that are facts about it, not options."""
 
 

@@ -31,6 +31,7 @@ from compressor.training.run_folder import FACTS, RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import label, load_preset
 from recipes.preset import Preset
+from recipes.tap_check import tap_lines
 from srkd import continuing
 from srkd.caching import views_to_cache
 from srkd.console import Console
@@ -228,7 +229,8 @@ def choose_networks(
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
-    (place or Place()).share(preset.schedule.batch)
+    place = place or Place()
+    batch = len(place.share(preset.schedule.batch))
     methods = preset.build_methods()
     # Without HR images the teacher gives the labels, whatever the recipe.
     needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
@@ -238,7 +240,11 @@ def choose_networks(
         require_fit(master, request.recipe, preset)
     start = path_of(request.init_from)
     shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
-    return Networks(preset, methods, master, choose_student(master, preset, shape, request.seed, announce), needed)
+    pupil = choose_student(master, preset, shape, request.seed, announce)
+    own, side = None if master is None else master.network, preset.schedule.lr_patch
+    for line in tap_lines(methods, own, pupil.network, batch=batch, lr_patch=side, processes=place.world):
+        announce(line)
+    return Networks(preset, methods, master, pupil, needed)
 
 
 def _decided(

@@ -94,7 +94,8 @@ class Hands:
             if skipped is not None:
                 break
             later, skipped = self.update(Step(number, self.seed, batch, self.cast, part))
-            losses = Losses({**losses.terms, **later.terms}, later.weights)
+            seen = {**losses.observed, **later.observed}
+            losses = Losses({**losses.terms, **later.terms}, later.weights, seen)
         return losses, skipped
 
     def update(self, step: Step) -> tuple[Losses, Skipped | None]:
@@ -114,6 +115,7 @@ class Hands:
         skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
         if skipped is None:
             state.optimiser.step()
+            step.counted()
             calibrate(stage, state, losses, self.note)
         return losses, skipped
 

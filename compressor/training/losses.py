@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -17,16 +17,25 @@ from compressor.training.step import Step
 
 
 class Losses:
-    """Raw terms by name, their weights, and the weighted sum; numbers are fetched only when somebody logs them."""
+    """Raw terms by name, their weights, and the weighted sum; numbers are fetched only when somebody logs them.
 
-    def __init__(self, terms: dict[str, torch.Tensor], weights: dict[str, float]) -> None:
-        self.terms, self.weights = terms, weights
+    `observed` are numbers beside the losses, such as how many patches a gate lets through.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, torch.Tensor],
+        weights: Mapping[str, float],
+        observed: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.terms, self.weights, self.observed = terms, weights, observed or {}
         self.total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def numbers(self) -> dict[str, float]:
         raw = {f"raw/{name}": float(term.detach()) for name, term in self.terms.items()}
         weighted = {f"weighted/{name}": self.weights[name] * raw[f"raw/{name}"] for name in self.terms}
-        return {**raw, **weighted, "loss": float(self.total.detach())}
+        seen = {f"seen/{name}": float(value) for name, value in self.observed.items()}
+        return {**raw, **weighted, "loss": float(self.total.detach()), **seen}
 
     def shared(self, parameters: Sequence[torch.nn.Parameter], processes: Processes) -> Losses:
         """The terms' means over all processes and, in the same message, those of the gradients and the wish to stop.
@@ -36,10 +45,12 @@ class Losses:
         if processes.alone:
             return self
         wish = torch.tensor(float(processes.wish.asked), device=self.total.device)
-        numbers = torch.stack([*(term.detach().float() for term in self.terms.values()), wish])
+        told = [*self.terms.values(), *self.observed.values()]
+        numbers = torch.stack([*(number.detach().float() for number in told), wish])
         *means, wished = averaged(parameters, numbers, processes)
         processes.wish.known_to_all = bool(wished > 0)
-        return Losses(dict(zip(self.terms, means, strict=True)), self.weights)
+        terms = dict(zip(self.terms, means, strict=False))
+        return Losses(terms, self.weights, dict(zip(self.observed, means[len(terms) :], strict=True)))
 
 
 def collect(stage: Stage, state: State, step: Step) -> Losses:
@@ -51,7 +62,7 @@ def collect(stage: Stage, state: State, step: Step) -> Losses:
     unweighted = terms.keys() - weights.keys()
     if unweighted:
         raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
-    return Losses(terms, weights)
+    return Losses(terms, weights, step.observed)
 
 
 def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:

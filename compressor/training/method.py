@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -37,6 +37,23 @@ class Prelude:
     trains: Role
     share: float
     rate: float
+
+
+Shape: TypeAlias = Sequence[int]
+"""Of a feature, N,C,h,w."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Features that a term compares, by their taps, checked and told before training.
+
+    `bytes_of(student, teacher, processes)` is what the term takes at its peak beside them, from their shapes.
+    """
+
+    term: str
+    student: str
+    teacher: str
+    bytes_of: Callable[[Shape, Shape, int], int]
 
 
 class Method(Protocol):
@@ -76,6 +93,15 @@ class Method(Protocol):
         """Updates a step: the optimiser moves after each part of it, and gradients are cleared before the first."""
         ...
 
+    @property
+    def smallest_batch(self) -> int:
+        """Patches a step, over all processes, below which the terms mean nothing."""
+        ...
+
+    def compared(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
+        """The pairs of features that the terms compare."""
+        ...
+
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         """Students inside the teacher that are trained beside the student: step.student(branch=1) and so on."""
         ...
@@ -102,6 +128,10 @@ class PlainMethod:
     trains: Role = "student"
     updates: int = 1
     teacher_views: Sequence[View] = ()
+    smallest_batch: int = 1
+
+    def compared(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
+        return ()
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         return ()

@@ -18,6 +18,8 @@ from compressor.teacher import Teacher
 from compressor.training.compiled import Forwarder
 from compressor.training.processes import Processes
 
+NO_TEACHER = "this recipe needs a teacher and none was given: add --teacher FILE"
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -122,6 +124,8 @@ class Step:
         self.number, self.seed, self.part = number, seed, part
         self.lr, self._hr, self._cast = batch.lr, batch.hr, cast
         self.modules, self.helpers = cast.modules, cast.helpers
+        self.observed: dict[str, torch.Tensor] = {}
+        self._afterwards: list[Callable[[], None]] = []
         self._zoomed_out = batch.labels["zoom-out"].lr if "zoom-out" in batch.labels else None
         for runner in cast.students:
             runner.forget()
@@ -158,8 +162,28 @@ class Step:
     ) -> Forward:
         """The teacher's forward, unclipped; without gradients unless it is trained with the student."""
         if self._cast.teacher is None:
-            raise SrkdError("this recipe needs a teacher and none was given: add --teacher FILE")
+            raise SrkdError(NO_TEACHER)
         return self._cast.teacher(self.lr if lr is None else lr, taps, images)
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        """Student and teacher, for their specs and taps; what they give is asked of `student` and `teacher`."""
+        if self._cast.teacher is None:
+            raise SrkdError(NO_TEACHER)
+        return self._cast.students[0].network, self._cast.teacher.network
+
+    def observe(self, name: str, value: torch.Tensor) -> None:
+        """A mean over this process's samples that is no loss: logged as `seen/NAME`."""
+        self.observed[name] = value.detach()
+
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Do `act` once the step has counted, so that a skipped one leaves no trace in what a method remembers."""
+        self._afterwards.append(act)
+
+    def counted(self) -> None:
+        """The optimiser has moved."""
+        for act in self._afterwards:
+            act()
 
     def zoomed_out(self) -> torch.Tensor:
         """The LR batch shrunk once more by the scale, neither rounded nor clipped: an input nobody has labelled.

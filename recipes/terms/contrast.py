@@ -28,25 +28,31 @@ Form: TypeAlias = Literal["ratio", "infonce"]
 Gate: TypeAlias = Literal["hard", "soft", "off"]
 
 
-def contrast(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], form: Form = "ratio") -> torch.Tensor:
-    """ℓ of each sample, (B,), from the regressed student features u and the teacher's, a tensor a tap."""
-    if len(student[0]) < 2:
-        raise UsageError("the other patches of the batch are the negatives: use a batch of at least 2 for each process")
+def contrast(
+    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], form: Form = "ratio", *, first: int = 0
+) -> torch.Tensor:
+    """ℓ of each of the student's samples, from its regressed features u and the teacher's, a tensor a tap.
+
+    The teacher's may have more rows, those of other processes: the student's sample i is the teacher's first + i.
+    """
+    if len(teacher[0]) < 2:
+        raise UsageError("the other patches of the batch are the negatives: use a batch of at least 2")
     one_tap = ratio_form if form == "ratio" else infonce_form
-    return torch.stack([one_tap(u, target) for u, target in zip(student, teacher, strict=True)]).mean(0)
+    return torch.stack([one_tap(u, target, first) for u, target in zip(student, teacher, strict=True)]).mean(0)
 
 
-def ratio_form(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def ratio_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
     distances = pairwise_l1(student, teacher)
-    own = torch.eye(len(distances), dtype=torch.bool, device=distances.device)
-    return distances.diagonal() / (distances.masked_fill(own, 0.0).sum(1) + EPS)
+    own = torch.zeros_like(distances, dtype=torch.bool)
+    own.diagonal(first).fill_(True)
+    return distances.diagonal(first) / (distances.masked_fill(own, 0.0).sum(1) + EPS)
 
 
-def infonce_form(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def infonce_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
     with full_precision(student):
         u, target = (F.normalize(widened(side).mean((2, 3)), dim=1) for side in (student, teacher.detach()))
         likeness = u @ target.T / TEMPERATURE
-        return F.cross_entropy(likeness, torch.arange(len(u), device=u.device), reduction="none")
+        return F.cross_entropy(likeness, first + torch.arange(len(u), device=u.device), reduction="none")
 
 
 def error_gap(student_sr: torch.Tensor, teacher_sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:

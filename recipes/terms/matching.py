@@ -31,12 +31,17 @@ def attention(error: torch.Tensor) -> torch.Tensor:
     return by_position / mean.clamp_min(torch.finfo(mean.dtype).tiny)
 
 
-def attended_distance(regressed: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """d of each sample, (B,); n is the whole batch's, so that the mean over samples is the batch's d."""
+def attended_distance(
+    regressed: torch.Tensor, teacher: torch.Tensor, level: torch.Tensor | None = None
+) -> torch.Tensor:
+    """d of each sample, (B,); n is the whole batch's, so that the mean over samples is the batch's d.
+
+    `level` is n where the batch is larger than these samples.
+    """
     target = widened(teacher.detach())
     error = (widened(regressed) - target).abs()
-    level = target.abs().mean().clamp_min(SMALLEST_LEVEL)
-    return (attention(error) * error).flatten(1).mean(1) / level
+    level = target.abs().mean() if level is None else level
+    return (attention(error) * error).flatten(1).mean(1) / level.clamp_min(SMALLEST_LEVEL)
 
 
 def attended_bytes(elements: int) -> int:
