@@ -6,9 +6,9 @@ He et al., FAKD (ICIP 2020); code followed: Vincent-Hoo/Knowledge-Distillation-f
 feature_transformation.py, models/edsr.py, models/rcan.py. α = 0.5; β = 10 for images in [0,255], 10/255 in [0,1]. The
 term is summed over taps, not averaged. A has no channels, so that student and teacher may differ in width and in kind.
 
-Three taps. EDSR and the rest: rel(1/3), rel(2/3), pre_up; RCAN of ten groups: body[2], body[6], pre_up, as its code has
-them. The paper's figure draws the third before the global skip; its code adds the skip in place and so compares after
-it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure. FAKD as DUKD's code has it (no gradient at all) is not followed.
+Three taps. EDSR and the rest: rel(1/3), rel(2/3), pre_up; RCAN of ten groups: body[2], body[6], pre_up, as its code
+has them. The paper's figure draws the third before the global skip; its code adds the skip in place and so compares
+after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure. DUKD's copy, which has no gradient, is not followed.
 """
 
 from __future__ import annotations

@@ -11,8 +11,17 @@ from typing import Any, Literal
 
 from compressor.networks.base import Spec
 from compressor.networks.edsr import EDSRSpec
+from compressor.networks.swinir import SwinIRSpec
 
 Learner = Literal["student", "modules", "joint"]
+AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
+"""rel(1/3), rel(2/3) and the last, in a body of two blocks."""
+TRANSFORMER = SwinIRSpec(scale=2, width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4)
+FACD: Mapping[str, Any] = {
+    "taps": BEFORE_SKIP,
+    "learners": ("student", "modules"),
+    "degrees": {"patch_contrast": 0},
+}
 STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
 DEEPER = EDSRSpec(scale=2, width=4, depth=3)
 """For taps at a third and two thirds of the body."""
@@ -78,4 +87,17 @@ ROWS: tuple[Row, ...] = (
         )
         for fsm in ("bands", "matrix")
     ),
+    Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row(
+        "lfd",
+        taps=AFTER_SKIP,
+        learners=("student", "modules"),
+        settled={"lam": 0.01},
+        degrees={"matching": 0},
+    ),
+    Row("facd", settled={"lam": 0.05}, **FACD),
+    Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
+    Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
+    Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
 )
