@@ -5,7 +5,7 @@
 [choice] Of FACD (Moon et al.) an abstract and one figure reached us: features contrasted at three taps, the third
 before the global skip; other patches as negatives; a block on the student's side; distillation chosen by the patch.
 The formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`.
-Without `lam` λ is calibrated to a fifth of the pixel loss; about 0.06 in [0,1] for 16 patches. κ = 1.
+Without `lam`, λ·ℓ before the gate begins as a fifth of the pixel loss; λ is about 0.06 in [0,1] for 16 patches. κ = 1.
 
 Negatives are the other patches of the whole batch, over all processes. The gate's fraction is logged as
 `seen/gate_open`: where it is 0, the method is scratch. The soft gate divides by the running deviation of the gap
@@ -50,7 +50,8 @@ class FACD(FeatureMethod):
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        lam = Calibrated(self.share) if self.lam is None else self.lam
+        # Before the gate: λ does not depend on how many patches it lets through in the first steps.
+        lam = Calibrated(self.share, by="ungated_contrast") if self.lam is None else self.lam
         return {"pixel": 1.0, "gated_logits": self.kappa, "patch_contrast": lam}
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
@@ -64,11 +65,13 @@ class FACD(FeatureMethod):
         pairs = zip(learned(step, self), seen.features, strict=True)
         ours = [regressor(widened(feature)) for regressor, (feature, _) in pairs]
         theirs = [step.everyone(feature) for _, feature in seen.features]
+        apart = contrast(ours, theirs, self.form, first=step.samples.start)
+        step.observe("ungated_contrast", apart.mean())
         opened = self._gate(step, error_gap(seen.student, seen.teacher, step.hr))
         return {
             "pixel": F.l1_loss(seen.student, step.hr),
             "gated_logits": (opened * sample_l1(seen.student, seen.teacher)).mean(),
-            "patch_contrast": (opened * contrast(ours, theirs, self.form, first=step.samples.start)).mean(),
+            "patch_contrast": (opened * apart).mean(),
         }
 
     def _gate(self, step: Step, gap: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ from tests.method_runs import Pair, Waves
 from tests.methods_table import STUDENT, TEACHER
 from tests.test_networks import SMALL
 
-METHODS: tuple[FeatureMethod, ...] = (FAKD(), LFD(), FACD())
+METHODS: tuple[FeatureMethod, ...] = (FAKD(), LFD(), FACD(gate="off"))
 named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -219,6 +219,17 @@ def test_only_patches_with_a_better_teacher_count() -> None:
     assert terms["gated_logits"].item() == pytest.approx((s[0] - t[0]).abs().mean().item() / 4, rel=1e-5)
     every = FACD(gate="off").terms(of_waves(FACD(gate="off"), teacher, mixed))
     assert 0 < terms["patch_contrast"].item() < every["patch_contrast"].item()
+
+
+def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
+    found = []
+    for gate in ("hard", "soft", "off"):
+        pair = Pair.made(FACD(gate=gate), STUDENT, TEACHER, steps=1)
+        state = pair.fresh()
+        seen = pair.train(state)[0]
+        found.append(state.calibration.found["patch_contrast"])
+        assert found[-1] == pytest.approx(0.2 * seen["raw/pixel"] / seen["seen/ungated_contrast"], rel=1e-5)
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("form", ["ratio", "infonce"])

@@ -22,6 +22,8 @@ class Calibrated:
 
     share: float = 0.2
     against: str = "pixel"
+    by: str | None = None
+    """What is measured in place of the term: a number that the method observes, as a gated term is before its gate."""
 
 
 def calibration_steps(steps: int) -> int:
@@ -66,12 +68,13 @@ class Calibration:
         reference = self.sums.get(weight.against)
         if reference is None:
             raise SrkdError(f"the weight of {name} is calibrated against {weight.against}, and no term has that name")
-        if self.sums[name] <= 0:
+        found = self.sums[weight.by or name]
+        if found <= 0:
             raise SrkdError(
-                f"the weight of {name} cannot be calibrated: the term was {self.sums[name] / self.seen:g} on average "
+                f"the weight of {name} cannot be calibrated: the term was {found / self.seen:g} on average "
                 f"over {self.seen} steps; give its weight (--set lam=...)"
             )
-        return weight.share * reference / self.sums[name]
+        return weight.share * reference / found
 
     def state_dict(self) -> dict[str, Any]:
         return {"found": dict(self.found), "sums": dict(self.sums), "seen": self.seen}

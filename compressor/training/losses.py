@@ -76,7 +76,7 @@ def calibrate(stage: Stage, state: State, losses: Losses, note: Announce) -> Non
     asked = asked_weights(stage)
     if not state.calibration.open(asked):
         return
-    raw = {name: float(term.detach()) for name, term in losses.terms.items()}
+    raw = {name: float(number.detach()) for name, number in {**losses.observed, **losses.terms}.items()}
     steps = calibration_steps(stage.schedule.steps)
     for name, weight in state.calibration.see(raw, asked, steps=steps).items():
         note(f"weight of {name}: {weight:.6g}, calibrated over {state.calibration.seen} steps")
