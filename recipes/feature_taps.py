@@ -76,7 +76,7 @@ class FeatureMethod(PlainMethod):
         features = [(ours.features[a], theirs.features[b]) for a, b in pairs]
         return Matched(ours.sr, theirs.sr, features)
 
-    def compared(self, teacher: Network | None, student: Network) -> list[Compared]:
+    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
         return [Compared(self.term, a, b, self.bytes_of) for a, b in self.pairs(student, known(teacher))]
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:

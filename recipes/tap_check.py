@@ -21,7 +21,7 @@ def tap_lines(
     """A line for each pair of features that the methods compare; `batch` counts the patches of one process."""
     lines = []
     for method in methods:
-        pairs = method.compared(teacher, student)
+        pairs = method.compares(teacher, student)
         if not pairs:
             continue
         ours = _shapes(student, [pair.student for pair in pairs], batch, lr_patch)

@@ -98,7 +98,7 @@ class Method(Protocol):
         """Patches a step, over all processes, below which the terms mean nothing."""
         ...
 
-    def compared(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
+    def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
         """The pairs of features that the terms compare."""
         ...
 
@@ -130,7 +130,7 @@ class PlainMethod:
     teacher_views: Sequence[View] = ()
     smallest_batch: int = 1
 
-    def compared(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
+    def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
         return ()
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
