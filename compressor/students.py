@@ -107,6 +107,20 @@ def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> d
     return cuts(long, short, names, segments=segments)
 
 
+def require_slice(teacher: Spec, student: Spec) -> None:
+    """Refuse a student that is not the same network at the same depth with fewer channels."""
+    student_cuts(teacher, student)
+    long, short = (plan.repeats for plan in _plans(teacher, student))
+    for whole, part in zip(long, short, strict=True):
+        if part.count < whole.count:
+            raise UsageError(
+                f"the student has {part.count} of the teacher's {whole.count} {whole.prefix.rpartition('.')[2]}, and "
+                "inside its teacher it has as many: leave out --depth"
+            )
+    if student == teacher:
+        raise UsageError("the student is the whole teacher: inside it a student has fewer channels, --width 0.5")
+
+
 def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
     """The axis plans of both, which must be one network at one scale."""
     if teacher.arch != student.arch:

@@ -28,6 +28,8 @@ METHODS: Mapping[str, MethodEntry] = {
     "fakd": MethodEntry("recipes.fakd:FAKD", "network"),
     "lfd": MethodEntry("recipes.lfd:LFD", "network"),
     "facd": MethodEntry("recipes.facd:FACD", "network"),
+    "csd": MethodEntry("recipes.csd:Csd", "network"),
+    "csd-lite": MethodEntry("recipes.csd_lite:CsdLite", "network"),
 }
 
 

@@ -28,6 +28,8 @@ FIXED = (
     "trains",
     "updates",
     "smallest_batch",
+    "segments",
+    "resolved",
 )
 """Fields of a method that are facts about it, not options."""
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
+import torch
+
 from compressor.atomic import atomic_path
 from compressor.checkpoints.container import file_sha256
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
 from compressor.progress import Progress, silent
-from recipes.terms.perceptual import Phi, TeacherPhi, load_vgg19
+from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19
 
 FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
@@ -31,6 +33,8 @@ SHA256 = "dcbb9e9d"
 START_WITHIN_S = 5.0
 STALLS_AFTER_S = 30.0
 CHUNK_BYTES = 2**20
+
+OR_ELSE = ", else the teacher's own first blocks"
 
 Choice: TypeAlias = Literal["auto", "vgg19", "teacher"]
 
@@ -45,9 +49,11 @@ class Resolved:
     sha256: str = ""
 
     def build(self, teacher: Network | None) -> Phi:
-        """φ on the CPU; `teacher` serves where this is the teacher's own."""
-        if self.kind == "vgg19":
-            assert self.path is not None
+        """φ on the CPU, shapes alone where no file was fetched; `teacher` serves where this is the teacher's own."""
+        if self.kind == "vgg19" and self.path is None:
+            with torch.device("meta"):
+                return VGG19()
+        if self.kind == "vgg19" and self.path is not None:
             return load_vgg19(self.path, sha256=self.sha256)
         if teacher is None:
             raise SrkdError(f"phi is {self.how}, and no teacher is there: add --teacher FILE or --phi-weights FILE")
@@ -63,8 +69,11 @@ class _Answer:
     total: int
 
 
-def resolve_phi(choice: Choice = "auto", weights: Path | None = None, *, progress: Progress = silent) -> Resolved:
-    """One process of a run calls this; the others wait for it, and then find the cache filled."""
+def resolve_phi(
+    choice: Choice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = silent
+) -> Resolved:
+    """One process of a run calls this and tells the others. Without `download` nothing is fetched, nor needed: what
+    would be is said, for whoever only counts."""
     if weights is not None:
         if choice == "teacher":
             raise UsageError("phi=teacher uses no file: leave out --phi-weights or phi=teacher")
@@ -74,8 +83,10 @@ def resolve_phi(choice: Choice = "auto", weights: Path | None = None, *, progres
     cached = hub_cache()
     why = ""
     if not _genuine(cached):
+        if not download:
+            return Resolved("vgg19", f"VGG-19, if {URL} can be fetched{OR_ELSE if choice == 'auto' else ''}")
         try:
-            download(URL, cached, SHA256, progress=progress)
+            fetch(URL, cached, SHA256, progress=progress)
         except SrkdError as error:
             why = str(error)
     if not why:
@@ -95,7 +106,7 @@ def hub_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE
 
 
-def download(url: str, path: Path, sha256: str, *, progress: Progress = silent) -> None:
+def fetch(url: str, path: Path, sha256: str, *, progress: Progress = silent) -> None:
     """Fetch `url` to `path`; the file appears whole and with the checksum it should have, or not at all."""
     answer = _started(lambda: connect(url), START_WITHIN_S)
     digest, done, chunk = hashlib.sha256(), 0, answer.first

@@ -126,6 +126,7 @@ class Preset(Part):
             average=Average(rule.ema, rule.ema_warmup),
             pace=plain_pace(self.asked()) if pace is None else pace,
             trains="joint" if any(method.trains == "joint" for method in methods) else "student",
+            segments=next((method.segments for method in methods if method.trains == "joint"), "each"),
             updates=max((method.updates for method in methods), default=1),
             weights=self.weights,
             validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),

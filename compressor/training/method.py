@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from compressor.data.batches import View
+from compressor.networks.axes import Segments
 from compressor.networks.base import Network, Spec
 from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
@@ -102,6 +103,18 @@ class Method(Protocol):
         """The pairs of features that the terms compare."""
         ...
 
+    @property
+    def segments(self) -> Segments:
+        """How a student inside the teacher reads the concatenations of its fusions."""
+        ...
+
+    def check(self, teacher: Network | None, student: Network) -> None:
+        """Refuse, in one line, networks that it cannot work with; asked before anything is written.
+
+        `teacher` is None where there is none, or where it gives outputs only.
+        """
+        ...
+
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         """Students inside the teacher that are trained beside the student: step.student(branch=1) and so on."""
         ...
@@ -132,6 +145,13 @@ class PlainMethod:
 
     def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
         return ()
+
+    @property
+    def segments(self) -> Segments:
+        return "each"
+
+    def check(self, teacher: Network | None, student: Network) -> None:
+        pass
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         return ()

@@ -24,12 +24,13 @@ def players(stage: Stage, state: State, teacher: Network | None, note: Announce,
         return Runner(network, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def inside(spec: Spec) -> Runner:
-        student = Inside(state.trained, spec)
+        student = Inside(state.trained, spec, state.segments)
         return Runner(student.skeleton, trains=True, autocast=lambda: autocast(pace.precision, device), forward=student)
 
     if state.role == "joint":
         own = state.trained.spec
-        more = [spec for method in stage.methods for spec in method.branches(own)]
+        asked = [spec for method in stage.methods for spec in method.branches(own)]
+        more = [spec for spec in dict.fromkeys(asked) if spec != state.student.spec]
         students = [inside(spec) for spec in (state.student.spec, *more)]
         teaches: Runner | None = runner(state.trained, pace.precision, True)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from compressor.networks.axes import Segments
 from compressor.training.method import Method, Role
 from compressor.training.pace import PLAIN_PACE, Pace
 from compressor.training.schedule import Schedule
@@ -36,6 +37,8 @@ class Stage:
     average: Average
     pace: Pace = PLAIN_PACE
     trains: Role = "student"
+    segments: Segments = "each"
+    """Of a student inside the teacher."""
     updates: int = 1
     weights: Mapping[str, float] = field(default_factory=dict)
     """Of terms by name, in place of the methods' own."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from compressor.data.randomness import drawn
 from compressor.errors import SrkdError
+from compressor.networks.axes import Segments
 from compressor.networks.base import Network
 from compressor.students import student_of_spec
 from compressor.training.calibration import Calibration
@@ -36,6 +37,7 @@ class State:
     optimiser: torch.optim.Adam
     ema: EMA
     role: Role = "student"
+    segments: Segments = "each"
     guard: Guard = field(default_factory=Guard)
     calibration: Calibration = field(default_factory=Calibration)
     done: int = 0
@@ -50,7 +52,7 @@ class State:
         networks: dict[Role, Network] = {"student": student}
         modules = nn.ModuleDict()
         begun = _begin(stage, networks, modules, teacher, seed)
-        return cls(networks, modules, *begun, role=stage.trains, seed=seed)
+        return cls(networks, modules, *begun, role=stage.trains, segments=stage.segments, seed=seed)
 
     @property
     def student(self) -> Network:
@@ -65,7 +67,8 @@ class State:
         """The student of the averaged weights; in a stage that trains the teacher, the averaged teacher."""
         if self.role != "joint":
             return self.ema.network
-        return student_of_spec(self.ema.network, self.student.spec).eval().requires_grad_(False)
+        cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
+        return cut.eval().requires_grad_(False)
 
     def teaching(self, teacher: Network | None) -> Network | None:
         """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came.
@@ -82,7 +85,7 @@ class State:
         Modules of earlier stages are kept, and trained where a method of this stage has their name.
         """
         self.trained.eval().requires_grad_(False)
-        self.role = stage.trains
+        self.role, self.segments = stage.trains, stage.segments
         self.optimiser, self.ema = _begin(stage, self.networks, self.modules, teacher, self.seed)
         self.guard, self.calibration = Guard(), Calibration()
         self.stage, self.began = self.stage + 1, self.done

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from compressor.data.randomness import uniforms
 from compressor.errors import UsageError
-from recipes.terms.distances import pairwise_l1
+from recipes.terms.distances import pairwise_l1, sample_l1
 from recipes.terms.precision import full_precision, widened
 
 EPS = 1e-7
@@ -39,27 +39,31 @@ def level_weights(levels: int) -> tuple[float, ...]:
     return LEVEL_WEIGHTS[-levels:]
 
 
-def positive_distance(anchor: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """mean |φ(P) - φ(S)| over the whole batch; the gradient reaches both unless the caller detached one."""
-    return (widened(anchor) - widened(positive)).abs().mean()
+def sample_distances(
+    anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Of each sample at each level, (B, levels, 2): mean |φ(P) - φ(S)|, and Σ_k mean |φ(N_k) - φ(S)|.
+
+    The gradient reaches S, and P unless the caller detached it, never N.
+    """
+    levels = [
+        torch.stack([sample_l1(anchor, positive), pairwise_l1(anchor, negative).sum(1)], 1)
+        for anchor, positive, negative in zip(anchors, positives, negatives, strict=True)
+    ]
+    return torch.stack(levels, 1)
 
 
-def negative_distance(anchor: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-    """mean over the batch of Σ_k |φ(N_k) - φ(S)|; no gradient in the negatives."""
-    return pairwise_l1(anchor, negatives).mean(0).sum()
+def ratio_of(distances: torch.Tensor) -> torch.Tensor:
+    """R of the distances of every sample of the batch: means first, then the ratio."""
+    near, far = distances.mean(0).unbind(1)
+    return (near.new_tensor(level_weights(len(near))) * near / (far + EPS)).sum()
 
 
 def contrast_ratio(
     anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """R of the features of S, P and N: a tensor a level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
-    ratios = [
-        weight * positive_distance(anchor, positive) / (negative_distance(anchor, negative) + EPS)
-        for weight, anchor, positive, negative in zip(
-            level_weights(len(anchors)), anchors, positives, negatives, strict=True
-        )
-    ]
-    return torch.stack(ratios).sum()
+    return ratio_of(sample_distances(anchors, positives, negatives))
 
 
 def negative_indices(

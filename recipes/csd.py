@@ -1,0 +1,83 @@
+"""CSD: a student that is a slice of its teacher's own weights, both trained at once.
+
+    L = L1(S, y) + λ_T·L1(T, y) + λ_C·Σ_j v_j·D_j,    D_j as in csd_lite.py
+
+Wang et al., Towards Compact Single Image Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code
+followed: Booooooooooo/CSD, PyTorch version, trainer/slim_contrast_trainer.py. λ_T = 1, λ_C = 200 for images in
+[0,255], K = 10.
+
+- T and S share memory: S runs on leading slices of T's parameters, and every gradient lands in T.
+- Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
+- λ_T is switched off from an epoch that the README puts at the end of the run: it is never switched off here.
+- `widths` trains further students in the same teacher (ours): pixel loss and contrast are summed over all of them.
+- `compat: csd` takes the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
+  at half the width read weights of the first map alone; ours reads the leading columns of every map.
+- φ = teacher is a copy of the blocks of the teacher as it was loaded, not as it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from compressor.data.batches import View
+from compressor.errors import UsageError
+from compressor.networks.axes import Segments
+from compressor.networks.base import Network, Spec
+from compressor.students import require_slice
+from compressor.training.method import Kind, Role
+from compressor.training.step import Step
+from recipes.csd_lite import CsdLite
+
+Width = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Csd(CsdLite):
+    lam_teacher: Annotated[float, Field(ge=0, description="weight of the teacher's own pixel loss")] = 1.0
+    detach: Annotated[bool, Field(description="whether the contrast leaves the teacher's image alone")] = True
+    widths: Annotated[
+        tuple[Width, ...], Field(description="further students trained in the same teacher, beside --width")
+    ] = ()
+    name: str = "csd"
+    kind: Kind = "joint"
+    trains: Role = "joint"
+    teacher_views: tuple[View, ...] = ()
+
+    @property
+    def needs_network(self) -> bool:
+        return True
+
+    @property
+    def segments(self) -> Segments:
+        return "contiguous" if self.compat == "csd" else "each"
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {**super().weights, "teacher": self.lam_teacher}
+
+    def check(self, teacher: Network | None, student: Network) -> None:
+        if teacher is None:
+            raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of our networks")
+        for spec in (student.spec, *self.branches(teacher.spec)):
+            try:
+                require_slice(teacher.spec, spec)
+            except UsageError as error:
+                raise UsageError(f"{self.name} trains a slice of the teacher's own weights: {error}") from error
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        return [teacher.narrowed(width) for width in self.widths]
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        students = [step.student(branch=branch).sr for branch in range(step.branches)]
+        teacher = step.teacher().sr
+        return {
+            "pixel": torch.stack([F.l1_loss(sr, step.hr) for sr in students]).sum(),
+            "teacher": F.l1_loss(teacher, step.hr),
+            "contrast": self.contrast(step, students, teacher.detach() if self.detach else teacher),
+        }

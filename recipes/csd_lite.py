@@ -1,0 +1,63 @@
+"""CSD-lite: CSD's contrastive ratio with a frozen teacher, for two models that share nothing.
+
+    L = L1(S, y) + λ_C·Σ_j v_j·D_j
+    D_j = mean|φ_j(sg T) - φ_j(S)| / (mean Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7)
+
+The ratio and what is known of it: recipes/terms/ratio.py; φ: recipes/terms/perceptual.py. This variant is ours:
+λ_T·L1(T, y) is dropped, as T does not learn. Any teacher that gives outputs will do, unless φ is made of its first
+blocks. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is fed 255·image all the same.
+
+Means run over the whole batch, of all processes, before the division. K negatives are drawn of it; a smaller batch
+gives all it has, and the term is larger by K/B, being a ratio to a sum over negatives. `compat: csd` takes the first K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from compressor.data.batches import View
+from compressor.training.method import Kind
+from compressor.training.step import Step
+from recipes.looking import LooksThrough
+from recipes.terms.ratio import NEGATIVES, bicubic_negatives, negative_indices, ratio_of, sample_distances
+
+CSD_WEIGHT = 0.784314
+
+
+@dataclass(frozen=True)
+class CsdLite(LooksThrough):
+    lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
+    negatives: Annotated[
+        int, Field(ge=1, description="K, bicubic images to be far from; the term is a ratio to their sum")
+    ] = NEGATIVES
+    compat: Annotated[
+        Literal["", "csd"], Field(description="csd: as its code does, the first K images of the batch as negatives")
+    ] = ""
+    name: str = "csd-lite"
+    needs_teacher: bool = True
+    kind: Kind = "contrast"
+    teacher_views: tuple[View, ...] = ("whole",)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"pixel": 1.0, "contrast": self.lam}
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        sr = step.student().sr
+        return {"pixel": F.l1_loss(sr, step.hr), "contrast": self.contrast(step, [sr], step.teacher().sr)}
+
+    def contrast(self, step: Step, students: Sequence[torch.Tensor], teacher: torch.Tensor) -> torch.Tensor:
+        """The ratio, summed over students; positive and negatives are looked at once for all of them."""
+        phi = step.helpers[self.name]["phi"]
+        lr = step.everyone(step.lr)
+        chosen = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
+        positives, negatives = phi(teacher), phi(bicubic_negatives(lr[chosen], step.scale))
+        # Only the distances of each sample travel between processes, not the features.
+        rows = (step.everyone(sample_distances(phi(sr), positives, negatives)) for sr in students)
+        return torch.stack([ratio_of(of_all) for of_all in rows]).sum()
