@@ -27,6 +27,7 @@ class LooksThrough(PlainMethod):
     ] = "auto"
     resolved: Resolved | None = None
     """What `phi` came to; `looking` fills it in."""
+    name: str = ""
 
     @property
     def needs_network(self) -> bool:

@@ -118,6 +118,7 @@ def _baseline(start: str, request: Request, decided: Decided) -> Variant:
         steps=None,
         settings=schedule_settings(decided.preset),
         teacher_cache=False,
+        phi_weights=None,
     )
     return Variant(start, asked)
 

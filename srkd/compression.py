@@ -30,13 +30,16 @@ from compressor.training.processes import Processes
 from compressor.training.run_folder import FACTS, RunFolder
 from recipes.catalogue import preset_names
 from recipes.loading import label, load_preset
+from recipes.looking import looking
+from recipes.phi import Resolved
 from recipes.preset import Preset
 from recipes.tap_check import tap_lines
 from srkd import continuing
 from srkd.caching import views_to_cache
 from srkd.console import Console
+from srkd.phi_choice import choose_phi_once, phi_in, phi_of
 from srkd.request import Request, path_of
-from srkd.student_choice import Init, Pupil, Shape, choose_student
+from srkd.student_choice import Init, Pupil, Shape, choose_student, require_inside
 from srkd.training_run import CompressReport, TrainingRun
 from srkd.trials import Hands, Trials, Wish, wish_of
 
@@ -65,6 +68,7 @@ def compress(
     arch_options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     teacher_cache: bool = False,
+    phi_weights: str | Path | None = None,
     with_baseline: bool = False,
     seeds: int = 1,
     progress: Progress = silent,
@@ -97,6 +101,7 @@ def compress(
             "lr_only": lr_only,
             "cache_size": cache_size,
             "teacher_cache": teacher_cache,
+            "phi_weights": phi_weights,
         }
     )
     with processes(Place.here(), Console().error) as group:
@@ -107,7 +112,8 @@ def compress(
             announce(f"begun anew by torchrun: continuing {out}")
             return _resume(group, Path(out), progress, announce)
         continuing.require_new_folder(Path(out), group)
-        decided = _decided(request, group, progress, announce)
+        phi = choose_phi_once(request, group, progress, announce)
+        decided = _decided(request, group, progress, announce, phi)
         if wish.several:
             return Trials.of(Path(out), request, wish, decided, Hands(decide, _single, progress, announce)).go()
         folder = continuing.run_folder(Path(out), group)
@@ -129,7 +135,8 @@ def _resume(group: Processes, run: Path, progress: Progress, announce: Announce)
     except (KeyError, TypeError) as error:
         raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
     wish = _possible(wish_of(facts), group)
-    decided = _decided(request, group, progress, announce, continuing.pace_of(facts))
+    phi = phi_in(facts)
+    decided = _decided(request, group, progress, announce, phi, continuing.pace_of(facts))
     if wish.several:
         return Trials.of(run, request, wish, decided, Hands(decide, _single, progress, announce)).go()
     training = TrainingRun(
@@ -169,6 +176,7 @@ class Decided(NamedTuple):
     """Everything that follows from a request before the first step."""
 
     preset: Preset
+    methods: tuple[Method, ...]
     recipe: str
     teacher: Teacher | None
     pupil: Pupil
@@ -184,17 +192,18 @@ def decide(
     request: Request,
     progress: Progress,
     announce: Announce,
+    phi: Resolved | None = None,
     pace: Pace | None = None,
     shared: Decided | None = None,
     group: Processes | None = None,
 ) -> Decided:
     """Load the teacher, build the student, read the images; every mistake is told before anything is written.
 
-    A run that is continued keeps the pace it began at. Another run of the same plan shares teacher, images and pace.
+    A run that is continued keeps the pace it began at. Another run of the same plan shares teacher, images, φ and pace.
     """
     group = group or Processes()
     where, choice = device_of(own_device(request.device, group.place)), request.images()
-    preset, methods, master, pupil, needed = choose_networks(request, announce, shared, group.place)
+    preset, methods, master, pupil, needed = choose_networks(request, announce, phi, shared, group.place)
     views = views_to_cache(request.recipe, methods, lr_only=choice.lr_only is not None) if request.teacher_cache else ()
     if master is not None and needed and shared is None:
         for line in check_teacher(master).lines():
@@ -219,39 +228,52 @@ def decide(
     if pace is None and group.leads:
         pace = _choose_pace(preset, pupil.network, where, announce, len(group.place.share(preset.schedule.batch)))
     pace = pace or PLAIN_PACE
-    return Decided(preset, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
+    return Decided(preset, methods, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
 
 
 def choose_networks(
-    request: Request, announce: Announce, shared: Decided | None = None, place: Place | None = None
+    request: Request,
+    announce: Announce,
+    phi: Resolved | None = None,
+    shared: Decided | None = None,
+    place: Place | None = None,
 ) -> Networks:
-    """Read the recipe, load the teacher, build the student."""
+    """Read the recipe, load the teacher, build the student, and refuse what does not fit together."""
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
     place = place or Place()
     batch = len(place.share(preset.schedule.batch))
-    methods = preset.build_methods()
+    methods = looking(preset.build_methods(), phi if shared is None else phi_of(shared.methods))
     # Without HR images the teacher gives the labels, whatever the recipe.
     needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
     master = None if shared is None else shared.teacher
     if shared is None and (request.teacher is not None or needed or request.student is None):
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
-        require_fit(master, request.recipe, preset)
+        require_fit(master, request.recipe, methods)
     start = path_of(request.init_from)
     shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
     pupil = choose_student(master, preset, shape, request.seed, announce)
     own, side = None if master is None else master.network, preset.schedule.lr_patch
+    for method in methods:
+        method.check(own, pupil.network)
+        if method.trains == "joint":
+            require_inside(pupil, method.name, labelled=request.lr_only is None)
     for line in tap_lines(methods, own, pupil.network, batch=batch, lr_patch=side, processes=place.world):
         announce(line)
     return Networks(preset, methods, master, pupil, needed)
 
 
 def _decided(
-    request: Request, group: Processes, progress: Progress, announce: Announce, pace: Pace | None = None
+    request: Request,
+    group: Processes,
+    progress: Progress,
+    announce: Announce,
+    phi: Resolved | None,
+    pace: Pace | None = None,
 ) -> Decided:
     """By every process for itself, but for the pace, which one measures."""
-    decided = group.together(lambda: decide(request, progress, announce, pace, group=group))
+    decided = group.together(lambda: decide(request, progress, announce, phi, pace, group=group))
     return decided._replace(pace=group.from_leader(decided.pace))
 
 
@@ -264,7 +286,7 @@ def _choose_pace(preset: Preset, student: Network, device: torch.device, announc
     return pace
 
 
-def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
+def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
     """Refuse what a teacher cannot give before anything is decoded or trained."""
     if teacher.descriptor.channels != 3:
         raise UsageError(
@@ -273,10 +295,12 @@ def require_fit(teacher: Teacher, recipe: str, preset: Preset) -> None:
     if teacher.network is not None:
         return
     teacher.recipes_for_outputs = recipes_for_outputs()
-    if any(method.needs_network for method in preset.build_methods()):
+    if any(method.needs_network for method in methods):
+        through = phi_of(methods)
+        own = "" if through is None or through.kind != "teacher" else f" (phi is {through.how})"
         raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher, and {teacher.called} teacher gives outputs "
-            f"only; recipes that take it: {', '.join(teacher.recipes_for_outputs)}"
+            f"recipe {recipe} needs weights or features of its teacher{own}, and {teacher.called} teacher gives "
+            f"outputs only; recipes that take it: {', '.join(teacher.recipes_for_outputs)}"
         )
 
 

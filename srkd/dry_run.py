@@ -32,6 +32,7 @@ from compressor.training.state import State
 from compressor.training.validation import mean_psnr_y
 from recipes.loading import label
 from srkd.compression import Decided, Networks, choose_networks, decide, device_of
+from srkd.phi_choice import choose_phi
 from srkd.request import Request
 
 DryRunKind = Literal["estimate", "measure"]
@@ -138,14 +139,14 @@ def dry_run(
     if Place.here().world > 1:
         raise UsageError("--dry-run tells of one process: start it without torchrun")
     if kind == "measure":
-        decided = decide(request, progress, announce)
-        methods = decided.preset.build_methods()
+        decided = decide(request, progress, announce, choose_phi(request, announce, progress=progress))
+        methods = decided.methods
         needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
         networks = Networks(decided.preset, methods, decided.teacher, decided.pupil, needed)
         report = estimate(request, networks)
         return dataclasses.replace(report, dry_run="measure", measured=measure(decided, progress, announce))
     device_of(request.device)
-    return estimate(request, choose_networks(request, announce))
+    return estimate(request, choose_networks(request, announce, choose_phi(request, announce, download=False)))
 
 
 def estimate(request: Request, networks: Networks) -> DryRun:
@@ -244,7 +245,7 @@ class _Clock:
 def measure(decided: Decided, progress: Progress, announce: Announce) -> Measured:
     """Train for a few steps as the run would, and validate once."""
     rule, device, total = decided.preset.schedule, decided.device, WARM_UP_STEPS + TIMED_STEPS
-    stages = decided.preset.stages(decided.preset.build_methods(), decided.pace)
+    stages = decided.preset.stages(decided.methods, decided.pace)
     stage, steps = stages[-1], sum(one.schedule.steps for one in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=total))
     teacher = None if decided.teacher is None else decided.teacher.placed(device)

@@ -41,6 +41,7 @@ class Request:
     lr_only: str | None = None
     cache_size: int = DEFAULT_LIMIT
     teacher_cache: bool = False
+    phi_weights: str | None = None
 
     @classmethod
     def of(cls, words: Mapping[str, Any]) -> Request:
@@ -48,7 +49,7 @@ class Request:
         continued from another folder."""
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in words.items() if name in known}
-        paths = ("teacher", "data", "lr", "val", "init_from", "lr_only")
+        paths = ("teacher", "data", "lr", "val", "init_from", "lr_only", "phi_weights")
         values |= {name: _absolute(values.get(name)) for name in paths}
         recipe = str(values["recipe"])
         values["recipe"] = str(Path(recipe).resolve()) if is_file(recipe) else recipe

@@ -66,6 +66,19 @@ def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: 
     return Pupil(network, init, shape.select or "leading", taken)
 
 
+def require_inside(pupil: Pupil, method: str, *, labelled: bool) -> None:
+    """Refuse what means nothing where the student is trained inside the teacher, on the teacher's own weights."""
+    inside = f"{method} trains the student on slices of the teacher's own weights"
+    if pupil.init != "inherit":
+        raise UsageError(f"{inside}, and these would be random: --init inherit")
+    if pupil.select != "leading":
+        raise UsageError(f"{inside}, the leading ones: leave out --select {pupil.select}")
+    if pupil.init_from is not None:
+        raise UsageError(f"{inside}: leave out --init-from, or give {pupil.init_from.path} as --teacher")
+    if not labelled:
+        raise UsageError(f"--lr-only: {method} trains its teacher, which then cannot be the only label; use csd-lite")
+
+
 def _cut(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int) -> tuple[Network, Init]:
     """By width and depth, from one of our networks."""
     if teacher is None:

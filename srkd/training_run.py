@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from compressor.progress import Announce, Progress
 from compressor.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.interrupt import interruption
+from compressor.training.method import Method
 from compressor.training.pace import PLAIN_PACE, Pace
 from compressor.training.processes import Processes
 from compressor.training.replicas import follow_leader
@@ -35,10 +37,11 @@ from compressor.training.validation import mean_psnr_y, quantised_sr
 from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
 from srkd.console import plain
+from srkd.phi_choice import phi_of
 from srkd.student_choice import Pupil
 from srkd.trials_report import TrialsReport
 
-SAME = ("preset", "student", "teacher", "data", "teacher_cache")
+SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Of run.json: what must be the same on every process, and when a run is continued."""
 
 
@@ -69,6 +72,10 @@ class CompressReport:
     student: Quality
     teacher: Quality | None
     bicubic: Quality
+    phi: str | None = None
+    """What a contrastive method looked through."""
+    teacher_joint: Quality | None = None
+    """Of the teacher that was trained with the student inside it."""
     trials: TrialsReport | None = None
     """Of a run with baselines or several seeds; the student is then the best of the recipe's by validation."""
 
@@ -80,6 +87,7 @@ class TrainingRun:
     folder: RunFolder
     request: Mapping[str, Any]
     preset: Preset
+    methods: tuple[Method, ...]
     recipe: str
     teacher: Teacher | None
     pupil: Pupil
@@ -107,7 +115,7 @@ class TrainingRun:
         # First of all: from here on a killed run can be continued.
         processes.together(lambda: self.folder.write_facts(self.facts()))
         processes.going_on(lambda: "before the first step", self.folder.continuing)
-        stages = self.preset.stages(self.preset.build_methods(), self.pace)
+        stages = self.preset.stages(self.methods, self.pace)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self.reference or self._reference(teacher)
         state = processes.together(lambda: self._state(stages, teacher, announce))
@@ -128,11 +136,20 @@ class TrainingRun:
             )
             run_stages(stages, state, batches, teacher, events, seed=self.seed, processes=processes)
         score = mean_psnr_y(state.averaged(), self.data.validation, self.student.spec.scale, processes)
+        joint = self._joint(state)
         report = None
         if processes.leads:
             report = self._report(state, score, teacher, reference, time.monotonic() - started)
+            report = dataclasses.replace(report, teacher_joint=joint)
             self.folder.write_facts({**self.facts(), "result": plain(report)})
         return processes.from_leader(report)
+
+    def _joint(self, state: State) -> Quality | None:
+        """What became of the teacher, where it was trained with the student."""
+        if state.role != "joint":
+            return None
+        whole, images = state.ema.network, self.data.validation
+        return Quality(mean_psnr_y(whole, images, whole.spec.scale, self.processes), cost(whole.spec))
 
     def _require_alike(self) -> None:
         """Every process must have loaded and read the same, perhaps on another machine."""
@@ -202,6 +219,7 @@ class TrainingRun:
             "student": self.student.spec.to_dict(),
             "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),
+            "phi": plain(phi_of(self.methods)),
             "teacher_cache": None if self.cache is None else self.cache.facts(),
             "data": {
                 "origin": data.origin,
@@ -240,7 +258,8 @@ class TrainingRun:
         save_network(student.to("cpu"), path, metadata=metadata)
         if state.role == "joint":
             whole = state.ema.network.to("cpu")
-            save_network(whole, self.folder.path / JOINT_TEACHER, metadata={"srkd.recipe": self.recipe})
+            origin = {name: metadata[name] for name in ("srkd.recipe", "srkd.source_sha256")}
+            save_network(whole, self.folder.path / JOINT_TEACHER, metadata=origin)
         return CompressReport(
             run=self.folder.path,
             student_path=path,
@@ -253,6 +272,7 @@ class TrainingRun:
             student=Quality(psnr, cost(self.student.spec)),
             teacher=None if reference.teacher is None else self._teacher_quality(reference.teacher),
             bicubic=Quality(reference.bicubic, None),
+            phi=None if (through := phi_of(self.methods)) is None else through.how,
         )
 
     def _teacher_quality(self, psnr_y: float) -> Quality:

@@ -22,16 +22,17 @@ from compressor.training.interrupt import Interrupted, Interruption, interruptio
 from compressor.training.run_folder import FACTS, read_facts, write_facts
 from srkd.baselines import Variant, require_comparable, variants
 from srkd.console import plain
+from srkd.phi_choice import phi_of
 from srkd.same_batches import SameBatches, compare_batches
-from srkd.training_run import CompressReport, Quality
+from srkd.training_run import JOINT_TEACHER, CompressReport, Quality
 from srkd.trials_report import Outcome, TrialsReport
 
 if TYPE_CHECKING:
     from srkd.compression import Decided
     from srkd.request import Request
 
-TOP_FILES = ("student.safetensors", "comparison.png")
-"""Of the chosen trial, copied to the top, where every verb that takes a run folder looks."""
+TOP_FILES = ("student.safetensors", "comparison.png", JOINT_TEACHER)
+"""Of the chosen trial, what there is of them, copied to the top, where every verb that takes a run folder looks."""
 
 
 class Decide(Protocol):
@@ -177,6 +178,7 @@ class Trials:
             "machine": machine_facts(),
             "request": dataclasses.asdict(self.request),
             "pace": self.own.pace.facts(),
+            "phi": plain(phi_of(self.own.methods)),
             "trials": {**dataclasses.asdict(self.wish), "runs": [trial.name for trial in self.plan]},
         }
 
@@ -186,7 +188,7 @@ class Trials:
         outcomes = [Outcome.of(trial.name, trial.variant.name, facts) for trial, facts in named]
         trials = TrialsReport.of(outcomes, batches)
         facts = results[outcomes.index(trials.chosen)]
-        for name in TOP_FILES:
+        for name in filter(lambda name: (self.out / trials.chosen.run / name).is_file(), TOP_FILES):
             with atomic_path(self.out / name) as temporary:
                 shutil.copyfile(self.out / trials.chosen.run / name, temporary)
         report = self._report(facts["result"], trials)
@@ -206,6 +208,8 @@ class Trials:
             student=_quality(told["student"]),
             teacher=None if told["teacher"] is None else _quality(told["teacher"]),
             bicubic=_quality(told["bicubic"]),
+            phi=told["phi"],
+            teacher_joint=None if told["teacher_joint"] is None else _quality(told["teacher_joint"]),
             trials=trials,
         )
 

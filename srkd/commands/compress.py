@@ -96,6 +96,12 @@ EPILOG = """Examples:
     flag_value="estimate",
     help="Write nothing: tell cost, forwards, memory and what is needed; =measure also times 20 steps.",
 )
+@click.option(
+    "--phi-weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="vgg19-dcbb9e9d.pth of torchvision, for contrastive recipes (csd, csd-lite).",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
 def command(
@@ -178,6 +184,9 @@ def show(console: Console, report: CompressReport) -> None:
         rows = [_row(row.name, report.student, str(row.spread), row.mean - bicubic) for row in trials.rows]
     if report.teacher is not None:
         rows.append(_row("teacher", report.teacher, f"{report.teacher.psnr_y:.3f}", report.teacher.psnr_y - bicubic))
+    joint = report.teacher_joint
+    if joint is not None:
+        rows.append(_row("teacher, joint", joint, f"{joint.psnr_y:.3f}", joint.psnr_y - bicubic))
     rows.append(_row("bicubic", report.bicubic, f"{bicubic:.3f}", 0.0))
     runs = "" if trials is None else f", {len(trials.runs)} runs"
     console.table(
@@ -188,7 +197,13 @@ def show(console: Console, report: CompressReport) -> None:
     )
     for line in () if trials is None else trials.lines():
         console.result(line)
+    if report.phi is not None:
+        console.say(f"phi: {report.phi}")
     console.say(f"wrote {report.student_path}")
+    if joint is not None:
+        console.say(
+            f"wrote {report.student_path.parent / 'teacher_joint.safetensors'}: other widths can be cut from it"
+        )
     console.say(f"look: {report.run / 'comparison.png'}")
     console.say(f"next: srkd export {report.run} --onnx")
 

@@ -1,0 +1,48 @@
+"""Which φ a run looks through: found at its start, said in its first line, kept by run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import SrkdError
+from compressor.progress import Announce, Progress, silent
+from compressor.training.method import Method
+from compressor.training.processes import Processes
+from recipes.loading import load_preset
+from recipes.looking import LooksThrough, find_phi
+from recipes.phi import Resolved
+from srkd.request import Request, path_of
+
+
+def choose_phi(
+    request: Request, announce: Announce, *, download: bool = True, progress: Progress = silent
+) -> Resolved | None:
+    """Said aloud; None where the recipe's methods look through none."""
+    methods = load_preset(request.recipe, request.settings).build_methods()
+    found = find_phi(methods, path_of(request.phi_weights), download=download, progress=progress)
+    if found is not None:
+        announce(f"phi: {found.how}")
+    return found
+
+
+def choose_phi_once(request: Request, group: Processes, progress: Progress, announce: Announce) -> Resolved | None:
+    """The leading process looks, and downloads; the others take its word, and read the file where it lies."""
+    found = group.together(lambda: choose_phi(request, announce, progress=progress) if group.leads else None)
+    # A choice in a tuple: None would stand for a process that does not lead.
+    return group.from_leader((found,))[0]
+
+
+def phi_of(methods: Sequence[Method]) -> Resolved | None:
+    """What these methods were given."""
+    return next((method.resolved for method in methods if isinstance(method, LooksThrough)), None)
+
+
+def phi_in(facts: Mapping[str, Any]) -> Resolved | None:
+    """What a run began with: continued, it looks through the same, whatever has become of the cache since."""
+    told = facts.get("phi")
+    try:
+        return None if told is None else Resolved(**{**told, "path": told["path"] and Path(told["path"])})
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say what the run looks through ({error})") from error
