@@ -62,6 +62,7 @@ class Csd(CsdLite):
         return {**super().weights, "teacher": self.lam_teacher}
 
     def check(self, teacher: Network | None, student: Network) -> None:
+        super().check(teacher, student)
         if teacher is None:
             raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of our networks")
         for spec in (student.spec, *self.branches(teacher.spec)):

@@ -16,6 +16,7 @@ from compressor.networks.base import Network
 from compressor.progress import Progress, silent
 from compressor.training.method import Method, PlainMethod
 from recipes.phi import Choice, Resolved, resolve_phi
+from recipes.terms.perceptual import plan_teacher_phi
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,18 @@ class LooksThrough(PlainMethod):
     name: str = ""
 
     @property
+    def is_the_teachers(self) -> bool:
+        return self.phi == "teacher" if self.resolved is None else self.resolved.kind == "teacher"
+
+    @property
     def needs_network(self) -> bool:
         """Where φ is the teacher's, outputs are not enough."""
-        return self.phi == "teacher" if self.resolved is None else self.resolved.kind == "teacher"
+        return self.is_the_teachers
+
+    def check(self, teacher: Network | None, student: Network) -> None:
+        if self.is_the_teachers and teacher is not None:
+            # Remembered: what a dry run counts afterwards is not mixed with the counting of φ.
+            plan_teacher_phi(teacher.spec)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """`teacher` is the one that was loaded, also where a copy of it is trained."""

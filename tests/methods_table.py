@@ -61,6 +61,8 @@ class Row:
         return self.method or self.name
 
 
+BLOCKS = "φ of the teacher's blocks is fed images in [0,1]"
+
 ROWS: tuple[Row, ...] = (
     Row("scratch", teacher=None),
     Row("inherit"),
@@ -100,4 +102,13 @@ ROWS: tuple[Row, ...] = (
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
     Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
+    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), not_in_255=BLOCKS),
+    Row(
+        "csd-widths",
+        "csd",
+        {"phi": "teacher", "widths": (0.25,), "detach": False},
+        learners=("joint",),
+        not_in_255=BLOCKS,
+    ),
+    Row("csd-lite", options={"phi": "teacher", "negatives": 3}, not_in_255=BLOCKS),
 )

@@ -12,7 +12,7 @@ from compressor.errors import UsageError
 from recipes.catalogue import METHODS
 from recipes.entry import MethodEntry
 from recipes.loading import load_preset, read_preset
-from recipes.options import make_method
+from recipes.options import make_method, options_of
 from recipes.problems import PresetError, Problem
 from recipes.schema import COMMENT, our_schema_file, preset_schema, schema_text
 from recipes.yaml_text import parse_value, parse_yaml
@@ -192,7 +192,9 @@ def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch
 
 @pytest.mark.parametrize("name", METHODS)
 def test_entries_say_what_the_methods_need(name):
-    method = make_method(name, {})
+    # The most that it may need: a φ of the teacher's blocks wants more of the teacher than VGG-19.
+    most = {"phi": "teacher"} if "phi" in options_of(METHODS[name]).model_fields else {}
+    method = make_method(name, most)
     needs = "network" if method.needs_network else "outputs" if method.needs_teacher else "nothing"
     assert METHODS[name].needs == needs
 
