@@ -24,6 +24,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "inherit": MethodEntry("recipes.inherit:Inherit", "network"),
     "logits": MethodEntry("recipes.logits:Logits", "outputs"),
     "ds": MethodEntry("recipes.ds:DeepSupervision", "nothing"),
+    "clsd": MethodEntry("recipes.clsd:Clsd", "nothing"),
     "hkdsr": MethodEntry("recipes.hkdsr:Hkdsr", "network"),
     "fakd": MethodEntry("recipes.fakd:FAKD", "network"),
     "lfd": MethodEntry("recipes.lfd:LFD", "network"),

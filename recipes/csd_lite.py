@@ -13,9 +13,9 @@ gives all it has, and the term is larger by K/B, being a ratio to a sum over neg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -24,21 +24,14 @@ from torch.nn import functional as F
 from compressor.data.batches import View
 from compressor.training.method import Kind
 from compressor.training.step import Step
-from recipes.looking import LooksThrough
-from recipes.terms.ratio import NEGATIVES, bicubic_negatives, negative_indices, ratio_of, sample_distances
+from recipes.contrasting import Contrasts
 
 CSD_WEIGHT = 0.784314
 
 
 @dataclass(frozen=True)
-class CsdLite(LooksThrough):
+class CsdLite(Contrasts):
     lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
-    negatives: Annotated[
-        int, Field(ge=1, description="K, bicubic images to be far from; the term is a ratio to their sum")
-    ] = NEGATIVES
-    compat: Annotated[
-        Literal["", "csd"], Field(description="csd: as its code does, the first K images of the batch as negatives")
-    ] = ""
     name: str = "csd-lite"
     needs_teacher: bool = True
     kind: Kind = "contrast"
@@ -51,13 +44,3 @@ class CsdLite(LooksThrough):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr = step.student().sr
         return {"pixel": F.l1_loss(sr, step.hr), "contrast": self.contrast(step, [sr], step.teacher().sr)}
-
-    def contrast(self, step: Step, students: Sequence[torch.Tensor], teacher: torch.Tensor) -> torch.Tensor:
-        """The ratio, summed over students; positive and negatives are looked at once for all of them."""
-        phi = step.helpers[self.name]["phi"]
-        lr = step.everyone(step.lr)
-        chosen = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
-        positives, negatives = phi(teacher), phi(bicubic_negatives(lr[chosen], step.scale))
-        # Only the distances of each sample travel between processes, not the features.
-        rows = (step.everyone(sample_distances(phi(sr), positives, negatives)) for sr in students)
-        return torch.stack([ratio_of(of_all) for of_all in rows]).sum()

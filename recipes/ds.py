@@ -10,7 +10,7 @@ exported, nor averaged, nor counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -43,27 +43,35 @@ class DeepSupervision(PlainMethod):
     def weights(self) -> Mapping[str, float | Calibrated]:
         return {"pixel": 1.0, "heads": self.head_weight}
 
+    def check(self, teacher: Network | None, student: Network) -> None:
+        check_taps(student, self.taps)
+
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        for tap in self.taps:
-            resolve_tap(student, tap)
-        return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_seed()) for _ in self.taps)})
+        return heads_for(student, self.taps)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        return self.supervised(step, self.images(step))
+        return supervised(step, head_images(step, self.name, self.taps))
 
-    def images(self, step: Step) -> list[torch.Tensor]:
-        """P_i, one a tap."""
-        features = step.student(taps=("head", *self.taps)).features
-        heads = cast(nn.ModuleDict, step.modules[self.name])["heads"]
-        with step.precision():
-            made = [
-                head(features[tap], features["head"])
-                for tap, head in zip(self.taps, cast(nn.ModuleList, heads), strict=True)
-            ]
-        return [image.float() for image in made]
 
-    def supervised(self, step: Step, images: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The pixel losses of the student and of its heads."""
-        sr = step.student().sr
-        heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
-        return {"pixel": F.l1_loss(sr, step.hr), "heads": heads}
+def check_taps(student: Network, taps: Sequence[str]) -> None:
+    for tap in taps:
+        resolve_tap(student, tap)
+
+
+def heads_for(student: Network, taps: Sequence[str]) -> nn.ModuleDict:
+    return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_seed()) for _ in taps)})
+
+
+def head_images(step: Step, method: str, taps: Sequence[str]) -> list[torch.Tensor]:
+    """P_i of the heads that a method has, one a tap."""
+    features = step.student(taps=("head", *taps)).features
+    heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[method])["heads"])
+    with step.precision():
+        made = [head(features[tap], features["head"]) for tap, head in zip(taps, heads, strict=True)]
+    return [image.float() for image in made]
+
+
+def supervised(step: Step, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The pixel losses of the student and of its heads."""
+    heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
+    return {"pixel": F.l1_loss(step.student().sr, step.hr), "heads": heads}

@@ -113,7 +113,6 @@ class Hkdsr(PlainMethod):
                     raise UsageError(f"hkdsr finishes what a block gave, and {tap} is none: use body[k] or rel(p)")
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        self.check(teacher, student)
         channels, count = student.descriptor.channels, len(self.student_taps) + 1
         return nn.ModuleDict({"gates": nn.ModuleList(fusion_gate(channels, seed=next_seed()) for _ in range(count))})
 

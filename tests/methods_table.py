@@ -78,6 +78,19 @@ ROWS: tuple[Row, ...] = (
     ),
     *(
         Row(
+            f"clsd-{pos}",
+            "clsd",
+            {"phi": "teacher", "negatives": 3, "pos": pos},
+            student=DEEPER,
+            taps=("head", "rel(1/3)", "rel(2/3)"),
+            learners=("student", "modules"),
+            settled={"lam": 0.1},
+            not_in_255=BLOCKS,
+        )
+        for pos in ("gt", "final")
+    ),
+    *(
+        Row(
             f"hkdsr{'' if fsm == 'bands' else '-matrix'}",
             "hkdsr",
             {"fsm": fsm},

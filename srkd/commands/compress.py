@@ -100,7 +100,7 @@ EPILOG = """Examples:
     "--phi-weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="vgg19-dcbb9e9d.pth of torchvision, for contrastive recipes (csd, csd-lite).",
+    help="vgg19-dcbb9e9d.pth of torchvision, for contrastive recipes (csd, csd-lite, clsd).",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
