@@ -87,9 +87,9 @@ class FACD(FeatureMethod):
         return opened
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """The regressed features, the teacher's of all processes, and their distances; InfoNCE pools them at once."""
+        """The regressed features, the teacher's of all processes, and their distances or, pooled, one gradient."""
         elements = student[0] * teacher[1] * student[2] * student[3]
         others = elements * processes
         gathered = 4 * others if processes > 1 else 0
-        between = pairwise_bytes(elements, others, half=False) if self.form == "ratio" else 0
+        between = pairwise_bytes(elements, others, half=False) if self.form == "ratio" else 4 * elements
         return 4 * elements + gathered + between

@@ -23,7 +23,7 @@ from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.facd import FACD
 from recipes.fakd import FAKD
-from recipes.feature_taps import FeatureMethod
+from recipes.feature_taps import FeatureMethod, Matched
 from recipes.lfd import LFD
 from recipes.loading import load_preset
 from recipes.options import make_method
@@ -36,8 +36,10 @@ from tests import official
 from tests.method_runs import Pair, Waves
 from tests.methods_table import STUDENT, TEACHER
 from tests.test_networks import SMALL
+from tests.test_terms_features import PeakMemory
 
 METHODS: tuple[FeatureMethod, ...] = (FAKD(), LFD(), FACD(gate="off"))
+WIDE = Waves(2, side=24).at(0)
 named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -143,6 +145,24 @@ def test_the_memory_of_an_affinity_is_bounded() -> None:
     wide, narrow = (FAKD(memory_mb=size).bytes_of((16, 64, 48, 48), (16, 256, 48, 48), 1) for size in (4096, 32))
     assert wide - narrow > 2 * 339e6 - 34e6 - 1e6
     assert FACD().bytes_of((8, 4, 9, 9), (8, 8, 9, 9), 2) > FACD().bytes_of((8, 4, 9, 9), (8, 8, 9, 9), 1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [FAKD(("body[0]",), memory_mb=1), LFD(("body[0]",)), FACD(("body[0]",)), FACD(("body[0]",), form="infonce")],
+    ids=["fakd", "lfd", "facd", "facd-infonce"],
+)
+def test_a_pair_takes_the_memory_that_is_told(method: FeatureMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
+    step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
+    seen = method.matched(step)
+    ours, theirs = seen.features[0][0].detach().requires_grad_(), seen.features[0][1]
+    monkeypatch.setattr(type(method), "matched", lambda *_: Matched(seen.student, seen.teacher, [(ours, theirs)]))
+    given = [ours, theirs, seen.student, seen.teacher, step.hr, *step.modules.parameters()]
+    with PeakMemory(*given) as memory:
+        method.terms(step)[method.term].backward()
+    told = method.bytes_of(tuple(ours.shape), tuple(theirs.shape), 1)
+    assert 0.6 < memory.peak_bytes / told < 1.25
 
 
 def test_rows_within_a_bound_change_nothing() -> None:
