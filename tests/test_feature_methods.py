@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.facd import FACD
 from recipes.fakd import FAKD
-from recipes.feature_taps import FeatureMethod, Matched
+from recipes.feature_taps import Matched
 from recipes.lfd import LFD
 from recipes.loading import load_preset
 from recipes.options import make_method
@@ -38,7 +38,8 @@ from tests.methods_table import STUDENT, TEACHER
 from tests.test_networks import SMALL
 from tests.test_terms_features import PeakMemory
 
-METHODS: tuple[FeatureMethod, ...] = (FAKD(), LFD(), FACD(gate="off"))
+Feature: TypeAlias = FAKD | LFD | FACD
+METHODS: tuple[Feature, ...] = (FAKD(), LFD(), FACD(gate="off"))
 WIDE = Waves(2, side=24).at(0)
 named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
@@ -47,16 +48,16 @@ def net(spec: Spec, seed: int = 0) -> Network:
     return build(spec, seed=seed).eval()
 
 
-def step_of(method: FeatureMethod, student: Network, teacher: Network, batch: Batch) -> Step:
+def step_of(method: Feature, student: Network, teacher: Network, batch: Batch) -> Step:
     modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
     return Step(0, 0, batch, Cast([Runner(student, trains=True)], Runner(teacher, trains=False), modules))
 
 
-def of_waves(method: FeatureMethod, teacher: Network | None = None, batch: Batch | None = None) -> Step:
+def of_waves(method: Feature, teacher: Network | None = None, batch: Batch | None = None) -> Step:
     return step_of(method, net(STUDENT), teacher or net(TEACHER, 1), batch or Waves(2).at(0))
 
 
-def weighed(method: FeatureMethod, step: Step) -> torch.Tensor:
+def weighed(method: Feature, step: Step) -> torch.Tensor:
     weights: Any = method.weights
     return torch.stack([weights[name] * term for name, term in method.terms(step).items()]).sum()
 
@@ -99,7 +100,7 @@ def test_taps_are_options_for_either_side() -> None:
 
 
 @named
-def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: FeatureMethod) -> None:
+def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Feature) -> None:
     student, teacher = net(STUDENT), net(TEACHER)
 
     def lines(**options: object) -> list[str]:
@@ -117,7 +118,7 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
 
 @named
 @pytest.mark.parametrize("place", range(len(SMALL)), ids=list(SMALL))
-def test_networks_of_different_kinds_can_be_paired(method: FeatureMethod, place: int) -> None:
+def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) -> None:
     """Each kind learns from the next one: a finite gradient reaches its first weights, and none the teacher."""
     kinds = list(SMALL)
     student, teacher = (net(SMALL[kinds[at % len(kinds)]](2), seed=at) for at in (place, place + 1))
@@ -132,7 +133,7 @@ def test_networks_of_different_kinds_can_be_paired(method: FeatureMethod, place:
 
 
 @named
-def test_each_pair_is_told_with_its_shapes_and_memory(method: FeatureMethod) -> None:
+def test_each_pair_is_told_with_its_shapes_and_memory(method: Feature) -> None:
     lines = tap_lines([method], net(TEACHER), net(STUDENT), batch=16, lr_patch=48)
     assert len(lines) == 3
     sides = "student body[0] 16x4x48x48 with teacher body[0] 16x8x48x48"
@@ -152,7 +153,7 @@ def test_the_memory_of_an_affinity_is_bounded() -> None:
     [FAKD(("body[0]",), memory_mb=1), LFD(("body[0]",)), FACD(("body[0]",)), FACD(("body[0]",), form="infonce")],
     ids=["fakd", "lfd", "facd", "facd-infonce"],
 )
-def test_a_pair_takes_the_memory_that_is_told(method: FeatureMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_takes_the_memory_that_is_told(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
     step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
     seen = method.matched(step)
