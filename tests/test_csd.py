@@ -166,7 +166,7 @@ def test_several_widths_train_at_once_and_none_twice() -> None:
         for one in [Csd(phi="teacher")]
     ]
     for term in ("pixel", "contrast"):
-        assert float(both[term]) == pytest.approx(sum(float(terms[term]) for terms in alone), rel=1e-5)
+        assert both[term].item() == pytest.approx(sum(terms[term].item() for terms in alone), rel=1e-5)
 
 
 def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> None:
