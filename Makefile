@@ -12,12 +12,13 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env extras quickstart test test-all lint types format clean
+.PHONY: help env extras quickstart test test-all test-matrix lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-all     the same and the long ones"
+	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
 	@echo "make types        mypy, strict"
@@ -41,6 +42,9 @@ test: env
 
 test-all: env
 	$(PYTEST)
+
+test-matrix: env
+	$(PYTEST) --dist load -m matrix
 
 lint: env
 	$(BIN)/ruff check .

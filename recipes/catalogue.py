@@ -31,6 +31,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "facd": MethodEntry("recipes.facd:FACD", "network"),
     "csd": MethodEntry("recipes.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.csd_lite:CsdLite", "network"),
+    "dukd": MethodEntry("recipes.dukd:DUKD", "outputs"),
 }
 
 

@@ -43,6 +43,9 @@ def refusals(methods: Sequence[Method]) -> list[str]:
     found = []
     for first, second in combinations(methods, 2):
         reason = REFUSED.get(frozenset({first.kind, second.kind}))
+        if first.updates != second.updates:
+            more, other = (first, second) if first.updates > second.updates else (second, first)
+            reason = reason or f"{more.name} makes {more.updates} updates a step, and {other.name} would count in each"
         if reason is not None:
             found.append(f"{first.name} and {second.name} do not go together: {reason}")
     return found

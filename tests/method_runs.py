@@ -95,12 +95,12 @@ class Pair:
     def made(
         cls, method: Method, student: Spec, teacher: Spec | None, *, settings: Sequence[str] = (), steps: int = 5
     ) -> Pair:
-        preset = load_preset("scratch", ("schedule.rate=1e-3", *settings)).with_steps(steps)
-        stages = preset.stages([method])
+        preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
-        cut = frozen is not None and stages[-1].trains == "joint"
-        pupil = student_of_spec(frozen, student) if cut and frozen is not None else build(student, seed=0)
-        return cls(method, stages, frozen, pupil)
+        inside = frozen is not None and method.trains == "joint"
+        pupil = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        method = method.fitted(frozen, pupil)
+        return cls(method, preset.stages([method]), frozen, pupil)
 
     def fresh(self) -> State:
         return State.fresh(self.student, self.teacher, self.stages[0])

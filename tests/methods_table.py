@@ -124,4 +124,7 @@ ROWS: tuple[Row, ...] = (
         not_in_255=BLOCKS,
     ),
     Row("csd-lite", options={"phi": "teacher", "negatives": 3}, not_in_255=BLOCKS),
+    # Inverted colours are 1 - v in [0,1], the range of the images here, and 255 - v in the other.
+    Row("dukd", range_options={"colours": False}),
+    Row("dukd-code", "dukd", {"variant": "code"}, range_options={"augment": False}),
 )

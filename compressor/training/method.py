@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -115,6 +115,13 @@ class Method(Protocol):
         """
         ...
 
+    def fitted(self, teacher: Network | None, student: Network) -> Method:
+        """The method with what it leaves to the networks decided; asked before anything is written.
+
+        `teacher` is None where there is none, or where it gives outputs only.
+        """
+        ...
+
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         """Students inside the teacher that are trained beside the student: step.student(branch=1) and so on."""
         ...
@@ -132,6 +139,9 @@ class Method(Protocol):
         ...
 
     def terms(self, step: Step) -> Terms: ...
+
+
+M = TypeVar("M", bound="PlainMethod")
 
 
 class PlainMethod:
@@ -152,6 +162,9 @@ class PlainMethod:
 
     def check(self, teacher: Network | None, student: Network) -> None:
         pass
+
+    def fitted(self: M, teacher: Network | None, student: Network) -> M:
+        return self
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         return ()

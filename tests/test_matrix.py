@@ -1,0 +1,48 @@
+"""All methods on all networks at all scales, as docs/methods/matrix.md says: `make test-matrix`. One of each kind in
+`make test`: every method on EDSR, every network with one method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import methods_matrix
+from benchmarks.methods_matrix import SCALES, WORKS, cell, documented, methods, page
+from compressor.networks.registry import MODULES
+
+CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in MODULES for scale in SCALES]
+
+
+def test_the_page_has_every_method_and_network():
+    assert set(documented()) == set(CELLS)
+
+
+def test_a_refusal_is_a_footnote_once_and_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    outcomes = [WORKS] * 3, ["too deep"] * 3, [WORKS, "too odd", "too deep"]
+    cells = {
+        (f"m{index}", "edsr", scale): outcome
+        for index, of in enumerate(outcomes)
+        for scale, outcome in zip(SCALES, of, strict=True)
+    }
+    monkeypatch.setattr(methods_matrix, "PAGE", tmp_path / "matrix.md")
+    (tmp_path / "matrix.md").write_text(page(cells))
+    assert documented() == cells
+    assert "| m2 | x2, no (2), no (1) |" in page(cells) and "1. too deep\n2. too odd" in page(cells)
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_on_one_network(method: str):
+    assert cell(method, "edsr", 3, export=False) == documented()[method, "edsr", 3]
+
+
+@pytest.mark.parametrize("arch", MODULES)
+def test_one_method_on_every_network(arch: str):
+    assert cell("logits", arch, 4, export=False) == documented()["logits", arch, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+@pytest.mark.parametrize(("method", "arch", "scale"), CELLS)
+def test_the_matrix(method: str, arch: str, scale: int):
+    assert cell(method, arch, scale) == documented()[method, arch, scale]
