@@ -259,6 +259,7 @@ def choose_networks(
         method.check(own, pupil.network)
         if method.trains == "joint":
             require_inside(pupil, method.name, labelled=request.lr_only is None)
+    methods = tuple(method.fitted(own, pupil.network) for method in methods)
     for line in tap_lines(methods, own, pupil.network, batch=batch, lr_patch=side, processes=place.world):
         announce(line)
     return Networks(preset, methods, master, pupil, needed)
