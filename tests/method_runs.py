@@ -99,6 +99,7 @@ class Pair:
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
         inside = frozen is not None and method.trains == "joint"
         pupil = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        method.check(frozen, pupil)
         method = method.fitted(frozen, pupil)
         return cls(method, preset.stages([method]), frozen, pupil)
 
