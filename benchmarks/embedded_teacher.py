@@ -1,7 +1,7 @@
 """Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --photos PHOTOS --labels-by DCTLSA_x4.pt`.
 
-Two runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
-second continues from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
+Three runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
+others continue from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
 6 and 8, and what that network makes of the small image stands for its HR image. `--pack RUN` packs a finished run.
 """
 
@@ -29,7 +29,7 @@ from compressor.super_resolve import super_resolve
 
 STUDENT = "edsr:width=48,depth=16,scale=4"
 SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf16")
-FIRST_STEPS, SECOND_STEPS = 13_000, 17_000
+FIRST_STEPS, SECOND_STEPS, THIRD_STEPS = 13_000, 17_000, 5_200
 SMALLER = (3, 4, 6, 8)
 TILE, OVERLAP = 192, 16
 
@@ -52,7 +52,8 @@ def main() -> int:
     label(options.photos, open_model(options.labels_by), out / "labelled")
     pairs = ("--data", out / "labelled" / "HR", "--lr", out / "labelled" / "LR")
     compress(*pairs, "--steps", SECOND_STEPS, "--seed", 11, "--init-from", out / "first", "--out", out / "second")
-    pack(out / "second", options.to)
+    compress(*pairs, "--steps", THIRD_STEPS, "--seed", 13, "--init-from", out / "second", "--out", out / "third")
+    pack(out / "third", options.to)
     return 0
 
 
