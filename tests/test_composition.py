@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from compressor.errors import UsageError
+from compressor.networks.base import Network
 from compressor.training.losses import asked_weights
 from compressor.training.method import Kind, PlainMethod
+from compressor.training.run_stages import run_stages
+from compressor.training.state import State
 from recipes.composition import REFUSED, disagreements, refusals
 from recipes.loading import read_preset
+from tests.test_guard import same
+from tests.test_stages import Saving
+from tests.test_training import Recorder, network, smooth_patch, stage
 
 ALLOWED: tuple[tuple[Kind, Kind], ...] = (
     ("output", "feature"),
@@ -97,3 +104,30 @@ def test_a_weight_of_a_term_that_nobody_has_is_refused_with_the_nearest() -> Non
 def test_the_presets_weight_wins() -> None:
     preset = read_preset(TWO.format(first="scratch", second="logits", weights="{pixel: 3, logits: 0.5}"), "mine")
     assert asked_weights(preset.stages(preset.build_methods())[-1]) == {"pixel": 3.0, "logits": 0.5}
+
+
+def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path: Path) -> None:
+    """Also after a resume, whose steps must be made like those of a run that was never stopped."""
+    preset = read_preset(TWO.format(first="logits", second="lfd", weights="{pixel: 1}"), "mine", ("lam=0.01",))
+    methods = preset.build_methods()
+    one = replace(stage(list(methods), steps=4, rate=1e-3), weights=preset.weights)
+    teacher = network(1, width=12, depth=3).requires_grad_(False)
+    runs = {"student": 0, "teacher": 0}
+
+    def counted(name: str, net: Network) -> Network:
+        def count(*_: object) -> None:
+            runs[name] += 1
+
+        net.register_forward_hook(count)
+        return net
+
+    counted("teacher", teacher)
+    straight = State.fresh(counted("student", network(0, depth=3)), teacher, one)
+    runs.update(student=0, teacher=0)
+    run_stages([one], straight, smooth_patch(), teacher, Saving(tmp_path / "state.pt", 2), seed=0)
+    rehearsed = 2
+    assert runs == {"student": 4 + rehearsed, "teacher": 4 + rehearsed}
+    resumed = State.fresh(network(0, depth=3), teacher, one)
+    resumed.load(tmp_path / "state.pt", [one], teacher)
+    run_stages([one], resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    assert same(resumed, straight)

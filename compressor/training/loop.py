@@ -62,8 +62,11 @@ def train(
     """Run `stage` from where `state` stands to its end."""
     processes = processes or Processes()
     hands = Hands(stage, state, players(stage, state, teacher, events.note, processes), processes, events.note, seed)
+    began_here = state.done
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
+        if number == began_here and len(stage.methods) > 1:
+            hands.rehearse(number, batch)
         rate = stage.schedule.at(number - state.began)
         set_rate(state.optimiser, rate)
         losses, skipped = hands.step(number, batch)
@@ -97,6 +100,16 @@ class Hands:
             seen = {**losses.observed, **later.observed}
             losses = Losses({**losses.terms, **later.terms}, later.weights, seen)
         return losses, skipped
+
+    def rehearse(self, number: int, batch: Batch) -> None:
+        """Ask every method once, for nothing: from then on a network gives all that is wanted of an input in one run.
+
+        A resumed run rehearses too, so that its first step is made like every other.
+        """
+        for part in range(self.stage.updates):
+            step = Step(number, self.seed, batch, self.cast, part)
+            for method in self.stage.methods:
+                method.terms(step)
 
     def update(self, step: Step) -> tuple[Losses, Skipped | None]:
         """Forward, backward, and the optimiser's move, unless the guard objects."""

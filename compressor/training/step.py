@@ -53,6 +53,8 @@ class Runner:
         self.forward: Forwarder = network if forward is None else forward
         self.compiled: Forwarder = self.forward if compiled is None else compiled
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
+        self.wanted: list[tuple[set[str], set[str]]] = []
+        """Taps and images asked of the first input of a step, of the second, and so on."""
         self.forwards = 0
 
     def forget(self) -> None:
@@ -66,6 +68,7 @@ class Runner:
         known = self.memory.get(id(lr))
         if known is not None and set(taps) <= known[1].features.keys() and set(images) <= known[1].images.keys():
             return known[1]
+        taps, images = self._all_wanted(lr, taps, images)
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
@@ -80,6 +83,18 @@ class Runner:
             forward = forward.detached()
         self.memory[id(lr)] = (lr, forward)
         return forward
+
+    def _all_wanted(
+        self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """What was ever asked of this input, counted by its place in the step: one forward then serves every method."""
+        place = list(self.memory).index(id(lr)) if id(lr) in self.memory else len(self.memory)
+        while len(self.wanted) <= place:
+            self.wanted.append((set(), set()))
+        features, finished = self.wanted[place]
+        features.update(taps)
+        finished.update(images)
+        return sorted(features), sorted(finished)
 
     def _features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         """A foreign teacher has no features, and says so when they are asked for."""
