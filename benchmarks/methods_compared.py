@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
     parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
-    parser.add_argument("--methods", default=",".join(_all()), help="names separated by commas; none: all")
+    parser.add_argument("--methods", default=",".join(all_methods()), help="names separated by commas; none: all")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/methods-compared"))
@@ -85,7 +85,7 @@ def main() -> int:
     return 0
 
 
-def _all() -> tuple[str, ...]:
+def all_methods() -> tuple[str, ...]:
     """The recipes of srkd that are no published schedules, the baselines first."""
     ours = [name for name, preset in catalogue().presets.items() if preset.package == "srkd" and "-paper" not in name]
     return (*FIRST, *sorted(name for name in ours if name not in FIRST))

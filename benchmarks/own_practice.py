@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,13 +41,18 @@ class OwnLoop:
         batch: int,
         lr_patch: int,
         device: torch.device,
+        settings: Sequence[str] = (),
+        student: Network | None = None,
     ) -> None:
-        preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}"))
-        student, self.lr_patch = build(spec, seed=10).to(device), lr_patch
+        preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}", *settings))
+        student = (build(spec, seed=10) if student is None else student).to(device)
+        self.lr_patch = lr_patch
         self.pace = choose_pace(
             student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, asked=preset.asked()
         )
-        self.stage = preset.with_steps(LONG).stage(preset.build_methods(), self.pace)
+        own = None if teacher is None else teacher.network
+        methods = [method.fitted(own, student) for method in preset.build_methods()]
+        self.stage = preset.with_steps(LONG).stage(methods, self.pace)
         placed: Network = student.to(memory_format=self.pace.memory_format)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.placed(device).network
         self.state = State.fresh(placed, self.teacher, self.stage)

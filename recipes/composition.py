@@ -1,4 +1,4 @@
-"""Which methods go together in one preset. The table is data: methods.md of the field says the same in words.
+"""Which methods go together in one preset. The table is data.
 
 Allowed are the pixel loss with anything; outputs, one feature loss, upcycled data, contrast and heads with each other;
 joint training with upcycled data. What is refused is listed, with the reason.

@@ -48,7 +48,7 @@ class Row:
     rate: float = 2e-3
     """Of the thirty steps that must lower the loss."""
     degrees: Mapping[str, int] = field(default_factory=dict)
-    """Of terms in the image range where it is not 1 (methods.md, 0.3): 0 for ratios and cosines, 2 for products."""
+    """Of terms in the image range where it is not 1: 0 for ratios and cosines, 2 for products."""
     range_options: Mapping[str, Any] = field(default_factory=dict)
     """Options beside `settled` under which images in [0,255] make sense."""
     not_in_255: str = ""

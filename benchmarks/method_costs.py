@@ -1,0 +1,135 @@
+"""What a step of each method costs beside one of logits: `python -m benchmarks.method_costs [--methods a,b]`.
+
+Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
+backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
+whose time is over 1.3 times what its multiply-accumulates explain is marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.methods_compared import OPTIONS, all_methods
+from benchmarks.own_practice import OwnLoop
+from compressor.assets import embedded_teacher
+from compressor.machine import cpu_model, peak_resident_bytes
+from compressor.students import student_of_spec
+from compressor.teacher import load_teacher
+
+ROUNDS = 5
+EXPLAINED = 1.3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step, as a multiple of a step of logits."""
+
+    method: str
+    time: float
+    macs: float
+    memory: float
+
+    def row(self) -> str:
+        explained = self.time / self.macs
+        mark = "" if explained <= EXPLAINED else " *"
+        return f"| {self.method} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(all_methods()), help="names separated by commas; none: all")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr-patch", type=int, default=24)
+    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--peak", metavar="METHOD", help="print the memory of two steps of METHOD and end")
+    options = parser.parse_args()
+    if options.peak is not None:
+        print(json.dumps(peak_of(options.peak, options)))
+        return 0
+    print(
+        f"{cpu_model()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, fp32; embedded teacher, ",
+        end="",
+    )
+    print(
+        f"student of {options.width:g} of its width, batch {options.batch}, patches of {options.lr_patch}; logits = 1\n"
+    )
+    print("| method | time | MACs | time over MACs | memory |\n|---|---|---|---|---|")
+    for name in options.methods.split(","):
+        if name != "logits":
+            print(cost_of(name, options).row(), flush=True)
+    return 0
+
+
+def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
+    """A run of the method on the embedded photos, its student cut from the embedded teacher."""
+    teacher = load_teacher(embedded_teacher())
+    network = teacher.own("weights")
+    spec = network.spec.narrowed(options.width)
+    return OwnLoop(
+        spec,
+        teacher,
+        name,
+        folder,
+        batch=options.batch,
+        lr_patch=options.lr_patch,
+        device=torch.device("cpu"),
+        settings=("schedule.precision=fp32", *OPTIONS.get(name, ())),
+        student=student_of_spec(network, spec),
+    )
+
+
+def cost_of(name: str, options: argparse.Namespace) -> Cost:
+    with tempfile.TemporaryDirectory() as folder:
+        ours, logits = (loop_of(one, Path(folder) / one, options) for one in (name, "logits"))
+        macs = counted(ours) / counted(logits)
+        ratios = []
+        for _ in range(ROUNDS):
+            mine, theirs = seconds(ours), seconds(logits)
+            ratios.append(mine / theirs)
+    peaks = [measured_peak(one, options) for one in (name, "logits")]
+    return Cost(name, statistics.median(ratios), macs, peaks[0] / peaks[1])
+
+
+def counted(loop: OwnLoop) -> float:
+    """Operations of one step, after one that warms up."""
+    loop.run(1)
+    with FlopCounterMode(display=False) as counter:
+        loop.run(1)
+    return float(counter.get_total_flops())
+
+
+def seconds(loop: OwnLoop) -> float:
+    started = time.perf_counter()
+    loop.run(1)
+    return time.perf_counter() - started
+
+
+def peak_of(name: str, options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        loop = loop_of(name, Path(folder) / name, options)
+        before = psutil.Process().memory_info().rss
+        loop.run(2)
+        return peak_resident_bytes() - before
+
+
+def measured_peak(name: str, options: argparse.Namespace) -> int:
+    shape = ["--batch", options.batch, "--lr-patch", options.lr_patch, "--width", options.width]
+    command = [sys.executable, "-m", "benchmarks.method_costs", "--peak", name, *map(str, shape)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(json.loads(done.stdout))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
