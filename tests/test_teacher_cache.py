@@ -466,7 +466,7 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
 def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(given, tmp_path, monkeypatch):
     fed = []
     forward = Runner.__call__
-    monkeypatch.setattr(Runner, "__call__", lambda runner, lr, taps: fed.append(runner) or forward(runner, lr, taps))
+    monkeypatch.setattr(Runner, "__call__", lambda runner, *asked: fed.append(runner) or forward(runner, *asked))
     report = compress(
         given["teacher"],
         lr_only=given["data"],
