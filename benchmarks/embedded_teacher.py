@@ -85,7 +85,7 @@ def _write(image_u8: torch.Tensor, path: Path) -> None:
 def pack(run: Path, target: Path) -> None:
     """The run's averaged weights as fp16 safetensors, with the run's own scores in the header."""
     loaded = load_checkpoint(run / "student.safetensors")
-    kept = ("srkd.recipe", "srkd.protocol", "srkd.scores")
+    kept = ("srkd.recipe", "srkd.source_sha256", "srkd.protocol", "srkd.scores")
     metadata = {name: loaded.header[name] for name in kept if name in loaded.header}
     save_network(loaded.network, target, metadata=metadata, dtype=torch.float16)
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
