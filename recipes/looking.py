@@ -61,11 +61,12 @@ def find_phi(
             names = ", ".join(method.name for method in methods)
             raise UsageError(f"--phi-weights {weights}: {names} looks through no VGG-19; leave it out")
         return None
-    forced = {method.phi: method.name for method in through if method.phi != "auto"}
+    forced: dict[Choice, str] = {method.phi: method.name for method in through if method.phi != "auto"}
     if len(forced) > 1:
         told = " and ".join(f"{phi} in {name}" for phi, name in forced.items())
         raise UsageError(f"phi is {told}: a run has one, --set phi=vgg19 or --set phi=teacher")
-    return resolve_phi(next(iter(forced), "auto"), weights, download=download, progress=progress)
+    choice: Choice = next(iter(forced)) if forced else "auto"
+    return resolve_phi(choice, weights, download=download, progress=progress)
 
 
 def looking(methods: Sequence[Method], resolved: Resolved | None) -> tuple[Method, ...]:

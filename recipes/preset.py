@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
+    from compressor.networks.axes import Segments
     from compressor.training.method import Method, Prelude
     from compressor.training.pace import Asked, Pace
     from compressor.training.stage import Stage
@@ -118,6 +119,8 @@ class Preset(Part):
         from compressor.training.stage import Average, Optimiser, Stage
 
         rule = self.schedule
+        joint: list[Segments] = [method.segments for method in methods if method.trains == "joint"]
+        segments: Segments = joint[0] if joint else "each"
         return Stage(
             name="distil",
             methods=methods,
@@ -126,7 +129,7 @@ class Preset(Part):
             average=Average(rule.ema, rule.ema_warmup),
             pace=plain_pace(self.asked()) if pace is None else pace,
             trains="joint" if any(method.trains == "joint" for method in methods) else "student",
-            segments=next((method.segments for method in methods if method.trains == "joint"), "each"),
+            segments=segments,
             updates=max((method.updates for method in methods), default=1),
             weights=self.weights,
             validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
