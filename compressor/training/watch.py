@@ -21,6 +21,9 @@ MEETING = timedelta(minutes=10)
 ANSWER = timedelta(seconds=15)
 """How long the store may take."""
 
+LEAVE = 60.0
+"""Seconds in which the thread ends: the store's answer, and a machine so busy that it takes four times as long."""
+
 
 class Watch(threading.Thread):
     """A thread that beats into the store, watches the next process round the ring, and reads what others noticed.
@@ -51,7 +54,7 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """And wait for it: a thread inside a library when Python ends brings the whole process down."""
         self.stopped.set()
-        self.join(ANSWER.total_seconds())
+        self.join(LEAVE)
 
     def _watched(self) -> str | None:
         """Beat until stopped; what was lost, if anything."""
