@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.embedded_teacher import pack
 from compressor.assets import FOLDER
 
-STEPS = 2_600
-SETTINGS = ("batch=16", "lr_patch=32", "rate=1e-3", "decay=cosine", "precision=bf16", "validate_every=650")
+STEPS = 1_500
+SETTINGS = ("batch=16", "lr_patch=32", "rate=1e-3", "decay=cosine", "precision=bf16", "validate_every=375")
 
 
 def main() -> int:

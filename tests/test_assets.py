@@ -1,37 +1,53 @@
-"""The embedded teacher: small enough to ship, and better than bicubic by what its card says."""
+"""The embedded teacher and student: small enough to ship, and better than bicubic by what their cards say."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from compressor.assets import embedded_teacher
+from compressor.assets import embedded_student, embedded_teacher
 from compressor.checkpoints.load import load_checkpoint
 from compressor.data.prepare import DataChoice, prepare_data
+from compressor.teacher import load_teacher
 from compressor.training.validation import mean_psnr_y
 from srkd.api import evaluate
 from tests.shared import benchmarks, needs_shared
 
+CASES = [
+    pytest.param(embedded_teacher, 4_000_000, 48, id="teacher"),
+    pytest.param(embedded_student, 500_000, 24, id="student"),
+]
 
-def test_it_is_fp16_and_at_most_four_megabytes():
-    path = embedded_teacher()
-    assert path.stat().st_size <= 4_000_000
+
+@pytest.mark.parametrize(("asset", "largest", "width"), CASES)
+def test_they_are_fp16_and_small(asset: Callable[[], Path], largest: int, width: int) -> None:
+    path = asset()
+    assert path.stat().st_size <= largest
     spec = load_checkpoint(path).network.spec
-    assert (spec.arch, spec.scale, spec.width, spec.depth) == ("edsr", 4, 48, 16)
+    assert (spec.arch, spec.scale, spec.width, spec.depth) == ("edsr", 4, width, 16)
 
 
-def test_it_beats_bicubic_on_photographs_it_never_saw():
+@pytest.mark.parametrize(("asset", "gain"), [(embedded_teacher, 1.2), (embedded_student, 0.8)])
+def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Path], gain: float) -> None:
     images = prepare_data(DataChoice(), scale=4, lr_patch=16).validation
-    teacher = mean_psnr_y(load_checkpoint(embedded_teacher()).network, images, 4)
-    assert teacher - mean_psnr_y(None, images, 4) > 1.2
+    own = mean_psnr_y(load_checkpoint(asset()).network, images, 4)
+    assert own - mean_psnr_y(None, images, 4) > gain
 
 
 @needs_shared
-def test_its_gain_on_set5_is_what_the_card_says():
-    scores = evaluate([embedded_teacher()], data=benchmarks() / "Set5").models
-    gain = scores["teacher"]["Set5"].psnr_y - scores["bicubic"]["Set5"].psnr_y
-    assert gain >= 2.3
-    card = (Path(embedded_teacher()).parent / "teacher.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("asset", "least"), [(embedded_teacher, 2.8), (embedded_student, 1.9)])
+def test_their_gain_on_set5_is_what_the_card_says(asset: Callable[[], Path], least: float) -> None:
+    path = asset()
+    scores = evaluate([path], data=benchmarks() / "Set5").models
+    gain = scores[path.stem]["Set5"].psnr_y - scores["bicubic"]["Set5"].psnr_y
+    assert gain >= least
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
     row = next(line for line in card.splitlines() if line.startswith("| Set5 |"))
     assert float(row.split("|")[4]) == pytest.approx(gain, abs=0.005)
+
+
+def test_the_student_names_its_teacher_by_hash() -> None:
+    header = load_checkpoint(embedded_student()).header
+    assert header["srkd.source_sha256"] == load_teacher(embedded_teacher()).origin.sha256
