@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -78,7 +79,12 @@ def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: run and leave with 0 done, 1 failed, 2 wrong usage or 130 interrupted."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
+        from compressor.training.place import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from compressor.training.group import processes as started
 from compressor.training.loop import train
 from compressor.training.losses import Losses
 from compressor.training.method import PlainMethod
-from compressor.training.place import Place
+from compressor.training.place import Place, leave
 from compressor.training.processes import Processes
 from compressor.training.replicas import follow_leader, require_alike
 from compressor.training.state import State
@@ -162,3 +162,4 @@ if __name__ == "__main__":
         found = measured(Path(sys.argv[1]), group)
         if group.leads:
             Path(sys.argv[2]).write_text(json.dumps(found))
+    leave(0)
