@@ -25,6 +25,7 @@ from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.swinir import SwinIRSpec
+from export.conversion import Conversion
 from export.to_onnx import convert, open_runtime
 from recipes.options import make_method
 from tests.method_runs import Pair
@@ -71,7 +72,7 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.onnx"
             student = state.averaged()
-            convert(student, path, {})
+            convert(Conversion(student, path, {}))
             lr = torch.rand(1, 3, 13, 9, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 apart = float((open_runtime(path).run(lr) - student(lr)).abs().max())

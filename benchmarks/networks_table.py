@@ -34,6 +34,7 @@ from compressor.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.students import build_student, network_sha256
 from compressor.tiling import UNBOUNDED_OVERLAP, run_tiled
+from export.conversion import Conversion
 from export.to_onnx import convert
 from srkd.api import evaluate
 
@@ -112,7 +113,7 @@ def onnx_parity(arch: str) -> str:
     """The largest distance of ONNX Runtime from the network, at sizes that are no multiple of anything."""
     network, worst = lively(SMALL[arch]), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        convert(network, Path(folder) / "network.onnx", {})
+        convert(Conversion(network, Path(folder) / "network.onnx", {}))
         runtime = OnnxRuntime(Path(folder) / "network.onnx")
         for height, width in ODD_SIZES:
             lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise Unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(path: Path) -> Iterator[Path]:
+    """Yield `path`'s name in an empty temporary folder beside it; at the end, move all that lies there beside it.
+
+    For a file with companions, and for folders that count as a file. Each is replaced as a whole, `path` itself last;
+    on any error nothing is moved, and what was there before stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    try:
+        yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+            _replace(written, path.parent / written.name)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(written: Path, final: Path) -> None:
+    """Move a file or a folder, flushed to the disk, over what is called so now."""
+    for file in written.rglob("*") if written.is_dir() else (written,):
+        if file.is_file():
+            _sync(file)
+    os.chmod(written, (0o777 if written.is_dir() else 0o666) & ~_umask())
+    if final.is_dir() and not final.is_symlink():
+        older = written.parent / f"{final.name}.older"
+        os.replace(final, older)
+    os.replace(written, final)
 
 
 def append(path: Path, content: bytes) -> None:

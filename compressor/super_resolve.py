@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.ensemble import self_ensemble as averaged
-from compressor.errors import SrkdError
+from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor
 from compressor.resize import upscale_bicubic
 from compressor.runtimes.base import Runtime
@@ -52,6 +52,11 @@ def super_resolve(
     enlarged bicubically.
     """
     model = runtime.descriptor
+    if self_ensemble and model.fixed_size is not None and model.fixed_size[0] != model.fixed_size[1]:
+        raise UsageError(
+            f"{runtime.label} takes images of {model.fixed_size[0]}x{model.fixed_size[1]} only: "
+            "the self-ensemble turns them, and needs a square"
+        )
     run = averaged(runtime.run) if self_ensemble else runtime.run
     ycbcr = rgb_to_ycbcr(lr) if model.channels == 1 else None
     tiled = run_tiled(
@@ -63,6 +68,7 @@ def super_resolve(
         overlap=overlap,
         size_multiple=model.size_multiple,
         min_size=model.min_size,
+        fixed_size=model.fixed_size,
         progress=progress,
     )
     sr = (

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from compressor.errors import UsageError
-from compressor.networks.base import Network, Tap, nearest
+from compressor.nearest import nearest
+from compressor.networks.base import Network, Tap
 
 PROBE_SIDE = 8
 """LR pixels: the largest teacher takes a moment for them."""

@@ -4,7 +4,8 @@ A window is a tile (what it contributes) and its surroundings as far as the netw
 low-resolution pixels). All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
 runtimes prepare for one shape and a network's own border padding acts at the true border only. The result is then
 exact. A network that sees everything (global pooling, shifted windows) gets a given overlap instead, and the largest
-difference between neighbouring windows along their seams is measured and returned.
+difference between neighbouring windows along their seams is measured and returned. So it is for a file that takes one
+size only, where that size leaves no room for all that the network sees.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def run_tiled(
     overlap: int = UNBOUNDED_OVERLAP,
     size_multiple: int = 1,
     min_size: int = 1,
+    fixed_size: tuple[int, int] | None = None,
     batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tiled:
@@ -77,9 +79,12 @@ def run_tiled(
 
     `radius` None means that the network has no bounded receptive field: `overlap` is used. Sizes that the network
     cannot take are met by reflecting the picture at its right and lower edge. Where memory does not suffice the tile
-    is halved, down to 16 pixels.
+    is halved, down to 16 pixels. Of a model that takes one size only (`fixed_size`, width and height), all windows have
+    that size, whatever `tile` says.
     """
     _check(tile, radius, overlap, batch)
+    if fixed_size is not None:
+        return _run_fixed(run, lr, fixed_size, scale, radius, overlap, progress)
     height, width = lr.shape[-2:]
     padded = pad_to(lr, size_multiple, min_size)
     margin = _rounded_up(overlap if radius is None else radius, size_multiple)
@@ -98,6 +103,46 @@ def run_tiled(
             batch = 1
             torch.cuda.empty_cache()
     return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
+
+
+def _run_fixed(
+    run: Run,
+    lr: Tensor,
+    fixed_size: tuple[int, int],
+    scale: int,
+    radius: int | None,
+    overlap: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tiled:
+    """In windows of one given size, image by image; a smaller picture is reflected up to it."""
+    height, width = lr.shape[-2:]
+    axes = list(zip((height, width), reversed(fixed_size), strict=True))
+    for axis, (size, length) in zip((-2, -1), axes, strict=True):
+        if size < length:
+            lr = lr.index_select(axis, reflected_indices(torch.arange(length, device=lr.device), size))
+    margin = overlap if radius is None else radius
+    rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
+    exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
+    windows = [(row, column) for row in rows for column in columns]
+    parts = [_run_windows(run, one[None], windows, scale, 1, progress, measure=not exact) for one in lr]
+    seams = [seam for _, seam in parts if seam is not None]
+    sr = torch.cat([part for part, _ in parts])[..., : height * scale, : width * scale]
+    return Tiled(sr, max(fixed_size) if len(windows) > 1 else None, max(seams, default=None))
+
+
+def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
+    """Cut one axis for windows of exactly `length`, at most `size`.
+
+    They reach `margin` beyond their tiles, or a quarter of their length where that is less.
+    """
+    if size == length:
+        return (Span(0, size, 0, size),)
+    margin = min(margin, length // 4)
+    starts = range(0, size, length - 2 * margin)
+    return tuple(
+        Span(start, min(start + length - 2 * margin, size), min(max(start - margin, 0), size - length), length)
+        for start in starts
+    )
 
 
 def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.cost import Cost, cost
 from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import nearest
+from compressor.nearest import nearest
 from compressor.progress import Progress
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.open import RUNTIMES, model_file, open_model, runtime_of
@@ -153,11 +153,18 @@ def _exported_for(runtime: str, opened: TorchRuntime, label: str, folder: Path) 
     row = next((row for row in FORMATS.values() if row.opens_with == runtime and row.precision == "fp32"), None)
     if row is None:
         raise SrkdError(f"no format is made for runtime {runtime}")
-    if row.missing():
-        raise SrkdError(f"{', '.join(row.missing())} is not installed")
+    lacking = row.lacking()
+    if lacking is not None:
+        raise SrkdError(lacking)
     file = folder / f"{label}{row.suffix}"
     convert_to(row, opened.network, Source(label), file)
-    proof = prove(row, file, opened.network, proof_inputs(opened.descriptor, photos={}))
+    proof = prove(
+        row,
+        file,
+        opened.network,
+        proof_inputs(replace(opened.descriptor, fixed_size=row.default_lr_size), photos={}),
+        lr_size=row.default_lr_size,
+    )
     if proof.reason is not None:
         raise SrkdError(f"its export {proof.reason}")
     return file, row.needs

@@ -6,22 +6,25 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from compressor.atomic import atomic_path
-from compressor.errors import MissingExtra, SrkdError
+from compressor.atomic import atomic_files
+from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.progress import Progress, silent
+from compressor.runtimes.sidecar import sidecar_path, sidecar_text
 from compressor.runtimes.torch_eager import TorchRuntime
+from export.conversion import CannotConvert, Choices, Conversion
 from export.formats import Format, find_formats
 from export.metadata import Source, export_metadata
 from export.verify import Parity, Proof, ProofInput, proof_inputs, verify
 
-Verdict = Literal["passed", "failed", "unavailable"]
+Verdict = Literal["passed", "unproved", "failed", "unavailable"]
+"""unproved: written, but such a file cannot be run on this machine, so nothing was compared."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,13 @@ class ExportReport:
 
     @property
     def ok(self) -> bool:
-        """Every format that was asked for is there, and proved."""
-        return all(file.verdict == "passed" for file in self.files)
+        """Every format that was asked for is there, and proved where that can be done here."""
+        return all(file.path is not None for file in self.files)
+
+    @property
+    def failed(self) -> tuple[FileReport, ...]:
+        """What was tried and did not hold; what this machine or the format has no way to is not among them."""
+        return tuple(file for file in self.files if file.verdict == "failed")
 
 
 def export_model(
@@ -58,49 +66,78 @@ def export_model(
     out_dir: Path,
     progress: Progress = silent,
     *,
+    choices: Choices | None = None,
     photos: Mapping[str, Path] | None = None,
 ) -> ExportReport:
     """Write `<out_dir>/<source.stem><suffix>` for each format; none means ONNX.
 
     One format that fails or is not installed does not stop the others: the report says what became of each. The
-    embedded validation photos are compared on, unless others are given.
+    embedded validation photos are compared on, unless others are given. A file for one size only has it in its name.
     """
     rows = find_formats(formats)
-    inputs = proof_inputs(network.descriptor, photos)
+    wanted = choices or Choices()
     files = []
+    compared: dict[str, None] = {}
     for done, row in enumerate(rows):
         progress("export", done, len(rows))
-        files.append(_export(row, network, source, out_dir, inputs, progress))
+        order = _Order(row, network, source, out_dir, replace(wanted, lr_size=wanted.lr_size or row.default_lr_size))
+        inputs = proof_inputs(replace(network.descriptor, fixed_size=order.choices.lr_size), photos)
+        files.append(_export(order, inputs, wanted, progress))
+        compared |= dict.fromkeys(given.name for given in inputs)
     progress("export", len(rows), len(rows))
-    return ExportReport(tuple(files), tuple(given.name for given in inputs))
+    return ExportReport(tuple(files), tuple(compared))
 
 
-def _export(
-    row: Format, network: Network, source: Source, out_dir: Path, inputs: Sequence[ProofInput], progress: Progress
-) -> FileReport:
-    started = time.monotonic()
-    path = out_dir / f"{source.stem}{row.suffix}"
-    missing = row.missing()
-    if missing:
-        reason = str(MissingExtra(", ".join(missing), row.extra)) if row.extra else _reinstall(missing)
-        return FileReport(row.name, None, None, row.precision, None, "unavailable", 0.0, reason)
+@dataclass(frozen=True)
+class _Order:
+    """One file that was asked for."""
+
+    row: Format
+    network: Network
+    source: Source
+    out_dir: Path
+    choices: Choices
+
+    @property
+    def path(self) -> Path:
+        return self.out_dir / f"{self.source.stem}{_marks(self.choices)}{self.row.suffix}"
+
+    def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
+        """A report of a file that is not there."""
+        seconds = time.monotonic() - started
+        return FileReport(self.row.name, None, None, self.row.precision, None, verdict, seconds, reason)
+
+
+def _marks(choices: Choices) -> str:
+    """What sets a file apart from the plain one of its format: `-128x96`, `-uint8`, `-dcr`."""
+    return "".join(f"-{value}" for value in choices.named().values())
+
+
+def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progress: Progress) -> FileReport:
+    row, path, started = order.row, order.path, time.monotonic()
+    no = row.refusal(asked) or row.lacking()
+    if no is not None:
+        return order.report("unavailable", no, started)
     proof: Proof | None = None
     facts: Mapping[str, object] = {}
+    not_run = row.not_run_here()
     try:
-        with atomic_path(path) as unproved, _named(unproved, path):
-            facts = convert_to(row, network, source, unproved)
-            proof = prove(row, unproved, network, inputs, progress)
-            if proof.reason is not None:
-                raise SrkdError(proof.reason)
-            size = unproved.stat().st_size
+        with atomic_files(path) as unproved, _named(unproved, path):
+            facts = convert_to(row, order.network, order.source, unproved, order.choices, progress)
+            if not_run is None:
+                proof = prove(row, unproved, order.network, inputs, progress, lr_size=order.choices.lr_size)
+                if proof.reason is not None:
+                    raise SrkdError(proof.reason)
+            size = size_of(unproved)
+    except CannotConvert as error:
+        return order.report("unavailable", str(error), started)
     except SrkdError as error:
-        parity = None if proof is None else proof.parity
         reason = str(error) + (f" ({path}, there from before, was left alone)" if path.exists() else "")
-        return FileReport(
-            row.name, None, None, row.precision, parity, "failed", time.monotonic() - started, reason, facts
-        )
-    seconds = time.monotonic() - started
-    return FileReport(row.name, path, size, row.precision, proof.parity, "passed", seconds, None, facts)
+        parity = None if proof is None else proof.parity
+        return replace(order.report("failed", reason, started), parity=parity, facts=facts)
+    verdict: Verdict = "unproved" if proof is None else "passed"
+    parity = None if proof is None else proof.parity
+    return FileReport(row.name, path, size, row.precision, parity, verdict, time.monotonic() - started, not_run, facts)
 
 
 @contextmanager
@@ -108,25 +145,55 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
     """Errors speak of the file that was asked for."""
     try:
         yield
+    except CannotConvert:
+        raise
     except SrkdError as error:
-        raise SrkdError(str(error).replace(str(temporary), str(path)).replace(temporary.stem, path.stem)) from error
+        raise SrkdError(str(error).replace(str(temporary.parent), str(path.parent))) from error
 
 
-def convert_to(row: Format, network: Network, source: Source, path: Path) -> Mapping[str, object]:
+def size_of(path: Path) -> int:
+    """Bytes of a file with all that lies beside it in its temporary folder."""
+    return sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+
+
+def convert_to(
+    row: Format,
+    network: Network,
+    source: Source,
+    path: Path,
+    choices: Choices | None = None,
+    progress: Progress = silent,
+) -> Mapping[str, object]:
     """Write one format to `path`, unproved. The network is copied: a converter may change what it is given."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    return row.load().convert(plain, path, export_metadata(network, source))
+    chosen = choices or Choices(lr_size=row.default_lr_size)
+    metadata = export_metadata(network, source)
+    facts = row.load().convert(Conversion(plain, path, metadata, chosen, progress))
+    if row.sidecar:
+        text = sidecar_text(
+            format=row.name,
+            precision=row.precision,
+            lr_size=chosen.lr_size,
+            io=chosen.io,
+            metadata=metadata,
+            facts=facts,
+        )
+        sidecar_path(path).write_text(text, encoding="utf-8")
+    return facts
 
 
 def prove(
-    row: Format, path: Path, network: Network, inputs: Sequence[ProofInput], progress: Progress = silent
+    row: Format,
+    path: Path,
+    network: Network,
+    inputs: Sequence[ProofInput],
+    progress: Progress = silent,
+    *,
+    lr_size: tuple[int, int] | None = None,
 ) -> Proof:
-    """Open a file as its users will, and compare it with the network."""
+    """Open a file as its users will, and compare it with the network. `lr_size` is the only one it shall take."""
     candidate = row.load().open_runtime(path)
-    if candidate.descriptor != network.descriptor:
-        return Proof(None, f"describes itself as {candidate.descriptor}, the network is {network.descriptor}")
+    wanted = replace(network.descriptor, fixed_size=lr_size)
+    if candidate.descriptor != wanted:
+        return Proof(None, f"describes itself as {candidate.descriptor}, the network is {wanted}")
     return verify(candidate, TorchRuntime(network, label="the network"), inputs, row.bounds, progress)
-
-
-def _reinstall(missing: Sequence[str]) -> str:
-    return f"{', '.join(missing)} is not installed: pip install --force-reinstall srkd"

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from compressor.errors import UsageError
-from compressor.networks.base import Network, nearest
-from compressor.runtimes.base import Runtime
-from export.verify import Bounds
+from compressor.errors import MissingExtra, UsageError
+from compressor.nearest import nearest
+from export.bounds import FP32, Bounds
+from export.conversion import Choices, Conversion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressor.runtimes.base import Runtime
 
 
 class FormatModule(Protocol):
     """What a format's file offers."""
 
-    def convert(self, network: Network, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
-        """Write the file and give facts for the report (opset, nodes …). `network` is this function's own copy."""
+    def convert(self, job: Conversion) -> Mapping[str, object]:
+        """Write the file, and companions beside it, and give facts for the report (opset, nodes …)."""
         ...
 
     def open_runtime(self, path: Path) -> Runtime:
-        """The file, ready to run, so that it can be compared with the network."""
+        """The file, ready to run in its own precision, so that it can be compared with the network."""
         ...
 
 
@@ -44,14 +49,46 @@ class Format:
     bounds: Bounds
     opens_with: str
     """The runtime that runs such a file (`compressor.runtimes.open.RUNTIMES`)."""
+    choices: tuple[str, ...] = ()
+    """Which of `Choices` it has: static, io, shuffle."""
+    default_lr_size: tuple[int, int] | None = None
+    """The size it takes where none was chosen; None: any size."""
+    sidecar: bool = False
+    """Whether its `srkd.*` keys lie in a JSON file beside it."""
+    platforms: tuple[str, ...] = ()
+    """Where such a file can be run at all, as `sys.platform` has it; none: everywhere."""
 
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
         return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
+    def lacking(self) -> str | None:
+        """In one line, what to install before it can be written; None: nothing."""
+        missing = ", ".join(self.missing())
+        if not missing:
+            return None
+        if self.extra:
+            return str(MissingExtra(missing, self.extra))
+        return f"{missing} is not installed: pip install --force-reinstall srkd"
+
+    def refusal(self, choices: Choices) -> str | None:
+        """In one line, which choice it does not have; None: it has them all."""
+        told = choices.named()
+        foreign = [f"--{name} {value}" for name, value in told.items() if name not in self.choices]
+        return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
+
+    def not_run_here(self) -> str | None:
+        """Why a file of this kind cannot be run on this machine, so that nothing can be compared; None: it can."""
+        if self.platforms and sys.platform not in self.platforms:
+            systems = " and ".join(SYSTEMS.get(name, name) for name in self.platforms)
+            return f"it runs on {systems} only, so it was written and not compared with the network"
+        return None
+
     def load(self) -> FormatModule:
         return cast(FormatModule, importlib.import_module(self.module))
 
+
+SYSTEMS: Mapping[str, str] = MappingProxyType({"darwin": "macOS", "linux": "Linux", "win32": "Windows"})
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
@@ -65,8 +102,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 module="export.to_onnx",
                 needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
                 extra=None,
-                bounds=Bounds(max_abs=1e-4),
+                bounds=FP32,
                 opens_with="onnxruntime",
+                choices=("static",),
             ),
         )
     }

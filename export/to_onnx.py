@@ -18,6 +18,7 @@ from compressor.errors import SrkdError
 from compressor.networks.base import Descriptor, Network
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from export.conversion import Conversion
 
 OPSET = 18
 """The lowest that torch's exporter writes for every network here; runtimes of 2023 read it."""
@@ -27,13 +28,13 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 """Node metadata of torch's exporter: the modules around an operation, then its own name, as a Python list."""
 
 
-def convert(network: Network, path: Path, metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """Write `network` to `path`: the exporter's graph or onnxsim's, whichever is smaller."""
-    plain = _tidy(_trace(network))
+def convert(job: Conversion) -> Mapping[str, object]:
+    """Write the network: the exporter's graph or onnxsim's, whichever is smaller."""
+    plain = _tidy(_trace(job.network, job.choices.lr_size))
     model, simplified = _smaller(plain, _simplified(plain))
-    _describe(model, network.descriptor, metadata)
+    _describe(model, job.network.descriptor, job.metadata)
     onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    job.path.write_bytes(model.SerializeToString(deterministic=True))
     return {
         "opset": model.opset_import[0].version,
         "nodes": len(model.graph.node),
@@ -46,12 +47,13 @@ def open_runtime(path: Path) -> Runtime:
     return OnnxRuntime(path)
 
 
-def _trace(network: Network) -> onnx.ModelProto:
+def _trace(network: Network, lr_size: tuple[int, int] | None) -> onnx.ModelProto:
     descriptor = network.descriptor
     step = descriptor.size_multiple
-    height = -(-max(20, descriptor.min_size) // step) * step
-    # A batch of one, or equal sides, would be taken for constants.
-    example = torch.rand(2, descriptor.channels, height, height + 4 * step, generator=torch.Generator().manual_seed(0))
+    side = -(-max(20, descriptor.min_size) // step) * step
+    # A batch of one, or equal sides, would be taken for constants; where they shall be, they are given.
+    batch, width, height = (2, side + 4 * step, side) if lr_size is None else (1, *lr_size)
+    example = torch.rand(batch, descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -62,7 +64,7 @@ def _trace(network: Network) -> onnx.ModelProto:
                 external_data=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: "n", 2: "h", 3: "w"},),
+                dynamic_shapes=({0: "n", 2: "h", 3: "w"},) if lr_size is None else None,
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:

@@ -15,8 +15,9 @@ from compressor.images import read_rgb_u8
 from compressor.metrics import finite_or_none
 from compressor.networks.base import Descriptor
 from compressor.progress import Progress, silent
-from compressor.resize import downscale_u8
+from compressor.resize import downscale_u8, reflected_indices
 from compressor.runtimes.base import Runtime
+from export.bounds import Bounds
 
 PHOTO_LR = (96, 64)
 """Width and height of a photo's part, in low-resolution pixels."""
@@ -26,19 +27,6 @@ ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
 
 FLAT = 1e-7
 """An output whose values span less than this is constant."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How far a file may be from the network. On photos `max_abs`, or `min_psnr` in dB where that is given; elsewhere
-    `max_abs_elsewhere`, or the same as on photos."""
-
-    max_abs: float
-    min_psnr: float | None = None
-    max_abs_elsewhere: float | None = None
-
-    def largest(self, *, photo: bool) -> float:
-        return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
 
 
 @dataclass(frozen=True)
@@ -72,19 +60,24 @@ class Proof:
 
 
 def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
-    """Photos (the embedded validation photos, unless others are given), black, white, noise, odd sizes, a batch."""
-    channels, step = descriptor.channels, descriptor.size_multiple
+    """Photos (the embedded validation photos, unless others are given), black, white, noise, odd sizes, a batch.
+
+    All have the fixed size where the descriptor names one, in a batch of one.
+    """
+    channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
     side = -(-max(24, descriptor.min_size) // step) * step
+    width, height = fixed or (side, side)
     generator = torch.Generator().manual_seed(0)
     inputs = [
         ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
         for name, path in (embedded_photos("val") if photos is None else photos).items()
     ]
-    inputs.append(ProofInput("black", torch.zeros(1, channels, side, side)))
-    inputs.append(ProofInput("white", torch.ones(1, channels, side, side)))
-    for name, batch, *size in (("noise", 1, side, side), *(("", *odd) for odd in ODD_SIZES)):
+    inputs.append(ProofInput("black", torch.zeros(1, channels, height, width)))
+    inputs.append(ProofInput("white", torch.ones(1, channels, height, width)))
+    inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
+    for batch, *size in ODD_SIZES if fixed is None else ():
         width, height = (max(descriptor.min_size, -(-length // step) * step) for length in size)
-        given = name or f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
+        given = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
         inputs.append(ProofInput(given, torch.rand(batch, channels, height, width, generator=generator)))
     return tuple(inputs)
 
@@ -158,13 +151,22 @@ def _psnr(mean_square: float) -> float | None:
 
 
 def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
-    """The middle of a photo, shrunk by the network's scale as its low-resolution images are."""
+    """The middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size is
+    larger than that, the photo is continued by its reflection."""
     hr = read_rgb_u8(path)
     scale, step = descriptor.scale, descriptor.size_multiple
+    wanted = descriptor.fixed_size or PHOTO_LR
     height, width = (
         min(length * scale, available // (scale * step) * scale * step)
-        for length, available in zip((PHOTO_LR[1], PHOTO_LR[0]), hr.shape[1:], strict=True)
+        for length, available in zip((wanted[1], wanted[0]), hr.shape[1:], strict=True)
     )
     top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2
-    lr = downscale_u8(hr[:, top : top + height, left : left + width], scale)
-    return lr[: descriptor.channels].float().div(255)[None]
+    lr_u8 = downscale_u8(hr[:, top : top + height, left : left + width], scale)
+    lr = lr_u8[: descriptor.channels].float().div(255)[None]
+    if descriptor.fixed_size is None:
+        return lr
+    rows, columns = (
+        reflected_indices(torch.arange(length), have)
+        for length, have in zip((wanted[1], wanted[0]), lr.shape[2:], strict=True)
+    )
+    return lr[:, :, rows][..., columns]

@@ -19,6 +19,7 @@ from compressor.teacher import load_teacher
 from compressor.tiling import UNBOUNDED_OVERLAP
 from compressor.upscaling import UpscaleReport
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
+from export.conversion import IO, Choices, Shuffle
 from export.exporting import ExportReport, export_model
 from export.metadata import Source
 from export.profiling import ProfileReport
@@ -81,18 +82,23 @@ def export(
     *,
     formats: Sequence[str] = (),
     out: str | Path | None = None,
+    static: tuple[int, int] | None = None,
+    io: IO = "float",
+    shuffle: Shuffle = "crd",
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
     progress: Progress = silent,
 ) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    No format means ONNX. The files lie beside the model's own unless `out` names another folder.
+    No format means ONNX. The files lie beside the model's own unless `out` names another folder. `static` is the only
+    size (width, height) that the files shall take.
     """
     loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
     source = Source(loaded.path.stem, loaded.sha256, loaded.header)
     folder = loaded.path.parent if out is None else Path(out)
-    return export_model(loaded.network, source, formats, folder, progress)
+    choices = Choices(lr_size=static, io=io, shuffle=shuffle)
+    return export_model(loaded.network, source, formats, folder, progress, choices=choices)
 
 
 def evaluate(

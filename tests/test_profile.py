@@ -20,6 +20,7 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from export.contestants import Settings
+from export.conversion import Conversion
 from export.memory import MemoryJob, peak_memory_mb
 from export.onnx_cost import onnx_cost
 from export.profiling import ProfileReport, Row, profile_models
@@ -38,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     for name, spec in (("small", SMALL), ("large", LARGE)):
         save_network(build(spec, seed=0), path / f"{name}.safetensors")
-    convert(build(SMALL, seed=0), path / "small.onnx", {"srkd.spec": json.dumps(SMALL.to_dict())})
-    convert(build(LARGE, seed=0), path / "foreign.onnx", {})
+    convert(Conversion(build(SMALL, seed=0), path / "small.onnx", {"srkd.spec": json.dumps(SMALL.to_dict())}))
+    convert(Conversion(build(LARGE, seed=0), path / "foreign.onnx", {}))
     return path
 
 

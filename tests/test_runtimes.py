@@ -21,6 +21,7 @@ from compressor.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime, providers_here
 from compressor.runtimes.open import open_model
 from compressor.runtimes.torch_eager import TorchRuntime
+from export.conversion import Conversion
 from export.to_onnx import convert
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
@@ -34,7 +35,7 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
-    convert(network, path, {**metadata_of(network.spec), "srkd.recipe": "logits"})
+    convert(Conversion(network, path, {**metadata_of(network.spec), "srkd.recipe": "logits"}))
     return path
 
 

@@ -15,6 +15,7 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from export.conversion import Conversion
 from export.to_onnx import convert
 from tests.test_networks import SMALL, VARIANTS, label, noise
 
@@ -111,7 +112,7 @@ def test_inductor_gives_the_same(spec: Spec) -> None:
 def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     """Sizes that are no multiple of the window, smaller than it, and exactly it; and a batch."""
     network = lively(spec)
-    convert(network, tmp_path / "network.onnx", {})
+    convert(Conversion(network, tmp_path / "network.onnx", {}))
     runtime = OnnxRuntime(tmp_path / "network.onnx")
     for batch, height, width in ((1, 1, 1), (1, 2, 13), (1, 7, 13), (2, 16, 8), (1, 17, 33), (3, 9, 4)):
         lr = noise(spec, height, width, batch)
@@ -123,7 +124,7 @@ def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
 def test_onnx_of_a_published_window_holds_too(tmp_path: Path) -> None:
     """Window 8 and 6 heads, at sizes below, above and at multiples of the window."""
     network = lively(SwinIRSpec(4, width=12, depths=(2,), heads=(6,), upsampler="pixelshuffledirect"))
-    convert(network, tmp_path / "network.onnx", {})
+    convert(Conversion(network, tmp_path / "network.onnx", {}))
     runtime = OnnxRuntime(tmp_path / "network.onnx")
     for height, width in ((5, 11), (13, 18), (24, 8)):
         lr = noise(network.spec, height, width)

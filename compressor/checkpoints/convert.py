@@ -20,7 +20,8 @@ from compressor.checkpoints.container import file_sha256
 from compressor.checkpoints.load import OWN_DIALECT, Loaded, load_checkpoint, recognise
 from compressor.checkpoints.save import METADATA_KEYS, save_network
 from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, nearest
+from compressor.nearest import nearest
+from compressor.networks.base import Network
 from compressor.networks.dialect import Dialect
 from compressor.networks.layers import MeanShift
 from compressor.networks.registry import architecture

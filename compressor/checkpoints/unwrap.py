@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from compressor.checkpoints.pickles import TensorRef
 from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import nearest
+from compressor.nearest import nearest
 from compressor.networks.dialect import Assumption
 
 AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from compressor.errors import SrkdError, UsageError
+from compressor.nearest import nearest
 
 S = TypeVar("S", bound="Spec")
 
@@ -58,14 +58,6 @@ class Spec:
     def shortened(self: S, depth: float) -> S:
         """The spec at a fraction of the innermost repeat (0 < depth <= 1)."""
         raise SrkdError(f"{self.arch} has no depth to reduce (depth={depth:g}); use width")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: what was perhaps meant, and what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}there are {', '.join(known)}" if known else "there are none"
 
 
 def _from_text(text: str, default: Any) -> Any:
@@ -134,6 +126,8 @@ class Descriptor:
     """LR pixels on each side that an output pixel depends on; None when unbounded (global pooling, windows)."""
     fp16_safe: bool | None = None
     """Whether half precision was seen to hold; None when nobody has looked."""
+    fixed_size: tuple[int, int] | None = None
+    """Width and height, in LR pixels, of the only images that an exported file takes; None: any size."""
 
 
 @dataclass(frozen=True)

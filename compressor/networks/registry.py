@@ -9,8 +9,9 @@ from functools import cache
 import torch
 
 from compressor.errors import UsageError
+from compressor.nearest import nearest
 from compressor.networks.architecture import Architecture
-from compressor.networks.base import Network, Spec, nearest
+from compressor.networks.base import Network, Spec
 
 MODULES: Mapping[str, str] = {
     "edsr": "compressor.networks.edsr",

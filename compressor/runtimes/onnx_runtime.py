@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class OnnxRuntime:
         self._session = self._open(path)
         self._input, fixed = _image_input(self._session, self.label)
         self._output = self._session.get_outputs()[0].name
+        self._one_at_a_time = self._session.get_inputs()[0].shape[0] == 1
         self.spec: Spec | None = _spec(self.metadata, self.label)
         self.descriptor = self._describe(*fixed)
 
@@ -59,8 +60,11 @@ class OnnxRuntime:
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
+        # A file with a fixed batch, which is one, takes several images one after the other.
+        batches = np.split(fed, len(fed)) if self._one_at_a_time and len(fed) > 1 else [fed]
         with _one_line(f"{self.label}: ONNX Runtime failed on {tuple(lr.shape)}"):
-            (sr,) = self._session.run([self._output], {self._input: fed})
+            outputs = [self._session.run([self._output], {self._input: batch})[0] for batch in batches]
+        sr = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         return torch.from_numpy(np.asarray(sr, dtype=np.float32)).to(lr.device)
 
     def _open(self, path: Path) -> Any:
@@ -85,15 +89,16 @@ class OnnxRuntime:
 
     def _describe(self, channels: int, height: int | None, width: int | None) -> Descriptor:
         """From the spec of our own files; for foreign ones the scale is found by running a small image."""
+        fixed = (width, height) if height is not None and width is not None else None
         if self.spec is not None:
             with torch.device("meta"):
-                described = build(self.spec).descriptor
+                described = replace(build(self.spec).descriptor, fixed_size=fixed)
             if described.channels == channels:
                 return described
             raise SrkdError(f"{self.label} takes {channels} channels, but its srkd.spec says {described.channels}")
         probe, out = self._probed(channels, height, width)
         scale = out.shape[-1] // probe.shape[-1] if out.dim() == 4 else 0
-        descriptor = Descriptor(scale=scale, channels=channels)
+        descriptor = Descriptor(scale=scale, channels=channels, fixed_size=fixed)
         if scale < 1:
             raise SrkdError(
                 f"{self.label} gives shape {tuple(out.shape)} for {tuple(probe.shape)}: not an enlarged image"

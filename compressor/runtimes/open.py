@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from types import MappingProxyType
 import torch
 
 from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import nearest
+from compressor.errors import MissingExtra, SrkdError, UsageError
+from compressor.nearest import nearest
 from compressor.runtimes.base import Runtime
 from compressor.teacher import Teacher, load_teacher
 
@@ -37,6 +38,15 @@ class RuntimeKind:
     suffixes: frozenset[str]
     """Empty: every file that no other runtime claims."""
     open: Callable[[Request], Runtime]
+    needs: tuple[str, ...] = ()
+    """Modules that must be importable."""
+    extra: str | None = None
+    """The extra of the distribution that brings them."""
+
+    def lacking(self) -> str | None:
+        """In one line, what to install before such a file can be opened; None: nothing."""
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return str(MissingExtra(", ".join(missing), self.extra or "")) if missing else None
 
 
 def _open_torch(request: Request) -> Runtime:
@@ -112,13 +122,16 @@ def open_model(
         raise UsageError(f"{given}: runtime {runtime} takes {RUNTIMES[str(runtime)].takes}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least one is needed")
+    lacking = RUNTIMES[name].lacking()
+    if lacking is not None:
+        raise SrkdError(f"{given}: {lacking}")
     label = given.name if given.is_dir() else given.stem
     return RUNTIMES[name].open(Request(file, label, scale, arch_options, device, precision, threads))
 
 
 def model_file(path: Path) -> Path:
-    """The file that `path` means: itself, or the student of a run folder."""
-    if path.is_dir():
+    """The file that `path` means: itself (some formats are folders), or the student of a run folder."""
+    if path.is_dir() and runtime_of(path) == "torch":
         student = path / RUN_FOLDER_WEIGHTS
         if not student.is_file():
             raise SrkdError(

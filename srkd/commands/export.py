@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from compressor.errors import SrkdError
+from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.console import Console
-from srkd.parameters import Setting
-from srkd.verb import verb
+from srkd.parameters import Setting, Size
+from srkd.verb import Body, verb
 
 if TYPE_CHECKING:
     from export.exporting import ExportReport, FileReport
@@ -20,13 +22,28 @@ EPILOG = """Examples:
 \b
   srkd export runs/first
   srkd export student.safetensors --onnx -o exported
+  srkd export student.safetensors --onnx --static 320x180
+  srkd export student.safetensors --all --json
 """
+
+
+def one_flag_a_format(body: Body) -> Body:
+    """A flag for each row of the table of formats, collected by name in `formats`."""
+    decorate: list[Callable[[Body], Body]] = []
+    for row in FORMATS.values():
+        told = f"{row.title}{'; the default' if row.name in DEFAULT_FORMATS else ''}."
+        decorate.append(click.option(f"--{row.name}", "formats", flag_value=row.name, multiple=True, help=told))
+    for option in reversed(decorate):
+        body = option(body)
+    return body
 
 
 @verb("export", epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--onnx", is_flag=True, help="ONNX, float32, any batch and image size; the default.")
+@one_flag_a_format
+@click.option("--all", "everything", is_flag=True, help="Every format that this machine has what it takes for.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder to write to; none: beside the model.")
+@click.option("--static", type=Size(), help="The only LR size that the files shall take; none: any, where it can be.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option(
     "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say: res_scale=0.1."
@@ -34,11 +51,10 @@ EPILOG = """Examples:
 def command(
     console: Console,
     *,
-    model: Path,
-    onnx: bool,
-    out: Path | None,
-    scale: int | None,
+    formats: tuple[str, ...],
+    everything: bool,
     arch_options: tuple[tuple[str, Any], ...],
+    **options: Any,
 ) -> None:
     """Write MODEL in other formats, each compared with the network.
 
@@ -46,22 +62,18 @@ def command(
     """
     from srkd.api import export
 
+    asked = tuple(FORMATS) if everything else formats
     with console.progress() as progress:
-        report = export(
-            model,
-            formats=["onnx"] if onnx else [],
-            out=out,
-            scale=scale,
-            arch_options=dict(arch_options),
-            progress=progress,
-        )
+        report = export(formats=asked, arch_options=dict(arch_options), progress=progress, **options)
     if console.wants_json:
-        console.emit("export", {"model": str(model), **vars(report)})
+        console.emit("export", {"model": str(options["model"]), **vars(report)})
     else:
         show(console, report)
-    failed = [file for file in report.files if file.verdict != "passed"]
-    if failed:
-        raise SrkdError("; ".join(f"{file.format}: {file.reason}" for file in failed))
+    # Of everything, what is not to be had here is no failure, unless it was asked for by name.
+    wanted = [file for file in report.files if not everything or file.format in formats or file.verdict == "failed"]
+    absent = [file for file in wanted if file.path is None]
+    if absent:
+        raise SrkdError("; ".join(f"{file.format}: {file.reason}" for file in absent))
 
 
 def show(console: Console, report: ExportReport) -> None:
@@ -72,6 +84,8 @@ def show(console: Console, report: ExportReport) -> None:
     )
     console.detail(f"compared on: {', '.join(report.compared_on)}")
     for file in report.files:
+        if file.reason and file.path is not None:
+            console.say(f"{file.format}: {file.reason}")
         if file.facts:
             told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {told}")
