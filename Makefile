@@ -12,12 +12,14 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env extras quickstart test test-all test-matrix lint types format clean
+.PHONY: help env extras quickstart test test-extras test-browser test-all test-matrix lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
 	@echo "make test         the tests, a few minutes"
-	@echo "make test-all     the same and the long ones"
+	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
+	@echo "make test-browser the demo in a real browser"
+	@echo "make test-all     all of these and the long ones"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
@@ -38,7 +40,13 @@ quickstart: env
 	$(BIN)/srkd profile runs/quickstart
 
 test: env
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not matrix and not extras and not browser"
+
+test-extras: env
+	$(PYTEST) -m "extras and not slow"
+
+test-browser: env
+	$(PYTEST) -n 1 -m "browser and not slow"
 
 test-all: env
 	$(PYTEST)

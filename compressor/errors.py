@@ -27,7 +27,12 @@ class MissingExtra(SrkdError):
     """An optional dependency is not installed; the message holds the pip command."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed: pip install 'srkd[{extra}]'")
+        super().__init__(f"{what} is not installed: {self.command(extra)}")
+
+    @staticmethod
+    def command(extra: str) -> str:
+        """What to type to have it."""
+        return f"pip install 'srkd[{extra}]'"
 
 
 class Unwritable(SrkdError):

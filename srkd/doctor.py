@@ -1,0 +1,81 @@
+"""What this installation can do, what each missing piece would add, and the command that brings it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from compressor.errors import MissingExtra
+from compressor.machine import gpu, installed_version
+from compressor.runtimes.onnx_runtime import providers_here
+from compressor.runtimes.open import RUNTIMES
+from export.formats import FORMATS, Format
+
+CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
+
+OTHERS: Mapping[str, tuple[tuple[str, ...], str, str]] = MappingProxyType(
+    {"spandrel": (("spandrel",), "teachers of 42 more architectures, by their published files", "spandrel")}
+)
+"""Name → modules, what they add, the extra that brings them; for what is neither a format nor a runtime."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that every installation has; `version` None: it is missing."""
+
+    name: str
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that can be there or not. `command` is what to type where it is not; `remark` a limit that stays."""
+
+    name: str
+    adds: str
+    ready: bool
+    missing: tuple[str, ...]
+    command: str | None
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    core: tuple[Package, ...]
+    gpu: Mapping[str, object] | None
+    onnxruntime_devices: tuple[str, ...]
+    formats: tuple[Piece, ...]
+    runtimes: tuple[Piece, ...]
+    others: tuple[Piece, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that a plain installation has is there."""
+        return all(package.version is not None for package in self.core)
+
+
+def diagnose() -> Diagnosis:
+    """Look, without importing anything heavy that is optional."""
+    return Diagnosis(
+        core=tuple(Package(name, installed_version(name)) for name in CORE),
+        gpu=gpu(),
+        onnxruntime_devices=tuple(providers_here()),
+        formats=tuple(_format(row) for row in FORMATS.values()),
+        runtimes=tuple(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra) for name, kind in RUNTIMES.items()),
+        others=tuple(_piece(name, adds, modules, extra) for name, (modules, adds, extra) in OTHERS.items()),
+    )
+
+
+def _format(row: Format) -> Piece:
+    piece = _piece(row.name, f"--{row.name}: {row.title}", row.needs, row.extra)
+    return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
+
+
+def _piece(name: str, adds: str, modules: tuple[str, ...], extra: str | None) -> Piece:
+    missing = tuple(module for module in modules if importlib.util.find_spec(module) is None)
+    command = None
+    if missing:
+        command = MissingExtra.command(extra) if extra else "pip install --force-reinstall srkd"
+    return Piece(name, adds, not missing, missing, command)
