@@ -233,7 +233,8 @@ def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_
 
 
 def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export.contestants, "prove", lambda *_, **__: Proof(None, "gives nan on black at n=0 c=0 y=0 x=0"))
+    failed = Proof(None, "gives nan on black at n=0 c=0 y=0 x=0")
+    monkeypatch.setattr(export.contestants, "prove", lambda *_, **__: failed)
     found = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
     assert [row.runtime for row in found.rows] == ["torch"]
     assert any("small is left out under onnxruntime: its export gives nan" in note for note in found.notes)
