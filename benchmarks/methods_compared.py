@@ -4,41 +4,41 @@ BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher
 EDSR 16/24, cut from it for every method but scratch; all have the same schedule and, for one seed, the same batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` adds to what is there. Published
 deltas stand beside ours as context: other data, other networks, hundreds of times the budget.
+
+`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files' names; their
+schedule is the common one, and whether their student is cut from the teacher they say themselves.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import srkd
-from compressor.atomic import atomic_path
-from compressor.machine import cpu_model
+from benchmarks.equal_budget import (
+    FIRST_SEED,
+    Contender,
+    Published,
+    Scores,
+    budget_of,
+    compare,
+    conditions,
+    leaders,
+    means,
+    parser_of,
+    preset_contender,
+    student_line,
+    table,
+    told_to,
+)
 from recipes.catalogue import catalogue
-from srkd.compression import compress, resume
-from srkd.gains import Gain, Spread
+from srkd.gains import Gain
 
-SETS = ("Set5", "Set14", "B100")
-SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-3", "decay=cosine", "precision=bf16")
 WIDTH = 0.5
 """Narrower and not shorter, because joint training takes no shorter student."""
 OPTIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("csd", "csd-lite", "clsd"), ("phi=teacher",))
 FIRST = ("scratch", "inherit", "logits")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Gain over the table's own scratch row, ×4, in dB on Set5, Set14 and B100."""
-
-    gains: tuple[float, float, float]
-    source: str
-
 
 PUBLISHED: Mapping[str, Published] = {
     "logits": Published((0.01, 0.02, 0.00), "DUKD, table 2, EDSR 32/64"),
@@ -51,37 +51,17 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What every run has alike."""
-
-    train: Path | None
-    steps: int
-    out: Path
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
-    parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__, out="runs/methods-compared")
     parser.add_argument("--methods", default=",".join(all_methods()), help="names separated by commas; none: all")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/methods-compared"))
-    parser.add_argument("--to", type=Path, help="a Markdown file to write the table to")
-    options = parser.parse_args()
-    budget, names = Budget(options.train, options.steps, options.out), tuple(options.methods.split(","))
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    # Seed by seed, so that a command that is stopped early has compared every method.
-    for seed in range(10, 10 + options.seeds):
-        for name in names:
-            folder = trained(name, seed, budget)
-            scores[name].append(scored(folder, options.data))
-    text = "\n".join([*heading(options.out / f"{names[0]}-seed10"), "", *table(scores), "", *ranking(scores)])
-    print(text)
-    if options.to is not None:
-        with atomic_path(options.to) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
+    options = parser.parse_args(arguments)
+    contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
+    scores = compare(contenders, budget_of(options), options.data)
+    first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
+    heading = f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first)}"
+    told = [*table(contenders, scores, PUBLISHED), "", *leaders(contenders, scores), "", *ranking(scores)]
+    told_to(options.to, [heading, "", *told])
     return 0
 
 
@@ -91,90 +71,42 @@ def all_methods() -> tuple[str, ...]:
     return (*FIRST, *sorted(name for name in ours if name not in FIRST))
 
 
-def trained(name: str, seed: int, budget: Budget) -> Path:
-    """The run folder of a method and seed, trained or taken up where it stopped."""
-    folder = budget.out / f"{name}-seed{seed}"
-    if (folder / "run.json").is_file():
-        if "result" not in json.loads((folder / "run.json").read_text(encoding="utf-8")):
-            resume(folder, announce=_say)
-        return folder
-    _say(f"{name}, seed {seed}")
-    compress(
-        recipe=name,
-        data=budget.train,
-        width=WIDTH,
-        init="random" if name == "scratch" else "inherit",
-        steps=budget.steps,
-        seed=seed,
-        settings=(*(f"schedule.{setting}" for setting in SETTINGS), *OPTIONS.get(name, ())),
-        out=folder,
-        announce=_say,
-    )
-    return folder
-
-
-def scored(folder: Path, data: Path) -> dict[str, float]:
-    """Y-PSNR by set, evaluated once."""
-    kept = folder / "benchmarks.json"
-    if kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-        return found
-    psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
-    with atomic_path(kept) as temporary:
-        temporary.write_text(json.dumps(psnr), encoding="utf-8")
-    return psnr
-
-
-def heading(folder: Path) -> list[str]:
-    told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    rule, student = told["preset"]["schedule"], told["student"]
-    return [
-        f"Teacher: the embedded EDSR; student EDSR {student['depth']}/{student['width']}, ×{student['scale']}; "
-        f"{rule['steps']:,} steps of {rule['batch']} patches of {rule['lr_patch']}×{rule['lr_patch']}, rate "
-        f"{rule['rate']:g} falling by a cosine, {rule['precision']}, trained on {told['data']['origin']}; "
-        f"{cpu_model()}, {told['machine']['torch_threads']} thread(s), torch {told['machine']['torch']}. "
-        "Y-PSNR in dB, mean ± sd."
+def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Contender]:
+    """Recipes by name, and by file under the names of the files."""
+    known = [
+        Contender(
+            name,
+            name,
+            width=WIDTH,
+            init="random" if name == "scratch" else "inherit",
+            settings=OPTIONS.get(name, ()),
+        )
+        for name in methods
     ]
+    found = [*known, *(preset_contender(file, OPTIONS, width=WIDTH) for file in files)]
+    if not found:
+        raise SystemExit("nothing to compare: give --methods or --preset")
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1 or (name in all_methods() and name not in methods):
+            raise SystemExit(f"{name} is the name of two rows: name the file of --preset otherwise")
+    return found
 
 
-def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A row a method: our figures, our gain over scratch, and the published one."""
-    rows = [("", *SETS, "gain over scratch", "published"), ("---",) * (3 + len(SETS))]
-    for name, runs in scores.items():
-        cells = [str(Spread.of([run[one] for run in runs])) for one in SETS]
-        gain = "" if name == "scratch" or "scratch" not in scores else _over_scratch(runs, scores["scratch"])
-        published = PUBLISHED.get(name)
-        told = "" if published is None else f"{_mean(published.gains):+.3f} ({published.source})"
-        rows.append((name, *cells, gain, told))
-    return ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def _over_scratch(runs: Sequence[Mapping[str, float]], scratch: Sequence[Mapping[str, float]]) -> str:
-    """Mean over the sets, by seed."""
-    ours, theirs = ([_mean([run[one] for one in SETS]) for run in each] for each in (runs, scratch))
-    return Gain.between("scratch", ours, theirs).line().removeprefix("gain over scratch: ")
-
-
-def ranking(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+def ranking(scores: Scores) -> list[str]:
     """Pairs of methods whose published order is not ours."""
-    lines = []
-    for first, second in combinations([name for name in scores if name in PUBLISHED], 2):
-        better, worse = sorted((first, second), key=lambda name: -_mean(PUBLISHED[name].gains))
-        ours, theirs = ([_mean([run[one] for one in SETS]) for run in scores[name]] for name in (better, worse))
-        if _mean(ours) < _mean(theirs):
+    known, lines = [name for name in scores if name in PUBLISHED], []
+    for first, second in combinations(known, 2):
+        better, worse = sorted((first, second), key=lambda name: -sum(PUBLISHED[name].gains))
+        ours, theirs = means(scores[better]), means(scores[worse])
+        if sum(ours) < sum(theirs):
             gain = Gain.between(better, theirs, ours).line()
             lines.append(f"- published {better} above {worse}; here {worse}: {gain}")
+    if len(known) < 2:
+        return []
     return (
         ["Where our order is another than the published one:", *lines] if lines else ["Our order is the published one."]
     )
-
-
-def _mean(figures: Sequence[float]) -> float:
-    return statistics.fmean(figures)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

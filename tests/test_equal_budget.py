@@ -1,0 +1,153 @@
+"""Comparisons at equal budget: kept runs, rows from preset files, and tables worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import dukd_ablation, equal_budget, methods_compared
+from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
+from recipes.loading import load_preset
+
+TINY = ("batch=2", "lr_patch=8", "precision=fp32", "compile=off")
+ONE = Contender("mine", "scratch", student="edsr:width=4,depth=1,scale=2")
+SCORES = {
+    "scratch": [{"Set5": 30.0, "Set14": 28.0, "B100": 26.0}, {"Set5": 30.5, "Set14": 28.5, "B100": 26.5}],
+    "dukd": [{"Set5": 30.25, "Set14": 28.25, "B100": 26.25}, {"Set5": 30.75, "Set14": 28.75, "B100": 26.75}],
+    "logits": [{"Set5": 30.5, "Set14": 28.5, "B100": 26.5}, {"Set5": 30.5, "Set14": 28.5, "B100": 26.5}],
+}
+ROWS = [Contender(name, name) for name in SCORES]
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Budget:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(2):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    return Budget(photos, 1, tmp_path / "runs", seeds=1, settings=TINY)
+
+
+@pytest.fixture
+def sets(tmp_path: Path, budget: Budget) -> Path:
+    assert budget.train is not None
+    for name in equal_budget.SETS:
+        folder = tmp_path / "sets" / name / "HR"
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes((budget.train / "0.png").read_bytes())
+    return tmp_path / "sets"
+
+
+def test_a_finished_run_is_neither_trained_nor_evaluated_again(
+    budget: Budget, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare([ONE], budget, sets)
+    assert set(first["mine"][0]) == set(equal_budget.SETS)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(equal_budget, "compress", forbidden)
+    monkeypatch.setattr(equal_budget.srkd, "evaluate", forbidden)
+    assert compare([ONE], budget, sets) == first
+    with pytest.raises(AssertionError, match="made again"):
+        compare([ONE], replace(budget, seeds=2), sets)
+
+
+@pytest.mark.parametrize(
+    ("contender", "changed", "message"),
+    [
+        (ONE, {"steps": 2}, r"mine-seed10: trained with schedule=.*and now it would be"),
+        (ONE, {"train": None}, r"trained with data=.*photos.*now it would be null"),
+        (replace(ONE, student="edsr:width=5,depth=1,scale=2"), {}, "trained with student=.*width=5"),
+        (replace(ONE, recipe="inherit"), {}, "trained with methods="),
+    ],
+)
+def test_a_run_of_another_budget_is_refused(
+    budget: Budget, contender: Contender, changed: dict[str, object], message: str
+) -> None:
+    trained(ONE, 10, budget)
+    with pytest.raises(SystemExit, match=message):
+        trained(contender, 10, replace(budget, **changed))
+
+
+def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
+    folder = trained(ONE, 10, budget)
+    facts = {key: value for key, value in equal_budget.facts_of(folder).items() if key != "result"}
+    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    trained(ONE, 10, budget)
+    assert "result" in equal_budget.facts_of(folder)
+
+
+def test_the_table_and_its_gains() -> None:
+    lines = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")})
+    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  |  |"
+    assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) |")
+    assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  |")
+    assert all(line.count("|") == 7 for line in lines)
+
+
+def test_the_best_is_held_against_all_others_by_seed() -> None:
+    assert leaders(ROWS, SCORES) == [
+        "Best by mean over the sets: dukd.",
+        "- over logits: no difference (+0.000 ± 0.354 dB, 2 seeds)",
+        "- over scratch: +0.250 ± 0.000 dB (2 seeds)",
+    ]
+
+
+def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
+    file = tmp_path / "both.yaml"
+    text = "title: Both\nsource: ours\nweights: {pixel: 5}\nmethods: [{name: dukd}, {name: csd-lite}]\n"
+    file.write_text(text + "student: {init: inherit}\n", encoding="utf-8")
+    own = preset_contender(file, methods_compared.OPTIONS, width=0.5)
+    assert (own.name, own.called, own.width, own.init) == ("both", "Both", 0.5, None)
+    assert own.settings == ("csd-lite.phi=teacher",)
+    rules = load_preset(own.recipe, own.settings).methods
+    assert [rule.name for rule in rules] == ["dukd", "csd-lite"] and rules[1].options == {"phi": "teacher"}
+    said = text.replace("{name: csd-lite}", "{name: csd-lite, options: {phi: vgg19}}")
+    file.write_text(said, encoding="utf-8")
+    assert preset_contender(file, methods_compared.OPTIONS, width=0.5).settings == ()
+    names = [one.name for one in methods_compared.all_contenders(["scratch", "dukd"], [file])]
+    assert names == ["scratch", "dukd", "both"]
+
+
+def test_a_files_name_is_no_methods(tmp_path: Path) -> None:
+    for name in ("dukd", "logits"):
+        (tmp_path / f"{name}.yaml").write_text("title: t\nsource: s\nmethods: [{name: dukd}]\n", encoding="utf-8")
+        with pytest.raises(SystemExit, match=f"{name} is the name of two rows"):
+            methods_compared.all_contenders(["scratch", "dukd"], [tmp_path / f"{name}.yaml"])
+
+
+def test_rows_of_the_ablation_differ_by_their_switches_alone() -> None:
+    rows = dukd_ablation.table4(0.25, "random")
+    assert {row.width for row in rows} == {0.25} and {row.init for row in rows} == {"random"}
+    assert set(dukd_ablation.TABLE_4) == {row.name for row in rows} - {"t4-scratch"}
+    weights = {row.name: set(_terms(row)) for row in rows if row.recipe == "dukd"}
+    pair = {"pixel", "logits"}
+    assert weights["t4-zi"] == weights["t4-zi-da"] == pair | {"zoom_in"}
+    assert weights["t4-zo"] == pair | {"zoom_out"}
+    assert weights["t4-zi-zo"] == weights["t4-zi-zo-da"] == pair | {"zoom_in", "zoom_out"}
+    augmented = {row.name for row in rows if "augment=false" not in row.settings and row.recipe == "dukd"}
+    assert augmented == {"t4-zi-da", "t4-zi-zo-da"}
+
+
+def test_a_teacher_of_another_kind_and_the_embedded_one_teach_the_same_student(tmp_path: Path) -> None:
+    own = dukd_ablation.table3(None, None)
+    assert {row.student for row in own} == {dukd_ablation.COMPACT} and {row.teacher for row in own} == {None}
+    file = tmp_path / "swinir.onnx"
+    rows = dukd_ablation.table3(file, None)
+    assert {row.student for row in rows} == {dukd_ablation.EDSR}
+    taught = {(row.recipe, row.teacher) for row in rows}
+    assert taught == {("scratch", None), *((recipe, path) for recipe in ("logits", "dukd") for path in (None, file))}
+    assert len({row.name for row in [*own, *rows]}) == len(own) + len(rows), "their runs lie side by side"
+
+
+def _terms(row: Contender) -> dict[str, object]:
+    (method,) = load_preset(row.recipe, row.settings).build_methods()
+    return dict(method.weights)
