@@ -32,6 +32,7 @@ env:
 
 extras: env
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt spandrel einops
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt openvino openvino-telemetry
 
 quickstart: env
 	@rm -rf runs/quickstart

@@ -106,6 +106,18 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 opens_with="onnxruntime",
                 choices=("static",),
             ),
+            Format(
+                name="openvino",
+                title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
+                suffix=".xml",
+                precision="fp32",
+                module="export.to_openvino",
+                needs=("onnx", "onnxscript", "onnxsim", "openvino"),
+                extra="openvino",
+                bounds=FP32,
+                opens_with="openvino",
+                choices=("static",),
+            ),
         )
     }
 )

@@ -88,12 +88,44 @@ def _open_onnx(request: Request) -> Runtime:
     return runtime
 
 
+def _open_openvino(request: Request) -> Runtime:
+    from compressor.runtimes.openvino_runtime import OpenVinoRuntime
+
+    _refuse_options(request)
+    runtime = OpenVinoRuntime(
+        request.path,
+        label=request.label,
+        device=request.device,
+        threads=request.threads,
+        precision=request.precision or "fp32",
+    )
+    return _of_scale(request, runtime)
+
+
+def _refuse_options(request: Request) -> None:
+    if request.arch_options:
+        raise UsageError(f"{request.path} is an exported file: it needs no {', '.join(request.arch_options)}")
+
+
+def _of_scale(request: Request, runtime: Runtime) -> Runtime:
+    if request.scale not in (None, runtime.descriptor.scale):
+        raise UsageError(f"{request.path} is for scale {runtime.descriptor.scale}, not {request.scale}")
+    return runtime
+
+
 RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
     {
         "torch": RuntimeKind(
             "a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file", frozenset(), _open_torch
         ),
         "onnxruntime": RuntimeKind("an ONNX file (.onnx)", frozenset({".onnx"}), _open_onnx),
+        "openvino": RuntimeKind(
+            "an OpenVINO model (.xml, with its .bin)",
+            frozenset({".xml"}),
+            _open_openvino,
+            needs=("openvino",),
+            extra="openvino",
+        ),
     }
 )
 

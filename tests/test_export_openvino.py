@@ -1,0 +1,177 @@
+"""OpenVINO: the file does what the network does, says what it is, and its precision is the one asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Descriptor, Network, Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.open import open_model
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+
+openvino = pytest.importorskip("openvino")
+pytestmark = pytest.mark.extras
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"Set5 <Y>": "30 & more"}'})
+EDSR = EDSRSpec(width=8, depth=1, scale=2)
+SPECS = (
+    RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3),
+    CARNSpec(width=8, scale=4),
+    CARNMSpec(width=8, scale=2),
+    CompactSpec(width=8, depth=2, scale=4),
+    CompactSpec(width=8, depth=1, scale=3, channels=1),
+    SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8),
+)
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["openvino"], folder, choices=choices).files
+    return file
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSR, seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.parity is not None and file.parity.max_abs < 1e-5
+    assert file.bytes == sum(part.stat().st_size for part in file.path.parent.iterdir())
+    return file.path
+
+
+@pytest.fixture
+def copied(good: Path, tmp_path: Path) -> Path:
+    """The model, to be damaged."""
+    for part in good.parent.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    return tmp_path / good.name
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}x{spec.scale}")
+def test_every_network_converts_with_free_sizes(spec: Spec, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = exported(build(spec, seed=3), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
+    assert {part.name for part in tmp_path.iterdir()} == {"small.xml", "small.bin"}
+
+
+def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
+    runtime = open_model(good)
+    assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("openvino", "cpu", "fp32", "small")
+    assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
+    assert runtime.metadata["srkd.scores"] == '{"Set5 <Y>": "30 & more"}'
+    assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
+    model = openvino.Core().read_model(good)
+    assert (model.inputs[0].any_name, model.outputs[0].any_name) == ("lr", "sr")
+    assert any("blocks.0.conv1" in operation.friendly_name for operation in model.get_ops())
+    # The weights are the network's, to the bit: nothing was halved on the way.
+    weight = network.state_dict()["blocks.0.conv1.weight"].numpy().tobytes()
+    assert good.with_suffix(".bin").read_bytes().count(weight) == 1
+    with pytest.raises(UsageError, match="is for scale 2, not 4"):
+        open_model(good, scale=4)
+    with pytest.raises(UsageError, match="needs no res_scale"):
+        open_model(good, arch_options={"res_scale": 0.1})
+
+
+def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path: Path) -> None:
+    file = exported(network, tmp_path, Choices(lr_size=(20, 12)))
+    assert file.verdict == "passed" and file.path == tmp_path / "small-20x12.xml", file.reason
+    runtime = open_model(file.path)
+    assert runtime.descriptor.fixed_size == (20, 12)
+    lr = torch.rand(3, 3, 12, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+    with pytest.raises(SrkdError, match=r"OpenVINO failed on \(1, 3, 9, 9\)"):
+        runtime.run(torch.rand(1, 3, 9, 9))
+
+
+def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    lr = torch.rand(1, 3, 24, 24)
+    with torch.no_grad():
+        wanted = network(lr)
+    first = open_model(good)
+    kept = first.run(lr)
+    first.run(torch.zeros_like(lr))
+    assert float((kept - wanted).abs().max()) < 1e-5, "an output changed with the next run"
+    for precision, word in (("bf16", "BF16"), ("fp16", "FP16")):
+        if word in able:
+            half = open_model(good, precision=precision, threads=1)
+            assert half.precision == precision and 1e-5 < float((half.run(lr) - wanted).abs().max()) < 0.1
+        else:
+            with pytest.raises(UsageError, match=rf"precision {precision}: OpenVINO has fp32.* on this CPU"):
+                open_model(good, precision=precision)
+    with pytest.raises(UsageError, match="'int3' is not one of fp32, bf16, fp16"):
+        open_model(good, precision="int3")
+    with pytest.raises(SrkdError, match="device 'cuda': OpenVINO runs on cpu"):
+        open_model(good, device="cuda")
+    assert open_model(good, device="openvino:CPU").device == "cpu"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def no_weights(path: Path) -> None:
+    path.with_suffix(".bin").unlink()
+
+
+def short_weights(path: Path) -> None:
+    path.with_suffix(".bin").write_bytes(b"abc")
+
+
+def no_model(path: Path) -> None:
+    path.write_bytes(b"<html><body>404</body></html>")
+
+
+def other_spec(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"edsr", b"esdr"))
+
+
+def unknown_operation(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'type="Convolution"', b'type="Folding"', 1))
+
+
+DAMAGE = (
+    (cut, "small.xml is not a model OpenVINO can open: "),
+    (no_weights, r"keeps its weights in small\.bin, which is not beside it"),
+    (short_weights, "is not a model OpenVINO can open: Incorrect weights in bin file"),
+    (no_model, "is not an OpenVINO model: no <net> at its beginning"),
+    (other_spec, r"small: its srkd\.spec cannot be used: .*esdr"),
+    (unknown_operation, "is not a model OpenVINO can open: .*Folding"),
+)
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_damaged_file_is_one_line(damage: object, told: str, copied: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert callable(damage)
+    damage(copied)
+    with pytest.raises(SrkdError, match=told) as caught:
+        open_model(copied)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) -> None:
+    copied.write_bytes(copied.read_bytes().replace(b"srkd.", b"acme."))
+    foreign = open_model(copied)
+    assert foreign.spec is None and foreign.metadata == {} and foreign.descriptor == Descriptor(scale=2)
+    lr = torch.rand(2, 3, 9, 13)
+    with torch.no_grad():
+        torch.testing.assert_close(foreign.run(lr), network(lr), atol=1e-5, rtol=0)
