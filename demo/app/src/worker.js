@@ -1,0 +1,147 @@
+// The worker: everything that takes long. One message in, one answer out by its `id`; tiles come in between.
+
+import { Cancelled, enlarge, median, reductionFor } from "./enlarge.js";
+import { UnusableModel } from "./onnx_file.js";
+import { Picture, UnusablePicture } from "./picture.js";
+import { planesFromRgba, rgbaFromPlanes } from "./pixels.js";
+import { bicubicNetwork, firstLine, openNetwork } from "./network.js";
+import { choose, runtimeFor } from "./runtime.js";
+
+const MEASURED_SIDE = 64;
+const MEASURED_RUNS = 7;
+
+let choice = null;
+let ort = null;
+let picture = null;
+let network = null;
+let networkName = null;
+const stopped = new Set();
+
+const actions = { setup, open, shut, picture: takePicture, part, run, frame, measure };
+let queue = Promise.resolve();
+
+self.onmessage = ({ data }) => {
+  if (data.action === "stop") stopped.add(data.run);
+  else queue = queue.then(() => answer(data));
+};
+
+async function answer({ id, action, ...given }) {
+  try {
+    const [value, transfer] = await actions[action](given, id);
+    self.postMessage({ id, value }, transfer ?? []);
+  } catch (error) {
+    self.postMessage({ id, error: inWords(error), cancelled: error instanceof Cancelled });
+  }
+  stopped.delete(id);
+}
+
+function inWords(error) {
+  if (error instanceof UnusableModel || error instanceof UnusablePicture) return error.message;
+  if (error instanceof Cancelled) return "Cancelled.";
+  if (/out of memory|allocation failed|bad_alloc|Array buffer/i.test(error?.message ?? "")) {
+    return "There was not enough memory. Close other tabs, or enlarge a part of the picture.";
+  }
+  return `It did not work: ${firstLine(error)}`;
+}
+
+async function setup({ wanted }) {
+  choice = await choose(wanted);
+  try {
+    ort = await runtimeFor(choice);
+  } catch (error) {
+    if (choice.engine !== "webgpu") throw error;
+    await withoutGraphics(error, wanted);
+  }
+  return [choice];
+}
+
+async function withoutGraphics(error, wanted) {
+  const reason = `WebGPU was there but did not work: ${firstLine(error)}`;
+  choice = await choose({ ...wanted, engine: "wasm" });
+  choice.why = [reason, ...choice.why.slice(1)];
+  ort = await runtimeFor(choice);
+}
+
+/** Only one network is kept: a phone has no memory for more. */
+async function open({ name, bytes, known, wanted }) {
+  await shut();
+  const given = new Uint8Array(bytes);
+  try {
+    network = await openNetwork(ort, choice, given, name, known);
+  } catch (error) {
+    if (choice.engine !== "webgpu") throw error;
+    await withoutGraphics(error, wanted);
+    network = await openNetwork(ort, choice, given, name, known);
+  }
+  networkName = name;
+  return [{ facts: network.facts, choice }];
+}
+
+async function shut() {
+  await network?.release();
+  network = null;
+  networkName = null;
+  return [null];
+}
+
+async function takePicture({ blob }) {
+  const next = await Picture.from(blob);
+  picture?.close();
+  picture = next;
+  return [{ width: picture.width, height: picture.height }];
+}
+
+async function part({ region }) {
+  const next = await picture.part(region);
+  picture.close();
+  picture = next;
+  return [{ width: picture.width, height: picture.height }];
+}
+
+/** `with`: "bicubic" with a scale, "look" (drawn by the browser at once), or the network that is open. */
+async function run({ with: what, scale, png, tile, limit }, id) {
+  if (what === "look") {
+    const reduction = reductionFor(picture.width * scale, picture.height * scale);
+    const wide = Math.ceil((picture.width * scale) / reduction);
+    const image = picture.drawn(wide, Math.ceil((picture.height * scale) / reduction));
+    return [{ image }, [image]];
+  }
+  const chosen = what === "bicubic" ? bicubicNetwork(scale) : network;
+  if (!chosen) throw new UnusableModel("No model is open.");
+  return [
+    await enlarge(picture, chosen, { png, tile, limit }, {
+      stopped: () => stopped.has(id),
+      tile: (painted) => self.postMessage({ id, tile: painted }, [painted.rgba.buffer]),
+    }),
+  ];
+}
+
+/** One picture of the camera, small: no tiles, no file. */
+async function frame({ image }) {
+  const { width, height } = image;
+  const live = new Picture(image);
+  const began = performance.now();
+  const planes = live.window(0, 0, width, height);
+  const sr = await network.run(planes, width, height);
+  const { scale } = network.facts;
+  const size = { width: width * scale, height: height * scale };
+  const rgba = rgbaFromPlanes(sr, size.width, size.height, { left: 0, top: 0, ...size });
+  const before = rgbaFromPlanes(planes, width, height, { left: 0, top: 0, width, height });
+  live.close();
+  const value = { rgba, ...size, before, ms: performance.now() - began };
+  return [value, [rgba.buffer, before.buffer]];
+}
+
+/** The figure that can be compared between devices: a tile of 64 x 64, the middle of some runs after one to warm up. */
+async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
+  const [width, height] = network.facts.fixed ?? [side, side];
+  const noise = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * 2654435761) >>> 24);
+  const planes = planesFromRgba(noise, width * height);
+  const times = [];
+  for (let i = 0; i <= runs; i++) {
+    const began = performance.now();
+    await network.run(planes, width, height);
+    if (i) times.push(performance.now() - began);
+  }
+  return [{ name: networkName, width, height, ms: median(times), engine: choice.engine, threads: choice.threads }];
+}

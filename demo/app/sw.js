@@ -1,0 +1,105 @@
+// The service worker. PRECACHE (precache.js, written by the build) names every file of the app with its hash: a new
+// build is a new version, which is fetched whole, checked, and takes over when the user says so.
+/* global PRECACHE */
+importScripts("precache.js");
+
+const APP = `srkd-app-${PRECACHE.version}`;
+const DATA = "srkd-data";
+const LIST = "api/models.json";
+
+const here = (path) => new URL(path, self.registration.scope).href;
+
+self.addEventListener("install", (event) => event.waitUntil(Promise.all([keepApp(), keepData()])));
+
+self.addEventListener("activate", (event) => event.waitUntil(dropOld().then(() => self.clients.claim())));
+
+self.addEventListener("message", ({ data }) => {
+  if (data === "take over") self.skipWaiting();
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  const url = new URL(request.url);
+  if (request.method !== "GET" || !url.href.startsWith(self.registration.scope)) return;
+  const path = url.href.slice(self.registration.scope.length).split(/[?#]/)[0];
+  if (path === LIST) event.respondWith(list(request, (work) => event.waitUntil(work)));
+  else event.respondWith(kept(request, path));
+});
+
+/** All or nothing: one file that is missing, or is not the one the build saw, and the old version stays. */
+async function keepApp() {
+  const cache = await caches.open(APP);
+  await Promise.all(
+    PRECACHE.files.map(async ({ path, integrity, later }) => {
+      if (later) return;
+      const response = await fetch(here(path), { integrity, cache: "no-cache" });
+      if (!response.ok) throw new Error(`${path}: ${response.status}`);
+      await cache.put(here(path), response);
+    }),
+  );
+}
+
+/** Models and samples, so that the first visit is enough. What of them cannot be had does not stop the app. */
+async function keepData() {
+  const work = [];
+  await list(new Request(here(LIST)), (each) => work.push(each));
+  await Promise.all(work);
+}
+
+/** From the server while there is one, else as it was. `later` takes the work of keeping what it names. */
+async function list(request, later) {
+  const cache = await caches.open(DATA);
+  let response;
+  try {
+    response = await fetch(request, { cache: "no-cache" });
+  } catch {
+    return (await cache.match(here(LIST))) ?? new Response("offline", { status: 503 });
+  }
+  if (response.ok) {
+    await cache.put(here(LIST), response.clone());
+    later(response.clone().json().then((named) => keepNamed(cache, named)).catch(() => {}));
+  }
+  return isolated(response);
+}
+
+/** Keep what the list names, drop what it no longer does. */
+async function keepNamed(cache, { models = [], samples = [] }) {
+  const wanted = new Set([
+    here(LIST),
+    ...models.map(({ url, sha256 }) => here(sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url)),
+    ...samples.map(({ url }) => here(url)),
+  ]);
+  for (const request of await cache.keys()) if (!wanted.has(request.url)) await cache.delete(request);
+  for (const address of wanted) {
+    if (await cache.match(address)) continue;
+    const response = await fetch(address);
+    if (response.ok) await cache.put(address, response);
+  }
+}
+
+async function kept(request, path) {
+  const known = PRECACHE.files.find((file) => file.path === (path || "index.html"));
+  const cache = await caches.open(known ? APP : DATA);
+  const found = await cache.match(known ? here(known.path) : request);
+  if (found) return isolated(found);
+  const response = await fetch(request);
+  // Files of another engine are fetched when a device first uses it, and kept from then on.
+  if (known && response.ok) await cache.put(here(known.path), response.clone());
+  return isolated(response);
+}
+
+/** The headers that give the page threads, where the host does not send them itself. */
+function isolated(response) {
+  if (!response.body || response.type === "opaque" || response.redirected) return response;
+  const headers = new Headers(response.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  headers.set("Cross-Origin-Resource-Policy", "same-origin");
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+}
+
+async function dropOld() {
+  for (const name of await caches.keys()) {
+    if (name.startsWith("srkd-") && name !== APP && name !== DATA) await caches.delete(name);
+  }
+}

@@ -1,0 +1,31 @@
+"""The wheel carries the built app, so that its users need no Node."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import build_demo  # noqa: E402 - a script, not a package
+
+WITHOUT = "SRKD_WITHOUT_APP"
+
+
+class AppHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Builds the app and puts it into the wheel; an editable install uses the working tree's."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        if os.environ.get(WITHOUT) and not build_demo.is_built():
+            self.app.display_warning(f"{WITHOUT} is set: a wheel without the demo's app")
+            return
+        try:
+            folder = build_demo.build()
+        except build_demo.BuildError as error:
+            self.app.abort(f"{error} (or set {WITHOUT}=1 for a wheel without the demo's app)")
+        build_data["force_include"][str(folder)] = "demo/app/dist"

@@ -1,0 +1,148 @@
+"""The built app on a static host of the tests: plain files, with or without the headers that give threads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".wasm": "application/wasm",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".jpg": "image/jpeg",
+}
+
+
+@dataclass
+class Site:
+    """Address → bytes or file. `headers` go with every answer; `sent` counts the bytes of each address."""
+
+    files: dict[str, bytes | Path]
+    headers: Mapping[str, str] = field(default_factory=lambda: dict(ISOLATION))
+    sent: dict[str, int] = field(default_factory=dict)
+    port: int = 0
+    gzip: bool = True
+
+    @property
+    def origin(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def content(self, address: str) -> bytes | None:
+        found = self.files.get(address or "index.html")
+        return found.read_bytes() if isinstance(found, Path) else found
+
+
+class Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, site: Site, *arguments: object) -> None:
+        self.site = site
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        address = unquote(urlsplit(self.path).path).lstrip("/")
+        content = self.site.content(address)
+        if content is None:
+            self.send_error(404)
+            return
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        packed = self.site.content(f"{address or 'index.html'}.gz") if self.site.gzip else None
+        known = self.headers.get("If-None-Match") == tag
+        self.send_response(304 if known else 200)
+        body = b"" if known else packed or content
+        if packed and not known:
+            self.send_header("Content-Encoding", "gzip")
+        suffix = Path(address or "index.html").suffix
+        self.send_header("Content-Type", TYPES.get(suffix, "application/octet-stream"))
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("ETag", tag)
+        for name, value in self.site.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.site.sent[address] = self.site.sent.get(address, 0) + len(body)
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """A test's output is the test's."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the list: what the server of `srkd demo` says about a file."""
+
+    path: Path
+    name: str
+    role: str
+    precision: str = "fp32"
+    scale: int = 4
+    channels: int = 3
+    receptive_radius: int | None = None
+
+    def row(self, url: str) -> dict[str, object]:
+        content = self.path.read_bytes()
+        return {
+            "name": self.name,
+            "role": self.role,
+            "precision": self.precision,
+            "url": url,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "scale": self.scale,
+            "channels": self.channels,
+            "receptive_radius": self.receptive_radius,
+            "fixed_size": None,
+            "metadata": {},
+        }
+
+
+def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], prefix: str = "") -> Site:
+    """Everything of a built app, its models and its samples, under `prefix` (a sub-path of a host)."""
+    files: dict[str, bytes | Path] = {
+        prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()
+    }
+    rows = []
+    for model in models:
+        url = f"models/{model.path.name}"
+        files[prefix + url] = model.path
+        rows.append(model.row(url))
+    shown = []
+    for name, content in samples.items():
+        files[f"{prefix}samples/{name}"] = content
+        shown.append({"name": Path(name).stem, "url": f"samples/{name}"})
+    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": shown}).encode()
+    if prefix:
+        files[prefix] = files[f"{prefix}index.html"]
+    return Site(files)
+
+
+@contextmanager
+def served(site: Site) -> Iterator[Site]:
+    """The site on a free port of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    site.port = server.server_address[1]
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
