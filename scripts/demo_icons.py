@@ -10,7 +10,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "demo" / "app" / "icons"
 GROUND, FINE, COARSE = "#0d1314", "#5fd4bd", "#2f8d7e"
 CELLS = 8
 SUPERSAMPLING = 4
-ICONS = {"icon-192.png": (192, 0.36), "icon-512.png": (512, 0.36), "icon-maskable-512.png": (512, 0.30), "icon-180.png": (180, 0.36)}
+ICONS = {
+    "icon-192.png": (192, 0.36),
+    "icon-512.png": (512, 0.36),
+    "icon-maskable-512.png": (512, 0.30),
+    "icon-180.png": (180, 0.36),
+}
 """File → side and radius of the disc as a share of it: what a launcher may cut off a maskable one stays empty."""
 
 
@@ -39,14 +44,16 @@ def svg() -> str:
     radius, side = 0.36, 64
     reach, cell = side * radius, side * radius * 2 / CELLS
     squares = "".join(
-        f'<rect x="{side / 2 - reach + c * cell:.2f}" y="{side / 2 - reach + r * cell:.2f}" width="{cell:.2f}" height="{cell:.2f}"/>'
+        f'<rect x="{side / 2 - reach + c * cell:.2f}" y="{side / 2 - reach + r * cell:.2f}" '
+        f'width="{cell:.2f}" height="{cell:.2f}"/>'
         for r in range(CELLS)
         for c in range(CELLS // 2)
         if covered(r, c, 0.5)
     )
     top, bottom = side / 2 - reach, side / 2 + reach
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}"><rect width="{side}" height="{side}" fill="{GROUND}"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}">'
+        f'<rect width="{side}" height="{side}" fill="{GROUND}"/>'
         f'<g fill="{COARSE}" shape-rendering="crispEdges">{squares}</g>'
         f'<path d="M32 {top:.2f}A{reach:.2f} {reach:.2f} 0 0 1 32 {bottom:.2f}Z" fill="{FINE}"/></svg>\n'
     )

@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import build_demo  # noqa: E402 - a script, not a package
+import build_demo
 
 WITHOUT = "SRKD_WITHOUT_APP"
 
