@@ -11,6 +11,7 @@ from compressor.errors import SrkdError, UsageError
 from compressor.nearest import nearest
 from compressor.progress import Progress
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.open import RUNTIMES, model_file, open_model, runtime_of
 from compressor.runtimes.torch_eager import TorchRuntime
 from export.exporting import convert_to, prove
@@ -71,9 +72,10 @@ class Contestant:
     cost: Callable[[tuple[int, int]], Cost | None]
 
     def memory_job(self, how: Settings) -> MemoryJob:
-        own = self.runtime.name == "torch"
+        own = "torch" in (self.runtime.name, RUNTIMES[self.runtime.name].instead_of)
         return MemoryJob(
             path=str(self.file),
+            runtime=self.runtime.name,
             sizes=tuple(sorted(how.lr_sizes, key=lambda size: size[0] * size[1])),
             libraries=self.libraries,
             batch=how.batch,
@@ -126,9 +128,18 @@ def _checkpoint(
     path: Path, label: str, is_teacher: bool, how: Settings, folder: Path, notes: list[str]
 ) -> list[Contestant]:
     """In torch, and by a temporary export in every other runtime that was asked for."""
-    opened = open_model(
-        path, scale=how.scale, arch_options=how.options(is_teacher), device=how.device, precision=how.precision
-    )
+
+    def in_torch(runtime: str) -> Runtime:
+        return open_model(
+            path,
+            scale=how.scale,
+            arch_options=how.options(is_teacher),
+            device=torch_device_for(how.device),
+            runtime=runtime,
+            precision=how.precision,
+        )
+
+    opened = in_torch("torch")
     if not isinstance(opened, TorchRuntime):
         return [Contestant(label, is_teacher, opened, model_file(path), (), lambda size: None)]
     spec = opened.spec
@@ -139,6 +150,12 @@ def _checkpoint(
         if name == "torch":
             continue
         try:
+            if RUNTIMES[name].instead_of == "torch":
+                runtime = in_torch(name)
+                entries.append(
+                    Contestant(label, is_teacher, runtime, model_file(path), (), lambda size: cost(spec, size))
+                )
+                continue
             file, libraries = _exported_for(name, opened, label, folder)
             runtime = open_model(file, device=how.device, threads=how.threads)
         except SrkdError as error:

@@ -20,6 +20,7 @@ import torch
 
 from compressor.errors import SrkdError
 from compressor.machine import peak_resident_bytes
+from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.open import open_model
 
 LONGEST_SECONDS = 900
@@ -33,6 +34,7 @@ class MemoryJob:
     path: str
     sizes: tuple[tuple[int, int], ...]
     libraries: tuple[str, ...] = ()
+    runtime: str | None = None
     batch: int = 1
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
@@ -78,10 +80,13 @@ def _measure(job: MemoryJob) -> list[float]:
         scale=job.scale,
         arch_options=job.arch_options,
         device=job.device,
+        runtime=job.runtime,
         precision=job.precision,
         threads=job.threads,
     )
     on_cuda = runtime.device.startswith("cuda")
+    if torch_device_for(runtime.device).startswith("cuda") and not runtime.name.startswith("torch"):
+        raise SrkdError(f"{runtime.name} on {runtime.device} does not tell what it takes")
     figures = []
     for width, height in job.sizes:
         lr = torch.rand(job.batch, runtime.descriptor.channels, height, width)

@@ -17,6 +17,8 @@ from compressor.imagesets import ImageSet
 from compressor.metrics import Protocol, finite_or_none
 from compressor.progress import Progress, silent
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.contestants import Contestant, Settings, enter
 from export.memory import peak_memory_mb
 from export.timing import Comparison, OtherPrograms, Timing, compare, take_turns
@@ -40,7 +42,8 @@ class Latency:
 @dataclass(frozen=True)
 class Row:
     """One model under one runtime at one size. Speed-ups are medians of paired ratios, above 1 is faster; those of
-    `speedup_interval` belong to `speedup_same_runtime`, and `verdict` to it too."""
+    `speedup_interval` belong to `speedup_same_runtime`, and `verdict` to it too. In the first call at this size some
+    runtimes compile: it counts nowhere else."""
 
     model: str
     runtime: str
@@ -53,6 +56,7 @@ class Row:
     params: int | None
     macs: int | None
     latency_ms: Latency
+    first_call_ms: float | None
     spread_percent: float
     rounds: int
     fps: float
@@ -107,7 +111,7 @@ def profile_models(
         entries, notes = enter(models, teacher, how, folder, progress)
         others = OtherPrograms()
         rows = [row for size in how.lr_sizes for row in _measure_size(entries, size, how, progress)]
-        notes += _disturbance(others.busy_cores())
+        notes += _disturbance(others.busy_cores()) + _first_calls(rows) + _roundings(entries)
         if how.memory:
             rows, troubles = _with_memory(rows, entries, how, progress)
             notes += troubles
@@ -123,6 +127,24 @@ def _disturbance(busy_cores: float) -> list[str]:
     return [
         f"other programs kept {busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet machine, "
         "the paired ratios suffer less"
+    ]
+
+
+def _first_calls(rows: Sequence[Row]) -> list[str]:
+    """Of runtimes that compile when they are first called."""
+    return [
+        f"{row.model} under {row.runtime} at {row.lr_size}: the first call took {row.first_call_ms / 1000:.1f} s"
+        for row in rows
+        if row.first_call_ms is not None and row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50)
+    ]
+
+
+def _roundings(entries: Sequence[Contestant]) -> list[str]:
+    return [
+        f"{entry.label}: {entry.runtime.precision} is computed in float32 here and rounded after each operation, "
+        "so its time says nothing about hardware that has it"
+        for entry in entries
+        if isinstance(entry.runtime, OnnxRuntime) and entry.runtime.rounded
     ]
 
 
@@ -155,7 +177,9 @@ def _call(runtime: Runtime, batch: int, size: tuple[int, int]) -> Callable[[], o
     """One batch that already lies on the device where the runtime wants it."""
     generator = torch.Generator().manual_seed(0)
     lr = torch.rand(batch, runtime.descriptor.channels, size[1], size[0], generator=generator)
-    placed = lr.to(runtime.device) if runtime.name == "torch" else lr
+    home = torch_device_for(runtime.device)
+    bound = isinstance(runtime, OnnxRuntime) and torch.cuda.is_available()
+    placed = lr.to(home) if bound or runtime.name.startswith("torch") else lr
     return lambda: runtime.run(placed)
 
 
@@ -178,6 +202,7 @@ def _row(
         params=None if cost is None else cost.params,
         macs=None if cost is None else cost.macs,
         latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
+        first_call_ms=timing.first_ms,
         spread_percent=timing.spread_percent,
         rounds=len(timing.rounds),
         fps=1000 * how.batch / median,

@@ -36,9 +36,10 @@ SAME = 0.02
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of each call, by round."""
+    """Milliseconds of each call, by round; those of the very first, which is in no round, where it was timed."""
 
     rounds: tuple[tuple[float, ...], ...]
+    first_ms: float | None = None
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -82,9 +83,10 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
     if not seconds_each > 0:
         raise UsageError(f"seconds={seconds_each:g}: a measurement needs some time")
     turn_seconds = seconds_each / TARGET_ROUNDS
-    repeats = []
+    repeats, first = [], []
     for done, call in enumerate(calls):
         progress("warm up", done, len(calls))
+        first.append(_seconds(call))
         repeats.append(max(1, min(100, round(turn_seconds / _warm(call)))))
     progress("warm up", len(calls), len(calls))
     rounds: list[list[tuple[float, ...]]] = [[] for _ in calls]
@@ -98,12 +100,11 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
             spent = (time.perf_counter() - started) / budget
             progress("measure", int(999 * min(1.0, spent, len(rounds[0]) / MIN_ROUNDS)), 1000)
     progress("measure", 1000, 1000)
-    return tuple(Timing(tuple(turns)) for turns in rounds)
+    return tuple(Timing(tuple(turns), 1000 * seconds) for turns, seconds in zip(rounds, first, strict=True))
 
 
 def _warm(call: Call) -> float:
-    """Seconds of a warm call: three calls, or two where they are slow; the first does not count."""
-    call()
+    """Seconds of a warm call: of two, or of one where it is slow."""
     seconds = _seconds(call)
     return seconds if seconds > 1.0 else min(seconds, _seconds(call))
 

@@ -75,14 +75,15 @@ def scalar(text: str) -> object:
 
 
 class Device(click.ParamType[str]):
-    """`cpu`, `cuda`, `cuda:1` or `mps`; whether it exists is found out when it is used."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`, for ONNX files also `tensorrt`, `openvino` or `openvino:GPU`; whether it exists
+    is found out when it is used."""
 
     name = "device"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", text):
-            self.fail(f"{text!r} is no device: cpu, cuda, cuda:N or mps", param, ctx)
+        if not re.fullmatch(r"cpu|(cuda|tensorrt)(:\d+)?|mps|openvino(:(CPU|GPU|NPU)(\.\d+)?)?", text):
+            self.fail(f"{text!r} is no device: cpu, cuda, cuda:N, mps, tensorrt or openvino", param, ctx)
         return text
 
 

@@ -18,7 +18,8 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
-from compressor.runtimes.onnx_runtime import OnnxRuntime, providers_here
+from compressor.runtimes.onnx_providers import providers_here
+from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.open import open_model
 from compressor.runtimes.torch_eager import TorchRuntime
 from export.conversion import Conversion

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 
 from compressor.foreign.base import ForeignFacts, one_line, smallest_multiple
-from compressor.runtimes.onnx_runtime import OnnxRuntime, providers_here
+from compressor.runtimes.onnx_providers import providers_here
+from compressor.runtimes.onnx_runtime import OnnxRuntime
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """Batch, height and width where the graph fixes them, and its floating-point weights by name."""
+    """The batch where the graph fixes it, and its floating-point weights by name."""
 
     batch: int | None
-    height: int | None
-    width: int | None
     weights: tuple[tuple[str, torch.Tensor], ...]
 
 
@@ -31,7 +30,7 @@ class OnnxModel:
         graph = _read(path)
         self._weights = graph.weights
         found = self.runtime.descriptor
-        fixed = None if graph.height is None or graph.width is None else (graph.width, graph.height)
+        fixed = found.fixed_size
         if self.runtime.spec is None and fixed is None and graph.batch in (None, 1):
             multiple = smallest_multiple(self.runtime.run, found.channels, found.scale)
             found = replace(found, size_multiple=multiple, min_size=multiple)
@@ -67,10 +66,9 @@ def _read(path: Path) -> _Graph:
         model = onnx.load_model(str(path))
         names = {one.name for one in model.graph.initializer}
         given = next(value for value in model.graph.input if value.name not in names)
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in given.type.tensor_type.shape.dim]
+        batch = given.type.tensor_type.shape.dim[0].dim_value or None
         arrays = [(one.name, numpy_helper.to_array(one)) for one in model.graph.initializer]
         weights = [
             (name, torch.from_numpy(array.astype(np.float32))) for name, array in arrays if array.dtype.kind == "f"
         ]
-    batch, _, height, width = (size or None for size in sizes)
-    return _Graph(batch, height, width, tuple(weights))
+    return _Graph(batch, tuple(weights))

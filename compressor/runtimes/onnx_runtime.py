@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,87 +16,111 @@ from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor, Spec
 from compressor.networks.registry import build, spec_from_dict
 from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.onnx_binding import run_bound
+from compressor.runtimes.onnx_file import one_line, read_facts
+from compressor.runtimes.onnx_providers import CPU, choose
 
-if TYPE_CHECKING:
-    import onnx
-
-PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
-    {"cpu": ("CPUExecutionProvider", {}), "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"})}
+ELEMENTS: Mapping[str, torch.dtype] = MappingProxyType(
+    {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 )
-"""Device → ONNX Runtime's provider, and what makes its fp32 be fp32."""
+"""What images may be made of; uint8 are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
 
 PROBE_SIDES = (8, 64)
 """Pixels a side of the images by which a scale is found out: the first is quick, some models refuse it."""
 
 
 class OnnxRuntime:
-    """A session that is opened once. `threads` None: as many as torch uses, so that both are compared alike."""
+    """A session that is opened once. `threads` None: as many as torch uses, so that both are compared alike.
+
+    `rounded`: half precision as hardware computes it, each result rounded, for proofs; on a CPU ONNX Runtime otherwise
+    computes fp16 files in float32 from end to end. bf16, which it does not compute at all there, always runs so.
+    """
 
     name = "onnxruntime"
     layout = "runtime"
 
     def __init__(
-        self, path: Path, *, label: str | None = None, device: str = "cpu", threads: int | None = None
+        self,
+        path: Path,
+        *,
+        label: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        rounded: bool = False,
     ) -> None:
         self.label = label or path.stem
         self.threads = threads or torch.get_num_threads()
-        facts = _read_facts(path)
+        facts = read_facts(path)
         self.precision, self.metadata = facts.precision, facts.metadata
-        self._provider, self._options, self.device = _provider(device)
+        self._choice = choose(device, self.precision, self.threads)
+        self.device = self._choice.device
+        on_cpu = self._choice.providers[0] == CPU
+        self.rounded = on_cpu and (self.precision == "bf16" or (rounded and self.precision == "fp16"))
         self._session = self._open(path)
-        self._input, fixed = _image_input(self._session, self.label)
-        self._output = self._session.get_outputs()[0].name
-        self._one_at_a_time = self._session.get_inputs()[0].shape[0] == 1
+        self._image = _image(self._session, self.label)
         self.spec: Spec | None = _spec(self.metadata, self.label)
-        self.descriptor = self._describe(*fixed)
+        self.descriptor = self._describe()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
-        sr = self._run(lr)
+        sr = self._run(lr, self.descriptor.scale)
         require_output(lr, sr, self.descriptor, self.label)
         return sr
 
-    def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
+    def _run(self, lr: torch.Tensor, scale: int | None) -> torch.Tensor:
+        """`scale` None: not known yet."""
+        image = self._image
         # A file with a fixed batch, which is one, takes several images one after the other.
-        batches = np.split(fed, len(fed)) if self._one_at_a_time and len(fed) > 1 else [fed]
-        with _one_line(f"{self.label}: ONNX Runtime failed on {tuple(lr.shape)}"):
-            outputs = [self._session.run([self._output], {self._input: batch})[0] for batch in batches]
-        sr = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-        return torch.from_numpy(np.asarray(sr, dtype=np.float32)).to(lr.device)
+        batches = [one[None] for one in lr] if image.batch == 1 and len(lr) > 1 else [lr]
+        with one_line(f"{self.label}: ONNX Runtime failed on {tuple(lr.shape)}"):
+            outputs = [image.given_back(self._one(image.fed(batch), scale)) for batch in batches]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
+
+    def _one(self, fed: torch.Tensor, scale: int | None) -> torch.Tensor:
+        if scale is not None and self._choice.memory == "cuda" and torch.cuda.is_available():
+            placed = fed.to(torch.device("cuda", int(self.device.rpartition(":")[2])))
+            image = self._image
+            return run_bound(
+                self._session, image.given, placed, image.taken, image.enlarged(fed, scale), image.taken_element
+            )
+        (output,) = self._session.run([self._image.taken], {self._image.given: fed.cpu().numpy()})
+        return torch.from_numpy(np.asarray(output))
 
     def _open(self, path: Path) -> Any:
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(4)  # a provider that does not start would write to the terminal
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         # Threads that keep spinning after a run would take the cores of whoever runs next, and spoil their timing.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        with _one_line(f"{path} is not a model ONNX Runtime can open"):
+        with one_line(f"{path} is not a model ONNX Runtime can open"):
             session = onnxruntime.InferenceSession(
-                str(path),
+                _rounded(path) if self.rounded else str(path),
                 options,
-                providers=[self._provider],
-                provider_options=[dict(self._options)],
+                providers=list(self._choice.providers),
+                provider_options=[dict(options) for options in self._choice.options],
                 enable_fallback=0,  # it prints, and tries the same again
             )
-        if session.get_providers()[0] != self._provider:
-            raise SrkdError(f"{path}: {self._provider} did not start on this machine; use --device cpu")
+        if session.get_providers()[0] != self._choice.providers[0]:
+            raise SrkdError(f"{path}: {self._choice.providers[0]} did not start on this machine; use --device cpu")
         return session
 
-    def _describe(self, channels: int, height: int | None, width: int | None) -> Descriptor:
+    def _describe(self) -> Descriptor:
         """From the spec of our own files; for foreign ones the scale is found by running a small image."""
-        fixed = (width, height) if height is not None and width is not None else None
+        image = self._image
         if self.spec is not None:
             with torch.device("meta"):
-                described = replace(build(self.spec).descriptor, fixed_size=fixed)
-            if described.channels == channels:
+                described = replace(build(self.spec).descriptor, fixed_size=image.fixed_size)
+            if described.channels == image.channels:
                 return described
-            raise SrkdError(f"{self.label} takes {channels} channels, but its srkd.spec says {described.channels}")
-        probe, out = self._probed(channels, height, width)
+            raise SrkdError(
+                f"{self.label} takes {image.channels} channels, but its srkd.spec says {described.channels}"
+            )
+        probe, out = self._probed()
         scale = out.shape[-1] // probe.shape[-1] if out.dim() == 4 else 0
-        descriptor = Descriptor(scale=scale, channels=channels, fixed_size=fixed)
+        descriptor = Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)
         if scale < 1:
             raise SrkdError(
                 f"{self.label} gives shape {tuple(out.shape)} for {tuple(probe.shape)}: not an enlarged image"
@@ -106,94 +128,95 @@ class OnnxRuntime:
         require_output(probe, out, descriptor, self.label)
         return descriptor
 
-    def _probed(self, channels: int, height: int | None, width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _probed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A small grey image that the model takes, and what it gives."""
-        fixed = self._session.get_inputs()[0].shape[0]
-        batch = fixed if isinstance(fixed, int) else 1
+        image = self._image
+
+        def grey(side: int) -> torch.Tensor:
+            return torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
+
         for side in PROBE_SIDES[:-1]:
-            small = torch.full((batch, channels, height or side, width or side), 0.5)
             try:
-                return small, self._run(small)
+                return grey(side), self._run(grey(side), None)
             except SrkdError:
                 continue
-        large = torch.full((batch, channels, height or PROBE_SIDES[-1], width or PROBE_SIDES[-1]), 0.5)
-        return large, self._run(large)
+        large = grey(PROBE_SIDES[-1])
+        return large, self._run(large, None)
 
 
-def providers_here() -> dict[str, str]:
-    """Device → provider, for those that this installation of ONNX Runtime offers."""
-    import onnxruntime
+def _rounded(path: Path) -> bytes:
+    import onnx
 
-    offered = onnxruntime.get_available_providers()
-    return {device: name for device, (name, _) in PROVIDERS.items() if name in offered}
+    from compressor.runtimes.onnx_rounded import rounded
 
-
-def _provider(device: str) -> tuple[str, dict[str, str], str]:
-    kind, _, index = device.partition(":")
-    if kind not in PROVIDERS or (index and not index.isdigit()):
-        raise UsageError(f"device {device!r}: ONNX Runtime runs on {', '.join(PROVIDERS)} here")
-    if kind not in providers_here():
-        raise SrkdError(
-            f"device {device!r}: this ONNX Runtime has no {PROVIDERS[kind][0]}; "
-            "pip install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
-        )
-    name, options = PROVIDERS[kind]
-    if kind == "cpu":
-        return name, dict(options), "cpu"
-    return name, {**options, "device_id": index or "0"}, f"{kind}:{index or 0}"
+    # Serialised as one: weights in a second file are read here.
+    whole: bytes = rounded(onnx.load_model(str(path))).SerializeToString()
+    return whole
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What the file says that the session does not."""
+class _Image:
+    """Names of input and output, and what an image is there. Batch, height and width where they are fixed."""
 
-    precision: str
-    metadata: Mapping[str, str]
+    given: str
+    taken: str
+    element: torch.dtype
+    taken_element: torch.dtype
+    channels: int
+    batch: int | None
+    height: int | None
+    width: int | None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        return None if self.height is None or self.width is None else (self.width, self.height)
+
+    def fed(self, lr: torch.Tensor) -> torch.Tensor:
+        """N,C,H,W in [0,1] as the file wants it."""
+        lr = lr.detach()
+        if self.element != torch.uint8:
+            return lr.to(self.element).contiguous()
+        return lr.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def given_back(self, sr: torch.Tensor) -> torch.Tensor:
+        """The way back. What is no image stays as it is: the caller sees the shape."""
+        if self.element != torch.uint8 or sr.dim() != 4:
+            return sr.float()
+        return sr.permute(0, 3, 1, 2).float().div(255)
+
+    def enlarged(self, fed: torch.Tensor, scale: int) -> tuple[int, ...]:
+        """The shape of what comes for `fed`."""
+        if self.element == torch.uint8:
+            n, h, w, c = fed.shape
+            return n, h * scale, w * scale, c
+        n, c, h, w = fed.shape
+        return n, c, h * scale, w * scale
 
 
-def _read_facts(path: Path) -> _Facts:
-    """Weights kept outside the file are not read; what is no ONNX ends here, in one line."""
-    import onnx
-
-    if not path.is_file():
-        raise SrkdError(f"{path}: no such file")
-    with _one_line(f"{path} is not an ONNX file"):
-        model = onnx.load_model(str(path), load_external_data=False)
-        metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
-        facts = _Facts(_precision(model), metadata)
-    if not model.graph.node:
-        raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
-    return facts
-
-
-def _precision(model: onnx.ModelProto) -> str:
-    """What most weights are stored in."""
-    import onnx
-
-    names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
-    sizes: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) > 1:
-            sizes[names.get(tensor.data_type, "fp32")] += int(np.prod(tensor.dims, dtype=np.float64))
-    return sizes.most_common(1)[0][0] if sizes else "fp32"
-
-
-def _image_input(session: Any, label: str) -> tuple[str, tuple[int, int | None, int | None]]:
-    """Name of the only input, its channels, and its height and width where they are fixed."""
+def _image(session: Any, label: str) -> _Image:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise SrkdError(
             f"{label} has {len(inputs)} inputs and {len(outputs)} outputs: a super-resolution model has one each"
         )
     given, taken = inputs[0], outputs[0]
-    if given.type != "tensor(float)" or taken.type != "tensor(float)":
-        raise SrkdError(f"{label} takes {given.type} and gives {taken.type}: only float32 in [0,1] is understood")
+    element, taken_element = ELEMENTS.get(given.type), ELEMENTS.get(taken.type)
+    if (
+        element is None
+        or taken_element is None
+        or (torch.uint8 in (element, taken_element) and given.type != taken.type)
+    ):
+        raise SrkdError(
+            f"{label} takes {given.type} and gives {taken.type}: float32 or float16 in [0,1], or uint8, is understood"
+        )
+    last = element == torch.uint8
     shape = given.shape
-    if len(shape) != 4 or shape[1] not in (1, 3):
-        raise SrkdError(f"{label} takes {given.name} of shape {shape}: expected (N, 3, H, W) or (N, 1, H, W)")
-    height, width = (size if isinstance(size, int) else None for size in shape[2:])
-    return given.name, (shape[1], height, width)
+    if len(shape) != 4 or shape[3 if last else 1] not in (1, 3):
+        wanted = "(N, H, W, 3) or (N, H, W, 1)" if last else "(N, 3, H, W) or (N, 1, H, W)"
+        raise SrkdError(f"{label} takes {given.name} of shape {shape}: expected {wanted}")
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    height, width = sizes[1:3] if last else sizes[2:4]
+    return _Image(given.name, taken.name, element, taken_element, shape[3 if last else 1], sizes[0], height, width)
 
 
 def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
@@ -203,15 +226,3 @@ def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
         return spec_from_dict(json.loads(metadata["srkd.spec"]))
     except (ValueError, RecursionError, UsageError) as error:
         raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error
-
-
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """protobuf and ONNX Runtime raise types of their own, some of them only Exception."""
-    try:
-        yield
-    except SrkdError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SrkdError(f"{what}: {reason[:300]}") from error

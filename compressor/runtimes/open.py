@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
-
-from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS
 from compressor.errors import MissingExtra, SrkdError, UsageError
 from compressor.nearest import nearest
-from compressor.runtimes.base import Runtime
-from compressor.teacher import Teacher, load_teacher
+
+# The command line reads the table for its help, which imports no torch.
+if TYPE_CHECKING:
+    from compressor.runtimes.base import Runtime
+    from compressor.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RuntimeKind:
     suffixes: frozenset[str]
     """Empty: every file that no other runtime claims."""
     open: Callable[[Request], Runtime]
+    instead_of: str | None = None
+    """The runtime whose files it runs in another way; it has no suffixes, and is asked for by name."""
     needs: tuple[str, ...] = ()
     """Modules that must be importable."""
     extra: str | None = None
@@ -50,15 +53,29 @@ class RuntimeKind:
 
 
 def _open_torch(request: Request) -> Runtime:
+    return _open_checkpoint(request, compiled=False)
+
+
+def _open_compiled(request: Request) -> Runtime:
+    return _open_checkpoint(request, compiled=True)
+
+
+def _open_checkpoint(request: Request, *, compiled: bool) -> Runtime:
+    import torch
+
+    from compressor.runtimes.torch_compiled import TorchCompiledRuntime
     from compressor.runtimes.torch_eager import TorchRuntime
+    from compressor.teacher import load_teacher
 
     teacher = load_teacher(request.path, scale=request.scale, arch_options=request.arch_options)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     if teacher.network is None:
+        if compiled:
+            raise UsageError(f"{request.path}: {teacher.called} model runs as it is, not compiled: use --runtime torch")
         return _foreign(request, teacher)
     header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
-    return TorchRuntime(
+    return (TorchCompiledRuntime if compiled else TorchRuntime)(
         teacher.network,
         label=request.label,
         device=request.device,
@@ -79,6 +96,8 @@ def _open_onnx(request: Request) -> Runtime:
     from compressor.runtimes.onnx_runtime import OnnxRuntime
 
     if request.arch_options:
+        from compressor.teacher import load_teacher
+
         return _foreign(request, load_teacher(request.path, scale=request.scale, arch_options=request.arch_options))
     runtime = OnnxRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
     if request.precision not in (None, runtime.precision):
@@ -118,6 +137,9 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
         "torch": RuntimeKind(
             "a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file", frozenset(), _open_torch
         ),
+        "torch-compiled": RuntimeKind(
+            "a checkpoint (.pt, .pth, .safetensors)", frozenset(), _open_compiled, instead_of="torch"
+        ),
         "onnxruntime": RuntimeKind("an ONNX file (.onnx)", frozenset({".onnx"}), _open_onnx),
         "openvino": RuntimeKind(
             "an OpenVINO model (.xml, with its .bin)",
@@ -150,8 +172,10 @@ def open_model(
     name = runtime_of(file)
     if runtime is not None and runtime not in RUNTIMES:
         raise UsageError(f"no runtime is called {runtime!r}; {nearest(runtime, RUNTIMES)}")
-    if runtime not in (None, name):
-        raise UsageError(f"{given}: runtime {runtime} takes {RUNTIMES[str(runtime)].takes}")
+    if runtime is not None:
+        if name not in (runtime, RUNTIMES[runtime].instead_of):
+            raise UsageError(f"{given}: runtime {runtime} takes {RUNTIMES[runtime].takes}")
+        name = runtime
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least one is needed")
     lacking = RUNTIMES[name].lacking()
@@ -163,6 +187,8 @@ def open_model(
 
 def model_file(path: Path) -> Path:
     """The file that `path` means: itself (some formats are folders), or the student of a run folder."""
+    from compressor.checkpoints.load import RUN_FOLDER_WEIGHTS
+
     if path.is_dir() and runtime_of(path) == "torch":
         student = path / RUN_FOLDER_WEIGHTS
         if not student.is_file():

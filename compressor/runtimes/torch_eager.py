@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 
@@ -51,12 +51,13 @@ class TorchRuntime:
         self.layout = "channels_last" if self._channels_last() else "contiguous"
         self.network = copy.deepcopy(network).to(self._device, torch.float32).eval().requires_grad_(False)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
         with torch.no_grad(), self._arithmetic():
             placed = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
-            sr: torch.Tensor = self.network(placed).float().contiguous()
+            sr = self._forward(placed).float().contiguous()
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             sr = sr.to(lr.device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compressor.runtimes.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Setting
 from srkd.verb import verb
@@ -54,7 +55,7 @@ EPILOG = """Examples:
 @click.option("--explain", is_flag=True, help="The same by the conventions that these figures are mistaken for.")
 @click.option("--per-image", is_flag=True, help="A row an image as well; JSON always has them.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the models run.")
-@click.option("--runtime", type=click.Choice(["torch", "onnxruntime"]), help="Insist on a runtime.")
+@click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic in torch.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a model.")
 def command(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compressor.runtimes.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Names, Setting, Sizes
 from srkd.verb import verb
@@ -30,7 +31,7 @@ EPILOG = """Examples:
 )
 @click.option(
     "--runtime",
-    type=Names("torch", "onnxruntime"),
+    type=Names(*RUNTIMES),
     default="torch,onnxruntime",
     show_default=True,
     help="Runtimes, separated by commas; checkpoints are exported for those that need it.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compressor.errors import SrkdError
+from compressor.runtimes.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Setting, size
 from srkd.verb import verb
@@ -45,7 +46,7 @@ EPILOG = """Examples:
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the model runs.")
-@click.option("--runtime", type=click.Choice(["torch", "onnxruntime"]), help="Insist on a runtime.")
+@click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic in torch.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def command(
