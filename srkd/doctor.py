@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
-from compressor.runtimes.onnx_runtime import providers_here
+from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.open import RUNTIMES
 from export.formats import FORMATS, Format
 
@@ -64,13 +64,25 @@ def diagnose() -> Diagnosis:
         onnxruntime_devices=tuple(providers_here()),
         formats=tuple(_format(row) for row in FORMATS.values()),
         runtimes=tuple(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra) for name, kind in RUNTIMES.items()),
-        others=tuple(_piece(name, adds, modules, extra) for name, (modules, adds, extra) in OTHERS.items()),
+        others=(
+            *(_piece(name, adds, modules, extra) for name, (modules, adds, extra) in OTHERS.items()),
+            *_providers(),
+        ),
     )
 
 
 def _format(row: Format) -> Piece:
     piece = _piece(row.name, f"--{row.name}: {row.title}", row.needs, row.extra)
     return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
+
+
+def _providers() -> list[Piece]:
+    """Device words of ONNX Runtime: one of its builds has some of them."""
+    here = providers_here()
+    return [
+        Piece(f"--device {device}", row.adds, device in here, (), None if device in here else row.command)
+        for device, row in PROVIDERS.items()
+    ]
 
 
 def _piece(name: str, adds: str, modules: tuple[str, ...], extra: str | None) -> Piece:

@@ -237,7 +237,7 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
         (tmp_path, {}, "folder without student.safetensors"),
         (checkpoint, {"runtime": "onnxruntime"}, "takes an ONNX file"),
         (exported, {"runtime": "torch"}, "takes a checkpoint"),
-        (exported, {"runtime": "tvm"}, "there are torch, onnxruntime"),
+        (exported, {"runtime": "tvm"}, "there are torch, torch-compiled, onnxruntime"),
         (exported, {"scale": 4}, "is for scale 3, not 4"),
         (exported, {"precision": "bf16"}, "holds fp32, not bf16"),
         (exported, {"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'"),

@@ -35,11 +35,17 @@ class Provider:
     part: str
     """What may follow the colon, as a pattern."""
     default_part: str
+    adds: str
     options: Callable[[Asked], dict[str, str]]
     behind: tuple[str, ...] = ()
     """Providers for operators that it leaves out, in this order; the CPU stands behind all."""
     memory: Literal["cpu", "cuda"] = "cpu"
     """Where its images lie."""
+
+    @property
+    def command(self) -> str:
+        """What to type to have it: the distributions are builds of the same package, and only one can be there."""
+        return f"pip uninstall -y onnxruntime && pip install {self.distribution}"
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,27 @@ def _openvino(asked: Asked) -> dict[str, str]:
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
     {
-        "cpu": Provider(CPU, "onnxruntime", "", "", lambda asked: {}),
-        "cuda": Provider("CUDAExecutionProvider", "onnxruntime-gpu", r"\d+", "0", _cuda, memory="cuda"),
+        "cpu": Provider(CPU, "onnxruntime", "", "", "ONNX files on the processor", lambda asked: {}),
+        "cuda": Provider(
+            "CUDAExecutionProvider", "onnxruntime-gpu", r"\d+", "0", "ONNX files on an NVIDIA GPU", _cuda, memory="cuda"
+        ),
         "tensorrt": Provider(
             "TensorrtExecutionProvider",
             "onnxruntime-gpu tensorrt",
             r"\d+",
             "0",
+            "ONNX files through TensorRT, which ONNX Runtime drives",
             _tensorrt,
             behind=("CUDAExecutionProvider",),
             memory="cuda",
         ),
         "openvino": Provider(
-            "OpenVINOExecutionProvider", "onnxruntime-openvino", r"(CPU|GPU|NPU)(\.\d+)?", "CPU", _openvino
+            "OpenVINOExecutionProvider",
+            "onnxruntime-openvino",
+            r"(CPU|GPU|NPU)(\.\d+)?",
+            "CPU",
+            "ONNX files through OpenVINO, on Intel's GPUs and NPUs too",
+            _openvino,
         ),
     }
 )
@@ -117,10 +131,7 @@ def choose(device: str, precision: str, threads: int) -> Choice:
     if row is None or (part and not re.fullmatch(row.part, part)):
         raise UsageError(f"device {device!r}: ONNX Runtime runs on {', '.join(PROVIDERS)} here")
     if kind not in providers_here():
-        raise SrkdError(
-            f"device {device!r}: this ONNX Runtime has no {row.name}: "
-            f"pip uninstall -y onnxruntime && pip install {row.distribution}; or use --device cpu"
-        )
+        raise SrkdError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
     if precision == "fp32" and kind == "tensorrt":
         _forbid_tf32()
     asked = Asked(part or row.default_part, precision, threads, _version())

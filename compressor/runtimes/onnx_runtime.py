@@ -18,7 +18,7 @@ from compressor.networks.registry import build, spec_from_dict
 from compressor.runtimes.base import require_input, require_output
 from compressor.runtimes.onnx_binding import run_bound
 from compressor.runtimes.onnx_file import one_line, read_facts
-from compressor.runtimes.onnx_providers import CPU, choose
+from compressor.runtimes.onnx_providers import CPU, Choice, choose
 
 ELEMENTS: Mapping[str, torch.dtype] = MappingProxyType(
     {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
@@ -54,6 +54,7 @@ class OnnxRuntime:
         self.precision, self.metadata = facts.precision, facts.metadata
         self._choice = choose(device, self.precision, self.threads)
         self.device = self._choice.device
+        self._place = _gpu_of_torch(self._choice)
         on_cpu = self._choice.providers[0] == CPU
         self.rounded = on_cpu and (self.precision == "bf16" or (rounded and self.precision == "fp16"))
         self._session = self._open(path)
@@ -77,9 +78,8 @@ class OnnxRuntime:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
 
     def _one(self, fed: torch.Tensor, scale: int | None) -> torch.Tensor:
-        if scale is not None and self._choice.memory == "cuda" and torch.cuda.is_available():
-            placed = fed.to(torch.device("cuda", int(self.device.rpartition(":")[2])))
-            image = self._image
+        if scale is not None and self._place is not None:
+            image, placed = self._image, fed.to(self._place)
             return run_bound(
                 self._session, image.given, placed, image.taken, image.enlarged(fed, scale), image.taken_element
             )
@@ -142,6 +142,13 @@ class OnnxRuntime:
                 continue
         large = grey(PROBE_SIDES[-1])
         return large, self._run(large, None)
+
+
+def _gpu_of_torch(choice: Choice) -> torch.device | None:
+    """Where images need not travel through the host: the session's GPU, where torch sees it too."""
+    if choice.memory != "cuda" or not torch.cuda.is_available():
+        return None
+    return torch.device("cuda", int(choice.device.rpartition(":")[2]))
 
 
 def _rounded(path: Path) -> bytes:

@@ -34,7 +34,7 @@ EPILOG = """Examples:
     type=Names(*RUNTIMES),
     default="torch,onnxruntime",
     show_default=True,
-    help="Runtimes, separated by commas; checkpoints are exported for those that need it.",
+    help=f"Of {', '.join(RUNTIMES)}, separated by commas; checkpoints are exported for those that need it.",
 )
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the models run.")
 @click.option(

@@ -1,0 +1,352 @@
+"""ONNX Runtime by device words, on tensors where they lie, with results rounded, and with weights in a second file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import compressor.runtimes.onnx_runtime as onnx_runtime
+from compressor.checkpoints.save import metadata_of
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.runtimes.onnx_binding import run_bound
+from compressor.runtimes.onnx_providers import PROVIDERS, choose, providers_here, torch_device_for
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.open import open_model
+from export.conversion import Conversion
+from export.to_onnx import convert
+from srkd.parameters import Device
+
+LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+EVERYTHING = [row.name for row in PROVIDERS.values()]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSRSpec(width=8, depth=2, scale=3), seed=0)
+
+
+@pytest.fixture(scope="module")
+def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    convert(Conversion(network, path, metadata_of(network.spec)))
+    return path
+
+
+def offering(monkeypatch: pytest.MonkeyPatch, names: list[str], version: str = "1.24.1") -> None:
+    """An ONNX Runtime that was built with other providers."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+
+
+@pytest.mark.parametrize("word", ["warp", "cuda:x", "cpu:0", "openvino:TPU", "tensorrt:GPU", ""])
+def test_a_device_word_that_means_nothing(word: str) -> None:
+    with pytest.raises(UsageError, match="ONNX Runtime runs on cpu, cuda, tensorrt, openvino here"):
+        choose(word, "fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("word", "command"),
+    [
+        ("cuda", "pip install onnxruntime-gpu;"),
+        ("tensorrt:1", "pip install onnxruntime-gpu tensorrt;"),
+        ("openvino", "pip install onnxruntime-openvino;"),
+    ],
+)
+def test_a_provider_that_is_not_installed_is_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, exported: Path, word: str, command: str
+) -> None:
+    offering(monkeypatch, ["CPUExecutionProvider"])
+    assert providers_here() == {"cpu": "CPUExecutionProvider"}
+    with pytest.raises(SrkdError, match="has no") as caught:
+        OnnxRuntime(exported, device=word)
+    assert command in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_each_word_has_its_provider_and_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offering(monkeypatch, EVERYTHING)
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path))
+    assert choose("cpu", "fp32", 1).providers == ("CPUExecutionProvider",)
+    cuda = choose("cuda:1", "fp32", 1)
+    assert cuda.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert cuda.options == ({"device_id": "1", "use_tf32": "0"}, {})
+    assert (cuda.device, cuda.memory) == ("cuda:1", "cuda")
+    for precision, fp16, bf16 in (("fp32", "0", None), ("fp16", "1", None), ("bf16", "0", "1")):
+        trt = choose("tensorrt", precision, 1)
+        assert trt.providers[:2] == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+        assert (trt.options[0]["trt_fp16_enable"], trt.options[0].get("trt_bf16_enable")) == (fp16, bf16)
+        assert trt.options[0]["trt_engine_cache_path"].startswith(str(tmp_path)) and trt.device == "tensorrt:0"
+        assert trt.options[1] == {"device_id": "0", "use_tf32": "0"}
+    vino = choose("openvino:GPU.1", "fp32", 3)
+    assert json.loads(vino.options[0]["load_config"]) == {"GPU": {"INFERENCE_PRECISION_HINT": "f32"}}
+    assert (vino.options[0]["device_type"], vino.device, vino.memory) == ("GPU.1", "openvino:GPU.1", "cpu")
+    told = json.loads(choose("openvino", "fp32", 3).options[0]["load_config"])
+    assert told == {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"}}
+
+
+def test_fp32_means_fp32_in_tensorrt_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    offering(monkeypatch, EVERYTHING)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    choose("tensorrt", "fp16", 1)
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    choose("tensorrt", "fp32", 1)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+def test_an_older_onnx_runtime_has_other_names_for_openvinos_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    offering(monkeypatch, EVERYTHING, "1.22.0")
+    assert choose("openvino", "fp32", 2).options[0] == {
+        "device_type": "CPU",
+        "precision": "FP32",
+        "num_of_threads": "2",
+    }
+
+
+class Session:
+    """A session of an ONNX Runtime with other providers; it computes on the CPU."""
+
+    real = onnxruntime.InferenceSession
+
+    def __init__(self, model: Any, options: Any, providers: list[str], provider_options: list[Any], **others: Any):
+        self.asked = list(zip(providers, provider_options, strict=True))
+        self.inner = Session.real(model, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return [name for name, _ in self.asked]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_session_is_opened_with_what_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, exported: Path, network: Network
+) -> None:
+    offering(monkeypatch, EVERYTHING)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    runtime = open_model(exported, device="tensorrt")
+    assert [name for name, _ in runtime._session.asked] == [  # type: ignore[attr-defined]
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+    assert runtime.device == "tensorrt:0"
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
+
+
+def test_a_provider_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
+    class Fallen(Session):
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    offering(monkeypatch, EVERYTHING)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with pytest.raises(SrkdError, match="CUDAExecutionProvider did not start on this machine; use --device cpu"):
+        OnnxRuntime(exported, device="cuda")
+
+
+def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
+    """On the CPU, by the calls that serve a GPU."""
+    runtime = OnnxRuntime(exported)
+    plain = runtime.run(LR)
+    runtime._place = torch.device("cpu")
+    assert torch.equal(runtime.run(LR), plain)
+    assert torch.equal(runtime.run(LR.transpose(2, 3)), OnnxRuntime(exported).run(LR.transpose(2, 3)))
+    with pytest.raises(SrkdError, match="ONNX Runtime failed on"):
+        runtime.descriptor = onnx_runtime.Descriptor(scale=2)
+        runtime.run(LR)
+
+
+def test_a_binding_says_type_shape_and_place() -> None:
+    told: list[tuple[object, ...]] = []
+
+    class Binding:
+        def bind_input(self, *given: object) -> None:
+            told.append(("in", *given))
+
+        def bind_output(self, *given: object) -> None:
+            told.append(("out", *given))
+
+        def synchronize_outputs(self) -> None:
+            told.append(("wait",))
+
+    class Recorder:
+        def io_binding(self) -> Binding:
+            return Binding()
+
+        def run_with_iobinding(self, binding: Binding) -> None:
+            told.append(("run",))
+
+    fed = torch.rand(1, 2, 3, 3).permute(0, 3, 1, 2)
+    out = run_bound(Recorder(), "lr", fed, "sr", (1, 3, 4, 6), torch.float16)
+    assert [entry[0] for entry in told] == ["in", "out", "run", "wait"]
+    assert told[0][1:6] == ("lr", "cpu", 0, np.float32, (1, 3, 2, 3))
+    assert told[1][1:6] == ("sr", "cpu", 0, np.float16, (1, 3, 4, 6))
+    assert told[1][6] == out.data_ptr() and out.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("word", "torchs"),
+    [
+        *(("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "mps"), ("tensorrt:1", "cuda:1"), ("tensorrt", "cuda")),
+        *(("openvino", "cpu"), ("openvino:GPU", "cpu")),
+    ],
+)
+def test_where_torch_stands_beside_it(word: str, torchs: str) -> None:
+    assert torch_device_for(word) == torchs and Device().convert(word, None, None) == word
+
+
+@pytest.mark.skipif("openvino" not in providers_here(), reason="needs onnxruntime-openvino in place of onnxruntime")
+def test_openvino_computes_fp32(exported: Path, network: Network) -> None:
+    runtime = OnnxRuntime(exported, device="openvino")
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-5, rtol=0)
+    with pytest.raises(SrkdError, match="did not start on this machine"):
+        OnnxRuntime(exported, device="openvino:NPU")
+
+
+def image_model(
+    path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray[Any, Any]], kind: int, shape: list[object]
+) -> Path:
+    """A file that takes and gives images `x` and `y` of an element type and shape."""
+    values = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], stored)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 22)])
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(path))
+    return path
+
+
+def two_convolutions(path: Path, gain: float, kind: int) -> Path:
+    """Times `gain`, then back: the sum of the channels over three; in half precision, float32 outside."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = {
+        "up": np.full((3, 3, 1, 1), gain, np.float32).astype(dtype),
+        "down": np.full((3, 3, 1, 1), 1 / (9 * gain), np.float32).astype(dtype),
+    }
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=kind),
+        helper.make_node("Conv", ["half", "up"], ["large"]),
+        helper.make_node("Conv", ["large", "down"], ["small"]),
+        helper.make_node("Cast", ["small"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return image_model(path, nodes, weights, TensorProto.FLOAT, ["n", 3, "h", "w"])
+
+
+def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -> None:
+    lr = LR + 0.5
+    wanted = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
+    rounded = OnnxRuntime(fine, rounded=True)
+    assert rounded.rounded and rounded.precision == "fp16"
+    difference = (rounded.run(lr) - wanted).abs().max()
+    assert 1e-5 < difference < 2e-3
+    far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
+    # ONNX Runtime's own way on a CPU never leaves float32: 60,000 times 1.5 is no overflow there.
+    assert OnnxRuntime(far).run(lr).isfinite().all()
+    assert OnnxRuntime(far, rounded=True).run(lr).isinf().all()
+
+
+def test_bf16_runs_on_a_cpu_rounded(tmp_path: Path) -> None:
+    path = two_convolutions(tmp_path / "b.onnx", 60_000.0, TensorProto.BFLOAT16)
+    runtime = open_model(path)
+    assert runtime.precision == "bf16" and runtime.rounded  # type: ignore[attr-defined]
+    difference = (runtime.run(LR) - LR.mean(1, keepdim=True)).abs().max()
+    assert 1e-4 < difference < 2e-2
+
+
+def test_a_file_of_fp16_images(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "half"], ["y"])]
+    weights = {"half": np.full((1, 1, 1, 1), 0.5, np.float16)}
+    path = image_model(tmp_path / "h.onnx", nodes, weights, TensorProto.FLOAT16, ["n", 3, "h", "w"])
+    for rounded in (False, True):
+        sr = OnnxRuntime(path, rounded=rounded).run(LR)
+        assert sr.dtype == torch.float32
+        torch.testing.assert_close(sr, LR / 2, atol=5e-4, rtol=0)
+
+
+def test_a_file_of_bytes_takes_and_gives_floats_here(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    path = image_model(tmp_path / "u.onnx", nodes, {}, TensorProto.UINT8, ["n", "h", "w", 3])
+    runtime = open_model(path)
+    assert runtime.descriptor.channels == 3 and runtime.descriptor.fixed_size is None
+    torch.testing.assert_close(runtime.run(LR), (LR * 255).round() / 255, atol=1e-6, rtol=0)
+    fixed = image_model(tmp_path / "f.onnx", nodes, {}, TensorProto.UINT8, [1, 7, 9, 3])
+    assert open_model(fixed).descriptor.fixed_size == (9, 7)
+    assert open_model(fixed).run(LR).shape == LR.shape
+
+
+def test_bytes_in_and_floats_out_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    values = [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", "h", "w", 3])]
+    values.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "h", "w", 3]))
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
+    model.opset_import[0].version = 18
+    onnx.save_model(model, str(tmp_path / "odd.onnx"))
+    with pytest.raises(SrkdError, match=r"takes tensor\(uint8\) and gives tensor\(float\)"):
+        open_model(tmp_path / "odd.onnx")
+
+
+def split(exported: Path, tmp_path: Path) -> tuple[Path, Path]:
+    path = tmp_path / "split.onnx"
+    onnx.save_model(
+        onnx.load_model(str(exported)), str(path), save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    return path, tmp_path / "w.bin"
+
+
+def gone(path: Path, beside: Path) -> None:
+    beside.unlink()
+
+
+def truncated(path: Path, beside: Path) -> None:
+    beside.write_bytes(beside.read_bytes()[:-100])
+
+
+def elsewhere(path: Path, beside: Path) -> None:
+    model = onnx.load_model(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../w.bin" if entry.key == "location" else entry.value
+    path.write_bytes(model.SerializeToString())
+
+
+def unreadable(path: Path, beside: Path) -> None:
+    model = onnx.load_model(str(path), load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        entry.value = "many" if entry.key == "length" else entry.value
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (gone, "keeps its weights in w.bin, which is not beside it: put both in one folder"),
+        (truncated, "ends at"),
+        (elsewhere, "in '../w.bin', which is not beside it: refused"),
+        (unreadable, "does not say where in w.bin"),
+    ],
+)
+def test_weights_in_a_second_file(
+    exported: Path, network: Network, tmp_path: Path, harm: Callable[[Path, Path], None], message: str
+) -> None:
+    path, beside = split(exported, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(path).run(LR), network(LR), atol=1e-6, rtol=0)
+    harm(path, beside)
+    with pytest.raises(SrkdError) as caught:
+        open_model(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
