@@ -245,11 +245,11 @@ BREAKS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="run the breaks whose name holds this text")
+    parser.add_argument("--only", help="run the breaks whose name or file holds this text")
     options = parser.parse_args()
     missed = 0
     for one in BREAKS:
-        if options.only and options.only not in one.what:
+        if options.only and options.only not in f"{one.what} {one.file}":
             continue
         caught = caught_by(one)
         missed += caught is None
