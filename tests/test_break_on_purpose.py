@@ -1,0 +1,27 @@
+"""The breaks of `benchmarks.break_on_purpose` are still breaks of this tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.break_on_purpose import BREAKS, ROOT, Break
+
+each = pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.what)
+
+
+@each
+def test_what_is_to_be_broken_is_there(one: Break) -> None:
+    text = (ROOT / one.file).read_text(encoding="utf-8")
+    assert one.old in text and text.replace(one.old, one.new, 1) != text
+
+
+@each
+def test_the_tests_that_should_notice_exist(one: Break) -> None:
+    assert one.tests and all((ROOT / "tests" / name).is_file() for name in one.tests)
+
+
+def test_every_loss_of_a_method_has_a_break() -> None:
+    broken = {one.file for one in BREAKS}
+    losses = ("affinity", "matching", "ratio", "perceptual", "contrast", "haar", "fusion", "upcycling", "heads")
+    assert {f"recipes/terms/{name}.py" for name in losses} <= broken
+    assert len({one.what for one in BREAKS}) == len(BREAKS)
