@@ -206,6 +206,20 @@ BREAKS = (
         ("test_terms_features.py",),
     ),
     Break(
+        "gate of FAKD's affinities",
+        "recipes/fakd.py",
+        "(opened * torch.stack(distances))",
+        "torch.stack(distances)",
+        ("test_gating.py",),
+    ),
+    Break(
+        "gate of the teacher's image",
+        "recipes/gating.py",
+        "(opened * sample_l1(student, teacher))",
+        "sample_l1(student, teacher)",
+        ("test_gating.py",),
+    ),
+    Break(
         "sign of a Haar band",
         "recipes/terms/haar.py",
         "(a - b - c + d) / 2",

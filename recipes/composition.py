@@ -43,12 +43,21 @@ def refusals(methods: Sequence[Method]) -> list[str]:
     found = []
     for first, second in combinations(methods, 2):
         reason = REFUSED.get(frozenset({first.kind, second.kind}))
+        reason = reason or _gated_apart(first, second)
         if first.updates != second.updates:
             more, other = (first, second) if first.updates > second.updates else (second, first)
             reason = reason or f"{more.name} makes {more.updates} updates a step, and {other.name} would count in each"
         if reason is not None:
             found.append(f"{first.name} and {second.name} do not go together: {reason}")
     return found
+
+
+def _gated_apart(first: Method, second: Method) -> str | None:
+    """Two gates of one run would choose other patches for what both learn of the teacher, and be logged as one."""
+    gates = [getattr(one, "gate", "off") for one in (first, second)]
+    if "off" in gates or gates[0] == gates[1]:
+        return None
+    return f"their gates are {gates[0]} and {gates[1]}: set one for both, --set gate={gates[0]}"
 
 
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:

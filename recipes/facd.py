@@ -15,8 +15,8 @@ between the errors, which is kept with the modules and so outlives a resumed run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,19 +27,17 @@ from compressor.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.method import Shape
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod, learned, own_modules, regressors
-from recipes.terms.contrast import Form, Gate, contrast, error_gap, gate_of
-from recipes.terms.distances import pairwise_bytes, sample_l1
+from recipes.feature_taps import FeatureMethod, learned, regressors
+from recipes.gating import GATE
+from recipes.terms.contrast import Form, Gate, contrast
+from recipes.terms.distances import pairwise_bytes
 from recipes.terms.precision import widened
-from recipes.terms.spread import RunningSpread
 
 
 @dataclass(frozen=True)
 class FACD(FeatureMethod):
     form: Annotated[Form, Field(description="ratio of distances, or InfoNCE of pooled features")] = "ratio"
-    gate: Annotated[Gate, Field(description="1 or 0 where the teacher is better or not, a sigmoid of it, or 1")] = (
-        "hard"
-    )
+    gate: Annotated[Gate, GATE] = field(default="hard", kw_only=True)
     lam: Annotated[float | None, Field(ge=0, description="weight of the contrast; none: calibrated")] = None
     share: Annotated[float, Field(gt=0, description="of the pixel loss, that the calibrated term begins with")] = 0.2
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image")] = 1.0
@@ -55,10 +53,7 @@ class FACD(FeatureMethod):
         return {"pixel": 1.0, "gated_logits": self.kappa, "patch_contrast": lam}
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        found = nn.ModuleDict({"regressors": regressors(self, teacher, student)})
-        if self.gate == "soft":
-            found["spread"] = RunningSpread()
-        return found
+        return nn.ModuleDict({"regressors": regressors(self, teacher, student), **super().modules(teacher, student)})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         seen = self.matched(step)
@@ -67,24 +62,12 @@ class FACD(FeatureMethod):
         theirs = [step.everyone(feature) for _, feature in seen.features]
         apart = contrast(ours, theirs, self.form, first=step.samples.start)
         step.observe("ungated_contrast", apart.mean())
-        opened = self._gate(step, error_gap(seen.student, seen.teacher, step.hr))
+        opened = self.opened(step, seen.student, seen.teacher)
         return {
             "pixel": F.l1_loss(seen.student, step.hr),
-            "gated_logits": (opened * sample_l1(seen.student, seen.teacher)).mean(),
+            "gated_logits": self.image_loss(opened, seen.student, seen.teacher),
             "patch_contrast": (opened * apart).mean(),
         }
-
-    def _gate(self, step: Step, gap: torch.Tensor) -> torch.Tensor:
-        """a of each patch; what share of them passes is told."""
-        spread = None
-        if self.gate == "soft":
-            running = cast(RunningSpread, own_modules(step, self)["spread"])
-            moments = running.with_values(step.everyone(gap))
-            step.afterwards(lambda: running.become(moments))
-            spread = running.deviation(moments)
-        opened = gate_of(self.gate, gap, spread)
-        step.observe("gate_open", opened.mean())
-        return opened
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
         """The regressed features, the teacher's of all processes, and their distances or, pooled, one gradient."""

@@ -9,6 +9,7 @@ term is summed over taps, not averaged. A has no channels, so that student and t
 Three taps. EDSR and the rest: rel(1/3), rel(2/3), pre_up; RCAN of ten groups: body[2], body[6], pre_up, as its code
 has them. The paper's figure draws the third before the global skip; its code adds the skip in place and so compares
 after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure. DUKD's copy, which has no gradient, is not followed.
+`gate` lets what is learnt of the teacher, image and affinities, through by the patch (gating.py); off as published.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class FAKD(FeatureMethod):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        return {"pixel": 1.0 - self.alpha, "logits": self.alpha, "affinity": self.beta}
+        return {"pixel": 1.0 - self.alpha, self.image_term: self.alpha, "affinity": self.beta}
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
         if network.spec.arch == "rcan" and getattr(network.spec, "groups", 0) == RCAN_GROUPS:
@@ -53,11 +54,12 @@ class FAKD(FeatureMethod):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         seen = self.matched(step)
-        distances = [affinity_l1(*pair, memory_bound_bytes=self.memory_mb * MIB).mean() for pair in seen.features]
+        opened = self.opened(step, seen.student, seen.teacher)
+        distances = [affinity_l1(*pair, memory_bound_bytes=self.memory_mb * MIB) for pair in seen.features]
         return {
             "pixel": F.l1_loss(seen.student, step.hr),
-            "logits": F.l1_loss(seen.student, seen.teacher),
-            "affinity": torch.stack(distances).sum(),
+            self.image_term: self.image_loss(opened, seen.student, seen.teacher),
+            "affinity": (opened * torch.stack(distances)).mean(1).sum(),
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:

@@ -17,8 +17,9 @@ from torch import nn
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
 from compressor.taps import resolve_tap, tap_shapes
-from compressor.training.method import Compared, Kind, PlainMethod, Shape
+from compressor.training.method import Compared, Kind, Shape
 from compressor.training.step import Step
+from recipes.gating import Gated
 from recipes.terms.matching import regressor
 
 TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; none: the usual ones")
@@ -35,7 +36,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class FeatureMethod(PlainMethod):
+class FeatureMethod(Gated):
     """What the methods on features share; `term` is the name of the term that compares them."""
 
     taps: Annotated[tuple[str, ...], TAPS] = ()
@@ -108,8 +109,4 @@ def regressors(method: FeatureMethod, teacher: Network | None, student: Network)
 
 def learned(step: Step, method: FeatureMethod) -> nn.ModuleList:
     """The regressors as the run has trained them."""
-    return cast(nn.ModuleList, own_modules(step, method)["regressors"])
-
-
-def own_modules(step: Step, method: FeatureMethod) -> nn.ModuleDict:
-    return cast(nn.ModuleDict, step.modules[method.name])
+    return cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[method.name])["regressors"])

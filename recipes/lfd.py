@@ -5,7 +5,8 @@
 
 [choice] The name follows the "LFD" rows of CLSD's table; LFD's own paper is not among our sources, so taps, form and
 weight are ours. κ = 0. λ is calibrated: the term begins with a fifth of the pixel loss; about 0.003 in [0,1].
-n is that of the whole batch over all processes, so that several give what one gives.
+n is that of the whole batch over all processes, so that several give what one gives. `gate` lets features and image
+through by the patch (gating.py).
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ class LFD(FeatureMethod):
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        image = {"logits": self.kappa} if self.kappa else {}
-        return {"pixel": 1.0, **image, "matching": Calibrated(self.share) if self.lam is None else self.lam}
+        image = {self.image_term: self.kappa} if self.kappa else {}
+        # Before the gate: λ does not depend on how many patches it lets through in the first steps.
+        calibrated = Calibrated(self.share, by=None if self.gate == "off" else "ungated_matching")
+        return {"pixel": 1.0, **image, "matching": calibrated if self.lam is None else self.lam}
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict({"regressors": regressors(self, teacher, student)})
+        return nn.ModuleDict({"regressors": regressors(self, teacher, student), **super().modules(teacher, student)})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         seen = self.matched(step)
@@ -50,9 +53,12 @@ class LFD(FeatureMethod):
         for regressor, (ours, theirs) in zip(learned(step, self), seen.features, strict=True):
             level = step.everyone(widened(theirs).abs().flatten(1).mean(1)).mean()
             # The features may be of half precision, the weights of the regressor are not.
-            found.append(attended_distance(regressor(widened(ours)), theirs, level).mean())
-        image = {"logits": F.l1_loss(seen.student, seen.teacher)} if self.kappa else {}
-        return {"pixel": F.l1_loss(seen.student, step.hr), **image, "matching": torch.stack(found).sum()}
+            found.append(attended_distance(regressor(widened(ours)), theirs, level))
+        apart, opened = torch.stack(found).sum(0), self.opened(step, seen.student, seen.teacher)
+        if self.gate != "off":
+            step.observe("ungated_matching", apart.mean())
+        image = {self.image_term: self.image_loss(opened, seen.student, seen.teacher)} if self.kappa else {}
+        return {"pixel": F.l1_loss(seen.student, step.hr), **image, "matching": (opened * apart).mean()}
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
         """The regressed features and what is made of them; the student's own once more where they were widened."""

@@ -4,7 +4,8 @@
     form B   L = (1 - α)·L1(S, y) + α·L1(S, sg T)      FAKD, loss.py; α = 0.5
 
 A with κ = 1 is twice B with α = 0.5: the same under Adam. The teacher sees the same augmented patch and is not
-clipped. Known weakness: where S lies between y and T the two gradients cancel.
+clipped. Known weakness: where S lies between y and T the two gradients cancel; `gate` (gating.py) leaves out the
+patches where the teacher is no better than the student.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.training.method import Kind, PlainMethod
+from compressor.training.method import Kind
 from compressor.training.step import Step
+from recipes.gating import Gated
 
 
 @dataclass(frozen=True)
-class Logits(PlainMethod):
+class Logits(Gated):
     form: Annotated[Literal["A", "B"], Field(description="which of the two sums")] = "A"
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
@@ -36,9 +38,10 @@ class Logits(PlainMethod):
     @property
     def weights(self) -> Mapping[str, float]:
         if self.form == "A":
-            return {"pixel": 1.0, "logits": self.kappa}
-        return {"pixel": 1.0 - self.alpha, "logits": self.alpha}
+            return {"pixel": 1.0, self.image_term: self.kappa}
+        return {"pixel": 1.0 - self.alpha, self.image_term: self.alpha}
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        sr = step.student().sr
-        return {"pixel": F.l1_loss(sr, step.hr), "logits": F.l1_loss(sr, step.teacher().sr)}
+        sr, teacher = step.student().sr, step.teacher().sr
+        image = self.image_loss(self.opened(step, sr, teacher), sr, teacher)
+        return {"pixel": F.l1_loss(sr, step.hr), self.image_term: image}

@@ -68,6 +68,7 @@ ROWS: tuple[Row, ...] = (
     Row("inherit"),
     Row("logits"),
     Row("logits-b", "logits", {"form": "B"}),
+    Row("logits-gated", "logits", {"gate": "hard"}),
     Row(
         "ds",
         student=DEEPER,
@@ -103,9 +104,19 @@ ROWS: tuple[Row, ...] = (
         for fsm in ("bands", "matrix")
     ),
     Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row("fakd-gated", "fakd", {"gate": "hard"}, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row(
         "lfd",
+        taps=AFTER_SKIP,
+        learners=("student", "modules"),
+        settled={"lam": 0.01},
+        degrees={"matching": 0},
+    ),
+    Row(
+        "lfd-gated",
+        "lfd",
+        {"gate": "soft", "kappa": 1.0},
         taps=AFTER_SKIP,
         learners=("student", "modules"),
         settled={"lam": 0.01},
