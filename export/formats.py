@@ -118,6 +118,19 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 opens_with="openvino",
                 choices=("static",),
             ),
+            Format(
+                name="ncnn",
+                title="ncnn for phones, float32 weights, precision chosen where it runs",
+                suffix=".param",
+                precision="fp32",
+                module="export.to_ncnn",
+                needs=("ncnn", "pnnx"),
+                extra="ncnn",
+                bounds=FP32,
+                opens_with="ncnn",
+                choices=("static",),
+                sidecar=True,
+            ),
         )
     }
 )

@@ -100,11 +100,7 @@ def _open_onnx(request: Request) -> Runtime:
 
         return _foreign(request, load_teacher(request.path, scale=request.scale, arch_options=request.arch_options))
     runtime = OnnxRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
-    if request.precision not in (None, runtime.precision):
-        raise UsageError(f"{request.path} holds {runtime.precision}, not {request.precision}: export it again in that")
-    if request.scale not in (None, runtime.descriptor.scale):
-        raise UsageError(f"{request.path} is for scale {runtime.descriptor.scale}, not {request.scale}")
-    return runtime
+    return _as_asked(request, runtime)
 
 
 def _open_openvino(request: Request) -> Runtime:
@@ -124,6 +120,22 @@ def _open_openvino(request: Request) -> Runtime:
 def _refuse_options(request: Request) -> None:
     if request.arch_options:
         raise UsageError(f"{request.path} is an exported file: it needs no {', '.join(request.arch_options)}")
+
+
+def _open_ncnn(request: Request) -> Runtime:
+    from compressor.runtimes.ncnn_runtime import NcnnRuntime
+
+    _refuse_options(request)
+    if request.device != "cpu":
+        raise UsageError(f"device {request.device!r}: ncnn runs on cpu here")
+    return _as_asked(request, NcnnRuntime(request.path, label=request.label, threads=request.threads))
+
+
+def _as_asked(request: Request, runtime: Runtime) -> Runtime:
+    """Of a file that has one precision, no other is to be had."""
+    if request.precision not in (None, runtime.precision):
+        raise UsageError(f"{request.path} holds {runtime.precision}, not {request.precision}: export it again in that")
+    return _of_scale(request, runtime)
 
 
 def _of_scale(request: Request, runtime: Runtime) -> Runtime:
@@ -147,6 +159,13 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_openvino,
             needs=("openvino",),
             extra="openvino",
+        ),
+        "ncnn": RuntimeKind(
+            "an ncnn network (.param, with .bin and .param.json beside it)",
+            frozenset({".param"}),
+            _open_ncnn,
+            needs=("ncnn",),
+            extra="ncnn",
         ),
     }
 )
