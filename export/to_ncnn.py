@@ -100,7 +100,7 @@ def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> No
     written = (folder / "made.param").is_file() and (folder / "made.bin").is_file()
     if done.returncode or not written:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise CannotConvert(f"pnnx cannot convert {arch}: {lines[-1][:300]}")
+        raise CannotConvert(f"pnnx cannot convert {arch}: {lines[-1].removeprefix('what():').strip()[:300]}")
 
 
 def _require_ncnn_layers(text: str, arch: str) -> None:
