@@ -236,7 +236,7 @@ def test_on_the_command_line(network: Network, tmp_path: Path) -> None:
     for words in (
         ("export", "--ncnn", str(tmp_path / "student.safetensors")),
         ("upscale", file, str(tmp_path / "photo.png"), "-o", str(tmp_path / "big.png")),
-        ("profile", file, "--lr-size", "16x12", "--seconds", "0.1", "--no-memory", "--no-quality"),
+        ("profile", file, "--runtime", "ncnn", "--lr-size", "16x12", "--seconds", "0.1", "--no-memory", "--no-quality"),
     ):
         done = srkd(*words)
         assert done.code == 0, done.err
