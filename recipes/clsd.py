@@ -28,10 +28,11 @@ from compressor.assets import embedded_teacher
 from compressor.checkpoints.load import load_checkpoint
 from compressor.networks.base import Network
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Kind
+from compressor.training.method import Compared, Kind
 from compressor.training.step import Step
 from recipes.contrasting import Contrasts
-from recipes.ds import Taps, check_taps, head_images, heads_for, supervised
+from recipes.ds import Taps, head_images, heads_for, heads_on, supervised
+from recipes.tap_check import own_taps
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class Clsd(Contrasts):
 
     def check(self, teacher: Network | None, student: Network) -> None:
         super().check(self.looked_through(teacher), student)
-        check_taps(student, self.taps)
+        own_taps(self.name, "student", student, self.taps)
+
+    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
+        return heads_on(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return heads_for(student, self.taps)

@@ -20,10 +20,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.networks.base import Network
-from compressor.taps import resolve_tap
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Kind, PlainMethod
+from compressor.training.footprint import peak_of
+from compressor.training.method import Compared, Kind, PlainMethod, Shape
 from compressor.training.step import Step
+from recipes.tap_check import own_taps
 from recipes.terms.heads import auxiliary_head
 from recipes.terms.initialised import next_seed
 
@@ -44,7 +45,10 @@ class DeepSupervision(PlainMethod):
         return {"pixel": 1.0, "heads": self.head_weight}
 
     def check(self, teacher: Network | None, student: Network) -> None:
-        check_taps(student, self.taps)
+        own_taps(self.name, "student", student, self.taps)
+
+    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
+        return heads_on(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return heads_for(student, self.taps)
@@ -53,9 +57,13 @@ class DeepSupervision(PlainMethod):
         return supervised(step, head_images(step, self.name, self.taps))
 
 
-def check_taps(student: Network, taps: Sequence[str]) -> None:
-    for tap in taps:
-        resolve_tap(student, tap)
+def heads_on(method: str, student: Network, taps: Sequence[str]) -> list[Compared]:
+    """What is told of each head: the feature that it makes an image of, and what that takes with its weights."""
+
+    def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
+        return peak_of(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
+
+    return [Compared("heads", tap, None, bytes_of) for tap in own_taps(method, "student", student, taps)]
 
 
 def heads_for(student: Network, taps: Sequence[str]) -> nn.ModuleDict:

@@ -6,7 +6,6 @@ networks can be paired: EDSR with RCAN, CARN with SwinIR, and channels may diffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, cast
 
@@ -16,10 +15,11 @@ from torch import nn
 
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
-from compressor.taps import resolve_tap, tap_shapes
+from compressor.taps import tap_shapes
 from compressor.training.method import Compared, Kind, Shape
 from compressor.training.step import Step
 from recipes.gating import Gated
+from recipes.tap_check import own_taps
 from recipes.terms.matching import regressor
 
 TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; none: the usual ones")
@@ -60,13 +60,8 @@ class FeatureMethod(Gated):
                 f"{self.name}: {len(ours)} taps of the student ({', '.join(ours)}) and {len(theirs)} of the teacher "
                 f"({', '.join(theirs)}): give as many teacher_taps as taps"
             )
-        return list(zip(self._own(student, "student", ours), self._own(teacher, "teacher", theirs), strict=True))
-
-    def _own(self, network: Network, side: str, addresses: Sequence[str]) -> list[str]:
-        try:
-            return [resolve_tap(network, address) for address in addresses]
-        except UsageError as error:
-            raise UsageError(f"{self.name}, taps of the {side}: {error}") from error
+        sides = (("student", student, ours), ("teacher", teacher, theirs))
+        return list(zip(*(own_taps(self.name, *side) for side in sides), strict=True))
 
     def matched(self, step: Step) -> Matched:
         """Run both networks on the batch with their features."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, cast
 
 import torch
@@ -29,10 +30,13 @@ from torch.nn import functional as F
 
 from compressor.errors import UsageError
 from compressor.networks.base import Network
+from compressor.networks.registry import build
 from compressor.taps import resolve_tap
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Kind, PlainMethod, Prelude
+from compressor.training.footprint import peak_of
+from compressor.training.method import Compared, Kind, PlainMethod, Prelude, Shape
 from compressor.training.step import Forward, Step
+from recipes.tap_check import own_taps
 from recipes.terms.fusion import fusion_gate
 from recipes.terms.haar import band_l1, windowed_matrix_l1
 from recipes.terms.initialised import next_seed
@@ -100,17 +104,47 @@ class Hkdsr(PlainMethod):
 
     def check(self, teacher: Network | None, student: Network) -> None:
         """Both must be able to finish an intermediate feature."""
-        for network, taps in ((teacher, self.teacher_taps), (student, self.student_taps)):
-            if network is None:
-                continue
+        for side, network, taps in self._sides(teacher, student):
             if network.taps["body_end"] == network.taps["pre_up"]:
                 raise UsageError(
                     f"hkdsr makes images of intermediate features through a convolution and a skip behind the body, "
                     f"and {network.spec.arch} has no such single tail input: use edsr, rcan or swinir"
                 )
-            for tap in taps:
-                if not resolve_tap(network, tap).startswith("body["):
+            for tap, own in zip(taps, own_taps(self.name, side, network, taps), strict=True):
+                if not own.startswith("body["):
                     raise UsageError(f"hkdsr finishes what a block gave, and {tap} is none: use body[k] or rel(p)")
+
+    def _sides(self, teacher: Network | None, student: Network) -> list[tuple[str, Network, tuple[str, ...]]]:
+        pupil = ("student", student, self.student_taps)
+        return [pupil] if teacher is None else [("teacher", teacher, self.teacher_taps), pupil]
+
+    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
+        """The blocks whose images are compared; the final image needs no feature."""
+        master, pupil = (own_taps(self.name, *side) for side in self._sides(teacher, student))
+        with torch.device("meta"):
+            shell = build(student.spec)
+        last = resolve_tap(student, "rel(1)")
+        return [
+            Compared("bands", ours, theirs, partial(self._bytes_of, shell, ours == last))
+            for ours, theirs in zip(pupil, master, strict=True)
+        ]
+
+    def _bytes_of(self, network: Network, last: bool, student: Shape, teacher: Shape, processes: int) -> int:
+        """An image made and compared, with the backward pass; that of the last block is there already."""
+        batch, _, height, width = student
+        channels, scale = network.descriptor.channels, network.descriptor.scale
+
+        def compared(image: torch.Tensor) -> torch.Tensor:
+            theirs, hr = torch.empty_like(image), torch.empty_like(image)
+            mixed = fusion_gate(channels, seed=0)(hr, theirs)
+            return self.fsm_of(image, theirs, hr, 0, 0, range(batch)) + F.l1_loss(image, mixed)
+
+        def made(feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+            return compared(network.finish(feature, shallow, torch.empty(batch, channels, height, width)))
+
+        if last:
+            return peak_of(compared, (batch, channels, scale * height, scale * width))
+        return peak_of(made, student, student)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         channels, count = student.descriptor.channels, len(self.student_taps) + 1
@@ -121,7 +155,8 @@ class Hkdsr(PlainMethod):
         theirs = outputs(step.teacher(images=self.teacher_taps), self.teacher_taps)
         gates = cast(nn.ModuleDict, step.modules[self.name])["gates"]
         shares = self.shares(len(ours), step.scale)
-        bands = [share * self.compared(step, a, b) for share, a, b in zip(shares, ours, theirs, strict=True)]
+        drawn = (step.hr, step.seed, step.number, step.samples)
+        bands = [share * self.fsm_of(a, b, *drawn) for share, a, b in zip(shares, ours, theirs, strict=True)]
         mixed = [
             F.l1_loss(a, gate(step.hr, b)) for a, b, gate in zip(ours, theirs, cast(nn.ModuleList, gates), strict=True)
         ]
@@ -138,12 +173,13 @@ class Hkdsr(PlainMethod):
             return (*[intermediate] * (count - 1), last)
         return tuple(float(count - i) for i in range(count)) if self.compat else (1.0,) * count
 
-    def compared(self, step: Step, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        """FSM of one pair of outputs."""
+    def fsm_of(
+        self, ours: torch.Tensor, theirs: torch.Tensor, hr: torch.Tensor, seed: int, step: int, samples: Sequence[int]
+    ) -> torch.Tensor:
+        """FSM of one pair of outputs; windows are drawn by seed, step and sample."""
         if self.fsm == "bands":
             return band_l1(ours, theirs).mean()
-        samples, seed, number = step.samples, step.seed, step.number
-        return windowed_matrix_l1(ours, theirs, step.hr, seed=seed, step=number, samples=samples).mean()
+        return windowed_matrix_l1(ours, theirs, hr, seed=seed, step=step, samples=samples).mean()
 
 
 def outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ import queue
 import threading
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -34,7 +34,8 @@ START_WITHIN_S = 5.0
 STALLS_AFTER_S = 30.0
 CHUNK_BYTES = 2**20
 
-OR_ELSE = ", else the teacher's own first blocks"
+OWN = "the teacher's own first blocks"
+OR_ELSE = f", else {OWN}"
 
 Choice: TypeAlias = Literal["auto", "vgg19", "teacher"]
 
@@ -47,6 +48,10 @@ class Resolved:
     how: str
     path: Path | None = None
     sha256: str = ""
+
+    def owned_by(self, owner: str) -> Resolved:
+        """The same, where the blocks are not those of the teacher that was given."""
+        return replace(self, how=self.how.replace(OWN, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
         """φ on the CPU, shapes alone where no file was fetched; `teacher` serves where this is the teacher's own."""
@@ -79,7 +84,7 @@ def resolve_phi(
             raise UsageError("phi=teacher uses no file: leave out --phi-weights or phi=teacher")
         return Resolved("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
     if choice == "teacher":
-        return Resolved("teacher", "the teacher's own first blocks (phi=teacher)")
+        return Resolved("teacher", f"{OWN} (phi=teacher)")
     cached = hub_cache()
     why = ""
     if not _genuine(cached):
@@ -96,7 +101,7 @@ def resolve_phi(
             f"VGG-19 is needed and not at hand ({why}): download {URL} elsewhere and give --phi-weights FILE, or put "
             f"it at {cached}"
         )
-    return Resolved("teacher", f"the teacher's own first blocks, as VGG-19 is not at hand ({why})")
+    return Resolved("teacher", f"{OWN}, as VGG-19 is not at hand ({why})")
 
 
 def hub_cache() -> Path:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compressor.errors import UsageError
 from compressor.networks.base import Network
-from compressor.taps import tap_shapes
+from compressor.taps import resolve_tap, tap_shapes
 from compressor.training.method import Compared, Method
+
+
+def own_taps(method: str, side: str, network: Network, addresses: Sequence[str]) -> list[str]:
+    """The network's own names of taps; what is wrong names the method and the side."""
+    try:
+        return [resolve_tap(network, address) for address in addresses]
+    except UsageError as error:
+        raise UsageError(f"{method}, taps of the {side}: {error}") from error
 
 
 def tap_lines(
@@ -18,15 +27,18 @@ def tap_lines(
     lr_patch: int,
     processes: int = 1,
 ) -> list[str]:
-    """A line for each pair of features that the methods compare; `batch` counts the patches of one process."""
+    """A line for each pair of features that the methods compare, or one they build on; `batch` is that of a process."""
     lines = []
     for method in methods:
         pairs = method.compares(teacher, student)
         if not pairs:
             continue
         ours = _shapes(student, [pair.student for pair in pairs], batch, lr_patch)
-        theirs = {} if teacher is None else _shapes(teacher, [pair.teacher for pair in pairs], batch, lr_patch)
-        lines += [_line(method.name, pair, ours[pair.student], theirs[pair.teacher], processes) for pair in pairs]
+        asked = [pair.teacher for pair in pairs if pair.teacher is not None]
+        theirs = {} if teacher is None else _shapes(teacher, asked, batch, lr_patch)
+        for pair in pairs:
+            other = () if pair.teacher is None else theirs[pair.teacher]
+            lines.append(_line(method.name, pair, ours[pair.student], other, processes))
     return lines
 
 
@@ -36,7 +48,9 @@ def _shapes(network: Network, taps: Sequence[str], batch: int, lr_patch: int) ->
 
 
 def _line(name: str, pair: Compared, ours: tuple[int, ...], theirs: tuple[int, ...], processes: int) -> str:
-    sides = f"student {pair.student} {_times(ours)} with teacher {pair.teacher} {_times(theirs)}"
+    sides = f"student {pair.student} {_times(ours)}"
+    if pair.teacher is not None:
+        sides += f" with teacher {pair.teacher} {_times(theirs)}"
     return f"{name}: {pair.term} of {sides}, about {pair.bytes_of(ours, theirs, processes) / 1e6:.0f} MB"
 
 

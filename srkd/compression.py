@@ -37,7 +37,7 @@ from recipes.tap_check import tap_lines
 from srkd import continuing
 from srkd.caching import views_to_cache
 from srkd.console import Console
-from srkd.phi_choice import choose_phi_once, phi_in, phi_of
+from srkd.phi_choice import choose_phi_once, phi_in, phi_of, through_the_embedded
 from srkd.request import Request, path_of
 from srkd.student_choice import Init, Pupil, Shape, choose_student, require_inside
 from srkd.training_run import CompressReport, TrainingRun
@@ -251,6 +251,7 @@ def choose_networks(
     if shared is None and (request.teacher is not None or needed or request.student is None):
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
         require_fit(master, request.recipe, methods)
+    methods = through_the_embedded(methods, master, announce)
     start = path_of(request.init_from)
     shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
     pupil = choose_student(master, preset, shape, request.seed, announce)

@@ -8,12 +8,15 @@ from typing import Any
 
 from compressor.errors import SrkdError
 from compressor.progress import Announce, Progress, silent
+from compressor.teacher import Teacher
 from compressor.training.method import Method
 from compressor.training.processes import Processes
 from recipes.loading import load_preset
-from recipes.looking import LooksThrough, find_phi
+from recipes.looking import LooksThrough, find_phi, looking
 from recipes.phi import Resolved
 from srkd.request import Request, path_of
+
+EMBEDDED = "the embedded teacher"
 
 
 def choose_phi(
@@ -22,6 +25,8 @@ def choose_phi(
     """Said aloud; None where the recipe's methods look through none."""
     methods = load_preset(request.recipe, request.settings).build_methods()
     found = find_phi(methods, path_of(request.phi_weights), download=download, progress=progress)
+    if found is not None and request.teacher is None:
+        found = found.owned_by(EMBEDDED)
     if found is not None:
         announce(f"phi: {found.how}")
     return found
@@ -32,6 +37,15 @@ def choose_phi_once(request: Request, group: Processes, progress: Progress, anno
     found = group.together(lambda: choose_phi(request, announce, progress=progress) if group.leads else None)
     # A choice in a tuple: None would stand for a process that does not lead.
     return group.from_leader((found,))[0]
+
+
+def through_the_embedded(methods: Sequence[Method], teacher: Teacher | None, announce: Announce) -> tuple[Method, ...]:
+    """Told where the teacher that was given has no blocks to look through, and the method can do without them."""
+    found = phi_of(methods)
+    if found is None or found.kind != "teacher" or teacher is None or teacher.network is not None:
+        return tuple(methods)
+    announce(f"phi: {EMBEDDED}'s first blocks, as {teacher.called} teacher gives outputs only")
+    return looking(methods, found.owned_by(EMBEDDED))
 
 
 def phi_of(methods: Sequence[Method]) -> Resolved | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.checkpoints.save import save_network
 from compressor.data.batches import Batch
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
 from compressor.students import network_sha256
 from compressor.teacher import Teacher
 from compressor.training.calibration import Calibrated
@@ -29,6 +33,8 @@ from recipes.looking import looking
 from recipes.options import make_method
 from recipes.phi import resolve_phi
 from recipes.terms.ratio import bicubic_negatives
+from srkd.compression import compress
+from tests.foreign_models import save_onnx, twin
 from tests.test_composition import Any as OfKind
 from tests.test_stages import Saving
 from tests.test_training import Recorder, network, smooth_patch, stage
@@ -168,3 +174,24 @@ def test_the_label_as_image_of_a_head_has_no_contrast() -> None:
     step = step_of(method, one, network(5), given)
     assert method.contrast(step, [given.hr], given.hr).item() == 0  # type: ignore[list-item,arg-type]
     assert F.l1_loss(given.hr, given.hr) == 0  # type: ignore[arg-type]
+
+
+def test_the_first_line_says_whose_blocks_it_looks_through(tmp_path: Path) -> None:
+    settings = ("phi=teacher", "schedule.batch=2", "schedule.lr_patch=8", "lam=0.1", "negatives=1")
+    shape, own = "edsr:width=4,depth=3,scale=2", tmp_path / "teacher.safetensors"
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), own)
+    foreign = save_onnx(twin(), tmp_path / "teacher.onnx")
+    said = {
+        None: "the embedded teacher's own first blocks (phi=teacher)",
+        own: "the teacher's own first blocks (phi=teacher)",
+        foreign: "the embedded teacher's own first blocks (phi=teacher)",
+    }
+    for number, (teacher, how) in enumerate(said.items()):
+        out, told = tmp_path / f"run{number}", list[str]()
+        compress(teacher, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=told.append)
+        lines = [line for line in told if line.startswith("phi: ")]
+        if teacher == foreign:
+            assert lines[1] == "phi: the embedded teacher's first blocks, as an ONNX teacher gives outputs only"
+        else:
+            assert lines == [f"phi: {how}"]
+        assert json.loads((out / "run.json").read_text())["phi"]["how"] == how

@@ -7,7 +7,7 @@ the backward pass; the optimiser's and the average's share follow from the param
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,6 +115,16 @@ def footprint(stage: Stage, student: Spec, teacher: Teacher | None, batched: Bat
     taps = () if teaches is None else tuple(sorted(teaches.taps))
     forwards = 0 if teaches is None else teaches.forwards
     return Footprint(sum(runner.forwards for runner in students), forwards, taps, memory)
+
+
+def peak_of(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
+    """The most bytes that a loss of tensors of these shapes has alive beside them, its backward pass included."""
+    with torch.device("meta"), _Living() as living:
+        inputs = [torch.empty(tuple(shape), requires_grad=True) for shape in shapes]
+        before = living.bytes
+        torch.autograd.backward(loss(*inputs))
+    peak: int = living.most - before
+    return peak
 
 
 def _state(stage: Stage, student: Network, teacher: Network | None) -> State:

@@ -46,14 +46,15 @@ Shape: TypeAlias = Sequence[int]
 
 @dataclass(frozen=True)
 class Compared:
-    """Features that a term compares, by their taps, checked and told before training.
+    """Features that a term compares, by their taps, checked and told before training; of the student alone where the
+    term asks the teacher for none.
 
     `bytes_of(student, teacher, processes)` is what the term takes at its peak beside them, from their shapes.
     """
 
     term: str
     student: str
-    teacher: str
+    teacher: str | None
     bytes_of: Callable[[Shape, Shape, int], int]
 
 
@@ -100,7 +101,7 @@ class Method(Protocol):
         ...
 
     def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]:
-        """The pairs of features that the terms compare."""
+        """The pairs of features that the terms compare, or features of the student that they build on."""
         ...
 
     @property
