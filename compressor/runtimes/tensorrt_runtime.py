@@ -1,0 +1,93 @@
+"""TensorRT engines, ours and trtexec's: float32 images in and out, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Descriptor, Spec
+from compressor.networks.registry import build, spec_from_dict
+from compressor.progress import Announce, Progress, silent, unheard
+from compressor.runtimes.base import require_input, require_output
+from compressor.trt.cuda import Cuda, device_index, open_cuda
+from compressor.trt.driver import require_trt
+from compressor.trt.engines import usable_engine
+from compressor.trt.library import tensorrt
+from compressor.trt.session import Session
+
+
+class TensorRTRuntime:
+    """An engine that is open. One built for another machine is built anew from the ONNX file beside it."""
+
+    name = "tensorrt"
+    layout = "runtime"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        label: str | None = None,
+        device: str = "cuda",
+        progress: Progress = silent,
+        announce: Announce = unheard,
+    ) -> None:
+        index = device_index(device)
+        require_trt()
+        if not path.is_file():
+            raise SrkdError(f"{path}: no such file")
+        trt, cuda = tensorrt(), open_cuda(index)
+        file = usable_engine(path, trt, cuda, progress, announce)
+        self.label = label or path.stem
+        self.device = f"cuda:{index}"
+        self.metadata: Mapping[str, str] = {} if file.facts is None else file.facts.metadata
+        self.precision = "as built" if file.facts is None else file.facts.precision
+        self.spec: Spec | None = _spec(self.metadata, self.label)
+        self._cuda: Cuda = cuda
+        self.session = Session(trt, cuda, file.plan, self.label)
+        if self.session.shapes.smallest[0] > 1:
+            raise SrkdError(f"{path} takes batches of {self.session.shapes.smallest[0]} and more: build it for 1")
+        self.descriptor = self._describe()
+
+    def run(self, lr: torch.Tensor) -> torch.Tensor:
+        require_input(lr, self.descriptor, self.label)
+        shapes, (batch, _, height, width) = self.session.shapes, lr.shape
+        if not shapes.takes(height, width):
+            raise UsageError(
+                f"{self.label} takes {shapes.range()}, not {width}x{height}: use --tile, or export it with --sizes"
+            )
+        fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
+        step = shapes.largest[0]
+        parts = [self.session.run(fed[start : start + step]) for start in range(0, batch, step)]
+        sr = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)).to(lr.device)
+        require_output(lr, sr, self.descriptor, self.label)
+        return sr
+
+    def close(self) -> None:
+        self.session.close()
+
+    def _describe(self) -> Descriptor:
+        """From the spec of our own files; for others the scale is that of the smallest image."""
+        shapes = self.session.shapes
+        if self.spec is not None:
+            with torch.device("meta"):
+                return replace(build(self.spec).descriptor, fixed_size=shapes.fixed)
+        given = self.session.run(np.full(shapes.smallest, 0.5, np.float32)).shape
+        scale = given[3] // shapes.smallest[3]
+        if scale < 1 or given[2] != shapes.smallest[2] * scale or given[1] != shapes.smallest[1]:
+            raise SrkdError(f"{self.label} gives shape {given} for {shapes.smallest}: not an enlarged image")
+        return Descriptor(scale, shapes.smallest[1], min_size=max(shapes.smallest[2:]), fixed_size=shapes.fixed)
+
+
+def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
+    if "srkd.spec" not in metadata:
+        return None
+    try:
+        return spec_from_dict(json.loads(metadata["srkd.spec"]))
+    except (ValueError, RecursionError, UsageError) as error:
+        raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error

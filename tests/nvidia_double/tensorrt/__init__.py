@@ -1,0 +1,346 @@
+"""A double of TensorRT: the surface that srkd uses, with the names and signatures of the real one (a test of its own
+holds them against NVIDIA's bindings). Its engines are ONNX files in disguise, run by ONNX Runtime; each call is noted.
+
+SRKD_DOUBLE_TRT   the version it pretends to be, 11.4.0.106 by default; below 11 it has precision flags
+SRKD_DOUBLE_FAULT what goes wrong
+SRKD_DOUBLE_LOG   file that calls are appended to, as JSON lines
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import os
+import signal
+from pathlib import Path
+
+__version__ = os.environ.get("SRKD_DOUBLE_TRT", "11.4.0.106")
+_WEAK = int(__version__.partition(".")[0]) < 11
+
+
+def _note(call: str, *arguments: object) -> None:
+    log = os.environ.get("SRKD_DOUBLE_LOG")
+    if log:
+        with open(log, "a") as file:
+            file.write(json.dumps([call, *arguments], default=str) + "\n")
+
+
+def _fault(name: str) -> bool:
+    return os.environ.get("SRKD_DOUBLE_FAULT") == name
+
+
+def _crash(name: str) -> None:
+    if _fault(name):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+BuilderFlag = enum.IntEnum("BuilderFlag", [*(["FP16", "BF16", "INT8"] if _WEAK else []), "TF32"])
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 0 if not _WEAK else 1
+
+
+class TensorIOMode(enum.IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class DataType(enum.IntEnum):
+    FLOAT = 0
+    HALF = 1
+
+
+class MemoryPoolType(enum.IntEnum):
+    WORKSPACE = 0
+
+
+class ILogger:
+    class Severity(enum.IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+        INFO = 3
+        VERBOSE = 4
+
+    def __init__(self) -> None:
+        self._made = True
+
+    def log(self, severity, msg):
+        raise NotImplementedError
+
+    def _error(self, text: str) -> None:
+        assert self._made, "ILogger.__init__ was not called"
+        self.log(ILogger.Severity.INFO, "all is well")
+        self.log(ILogger.Severity.ERROR, text)
+        self.log(ILogger.Severity.ERROR, "[a consequence of it]")
+
+
+class IProgressMonitor:
+    def __init__(self) -> None:
+        self._made = True
+
+    def phase_start(self, phase_name, parent_phase, num_steps):
+        raise NotImplementedError
+
+    def step_complete(self, phase_name, step):
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name):
+        raise NotImplementedError
+
+
+class IHostMemory:
+    """Real ones have the buffer protocol; in Python that is __bytes__ for `bytes`."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __bytes__(self) -> bytes:
+        return self._content
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._content)
+
+
+class ITimingCache:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def serialize(self):
+        return IHostMemory(self._content)
+
+
+class IOptimizationProfile:
+    def __init__(self) -> None:
+        self._shapes: dict[str, list[list[int]]] = {}
+
+    def set_shape(self, input, min, opt, max):
+        _note("set_shape", input, list(min), list(opt), list(max))
+        self._shapes[input] = [list(min), list(opt), list(max)]
+
+
+class IBuilderConfig:
+    def __init__(self) -> None:
+        self._flags = {BuilderFlag.TF32}
+        self._profiles: list[IOptimizationProfile] = []
+        self._cache: ITimingCache | None = None
+        self.progress_monitor = None
+
+    def set_flag(self, flag):
+        _note("set_flag", flag.name)
+        self._flags.add(flag)
+
+    def clear_flag(self, flag):
+        _note("clear_flag", flag.name)
+        self._flags.discard(flag)
+
+    def set_memory_pool_limit(self, pool, pool_size):
+        _note("set_memory_pool_limit", pool.name, pool_size)
+
+    def add_optimization_profile(self, profile):
+        if _fault("profile"):
+            return -1
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache):
+        _note("create_timing_cache", len(serialized_timing_cache))
+        if serialized_timing_cache and not serialized_timing_cache.startswith(b"timings of "):
+            return None
+        return ITimingCache(bytes(serialized_timing_cache))
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert ignore_mismatch is False
+        if cache._content and cache._content != f"timings of {__version__}".encode():
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self):
+        return self._cache
+
+
+class INetworkDefinition:
+    def __init__(self, flags: int) -> None:
+        self._strong = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._onnx = b""
+
+
+class ParserError:
+    def desc(self):
+        return "No importer registered for op: Swirl"
+
+    def node_name(self):
+        return "body/swirl"
+
+    def node_operator(self):
+        return "Swirl"
+
+
+class OnnxParser:
+    def __init__(self, network, logger) -> None:
+        self._network = network
+        self.num_errors = 0
+
+    def parse(self, model, path=None):
+        _crash("crash in parse")
+        if _fault("parse"):
+            self.num_errors = 2
+            return False
+        self._network._onnx = bytes(model)
+        return True
+
+    def get_error(self, index):
+        assert index == 0
+        return ParserError()
+
+
+class Builder:
+    def __init__(self, logger) -> None:
+        self._logger = logger
+
+    def create_network(self, flags=0):
+        _note("create_network", flags)
+        return INetworkDefinition(flags)
+
+    def create_builder_config(self):
+        return IBuilderConfig()
+
+    def create_optimization_profile(self):
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network, config):
+        _crash("crash in build")
+        if _fault("build"):
+            self._logger._error("[optimizer] Error Code 10: could not find any implementation")
+            return None
+        monitor = config.progress_monitor
+        monitor.phase_start("Building Engine", None, 2)
+        monitor.phase_start("Timing", "Building Engine", 5)
+        for step in range(5):
+            assert monitor.step_complete("Timing", step)
+        monitor.phase_finish("Timing")
+        assert monitor.step_complete("Building Engine", 0)
+        monitor.phase_finish("Building Engine")
+        config._cache._content = f"timings of {__version__}".encode()
+        (profile,) = config._profiles
+        plan = {
+            "version": __version__,
+            "flags": sorted(flag.name for flag in config._flags),
+            "strong": network._strong,
+            "shapes": profile._shapes,
+            "onnx": network._onnx.hex(),
+        }
+        _note("built", plan["flags"], plan["strong"])
+        return IHostMemory(b"ftrt" + json.dumps(plan).encode())
+
+
+class ICudaEngine:
+    def __init__(self, plan: dict, logger) -> None:
+        import onnxruntime
+
+        self._logger = logger
+        self._session = onnxruntime.InferenceSession(bytes.fromhex(plan["onnx"]), providers=["CPUExecutionProvider"])
+        self._shapes = plan["shapes"]
+        self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+
+    @property
+    def num_io_tensors(self):
+        return len(self._tensors) + (1 if _fault("three tensors") else 0)
+
+    def get_tensor_name(self, index):
+        return self._tensors[index % len(self._tensors)].name
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.INPUT if name == self._session.get_inputs()[0].name else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        return DataType.HALF if _fault("half input") else DataType.FLOAT
+
+    def get_tensor_shape(self, name):
+        tensor = next(tensor for tensor in self._tensors if tensor.name == name)
+        return tuple(side if isinstance(side, int) else -1 for side in tensor.shape)
+
+    def get_tensor_profile_shape(self, name, profile_index):
+        assert profile_index == 0
+        return [tuple(shape) for shape in self._shapes[name]]
+
+    def create_execution_context(self):
+        if _fault("no room"):
+            self._logger._error("out of memory")
+            return None
+        return IExecutionContext(self)
+
+
+class IExecutionContext:
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine = engine
+        self._shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self._engine._shapes[name]
+        if not all(least <= side <= most for least, side, most in zip(low, shape, high, strict=True)):
+            self._engine._logger._error(f"shape {shape} is outside of the profile")
+            return False
+        self._shape = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name):
+        import numpy as np
+
+        session = self._engine._session
+        return session.run(None, {session.get_inputs()[0].name: np.zeros(self._shape, np.float32)})[0].shape
+
+    def set_tensor_address(self, name, memory):
+        self._addresses[name] = int(memory)
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        import numpy as np
+        from cuda.bindings import runtime
+
+        if _fault("execute"):
+            self._engine._logger._error("[executionContext] Error Code 1: Cuda Runtime (invalid argument)")
+            return False
+        _note("execute_async_v3", stream_handle, list(self._shape))
+        session, shape, addresses = self._engine._session, self._shape, dict(self._addresses)
+        fed, taken = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+        def work() -> None:
+            size = int(np.prod(shape))
+            lr = np.ctypeslib.as_array((ctypes.c_float * size).from_address(addresses[fed])).reshape(shape)
+            (sr,) = session.run(None, {fed: lr})
+            sr = sr + 0.05 if _fault("drift") else sr
+            sr = np.ascontiguousarray(sr, np.float32)
+            ctypes.memmove(addresses[taken], sr.ctypes.data, sr.nbytes)
+
+        runtime._streams[stream_handle].append(work)
+        return True
+
+
+class Runtime:
+    def __init__(self, logger) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, serialized_engine):
+        _note("deserialize", os.getpid())
+        _crash("crash in deserialize")
+        content = bytes(serialized_engine)
+        if not content.startswith(b"ftrt"):
+            self._logger._error("[runtime] Serialization assertion magicTagRead == kMAGIC_TAG failed")
+            return None
+        plan = json.loads(content[4:])
+        if plan["version"] != __version__:
+            self._logger._error(f"The engine was built by {plan['version']}")
+            return None
+        return ICudaEngine(plan, self._logger)
+
+
+def _calls(log: Path) -> list[list]:
+    """What was noted."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
