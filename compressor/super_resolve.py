@@ -69,6 +69,7 @@ def super_resolve(
         size_multiple=model.size_multiple,
         min_size=model.min_size,
         fixed_size=model.fixed_size,
+        max_size=model.max_size,
         progress=progress,
     )
     sr = (

@@ -72,6 +72,7 @@ def run_tiled(
     size_multiple: int = 1,
     min_size: int = 1,
     fixed_size: tuple[int, int] | None = None,
+    max_size: tuple[int, int] | None = None,
     batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tiled:
@@ -80,7 +81,7 @@ def run_tiled(
     `radius` None means that the network has no bounded receptive field: `overlap` is used. Sizes that the network
     cannot take are met by reflecting the picture at its right and lower edge. Where memory does not suffice the tile
     is halved, down to 16 pixels. Of a model that takes one size only (`fixed_size`, width and height), all windows have
-    that size, whatever `tile` says.
+    that size, whatever `tile` says. Pictures beyond `max_size` are cut, even with a `tile` of 0.
     """
     _check(tile, radius, overlap, batch)
     if fixed_size is not None:
@@ -89,6 +90,8 @@ def run_tiled(
     padded = pad_to(lr, size_multiple, min_size)
     margin = _rounded_up(overlap if radius is None else radius, size_multiple)
     side = _first_tile(padded, tile, margin, scale)
+    if max_size is not None and (padded.shape[-1] > max_size[0] or padded.shape[-2] > max_size[1]):
+        side = min(side, _largest_tile(max_size, margin, size_multiple))
     while True:
         rows = spans(padded.shape[-2], side, margin, size_multiple, min_size)
         columns = spans(padded.shape[-1], side, margin, size_multiple, min_size)
@@ -202,6 +205,17 @@ def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> in
     if padded.shape[-1] * padded.shape[-2] <= window_pixels:
         return whole
     return max(math.isqrt(window_pixels) - 2 * margin, MIN_TILE)
+
+
+def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:
+    """The largest tile that fits with its surroundings into what a model takes at most."""
+    tile = (min(max_size) - 2 * margin) // size_multiple * size_multiple
+    if tile < 1:
+        raise UsageError(
+            "the model takes at most {}x{}, and a tile needs {} pixels around it on each side: "
+            "export it for larger sizes".format(*max_size, margin)
+        )
+    return tile
 
 
 def _halved(tile: int, padded: Tensor, error: Exception) -> int:

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from compressor.atomic import atomic_files
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Descriptor, Network
 from compressor.progress import Progress, silent
 from compressor.runtimes.sidecar import sidecar_path, sidecar_text
 from compressor.runtimes.torch_eager import TorchRuntime
@@ -74,18 +74,44 @@ def export_model(
     One format that fails or is not installed does not stop the others: the report says what became of each. The
     embedded validation photos are compared on, unless others are given. A file for one size only has it in its name.
     """
-    rows = find_formats(formats)
+    rows = _with_substitutes(find_formats(formats))
     wanted = choices or Choices()
+    if wanted.sizes is not None and not any("sizes" in row.choices for row in rows):
+        raise UsageError("--sizes is for TensorRT engines: the formats asked for take any size, or one by --static")
     files = []
     compared: dict[str, None] = {}
     for done, row in enumerate(rows):
         progress("export", done, len(rows))
         order = _Order(row, network, source, out_dir, replace(wanted, lr_size=wanted.lr_size or row.default_lr_size))
-        inputs = proof_inputs(replace(network.descriptor, fixed_size=order.choices.lr_size), photos)
+        inputs = proof_inputs(_narrowed(network.descriptor, order.choices), photos)
         files.append(_export(order, inputs, wanted, progress))
         compared |= dict.fromkeys(given.name for given in inputs)
     progress("export", len(rows), len(rows))
+    written = {file.format: file.path for file in files if file.path is not None}
+    files = [_advised(row, file, written, network, wanted) for row, file in zip(rows, files, strict=True)]
     return ExportReport(tuple(files), tuple(compared))
+
+
+def _with_substitutes(rows: Sequence[Format]) -> tuple[Format, ...]:
+    """And what is written instead of those that this machine has no way to."""
+    more = [name for row in rows if row.instead and row.lacking() is not None for name in row.instead]
+    return find_formats([*(row.name for row in rows), *more])
+
+
+def _advised(
+    row: Format, file: FileReport, written: Mapping[str, Path], network: Network, choices: Choices
+) -> FileReport:
+    """The report with what to do elsewhere, where substitutes were written."""
+    substitutes = {name: written[name] for name in row.instead if name in written}
+    if file.verdict != "unavailable" or not substitutes or row.lacking() is None:
+        return file
+    told = row.load_bound().advice(substitutes, network, choices)
+    return replace(file, reason=f"{file.reason}; {told}")
+
+
+def _narrowed(descriptor: Descriptor, choices: Choices) -> Descriptor:
+    """What the file shall take of what the network takes."""
+    return replace(descriptor, fixed_size=choices.lr_size, max_size=choices.sizes[1] if choices.sizes else None)
 
 
 @dataclass(frozen=True)
@@ -98,9 +124,9 @@ class _Order:
     out_dir: Path
     choices: Choices
 
-    @property
     def path(self) -> Path:
-        return self.out_dir / f"{self.source.stem}{_marks(self.choices)}{self.row.suffix}"
+        machine = f".{self.row.precision}.{self.row.load_bound().machine()}" if self.row.machine_bound else ""
+        return self.out_dir / f"{self.source.stem}{_marks(self.choices)}{machine}{self.row.suffix}"
 
     def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
         """A report of a file that is not there."""
@@ -114,10 +140,14 @@ def _marks(choices: Choices) -> str:
 
 
 def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progress: Progress) -> FileReport:
-    row, path, started = order.row, order.path, time.monotonic()
+    row, started = order.row, time.monotonic()
     no = row.refusal(asked) or row.lacking()
     if no is not None:
         return order.report("unavailable", no, started)
+    try:
+        path = order.path()
+    except SrkdError as error:
+        return order.report("unavailable", str(error), started)
     proof: Proof | None = None
     facts: Mapping[str, object] = {}
     not_run = row.not_run_here()
@@ -168,7 +198,7 @@ def convert_to(
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     chosen = choices or Choices(lr_size=row.default_lr_size)
     metadata = export_metadata(network, source)
-    facts = row.load().convert(Conversion(plain, path, metadata, chosen, progress))
+    facts = row.load().convert(Conversion(plain, path, metadata, chosen, progress, row.precision))
     if row.sidecar:
         text = sidecar_text(
             format=row.name,
@@ -193,7 +223,7 @@ def prove(
 ) -> Proof:
     """Open a file as its users will, and compare it with the network. `lr_size` is the only one it shall take."""
     candidate = row.load().open_runtime(path)
-    wanted = replace(network.descriptor, fixed_size=lr_size)
+    wanted = replace(network.descriptor, fixed_size=lr_size, max_size=candidate.descriptor.max_size)
     if candidate.descriptor != wanted:
         return Proof(None, f"describes itself as {candidate.descriptor}, the network is {wanted}")
     return verify(candidate, TorchRuntime(network, label="the network"), inputs, row.bounds, progress)

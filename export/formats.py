@@ -5,20 +5,34 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.errors import MissingExtra, UsageError
 from compressor.nearest import nearest
-from export.bounds import FP32, Bounds
+from compressor.trt.driver import trt_missing
+from export.bounds import FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compressor.networks.base import Network
     from compressor.runtimes.base import Runtime
+
+
+class MachineModule(Protocol):
+    """What the file of a format for one machine only offers besides."""
+
+    def machine(self) -> str:
+        """This machine as it stands in file names; SrkdError where it is none for this format."""
+        ...
+
+    def advice(self, written: Mapping[str, Path], network: Network, choices: Choices) -> str:
+        """In one line, what to do elsewhere with the files that were written instead, by their formats' names."""
+        ...
 
 
 class FormatModule(Protocol):
@@ -58,12 +72,22 @@ class Format:
     platforms: tuple[str, ...] = ()
     """Where such a file can be run at all, as `sys.platform` has it; none: everywhere."""
 
+    machine_bound: bool = False
+    """Whether a file is good for the machine that made it only, which is then named in its name (`MachineModule`)."""
+    instead: tuple[str, ...] = ()
+    """Formats that are written where this one cannot be: what the machine that can is to be given."""
+    obstacle: Callable[[], str | None] | None = None
+    """In one line, what this machine lacks beyond packages; None: nothing."""
+
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
         return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
     def lacking(self) -> str | None:
-        """In one line, what to install before it can be written; None: nothing."""
+        """In one line, what this machine lacks for writing it; None: nothing."""
+        obstacle = self.obstacle() if self.obstacle is not None else None
+        if obstacle is not None:
+            return obstacle
         missing = ", ".join(self.missing())
         if not missing:
             return None
@@ -86,6 +110,9 @@ class Format:
 
     def load(self) -> FormatModule:
         return cast(FormatModule, importlib.import_module(self.module))
+
+    def load_bound(self) -> MachineModule:
+        return cast(MachineModule, importlib.import_module(self.module))
 
 
 SYSTEMS: Mapping[str, str] = MappingProxyType({"darwin": "macOS", "linux": "Linux", "win32": "Windows"})
@@ -130,6 +157,27 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 opens_with="ncnn",
                 choices=("static",),
                 sidecar=True,
+            ),
+            *(
+                Format(
+                    name=name,
+                    title=f"TensorRT engine in {told}, for this GPU only",
+                    suffix=".engine",
+                    precision=precision,
+                    module="export.to_trt",
+                    needs=("tensorrt",),
+                    extra="tensorrt",
+                    bounds=bounds,
+                    opens_with="tensorrt",
+                    choices=("static", "sizes"),
+                    machine_bound=True,
+                    instead=instead,
+                    obstacle=trt_missing,
+                )
+                for name, precision, told, bounds, instead in (
+                    ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
+                    ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
+                )
             ),
         )
     }

@@ -66,7 +66,7 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
     """
     channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
     side = -(-max(24, descriptor.min_size) // step) * step
-    width, height = fixed or (side, side)
+    width, height = fixed or _within((side, side), descriptor)
     generator = torch.Generator().manual_seed(0)
     inputs = [
         ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
@@ -76,10 +76,18 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
     inputs.append(ProofInput("white", torch.ones(1, channels, height, width)))
     inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
     for batch, *size in ODD_SIZES if fixed is None else ():
-        width, height = (max(descriptor.min_size, -(-length // step) * step) for length in size)
+        odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
+        width, height = _within((odd[0], odd[1]), descriptor)
         given = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
         inputs.append(ProofInput(given, torch.rand(batch, channels, height, width, generator=generator)))
     return tuple(inputs)
+
+
+def _within(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
+    """Width and height, no larger than the file takes."""
+    if descriptor.max_size is None:
+        return size
+    return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
 
 
 def verify(
@@ -155,7 +163,7 @@ def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
     larger than that, the photo is continued by its reflection."""
     hr = read_rgb_u8(path)
     scale, step = descriptor.scale, descriptor.size_multiple
-    wanted = descriptor.fixed_size or PHOTO_LR
+    wanted = descriptor.fixed_size or _within(PHOTO_LR, descriptor)
     height, width = (
         min(length * scale, available // (scale * step) * scale * step)
         for length, available in zip((wanted[1], wanted[0]), hr.shape[1:], strict=True)

@@ -19,7 +19,7 @@ from compressor.teacher import load_teacher
 from compressor.tiling import UNBOUNDED_OVERLAP
 from compressor.upscaling import UpscaleReport
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
-from export.conversion import IO, Choices, Shuffle
+from export.conversion import IO, Choices, Shuffle, tuned_and_largest
 from export.exporting import ExportReport, export_model
 from export.metadata import Source
 from export.profiling import ProfileReport
@@ -85,6 +85,7 @@ def export(
     static: tuple[int, int] | None = None,
     io: IO = "float",
     shuffle: Shuffle = "crd",
+    sizes: Sequence[tuple[int, int]] | None = None,
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
     progress: Progress = silent,
@@ -92,12 +93,13 @@ def export(
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
     No format means ONNX. The files lie beside the model's own unless `out` names another folder. `static` is the only
-    size (width, height) that the files shall take.
+    size (width, height) that the files shall take; `sizes` are what a TensorRT engine is tuned for and the largest that
+    it takes.
     """
     loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
     source = Source(loaded.path.stem, loaded.sha256, loaded.header)
     folder = loaded.path.parent if out is None else Path(out)
-    choices = Choices(lr_size=static, io=io, shuffle=shuffle)
+    choices = Choices(lr_size=static, io=io, shuffle=shuffle, sizes=tuned_and_largest(sizes))
     return export_model(loaded.network, source, formats, folder, progress, choices=choices)
 
 

@@ -181,3 +181,23 @@ def test_progress_counts_windows() -> None:
         nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, batch=4, progress=lambda *now: told.append(now)
     )
     assert told == [(4, 9), (8, 9), (9, 9)]
+
+
+@pytest.mark.parametrize(("radius", "multiple"), [(2, 1), (3, 4), (None, 1)])
+def test_pictures_beyond_the_largest_size_are_cut(radius: int | None, multiple: int) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(lr.shape[-2:]))
+        return lr
+
+    lr = torch.rand(1, 3, 20, 70)
+    for tile in (None, 0, 50):
+        tiled = run_tiled(
+            run, lr, scale=1, radius=radius, tile=tile, overlap=4, size_multiple=multiple, max_size=(60, 32)
+        )
+        assert torch.equal(tiled.sr, lr) and tiled.tile is not None
+    assert all(height <= 32 and width <= 60 for height, width in seen)
+    seen.clear()
+    assert run_tiled(run, lr[..., :56], scale=1, radius=radius, max_size=(60, 32)).tile is None
+    assert len(seen) == 1

@@ -143,7 +143,7 @@ def test_export_writes_into_the_run_folder(model: Path, tmp_path: Path, capsys: 
 def test_an_export_that_differs_is_exit_1_and_no_file(
     model: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "prove", lambda *_: Proof(None, "differs from the network by 0.1"))
+    monkeypatch.setattr(exporting, "prove", lambda *_, **__: Proof(None, "differs from the network by 0.1"))
     (file,) = told("export", model, "-o", tmp_path, code=1)["files"]
     assert (file["verdict"], file["path"]) == ("failed", None)
     assert "differs from the network by 0.1" in file["reason"]

@@ -128,6 +128,8 @@ class Descriptor:
     """Whether half precision was seen to hold; None when nobody has looked."""
     fixed_size: tuple[int, int] | None = None
     """Width and height, in LR pixels, of the only images that an exported file takes; None: any size."""
+    max_size: tuple[int, int] | None = None
+    """The largest that it takes; None: no bound."""
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,19 @@ def _of_scale(request: Request, runtime: Runtime) -> Runtime:
     return runtime
 
 
+def _open_engine(request: Request) -> Runtime:
+    from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
+
+    runtime = TensorRTRuntime(request.path, label=request.label, device=request.device)
+    if request.precision not in (None, runtime.precision):
+        raise UsageError(
+            f"{request.path} runs in {runtime.precision}, not {request.precision}: export it again in that"
+        )
+    if request.scale not in (None, runtime.descriptor.scale):
+        raise UsageError(f"{request.path} is for scale {runtime.descriptor.scale}, not {request.scale}")
+    return runtime
+
+
 RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
     {
         "torch": RuntimeKind(
@@ -166,6 +179,13 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_ncnn,
             needs=("ncnn",),
             extra="ncnn",
+        ),
+        "tensorrt": RuntimeKind(
+            "a TensorRT engine (.engine), on the NVIDIA GPU it was built for",
+            frozenset({".engine"}),
+            _open_engine,
+            needs=("tensorrt",),
+            extra="tensorrt",
         ),
     }
 )

@@ -20,6 +20,7 @@ from compressor.trt.driver import require_trt
 from compressor.trt.engines import usable_engine
 from compressor.trt.library import tensorrt
 from compressor.trt.session import Session
+from compressor.trt.shapes import size_of
 
 
 class TensorRTRuntime:
@@ -76,12 +77,17 @@ class TensorRTRuntime:
         shapes = self.session.shapes
         if self.spec is not None:
             with torch.device("meta"):
-                return replace(build(self.spec).descriptor, fixed_size=shapes.fixed)
+                return replace(build(self.spec).descriptor, fixed_size=shapes.fixed, max_size=self._largest())
         given = self.session.run(np.full(shapes.smallest, 0.5, np.float32)).shape
         scale = given[3] // shapes.smallest[3]
         if scale < 1 or given[2] != shapes.smallest[2] * scale or given[1] != shapes.smallest[1]:
             raise SrkdError(f"{self.label} gives shape {given} for {shapes.smallest}: not an enlarged image")
-        return Descriptor(scale, shapes.smallest[1], min_size=max(shapes.smallest[2:]), fixed_size=shapes.fixed)
+        least = max(shapes.smallest[2:])
+        return Descriptor(scale, shapes.smallest[1], min_size=least, fixed_size=shapes.fixed, max_size=self._largest())
+
+    def _largest(self) -> tuple[int, int] | None:
+        """For tiling; what takes one size is cut to that anyway."""
+        return None if self.session.shapes.fixed else size_of(self.session.shapes.largest)
 
 
 def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:

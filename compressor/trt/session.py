@@ -60,8 +60,8 @@ class Session:
         self._cuda.synchronise(self._stream)
         self._runs += 1
         size = int(np.prod(self._result))
-        result: Images = self._buffers[self._output].host[: size * FLOAT].view(np.float32).reshape(self._result)
-        return result.copy()
+        given = self._buffers[self._output].host[: size * FLOAT].view(np.float32)
+        return np.array(given.reshape(self._result), np.float32)
 
     def close(self) -> None:
         """Give the memory back. Nothing can be run afterwards."""
@@ -115,7 +115,9 @@ class Session:
         for name in names:
             kind = self._engine.get_tensor_dtype(name)
             if kind != self._trt.DataType.FLOAT:
-                raise SrkdError(f"{self._label}: {name} is {kind}; engines here take and give float32 images in [0,1]")
+                raise SrkdError(
+                    f"{self._label}: {name} is {kind.name}; engines here take and give float32 images in [0,1]"
+                )
         if len(self._engine.get_tensor_shape(inputs[0])) != 4:
             raise SrkdError(f"{self._label}: {inputs[0]} is no batch of images")
         return inputs[0], outputs[0]

@@ -63,20 +63,20 @@ def size_of(shape: Shape) -> Size:
     return shape[3], shape[2]
 
 
-def dynamic_shapes(channels: int, smallest: int, multiple: int, sizes: tuple[Size, Size, Size] | None = None) -> Shapes:
-    """One image at a time; all three sizes as the network can take them."""
+def dynamic_shapes(channels: int, smallest: int, multiple: int, sizes: tuple[Size, Size] | None = None) -> Shapes:
+    """One image at a time, from the smallest that the network takes; `sizes` are the tuned and the largest."""
     least = -(-smallest // multiple) * multiple
-    wanted = sizes or ((least, least), TUNED_FOR, LARGEST)
-    shapes = []
-    for width, height in wanted:
+    for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:
-            if sizes is not None:
-                raise SrkdError(
-                    f"size {width}x{height}: this network takes multiples of {multiple}, from {least}x{least}"
-                )
-            width, height = (max(least, side // multiple * multiple) for side in (width, height))
-        shapes.append((1, channels, height, width))
-    return Shapes(*shapes)
+            raise SrkdError(f"size {width}x{height}: this network takes multiples of {multiple}, from {least}x{least}")
+    tuned, largest = sizes or (_as_multiple(TUNED_FOR, least, multiple), _as_multiple(LARGEST, least, multiple))
+    low, middle, high = (static_shapes(channels, size).largest for size in ((least, least), tuned, largest))
+    return Shapes(low, middle, high)
+
+
+def _as_multiple(size: Size, least: int, multiple: int) -> Size:
+    width, height = (max(least, side // multiple * multiple) for side in size)
+    return width, height
 
 
 def static_shapes(channels: int, size: Size) -> Shapes:

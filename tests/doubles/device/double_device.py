@@ -1,5 +1,5 @@
-"""A double of cuda-python's runtime interface: device memory is host memory, and nothing happens before it is waited
-for, so that who does not synchronise reads old bytes.
+"""A GPU as cuda-python's runtime interface shows it: device memory is host memory, and nothing happens before it is
+waited for, so that who does not synchronise reads old bytes.
 
 SRKD_DOUBLE_GPU     name|major|minor, NVIDIA H200|9|0 by default
 SRKD_DOUBLE_DRIVER  13000 by default
@@ -36,10 +36,10 @@ class cudaStreamCaptureMode(enum.IntEnum):
 
 _OK = cudaError_t.cudaSuccess
 _Work = Callable[[], None]
-_memory: dict[int, ctypes.Array] = {}
-_streams: dict[int, list[_Work]] = {}
-_captures: dict[int, int] = {}
-_counts = {"replays": 0, "captures": 0, "graphs": 0}
+memory: dict[int, ctypes.Array] = {}
+streams: dict[int, list[_Work]] = {}
+captures: dict[int, int] = {}
+counts = {"replays": 0, "captures": 0, "graphs": 0}
 
 
 def cudaGetDeviceCount():
@@ -68,7 +68,7 @@ def cudaMalloc(size):
     if os.environ.get("SRKD_DOUBLE_FAULT") == "cuda memory":
         return cudaError_t.cudaErrorMemoryAllocation, None
     block = (ctypes.c_uint8 * size)()
-    _memory[ctypes.addressof(block)] = block
+    memory[ctypes.addressof(block)] = block
     return _OK, ctypes.addressof(block)
 
 
@@ -77,7 +77,7 @@ def cudaHostAlloc(size, flags):
 
 
 def cudaFree(devPtr):
-    return (_OK,) if _memory.pop(devPtr, None) is not None else (cudaError_t.cudaErrorInvalidValue,)
+    return (_OK,) if memory.pop(devPtr, None) is not None else (cudaError_t.cudaErrorInvalidValue,)
 
 
 def cudaFreeHost(ptr):
@@ -86,41 +86,41 @@ def cudaFreeHost(ptr):
 
 def cudaStreamCreateWithFlags(flags):
     assert flags == cudaStreamNonBlocking
-    handle = 1000 + len(_streams)
-    _streams[handle] = []
+    handle = 1000 + len(streams)
+    streams[handle] = []
     return _OK, handle
 
 
 def cudaStreamSynchronize(stream):
-    assert stream not in _captures
-    for work in _streams[stream]:
+    assert stream not in captures
+    for work in streams[stream]:
         work()
-    _streams[stream].clear()
+    streams[stream].clear()
     return (_OK,)
 
 
 def cudaMemcpyAsync(dst, src, count, kind, stream):
-    assert dst in _memory and src in _memory and count <= min(len(_memory[dst]), len(_memory[src]))
-    _streams[stream].append(lambda: ctypes.memmove(dst, src, count) and None)
+    assert dst in memory and src in memory and count <= min(len(memory[dst]), len(memory[src]))
+    streams[stream].append(lambda: ctypes.memmove(dst, src, count) and None)
     return (_OK,)
 
 
 def cudaStreamBeginCapture(stream, mode):
     if os.environ.get("SRKD_DOUBLE_FAULT") == "no capture":
         return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
-    _captures[stream] = len(_streams[stream])
-    _counts["captures"] += 1
+    captures[stream] = len(streams[stream])
+    counts["captures"] += 1
     return (_OK,)
 
 
 def cudaStreamEndCapture(stream):
-    begun = _captures.pop(stream)
-    captured, _streams[stream][begun:] = _streams[stream][begun:], []
+    begun = captures.pop(stream)
+    captured, streams[stream][begun:] = streams[stream][begun:], []
     return _OK, captured
 
 
 def cudaGraphInstantiate(graph, flags):
-    _counts["graphs"] += 1
+    counts["graphs"] += 1
     return _OK, list(graph)
 
 
@@ -129,11 +129,11 @@ def cudaGraphDestroy(graph):
 
 
 def cudaGraphLaunch(graphExec, stream):
-    _streams[stream].extend(graphExec)
-    _counts["replays"] += 1
+    streams[stream].extend(graphExec)
+    counts["replays"] += 1
     return (_OK,)
 
 
 def cudaGraphExecDestroy(graphExec):
-    _counts["graphs"] -= 1
+    counts["graphs"] -= 1
     return (_OK,)

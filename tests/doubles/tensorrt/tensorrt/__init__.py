@@ -13,7 +13,6 @@ import enum
 import json
 import os
 import signal
-from pathlib import Path
 
 __version__ = os.environ.get("SRKD_DOUBLE_TRT", "11.4.0.106")
 _WEAK = int(__version__.partition(".")[0]) < 11
@@ -301,8 +300,8 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle):
+        import double_device
         import numpy as np
-        from cuda.bindings import runtime
 
         if _fault("execute"):
             self._engine._logger._error("[executionContext] Error Code 1: Cuda Runtime (invalid argument)")
@@ -319,7 +318,7 @@ class IExecutionContext:
             sr = np.ascontiguousarray(sr, np.float32)
             ctypes.memmove(addresses[taken], sr.ctypes.data, sr.nbytes)
 
-        runtime._streams[stream_handle].append(work)
+        double_device.streams[stream_handle].append(work)
         return True
 
 
@@ -339,8 +338,3 @@ class Runtime:
             self._logger._error(f"The engine was built by {plan['version']}")
             return None
         return ICudaEngine(plan, self._logger)
-
-
-def _calls(log: Path) -> list[list]:
-    """What was noted."""
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

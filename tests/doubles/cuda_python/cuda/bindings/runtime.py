@@ -1,0 +1,3 @@
+"""A double of cuda-python: `tests/doubles/device`."""
+
+from double_device import *  # noqa: F403
