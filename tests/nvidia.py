@@ -58,8 +58,8 @@ def forget() -> None:
 @contextmanager
 def nvidia(folder: Path, doubles: tuple[str, ...] = CUDA_PYTHON) -> Iterator[Nvidia]:
     """Doubles instead of what is installed, here and in processes started from here."""
-    patch = pytest.MonkeyPatch()
-    library = folder / driver.LIBRARY
+    patch = pytest.MonkeyPatch()  # its own: a test's may be undone later than this
+    library = folder / "libcuda.so.1"
     library.symlink_to(_ctypes.__file__)
     forget()
     try:

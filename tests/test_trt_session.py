@@ -202,16 +202,15 @@ def test_no_gpu(gpu: Nvidia, tmp_path: Path) -> None:
         open_model(path)
 
 
-def test_without_a_driver_nothing_native_is_called(
-    one: Nvidia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_driver_nothing_native_is_called(one: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
-    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     one.forget_calls()
-    with pytest.raises(SrkdError, match="TensorRT cannot be used: no NVIDIA driver here: libcuda-that"):
-        TensorRTRuntime(path)
-    with pytest.raises(SrkdError, match="no NVIDIA driver here"):
-        open_cuda()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
+        with pytest.raises(SrkdError, match="TensorRT cannot be used: no NVIDIA driver here: libcuda-that"):
+            TensorRTRuntime(path)
+        with pytest.raises(SrkdError, match="no NVIDIA driver here"):
+            open_cuda()
     assert one.calls() == []
 
 
