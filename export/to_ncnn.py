@@ -34,9 +34,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
     """Write `path` and the weights beside it. Without a chosen size the network is shown to pnnx at two, and takes
     any."""
     shapes = _shapes(job)
+    network = job.network.for_size(*shapes[0][1:])
+    if network is not job.network and job.choices.lr_size is None:
+        raise CannotConvert(f"ncnn takes {network.spec.arch} at one size only, because of its windows: --static 64x64")
     with tempfile.TemporaryDirectory(prefix="srkd-pnnx-") as temporary:
         folder = Path(temporary)
-        _trace(job.network, shapes[0], folder / "traced.pt")
+        _trace(network, shapes[0], folder / "traced.pt")
         _run_pnnx(folder, shapes, job.network.spec.arch)
         text = (folder / "made.param").read_text(encoding="utf-8")
         _require_ncnn_layers(text, job.network.spec.arch)

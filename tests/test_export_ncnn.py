@@ -21,6 +21,7 @@ from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
 from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.open import open_model
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
@@ -91,6 +92,34 @@ def test_a_file_of_one_size_says_so(network: Network, tmp_path: Path) -> None:
     file = exported(network, tmp_path, Choices(lr_size=(40, 24)))
     assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.param", file.reason
     assert open_model(file.path).descriptor == replace(network.descriptor, fixed_size=(40, 24))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect", padding="testscript"),
+    ],
+    ids=lambda spec: spec.padding,
+)
+def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
+    network = build(spec, seed=0)
+    file = exported(network, tmp_path, Choices(lr_size=(22, 17)))
+    assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
+    assert file.parity.max_abs < 2e-5
+    runtime = open_model(file.path)
+    assert runtime.descriptor == replace(network.descriptor, fixed_size=(22, 17))
+    with pytest.raises(UsageError, match="takes images of 22x17"):
+        runtime.run(torch.rand(1, 3, 17, 16))
+
+
+def test_window_attention_without_a_size_says_what_to_do(tmp_path: Path) -> None:
+    network = build(SwinIRSpec(width=8, depths=(1,), heads=(2,), window=4, scale=2), seed=0)
+    file = exported(network, tmp_path)
+    assert file.verdict == "unavailable" and "at one size only, because of its windows: --static 64x64" in str(
+        file.reason
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:

@@ -177,3 +177,25 @@ def test_the_published_sizes_are_specs() -> None:
     classical = SwinIRSpec(4, width=180, depths=(6,) * 6, heads=(6,) * 6)
     assert classical.hidden == 360
     assert SwinIRSpec(2, width=60, upsampler="pixelshuffledirect").features == 64
+
+
+@pytest.mark.parametrize("size", [(16, 12), (13, 18), (3, 2), (1, 1)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SwinIRSpec(width=12, depths=(2, 3), heads=(2, 3), window=4, features=8, scale=2),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, upsampler="none", scale=1, channels=1),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=3, upsampler="pixelshuffledirect", padding="testscript"),
+        SwinIRSpec(width=8, depths=(2,), heads=(1,), window=4, features=8, upsampler="nearest+conv", shifted=False),
+    ],
+    ids=lambda spec: spec.upsampler,
+)
+def test_one_size_is_the_same_function_in_other_operations(spec: SwinIRSpec, size: tuple[int, int]) -> None:
+    network = build(spec, seed=0).eval()
+    fixed = network.for_size(*size)
+    assert fixed is not network and not fixed.training and fixed.descriptor == network.descriptor
+    lr = torch.rand(1, spec.channels, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(fixed(lr), network(lr), atol=5e-6, rtol=0)
+    widest = max(value.dim() for value in fixed.buffers())
+    assert widest == 5  # four beside the batch

@@ -166,6 +166,11 @@ class Network(nn.Module, ABC):
         shallow = self.stem(lr)
         return self.finish(self.body(shallow), shallow, lr)
 
+    def for_size(self, height: int, width: int) -> Network:
+        """The same function for a batch of one image of that size, for converters that know no free sizes; this
+        network itself where its operations are simple enough anyway."""
+        return self
+
     @property
     @abstractmethod
     def descriptor(self) -> Descriptor:

@@ -183,9 +183,11 @@ class SwinIR(Network):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         joined = self.joined(self.body_end(self.norm(feature)) + shallow)
         h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
-        sr = self._upscaled(joined, lr)
+        return self._cropped(self._upscaled(joined, lr), h, w)
+
+    def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
         # Not a slice: whether a slice is the whole is a question that a traced graph would answer once for all sizes.
-        rows, columns = (torch.arange(length, device=sr.device) for length in (h, w))
+        rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
         return sr.index_select(-2, rows).index_select(-1, columns)
 
     def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -201,12 +203,20 @@ class SwinIR(Network):
         return sr
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
-        window, script = self.spec.window, self.spec.padding == "testscript"
         h, w = lr.shape[-2], lr.shape[-1]
-        extra = window if script else window - 1
-        rows, columns = ((size + extra) // window * window for size in (h, w))
-        lr = lr.index_select(-2, padded_index(h, rows, lr.device, repeat_edge=script))
-        return lr.index_select(-1, padded_index(w, columns, lr.device, repeat_edge=script))
+        lr = lr.index_select(-2, self.padded_positions(h, lr.device))
+        return lr.index_select(-1, self.padded_positions(w, lr.device))
+
+    def padded_positions(self, size: int, device: torch.device) -> torch.Tensor:
+        """Which position of an axis of `size` each of the padded axis repeats."""
+        window, script = self.spec.window, self.spec.padding == "testscript"
+        target = (size + (window if script else window - 1)) // window * window
+        return padded_index(size, target, device, repeat_edge=script)
+
+    def for_size(self, height: int, width: int) -> Network:
+        from compressor.networks.swinir_fixed import FixedSwinIR
+
+        return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)
 
     @property
     def descriptor(self) -> Descriptor:

@@ -64,6 +64,9 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
             f"{label} takes float images of shape (N, {descriptor.channels}, H, W), "
             f"got {lr.dtype} of shape {tuple(lr.shape)}"
         )
+    size, fixed = (lr.shape[3], lr.shape[2]), descriptor.fixed_size
+    if fixed is not None and size != fixed:
+        raise UsageError(f"{label} takes images of {fixed[0]}x{fixed[1]} only, got {size[0]}x{size[1]}")
 
 
 def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
