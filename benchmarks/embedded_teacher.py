@@ -1,8 +1,9 @@
 """Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --photos PHOTOS --labels-by DCTLSA_x4.pt`.
 
-Three runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
+Five runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
 others continue from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
-6 and 8, and what that network makes of the small image stands for its HR image. `--pack RUN` packs a finished run.
+6 and 8, for the last run by 5 and 7 too, and what that network makes of the small image stands for its HR image. The
+last starts from the average of the two before it. `--pack RUN` packs a finished run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,8 +31,8 @@ from compressor.super_resolve import super_resolve
 
 STUDENT = "edsr:width=48,depth=16,scale=4"
 SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf16")
-FIRST_STEPS, SECOND_STEPS, THIRD_STEPS = 13_000, 17_000, 5_200
-SMALLER = (3, 4, 6, 8)
+FIRST_STEPS, SECOND_STEPS, THIRD_STEPS, LAST_STEPS = 13_000, 17_000, 5_200, 2_900
+SMALLER, SMALLER_AT_LAST = (3, 4, 6, 8), (5, 7)
 TILE, OVERLAP = 192, 16
 
 
@@ -49,11 +51,17 @@ def main() -> int:
         parser.error("--photos FOLDER and --labels-by FILE are needed to train, or --pack RUN to pack a finished run")
     out: Path = options.out
     compress("--data", options.photos, "--steps", FIRST_STEPS, "--out", out / "first")
-    label(options.photos, open_model(options.labels_by), out / "labelled")
-    pairs = ("--data", out / "labelled" / "HR", "--lr", out / "labelled" / "LR")
+    labelled = out / "labelled"
+    label(options.photos, open_model(options.labels_by), labelled, SMALLER)
+    pairs = ("--data", labelled / "HR", "--lr", labelled / "LR")
     compress(*pairs, "--steps", SECOND_STEPS, "--seed", 11, "--init-from", out / "first", "--out", out / "second")
     compress(*pairs, "--steps", THIRD_STEPS, "--seed", 13, "--init-from", out / "second", "--out", out / "third")
-    pack(out / "third", options.to)
+    compress(*pairs, "--steps", LAST_STEPS, "--seed", 14, "--init-from", out / "third", "--out", out / "fourth")
+    average((out / "third", out / "fourth"), out / "average.safetensors")
+    label(options.photos, open_model(options.labels_by), labelled, SMALLER_AT_LAST)
+    start = ("--init-from", out / "average.safetensors")
+    compress(*pairs, "--steps", LAST_STEPS, "--seed", 15, *start, "--out", out / "fifth")
+    pack(out / "fifth", options.to)
     return 0
 
 
@@ -65,17 +73,25 @@ def compress(*arguments: object) -> None:
 
 
 @torch.no_grad()
-def label(photos: Path, network: Runtime, folder: Path) -> None:
-    """LR/ holds the photographs made smaller, HR/ what `network` makes of them."""
+def label(photos: Path, network: Runtime, folder: Path, smaller: Sequence[int]) -> None:
+    """LR/ holds the photographs made smaller, HR/ what `network` makes of them; what is there already stays."""
     for name in ("LR", "HR"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for path in list_images(photos):
         hr_u8 = read_rgb_u8(path)
-        for divisor in SMALLER:
+        for divisor in smaller:
             lr_u8 = imresize(hr_u8.float(), 1 / divisor).round().clamp(0, 255).to(torch.uint8)
             sr = super_resolve(network, lr_u8.float()[None] / 255, tile=TILE, overlap=OVERLAP).sr
             _write(lr_u8, folder / "LR" / f"{path.stem}_{divisor}.png")
             _write(to_u8(sr)[0], folder / "HR" / f"{path.stem}_{divisor}.png")
+
+
+def average(runs: Sequence[Path], path: Path) -> None:
+    """The mean of the runs' weights, tensor by tensor."""
+    networks = [load_checkpoint(run / "student.safetensors").network for run in runs]
+    states = [network.state_dict() for network in networks]
+    networks[0].load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
+    save_network(networks[0], path, metadata={})
 
 
 def _write(image_u8: torch.Tensor, path: Path) -> None:
