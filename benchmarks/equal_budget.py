@@ -26,7 +26,7 @@ from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread
 
 SETS = ("Set5", "Set14", "B100")
-SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-3", "decay=cosine", "precision=bf16")
+SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
 Start = Literal["inherit", "random"]
 
@@ -75,7 +75,7 @@ Scores = Mapping[str, Sequence[Mapping[str, float]]]
 """By contender and seed, Y-PSNR by set."""
 
 
-def parser_of(words: str | None, *, out: str, steps: int = 600) -> argparse.ArgumentParser:
+def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
     """What every comparison can be told."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
