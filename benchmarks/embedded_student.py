@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.embedded_teacher import pack
 from compressor.assets import FOLDER
 
-STEPS = 1_500
+STEPS = 3_000
 SETTINGS = ("batch=16", "lr_patch=32", "rate=1e-3", "decay=cosine", "precision=bf16", "validate_every=375")
 
 

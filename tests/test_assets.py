@@ -37,7 +37,7 @@ def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Pat
 
 
 @needs_shared
-@pytest.mark.parametrize(("asset", "least"), [(embedded_teacher, 2.8), (embedded_student, 1.9)])
+@pytest.mark.parametrize(("asset", "least"), [(embedded_teacher, 2.9), (embedded_student, 2.3)])
 def test_their_gain_on_set5_is_what_the_card_says(asset: Callable[[], Path], least: float) -> None:
     path = asset()
     scores = evaluate([path], data=benchmarks() / "Set5").models
