@@ -179,6 +179,18 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                     ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
                 )
             ),
+            Format(
+                name="litert",
+                title="LiteRT (TensorFlow Lite), float32, N,H,W,C, any size; networks with windows one size only",
+                suffix=".tflite",
+                precision="fp32",
+                module="export.to_litert",
+                needs=("litert_torch", "ai_edge_litert"),
+                extra="litert",
+                bounds=FP32,
+                opens_with="litert",
+                choices=("static",),
+            ),
         )
     }
 )

@@ -117,6 +117,16 @@ def _open_openvino(request: Request) -> Runtime:
     return _of_scale(request, runtime)
 
 
+def _open_litert(request: Request) -> Runtime:
+    from compressor.runtimes.litert_runtime import LiteRtRuntime
+
+    _refuse_options(request)
+    runtime = LiteRtRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
+    if request.precision not in (None, runtime.precision):
+        raise UsageError(f"{request.path} holds {runtime.precision}, not {request.precision}: export it again in that")
+    return _of_scale(request, runtime)
+
+
 def _refuse_options(request: Request) -> None:
     if request.arch_options:
         raise UsageError(f"{request.path} is an exported file: it needs no {', '.join(request.arch_options)}")
@@ -186,6 +196,13 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_engine,
             needs=("tensorrt",),
             extra="tensorrt",
+        ),
+        "litert": RuntimeKind(
+            "a LiteRT or TensorFlow Lite model (.tflite)",
+            frozenset({".tflite"}),
+            _open_litert,
+            needs=("ai_edge_litert",),
+            extra="litert",
         ),
     }
 )
