@@ -34,6 +34,8 @@ env:
 extras: env
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt spandrel einops
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt openvino openvino-telemetry
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt litert-torch litert-converter ai-edge-litert ai-edge-quantizer \
+		jax jaxlib opt_einsum scipy torchao absl-py immutabledict tqdm
 
 app: env
 	$(BIN)/python scripts/build_demo.py --get-node

@@ -1,7 +1,7 @@
 """A network as LiteRT likes it: one operation each for pixel shuffle, PReLU and nearest upscaling.
 
 The converter spells these out as chains of reshapes over whole images, which are slow on a phone and hold one image
-size. As operations of LiteRT's own, on channels-last maps, nothing in a convolutional network's graph depends on a size.
+size. As operations of LiteRT's own, on channels-last maps, no operation of a convolutional network holds a size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def depth_to_space(last: torch.Tensor, block: int) -> torch.Tensor:
     """N,H,W,(i,j,C) to N,H·block,W·block,C, as LiteRT orders channels."""
     n, h, w, c = last.shape
     cut = last.reshape(n, h, w, block, block, c // block**2)
-    return cut.permute(0, 1, 3, 2, 4, 5).reshape(n, h * block, w * block, c // block**2).contiguous()
+    return cut.permute(0, 1, 3, 2, 4, 5).reshape(n, h * block, w * block, c // block**2).clone()
 
 
 @depth_to_space.register_fake
@@ -142,9 +142,9 @@ def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
 
 def _enlarge(module: GraphModule, node: Node) -> None:
     """Nearest upscaling by a whole factor is a shuffle of as many copies."""
-    image, _, factors = node.args
-    assert isinstance(factors, (list, tuple)) and len(set(factors)) == 1 and float(factors[0]).is_integer()
+    image, factors = node.args[0], [float(str(factor)) for factor in node.args[2]]  # type: ignore[union-attr]
     block = int(factors[0])
+    assert factors == [block, block], factors
     with module.graph.inserting_before(node):
         last = _call(module, aten.permute.default, image, TO_LAST)
         copies = _call(module, aten.cat.default, [last] * block**2, 3)

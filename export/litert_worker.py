@@ -35,7 +35,7 @@ def main(order_path: Path) -> None:
     Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-class NeedsSize(Exception):  # noqa: N818 - not an error of ours: the parent makes one of it
+class NeedsSize(Exception):
     """The graph holds an image size, and none was chosen."""
 
 
@@ -77,19 +77,20 @@ def _teach_operations() -> None:
             backend_config=ir.StringAttr.get(str(ir.DictAttr.get(attributes))),
         )
 
-    @lower(torch.ops.srkd.depth_to_space.default)
-    def _depth_to_space(context: Any, last: Any, block: int) -> Any:
+    def depth_to_space(context: Any, last: Any, block: int) -> Any:
         number = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), block)
         return written(context, "tfl.depth_to_space", [last], {"block_size": number})
 
-    @lower(torch.ops.srkd.prelu.default)
-    def _prelu(context: Any, last: Any, slope: Any) -> Any:
+    def prelu(context: Any, last: Any, slope: Any) -> Any:
         return written(context, "tfl.prelu", [last, slope], {})
 
-    @lower(torch.ops.srkd.take.default)
-    def _take(context: Any, last: Any, order: Any) -> Any:
+    def take(context: Any, last: Any, order: Any) -> Any:
         axis, none = (ir.IntegerAttr.get(ir.IntegerType.get_signless(32), number) for number in (3, 0))
         return written(context, "tfl.gather", [last, order], {"axis": axis, "batch_dims": none})
+
+    lower(torch.ops.srkd.depth_to_space.default)(depth_to_space)
+    lower(torch.ops.srkd.prelu.default)(prelu)
+    lower(torch.ops.srkd.take.default)(take)
 
 
 def described(content: bytes, order: dict[str, Any], *, free: bool) -> dict[str, object]:

@@ -1,0 +1,184 @@
+"""LiteRT: the file does what the network does at any size, says what it is, and a damaged one is a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Descriptor, Network, Spec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.open import open_model
+from compressor.super_resolve import super_resolve
+from export import litert_worker
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+
+pytest.importorskip("litert_torch")
+interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+pytestmark = pytest.mark.extras
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"Set5 ×2": "30"}'})
+EDSR = EDSRSpec(width=8, depth=1, scale=2)
+SWINIR = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
+SPECS = (
+    RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3),
+    CARNMSpec(width=8, scale=2),
+    CompactSpec(width=8, depth=1, scale=4, channels=1),
+)
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["litert"], folder, choices=choices).files
+    return file
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSR, seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.parity is not None and file.parity.max_abs < 1e-5
+    assert (file.facts["layout"], file.facts["sizes"]) == ("NHWC", "any")
+    assert file.facts["operations"] == 10, "each convolution, addition and shuffle one operation, and the mean"
+    return file.path
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}x{spec.scale}")
+def test_networks_convert_with_free_sizes(spec: Spec, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = exported(build(spec, seed=3), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
+    assert {part.name for part in tmp_path.iterdir()} == {"small.tflite"}
+
+
+def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
+    network = build(SWINIR, seed=1)
+    free = exported(network, tmp_path)
+    assert free.verdict == "unavailable" and free.reason is not None
+    assert "swinir has operations that LiteRT knows for one image size only" in free.reason
+    assert "--static" in free.reason and not list(tmp_path.iterdir())
+    file = exported(network, tmp_path, Choices(lr_size=(18, 14)))
+    assert file.verdict == "passed" and file.path == tmp_path / "small-18x14.tflite", file.reason
+    runtime = open_model(file.path)
+    assert runtime.descriptor.fixed_size == (18, 14)
+    lr = torch.rand(3, 3, 14, 18)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+    with pytest.raises(SrkdError, match="takes images of 18x14 only, not 14x18"):
+        runtime.run(torch.rand(1, 3, 18, 14))
+    assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
+
+
+def test_the_file_says_what_it_is_and_takes_any_size(
+    network: Network, good: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runtime = open_model(good, threads=2)
+    assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("litert", "cpu", "fp32", "small")
+    assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
+    assert runtime.metadata["srkd.scores"] == '{"Set5 ×2": "30"}'
+    for shape in ((1, 3, 1, 1), (2, 3, 7, 30), (1, 3, 24, 20), (2, 3, 7, 30)):
+        lr = torch.rand(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
+    """As an app uses it, without us: N,H,W,C, resized by the library's own call."""
+    model = interpreter.Interpreter(str(good))
+    (given,), (taken,) = model.get_input_details(), model.get_output_details()
+    assert (given["name"], taken["name"]) == ("lr", "sr") and list(given["shape_signature"]) == [-1, -1, -1, 3]
+    image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
+    model.resize_tensor_input(given["index"], image.shape)
+    model.allocate_tensors()
+    model.set_tensor(given["index"], image)
+    model.invoke()
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(model.get_tensor(taken["index"]), wanted.numpy(), atol=1e-5)
+
+
+def test_what_the_runtime_has_not_is_refused(good: Path) -> None:
+    with pytest.raises(UsageError, match="holds fp32, not fp16"):
+        open_model(good, precision="fp16")
+    with pytest.raises(UsageError, match="device 'cuda': LiteRT runs on cpu"):
+        open_model(good, device="cuda")
+    with pytest.raises(UsageError, match="is for scale 2, not 3"):
+        open_model(good, scale=3)
+
+
+def test_a_damaged_file_is_one_line(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = good.read_bytes()
+    cases = {
+        "cut": (content[: len(content) // 2], "is not a model LiteRT can open"),
+        "page": (b"<html>404</html>", "is not a LiteRT model: it does not begin as one"),
+        "empty": (b"", "is not a LiteRT model"),
+        "spec": (content.replace(b'"edsr"', b'"esdr"'), r"spec: its srkd\.spec cannot be used: .*esdr"),
+        "torn": (content[:8] + bytes(200) + content[208:], "is not a model LiteRT can open"),
+    }
+    for name, (damaged, told) in cases.items():
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(damaged)
+        with pytest.raises(SrkdError, match=told) as caught:
+            open_model(path)
+        assert "\n" not in str(caught.value), name
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_foreign_model_is_known_by_its_shapes(good: Path, tmp_path: Path, network: Network) -> None:
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(good.read_bytes().replace(b"srkd.", b"acme."))
+    foreign = open_model(path)
+    assert foreign.spec is None and foreign.descriptor == Descriptor(scale=2)
+    lr = torch.rand(1, 3, 9, 13)
+    with torch.no_grad():
+        torch.testing.assert_close(foreign.run(lr), network(lr), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "LiteRT's converter ended with status -11 on edsr"),
+        ("import sys; sys.exit('no room')", "LiteRT's converter ended with status 1 on edsr: no room"),
+    ],
+)
+def test_a_converter_that_dies_is_one_line(
+    program: str, told: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tmp_path / "broken" / "export" / "litert_worker.py"
+    worker.parent.mkdir(parents=True)
+    (worker.parent / "__init__.py").touch()
+    worker.write_text(program)
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    monkeypatch.chdir(tmp_path)
+    file = exported(network, tmp_path / "out")
+    assert file.verdict == "failed" and file.reason is not None and file.reason.startswith(told)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_the_converter_raises_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unwilling(*_: object) -> bytes:
+        raise AssertionError("float32[1,?]")
+
+    from compressor.checkpoints.save import save_network
+
+    save_network(build(EDSR, seed=0), tmp_path / "weights.safetensors")
+    order = {"weights": str(tmp_path / "weights.safetensors"), "answer": str(tmp_path / "answer"), "lr_size": None}
+    (tmp_path / "order").write_text(__import__("json").dumps(order))
+    monkeypatch.setattr(litert_worker, "_converted", unwilling)
+    litert_worker.main(tmp_path / "order")
+    assert (tmp_path / "answer").read_text() == '{"error": "AssertionError: float32[1,?]"}'
