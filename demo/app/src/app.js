@@ -36,11 +36,10 @@ async function attempt(work) {
   try {
     return await work();
   } catch (error) {
-    if (error instanceof Cancelled) say("Cancelled.");
-    else {
-      trouble(error.message);
-      part("trouble").scrollIntoView({ block: "nearest" });
-    }
+    // Whoever cancels has said why already, or asks for something else at once.
+    if (error instanceof Cancelled) return undefined;
+    trouble(error.message);
+    part("trouble").scrollIntoView({ block: "nearest" });
     return undefined;
   }
 }
@@ -57,6 +56,15 @@ function askFirst(picture, pixels) {
   const words = `${size(picture.width, picture.height)} pixels become ${number(pixels / 1e6)} megapixels. `;
   part("ask-words").textContent = `${words}All of it can take minutes. Zoom in for a quick look at a part.`;
   part("ask").hidden = false;
+  say(`${words}Enlarge what is in view, or all of it?`);
+}
+
+function stop() {
+  const { value, max } = part("progress");
+  session.cancel();
+  part("ask-words").textContent = `Cancelled after ${value} of ${max} tiles.`;
+  part("ask").hidden = false;
+  say("Cancelled.");
 }
 
 async function offerFiles() {
@@ -234,7 +242,7 @@ function wire() {
       target.value = "";
     });
   }
-  const clicks = { live: startLive, save, share, crop: cutToView, "ask-part": cutToView, measure, cancel: () => session.cancel() };
+  const clicks = { live: startLive, save, share, crop: cutToView, "ask-part": cutToView, measure, cancel: stop };
   for (const [id, work] of Object.entries(clicks)) part(id).addEventListener("click", work);
   part("ask-whole").addEventListener("click", () => {
     session.picture.agreed = true;

@@ -5,7 +5,7 @@
 
 import { canStreamPng, PngWriter } from "./png.js";
 import { rgbaFromPlanes } from "./pixels.js";
-import { fixedMargin, fixedSpans, spans, tileWithin, UNBOUNDED_OVERLAP } from "./tiling.js";
+import { fixedMargin, fixedSpans, spans, tileWithin, roundedUp, UNBOUNDED_OVERLAP } from "./tiling.js";
 
 /** What the feature maps of one window may take, by the count in `tileWithin`. */
 export const FEATURE_BYTES = 192 * 2 ** 20;
@@ -31,10 +31,16 @@ export function plan(width, height, facts, reduction, tile = 0) {
       exact: (across.exact || facts.fixed[0] >= width) && (down.exact || facts.fixed[1] >= height),
     };
   }
-  const margin = facts.radius ?? UNBOUNDED_OVERLAP;
+  const { multiple = 1, least = 1 } = facts;
+  const margin = roundedUp(facts.radius ?? UNBOUNDED_OVERLAP, multiple);
   const side = tile || tileWithin(FEATURE_BYTES, facts.width, facts.scale, margin);
-  const columns = spans(width, side, margin, reduction);
-  const rows = spans(height, side, margin, reduction);
+  // Sizes that the network cannot take are met by reflecting the picture at its end, and cutting the result there.
+  const cut = (size) =>
+    spans(roundedUp(Math.max(size, least), multiple), side, margin, reduction * multiple)
+      .filter(({ start }) => start < size)
+      .map((span) => ({ ...span, stop: Math.min(span.stop, size) }));
+  const columns = cut(width);
+  const rows = cut(height);
   return { columns, rows, exact: facts.radius !== null || columns.length * rows.length === 1 };
 }
 

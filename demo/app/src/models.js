@@ -2,7 +2,7 @@
 
 export const BICUBIC = "bicubic";
 
-const ROLES = { student: "Student", teacher: "Teacher" };
+const ROLES = { student: "Student", teacher: "Teacher", int8: "Student" };
 
 /** The server's list, or the one that was kept when offline. */
 export async function fetchList() {

@@ -4,6 +4,7 @@ import { bicubic, BICUBIC_RADIUS } from "./bicubic.js";
 import { UnusableModel, describeOnnx } from "./onnx_file.js";
 import { floatsFromHalves, halvesFromFloats, rgbFromYcbcr, ycbcrFromRgb } from "./pixels.js";
 import { openSession } from "./runtime.js";
+import { roundedUp } from "./tiling.js";
 
 const PROBE_SIDE = 16;
 
@@ -20,6 +21,7 @@ export function bicubicNetwork(scale) {
 export async function openNetwork(ort, choice, bytes, name, known = {}) {
   const facts = describeOnnx(bytes, name);
   if (Number.isInteger(known.receptive_radius)) facts.radius = known.receptive_radius;
+  Object.assign(facts, { multiple: known.size_multiple ?? 1, least: known.min_size ?? 1 });
   let session;
   try {
     session = await openSession(ort, choice, bytes);
@@ -42,7 +44,8 @@ export async function openNetwork(ort, choice, bytes, name, known = {}) {
 
 /** One run of a small grey picture: it gives the scale, and shows that the graph runs at all. */
 async function probe(ort, session, facts, name) {
-  const [width, height] = facts.fixed ?? [PROBE_SIDE, PROBE_SIDE];
+  const side = roundedUp(Math.max(PROBE_SIDE, facts.least), facts.multiple);
+  const [width, height] = facts.fixed ?? [side, side];
   let sr;
   try {
     sr = await inSession(ort, session, facts, new Float32Array(facts.channels * width * height).fill(0.5), width, height);

@@ -54,7 +54,7 @@ function described(outline, name) {
   const [input] = inputs;
   const [batch, channels, height, width] = input.shape;
   if (!["float32", "float16"].includes(input.type)) {
-    throw new UnusableModel(`${name} takes ${input.type}; the app feeds float32 or float16 in [0,1].`);
+    throw new UnusableModel(`${name} takes ${input.type}; the app feeds float32 or float16 in [0,1]: export it without --io.`);
   }
   if (input.shape.length !== 4 || ![1, 3].includes(channels)) {
     const shape = input.shape.map((size) => size ?? "?").join(" × ");

@@ -69,7 +69,9 @@ export function showSamples(samples, choose) {
         const button = document.createElement("button");
         const image = document.createElement("img");
         Object.assign(image, { src: sample.url, alt: "", loading: "eager", decoding: "async" });
-        button.setAttribute("aria-label", `Sample: ${sample.name}`);
+        const title = sample.title ?? sample.name;
+        button.setAttribute("aria-label", `Sample: ${title}`);
+        button.title = sample.credit ? `${title} (${sample.credit})` : title;
         button.append(image);
         button.addEventListener("click", () => choose(sample));
         return button;

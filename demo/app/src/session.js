@@ -191,6 +191,6 @@ export class Session {
   }
 }
 
-function rowOf({ receptive_radius }) {
-  return { receptive_radius };
+function rowOf({ receptive_radius, size_multiple, min_size }) {
+  return { receptive_radius, size_multiple, min_size };
 }

@@ -54,6 +54,6 @@ function cut(size, tile, margin, length) {
   return found;
 }
 
-function roundedUp(size, multiple) {
+export function roundedUp(size, multiple) {
   return Math.ceil(size / multiple) * multiple;
 }

@@ -1,0 +1,203 @@
+"""ONNX files for the browser tests: the embedded networks, tiny ones, and those that must be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from app_site import Model
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from compressor.assets import embedded_student, embedded_teacher
+from compressor.checkpoints.load import load_checkpoint
+from compressor.data.embedded import embedded_photos
+from compressor.images import read_rgb_u8
+from compressor.metrics import to_u8
+from compressor.networks.base import Network, Spec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.resize import downscale_u8
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.super_resolve import super_resolve
+from export.conversion import Choices, Conversion
+from export.metadata import Source, export_metadata
+from export.to_onnx import convert
+
+TINY = EDSRSpec(2, width=8, depth=2)
+
+
+class Models:
+    """Files are made on first use, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def student(self) -> Model:
+        return self._of(load_checkpoint(embedded_student()).network, "student", "student")
+
+    @cached_property
+    def teacher(self) -> Model:
+        return self._of(load_checkpoint(embedded_teacher()).network, "teacher", "teacher")
+
+    @cached_property
+    def tiny(self) -> Model:
+        """EDSR ×2 of 2 blocks and 8 channels, with weights drawn."""
+        return self.made(TINY, "tiny")
+
+    def made(self, spec: Spec, name: str, choices: Choices | None = None) -> Model:
+        """A drawn network of `spec` as ONNX."""
+        return self._of(build(spec, seed=1), name, "student", choices)
+
+    @cached_property
+    def half(self) -> Model:
+        """The tiny network with 16-bit weights, inputs and outputs."""
+        model = onnx.load(self.tiny.path)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        for port in (*model.graph.input, *model.graph.output):
+            port.type.tensor_type.elem_type = TensorProto.FLOAT16
+        del model.graph.value_info[:]
+        return self.written("half", model, self.tiny, precision="fp16")
+
+    @cached_property
+    def int8(self) -> Model:
+        """The tiny network through onnxruntime's own quantize_static: QDQ, 8-bit activations and weights."""
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+        class Photos(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                photo = torch.from_numpy(sample_rgb("chelsea", 48).copy()).permute(2, 0, 1)[None].float() / 255
+                self.left = [{"lr": photo.numpy()}]
+
+            def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+                return self.left.pop() if self.left else None
+
+        path = self.folder / "int8.onnx"
+        quantize_static(
+            self.tiny.path,
+            path,
+            Photos(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return replace(self.tiny, path=path, name="int8", role="int8", precision="int8")
+
+    def written(self, name: str, model: onnx.ModelProto, like: Model, precision: str = "fp32") -> Model:
+        path = self.folder / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        return replace(like, path=path, name=name, precision=precision)
+
+    def _of(self, network: Network, name: str, role: str, choices: Choices | None = None) -> Model:
+        path = self.folder / f"{name}.onnx"
+        described = network.descriptor
+        convert(Conversion(network, path, export_metadata(network, Source(name)), choices or Choices()))
+        return Model(
+            path,
+            name,
+            role,
+            scale=described.scale,
+            channels=described.channels,
+            receptive_radius=described.receptive_radius,
+        )
+
+
+def sample_rgb(name: str, side: int) -> NDArray[np.uint8]:
+    """(side,side,3): the middle of an embedded photo, made smaller four times."""
+    photos = {**embedded_photos("val"), **embedded_photos("train")}
+    small = downscale_u8(read_rgb_u8(photos[name]), 4)
+    small = small.reshape(small.shape[-3:])
+    top, left = (small.shape[-2] - side) // 2, (small.shape[-1] - side) // 2
+    return np.ascontiguousarray(small[:, top : top + side, left : left + side].permute(1, 2, 0).numpy())
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    written = BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    return written.getvalue()
+
+
+def upscaled(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What onnxruntime in Python makes of the same picture, untiled."""
+    lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    runtime = OnnxRuntime(model.path, threads=1)
+    return np.asarray(to_u8(super_resolve(runtime, lr, tile=0).sr)[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
+
+
+def graph(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: list[onnx.TensorProto] | None = None,
+) -> onnx.ModelProto:
+    made = helper.make_graph(nodes, "foreign", inputs, outputs, weights or [])
+    model: onnx.ModelProto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return model
+
+
+def images(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, list(shape))
+
+
+def _classifier() -> onnx.ModelProto:
+    node = helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    return graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, 1, 1)])
+
+
+def _two_inputs() -> onnx.ModelProto:
+    node = helper.make_node("Add", ["a", "b"], ["y"])
+    given = [images("a", "n", 3, "h", "w"), images("b", "n", 3, "h", "w")]
+    return graph([node], given, [images("y", "n", 3, "h", "w")])
+
+
+def _bytes_in() -> onnx.ModelProto:
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    return graph([node], [images("x", "n", "h", "w", 3, kind=TensorProto.UINT8)], [images("y", "n", "h", "w", 3)])
+
+
+def _four_channels() -> onnx.ModelProto:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    return graph([node], [images("x", "n", 4, "h", "w")], [images("y", "n", 4, "h", "w")])
+
+
+def _text() -> onnx.ModelProto:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return graph([node], [images("x", "n")], [images("y", "n")])
+
+
+def _unknown_operation() -> onnx.ModelProto:
+    node = helper.make_node("Sharpen", ["x"], ["y"], domain="elsewhere")
+    model = graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, "h", "w")])
+    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    return model
+
+
+def _lying() -> onnx.ModelProto:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    model = graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, "h", "w")])
+    model.metadata_props.add(key="srkd.scale", value="4")
+    return model
+
+
+FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "classifier": (_classifier, "not an enlarged picture"),
+    "two-inputs": (_two_inputs, "2 inputs and 1 output"),
+    "bytes": (_bytes_in, "takes uint8"),
+    "four-channels": (_four_channels, "expected N × 3"),
+    "flat": (_text, "expected N × 3"),
+    "unknown-operation": (_unknown_operation, "cannot be opened by ONNX Runtime"),
+    "lying": (_lying, "says that it enlarges 4 times"),
+}
+"""Name → the model and what the page says of it."""

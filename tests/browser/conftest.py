@@ -1,0 +1,159 @@
+"""A real browser (Debian's Chromium, driven by Playwright), the built app, and models small and embedded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from app_models import Models
+from app_site import Site, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+APP = ROOT / "demo" / "app"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WEBGPU_FLAGS = (
+    *(flag for flag in FLAGS if flag != "--disable-gpu"),
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+)
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 412, "height": 915},
+    "device_scale_factor": 2.625,
+    "is_mobile": True,
+    "has_touch": True,
+}
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="session")
+def app_folder() -> Path:
+    """The built app."""
+    if not (APP / "dist" / "index.html").is_file():
+        pytest.skip("the app is not built: make app")
+    return APP / "dist"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("no Chromium: apt-get install --no-install-recommends chromium, or CHROMIUM=path")
+    return found
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def launch(playwright: Playwright, chromium: str) -> Iterator[Callable[[Sequence[str]], Browser]]:
+    """A browser with given flags; every one is closed at the end."""
+    with ExitStack() as stack:
+
+        def start(flags: Sequence[str]) -> Browser:
+            browser = playwright.chromium.launch(executable_path=chromium, args=list(flags))
+            stack.callback(browser.close)
+            return browser
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[[Sequence[str]], Browser]) -> Browser:
+    return launch(FLAGS)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"))
+
+
+@dataclass
+class Visit:
+    """A page of the app, and what its console said. `silent` is asked at the end of every test."""
+
+    page: Page
+    site: Site
+    complaints: list[str] = field(default_factory=list)
+
+    def ready(self) -> Visit:
+        self.page.wait_for_selector("body[data-ready=yes]", timeout=PATIENCE_MS)
+        return self
+
+    def engine(self, script: str, given: object = None) -> Any:
+        """Run `script` (the body of a function of `engine` and `given`) with a worker of its own."""
+        return self.page.evaluate(
+            f"""async (given) => {{
+                const {{ Engine }} = await import(new URL("src/engine.js", document.baseURI).href);
+                const engine = new Engine();
+                try {{ {script} }} finally {{ engine.worker.terminate(); }}
+            }}""",
+            given,
+        )
+
+    def text(self, element: str) -> str:
+        return self.page.inner_text(f"#{element}")
+
+    def choose(self, *, sample: int = 0) -> None:
+        self.page.click(f"#samples button >> nth={sample}")
+
+    def done(self) -> None:
+        self.page.wait_for_selector("#save:not([disabled])", timeout=PATIENCE_MS)
+
+    def saved(self, folder: Path) -> Path:
+        """The file that Save gives."""
+        self.done()
+        with self.page.expect_download(timeout=PATIENCE_MS) as waiting:
+            self.page.click("#save")
+        path = folder / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        return path
+
+
+@contextmanager
+def visiting(browser: Browser, site: Site, *, address: str = "", **profile: object) -> Iterator[Visit]:
+    """A fresh context at `address` of the site; whatever the console complains of fails the test at the end."""
+    context: BrowserContext = browser.new_context(accept_downloads=True, bypass_csp=False, **profile)  # type: ignore[arg-type]
+    context.set_default_timeout(PATIENCE_MS)
+    visit = Visit(context.new_page(), site)
+    listen(visit.page, visit.complaints)
+    try:
+        visit.page.goto(address if "//" in address else f"{site.origin}/{address}")
+        yield visit
+        assert visit.complaints == []
+    finally:
+        context.close()
+
+
+def listen(page: Page, complaints: list[str]) -> None:
+    page.on("console", lambda told: complaints.append(told.text) if told.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Site], Site]]:
+    """Serve a site until the test ends."""
+    with ExitStack() as stack:
+        yield lambda site: stack.enter_context(served(site))
