@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,14 @@ def visiting(browser: Browser, site: Site, *, address: str = "", **profile: obje
 def listen(page: Page, complaints: list[str]) -> None:
     page.on("console", lambda told: complaints.append(told.text) if told.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
+
+
+def note(name: str, value: object) -> None:
+    """Keep a measured figure in build/demo-figures.json, for whoever wants to quote it."""
+    path = ROOT / "build" / "demo-figures.json"
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, name: value}, indent=1) + "\n")
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""What the first visit costs, and how fast the embedded networks are here. The figures are kept, not judged closely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from app_models import Models, png, sample_rgb
+from app_site import Site, site_of
+from conftest import PHONE, note, visiting
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+
+THROTTLE = 4
+FIRST_LOAD_BYTES = 6_000_000
+"""gzipped, the embedded student and two samples included."""
+
+
+def test_the_first_visit_on_a_slow_phone(
+    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
+) -> None:
+    samples = {f"{name}.png": png(sample_rgb(name, 96)) for name in ("chelsea", "astronaut")}
+    site = serve(site_of(app_folder, [models.student], samples))
+    with visiting(browser, site, address="THIRD_PARTY.txt", **PHONE) as visit:
+        session = visit.page.context.new_cdp_session(visit.page)
+        session.send("Emulation.setCPUThrottlingRate", {"rate": THROTTLE})
+        site.sent.clear()
+        visit.page.goto(site.origin)
+        visit.ready().choose()
+        visit.done()
+        ready, done = visit.page.evaluate(
+            "[performance.getEntriesByType('navigation')[0].domComplete, performance.now()]"
+        )
+        visit.page.wait_for_function("document.querySelector('#offline').textContent.startsWith('Works offline')")
+        kinds = {"wasm": 0, "model": 0, "samples": 0, "app": 0}
+        for address, size in site.sent.items():
+            kind = {"models": "model", "samples": "samples"}.get(address.split("/")[0], "app")
+            kinds["wasm" if address.endswith(".wasm") else kind] += size
+        total = sum(kinds.values())
+        note("first_load_bytes_gzipped", {"total": total, **kinds})
+        note(
+            "throttled_phone", {"rate": THROTTLE, "dom_ms": round(ready), "first_result_ms": round(done), "lr": "96x96"}
+        )
+        assert total < FIRST_LOAD_BYTES
+
+
+def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]) -> None:
+    site = serve(site_of(app_folder, [models.student, models.teacher], {}))
+    with visiting(browser, site, **PHONE) as visit:
+        visit.ready()
+        found = {}
+        for model in (models.student, models.teacher):
+            for threads in (1, 2):
+                told = visit.engine(
+                    """
+                    await engine.ask("setup", { wanted: { engine: "wasm", threads: given.threads } });
+                    const bytes = await (await fetch(given.url)).arrayBuffer();
+                    await engine.ask("open", { name: "model.onnx", bytes });
+                    return await engine.ask("measure");
+                    """,
+                    {"threads": threads, "url": f"models/{model.path.name}"},
+                )
+                assert (told["width"], told["height"], told["threads"]) == (64, 64, threads)
+                found[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = round(told["ms"])
+        note("ms_a_64x64_tile", found)
+        assert found["student, 1 thread"] < found["teacher, 1 thread"]

@@ -1,0 +1,231 @@
+"""The app as an app: it loads, installs, works offline, updates cleanly, and says what an address does not allow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from app_models import Models, png, sample_rgb
+from app_site import Site, served, site_of
+from conftest import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
+from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offline')"
+
+
+@pytest.fixture
+def site(app_folder: Path, models: Models) -> Site:
+    samples = {"cat.png": png(sample_rgb("chelsea", 72)), "cup.png": png(sample_rgb("coffee", 48))}
+    return site_of(app_folder, [models.tiny], samples)
+
+
+def isolated(page: Page) -> bool:
+    return bool(page.evaluate("crossOriginIsolated"))
+
+
+def test_it_loads_and_can_be_installed(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+    with visiting(browser, serve(site), **PHONE) as visit:
+        visit.ready().page.wait_for_function(OFFLINE)
+        session = visit.page.context.new_cdp_session(visit.page)
+        manifest = session.send("Page.getAppManifest")
+        assert manifest["errors"] == []
+        assert session.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
+        told = json.loads(manifest["data"])
+        assert {icon["sizes"] for icon in told["icons"]} >= {"192x192", "512x512"}
+        assert any(icon.get("purpose") == "maskable" for icon in told["icons"])
+        assert (
+            visit.page.evaluate("navigator.serviceWorker.controller !== null || navigator.serviceWorker.ready")
+            is not None
+        )
+        assert "WebAssembly" in visit.text("engine")
+
+
+def test_our_own_code_is_small(app_folder: Path) -> None:
+    own = [path for path in APP.glob("*.*") if path.suffix in (".html", ".css", ".js", ".webmanifest")]
+    own += list((APP / "src").glob("*.js"))
+    assert sum(path.stat().st_size for path in own) <= 200_000
+
+
+def test_it_works_offline_after_the_first_visit(browser: Browser, site: Site) -> None:
+    """The server is gone, not only unplugged: nothing may come from anywhere but the browser."""
+    context = browser.new_context(**PHONE)
+    page = context.new_page()
+    complaints: list[str] = []
+    try:
+        with served(site):
+            page.goto(site.origin)
+            page.wait_for_selector("body[data-ready=yes]")
+            page.wait_for_function(OFFLINE)
+        listen(page, complaints)
+        page.goto(site.origin)
+        visit = Visit(page, site).ready()
+        assert isolated(page)
+        visit.choose(sample=1)
+        visit.done()
+        assert visit.text("figure-size") == "0.01 MP"
+        # That the list could not be fetched anew is the browser's own remark, and true.
+        assert [told for told in complaints if "ERR_CONNECTION_REFUSED" not in told] == []
+    finally:
+        context.close()
+
+
+def test_a_static_host_without_headers_gets_threads_from_the_service_worker(
+    browser: Browser, site: Site, serve: Callable[[Site], Site]
+) -> None:
+    site.headers = {}
+    with visiting(browser, serve(site), **DESKTOP) as visit:
+        visit.page.wait_for_function("crossOriginIsolated")
+        visit.ready()
+        assert "thread" in visit.text("engine")
+        assert "isolated" not in visit.text("why")
+        visit.choose()
+        visit.done()
+
+
+def test_it_works_under_a_sub_path(
+    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
+) -> None:
+    site = site_of(app_folder, [models.tiny], {"cat.png": png(sample_rgb("chelsea", 48))}, prefix="demos/sr/")
+    with visiting(browser, serve(site), address="demos/sr/", **PHONE) as visit:
+        visit.ready().page.wait_for_function(OFFLINE)
+        visit.choose()
+        visit.done()
+
+
+def rebuilt(site: Site, *, whole: bool) -> None:
+    """Another build at the same address: a changed style, named in the list with its hash, or (half uploaded) not."""
+    import base64
+    import hashlib
+
+    style = (site.content("style.css") or b"") + b"\nbody { --build: 2; }\n"
+    listed = (site.content("precache.js") or b"").decode()
+    told = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))
+    told["version"] = "another"
+    entry = next(each for each in told["files"] if each["path"] == "style.css")
+    entry["integrity"] = "sha256-" + base64.b64encode(hashlib.sha256(style).digest()).decode()
+    site.files["precache.js"] = f"self.PRECACHE = {json.dumps(told)};".encode()
+    site.files.pop("precache.js.gz", None)
+    if whole:
+        site.files["style.css"] = style
+        site.files.pop("style.css.gz", None)
+
+
+def build_of(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.body).getPropertyValue('--build').trim()"))
+
+
+def test_a_new_build_waits_until_it_is_wanted(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+    with visiting(browser, serve(site), **PHONE) as visit:
+        visit.ready().page.wait_for_function(OFFLINE)
+        rebuilt(site, whole=True)
+        visit.page.reload()
+        visit.ready().page.wait_for_selector("#update:not([hidden])")
+        assert build_of(visit.page) == ""
+        with visit.page.expect_navigation():
+            visit.page.click("#update-now")
+        assert build_of(visit.ready().page) == "2"
+        names = visit.page.evaluate("caches.keys()")
+        assert sorted(names) == ["srkd-app-another", "srkd-data"]
+
+
+def test_a_half_uploaded_build_changes_nothing(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+    with visiting(browser, serve(site), **PHONE) as visit:
+        visit.ready().page.wait_for_function(OFFLINE)
+        rebuilt(site, whole=False)
+        visit.page.reload()
+        visit.ready()
+        visit.page.wait_for_function(
+            "navigator.serviceWorker.getRegistration().then((found) => !found.installing && !found.waiting)"
+        )
+        assert visit.page.is_hidden("#update")
+        visit.choose()
+        visit.done()
+        # The browser says itself that a file was not what its hash said.
+        assert all("integrity" in told or "hash" in told for told in visit.complaints)
+        visit.complaints.clear()
+
+
+def test_plain_http_says_what_is_missing_and_works(
+    launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site], tmp_path: Path
+) -> None:
+    """As on a phone that was given this machine's address in the local network."""
+    serve(site)
+    browser = launch((*FLAGS, "--host-resolver-rules=MAP phone.test 127.0.0.1"))
+    with visiting(browser, site, address=f"http://phone.test:{site.port}/", **PHONE) as visit:
+        assert visit.ready().page.evaluate("isSecureContext") is False
+        assert visit.text("engine") == "WebAssembly · 1 thread"
+        assert "plain http" in visit.text("why")
+        assert "One thread: browsers share memory between threads on https and localhost only." in visit.text("why")
+        assert visit.text("offline") == "Not kept for offline use: that needs https or localhost."
+        assert visit.page.is_disabled("#live")
+        assert "https" in (visit.page.get_attribute("#live", "title") or "")
+        assert visit.page.get_attribute("#shoot", "capture") == "environment"
+        photo = tmp_path / "photo.png"
+        photo.write_bytes(png(sample_rgb("coffee", 48)))
+        visit.page.set_input_files("#shoot", photo)
+        assert visit.saved(tmp_path).read_bytes().startswith(b"\x89PNG")
+        # Chromium remarks that the isolation headers mean nothing on such an address.
+        visit.complaints[:] = [told for told in visit.complaints if "Cross-Origin-Opener-Policy" not in told]
+
+
+def test_webgpu_runs_where_it_is_wanted(
+    launch: Callable[[Sequence[str]], Browser],
+    app_folder: Path,
+    models: Models,
+    serve: Callable[[Site], Site],
+) -> None:
+    """SwiftShader is an adapter in software: not chosen by itself, and right when it is asked for."""
+    small = png(sample_rgb("chelsea", 16))
+    site = serve(site_of(app_folder, [models.tiny], {"cat.png": small}))
+    with visiting(launch(WEBGPU_FLAGS), site, **DESKTOP) as visit:
+        visit.ready()
+        assert "WebAssembly" in visit.text("engine")
+        assert "computed by the processor" in visit.text("why")
+        both = visit.engine(
+            """
+            const found = {};
+            for (const wanted of ["wasm", "webgpu"]) {
+                const choice = await engine.ask("setup", { wanted: { engine: wanted, threads: 1 } });
+                const bytes = await (await fetch(given)).arrayBuffer();
+                const model = { name: "tiny.onnx", bytes, wanted: { engine: wanted } };
+                const { choice: used } = await engine.ask("open", model);
+                await engine.ask("picture", { blob: await (await fetch("samples/cat.png")).blob() });
+                const tiles = [];
+                await engine.ask("run", { with: "network" }, { onTile: (tile) => tiles.push(...tile.rgba) });
+                found[wanted] = { engine: used.engine, why: used.why, pixels: tiles };
+            }
+            return found;
+            """,
+            f"models/{models.tiny.path.name}",
+        )
+        assert both["webgpu"]["engine"] == "webgpu", both["webgpu"]["why"]
+        assert both["wasm"]["engine"] == "wasm"
+        assert len(both["wasm"]["pixels"]) == 32 * 32 * 4
+        far = max(abs(a - b) for a, b in zip(both["wasm"]["pixels"], both["webgpu"]["pixels"], strict=True))
+        assert far <= 1
+        visit.complaints[:] = [
+            told for told in visit.complaints if "WebGPU" not in told and "powerPreference" not in told
+        ]
+
+
+def test_a_camera_runs_live(
+    launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site]
+) -> None:
+    flags = (*FLAGS, "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with visiting(launch(flags), serve(site), **PHONE) as visit:
+        visit.ready().page.click("#live")
+        visit.page.wait_for_selector("#frames:has-text('FPS')")
+        width = visit.page.eval_on_selector("#sheet-right canvas", "canvas => canvas.width")
+        assert width == 2 * 96
+        painted = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+        assert visit.page.eval_on_selector("#sheet-right canvas", painted) > 10
+        assert visit.text("live") == "Stop"
+        visit.page.click("#live")
+        visit.page.wait_for_selector("body[data-mode=empty]")
+        assert visit.text("live") == "Live"
+        visit.choose()
+        visit.done()
