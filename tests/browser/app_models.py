@@ -114,11 +114,12 @@ class Models:
         )
 
 
-def sample_rgb(name: str, side: int) -> NDArray[np.uint8]:
-    """(side,side,3): the middle of an embedded photo, made smaller four times."""
+def sample_rgb(name: str, side: int, shrink: int = 4) -> NDArray[np.uint8]:
+    """(side,side,3): the middle of an embedded photo, made `shrink` times smaller."""
     photos = {**embedded_photos("val"), **embedded_photos("train")}
-    small = downscale_u8(read_rgb_u8(photos[name]), 4)
+    small = downscale_u8(read_rgb_u8(photos[name]), shrink)
     small = small.reshape(small.shape[-3:])
+    assert min(small.shape[-2:]) >= side, f"{name} has no {side} pixels a side when it is {shrink} times smaller"
     top, left = (small.shape[-2] - side) // 2, (small.shape[-1] - side) // 2
     return np.ascontiguousarray(small[:, top : top + side, left : left + side].permute(1, 2, 0).numpy())
 

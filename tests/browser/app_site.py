@@ -68,7 +68,7 @@ class Handler(SimpleHTTPRequestHandler):
         body = b"" if known else packed or content
         if packed and not known:
             self.send_header("Content-Encoding", "gzip")
-        suffix = Path(address or "index.html").suffix
+        suffix = ".html" if not address or address.endswith("/") else Path(address).suffix
         self.send_header("Content-Type", TYPES.get(suffix, "application/octet-stream"))
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-cache")
@@ -132,11 +132,17 @@ def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], pr
     return Site(files)
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A browser that goes away while it is answered is no error here."""
+
+
 @contextmanager
 def served(site: Site) -> Iterator[Site]:
     """The site on a free port of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), partial(Handler, site))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     site.port = server.server_address[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,13 @@ class Visit:
             }}""",
             given,
         )
+
+    def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
+        """Wait until `expression` is true: asked from outside, because the page's own policy evaluates no text."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
+            self.page.wait_for_timeout(100)
 
     def text(self, element: str) -> str:
         return self.page.inner_text(f"#{element}")

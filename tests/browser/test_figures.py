@@ -21,7 +21,7 @@ FIRST_LOAD_BYTES = 6_000_000
 def test_the_first_visit_on_a_slow_phone(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
-    samples = {f"{name}.png": png(sample_rgb(name, 96)) for name in ("chelsea", "astronaut")}
+    samples = {f"{name}.png": png(sample_rgb(name, 96, 3)) for name in ("chelsea", "astronaut")}
     site = serve(site_of(app_folder, [models.student], samples))
     with visiting(browser, site, address="THIRD_PARTY.txt", **PHONE) as visit:
         session = visit.page.context.new_cdp_session(visit.page)
@@ -33,7 +33,7 @@ def test_the_first_visit_on_a_slow_phone(
         ready, done = visit.page.evaluate(
             "[performance.getEntriesByType('navigation')[0].domComplete, performance.now()]"
         )
-        visit.page.wait_for_function("document.querySelector('#offline').textContent.startsWith('Works offline')")
+        visit.until("document.querySelector('#offline').textContent.startsWith('Works offline')")
         kinds = {"wasm": 0, "model": 0, "samples": 0, "app": 0}
         for address, size in site.sent.items():
             kind = {"models": "model", "samples": "samples"}.get(address.split("/")[0], "app")

@@ -91,9 +91,7 @@ def test_twelve_megapixels_become_forty_eight_in_strips(browser: Browser, site: 
             visit.page.wait_for_selector("#ask:not([hidden])")
             assert "48 megapixels" in visit.text("ask-words")
             visit.page.click("#ask-whole")
-            visit.page.wait_for_function(
-                "document.querySelector('#said').textContent.startsWith('Done')", timeout=300_000
-            )
+            visit.until("document.querySelector('#said').textContent.startsWith('Done')", seconds=300)
         assert "8000 × 6000, shown as" in visit.text("figure-from")
         assert visit.page.eval_on_selector("#sheet-right canvas", "c => c.width * c.height") <= 8e6
         saved = visit.saved(tmp_path)
@@ -127,7 +125,8 @@ def test_the_embedded_student_begins_and_is_cancelled(browser: Browser, site: Si
                 await engine.ask("run", { with: "network", png: true, tile: 24 }, { onTile, signal: abort.signal })
                     .catch((thrown) => (error = thrown.constructor.name));
                 const ms = performance.now() - cancelledAt;
-                const { width } = await engine.ask("picture", { blob: await (await fetch("samples/photo.jpg")).blob() });
+                const again = await (await fetch("samples/photo.jpg")).blob();
+                const { width } = await engine.ask("picture", { blob: again });
                 return { tiles, total, error, ms, width };
                 """,
                 50,
@@ -145,7 +144,7 @@ def test_cancel_by_the_button_and_go_on_with_a_part(browser: Browser, site: Site
         visit.ready().choose()
         visit.page.click("#ask-whole")
         visit.page.wait_for_selector("#work:not([hidden])")
-        visit.page.wait_for_function("document.querySelector('#progress').value >= 1")
+        visit.until("document.querySelector('#progress').value >= 1")
         began = time.monotonic()
         visit.page.click("#cancel")
         visit.page.wait_for_selector("#work", state="hidden")

@@ -234,9 +234,9 @@ def test_ones_own_model_is_shown_with_its_metadata_and_runs(visit: Visit, models
     visit.choose()
     visit.done()
     visit.page.set_input_files("#model-file", models.int8.path)
-    visit.page.wait_for_function("document.querySelector('#figure-model-kind').textContent.includes('int8')")
+    visit.until("document.querySelector('#figure-model-kind').textContent.includes('int8')")
     assert visit.page.eval_on_selector("#right", "select => select.selectedOptions[0].text") == "int8"
-    visit.page.wait_for_function("document.querySelector('#said').textContent.includes('int8 made')")
+    visit.until("document.querySelector('#said').textContent.includes('int8 made')")
     visit.page.click("summary:has-text('Model file')")
     facts = visit.text("model-facts")
     assert '"arch": "edsr"' in facts

@@ -2,6 +2,7 @@
 
 const MOST_ZOOM = 32;
 const SHARP_ABOVE = 3;
+const TAP_PIXELS = 8;
 
 export class Viewer {
   #pointers = new Map();
@@ -107,7 +108,10 @@ export class Viewer {
     if (event.target.closest("button, select, label, input") || event.button > 0) return;
     this.stage.setPointerCapture(event.pointerId);
     const slides = Boolean(event.target.closest("[role=slider]"));
-    this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, slides });
+    const { clientX: x, clientY: y } = event;
+    this.#pointers.set(event.pointerId, { x, y, slides, from: { x, y } });
+    // A second finger makes it a pinch, for both of them, until the last has left.
+    for (const each of this.#pointers.values()) each.pinches = this.#pointers.size > 1;
     if (slides) this.divider.focus({ preventScroll: true });
   }
 
@@ -136,7 +140,8 @@ export class Viewer {
   #up(event) {
     const pointer = this.#pointers.get(event.pointerId);
     this.#pointers.delete(event.pointerId);
-    if (!pointer || pointer.slides || event.type === "pointercancel") return;
+    if (!pointer || pointer.slides || pointer.pinches || event.type === "pointercancel") return;
+    if (Math.hypot(pointer.x - pointer.from.x, pointer.y - pointer.from.y) > TAP_PIXELS) return;
     const now = event.timeStamp;
     if (now - this.#lastTap < 300) {
       if (this.zoomed) this.fit();
