@@ -21,3 +21,5 @@ class Bounds:
 FP32 = Bounds(max_abs=1e-4)
 HALF = Bounds(max_abs=0.1, min_psnr=60.0)
 """fp16; elsewhere than on photos a tenth of the range is allowed."""
+BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
+"""Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""

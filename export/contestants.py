@@ -175,13 +175,8 @@ def _exported_for(runtime: str, opened: TorchRuntime, label: str, folder: Path) 
         raise SrkdError(lacking)
     file = folder / f"{label}{row.suffix}"
     convert_to(row, opened.network, Source(label), file)
-    proof = prove(
-        row,
-        file,
-        opened.network,
-        proof_inputs(replace(opened.descriptor, fixed_size=row.default_lr_size), photos={}),
-        lr_size=row.default_lr_size,
-    )
+    inputs = proof_inputs(replace(opened.descriptor, fixed_size=row.default_lr_size), photos={})
+    proof = prove(row, file, opened.network, inputs)
     if proof.reason is not None:
         raise SrkdError(f"its export {proof.reason}")
     return file, row.needs

@@ -155,7 +155,7 @@ def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progres
         with atomic_files(path) as unproved, _named(unproved, path):
             facts = convert_to(row, order.network, order.source, unproved, order.choices, progress)
             if not_run is None:
-                proof = prove(row, unproved, order.network, inputs, progress, lr_size=order.choices.lr_size)
+                proof = prove(row, unproved, order.network, inputs, progress, order.choices)
                 if proof.reason is not None:
                     raise SrkdError(proof.reason)
             size = size_of(unproved)
@@ -218,12 +218,18 @@ def prove(
     network: Network,
     inputs: Sequence[ProofInput],
     progress: Progress = silent,
-    *,
-    lr_size: tuple[int, int] | None = None,
+    choices: Choices | None = None,
 ) -> Proof:
-    """Open a file as its users will, and compare it with the network. `lr_size` is the only one it shall take."""
+    """Open a file as its users will, and compare it with the network; of ONNX say where a difference begins."""
+    chosen = choices or Choices(lr_size=row.default_lr_size)
     candidate = row.load().open_runtime(path)
-    wanted = replace(network.descriptor, fixed_size=lr_size, max_size=candidate.descriptor.max_size)
+    wanted = replace(network.descriptor, fixed_size=chosen.lr_size, max_size=candidate.descriptor.max_size)
     if candidate.descriptor != wanted:
         return Proof(None, f"describes itself as {candidate.descriptor}, the network is {wanted}")
-    return verify(candidate, TorchRuntime(network, label="the network"), inputs, row.bounds, progress)
+    proof = verify(candidate, TorchRuntime(network, label="the network"), inputs, row.bounds, progress, io=chosen.io)
+    if proof.on is None or row.opens_with != "onnxruntime":
+        return proof
+    from export.diverging import first_divergence
+
+    found = first_divergence(path, network, proof.on.lr, chosen, progress)
+    return proof if found is None else replace(proof, reason=f"{proof.reason}; {found}")

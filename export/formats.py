@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from compressor.errors import MissingExtra, UsageError
 from compressor.nearest import nearest
 from compressor.trt.driver import trt_missing
-from export.bounds import FP32, HALF, Bounds
+from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
 
 if TYPE_CHECKING:
@@ -131,7 +131,31 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 extra=None,
                 bounds=FP32,
                 opens_with="onnxruntime",
-                choices=("static",),
+                choices=("static", "io", "shuffle"),
+            ),
+            Format(
+                name="fp16",
+                title="ONNX with fp16 inside, float32 images, any batch and image size",
+                suffix=".fp16.onnx",
+                precision="fp16",
+                module="export.to_fp16",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                extra=None,
+                bounds=HALF,
+                opens_with="onnxruntime",
+                choices=("static", "io", "shuffle"),
+            ),
+            Format(
+                name="bf16",
+                title="ONNX with bf16 inside, float32 images, any batch and image size; opset 22",
+                suffix=".bf16.onnx",
+                precision="bf16",
+                module="export.to_bf16",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                extra=None,
+                bounds=BF16,
+                opens_with="onnxruntime",
+                choices=("static", "io", "shuffle"),
             ),
             Format(
                 name="openvino",

@@ -2,145 +2,80 @@
 
 from __future__ import annotations
 
-import ast
-import logging
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-import torch
-import torch._dynamo.exc
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Descriptor, Network
+from compressor.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from export.conversion import Conversion
+from export.conversion import Choices, Conversion
+from export.onnx_bytes import take_and_give_bytes
+from export.onnx_graph import INPUT, OUTPUT, Graph, graph_of
+from export.onnx_shuffle import depth_first
+
+__all__ = ["INPUT", "OUTPUT", "convert", "finished", "open_runtime"]
 
 OPSET = 18
 """The lowest that torch's exporter writes for every network here; runtimes of 2023 read it."""
 
-INPUT, OUTPUT = "lr", "sr"
-NODE_SCOPES = "pkg.torch.onnx.name_scopes"
-"""Node metadata of torch's exporter: the modules around an operation, then its own name, as a Python list."""
+LARGEST_BYTES = 1_900_000_000
+"""One file holds less than 2 GiB; what is larger keeps its weights in a second one."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write the network: the exporter's graph or onnxsim's, whichever is smaller."""
-    plain = _tidy(_trace(job.network, job.choices.lr_size))
-    model, simplified = _smaller(plain, _simplified(plain))
-    _describe(model, job.network.descriptor, job.metadata)
-    onnx.checker.check_model(model, full_check=True)
-    job.path.write_bytes(model.SerializeToString(deterministic=True))
-    return {
-        "opset": model.opset_import[0].version,
-        "nodes": len(model.graph.node),
-        "nodes_before_onnxsim": len(plain.graph.node),
-        "simplified": simplified,
-    }
+    """Write the network as float32."""
+    graph = graph_of(job.network, job.choices.lr_size, OPSET)
+    if job.choices.shuffle == "dcr":
+        depth_first(graph.model)
+    return finished(job, graph)
 
 
 def open_runtime(path: Path) -> Runtime:
     return OnnxRuntime(path)
 
 
-def _trace(network: Network, lr_size: tuple[int, int] | None) -> onnx.ModelProto:
-    descriptor = network.descriptor
-    step = descriptor.size_multiple
-    side = -(-max(20, descriptor.min_size) // step) * step
-    # A batch of one, or equal sides, would be taken for constants; where they shall be, they are given.
-    batch, width, height = (2, side + 4 * step, side) if lr_size is None else (1, *lr_size)
-    example = torch.rand(batch, descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: "n", 2: "h", 3: "w"},) if lr_size is None else None,
-                verbose=False,
-            )
-    except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SrkdError(f"torch's exporter cannot convert {network.spec.arch}: {reason[:300]}") from error
-    if program is None:
-        raise SrkdError(f"torch's exporter gave nothing for {network.spec.arch}")
-    return program.model_proto
+def finished(job: Conversion, graph: Graph) -> Mapping[str, object]:
+    """Give a graph its ends and its metadata, check it, write it, and tell what it is."""
+    model = graph.model
+    if job.choices.io == "uint8":
+        take_and_give_bytes(model, job.network.descriptor.channels)
+    _describe(model, job.network.descriptor, job.choices, job.metadata)
+    _write(model, job.path)
+    onnx.checker.check_model(str(job.path), full_check=True)
+    return {
+        "opset": model.opset_import[0].version,
+        "nodes": len(model.graph.node),
+        "nodes_before_onnxsim": graph.nodes_before_onnxsim,
+        "simplified": graph.simplified,
+        "input": _told(model.graph.input[0]),
+        "output": _told(model.graph.output[0]),
+    }
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter tells of missing torchvision operators and of its own deprecated calls: nothing a user can use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weights <= LARGEST_BYTES:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
 
 
-def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name nodes by module, and drop what the exporter notes beside them: it holds paths of this machine."""
-    graph = model.graph
-    names: Counter[str] = Counter()
-    for node in graph.node:
-        name = _node_name(node)
-        names[name] += 1
-        # One operation of torch may become several nodes, and ONNX Runtime wants each to have a name of its own.
-        node.name = name if names[name] == 1 else f"{name}#{names[name]}"
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        del value.metadata_props[:]
-    del graph.metadata_props[:]
-    del model.metadata_props[:]
-    return model
+def _told(value: onnx.ValueInfoProto) -> str:
+    """`lr float32 n x 3 x h x w`."""
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+    sizes = [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+    return f"{value.name} {kind} {' x '.join(sizes)}"
 
 
-def _node_name(node: onnx.NodeProto) -> str:
-    """`blocks.0.conv1/conv2d_2` for what torch's exporter calls node_conv2d_2."""
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == NODE_SCOPES), None)
-    if scopes is None:
-        return node.name
-    names = [name for name in ast.literal_eval(scopes) if name]
-    return "/".join(names[-2:]) if names else node.name
-
-
-def _simplified(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """onnxsim's version, or None where it does not manage or does not vouch for it."""
-    import onnxsim
-
-    try:
-        simpler, equal = onnxsim.simplify(model)
-    except Exception:  # noqa: BLE001 - onnxsim raises whatever its C++ side throws; without it the graph is whole
-        return None
-    return _tidy(simpler) if equal else None
-
-
-def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[onnx.ModelProto, bool]:
-    """The one with fewer nodes, then fewer bytes: onnxsim can also make a graph larger."""
-
-    def size(model: onnx.ModelProto) -> tuple[int, int]:
-        return len(model.graph.node), model.ByteSize()
-
-    if simpler is not None and size(simpler) < size(plain):
-        return simpler, True
-    return plain, False
-
-
-def _describe(model: onnx.ModelProto, descriptor: Descriptor, metadata: Mapping[str, str]) -> None:
+def _describe(model: onnx.ModelProto, descriptor: Descriptor, choices: Choices, metadata: Mapping[str, str]) -> None:
     kind = "RGB" if descriptor.channels == 3 else f"{descriptor.channels} channel"
-    model.graph.input[0].doc_string = f"{kind} images, float32 in [0,1], N x {descriptor.channels} x H x W"
-    model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
+    if choices.io == "uint8":
+        model.graph.input[0].doc_string = f"{kind} images, bytes, N x H x W x {descriptor.channels}"
+        model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; clamped and rounded"
+    else:
+        model.graph.input[0].doc_string = f"{kind} images, float32 in [0,1], N x {descriptor.channels} x H x W"
+        model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)

@@ -18,12 +18,15 @@ from compressor.progress import Progress, silent
 from compressor.resize import downscale_u8, reflected_indices
 from compressor.runtimes.base import Runtime
 from export.bounds import Bounds
+from export.conversion import IO
 
 PHOTO_LR = (96, 64)
 """Width and height of a photo's part, in low-resolution pixels."""
 
 ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
 """Batch, width and height that a graph with a constant where a size belongs would stumble over."""
+
+HALF_A_LEVEL = 0.5 / 255
 
 FLAT = 1e-7
 """An output whose values span less than this is constant."""
@@ -53,10 +56,12 @@ class Parity:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was seen, and in one line why that is not good enough; None: it is."""
+    """What was seen, and in one line why that is not good enough; None: it is. `on` is the input that shows it, where
+    file and network both ran on it."""
 
     parity: Parity | None
     reason: str | None
+    on: ProofInput | None = None
 
 
 def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
@@ -96,34 +101,74 @@ def verify(
     inputs: Sequence[ProofInput],
     bounds: Bounds,
     progress: Progress = silent,
+    *,
+    io: IO = "float",
 ) -> Proof:
-    """Run both on every input. The first input out of bounds gives the reason; the parity is over all."""
-    worst: Parity | None = None
-    reason: str | None = None
-    squares, count = 0.0, 0
+    """Run both on every input. The first input out of bounds gives the reason; the parity is over all.
+
+    Of a file of bytes (`io`) the network is given bytes too, and the file may be half a level further away: it rounds.
+    """
+    seen: list[_Seen] = []
     for done, given in enumerate(inputs):
         progress("compare", done, len(inputs))
-        wanted = network.run(given.lr)
+        lr = _levels(given.lr) if io == "uint8" else given.lr
+        wanted = network.run(lr)
         if not wanted.isfinite().all():
             return Proof(None, f"the network itself gives values that are not finite on {given.name}")
         try:
-            got = candidate.run(given.lr)
+            got = candidate.run(lr)
         except SrkdError as error:
             return Proof(None, f"fails on {given.name}: {error}")
-        parity = _worst(given.name, got, wanted)
-        reason = reason or _objection(parity, got, wanted, bounds.largest(photo=given.photo), given.name)
-        if worst is None or not parity.max_abs <= worst.max_abs:
-            worst = parity
-        if given.photo:
-            squares += float((got.double() - wanted.double()).square().sum())
-            count += got.numel()
+        seen.append(_look(given, got, wanted, bounds, io))
     progress("compare", len(inputs), len(inputs))
-    if worst is None:
+    if not seen:
         raise SrkdError("nothing to compare the file on")
-    psnr = _psnr(squares / count) if count else None
-    if reason is None and psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
-        reason = f"{psnr:.1f} dB from the network on photos, {bounds.min_psnr:g} dB are the least"
-    return Proof(Parity(worst.max_abs, psnr, worst.on, worst.at), reason)
+    worst = max(seen, key=lambda one: one.parity.max_abs)
+    photos = [one for one in seen if one.given.photo]
+    psnr = _psnr(sum(one.squares for one in photos) / sum(one.count for one in photos)) if photos else None
+    parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
+    out = next((one for one in seen if one.objection is not None), None)
+    if out is not None:
+        return Proof(parity, out.objection, out.given)
+    if psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
+        furthest = max(photos, key=lambda one: one.squares / one.count).given
+        return Proof(
+            parity, f"{psnr:.1f} dB from the network on photos, {bounds.min_psnr:g} dB are the least", furthest
+        )
+    return Proof(parity, _drift(candidate, inputs[0], bounds, io, network))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One input: how far the file is from the network there, and what is wrong with that."""
+
+    given: ProofInput
+    parity: Parity
+    squares: float
+    count: int
+    objection: str | None
+
+
+def _look(given: ProofInput, got: torch.Tensor, wanted: torch.Tensor, bounds: Bounds, io: IO) -> _Seen:
+    if io == "uint8":
+        wanted = wanted.clamp(0, 1)
+    parity = _worst(given.name, got, wanted, allowed=HALF_A_LEVEL if io == "uint8" else 0.0)
+    same = _levels(wanted) if io == "uint8" else wanted
+    squares = float((got.double() - same.double()).square().sum())
+    objection = _objection(parity, got, same, bounds.largest(photo=given.photo), given.name)
+    return _Seen(given, parity, squares, got.numel(), objection)
+
+
+def _drift(candidate: Runtime, given: ProofInput, bounds: Bounds, io: IO, network: Runtime) -> str | None:
+    """What was right once and is not after other images, because something was kept from them."""
+    lr = _levels(given.lr) if io == "uint8" else given.lr
+    objection = _look(given, candidate.run(lr), network.run(lr), bounds, io).objection
+    return None if objection is None else f"the second time {objection}"
+
+
+def _levels(images: torch.Tensor) -> torch.Tensor:
+    """To the 256 levels of bytes."""
+    return images.clamp(0, 1).mul(255).round().div(255)
 
 
 def _objection(parity: Parity, got: torch.Tensor, wanted: torch.Tensor, largest: float, name: str) -> str | None:
@@ -140,9 +185,9 @@ def _objection(parity: Parity, got: torch.Tensor, wanted: torch.Tensor, largest:
     return None
 
 
-def _worst(name: str, got: torch.Tensor, wanted: torch.Tensor) -> Parity:
-    """The largest difference and its place; what is not finite counts as infinitely far."""
-    difference = (got.double() - wanted.double()).abs().nan_to_num(nan=math.inf)
+def _worst(name: str, got: torch.Tensor, wanted: torch.Tensor, *, allowed: float) -> Parity:
+    """The largest difference beyond what is allowed anyway, and its place; what is not finite is infinitely far."""
+    difference = (got.double() - wanted.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
     return Parity(float(difference[at]), None, name, at)

@@ -23,6 +23,7 @@ EPILOG = """Examples:
   srkd export runs/first
   srkd export student.safetensors --onnx -o exported
   srkd export student.safetensors --onnx --static 320x180
+  srkd export student.safetensors --onnx --fp16 --io uint8
   srkd export student.safetensors --all --json
 """
 
@@ -48,6 +49,20 @@ def one_flag_a_format(body: Body) -> Body:
     "--sizes",
     type=Sizes(),
     help="LR sizes that a TensorRT engine is tuned for, and takes at most; none: 256x256,512x512.",
+)
+@click.option(
+    "--io",
+    type=click.Choice(["float", "uint8"]),
+    default="float",
+    show_default=True,
+    help="Images of the files: N,C,H,W in [0,1] unclamped, or N,H,W,C bytes with range, clamp and rounding inside.",
+)
+@click.option(
+    "--shuffle",
+    type=click.Choice(["crd", "dcr"]),
+    default="crd",
+    show_default=True,
+    help="Order of channels at DepthToSpace; some accelerators know dcr only.",
 )
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option(
