@@ -1,0 +1,246 @@
+"""Half precision and what else may be chosen for ONNX files: bytes, one size, the other shuffle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from compressor.networks.base import Network, Spec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.open import open_model
+from export.conversion import CannotConvert, Choices, Conversion
+from export.exporting import FileReport, export_model
+from export.formats import FORMATS
+from export.metadata import Source
+from export.onnx_graph import Graph, graph_of
+from export.onnx_half import to_half
+from export.onnx_shuffle import depth_first, new_order
+from export.to_onnx import finished
+
+SPEC = EDSRSpec(width=8, depth=1, scale=4)
+LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(SPEC, seed=0)
+
+
+@pytest.fixture(scope="module")
+def graphs(network: Network) -> Callable[[int], Graph]:
+    """The network's graph at an opset, traced once; a copy, to be changed."""
+    made = {opset: graph_of(copy.deepcopy(network), None, opset) for opset in (18, 22)}
+    return lambda opset: copy.deepcopy(made[opset])
+
+
+def written(network: Network, graph: Graph, path: Path, choices: Choices | None = None) -> Path:
+    finished(Conversion(network, path, {}, choices or Choices()), graph)
+    return path
+
+
+def only(network: Network, format: str, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), [format], folder, choices=choices).files
+    return file
+
+
+@pytest.mark.parametrize(("format", "least", "opset"), [("fp16", 70.0, 18), ("bf16", 50.0, 22)])
+def test_half_precision_is_near_and_half_the_size(
+    network: Network, tmp_path: Path, format: str, least: float, opset: int
+) -> None:
+    file = only(network, format, tmp_path)
+    assert file.verdict == "passed" and file.path is not None and file.path.name == f"small.{format}.onnx"
+    assert file.parity is not None and file.parity.psnr is not None and least <= file.parity.psnr < 120
+    assert file.parity.max_abs <= 0.1 and file.facts["opset"] == opset
+    model = onnx.load_model(str(file.path))
+    wide = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] > 1]
+    assert wide and {tensor.data_type for tensor in wide} == {KINDS[format]}
+    kinds = [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
+    assert kinds == [TensorProto.FLOAT] * 2
+    runtime = open_model(file.path)
+    assert (runtime.precision, runtime.spec) == (format, SPEC)
+    with torch.no_grad():
+        difference = (runtime.run(LR) - network(LR)).abs().max()
+    assert 1e-7 < difference < (2e-3 if format == "fp16" else 2e-2)
+
+
+def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], Graph]) -> None:
+    model = graphs(18).model
+    to_half(model, TensorProto.FLOAT16)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in inferred.graph.output}
+    for node in model.graph.node:
+        if node.op_type == "Cast":
+            continue
+        shifted = node.name.startswith(("sub_mean/", "add_mean/"))
+        assert {kinds[name] for name in node.output} == {TensorProto.FLOAT if shifted else TensorProto.FLOAT16}
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
+
+
+def test_an_fp16_overflow_fails_the_proof_and_names_the_node(network: Network, tmp_path: Path) -> None:
+    """The network computes the same: what one convolution multiplies, the next divides again."""
+    loud = copy.deepcopy(network)
+    state = loud.state_dict()
+    for name in ("blocks.0.conv1.weight", "blocks.0.conv1.bias"):
+        state[name] *= 3000
+    state["blocks.0.conv2.weight"] /= 3000
+    loud.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(loud(LR), network(LR), atol=1e-4, rtol=0)
+    file = only(loud, "fp16", tmp_path)
+    assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
+    assert "it begins at node blocks.0.conv1/conv2d_1 (Conv), whose output is not finite" in str(file.reason)
+    assert "\n" not in str(file.reason)
+    # bf16 reaches as far as float32.
+    assert only(loud, "bf16", tmp_path).verdict == "passed"
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], Graph]) -> None:
+    model = graphs(18).model
+    for tensor in model.graph.initializer:
+        if tensor.name == "tail.weight":
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[5] = 70_000.0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(CannotConvert, match=r"tail.weight holds 7e\+04: float16 has no such number"):
+        to_half(copy.deepcopy(model), TensorProto.FLOAT16)
+    to_half(model, TensorProto.BFLOAT16)
+
+
+def test_what_no_half_precision_is_known_for_stays_in_float32(tmp_path: Path) -> None:
+    """Scales of Resize are float32 in any case, and an operator without half is surrounded by casts."""
+    graph = onnx.parser.parse_graph(
+        """g (float[n, 3, h, w] lr) => (float[n, 3, H, W] sr)
+        <float[4] scales = {1.0, 1.0, 2.0, 2.0}, float[1] one = {1.0}> {
+            up = Resize <mode = "nearest"> (lr, , scales)
+            big = Add(up, one)
+            odd = Celu(big)
+            sr = Sub(odd, one)
+        }"""
+    )
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
+    to_half(model, TensorProto.FLOAT16)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds == {"scales": TensorProto.FLOAT, "one.half": TensorProto.FLOAT16}
+    casts = [node.output[0] for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == ["lr.half", "big.float", "odd.half", "sr"], "Celu knows float32 only"
+    got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
+    np.testing.assert_allclose(got, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("block", [2, 3, 4])
+def test_the_order_of_channels(block: int) -> None:
+    features = torch.rand(1, 5 * block**2, 3, 4)
+    order = torch.from_numpy(new_order(5 * block**2, block))
+    n, c, h, w = features.shape
+    cut = features[:, order].reshape(n, block, block, c // block**2, h, w)  # DepthToSpace in mode DCR, as ONNX has it
+    ours = cut.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
+    assert torch.equal(ours, torch.pixel_shuffle(features, block))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [replace(SPEC, scale=3), CARNMSpec(2, width=8), CompactSpec(4, width=4, depth=1)],
+    ids=lambda spec: f"{spec.arch}x{spec.scale}",
+)
+def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> None:
+    network = build(spec, seed=1)
+    graph = graph_of(network, None, 18)
+    shuffled = copy.deepcopy(graph)
+    depth_first(shuffled.model)
+    modes = [
+        a.s for n in shuffled.model.graph.node if n.op_type == "DepthToSpace" for a in n.attribute if a.name == "mode"
+    ]
+    assert modes and set(modes) == {b"DCR"}
+    gathers = sum(node.op_type == "Gather" for node in shuffled.model.graph.node)
+    assert bool(gathers) == (spec.arch == "carn_m"), "only grouped convolutions need one"
+    plain, dcr = (
+        OnnxRuntime(written(network, one, tmp_path / f"{name}.onnx")).run(LR)
+        for name, one in (("crd", graph), ("dcr", shuffled))
+    )
+    torch.testing.assert_close(dcr, plain, atol=1e-6, rtol=0)
+    assert shuffled.model.graph.initializer != graph.model.graph.initializer
+
+
+def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], Graph], tmp_path: Path) -> None:
+    path = written(network, graphs(18), tmp_path / "u.onnx", Choices(io="uint8"))
+    session = onnxruntime.InferenceSession(str(path))
+    lr_u8 = (LR * 255).round().to(torch.uint8)
+    (sr_u8,) = session.run(None, {"lr": lr_u8.permute(0, 2, 3, 1).numpy()})
+    assert sr_u8.dtype == np.uint8 and sr_u8.shape == (2, 28, 36, 3)
+    with torch.no_grad():
+        exact = network(lr_u8.float() / 255).clamp(0, 1) * 255
+    difference = (torch.from_numpy(sr_u8).permute(0, 3, 1, 2).float() - exact).abs().max()
+    assert difference <= 0.5 + 1e-3
+    runtime = open_model(path)
+    assert torch.equal(runtime.run(lr_u8.float() / 255).mul(255).round(), torch.from_numpy(sr_u8).permute(0, 3, 1, 2))
+
+
+def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Path) -> None:
+    bright = copy.deepcopy(network)
+    with torch.no_grad():
+        bright.get_parameter("tail.bias").add_(torch.tensor([300.0, -300.0, 0.0]))
+    file = only(bright, "onnx", tmp_path, Choices(io="uint8"))
+    assert file.verdict == "passed" and str(file.path).endswith("small-uint8.onnx")
+    assert file.facts["input"] == "lr uint8 n x h x w x 3"
+    sr = open_model(tmp_path / "small-uint8.onnx").run(LR)
+    assert sr[:, 0].min() == 1 and sr[:, 1].max() == 0 and 0 < sr[:, 2].mean() < 1
+
+
+def test_bytes_of_another_size_fail_the_proof(
+    network: Network, graphs: Callable[[int], Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A level too many is seen, although a file of bytes may round."""
+
+    def convert(job: Conversion) -> dict[str, object]:
+        graph = graphs(18)
+        for tensor in graph.model.graph.initializer:
+            if tensor.name == "tail.bias":
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1.0), tensor.name))
+        return dict(finished(job, graph))
+
+    monkeypatch.setattr("export.to_onnx.convert", convert)
+    file = only(network, "onnx", tmp_path, Choices(io="uint8"))
+    assert file.verdict == "failed" and "differs from the network by 0.00" in str(file.reason)
+    assert "it begins at node tail/conv2d_6 (Conv)" in str(file.reason) and list(tmp_path.iterdir()) == []
+
+
+def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
+    choices = Choices(lr_size=(16, 12), io="uint8", shuffle="dcr")
+    file = only(network, "fp16", tmp_path, choices)
+    assert file.verdict == "passed" and str(file.path).endswith("small-16x12-uint8-dcr.fp16.onnx")
+    runtime = open_model(str(file.path))
+    assert runtime.descriptor.fixed_size == (16, 12) and runtime.run(torch.rand(2, 3, 12, 16)).shape == (2, 3, 48, 64)
+
+
+def test_weights_that_do_not_fit_go_to_a_second_file(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.to_onnx.LARGEST_BYTES", 1000)
+    file = only(network, "onnx", tmp_path)
+    assert file.verdict == "passed" and {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
+    assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(tmp_path / "small.onnx").run(LR), network(LR), atol=1e-5, rtol=0)
+
+
+def test_the_rows_say_what_they_are() -> None:
+    for name in ("fp16", "bf16"):
+        assert FORMATS[name].choices == ("static", "io", "shuffle") and FORMATS[name].bounds.min_psnr is not None
+    assert FORMATS["fp16"].bounds.min_psnr == 60 and FORMATS["fp16"].bounds.largest(photo=False) == 0.1
