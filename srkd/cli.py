@@ -14,7 +14,7 @@ import click
 from srkd import __version__
 from srkd.console import Console
 
-VERBS = ("compress", "export", "profile", "evaluate", "upscale", "inspect", "recipes", "convert", "doctor")
+VERBS = ("compress", "export", "profile", "evaluate", "upscale", "inspect", "recipes", "convert", "demo", "doctor")
 """In the order a user meets them; `srkd/commands/VERB.py` holds each as `command`."""
 
 SHELLS = ("bash", "zsh", "fish")

@@ -67,5 +67,5 @@ def teacher_of_run(run: Path, announce: Announce) -> RunTeacher | None:
         if candidate.is_file() and file_sha256(candidate) == sha256:
             announce(f"teacher: {candidate}, from {facts_file}")
             return RunTeacher(candidate, scale, options)
-    announce(f"the teacher of {run}, {path}, is gone or has changed: profiling without it (--teacher FILE names one)")
+    announce(f"the teacher of {run}, {path}, is gone or has changed: going on without it (--teacher FILE names one)")
     return None
