@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from demo.certificate import Certificate
 
-ALWAYS = ("the network, in WebAssembly", "photos from files, by paste and by drop", "photos from the camera app")
-SECURE_ONLY = ("threads", "WebGPU", "camera stream", "offline use", "install")
+ALWAYS = ("photos from files, paste, drop and the camera app", "the models on one thread")
+SECURE_ONLY = ("several threads", "WebGPU", "camera stream", "offline use", "install")
 NEEDS_TRUST = ("offline use", "install")
 """What hangs on the service worker: a browser that was told to ignore a bad certificate still refuses it."""
 
@@ -55,13 +55,13 @@ def _address(host: str, port: int, certificate: Certificate | None) -> Address:
     everything = (*ALWAYS, *SECURE_ONLY)
     if certificate is None:
         if own:
-            return Address(url, own, True, everything, (), "this machine's own address counts as secure")
-        return Address(url, own, False, ALWAYS, SECURE_ONLY, "plain http to another machine is no secure context")
-    flaw = certificate.flaw or ("" if certificate.covers(host) else "the certificate is not for this address")
+            return Address(url, own, True, everything, (), "the own address of a machine counts as secure")
+        return Address(url, own, False, ALWAYS, SECURE_ONLY, "it is plain http from another machine: no secure context")
+    flaw = certificate.flaw or ("" if certificate.covers(host) else "the certificate is for other names")
     if flaw:
         allowed = tuple(name for name in everything if name not in NEEDS_TRUST)
-        return Address(url, own, True, allowed, NEEDS_TRUST, f"{flaw}: the browser warns first")
-    return Address(url, own, True, everything, (), "https, on devices that trust the certificate")
+        return Address(url, own, True, allowed, NEEDS_TRUST, f"{flaw}: they warn first, and even then refuse a service worker")
+    return Address(url, own, True, everything, (), "it is https, on devices that trust the certificate")
 
 
 def _names(host: str, certificate: Certificate | None) -> list[str]:

@@ -8,25 +8,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds and numbers; the defaults are generous for a phone and short for whoever only holds a connection."""
-
-    request_seconds: float = 10.0
-    """From the first moment of a connection, or the first byte of a later request, to the end of its headers."""
-    stalled_seconds: float = 30.0
-    """In which a client must have taken what waits for it: some 100 kB, so that 4 kB/s are enough."""
-    idle_seconds: int = 5
-    connections: int = 512
-    """Together; the oldest that has asked for nothing makes room for a new one."""
-    header_bytes: int = 16_384
+from demo.serving import Limits
 
 
 class BoundedProtocol(H11Protocol):

@@ -11,6 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 
 from compressor.errors import MissingExtra, SrkdError, UsageError
 from compressor.progress import Announce, unheard
@@ -22,6 +23,20 @@ NEEDS = ("starlette", "uvicorn", "segno")
 BACKLOG = 256
 LONGEST_ENDING = 3
 """Seconds in which answers that are under way may still end after Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds and numbers; the defaults are generous for a phone and short for whoever only holds a connection."""
+
+    request_seconds: float = 10.0
+    """From the first moment of a connection, or the first byte of a later request, to the end of its headers."""
+    stalled_seconds: float = 30.0
+    """In which a client must have taken what waits for it: some 100 kB, so that 4 kB/s are enough."""
+    idle_seconds: int = 5
+    connections: int = 512
+    """Together; the oldest that has asked for nothing makes room for a new one."""
+    header_bytes: int = 16_384
 
 
 def require_extra() -> None:
@@ -81,6 +96,7 @@ def serve(
     *,
     begun: Callable[[], None],
     heard: Announce = unheard,
+    limits: Limits = Limits(),
 ) -> None:
     """Answer until SIGINT or SIGTERM, which are raised again when everything is closed.
 
@@ -88,12 +104,12 @@ def serve(
     """
     import uvicorn
 
-    from demo.limits import BoundedServer, Limits
+    from demo.limits import BoundedServer
     from demo.server import application
 
     for opened in sockets:
         opened.listen(BACKLOG)
-    limits = Limits(connections=_connections_here(Limits.connections))
+    bounded = replace(limits, connections=_connections_here(limits.connections))
     config = uvicorn.Config(
         application(files, limits.header_bytes, heard),
         http="h11",
@@ -113,7 +129,7 @@ def serve(
     )
     begun()
     try:
-        BoundedServer(config, limits, context).run(sockets=list(sockets))
+        BoundedServer(config, bounded, context).run(sockets=list(sockets))
     finally:
         for opened in sockets:
             opened.close()
@@ -126,7 +142,7 @@ def _connections_here(wanted: int) -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(8, min(wanted, soft // 2))
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(8, soft // 2))
 
 
 def qr_code(url: str, encoding: str | None) -> str:

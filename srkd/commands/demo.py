@@ -158,13 +158,12 @@ def _tell_addresses(console: Console, found: Sequence[Address]) -> None:
 
     console.say("")
     for address in found:
-        reach = "this machine only" if address.this_machine_only else "any device that reaches this machine"
+        reach = "this machine only" if address.this_machine_only else "every device that reaches this machine"
         console.result(f"{address.url}  ({reach})")
+        console.say(f"  works: {', '.join(address.allows)}")
         if address.refuses:
-            console.say(f"  the browser allows {_and(address.allows)}")
-            console.say(f"  it refuses {_and(address.refuses)}: {address.why}")
-        else:
-            console.say(f"  the browser allows everything ({address.why}): {_and(address.allows)}")
+            console.say(f"  browsers refuse: {', '.join(address.refuses)}")
+        console.say(f"  because {address.why}")
     phone = for_a_phone(found)
     if phone is not None and not console.quiet:
         drawn = qr_code(phone.url, sys.stdout.encoding)
@@ -188,6 +187,3 @@ def _ways(found: Sequence[Address], phone: Address | None) -> list[str]:
         ways.append("Without https, one thread and no camera stream: srkd demo --host 0.0.0.0")
     return ways
 
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
