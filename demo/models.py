@@ -83,7 +83,9 @@ def _graph(content: bytes, path: Path) -> onnx.GraphProto:
     graph = onnx.load_model_from_string(content).graph
     outside = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
-        raise SrkdError(f"{path} keeps weights in a file beside it, which a browser does not get: export it as one file")
+        raise SrkdError(
+            f"{path} keeps weights in a file beside it, which a browser does not get: export it as one file"
+        )
     kind = graph.input[0].type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         told = onnx.TensorProto.DataType.Name(kind).lower()

@@ -35,7 +35,9 @@ def samples(scale: int) -> tuple[Sample, ...]:
     small, large = embedded_photos("val"), embedded_photos("train")
     return (
         _sample("chelsea", "A cat", "Stéfan van der Walt, CC0", downscale_u8(read_rgb_u8(small["chelsea"]), scale)),
-        _sample("astronaut", "An astronaut", "NASA, public domain", downscale_u8(read_rgb_u8(small["astronaut"]), scale)),
+        _sample(
+            "astronaut", "An astronaut", "NASA, public domain", downscale_u8(read_rgb_u8(small["astronaut"]), scale)
+        ),
         _sample("coffee", "Coffee, larger", "Rachel Michetti, CC0", read_rgb_u8(large["coffee"])),
     )
 

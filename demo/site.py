@@ -40,8 +40,10 @@ def site(app: Mapping[str, Asset], models: Sequence[Model], samples: Sequence[Sa
         "samples": [_told(sample) for sample in samples],
     }
     told = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    offered = {each.address: asset(each.address, each.content) for each in (*models, *samples)}
-    return {**app, **offered, CATALOGUE: asset(CATALOGUE, told)}
+    offered = {model.address: model.content for model in models}
+    offered |= {sample.address: sample.content for sample in samples}
+    assets = {address: asset(address, content) for address, content in offered.items()}
+    return {**app, **assets, CATALOGUE: asset(CATALOGUE, told)}
 
 
 def _told(sample: Sample) -> dict[str, object]:
@@ -59,7 +61,7 @@ def _told(sample: Sample) -> dict[str, object]:
 def write_site(files: Mapping[str, Asset], folder: Path) -> int:
     """Write the table as a folder, whole or not at all, over an earlier one only; the bytes written."""
     folder = folder.absolute()
-    _require_ours(folder)
+    require_ours(folder)
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     old = beside.with_name(f"{beside.name}.old")
     try:
@@ -77,7 +79,8 @@ def write_site(files: Mapping[str, Asset], folder: Path) -> int:
     return sum(len(file.content) for file in files.values())
 
 
-def _require_ours(folder: Path) -> None:
+def require_ours(folder: Path) -> None:
+    """Refuse a name under which something else than an earlier demo lies."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise SrkdError(f"--build {folder}: there is something else of that name")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CATALOGUE).is_file():

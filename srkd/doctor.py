@@ -11,12 +11,16 @@ from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.open import RUNTIMES
+from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 
 OTHERS: Mapping[str, tuple[tuple[str, ...], str, str]] = MappingProxyType(
-    {"spandrel": (("spandrel",), "teachers of 42 more architectures, by their published files", "spandrel")}
+    {
+        "spandrel": (("spandrel",), "teachers of 42 more architectures, by their published files", "spandrel"),
+        "demo": (NEEDS, "the server of `srkd demo` (`srkd demo --build` needs nothing more)", "demo"),
+    }
 )
 """Name → modules, what they add, the extra that brings them; for what is neither a format nor a runtime."""
 

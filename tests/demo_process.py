@@ -137,7 +137,12 @@ def main() -> None:
     sockets = claim("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     limits = Limits(**options["limits"])
-    serve(read_app(folder), sockets, context, begun=lambda: print(port, flush=True), limits=limits)
+
+    def begun() -> None:
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
+
+    serve(read_app(folder), sockets, context, begun=begun, limits=limits)
 
 
 if __name__ == "__main__":

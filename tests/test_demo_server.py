@@ -1,4 +1,4 @@
-"""The demo's server from outside: what it answers, what it refuses, whom it does not wait for, and that nothing leaks."""
+"""The demo's server from outside: what it answers and refuses, whom it does not wait for, that nothing leaks."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_links_and_what_is_no_file_are_refused_at_the_start(tmp_path: Path) -> N
     }.items():
         app = write_app(tmp_path / name)
         make(app / "icons" / "strange")
-        with pytest.raises(SrkdError, match="strange is (a symbolic link|no regular file)"):
+        with pytest.raises(SrkdError, match=r"strange is (a symbolic link|no regular file)"):
             files.read_app(app)
 
 

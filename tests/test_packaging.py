@@ -94,6 +94,16 @@ def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
     assert ask(installed, tmp_path, "import srkd; print(all(getattr(srkd, n) for n in srkd.__all__))") == "True"
 
 
+def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, tmp_path: Path) -> None:
+    program = "from demo.site import APP, built_app; print(len(built_app(None)) if APP.exists() else APP)"
+    if ask(installed, tmp_path, program).isdigit():
+        return  # The app is built here, so this wheel carries it.
+    script = installed.parent / "srkd"
+    done = subprocess.run([str(script), "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "`make demo` builds it" in done.stderr
+
+
 def requirements(wheel: Path) -> list[str]:
     """What the wheel's metadata asks for, extras included."""
     info = zipfile.ZipFile(wheel).read(f"srkd-{srkd.__version__}.dist-info/METADATA").decode()

@@ -20,11 +20,13 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from srkd.cli import VERBS
 from tests.commands import ROOT
+from tests.demo_process import write_app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORTER = {
     "compress": ["--steps", "2", "--set", "schedule.batch=1", "--set", "schedule.lr_patch=8"],
+    "demo": ["--app", "app", "--build", "site"],
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
 }
 """What a test adds to a command so that it ends soon; click takes the last of an option given twice."""
@@ -48,6 +50,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for index in range(3):
         ramp = np.linspace(0, 255, 64)[:, None, None] + rng.normal(0, 9, (64, 60, 3))
         Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    write_app(folder / "app")
     torch.save(edsr_pytorch(EDSRSpec(scale=2, width=8, depth=2)), folder / "edsr.pt")
     (folder / "bin").mkdir()
     program = folder / "bin" / "srkd"

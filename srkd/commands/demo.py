@@ -70,10 +70,13 @@ def command(
     MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Until Ctrl-C.
     """
     from demo.serving import claim, require_extra
-    from demo.site import built_app, write_site
+    from demo.site import built_app, require_ours, write_site
 
+    # What is cheap to find wrong is told before the export, which takes a while.
     if build is None:
         require_extra()
+    else:
+        require_ours(build)
     certificate = _certificate(tls_cert, tls_key)
     built = built_app(app)
     if build is not None:
@@ -81,7 +84,6 @@ def command(
         _tell_built(console, build, write_site(files, build), shown)
         return
     with ExitStack() as stack:
-        # Claimed before the export, which takes a while: a port that is taken is told at once.
         sockets = [stack.enter_context(claimed) for claimed in claim(host, port)]
         files, shown = _prepared(console, built, named)
         _serve(console, sockets, files, shown, certificate, open_browser)
@@ -146,7 +148,14 @@ def _tell_built(console: Console, folder: Path, size: int, shown: Sequence[Model
 
 def _tell_models(console: Console, shown: Sequence[Model]) -> None:
     rows = [
-        (model.name, model.role, model.architecture or "-", model.precision, f"x{model.scale}", f"{model.megabytes:.2f}")
+        (
+            model.name,
+            model.role,
+            model.architecture or "-",
+            model.precision,
+            f"x{model.scale}",
+            f"{model.megabytes:.2f}",
+        )
         for model in shown
     ]
     console.table(["model", "role", "network", "precision", "scale", "MB"], rows)
@@ -186,4 +195,3 @@ def _ways(found: Sequence[Address], phone: Address | None) -> list[str]:
     if phone is None:
         ways.append("Without https, one thread and no camera stream: srkd demo --host 0.0.0.0")
     return ways
-
