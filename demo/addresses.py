@@ -51,7 +51,7 @@ def for_a_phone(found: Sequence[Address]) -> Address | None:
 def _address(host: str, port: int, certificate: Certificate | None) -> Address:
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if certificate else 'http'}://{shown}:{port}/"
-    own = _is_loopback(host)
+    own = is_loopback(host)
     everything = (*ALWAYS, *SECURE_ONLY)
     if certificate is None:
         if own:
@@ -71,7 +71,7 @@ def _names(host: str, certificate: Certificate | None) -> list[str]:
     named = [name for name in certificate.names if _is_host_name(name)] if certificate else []
     bare = ipaddress.ip_address(host.partition("%")[0])
     if bare.is_loopback:
-        return [*(name for name in named if _is_loopback(name)), host] if certificate else ["localhost", host]
+        return [*(name for name in named if is_loopback(name)), host] if certificate else ["localhost", host]
     if not bare.is_unspecified:
         return [*named, host]
     return ["localhost", *named, *machine_addresses(bare.version)]
@@ -89,7 +89,7 @@ def machine_addresses(version: int) -> list[str]:
         for entry in entries
         if name in up and entry.family == family
     ]
-    usable = [found for found in listed if "%" not in found and not _is_loopback(found)]
+    usable = [found for found in listed if "%" not in found and not is_loopback(found)]
     return sorted(dict.fromkeys(usable), key=lambda found: found != _way_out(family))
 
 
@@ -104,7 +104,8 @@ def _way_out(family: socket.AddressFamily) -> str:
         return ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address means the device itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

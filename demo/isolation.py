@@ -36,9 +36,17 @@ HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+ONLY_WHERE_SECURE = ("Cross-Origin-Opener-Policy",)
+"""A browser ignores it elsewhere, and complains in the page's console."""
+
 FOR_GOOD = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 """Kept, but asked about every time: the answer is 304 while nothing has changed."""
+
+
+def headers_for(*, secure: bool) -> dict[str, str]:
+    """The headers of an answer to a page that is, or is not, a secure context."""
+    return {name: value for name, value in HEADERS.items() if secure or name not in ONLY_WHERE_SECURE}
 
 
 def cache_control(immutable: bool) -> str:

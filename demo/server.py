@@ -6,6 +6,7 @@ No address is ever joined to a folder: what is not a key of the table is not the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,8 +17,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compressor.progress import Announce, unheard
+from demo.addresses import is_loopback
 from demo.files import ENCODINGS, Asset
-from demo.isolation import HEADERS, cache_control
+from demo.isolation import cache_control, headers_for
 
 CHUNK = 65_536
 """Bytes handed to a connection at a time: two hundred slow readers of 27 MB must not become 5 GB of buffers."""
@@ -106,10 +108,12 @@ class Bounded:
         self.app, self.header_bytes, self.heard = app, header_bytes, heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        isolating = headers_for(secure=_is_secure(scope))
+
         async def send_isolated(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in isolating.items():
                     headers[name] = value
                 self.heard(f"{message['status']} {scope['method']} {ascii(scope['path'])[1:-1]}")
             await send(message)
@@ -128,3 +132,13 @@ class Bounded:
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             return 413, "Content Too Large"
         return None
+
+
+def _is_secure(scope: Scope) -> bool:
+    """Whether the browser takes the page for a secure context, by the address that it asked for."""
+    if scope["scheme"] == "https":
+        return True
+    try:
+        return is_loopback(urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or "")
+    except ValueError:
+        return False

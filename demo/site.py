@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compressor.errors import SrkdError, Unwritable
-from demo.files import Asset, ENCODINGS, asset, read_app
+from demo.files import ENCODINGS, Asset, asset, read_app
 from demo.isolation import FOR_GOOD, HEADERS
 from demo.models import Model, listed
 from demo.samples import Sample

@@ -64,6 +64,18 @@ def test_a_file_has_its_type_and_the_headers_of_isolation(server: Served, folder
     assert "server" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("host", "secure"),
+    [("localhost:8000", True), ("[::1]:8000", True), ("127.0.0.1", True), ("192.0.2.9:8000", False), ("[::1", False)],
+)
+def test_an_address_that_is_not_secure_is_not_sent_what_browsers_complain_of(
+    server: Served, host: str, secure: bool
+) -> None:
+    answer = server.ask("/", headers={"Host": host})
+    assert ("cross-origin-opener-policy" in answer.headers) == secure
+    assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+
+
 def test_the_policy_evaluates_no_script_and_reaches_no_other_host() -> None:
     assert "'unsafe-eval'" not in isolation.POLICY and "'unsafe-inline'" not in isolation.POLICY
     assert "http" not in isolation.POLICY and "*" not in isolation.POLICY

@@ -122,7 +122,7 @@ def test_it_serves_until_ctrl_c(desk: Path) -> None:
             stalled.recv(1)
             began = time.monotonic()
             code, err = ended(process)
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 20
         assert (code, err.splitlines()[-1]) == (130, "srkd: interrupted")
         assert "Traceback" not in err
         with pytest.raises(ConnectionRefusedError):
@@ -235,14 +235,22 @@ def test_mistakes_with_certificates_are_one_line(desk: Path, certificate: tuple[
 
 
 def test_an_expired_certificate_is_told(tmp_path: Path) -> None:
-    cert, key = self_made(tmp_path, "expired", "DNS:localhost", days=1)
-    dates = ["-not_before", "20200101000000Z", "-not_after", "20200102000000Z"]
-    command = ["openssl", "x509", "-in", str(cert), "-signkey", str(key), "-copy_extensions", "copyall", *dates]
-    if subprocess.run([*command, "-out", str(cert)], check=False, capture_output=True).returncode:
-        pytest.skip("this openssl cannot date a certificate back")
-    read = read_certificate(cert, key)
+    _, key = self_made(tmp_path, "expired", "DNS:localhost")
+    settings = (
+        "[ca]\ndefault_ca=us\n[us]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\n"
+        "policy=any\nx509_extensions=names\n[any]\ncommonName=supplied\n[names]\nsubjectAltName=DNS:localhost\n"
+    )
+    (tmp_path / "ca.cnf").write_text(settings)
+    (tmp_path / "index").touch()
+    (tmp_path / "serial").write_text("01\n")
+    request = ["openssl", "req", "-new", "-key", key.name, "-subj", "/CN=demo", "-out", "request.pem"]
+    sign = ["openssl", "ca", "-batch", "-selfsign", "-config", "ca.cnf", "-keyfile", key.name, "-in", "request.pem"]
+    sign += ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-out", "late.pem", "-notext"]
+    for command in (request, sign):
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    read = read_certificate(tmp_path / "late.pem", key)
     assert read.flaw == "certificate has expired"
-    (first, *_) = found("127.0.0.1", read).values()
+    first = next(iter(found("127.0.0.1", read).values()))
     assert set(first.refuses) == {"offline use", "install"} and "certificate has expired" in first.why
 
 
