@@ -28,7 +28,8 @@ from compressor.errors import SrkdError
 from demo.addresses import addresses, for_a_phone
 from demo.certificate import Certificate, read_certificate
 from demo.serving import claim, qr_code
-from tests.commands import ROOT, python, srkd
+from srkd.cli import run
+from tests.commands import ROOT, python
 from tests.demo_process import served, write_app
 from tests.test_demo_site import enlarger
 
@@ -97,7 +98,7 @@ def lines_until(process: subprocess.Popen[str], last: str) -> str:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     return process.returncode, err
 
 
@@ -122,7 +123,7 @@ def test_it_serves_until_ctrl_c(desk: Path) -> None:
             stalled.recv(1)
             began = time.monotonic()
             code, err = ended(process)
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 29  # A reader that stalls is dropped after 30 s anyway.
         assert (code, err.splitlines()[-1]) == (130, "srkd: interrupted")
         assert "Traceback" not in err
         with pytest.raises(ConnectionRefusedError):
@@ -229,9 +230,6 @@ def test_mistakes_with_certificates_are_one_line(desk: Path, certificate: tuple[
     }.items():
         with pytest.raises(SrkdError, match=told):
             read_certificate(*pair)
-    outcome = srkd("demo", *PAIR, "--app", "app", "--tls-cert", cert, cwd=desk)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "--tls-cert and --tls-key belong together" in outcome.err
 
 
 def test_an_expired_certificate_is_told(tmp_path: Path) -> None:
@@ -290,11 +288,13 @@ def test_without_the_extra_there_is_one_line_and_building_still_works(desk: Path
     assert (tmp_path / "site" / "api" / "models.json").is_file()
 
 
-def test_building_tells_what_was_written(desk: Path, tmp_path: Path) -> None:
+def test_building_tells_what_was_written(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
     folder = tmp_path / "site"
-    outcome = srkd("demo", *PAIR, "--app", "app", "--build", folder, "--json", cwd=desk)
-    assert outcome.code == 0, outcome.err
-    told: dict[str, Any] = outcome.json
+    assert run(["demo", *PAIR, "--app", "app", "--build", str(folder), "--json"]) == 0
+    told: dict[str, Any] = json.loads(capfd.readouterr().out)
     written = [path for path in folder.rglob("*") if path.is_file()]
     assert told["folder"] == str(folder) and told["bytes"] > 20_000_000
     assert {path.name for path in written} >= {"index.html", "models.json", "_headers", ".nojekyll"}
@@ -308,13 +308,23 @@ def test_building_tells_what_was_written(desk: Path, tmp_path: Path) -> None:
         (["student.onnx", "--app", "."], 1, "holds no built app"),
         (["student.onnx", "--host", "192.0.2.77"], 1, "this machine has no such address"),
         (["student.onnx", "--port", "70000"], 2, "70000"),
+        (["student.onnx", "--tls-cert", "cert.pem"], 2, "--tls-cert and --tls-key belong together"),
         (["student.onnx", "--build", "app"], 1, "--build"),
     ],
 )
-def test_mistakes_are_one_line(desk: Path, arguments: list[str], code: int, line: str) -> None:
-    outcome = srkd("demo", "--app", "app", *arguments, cwd=desk)
-    lines = outcome.err.splitlines()
-    assert (outcome.code, len(lines)) == (code, 1), outcome.err
+def test_mistakes_are_one_line(
+    desk: Path,
+    arguments: list[str],
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(desk)
+    assert run(["demo", "--app", "app", *arguments]) == code
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert (said.out, len(lines)) == ("", 1), said.err
     assert line in lines[0] and lines[0].startswith("srkd: ")
 
 
