@@ -245,7 +245,7 @@ BREAKS = (
         "recipes/terms/heads.py",
         "BLOCKS = 5",
         "BLOCKS = 4",
-        ("test_terms_images.py",),
+        ("test_terms_heads.py",),
     ),
     Break(
         "square of PAMS' attention",

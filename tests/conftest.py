@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small_runs import save_photos, save_teacher
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
@@ -24,3 +26,15 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test reads or fills the cache of whoever runs it."""
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "srkd-cache"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three small photos to train on."""
+    return save_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """The file of a small EDSR x2 with random weights."""
+    return save_teacher(tmp_path / "teacher.safetensors")

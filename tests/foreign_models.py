@@ -10,6 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+KINDS = {"TorchScript": "twin.pt", "ONNX": "twin.onnx", "torch.export": "twin.pt2"}
+
 
 def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
     """What the files below hold, as torch sees it."""
@@ -82,3 +84,12 @@ def save_export(module: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
     program = torch.export.export(module, (example,), dynamic_shapes=(sizes,) if dynamic else None)
     torch.export.save(program, path)
     return path
+
+
+def save_all(folder: Path) -> dict[str, Path]:
+    """The twin in every format, by its kind."""
+    return {
+        "TorchScript": save_torchscript(twin(), folder / KINDS["TorchScript"]),
+        "ONNX": save_onnx(twin(), folder / KINDS["ONNX"]),
+        "torch.export": save_export(twin(), folder / KINDS["torch.export"]),
+    }

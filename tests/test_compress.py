@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
 from srkd.cli import run
 from srkd.compression import compress
-
-SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "teacher.safetensors"
-    save_network(build(EDSRSpec(scale=2, width=8, depth=4)), path, metadata={})
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
-        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
-    return folder
+from tests.small_runs import SMALL
 
 
 @pytest.mark.parametrize("recipe", ["scratch", "inherit", "logits"])

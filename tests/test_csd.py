@@ -6,10 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import recipes.phi
@@ -40,10 +38,10 @@ from srkd.compression import compress, resume
 from srkd.dry_run import dry_run
 from srkd.request import Request
 from tests.foreign_models import save_torchscript, twin
+from tests.small_runs import SMALL
 from tests.test_training import Recorder, stage
 
 B = 4
-SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
 
 
 def batch(scale: int = 2, side: int = 8) -> Batch:
@@ -183,16 +181,6 @@ def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> Non
 
 
 # Whole runs
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
-        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
-    return folder
 
 
 @pytest.fixture

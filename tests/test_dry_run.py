@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor.meta
-from compressor.checkpoints.save import save_network
 from compressor.cost import _pass
 from compressor.errors import SrkdError
 from compressor.networks.base import Spec
@@ -182,22 +178,6 @@ def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
     assert code == "0" and compilers == ["False", "False"]
     assert float(seconds) < 2.0  # half a second to a second; twice as much on a machine that is busy
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    path = tmp_path / "teacher.safetensors"
-    save_network(build(EDSRSpec(scale=2, width=8, depth=4), seed=1), path, metadata={})
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        Image.fromarray(np.full((48, 40, 3), 60 * index, np.uint8)).save(folder / f"{index}.png")
-    return folder
 
 
 def words(**said: Any) -> dict[str, Any]:

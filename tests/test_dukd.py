@@ -7,10 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -33,6 +31,7 @@ from srkd.compression import compress
 from tests.foreign_models import save_onnx, twin
 from tests.method_runs import Curve, Pair, Waves
 from tests.methods_table import STUDENT, TEACHER
+from tests.small_runs import SMALL
 
 SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
 
@@ -245,19 +244,6 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
     assert len(teacher.seen) == 1 and teacher.seen[0].shape == batch.lr.shape, "zoom-in alone"
     assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
     assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
-
-
-SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        pixels = np.random.default_rng(index).integers(0, 256, (40 + 2 * index, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
 
 
 def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):

@@ -6,9 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks import dukd_ablation, equal_budget, methods_compared
 from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
@@ -25,12 +23,7 @@ ROWS = [Contender(name, name) for name in SCORES]
 
 
 @pytest.fixture
-def budget(tmp_path: Path) -> Budget:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for index in range(2):
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(photos / f"{index}.png")
+def budget(tmp_path: Path, photos: Path) -> Budget:
     return Budget(photos, 1, tmp_path / "runs", seeds=1, settings=TINY)
 
 

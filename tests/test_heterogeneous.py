@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import srkd
 from compressor.foreign.spandrel_teacher import import_spandrel, spandrel_is_here
@@ -47,12 +45,10 @@ def rrdb(folder: Path) -> Path:
         ("spandrel", rrdb, "compact:width=8,depth=2,scale=2"),
     ],
 )
-def test_the_students_images_come_nearer_to_the_teachers(kind: str, make, student: str, tmp_path: Path) -> None:
-    photos, run, file = tmp_path / "photos", tmp_path / "run", make(tmp_path)
-    photos.mkdir()
-    for index in range(3):
-        coarse = np.random.default_rng(index).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC).save(photos / f"{index}.png")
+def test_the_students_images_come_nearer_to_the_teachers(
+    kind: str, make, student: str, photos: Path, tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", make(tmp_path)
     compress(file, recipe="dukd", student=student, data=photos, steps=30, out=run, settings=SETTINGS)
     teacher, lr = load_teacher(file), Waves(2, range(8)).at(99).lr
     assert (teacher.kind, teacher.network) == (kind, None)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.checkpoints.save import save_network
 from compressor.data.batches import Batch, Batches
 from compressor.data.build import build_store
 from compressor.errors import SrkdError
@@ -21,15 +20,7 @@ from compressor.training.step import Cast, Runner, Step
 from recipes.options import make_method
 from srkd.cli import run
 from srkd.compression import compress, resume
-
-SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    path = tmp_path / "teacher.safetensors"
-    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), path, metadata={})
-    return path
+from tests.small_runs import SMALL
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from compressor.checkpoints.load import load_checkpoint
 from compressor.checkpoints.save import save_network
@@ -116,16 +114,6 @@ def test_a_student_without_a_teacher_has_colour() -> None:
         choose_student(None, load_preset("scratch"), Shape(spec="compact:channels=1"), 0, print)
     with pytest.raises(UsageError, match="add --teacher FILE"):
         choose_student(None, load_preset("scratch"), Shape(spec="compact", init="inherit"), 0, print)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
-        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
-    return folder
 
 
 def saved(spec: Spec, path: Path) -> Network:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import sys
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +10,8 @@ import torch
 from torch import nn
 
 import srkd
-from compressor import teacher as teachers
-from compressor.checkpoints.load import UnknownNetwork
 from compressor.checkpoints.save import save_network
-from compressor.errors import MissingExtra, SrkdError, UsageError
-from compressor.foreign import spandrel_teacher
+from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
 from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
@@ -28,24 +20,12 @@ from compressor.runtimes.open import open_model
 from compressor.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd.compression import compress, recipes_for_outputs
-from tests.commands import ROOT, python
-from tests.foreign_models import MultiplesOf, save_export, save_onnx, save_torchscript, twin
-from tests.shared import benchmarks, needs_shared, shared_dir
-
-needs_spandrel = pytest.mark.skipif(
-    not spandrel_teacher.spandrel_is_here(), reason="spandrel is not installed: pip install --no-deps spandrel einops"
-)
-KINDS = {"TorchScript": "twin.pt", "ONNX": "twin.onnx", "torch.export": "twin.pt2"}
+from tests.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("foreign")
-    return {
-        "TorchScript": save_torchscript(twin(), folder / KINDS["TorchScript"]),
-        "ONNX": save_onnx(twin(), folder / KINDS["ONNX"]),
-        "torch.export": save_export(twin(), folder / KINDS["torch.export"]),
-    }
+    return save_all(tmp_path_factory.mktemp("foreign"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -273,190 +253,3 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     save_network(build(CompactSpec(2, 4, 1, channels=1), seed=0), grey)
     with pytest.raises(UsageError, match="the teacher takes one channel, and compress trains on RGB"):
         compress(grey, recipe="logits", data=nowhere, out=tmp_path / "run")
-
-
-class Saver(nn.Module):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        torch.save(x, self.path)
-        return x
-
-
-def test_torchscript_that_opens_files_is_refused_before_it_runs(tmp_path: Path) -> None:
-    path = save_torchscript(Saver(str(tmp_path / "WRITTEN")), tmp_path / "saver.pt")
-    with pytest.raises(SrkdError, match=r"uses 'save\(', which a network does not need: refused, nothing was run"):
-        load_teacher(path)
-    assert not (tmp_path / "WRITTEN").exists()
-    torch.jit.load(str(path))(torch.rand(1, 3, 2, 2))
-    assert (tmp_path / "WRITTEN").exists(), "otherwise that nothing was written would prove nothing"
-
-
-class Touch:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
-def rewritten(path: Path, out: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, change(name, old.read(name)))
-        for name, content in extra.items():
-            new.writestr(f"{old.namelist()[0].partition('/')[0]}/{name}", content)
-    return out
-
-
-def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict[str, Path], tmp_path: Path) -> None:
-    sentinel = tmp_path / "RAN"
-    bomb = pickle.dumps(Touch(sentinel), 2)
-    good = files["torch.export"]
-
-    def program(old: bytes, new: bytes) -> Callable[[str, bytes], bytes]:
-        return lambda name, content: content.replace(old, new) if "/models/" in name else content
-
-    def samples(name: str, content: bytes) -> bytes:
-        return bomb if "sample_inputs" in name else content
-
-    def weight(name: str, content: bytes) -> bytes:
-        return bomb if name.endswith("weight_0") else content
-
-    hidden = f'__import__(\\"os\\").mkdir(\\"{sentinel}\\")'.encode()
-    cases = [
-        (samples, {}, "would run 'posix.mkdir'"),
-        (weight, {}, "would run 'posix.mkdir'"),
-        (program(b"torch.ops.aten.conv2d.default", b"torch.hub.load"), {}, "calls 'torch.hub.load'"),
-        (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is no arithmetic"),
-        (lambda name, content: content, {"data/aotinductor/model/x.so": b"\x7fELF"}, "aotinductor"),
-    ]
-    for number, (change, extra, said) in enumerate(cases):
-        path = rewritten(good, tmp_path / f"bad{number}.pt2", change, extra)
-        with pytest.raises(SrkdError, match=said) as raised:
-            load_teacher(path)
-        assert str(path) in str(raised.value) and not sentinel.exists()
-    same = rewritten(good, tmp_path / "same.pt2", lambda name, content: content, {})
-    assert load_teacher(same).kind == "torch.export"
-
-
-@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
-def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
-    content = files[kind].read_bytes()
-    for cut in (len(content) // 2, len(content) - 30):
-        path = tmp_path / files[kind].name
-        path.write_bytes(content[:cut])
-        with pytest.raises(SrkdError, match="damaged"):
-            load_teacher(path)
-    with zipfile.ZipFile(files[kind]) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-        new.writestr(f"{old.namelist()[0].partition('/')[0]}/data/weights/weight_9", bytes(200 * 2**20))
-    with pytest.raises(SrkdError, match=r"unpack to 2.*: this is no model"):
-        load_teacher(path)
-
-
-def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    torch.save(twin(), tmp_path / "whole.pth")
-    with pytest.raises(SrkdError, match=r"refused, nothing was run.*state_dict\(\).*export the model to ONNX or Torch"):
-        load_teacher(tmp_path / "whole.pth")
-
-
-def test_without_spandrel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
-    monkeypatch.setattr(spandrel_teacher, "spandrel_is_here", lambda: False)
-    with pytest.raises(MissingExtra, match=r"unknown network.*pip install 'srkd\[spandrel\]'"):
-        load_teacher(tmp_path / "unknown.pth")
-    with pytest.raises(MissingExtra):
-        spandrel_teacher.import_spandrel()
-    assert teachers.load_teacher is load_teacher
-
-
-@needs_spandrel
-def test_what_spandrel_does_not_know_either_is_told_once(tmp_path: Path) -> None:
-    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
-    with pytest.raises(UnknownNetwork, match=r"unknown network.*; spandrel does not know it either"):
-        load_teacher(tmp_path / "unknown.pth")
-
-
-@needs_spandrel
-def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> None:
-    program = (
-        "import sys, importlib.util as u; from compressor.foreign.spandrel_teacher import import_spandrel as get;"
-        "had = u.find_spec('torchvision') is not None; spandrel = get();"
-        "assert len(list(spandrel.MAIN_REGISTRY.architectures())) >= 40;"
-        "assert had or not [name for name in sys.modules if name.startswith('torchvision')];"
-        "assert had or u.find_spec('torchvision') is None; print('fine')"
-    )
-    outcome = python("-W", "ignore", "-c", program)
-    assert outcome.out == "fine\n", outcome.err
-
-
-def test_the_stand_ins_say_what_is_missing() -> None:
-    if "torchvision" in sys.modules:
-        pytest.skip("torchvision is here")
-    with spandrel_teacher.torchvision_stand_in():
-        from torchvision.transforms.functional import normalize
-
-        with pytest.raises(SrkdError, match="needs torchvision"):
-            normalize(torch.rand(1))
-    assert "torchvision" not in sys.modules
-
-
-@needs_shared
-@needs_spandrel
-@pytest.mark.parametrize(
-    ("name", "kind", "psnr_y"),
-    [
-        ("DCTLSA_x4.pt", "spandrel", 32.52),
-        ("CRAFT_ntire2024_team34_x4.pth", "spandrel", 32.39),
-        ("realesr-animevideov3_rezipped.pth", "srkd", 28.23),
-    ],
-)
-def test_published_checkpoints_score_what_they_should(name: str, kind: str, psnr_y: float) -> None:
-    shared = shared_dir()
-    assert shared is not None
-    path = shared / "data" / "checkpoints" / name
-    assert load_teacher(path).kind == kind
-    scores = srkd.evaluate(path, data=benchmarks() / "Set5").models[path.stem]["Set5"]
-    assert scores.psnr_y == pytest.approx(psnr_y, abs=0.01)
-
-
-def hostile_programs(count: int, seed: int, folder: Path) -> None:
-    """In a process of its own: these formats are read by native code, and a crash must be seen."""
-    outcome = python("-W", "ignore", "-m", "tests.hostile_programs", count, seed, folder, cwd=ROOT, timeout=900)
-    assert outcome.code == 0, f"died at {(folder / 'last').read_text()}: {outcome.err[-500:]}"
-    report = outcome.json
-    assert report["wrong"] == []
-    assert report["loaded"] + report["refused"] == count
-    assert report["loaded"] >= count // 10 and report["refused"] >= count // 3
-
-
-def test_damaged_programs(tmp_path: Path) -> None:
-    hostile_programs(80, 0, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_thousands_of_damaged_programs(seed: int, tmp_path: Path) -> None:
-    hostile_programs(1500, seed, tmp_path)
-
-
-def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    """torch itself reads beyond the record's end, and crashes or shows what lies in memory."""
-    short = rewritten(
-        files["TorchScript"], tmp_path / "short.pt", lambda name, old: old[:8] if name.endswith("data/1") else old, {}
-    )
-    with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
-        load_teacher(short)
-    for kept in (0, 8):
-        short = rewritten(
-            files["torch.export"],
-            tmp_path / "short.pt2",
-            lambda name, old, kept=kept: old[:kept] if name.endswith("weight_0") else old,  # type: ignore[misc]
-            {},
-        )
-        with pytest.raises(SrkdError, match=r"the values of 0\.weight are not all there"):
-            load_teacher(short)

@@ -1,0 +1,42 @@
+"""Photos of noise, and what the tests of their cache ask of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compressor.data.batches import Batches
+from compressor.data.build import decode_all
+from compressor.data.cache_folder import CacheFolder
+from compressor.data.store import Decoded
+from compressor.imagesets import ImagePair
+
+
+def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def write_photos(folder: Path, count: int = 3, seed: int = 0) -> list[ImagePair]:
+    folder.mkdir(exist_ok=True)
+    pairs = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        Image.fromarray(noise(40 + 4 * index, 48, seed + index)).save(path)
+        pairs.append(ImagePair(path.stem, path, None))
+    return pairs
+
+
+def read(pairs: list[ImagePair], cache: CacheFolder | None, told: list[str] | None = None, scale: int = 4) -> Decoded:
+    announce = (lambda line: None) if told is None else told.append
+    return decode_all(pairs, scale=scale, cache=cache, announce=announce, small=0)
+
+
+def entries(cache: CacheFolder) -> list[Path]:
+    return sorted(path for path in cache.path.iterdir() if path.is_dir())
+
+
+def batches(decoded: Decoded) -> Batches:
+    store = decoded.select(range(len(decoded.images)), lr_patch=6)
+    return Batches.over(store, batch=8, lr_patch=6, seed=5)

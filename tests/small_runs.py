@@ -1,0 +1,29 @@
+"""The smallest run of `srkd compress` that means something: three photos, a teacher of EDSR, patches of 8×8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compressor.checkpoints.save import save_network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+
+SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
+TEACHER = EDSRSpec(scale=2, width=8, depth=4)
+
+
+def save_photos(folder: Path) -> Path:
+    """Three smooth ones of 40×48."""
+    folder.mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def save_teacher(path: Path) -> Path:
+    save_network(build(TEACHER, seed=1), path, metadata={})
+    return path

@@ -1,0 +1,90 @@
+"""Photos, teachers and batches for the tests of the teacher cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compressor.data.batches import Batches, View
+from compressor.data.cache_folder import CacheFolder
+from compressor.data.store import ImageStore
+from compressor.data.teacher_cache import TeacherCache
+from compressor.imagesets import ImagePair
+from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.teacher import Teacher
+
+SCALE, PATCH = 2, 8
+
+
+SETTINGS = ("schedule.batch=2", f"schedule.lr_patch={PATCH}", "schedule.validate_every=3", "schedule.rate=1e-3")
+
+
+def noise(h: int, w: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def images(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> tuple[ImagePair, ...]:
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        Image.fromarray(noise(50 + 6 * seed, 70 - 2 * seed, seed)).save(folder / f"{seed}.png")
+    return tuple(ImagePair(str(seed), folder / f"{seed}.png", None) for seed in seeds)
+
+
+def edsr(seed: int = 0, width: int = 6) -> Network:
+    return build(EDSRSpec(scale=SCALE, width=width, depth=1), seed=seed)
+
+
+def symmetric() -> Network:
+    """The average of EDSR over the eight symmetries commutes with each of them."""
+
+    class Symmetric(type(edsr())):  # type: ignore[misc]
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            views = [lr, lr.flip(-1), lr.flip(-2), lr.flip(-1, -2)]
+            outs = [super(Symmetric, self).forward(v) for v in [*views, *(v.transpose(-1, -2) for v in views)]]
+            outs[4:] = [out.transpose(-1, -2) for out in outs[4:]]
+            flips = [(), (-1,), (-2,), (-1, -2)]
+            return torch.stack([out.flip(flips[k % 4]) for k, out in enumerate(outs)]).mean(0)
+
+    network = edsr()
+    network.__class__ = Symmetric
+    return network
+
+
+def counting(teacher: Teacher) -> list[tuple[int, ...]]:
+    """The shapes of everything the teacher is fed from now on."""
+    fed: list[tuple[int, ...]] = []
+    assert teacher.network is not None
+    teacher.network.register_forward_pre_hook(lambda _, inputs: fed.append(tuple(inputs[0].shape)))
+    return fed
+
+
+def served(
+    teacher: Teacher, store: ImageStore, folder: Path, views: Sequence[View] = ("whole",), batch: int = 8
+) -> Batches:
+    cache = TeacherCache.plan(teacher, store, views, folder=CacheFolder(folder), lr_patch=PATCH)
+    plain = Batches.over(store, batch=batch, lr_patch=PATCH, seed=5)
+    return plain.labelled(cache.filled(teacher))
+
+
+def upright(batches: Batches) -> Batches:
+    """The same patches without symmetries."""
+
+    @dataclass(frozen=True)
+    class Upright(type(batches.sampler)):  # type: ignore[misc]
+        def draw(self, step, samples):
+            drawn = super().draw(step, samples)
+            still = torch.zeros_like(drawn.hflip)
+            return replace(drawn, hflip=still, vflip=still, transpose=still)
+
+    return replace(batches, sampler=Upright(**vars(batches.sampler)))
+
+
+def inner(images: torch.Tensor, radius: int) -> torch.Tensor:
+    return images[..., radius * SCALE : -radius * SCALE, radius * SCALE : -radius * SCALE]
