@@ -166,7 +166,8 @@ def page(rows: Mapping[tuple[str, str], str]) -> str:
             "",
             "×4 students. Each file was compared with its network as `srkd export` does it: on photos, black, white,",
             "noise and odd sizes (PSNR: on photos, peak 1). *any*: any batch and image size. The time is that of one",
-            f"image of {SIDE}x{SIDE} on {cpu_model()}, {threads} thread(s), the median of files and torch taking turns, in the",
+            f"image of {SIDE}x{SIDE} on {cpu_model()}, {threads} thread(s), the median of files and torch taking turns,"
+            " in the",
             "precision that is named; *over torch* compares with torch in fp32, channels last. Phones rank otherwise.",
             "TensorRT was not run by us.",
             "",
