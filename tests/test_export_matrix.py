@@ -1,0 +1,65 @@
+"""Every network to ONNX at every scale, for any size and for one: proved, and what it says it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.networks.base import Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import MODULES, build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.open import open_model
+from export.conversion import Choices
+from export.exporting import export_model
+from export.metadata import Source
+
+SMALLEST: dict[str, Callable[[int], Spec]] = {
+    "edsr": lambda scale: EDSRSpec(scale, width=4, depth=1),
+    "carn": lambda scale: CARNSpec(scale, width=4),
+    "carn_m": lambda scale: CARNMSpec(scale, width=8),
+    "rcan": lambda scale: RCANSpec(scale, width=4, groups=1, depth=1, hidden=2),
+    "swinir": lambda scale: SwinIRSpec(scale, width=4, depths=(2,), heads=(2,), window=4, features=4),
+    "compact": lambda scale: CompactSpec(scale, width=4, depth=1),
+}
+SCALES = (2, 3, 4)
+IN_EVERY_RUN = {"edsr": 3, "carn": 2, "carn_m": 4, "rcan": 3, "swinir": 2, "compact": 4}
+"""The scale of each network that `make test` exports too; `make test-matrix` has them all."""
+
+LATER = (pytest.mark.slow, pytest.mark.matrix)
+CELLS = [
+    pytest.param(arch, scale, fixed, marks=() if IN_EVERY_RUN[arch] == scale else LATER)
+    for arch in MODULES
+    for scale in SCALES
+    for fixed in (None, (24, 20))
+]
+HALVES = [pytest.param(arch, format, marks=LATER) for arch in MODULES for format in ("fp16", "bf16")]
+
+
+@pytest.mark.parametrize(("arch", "scale", "fixed"), CELLS)
+def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | None, tmp_path: Path) -> None:
+    network = build(SMALLEST[arch](scale), seed=scale)
+    (file,) = export_model(network, Source(arch), ["onnx"], tmp_path, choices=Choices(lr_size=fixed)).files
+    assert file.verdict == "passed", file.reason
+    assert file.parity is not None and file.parity.max_abs <= 1e-5 and file.path is not None
+    runtime = open_model(file.path)
+    assert runtime.descriptor.fixed_size == fixed and runtime.descriptor.scale == scale
+    width, height = fixed or (13, 9)
+    lr = torch.rand(2, 3, height, width)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("arch", "format"), HALVES)
+def test_every_network_in_half_precision(arch: str, format: str, tmp_path: Path) -> None:
+    network = build(SMALLEST[arch](4), seed=1)
+    choices = Choices(shuffle="dcr", io="uint8")
+    (file,) = export_model(network, Source(arch), [format], tmp_path, choices=choices).files
+    assert file.verdict == "passed", file.reason
