@@ -24,8 +24,6 @@ import export.formats
 from compressor.data.embedded import embedded_photos
 from compressor.errors import UsageError
 from compressor.networks.base import Descriptor, Network
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
@@ -44,8 +42,6 @@ SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}
 SPECS = (
     EDSRSpec(width=8, depth=2, scale=4),
     EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"),
-    CARNSpec(width=8, scale=3),
-    CARNMSpec(width=8, scale=2),
 )
 
 
