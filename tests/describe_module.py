@@ -1,0 +1,71 @@
+"""python describe_module.py MODULE: its classes and functions as JSON, whether written in Python or by pybind11 or
+Cython, whose docstrings hold the signatures."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from typing import Any
+
+
+def signatures(function: Any) -> list[list[str]]:
+    """Parameter names without self, those that may be left out with a trailing `=`; a list for each overload."""
+    told = (getattr(function, "__doc__", None) or "").splitlines()
+    name = getattr(function, "__name__", "")
+    found = [line for line in told if re.match(rf"(\d+\. )?{re.escape(name)}\(", line)]
+    found = [line for line in found if "*args, **kwargs" not in line]
+    if found:
+        return [_names(line[line.index("(") + 1 :].rpartition(")")[0]) for line in found]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return []
+    return [[p.name + ("" if p.default is p.empty else "=") for p in parameters if p.name != "self"]]
+
+
+def _names(text: str) -> list[str]:
+    """self: T, size_t count, kind: U, path: str = None → count, kind, path="""
+    parts = [part.strip() for part in re.split(r",(?![^\[<(]*[\]>)])", text) if part.strip()]
+    names = []
+    for part in parts:
+        name = part.partition(":")[0].partition("=")[0].split()[-1]
+        if name != "self":
+            names.append(name + ("=" if "=" in part else ""))
+    return names
+
+
+def _inner(value: type) -> list[tuple[str, type]]:
+    return [(name, inner) for name, inner in vars(value).items() if inspect.isclass(inner) and name[0] != "_"]
+
+
+def described(value: Any) -> dict[str, Any]:
+    if not inspect.isclass(value):
+        return {"kind": "function", "signatures": signatures(value)}
+    attributes: dict[str, Any] = {}
+    for name in dir(value):
+        if name.startswith("_") and name != "__init__":
+            continue
+        attribute = inspect.getattr_static(value, name)
+        if isinstance(attribute, (staticmethod, classmethod)):
+            attribute = attribute.__func__
+        is_data = isinstance(attribute, property) or not callable(attribute)
+        attributes[name] = None if is_data else signatures(attribute)
+    return {
+        "kind": "class",
+        "members": sorted(getattr(value, "__members__", {})),
+        "attributes": attributes,
+        "inner": {name: described(inner) for name, inner in _inner(value)},
+    }
+
+
+def main() -> None:
+    module = importlib.import_module(sys.argv[1])
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    json.dump({name: described(value) for name, value in public.items() if callable(value)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
