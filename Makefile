@@ -8,6 +8,8 @@ JOBS ?= 2
 # still harms the joint teacher. Two more train beside it without distillation, so that the summary can say what CSD gave.
 QUICK := --set schedule.batch=4 --set schedule.lr_patch=12 --set schedule.rate=8e-4 --set schedule.decay=cosine
 
+TENSORRT_BINDINGS := tensorrt_cu12_bindings==10.0.1 tensorrt_cu12_bindings==10.16.1.11 tensorrt_cu13_bindings==11.4.0.106
+
 ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
@@ -37,6 +39,11 @@ extras: env
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt openvino openvino-telemetry
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt litert-torch litert-converter ai-edge-litert ai-edge-quantizer \
 		jax jaxlib opt_einsum scipy torchao absl-py immutabledict tqdm
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt cuda-bindings cuda-pathfinder
+	@# NVIDIA's bindings for a test of names and signatures: all versions are called alike, so each has its folder.
+	@for pin in $(TENSORRT_BINDINGS); do test -d $(ENVIRONMENT)/share/$$pin || \
+	  $(BIN)/python -m pip install -q --no-deps --target $(ENVIRONMENT)/share/$$pin $$pin || \
+	  echo "no $$pin for this Python: its test skips"; done
 
 app: env
 	$(BIN)/python scripts/build_demo.py --get-node

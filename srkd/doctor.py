@@ -11,6 +11,7 @@ from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.open import RUNTIMES
+from compressor.trt.driver import driver_missing
 from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 
@@ -77,7 +78,12 @@ def diagnose() -> Diagnosis:
 
 def _format(row: Format) -> Piece:
     piece = _piece(row.name, f"--{row.name}: {row.title}", row.needs, row.extra)
-    return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
+    obstacle = row.obstacle() if row.obstacle is not None else None
+    if obstacle is None:
+        return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
+    # What can't be installed comes first: a package is of no use without its device.
+    command = None if row.instead and driver_missing() else piece.command
+    return Piece(piece.name, piece.adds, False, piece.missing, command, obstacle)
 
 
 def _providers() -> list[Piece]:

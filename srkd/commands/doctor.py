@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from compressor.errors import SrkdError
 from srkd.console import Console
 from srkd.verb import verb
 
 if TYPE_CHECKING:
+    from export.trt_selftest import Trial, TrtReport
     from srkd.doctor import Diagnosis, Piece
 
 EPILOG = """Examples:
@@ -16,14 +19,19 @@ EPILOG = """Examples:
 \b
   srkd doctor
   srkd doctor --json
+  srkd doctor --trt
 """
 
 
 @verb("doctor", epilog=EPILOG)
-def command(console: Console) -> None:
+@click.option("--trt", is_flag=True, help="Try TensorRT on this GPU: build, run, compare and time a tiny network.")
+def command(console: Console, *, trt: bool) -> None:
     """Tell what is installed here, what each missing piece would add, and the command that brings it."""
     from srkd.doctor import diagnose
 
+    if trt:
+        _try_tensorrt(console)
+        return
     diagnosis = diagnose()
     if console.wants_json:
         console.emit("doctor", diagnosis)
@@ -51,3 +59,56 @@ def _row(piece: Piece) -> tuple[str, ...]:
     here = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
     told = piece.command or piece.remark or ""
     return piece.name, here, piece.adds, told
+
+
+def _try_tensorrt(console: Console) -> None:
+    from export.trt_selftest import self_test
+
+    with console.progress() as progress:
+        report = self_test(progress)
+    if console.wants_json:
+        console.emit("doctor", {"tensorrt": report})
+    elif report.machine is not None:
+        show_trials(console, report)
+    if report.obstacle is not None:
+        raise SrkdError(f"TensorRT was not tried: {report.obstacle}")
+    failed = [trial for trial in report.trials if not trial.passed]
+    if failed:
+        raise SrkdError("; ".join(f"{trial.precision}: {trial.reason}" for trial in failed))
+
+
+def show_trials(console: Console, report: TrtReport) -> None:
+    """What to paste into an issue: the machine, then a row a precision."""
+    import platform
+
+    from srkd import __version__
+
+    here = report.machine
+    assert here is not None
+    console.result(
+        f"srkd {__version__}, TensorRT {here.tensorrt}, {here.gpu} ({here.capability}), driver {here.driver}, "
+        f"{report.binding}, Python {platform.python_version()}, {platform.platform(terse=True)}"
+    )
+    console.table(
+        ["precision", "verdict", "largest difference", "PSNR", "typed by", "build s", "ms", "CUDA graph"],
+        [_trial_row(trial) for trial in report.trials],
+        title="an EDSR of 16 channels and 2 blocks, 96x64 to 192x128",
+    )
+    for trial in report.trials:
+        if trial.reason:
+            console.result(f"{trial.precision}: {trial.reason}")
+
+
+def _trial_row(trial: Trial) -> tuple[str, ...]:
+    parity = trial.parity
+    psnr = "-" if parity is None else "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"
+    return (
+        trial.precision,
+        "passed" if trial.passed else "failed",
+        "-" if parity is None else f"{parity.max_abs:.1e}",
+        psnr,
+        trial.typed_by or "-",
+        "-" if trial.build_seconds is None else f"{trial.build_seconds:.1f}",
+        "-" if trial.milliseconds is None else f"{trial.milliseconds:.3f}",
+        "yes" if trial.graph else "no",
+    )
