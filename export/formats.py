@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.errors import MissingExtra, UsageError
 from compressor.nearest import nearest
-from compressor.trt.driver import trt_missing
+from compressor.trt.driver import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
 
@@ -77,7 +77,7 @@ class Format:
     instead: tuple[str, ...] = ()
     """Formats that are written where this one cannot be: what the machine that can is to be given."""
     obstacle: Callable[[], str | None] | None = None
-    """In one line, what this machine lacks beyond packages; None: nothing."""
+    """In one line, what this machine lacks that no package brings; None: nothing."""
 
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
@@ -196,7 +196,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                     choices=("static", "sizes"),
                     machine_bound=True,
                     instead=instead,
-                    obstacle=trt_missing,
+                    obstacle=driver_missing,
                 )
                 for name, precision, told, bounds, instead in (
                     ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),

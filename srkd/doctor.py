@@ -11,7 +11,6 @@ from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.open import RUNTIMES
-from compressor.trt.driver import driver_missing
 from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 
@@ -81,9 +80,8 @@ def _format(row: Format) -> Piece:
     obstacle = row.obstacle() if row.obstacle is not None else None
     if obstacle is None:
         return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
-    # What can't be installed comes first: a package is of no use without its device.
-    command = None if row.instead and driver_missing() else piece.command
-    return Piece(piece.name, piece.adds, False, piece.missing, command, obstacle)
+    # A package is of no use without its device, and nothing that can be typed brings that.
+    return Piece(piece.name, piece.adds, False, piece.missing, None, obstacle)
 
 
 def _providers() -> list[Piece]:
