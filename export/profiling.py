@@ -19,6 +19,7 @@ from compressor.progress import Progress, silent
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from export.contestants import Contestant, Settings, enter
 from export.memory import peak_memory_mb
 from export.timing import Comparison, OtherPrograms, Timing, compare, take_turns
@@ -178,7 +179,7 @@ def _call(runtime: Runtime, batch: int, size: tuple[int, int]) -> Callable[[], o
     generator = torch.Generator().manual_seed(0)
     lr = torch.rand(batch, runtime.descriptor.channels, size[1], size[0], generator=generator)
     home = torch_device_for(runtime.device)
-    bound = isinstance(runtime, OnnxRuntime) and torch.cuda.is_available()
+    bound = isinstance(runtime, (OnnxRuntime, TensorRTRuntime)) and torch.cuda.is_available()
     placed = lr.to(home) if bound or runtime.name.startswith("torch") else lr
     return lambda: runtime.run(placed)
 

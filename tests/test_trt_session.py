@@ -220,3 +220,24 @@ def test_precision_and_scale_are_what_the_file_says(one: Nvidia, tmp_path: Path)
         open_model(path, precision="fp16")
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
         open_model(path, scale=3)
+
+
+def test_images_on_the_device_are_run_where_they_lie(one: Nvidia, tmp_path: Path) -> None:
+    """The double's device memory is the host's, so a tensor's own address will do."""
+    session = Session(tensorrt(), open_cuda(), read_engine(engine(tmp_path)).plan, "small")
+    device = sys.modules["double_device"]
+    lr = torch.rand(1, 3, 8, 8)
+    sr = torch.empty(session.result_shape((1, 3, 8, 8)))
+    session.run_at(lr.data_ptr(), sr.data_ptr())
+    torch.testing.assert_close(sr, wanted(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+    assert len(device.memory) == 0
+    # Its own buffers and the caller's do not get mixed up, nor does a graph of before run on.
+    for _ in range(3):
+        found = torch.from_numpy(session.run(lr.numpy() * 2))
+        torch.testing.assert_close(found, wanted(tmp_path / "small.onnx", lr * 2), atol=1e-5, rtol=0)
+    other, before = torch.empty(session.result_shape((1, 3, 8, 8))), sr.clone()
+    session.run_at(lr.data_ptr(), other.data_ptr())
+    assert torch.equal(other, before) and torch.equal(sr, before) and not session.graph
+    one.is_(fault="execute")
+    with pytest.raises(SrkdError, match=r"small: TensorRT failed on \(1, 3, 8, 8\)"):
+        session.run_at(lr.data_ptr(), sr.data_ptr())

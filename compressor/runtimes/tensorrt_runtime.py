@@ -19,7 +19,7 @@ from compressor.trt.cuda import Cuda, device_index, open_cuda
 from compressor.trt.driver import require_trt
 from compressor.trt.engines import usable_engine
 from compressor.trt.library import tensorrt
-from compressor.trt.session import Session
+from compressor.trt.session import Session, shape_of
 from compressor.trt.shapes import size_of
 
 
@@ -57,16 +57,27 @@ class TensorRTRuntime:
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
-        shapes, (batch, _, height, width) = self.session.shapes, lr.shape
+        shapes, (height, width) = self.session.shapes, lr.shape[2:]
         if not shapes.takes(height, width):
             raise UsageError(
                 f"{self.label} takes {shapes.range()}, not {width}x{height}: use --tile, or export it with --sizes"
             )
-        fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
-        step = shapes.largest[0]
-        parts = [self.session.run(fed[start : start + step]) for start in range(0, batch, step)]
-        sr = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)).to(lr.device)
+        images = lr.detach().to(torch.float32)
+        run = self._on_device if str(lr.device) == self.device else self._from_host
+        parts = [run(group) for group in images.split(shapes.largest[0])]
+        sr = parts[0] if len(parts) == 1 else torch.cat(parts)
         require_output(lr, sr, self.descriptor, self.label)
+        return sr
+
+    def _from_host(self, lr: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.session.run(np.ascontiguousarray(lr.cpu().numpy()))).to(lr.device)
+
+    def _on_device(self, lr: torch.Tensor) -> torch.Tensor:
+        """Without a way through the host: TensorRT reads and writes torch's own memory."""
+        fed = lr.contiguous()
+        sr = torch.empty(self.session.result_shape(shape_of(fed.shape)), device=lr.device)
+        torch.cuda.current_stream(lr.device).synchronize()  # what is to be read may still be on its way
+        self.session.run_at(fed.data_ptr(), sr.data_ptr())
         return sr
 
     def close(self) -> None:

@@ -30,13 +30,14 @@ class Session:
             raise SrkdError(f"{label}: TensorRT {trt.__version__} cannot open it: {self._said.reason()}")
         self._input, self._output = self._tensors()
         smallest, tuned, largest = self._engine.get_tensor_profile_shape(self._input, 0)
-        self.shapes = Shapes(_shape(smallest), _shape(tuned), _shape(largest))
+        self.shapes = Shapes(shape_of(smallest), shape_of(tuned), shape_of(largest))
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise SrkdError(f"{label}: no room on {cuda.gpu.name} to run it: {self._said.reason()}")
         self._stream = cuda.stream()
         self._buffers: dict[str, Buffer] = {}
         self._shape: Shape | None = None
+        self._asked: Shape | None = None
         self._result: tuple[int, ...] = ()
         self._runs = 0
         self._replay: Callable[[], None] | None = None
@@ -48,7 +49,7 @@ class Session:
 
     def run(self, images: Images) -> Images:
         """Enlarge images of a shape that the engine takes; the result is the caller's."""
-        shape = _shape(images.shape)
+        shape = shape_of(images.shape)
         if shape != self._shape:
             self._prepare(shape)
         fed = self._buffers[self._input].host[: images.size * FLOAT].view(np.float32)
@@ -63,6 +64,18 @@ class Session:
         given = self._buffers[self._output].host[: size * FLOAT].view(np.float32)
         return np.array(given.reshape(self._result), np.float32)
 
+    def result_shape(self, shape: Shape) -> tuple[int, ...]:
+        """What comes of images of this shape; the next `run` prepares itself anew."""
+        self._replay, self._shape = None, None
+        return self._sized(shape)
+
+    def run_at(self, source: int, target: int) -> None:
+        """The same for images that lie on the device already, of the shape that `result_shape` was asked for."""
+        for name, address in ((self._input, source), (self._output, target)):
+            self._placed(name, address)
+        self._execute()
+        self._cuda.synchronise(self._stream)
+
     def close(self) -> None:
         """Give the memory back. Nothing can be run afterwards."""
         self._replay = None
@@ -74,23 +87,33 @@ class Session:
     def _enqueue(self) -> None:
         images, result = self._buffers[self._input], self._buffers[self._output]
         self._cuda.to_device(images, int(np.prod(self._shape or ())) * FLOAT, self._stream)
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise SrkdError(f"{self._label}: TensorRT failed on {self._shape}: {self._said.reason()}")
+        self._execute()
         self._cuda.to_host(result, int(np.prod(self._result)) * FLOAT, self._stream)
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise SrkdError(f"{self._label}: TensorRT failed on {self._asked}: {self._said.reason()}")
 
     def _prepare(self, shape: Shape) -> None:
         """Shapes and addresses; a recorded graph knows those of before and goes."""
         self._replay, self._runs, self._shape = None, 0, None
+        self._result = self._sized(shape)
+        for name, sides in ((self._input, shape), (self._output, self._result)):
+            self._placed(name, self._room(name, int(np.prod(sides)) * FLOAT))
+        self._shape = shape
+
+    def _sized(self, shape: Shape) -> tuple[int, ...]:
+        self._asked = shape
         if not self._context.set_input_shape(self._input, shape):
             raise SrkdError(f"{self._label} does not take {shape}: {self._said.reason()}")
-        self._result = tuple(int(side) for side in self._context.get_tensor_shape(self._output))
-        if len(self._result) != 4 or min(self._result) < 1:
-            raise SrkdError(f"{self._label} gives shape {self._result} for {shape}: not an image")
-        for name, sides in ((self._input, shape), (self._output, self._result)):
-            address = self._room(name, int(np.prod(sides)) * FLOAT)
-            if not self._context.set_tensor_address(name, address):
-                raise SrkdError(f"{self._label}: TensorRT does not take a buffer for {name}: {self._said.reason()}")
-        self._shape = shape
+        result = tuple(int(side) for side in self._context.get_tensor_shape(self._output))
+        if len(result) != 4 or min(result) < 1:
+            raise SrkdError(f"{self._label} gives shape {result} for {shape}: not an image")
+        return result
+
+    def _placed(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise SrkdError(f"{self._label}: TensorRT does not take a buffer for {name}: {self._said.reason()}")
 
     def _room(self, name: str, size: int) -> int:
         held = self._buffers.get(name)
@@ -123,6 +146,6 @@ class Session:
         return inputs[0], outputs[0]
 
 
-def _shape(sides: Any) -> Shape:
+def shape_of(sides: Any) -> Shape:
     batch, channels, height, width = (int(side) for side in sides)
     return batch, channels, height, width
