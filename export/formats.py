@@ -199,6 +199,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                     obstacle=driver_missing,
                 )
                 for name, precision, told, bounds, instead in (
+                    ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
+                    ("trt-bf16", "bf16", "bf16", BF16, ("bf16",)),
                     ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
                     ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
                 )

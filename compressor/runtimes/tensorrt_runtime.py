@@ -64,7 +64,7 @@ class TensorRTRuntime:
             )
         images = lr.detach().to(torch.float32)
         run = self._on_device if str(lr.device) == self.device else self._from_host
-        parts = [run(group) for group in images.split(shapes.largest[0])]
+        parts = [run(group) for group in torch.split(images, shapes.largest[0])]
         sr = parts[0] if len(parts) == 1 else torch.cat(parts)
         require_output(lr, sr, self.descriptor, self.label)
         return sr

@@ -238,12 +238,23 @@ class Builder:
         return IHostMemory(b"ftrt" + json.dumps(plan).encode())
 
 
+def _as_hardware_rounds(content: bytes) -> bytes:
+    """ONNX Runtime on a CPU has no convolution in bf16, and does fp16 in float32."""
+    import onnx
+
+    from compressor.runtimes.onnx_rounded import holds_halves, rounded
+
+    model = onnx.load_model_from_string(content)
+    return rounded(model).SerializeToString() if holds_halves(model) else content
+
+
 class ICudaEngine:
     def __init__(self, plan: dict, logger) -> None:
         import onnxruntime
 
         self._logger = logger
-        self._session = onnxruntime.InferenceSession(bytes.fromhex(plan["onnx"]), providers=["CPUExecutionProvider"])
+        content = _as_hardware_rounds(bytes.fromhex(plan["onnx"]))
+        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         self._shapes = plan["shapes"]
         self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
 
