@@ -44,6 +44,8 @@ extras: env
 	@for pin in $(TENSORRT_BINDINGS); do test -d $(ENVIRONMENT)/share/$$pin || \
 	  $(BIN)/python -m pip install -q --no-deps --target $(ENVIRONMENT)/share/$$pin $$pin || \
 	  echo "no $$pin for this Python: its test skips"; done
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt ncnn pnnx
+	-$(BIN)/python scripts/ncnn_source.py
 
 app: env
 	$(BIN)/python scripts/build_demo.py --get-node

@@ -1,0 +1,45 @@
+"""Fetch ncnn's sources, of the version installed here, from the package index: `build/ncnn-VERSION`, for demo/ncnn.
+
+ncnn's Python package comes with its library inside; what a C++ program needs, headers and a library to link, is built
+from the sources. Their package dates its version by the day of the build, so pip's usual check of versions refuses it:
+the older resolver, which does not check, is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def folder(version: str) -> Path:
+    """Where the sources of a version lie."""
+    return ROOT / "build" / f"ncnn-{version}"
+
+
+def fetch(version: str) -> Path:
+    """The folder, filled if it is not there yet."""
+    target = folder(version)
+    if (target / "CMakeLists.txt").is_file():
+        return target
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        resolver = ("--use-deprecated", "legacy-resolver", "--no-deps", "--no-binary", "ncnn")
+        download = [sys.executable, "-m", "pip", "download", "-q", *resolver, "-d", temporary, f"ncnn=={version}"]
+        subprocess.run(download, check=True)
+        (archive,) = Path(temporary).glob("*.tar.gz")
+        with tarfile.open(archive) as files:
+            files.extractall(temporary, filter="data")
+        shutil.rmtree(target, ignore_errors=True)
+        (Path(temporary) / f"ncnn-{version}").replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    print(fetch(importlib.metadata.version("ncnn")))
