@@ -134,6 +134,6 @@ def _pointwise(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
 
 
 def _channel_norm(norm: nn.LayerNorm) -> ChannelNorm:
-    own = ChannelNorm(norm.normalized_shape, eps=norm.eps)
+    own = ChannelNorm(list(norm.normalized_shape), eps=norm.eps)
     own.load_state_dict(norm.state_dict())
     return own
