@@ -75,7 +75,7 @@ def _trace(network: Network, shape: tuple[int, int, int], path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # Of sizes that become constants: the second example shows whether they did.
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path))
 
 
 def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> None:
