@@ -48,8 +48,23 @@ def convert(network: Network, order: dict[str, Any]) -> dict[str, object]:
     held = sizes_held(module)
     if held and free:
         raise NeedsSize(", ".join(held[:4]))
-    content = _converted(with_operations_of_litert(module), example)
+    inside: nn.Module = with_operations_of_litert(module)
+    if order["io"] == "uint8":
+        inside, example = Bytes(inside), example.mul(255).to(torch.uint8)
+    content = _converted(inside, example)
     return described(content, order, free=free)
+
+
+class Bytes(nn.Module):
+    """0..255 in and out, clamped and rounded inside."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, lr_u8: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.network(lr_u8.to(torch.float32) / 255)
+        return (sr * 255).clamp(0, 255).round().to(torch.uint8)
 
 
 def _converted(module: nn.Module, example: torch.Tensor) -> bytes:

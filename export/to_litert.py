@@ -30,6 +30,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
             "path": str(job.path),
             "answer": str(folder / "answer.json"),
             "lr_size": job.choices.lr_size,
+            "io": job.choices.io,
             "metadata": dict(job.metadata),
         }
         (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")

@@ -78,7 +78,7 @@ def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
     lr = torch.rand(3, 3, 14, 18)
     with torch.no_grad():
         torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
-    with pytest.raises(SrkdError, match="takes images of 18x14 only, not 14x18"):
+    with pytest.raises(SrkdError, match="takes images of 18x14 only, got 14x18"):
         runtime.run(torch.rand(1, 3, 18, 14))
     assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
 
@@ -177,7 +177,12 @@ def test_what_the_converter_raises_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     from compressor.checkpoints.save import save_network
 
     save_network(build(EDSR, seed=0), tmp_path / "weights.safetensors")
-    order = {"weights": str(tmp_path / "weights.safetensors"), "answer": str(tmp_path / "answer"), "lr_size": None}
+    order = {
+        "weights": str(tmp_path / "weights.safetensors"),
+        "answer": str(tmp_path / "answer"),
+        "lr_size": None,
+        "io": "float",
+    }
     (tmp_path / "order").write_text(__import__("json").dumps(order))
     monkeypatch.setattr(litert_worker, "_converted", unwilling)
     litert_worker.main(tmp_path / "order")

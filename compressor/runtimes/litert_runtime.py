@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.self_described import Image, describe, one_line, spec_in
+from compressor.runtimes.self_described import Array, Image, describe, one_line, spec_in
 
 IDENTIFIER = b"TFL3"
 
@@ -44,7 +44,7 @@ class LiteRtRuntime:
             self._interpreter = Interpreter(str(path), num_threads=self.threads)
             self._interpreter.allocate_tensors()
         self.metadata, self.precision = _facts(path)
-        self._image, self._last = _image(self._interpreter, self.label)
+        self._image = _image(self._interpreter, self.label)
         (given,), (taken,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._given, self._taken = given["index"], taken["index"]
         self._shape = tuple(int(length) for length in given["shape"])
@@ -58,34 +58,19 @@ class LiteRtRuntime:
         return sr
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        images = lr.detach().to("cpu", torch.float32)
-        if self._last:
-            images = images.permute(0, 2, 3, 1)
-        fed = np.ascontiguousarray(images.numpy())
-        batches = np.split(fed, len(fed)) if self._image.one and len(fed) > 1 else [fed]
         with one_line(f"{self.label}: LiteRT failed on {tuple(lr.shape)}"), _quiet():
-            outputs = [self._one(batch) for batch in batches]
-        sr = torch.from_numpy(outputs[0] if len(outputs) == 1 else np.concatenate(outputs))
-        return (sr.permute(0, 3, 1, 2).contiguous() if self._last else sr).to(lr.device)
+            return self._image.run(lr, self._one)
 
-    def _one(self, fed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _one(self, fed: Array) -> Array:
         if fed.shape != self._shape:
-            self._require_free(fed.shape)
             self._shape = ()  # unknown until it is there: a failure must not pass for this size
             self._interpreter.resize_tensor_input(self._given, fed.shape)
             self._interpreter.allocate_tensors()
             self._shape = fed.shape
         self._interpreter.set_tensor(self._given, fed)
         self._interpreter.invoke()
-        output: np.ndarray[Any, Any] = self._interpreter.get_tensor(self._taken)
+        output: Array = self._interpreter.get_tensor(self._taken)
         return output
-
-    def _require_free(self, shape: Sequence[int]) -> None:
-        """The library would resize a file of one size too, and then compute nonsense or fail."""
-        fixed = self._image.fixed_size
-        if fixed is not None:
-            width, height = (shape[2], shape[1]) if self._last else (shape[3], shape[2])
-            raise SrkdError("it takes images of {}x{} only, not {}x{}".format(*fixed, width, height))
 
 
 def _require_file(path: Path) -> None:
@@ -118,25 +103,24 @@ def _facts(path: Path) -> tuple[dict[str, str], str]:
     return metadata, sizes.most_common(1)[0][0] if sizes else "fp32"
 
 
-def _image(interpreter: Any, label: str) -> tuple[Image, bool]:
-    """What the file takes, and whether channels come last."""
+def _image(interpreter: Any, label: str) -> Image:
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1:
         raise SrkdError(
             f"{label} has {len(inputs)} inputs and {len(outputs)} outputs: a super-resolution model has one each"
         )
     kinds = tuple(np.dtype(detail["dtype"]).name for detail in (*inputs, *outputs))
-    if kinds != ("float32", "float32"):
-        raise SrkdError(f"{label} takes {kinds[0]} and gives {kinds[1]}: only float32 in [0,1] is understood")
-    sizes = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
-    if len(sizes) == 4 and sizes[3] in (1, 3):
-        batch, height, width, channels = sizes
-    elif len(sizes) == 4 and sizes[1] in (1, 3):
-        batch, channels, height, width = sizes
-    else:
+    whole = kinds[0] == "uint8"
+    quantized = any(detail["quantization"][0] for detail in (*inputs, *outputs))
+    if kinds not in (("float32", "float32"), ("uint8", "uint8")) or quantized:
+        raise SrkdError(f"{label} takes {kinds[0]} and gives {kinds[1]}: float32 in [0,1] or bytes are understood")
+    sizes: list[Any] = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
+    places = [axis for axis in (3, 1) if len(sizes) == 4 and sizes[axis] in (1, 3)]
+    if not places:
         raise SrkdError(f"{label} takes images of shape {sizes}: expected (N, H, W, 3) or (N, 3, H, W), or 1 for 3")
-    assert channels is not None
-    return Image(channels, height, width, one=batch == 1), sizes[3] in (1, 3)
+    channels = sizes.pop(places[0])
+    batch, height, width = sizes
+    return Image(channels, height, width, one=batch == 1, last=places[0] == 3, whole=whole)
 
 
 @contextmanager

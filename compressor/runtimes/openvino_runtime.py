@@ -66,12 +66,9 @@ class OpenVinoRuntime:
         return sr
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
-        batches = np.split(fed, len(fed)) if self._image.one and len(fed) > 1 else [fed]
         with one_line(f"{self.label}: OpenVINO failed on {tuple(lr.shape)}"):
             # A copy: what OpenVINO gives is its own memory, written over by the next run.
-            outputs = [np.array(self._compiled(batch)[0], dtype=np.float32) for batch in batches]
-        return torch.from_numpy(outputs[0] if len(outputs) == 1 else np.concatenate(outputs)).to(lr.device)
+            return self._image.run(lr, lambda fed: np.array(self._compiled(fed)[0]))
 
     def _settings(self, place: str) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -129,16 +126,19 @@ def _image(model: Any, label: str) -> Image:
         )
     given, taken = model.inputs[0], model.outputs[0]
     kinds = given.element_type.get_type_name(), taken.element_type.get_type_name()
-    if kinds != ("f32", "f32"):
-        raise SrkdError(f"{label} takes {kinds[0]} and gives {kinds[1]}: only float32 in [0,1] is understood")
+    last = kinds[0] == "u8"
+    if kinds not in (("f32", "f32"), ("u8", "u8")):
+        raise SrkdError(f"{label} takes {kinds[0]} and gives {kinds[1]}: float32 in [0,1] or bytes are understood")
     shape = given.partial_shape
     sizes: list[Any] = (
         [None if size.is_dynamic else size.get_length() for size in shape] if shape.rank.is_static else []
     )
-    if len(sizes) != 4 or sizes[1] not in (1, 3):
-        raise SrkdError(f"{label} takes images of shape {shape}: expected (N, 3, H, W) or (N, 1, H, W)")
-    batch, channels, height, width = sizes
-    return Image(channels, height, width, one=batch == 1)
+    if len(sizes) != 4 or sizes[3 if last else 1] not in (1, 3):
+        wanted = "(N, H, W, 3) or (N, H, W, 1)" if last else "(N, 3, H, W) or (N, 1, H, W)"
+        raise SrkdError(f"{label} takes images of shape {shape}: expected {wanted}")
+    channels = sizes.pop(3 if last else 1)
+    batch, height, width = sizes
+    return Image(channels, height, width, one=batch == 1, last=last, whole=last)
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from compressor.errors import SrkdError, UsageError
@@ -15,22 +17,41 @@ from compressor.networks.registry import spec_from_dict
 from compressor.runtimes.base import require_output
 from compressor.runtimes.sidecar import described
 
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
 PROBE_SIDE = 16
 """Pixels a side of the grey image by which the scale of a foreign file is found out."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a file takes: channels, and height and width where they are fixed. `one` says that a batch is one image."""
+    """What a file takes: channels, and height and width where they are fixed. `one`: a batch is one image; `last`:
+    N,H,W,C; `whole`: bytes in 0..255, in and out."""
 
     channels: int
     height: int | None = None
     width: int | None = None
     one: bool = False
+    last: bool = False
+    whole: bool = False
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         return None if self.height is None or self.width is None else (self.width, self.height)
+
+    def run(self, lr: torch.Tensor, one: Callable[[Array], Array]) -> torch.Tensor:
+        """N,C,H,W in [0,1] as the file wants it, through `one`, and back; image by image where a batch is one."""
+        images = lr.detach().to("cpu", torch.float32)
+        if self.whole:
+            images = images.clamp(0, 1).mul(255).round().to(torch.uint8)
+        if self.last:
+            images = images.permute(0, 2, 3, 1)
+        fed = np.ascontiguousarray(images.numpy())
+        outputs = [one(batch) for batch in (np.split(fed, len(fed)) if self.one and len(fed) > 1 else [fed])]
+        sr = torch.from_numpy(outputs[0] if len(outputs) == 1 else np.concatenate(outputs)).float()
+        if self.last and sr.dim() == 4:
+            sr = sr.permute(0, 3, 1, 2).contiguous()
+        return (sr.div(255) if self.whole else sr).to(lr.device)
 
 
 def spec_in(metadata: Mapping[str, str], label: str) -> Spec | None:
