@@ -167,7 +167,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 extra="openvino",
                 bounds=FP32,
                 opens_with="openvino",
-                choices=("static",),
+                choices=("static", "io"),
             ),
             Format(
                 name="ncnn",
@@ -215,7 +215,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 extra="litert",
                 bounds=FP32,
                 opens_with="litert",
-                choices=("static",),
+                choices=("static", "io"),
             ),
         )
     }

@@ -83,6 +83,19 @@ def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
     assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
 
 
+def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
+    file = exported(network, tmp_path, Choices(io="uint8"))
+    assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.tflite", file.reason
+    runtime = open_model(file.path)
+    assert runtime.descriptor == network.descriptor
+    levels = torch.randint(0, 256, (2, 3, 9, 14)).float()
+    with torch.no_grad():
+        wanted = network(levels / 255).clamp(0, 1).mul(255).round()
+    got = runtime.run(levels / 255).mul(255)
+    assert float((got - got.round()).abs().max()) < 1e-4 and float((got - wanted).abs().max()) <= 1.001
+    assert float((got - wanted).abs().mean()) < 0.01
+
+
 def test_the_file_says_what_it_is_and_takes_any_size(
     network: Network, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
