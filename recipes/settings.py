@@ -60,6 +60,10 @@ def _paths(values: dict[str, Any], key: str) -> list[Path]:
     holders = [index for index, rule in enumerate(rules) if first in options_in(rule)]
     if holders:
         return [("methods", index, "options", first, *rest) for index in holders]
+    elsewhere = [name for name in sorted(catalogue().methods) if first in options_in({"name": name})]
+    if elsewhere and rules:
+        here = " nor ".join(str(rule.get("name")) for rule in rules)
+        raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, and not of {here}")
     # Nobody has it: the check of the whole tells the nearest key.
     return [(first, *rest)]
 

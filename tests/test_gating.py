@@ -132,6 +132,8 @@ def test_two_gates_of_one_run_must_be_the_same() -> None:
 def test_what_has_no_value_for_each_patch_has_no_gate(recipe: str) -> None:
     with pytest.raises(UsageError, match="gate"):
         load_preset(recipe, (f"{recipe}.gate=hard",))
+    with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, and not of {recipe}$"):
+        load_preset(recipe, ("gate=hard",))
 
 
 def test_it_is_an_option_of_the_command(tmp_path: Path) -> None:
