@@ -195,6 +195,7 @@ def upscale(
     precision: str | None = None,
     threads: int | None = None,
     progress: Progress = silent,
+    announce: Announce = unheard,
 ) -> UpscaleReport:
     """Enlarge files, folders and globs; a picture that fails does not stop the rest, the report tells of it.
 
@@ -203,7 +204,7 @@ def upscale(
     opening = Opening(scale, arch_options, device, runtime, precision, threads)
     return upscaling.upscale(
         [inputs] if isinstance(inputs, (str, Path)) else list(inputs),
-        opening.open(model),
+        opening.open(model, announce),
         output=out,
         suffix=suffix,
         extension=extension,

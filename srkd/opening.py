@@ -11,7 +11,7 @@ from compressor.data.embedded import embedded_pairs
 from compressor.errors import UsageError
 from compressor.imagesets import ImageSet, find_sets
 from compressor.networks.base import Network
-from compressor.progress import Announce
+from compressor.progress import Announce, unheard
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.foreign import ForeignRuntime
 from compressor.runtimes.open import open_model
@@ -33,8 +33,8 @@ class Opening:
     precision: str | None = None
     threads: int | None = None
 
-    def open(self, model: Model) -> Runtime:
-        """One model, ready to run."""
+    def open(self, model: Model, announce: Announce = unheard) -> Runtime:
+        """One model, ready to run; what takes minutes first, such as another GPU's engine, is announced."""
         if isinstance(model, Teacher):
             if model.network is not None:
                 return self.open(model.network)
@@ -52,6 +52,7 @@ class Opening:
             runtime=self.runtime,
             threads=self.threads,
             precision=self.precision,
+            announce=announce,
         )
 
 

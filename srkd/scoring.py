@@ -57,6 +57,6 @@ class Scoring:
         )
 
     def _opened(self, announce: Announce) -> tuple[list[Runtime], tuple[ImageSet, ...], int]:
-        runtimes = [self.opening.open(model) for model in self.models]
+        runtimes = [self.opening.open(model, announce) for model in self.models]
         scale = common_scale(runtimes, self.opening.scale)
         return runtimes, image_sets(self.data, scale=scale, lr=self.lr, announce=announce), scale

@@ -16,6 +16,7 @@ from compressor.trt.engine_file import ALIGNMENT, EngineFacts, Machine, read_eng
 from compressor.trt.engines import build_engine, engine_name, folder, machine_here, usable_engine
 from compressor.trt.library import tensorrt
 from compressor.trt.shapes import dynamic_shapes
+from srkd.opening import Opening
 from tests.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
 H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
@@ -160,3 +161,12 @@ def test_another_network_of_that_name_is_not_taken_for_it(gpu: Nvidia, tmp_path:
     write_engine(renewed, dataclasses.replace(facts, onnx_sha256="0" * 64), b"another network")
     again, told = used(path)
     assert again == renewed and "building" in told[0] and read_engine(again).plan != b"another network"
+
+
+@needs_linux
+def test_building_anew_is_told_to_whoever_opens_a_model(gpu: Nvidia, tmp_path: Path) -> None:
+    path = built(tmp_path / "out")
+    gpu.is_(gpu="NVIDIA L4|8|9")
+    told: list[str] = []
+    Opening().open(path, told.append)
+    assert len(told) == 1 and "building" in told[0] and "GPU NVIDIA H200 (9.0), here NVIDIA L4 (8.9)" in told[0]

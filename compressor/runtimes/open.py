@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from compressor.errors import MissingExtra, SrkdError, UsageError
 from compressor.nearest import nearest
+from compressor.progress import Announce, unheard
 
 # The command line reads the table for its help, which imports no torch.
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Request:
     device: str
     precision: str | None
     threads: int | None
+    announce: Announce = unheard
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _of_scale(request: Request, runtime: Runtime) -> Runtime:
 def _open_engine(request: Request) -> Runtime:
     from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 
-    runtime = TensorRTRuntime(request.path, label=request.label, device=request.device)
+    runtime = TensorRTRuntime(request.path, label=request.label, device=request.device, announce=request.announce)
     if request.precision not in (None, runtime.precision):
         raise UsageError(
             f"{request.path} runs in {runtime.precision}, not {request.precision}: export it again in that"
@@ -217,6 +219,7 @@ def open_model(
     runtime: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    announce: Announce = unheard,
 ) -> Runtime:
     """Open a checkpoint, a run folder (its student) or an exported file.
 
@@ -238,7 +241,7 @@ def open_model(
     if lacking is not None:
         raise SrkdError(f"{given}: {lacking}")
     label = given.name if given.is_dir() else given.stem
-    return RUNTIMES[name].open(Request(file, label, scale, arch_options, device, precision, threads))
+    return RUNTIMES[name].open(Request(file, label, scale, arch_options, device, precision, threads, announce))
 
 
 def model_file(path: Path) -> Path:

@@ -64,7 +64,9 @@ def command(
     from srkd.api import upscale
 
     with console.progress() as progress:
-        report = upscale(model, pictures, arch_options=dict(arch_options), progress=progress, **options)
+        report = upscale(
+            model, pictures, arch_options=dict(arch_options), progress=progress, announce=console.say, **options
+        )
     if console.wants_json:
         console.emit(
             "upscale", {"model": str(model), "done": [_told(done) for done in report.done], "failed": report.failed}
