@@ -118,9 +118,20 @@ class Visit:
     def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
         """Wait until `expression` is true: asked from outside, because the page's own policy evaluates no text."""
         end = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
+        while not self._holds(expression):
             assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
             self.page.wait_for_timeout(100)
+
+    def _holds(self, expression: str) -> bool:
+        from playwright.sync_api import Error
+
+        try:
+            return bool(self.page.evaluate(expression))
+        except Error as error:
+            # A page that is loading anew answers nothing; any other mistake is one.
+            if "context was destroyed" not in str(error):
+                raise
+            return False
 
     def text(self, element: str) -> str:
         return self.page.inner_text(f"#{element}")
@@ -149,7 +160,7 @@ def visiting(browser: Browser, site: Site, *, address: str = "", **profile: obje
     visit = Visit(context.new_page(), site)
     listen(visit.page, visit.complaints)
     try:
-        visit.page.goto(address if "//" in address else f"{site.origin}/{address}")
+        visit.page.goto(address if ":" in address else f"{site.origin}/{address}")
         yield visit
         assert visit.complaints == []
     finally:

@@ -23,7 +23,7 @@ def test_the_first_visit_on_a_slow_phone(
 ) -> None:
     samples = {f"{name}.png": png(sample_rgb(name, 96, 3)) for name in ("chelsea", "astronaut")}
     site = serve(site_of(app_folder, [models.student], samples))
-    with visiting(browser, site, address="THIRD_PARTY.txt", **PHONE) as visit:
+    with visiting(browser, site, address="about:blank", **PHONE) as visit:
         session = visit.page.context.new_cdp_session(visit.page)
         session.send("Emulation.setCPUThrottlingRate", {"rate": THROTTLE})
         site.sent.clear()

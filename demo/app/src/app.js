@@ -148,6 +148,7 @@ async function startLive() {
     if (!model) throw new Error("There is no network to run: open an .onnx file first.");
     await session.open(model);
     document.body.dataset.mode = "live";
+    part("ask").hidden = true;
     part("frames").hidden = false;
     part("live").lastElementChild.textContent = "Stop";
     let size0 = "";
@@ -302,16 +303,20 @@ async function start() {
   fillChoices(models, session.sides);
   showSamples(listed?.samples ?? [], showSample);
   await changeEngine();
-  stayOffline();
   document.body.dataset.ready = "yes";
-  warmUp();
+  const warm = warmUp();
+  // What the network has loaded by then need not be sent again to be kept. Where the host sends no isolation headers
+  // the service worker comes first: the page is loaded anew through it.
+  if (window.crossOriginIsolated) await warm;
+  stayOffline();
 }
 
 /** The network is opened while its user still looks for a photo. A failure is told when it is wanted. */
 function warmUp() {
   const model = session.sides.right;
-  if (model.key === BICUBIC || session.picture) return;
+  if (model.key === BICUBIC || session.picture) return session.busy;
   session.busy = session.busy.then(() => session.open(model)).catch(() => {});
+  return session.busy;
 }
 
 start();
