@@ -58,11 +58,15 @@ def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve:
                     await engine.ask("setup", { wanted: { engine: "wasm", threads: given.threads } });
                     const bytes = await (await fetch(given.url)).arrayBuffer();
                     await engine.ask("open", { name: "model.onnx", bytes });
-                    return await engine.ask("measure");
+                    return await engine.ask("measure", { runs: 9 });
                     """,
                     {"threads": threads, "url": f"models/{model.path.name}"},
                 )
                 assert (told["width"], told["height"], told["threads"]) == (64, 64, threads)
-                found[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = round(told["ms"])
+                found[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = {
+                    "median": round(told["ms"]),
+                    "least": round(told["least"]),
+                }
         note("ms_a_64x64_tile", found)
-        assert found["student, 1 thread"] < found["teacher, 1 thread"]
+        # The least: what other work on the machine spoils least.
+        assert found["student, 1 thread"]["least"] < found["teacher, 1 thread"]["least"]
