@@ -46,6 +46,8 @@ extras: env
 	  echo "no $$pin for this Python: its test skips"; done
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt ncnn pnnx
 	-$(BIN)/python scripts/ncnn_source.py
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt executorch torchao tabulate ruamel.yaml
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt coremltools attrs cattrs tqdm
 
 app: env
 	$(BIN)/python scripts/build_demo.py --get-node

@@ -217,6 +217,32 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 opens_with="litert",
                 choices=("static", "io"),
             ),
+            Format(
+                name="executorch",
+                title="ExecuTorch for phones, float32 on XNNPACK; image sizes up to a bound that the file names",
+                suffix=".pte",
+                precision="fp32",
+                module="export.to_executorch",
+                needs=("executorch",),
+                extra="executorch",
+                bounds=FP32,
+                opens_with="executorch",
+                choices=("static",),
+                sidecar=True,
+            ),
+            Format(
+                name="coreml",
+                title="Core ML for macOS and iOS, float32; runs there only, image sizes up to a bound",
+                suffix=".mlpackage",
+                precision="fp32",
+                module="export.to_coreml",
+                needs=("coremltools",),
+                extra="coreml",
+                bounds=FP32,
+                opens_with="coreml",
+                choices=("static",),
+                platforms=("darwin",),
+            ),
         )
     }
 )

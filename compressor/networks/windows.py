@@ -97,8 +97,11 @@ class WindowAttention(nn.Module):
     def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         n, count, positions, width = windows.shape
         each = width // self.heads
-        qkv = self.qkv(windows).reshape(n, count, positions, 3, self.heads, each)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        # Five axes at most: more than that some of the formats of `srkd export` do not know.
+        q, k, v = (
+            part.reshape(n, count, positions, self.heads, each).transpose(2, 3)
+            for part in self.qkv(windows).chunk(3, dim=-1)
+        )
         bias = self.bias_table[self.index].permute(2, 0, 1)
         attention = (q * each**-0.5) @ k.transpose(-2, -1) + bias
         if mask is not None:

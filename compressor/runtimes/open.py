@@ -129,6 +129,25 @@ def _open_litert(request: Request) -> Runtime:
     return _of_scale(request, runtime)
 
 
+def _open_executorch(request: Request) -> Runtime:
+    from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
+
+    _refuse_options(request)
+    runtime = ExecuTorchRuntime(request.path, label=request.label, device=request.device, threads=request.threads)
+    if request.precision not in (None, runtime.precision):
+        raise UsageError(f"{request.path} computes in {runtime.precision}, not {request.precision}")
+    return _of_scale(request, runtime)
+
+
+def _open_coreml(request: Request) -> Runtime:
+    from compressor.runtimes.coreml_runtime import CoreMLRuntime
+
+    _refuse_options(request)
+    if request.precision not in (None, CoreMLRuntime.precision):
+        raise UsageError(f"{request.path} computes in {CoreMLRuntime.precision}, not {request.precision}")
+    return _of_scale(request, CoreMLRuntime(request.path, label=request.label, device=request.device))
+
+
 def _refuse_options(request: Request) -> None:
     if request.arch_options:
         raise UsageError(f"{request.path} is an exported file: it needs no {', '.join(request.arch_options)}")
@@ -206,6 +225,20 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             needs=("ai_edge_litert",),
             extra="litert",
         ),
+        "executorch": RuntimeKind(
+            "an ExecuTorch program (.pte, with its .json)",
+            frozenset({".pte"}),
+            _open_executorch,
+            needs=("executorch",),
+            extra="executorch",
+        ),
+        "coreml": RuntimeKind(
+            "a Core ML package (.mlpackage), on macOS",
+            frozenset({".mlpackage"}),
+            _open_coreml,
+            needs=("coremltools",),
+            extra="coreml",
+        ),
     }
 )
 
@@ -240,7 +273,7 @@ def open_model(
     lacking = RUNTIMES[name].lacking()
     if lacking is not None:
         raise SrkdError(f"{given}: {lacking}")
-    label = given.name if given.is_dir() else given.stem
+    label = given.name if file != given else given.stem
     return RUNTIMES[name].open(Request(file, label, scale, arch_options, device, precision, threads, announce))
 
 

@@ -1,0 +1,157 @@
+"""Core ML: what can be known of a package where it cannot be run: its form, its weights, what it says of itself."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.open import open_model
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+
+coremltools = pytest.importorskip("coremltools")
+pytestmark = [
+    pytest.mark.extras,
+    pytest.mark.filterwarnings("ignore"),  # torch's tracer tells of sizes, which the fixed copies have as constants
+]
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
+EDSR = EDSRSpec(width=4, depth=1, scale=2)
+SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["coreml"], folder, choices=choices).files
+    return file
+
+
+def package(path: Path) -> Any:
+    return coremltools.models.MLModel(str(path), skip_model_load=True)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSR, seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.path is not None, file.reason
+    if sys.platform != "darwin":
+        assert file.verdict == "unproved" and file.parity is None and "runs on macOS only" in str(file.reason)
+    assert file.facts["weights_equal"] == "12 tensors"
+    assert file.bytes == sum(part.stat().st_size for part in file.path.rglob("*") if part.is_file())
+    return file.path
+
+
+def test_a_package_for_any_size(good: Path) -> None:
+    told = package(good).get_spec().description
+    (given,), (taken,) = told.input, told.output
+    assert (given.name, taken.name) == ("lr", "sr")
+    ranges = [(size.lowerBound, size.upperBound) for size in given.type.multiArrayType.shapeRange.sizeRanges]
+    assert ranges == [(1, 1), (3, 3), (1, 2048), (1, 2048)]
+    assert told.metadata.userDefined["srkd.scale"] == "2"
+    assert told.metadata.userDefined["srkd.source_sha256"] == "ab" * 32
+    assert "not clamped" in taken.shortDescription
+
+
+@pytest.mark.parametrize(
+    "spec", [SWINIR, replace(SWINIR, channels=1, upsampler="pixelshuffledirect")], ids=["three", "one"]
+)
+def test_networks_of_windows_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
+    file = exported(build(spec, seed=1), tmp_path, Choices(lr_size=(11, 6)))
+    assert file.path is not None and file.path.name == "small-11x6.mlpackage", file.reason
+    told = package(file.path).get_spec().description
+    assert list(told.input[0].type.multiArrayType.shape) == [1, spec.channels, 6, 11]
+    assert not told.input[0].type.multiArrayType.shapeRange.sizeRanges
+    assert list(told.output[0].type.multiArrayType.shape) == [1, spec.channels, 12, 22]
+    free = exported(build(spec, seed=1), tmp_path)
+    assert free.verdict == "unavailable" and "--static 64x64" in str(free.reason)
+    assert [item.name for item in tmp_path.iterdir()] == [file.path.name]
+
+
+def test_one_channel_and_nothing_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = exported(build(CompactSpec(width=4, depth=1, scale=3, channels=1), seed=0), tmp_path)
+    assert file.path is not None, file.reason
+    assert capfd.readouterr() == ("", "")
+    assert list(package(file.path).get_spec().description.input[0].type.multiArrayType.shape)[:2] == [1, 1]
+
+
+def test_weights_that_are_not_the_networks_are_noticed(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import to_coreml
+
+    convert = to_coreml._converted
+
+    def other(given: Network, size: tuple[int, int] | None) -> Any:
+        made = convert(given, size)
+        given.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
+        return made
+
+    monkeypatch.setattr(to_coreml, "_converted", other)
+    file = exported(network, tmp_path)
+    assert file.verdict == "failed" and "does not hold tail.weight as the network has it" in str(file.reason)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fusing_would_change_the_weights(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.to_coreml.KEPT_APART", ())
+    assert "does not hold tail." in str(exported(network, tmp_path).reason)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="here it runs")
+def test_where_it_cannot_be_run_one_line_says_so(good: Path) -> None:
+    with pytest.raises(SrkdError, match="run on macOS only"):
+        open_model(good)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it is the real thing")
+def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
+    network: Network, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict` is played by the network; all else is coremltools' own."""
+    real = coremltools.models.MLModel
+    opened: list[object] = []
+
+    def played(path: str, *, compute_units: object) -> object:
+        opened.append(compute_units)
+        model = real(path, skip_model_load=True)
+
+        def predict(given: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+            (lr,) = given.values()
+            assert list(given) == ["lr"] and lr.dtype == np.float32 and len(lr) == 1
+            with torch.no_grad():
+                return {"sr": network(torch.from_numpy(lr)).numpy()}
+
+        return SimpleNamespace(
+            get_spec=model.get_spec, user_defined_metadata=model.user_defined_metadata, predict=predict
+        )
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(coremltools.models, "MLModel", played)
+    runtime = open_model(good)
+    assert opened == [coremltools.ComputeUnit.CPU_ONLY] and runtime.label == "small"
+    assert runtime.spec == EDSR and runtime.descriptor == replace(network.descriptor, max_size=(2048, 2048))
+    lr = torch.rand(2, 3, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-6, rtol=0)
+    with pytest.raises(UsageError, match="Core ML runs on cpu, coreml"):
+        open_model(good, device="cuda")
+    with pytest.raises(UsageError, match="computes in fp32, not fp16"):
+        open_model(good, precision="fp16")

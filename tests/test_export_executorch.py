@@ -1,0 +1,165 @@
+"""ExecuTorch: the file does what the network does up to the size it names, and a damaged one is told in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.errors import SrkdError, UsageError
+from compressor.networks.base import Network
+from compressor.networks.compact import CompactSpec
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.rcan import RCANSpec
+from compressor.networks.registry import build
+from compressor.networks.swinir import SwinIRSpec
+from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
+from compressor.runtimes.open import open_model
+from compressor.super_resolve import super_resolve
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+from export.to_executorch import SIDES, _largest_side
+
+pytest.importorskip("executorch")
+pytestmark = pytest.mark.extras
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
+COMPACT = CompactSpec(width=8, depth=1, scale=2)
+SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["executorch"], folder, choices=choices).files
+    return file
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(COMPACT, seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.parity is not None and file.parity.max_abs < 1e-5
+    assert file.facts["max_size"] == "512x512"
+    return file.path
+
+
+@pytest.fixture
+def copied(good: Path, tmp_path: Path) -> Path:
+    """The program and its sidecar, to be damaged."""
+    for part in good.parent.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    return tmp_path / good.name
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [(SWINIR, (19, 10)), (EDSRSpec(width=8, depth=1, scale=4), (20, 12))],
+    ids=lambda value: getattr(value, "arch", None),
+)
+def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Path) -> None:
+    network = build(spec, seed=3)
+    file = exported(network, tmp_path, Choices(lr_size=size))
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
+    assert file.path is not None and file.path.name == "small-{}x{}.pte".format(*size)
+    runtime = open_model(file.path)
+    assert runtime.descriptor.fixed_size == size and runtime.descriptor.max_size is None
+    with pytest.raises(UsageError, match="takes images of {}x{} only, got 8x9".format(*size)):
+        runtime.run(torch.rand(1, 3, 9, 8))
+    assert super_resolve(runtime, torch.rand(1, 3, 30, 25)).sr.shape == (1, 3, 30 * spec.scale, 25 * spec.scale)
+
+
+def test_networks_of_windows_want_a_size(tmp_path: Path) -> None:
+    file = exported(build(SWINIR, seed=0), tmp_path)
+    assert file.verdict == "unavailable" and "--static 64x64" in str(file.reason)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3), CompactSpec(width=8, depth=1, scale=3, channels=1)],
+    ids=lambda spec: f"{spec.arch}{getattr(spec, 'channels', 3)}",
+)
+def test_more_networks_with_free_sizes(spec: RCANSpec | CompactSpec, tmp_path: Path) -> None:
+    file = exported(build(spec, seed=3), tmp_path)
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
+
+
+def test_the_file_says_what_it_is_and_nothing_is_printed(
+    network: Network, good: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runtime = open_model(good, threads=1)
+    assert isinstance(runtime, ExecuTorchRuntime) and runtime.threads == 1
+    assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("executorch", "cpu", "fp32", "small")
+    assert runtime.spec == COMPACT and runtime.metadata["srkd.source_sha256"] == "ab" * 32
+    lr = torch.rand(3, 3, 5, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+    first = runtime.run(lr[:1])
+    kept = first.clone()
+    runtime.run(lr[1:2])
+    assert torch.equal(first, kept), "an output is the caller's own"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pictures_beyond_the_bound_are_cut(good: Path, copied: Path, network: Network) -> None:
+    with pytest.raises(UsageError, match="takes images of at most 512x512, got 513x8"):
+        open_model(good).run(torch.rand(1, 3, 8, 513))
+    sidecar = copied.with_name(copied.name + ".json")
+    told = json.loads(sidecar.read_text())
+    told["facts"]["max_size"] = "24x24"
+    sidecar.write_text(json.dumps(told))
+    lr = torch.rand(1, 3, 50, 40)
+    tiled = super_resolve(open_model(copied), lr, tile=0)
+    assert tiled.tile is not None and tiled.seam is None
+    with torch.no_grad():
+        torch.testing.assert_close(tiled.sr, network(lr), atol=1e-5, rtol=0)
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:100], lambda content: b""])
+def test_a_damaged_program_is_one_line(copied: Path, damage: Callable[[bytes], bytes]) -> None:
+    copied.write_bytes(damage(copied.read_bytes()))
+    with pytest.raises(SrkdError, match="damaged or changed; export it again") as caught:
+        open_model(copied)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("told", ["0x4", "wide", 7])
+def test_a_bound_that_is_none(copied: Path, told: object) -> None:
+    sidecar = copied.with_name(copied.name + ".json")
+    said = json.loads(sidecar.read_text())
+    said["facts"]["max_size"] = told
+    sidecar.write_text(json.dumps(said))
+    with pytest.raises(SrkdError, match="which is no size"):
+        open_model(copied)
+
+
+def test_what_is_asked_of_it_and_it_has_not(copied: Path) -> None:
+    with pytest.raises(UsageError, match=r"computes in fp32, not bf16"):
+        open_model(copied, precision="bf16")
+    with pytest.raises(UsageError, match="is for scale 2, not 3"):
+        open_model(copied, scale=3)
+    with pytest.raises(UsageError, match="run on cpu here"):
+        open_model(copied, device="cuda:0")
+    copied.with_name(copied.name + ".json").unlink()
+    with pytest.raises(SrkdError, match="is not beside it; export it again"):
+        open_model(copied)
+
+
+def test_the_bound_follows_from_the_width() -> None:
+    sides = [_largest_side(build(EDSRSpec(4, width=width, depth=1), seed=0)) for width in (8, 32, 64, 256)]
+    assert sides == sorted(sides, reverse=True) and sides[0] == SIDES[1] and sides[-1] == SIDES[0]
+    assert sides[1] == 256, "4 KB a pixel: 32·4 channels at twice the size, before and after the shuffle"
