@@ -106,7 +106,7 @@ def verify(
 ) -> Proof:
     """Run both on every input. The first input out of bounds gives the reason; the parity is over all.
 
-    Of a file of bytes (`io`) the network is given bytes too, and the file may be half a level further away: it rounds.
+    Of a file of bytes (`io`) the network is given bytes too, and what rounding its output costs does not count.
     """
     seen: list[_Seen] = []
     for done, given in enumerate(inputs):
@@ -152,11 +152,16 @@ class _Seen:
 def _look(given: ProofInput, got: torch.Tensor, wanted: torch.Tensor, bounds: Bounds, io: IO) -> _Seen:
     if io == "uint8":
         wanted = wanted.clamp(0, 1)
-    parity = _worst(given.name, got, wanted, allowed=HALF_A_LEVEL if io == "uint8" else 0.0)
     same = _levels(wanted) if io == "uint8" else wanted
-    squares = float((got.double() - same.double()).square().sum())
+    parity = _worst(given.name, got, wanted, allowed=HALF_A_LEVEL if io == "uint8" else 0.0)
+    # Rounding the network's own output costs something already: what is more than that is the file's.
+    squares = _squares(got, wanted) - _squares(same, wanted)
     objection = _objection(parity, got, same, bounds.largest(photo=given.photo), given.name)
     return _Seen(given, parity, squares, got.numel(), objection)
+
+
+def _squares(images: torch.Tensor, others: torch.Tensor) -> float:
+    return float((images.double() - others.double()).square().sum())
 
 
 def _drift(candidate: Runtime, given: ProofInput, bounds: Bounds, io: IO, network: Runtime) -> str | None:
@@ -200,7 +205,7 @@ def _span(images: torch.Tensor) -> float:
 def _psnr(mean_square: float) -> float | None:
     if not math.isfinite(mean_square):
         return None
-    return finite_or_none(-10 * math.log10(mean_square) if mean_square else math.inf)
+    return finite_or_none(-10 * math.log10(mean_square) if mean_square > 0 else math.inf)
 
 
 def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:

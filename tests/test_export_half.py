@@ -21,6 +21,9 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.open import open_model
+from compressor.runtimes.torch_eager import TorchRuntime
+from export.bounds import Bounds
+from export.contestants import Settings
 from export.conversion import CannotConvert, Choices, Conversion
 from export.exporting import FileReport, export_model
 from export.formats import FORMATS
@@ -28,7 +31,9 @@ from export.metadata import Source
 from export.onnx_graph import Graph, graph_of
 from export.onnx_half import to_half
 from export.onnx_shuffle import depth_first, new_order
+from export.profiling import profile_models
 from export.to_onnx import finished
+from export.verify import proof_inputs, verify
 
 SPEC = EDSRSpec(width=8, depth=1, scale=4)
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
@@ -221,6 +226,26 @@ def test_bytes_of_another_size_fail_the_proof(
     assert "it begins at node tail/conv2d_6 (Conv)" in str(file.reason) and list(tmp_path.iterdir()) == []
 
 
+def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> None:
+    """Noise of a twelfth of a level: 70 dB, whether the file rounds or not."""
+
+    class Noisy:
+        def __init__(self, io: str) -> None:
+            self.io, self.noise = io, torch.Generator().manual_seed(0)
+
+        def run(self, lr: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                sr = network(lr)
+            sr = sr + torch.randn(sr.shape, generator=self.noise) * 10**-3.5
+            return sr if self.io == "float" else sr.clamp(0, 1).mul(255).round().div(255)
+
+    inputs = [given for given in proof_inputs(network.descriptor) if given.photo]
+    reference = TorchRuntime(network, label="network")
+    for io in ("float", "uint8"):
+        proof = verify(Noisy(io), reference, inputs, Bounds(0.1), io=io)  # type: ignore[arg-type]
+        assert proof.reason is None and proof.parity is not None and proof.parity.psnr == pytest.approx(70, abs=0.3)
+
+
 def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
     choices = Choices(lr_size=(16, 12), io="uint8", shuffle="dcr")
     file = only(network, "fp16", tmp_path, choices)
@@ -238,6 +263,15 @@ def test_weights_that_do_not_fit_go_to_a_second_file(
     assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     with torch.no_grad():
         torch.testing.assert_close(open_model(tmp_path / "small.onnx").run(LR), network(LR), atol=1e-5, rtol=0)
+
+
+def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Path) -> None:
+    file = only(network, "bf16", tmp_path).path
+    assert file is not None
+    settings = Settings(lr_sizes=((8, 8),), seconds=0.1, memory=False, quality=False, threads=1)
+    found = profile_models([file], settings=settings)
+    assert [(row.runtime, row.precision) for row in found.rows] == [("onnxruntime", "bf16")]
+    assert any("bf16 is computed in float32 here and rounded" in note for note in found.notes)
 
 
 def test_the_rows_say_what_they_are() -> None:
