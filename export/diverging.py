@@ -194,7 +194,7 @@ def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict
             asking.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
         outputs = session.run(list(names), {model.graph.input[0].name: lr.numpy()})
-    return dict(zip(names, outputs, strict=True))
+    return {name: np.asarray(output) for name, output in zip(names, outputs, strict=True)}
 
 
 def _relative(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:

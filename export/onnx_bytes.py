@@ -21,7 +21,9 @@ def take_and_give_bytes(model: onnx.ModelProto, channels: int) -> None:
         node.input[:] = [inside if name == INPUT else name for name in node.input]
         node.output[:] = [outside if name == OUTPUT else name for name in node.output]
     constants = {"bytes.range": 255.0, "bytes.lowest": 0.0, "bytes.highest": 255.0}
-    graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in constants.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
+    )
     before = [
         _node("Cast", INPUT, "lr.levels", to=TensorProto.FLOAT),
         _node("Transpose", "lr.levels", "lr.planes", perm=TO_NCHW),
