@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from app_site import Model
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -30,6 +29,7 @@ from compressor.super_resolve import super_resolve
 from export.conversion import Choices, Conversion
 from export.metadata import Source, export_metadata
 from export.to_onnx import convert
+from tests.browser.app_site import Model
 
 TINY = EDSRSpec(2, width=8, depth=2)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from app_models import Models, png, sample_rgb
-from app_site import Site, site_of
-from conftest import PHONE, note, visiting
-from playwright.sync_api import Browser
+
+from tests.browser.app_models import Models, png, sample_rgb
+from tests.browser.app_site import Site, site_of
+from tests.browser.visits import PHONE, note, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from app_models import Models, png, sample_rgb
-from app_site import Site, site_of
-from conftest import APP, DESKTOP, PHONE, ROOT, Visit, visiting
 from PIL import Image
-from playwright.sync_api import Browser
+
+from tests.browser.app_models import Models, png, sample_rgb
+from tests.browser.app_site import Site, site_of
+from tests.browser.visits import APP, DESKTOP, PHONE, ROOT, Visit, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 

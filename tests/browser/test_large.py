@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import pytest
-from app_models import Models, sample_rgb
-from app_site import Site, site_of
-from conftest import DESKTOP, PHONE, note, visiting
 from PIL import Image
-from playwright.sync_api import Browser
+
+from tests.browser.app_models import Models, sample_rgb
+from tests.browser.app_site import Site, site_of
+from tests.browser.visits import DESKTOP, PHONE, note, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 

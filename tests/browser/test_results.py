@@ -6,22 +6,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from app_models import FOREIGN, TINY, Models, png, sample_rgb, upscaled
-from app_site import Model, Site, site_of
-from conftest import DESKTOP, PHONE, Visit, visiting
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser
 
 from compressor.networks.compact import CompactSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.resize import upscale_bicubic
 from compressor.tiling import spans
 from export.conversion import Choices
+from tests.browser.app_models import FOREIGN, TINY, Models, png, sample_rgb, upscaled
+from tests.browser.app_site import Model, Site, site_of
+from tests.browser.visits import DESKTOP, PHONE, Visit, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
@@ -137,7 +140,7 @@ def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> N
 
 def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Models) -> None:
     """The page knows no network by name; it must never believe a margin that is too small."""
-    from test_networks import SMALL
+    from tests.test_networks import SMALL
 
     for name, make in SMALL.items():
         model = models.made(make(2), f"reach-{name}")

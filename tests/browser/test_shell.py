@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from app_models import Models, png, sample_rgb
-from app_site import Site, served, site_of
-from conftest import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
-from playwright.sync_api import Browser, Page
+
+from tests.browser.app_models import Models, png, sample_rgb
+from tests.browser.app_site import Site, served, site_of
+from tests.browser.visits import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 

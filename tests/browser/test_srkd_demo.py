@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 import pytest
-from app_models import Models
-from app_site import Site
-from conftest import PHONE, ROOT, visiting
 from PIL import Image
-from playwright.sync_api import Browser
+
+from tests.browser.app_models import Models
+from tests.browser.app_site import Site
+from tests.browser.visits import PHONE, ROOT, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
