@@ -156,16 +156,16 @@ def _checkpoint(
                     Contestant(label, is_teacher, runtime, model_file(path), (), lambda size: cost(spec, size))
                 )
                 continue
-            file, libraries = _exported_for(name, opened, label, folder)
-            runtime = open_model(file, device=how.device, threads=how.threads)
+            file = _exported_for(name, opened, label, folder)
+            runtime = open_model(file, device=how.device, threads=how.threads, precision=_precision(name, how))
         except SrkdError as error:
             notes.append(f"{label} is left out under {name}: {error}")
             continue
-        entries.append(Contestant(label, is_teacher, runtime, file, libraries, lambda size: cost(spec, size)))
+        entries.append(Contestant(label, is_teacher, runtime, file, _libraries(name), lambda size: cost(spec, size)))
     return entries
 
 
-def _exported_for(runtime: str, opened: TorchRuntime, label: str, folder: Path) -> tuple[Path, tuple[str, ...]]:
+def _exported_for(runtime: str, opened: TorchRuntime, label: str, folder: Path) -> Path:
     """A temporary file for that runtime, compared with the network before it is timed."""
     row = next((row for row in FORMATS.values() if row.opens_with == runtime and row.precision == "fp32"), None)
     if row is None:
@@ -179,18 +179,28 @@ def _exported_for(runtime: str, opened: TorchRuntime, label: str, folder: Path) 
     proof = prove(row, file, opened.network, inputs)
     if proof.reason is not None:
         raise SrkdError(f"its export {proof.reason}")
-    return file, row.needs
+    return file
 
 
 def _exported(path: Path, label: str, is_teacher: bool, how: Settings, notes: list[str]) -> list[Contestant]:
-    """An exported file has one runtime."""
+    """An exported file has one runtime; it is left out only where others were asked for by name."""
     name = runtime_of(path)
-    if name not in how.runtimes:
+    if name not in how.runtimes and how.runtimes != DEFAULT_RUNTIMES:
         notes.append(f"{label} is left out: {path.name} runs under {name}, which was not asked for")
         return []
-    runtime = open_model(path, device=how.device, threads=how.threads)
-    libraries = next((row.needs for row in FORMATS.values() if row.opens_with == name), ())
-    return [Contestant(label, is_teacher, runtime, path, libraries, _cost_of_file(path, runtime))]
+    runtime = open_model(path, device=how.device, threads=how.threads, precision=_precision(name, how))
+    return [Contestant(label, is_teacher, runtime, path, _libraries(name), _cost_of_file(path, runtime))]
+
+
+def _precision(runtime: str, how: Settings) -> str | None:
+    """Of other runtimes it lies in the file."""
+    return how.precision if RUNTIMES[runtime].any_precision else None
+
+
+def _libraries(runtime: str) -> tuple[str, ...]:
+    """What running takes; making a file may take more."""
+    made = next((row.needs for row in FORMATS.values() if row.opens_with == runtime), ())
+    return RUNTIMES[runtime].needs or made
 
 
 def _cost_of_file(path: Path, runtime: Runtime) -> Callable[[tuple[int, int]], Cost | None]:

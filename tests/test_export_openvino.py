@@ -16,7 +16,9 @@ from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.networks.registry import build
 from compressor.networks.swinir import SwinIRSpec
+from compressor.progress import silent
 from compressor.runtimes.open import open_model
+from export.contestants import Settings, enter
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source
@@ -188,3 +190,14 @@ def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) 
     lr = torch.rand(2, 3, 9, 13)
     with torch.no_grad():
         torch.testing.assert_close(foreign.run(lr), network(lr), atol=1e-5, rtol=0)
+
+
+def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
+    (entry,), notes = enter([good], None, Settings(), tmp_path, silent)
+    assert (entry.runtime.name, entry.runtime.precision, notes) == ("openvino", "fp32", [])
+    assert entry.libraries == ("openvino",), "what running takes, not what making took"
+    with pytest.raises(SrkdError, match=r"small is left out: small\.xml runs under openvino, which was not asked for"):
+        enter([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, silent)
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        (entry,), _ = enter([good], None, Settings(precision="bf16"), tmp_path, silent)
+        assert entry.runtime.precision == "bf16"

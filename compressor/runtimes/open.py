@@ -47,6 +47,8 @@ class RuntimeKind:
     """Modules that must be importable."""
     extra: str | None = None
     """The extra of the distribution that brings them."""
+    any_precision: bool = False
+    """Whether the precision is chosen where a file is opened; of others it lies in the file."""
 
     def lacking(self) -> str | None:
         """In one line, what to install before such a file can be opened; None: nothing."""
@@ -203,6 +205,7 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_openvino,
             needs=("openvino",),
             extra="openvino",
+            any_precision=True,
         ),
         "ncnn": RuntimeKind(
             "an ncnn network (.param, with .bin and .param.json beside it)",

@@ -56,7 +56,9 @@ EPILOG = """Examples:
 @click.option("--per-image", is_flag=True, help="A row an image as well; JSON always has them.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the models run.")
 @click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic in torch.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic, in torch and OpenVINO."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a model.")
 def command(
     console: Console,

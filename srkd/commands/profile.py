@@ -42,7 +42,7 @@ EPILOG = """Examples:
     type=click.Choice(["fp32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of the arithmetic in torch.",
+    help="Of the arithmetic in torch and OpenVINO; of other files it lies in the file.",
 )
 @click.option("--lr-size", type=Sizes(), default="128x128", show_default=True, help="Sizes of the LR image.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at once.")

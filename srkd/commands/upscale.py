@@ -47,7 +47,9 @@ EPILOG = """Examples:
 @click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say.")
 @click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the model runs.")
 @click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic in torch.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic, in torch and OpenVINO."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def command(
     console: Console,
