@@ -16,12 +16,10 @@ from demo.files import Asset
 from demo.models import Model, Role, read_model
 from demo.samples import samples
 from demo.site import site
-from export.formats import FORMATS
 from srkd.api import export
 from srkd.profiling import teacher_of_run
 
-STUDENT_FORMATS = tuple(name for name in ("onnx", "fp16") if name in FORMATS)
-TEACHER_FORMATS = ("onnx",)
+STUDENT_FORMATS, TEACHER_FORMATS = ("onnx", "fp16"), ("onnx",)
 
 
 @dataclass(frozen=True)

@@ -329,11 +329,13 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.slow
-def test_the_embedded_pair_is_exported_and_served(tmp_path: Path) -> None:
+def test_the_embedded_pair_is_exported_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_app(tmp_path / "app")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     with running(tmp_path, "--json") as process:
         told = json.loads(lines_until(process, "}"))
         assert [model["role"] for model in told["models"]] == ["student", "student", "teacher"]
         assert [model["precision"] for model in told["models"]] == ["fp32", "fp16", "fp32"]
         assert ended(process)[0] == 130
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("srkd-demo-*"))
+    assert list((tmp_path / "temporary").glob("srkd-demo-*")) == []

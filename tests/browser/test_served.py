@@ -1,0 +1,109 @@
+"""The app from `srkd demo`'s own server: its headers and policy let everything work, and nothing is complained of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
+
+from app_models import Models
+from conftest import FLAGS, PATIENCE_MS, PHONE, ROOT, listen
+from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+ELSEWHERE = "demo.example"
+"""A name that only the browser knows: to it, plain http from another machine."""
+
+
+@pytest.fixture(scope="module")
+def address(app_folder: Path, models: Models) -> Iterator[str]:
+    """The demo of a small model, in a process as a user starts it."""
+    model = str(models.tiny.path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srkd", "demo", model, "--teacher", model, "--port", "0", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if line == "}\n":
+                break
+        yield str(json.loads("".join(said))["addresses"][0]["url"])
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+
+
+@contextmanager
+def opened(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
+    """The page when it is ready; a complaint in the console that is not about what is `expected` fails the test."""
+    context = browser.new_context(**PHONE)
+    context.set_default_timeout(PATIENCE_MS)
+    complaints: list[str] = []
+    page = context.new_page()
+    listen(page, complaints)
+    try:
+        page.goto(url)
+        page.wait_for_selector("body[data-ready=yes]")
+        yield page
+        assert [told for told in complaints if not any(word in told for word in expected)] == []
+    finally:
+        context.close()
+
+
+def enlarged(page: Page) -> None:
+    page.click("#samples button >> nth=0")
+    page.wait_for_selector("#save:not([disabled])")
+
+
+def test_everything_works_on_this_machine(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        assert page.evaluate("crossOriginIsolated") is True
+        enlarged(page)
+        wanted: dict[str, Any] = page.evaluate("fetch('api/models.json').then((answer) => answer.json())")
+        assert wanted["schema"] == "srkd.demo-models/1" and len(wanted["samples"]) == 3
+        assert page.evaluate("navigator.serviceWorker.ready.then((ready) => ready.active !== null)")
+
+
+def test_from_another_machine_it_works_without_what_browsers_refuse(
+    launch: Callable[[Sequence[str]], Browser], address: str
+) -> None:
+    browser = launch((*FLAGS, f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"))
+    with opened(browser, address.replace("localhost", ELSEWHERE)) as page:
+        assert page.evaluate("[isSecureContext, crossOriginIsolated, 'serviceWorker' in navigator]") == [False] * 3
+        enlarged(page)
+
+
+def test_nothing_leaves_for_another_host(browser: Browser, address: str) -> None:
+    with opened(browser, address, "Content Security Policy", "127.0.0.1:1") as page:
+        told = page.evaluate(
+            """async () => {
+                const refused = [];
+                document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
+                await fetch("http://127.0.0.1:1/").catch(() => {});
+                const image = new Image();
+                image.src = "http://127.0.0.1:1/x.png";
+                const script = document.createElement("script");
+                script.textContent = "document.title = 'written inline'";
+                document.body.append(image, script);
+                await new Promise((done) => setTimeout(done, 500));
+                return [...refused, document.title];
+            }"""
+        )
+        assert {"connect-src", "img-src", "script-src-elem"} <= set(told) and "written inline" not in told
