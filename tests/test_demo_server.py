@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import hashlib
 import os
@@ -14,9 +15,14 @@ import pytest
 pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
 pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn")
 
+import uvicorn
+from uvicorn.server import ServerState
+
 from compressor.errors import SrkdError, UsageError
 from demo import files, isolation
-from demo.serving import claim
+from demo.limits import BoundedProtocol
+from demo.server import application
+from demo.serving import Limits, claim
 from tests.demo_process import HASHED_SCRIPT, SCRIPT, Served, received, served, write_app
 
 SECRET = b"nobody is meant to read this"
@@ -271,11 +277,52 @@ def test_whoever_does_not_read_is_not_waited_for(folder: Path) -> None:
             connection.close()
 
 
-def test_a_small_answer_that_is_not_read_ends_too(folder: Path) -> None:
-    """The last bytes fit into a buffer, so nothing ever waits for the reader but the end itself."""
-    with served(folder, stalled_seconds=1.0, idle_seconds=1) as running, running.connect() as connection:
-        connection.sendall(b"GET /sw.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
-        assert until(lambda: running.connections() == 0)
+class Untaken(asyncio.Transport):
+    """A connection whose last bytes are never taken: it is closing for ever, unless somebody aborts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closing = b"", False
+        self.aborted = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (b"no request\r\n\r\n", b"400"),
+        (b"GET / HT", b"408"),
+    ],
+)
+def test_an_end_that_is_not_taken_is_not_waited_for(sent: bytes, answered: bytes) -> None:
+    """The last bytes fit into a buffer, so that nothing waits for the reader but the end itself."""
+    limits = Limits(request_seconds=0.2, stalled_seconds=0.3, idle_seconds=0)
+    page = {"index.html": files.asset("index.html", b"<!doctype html>")}
+
+    async def talk() -> Untaken:
+        config = uvicorn.Config(application(page, 1000), lifespan="off", log_config=None, timeout_keep_alive=0)
+        connection = BoundedProtocol(config, ServerState(), limits)
+        transport = Untaken()
+        connection.connection_made(transport)
+        connection.data_received(sent)
+        await asyncio.wait_for(transport.aborted.wait(), 20)
+        return transport
+
+    transport = asyncio.run(talk())
+    assert transport.closing and transport.written.startswith(b"HTTP/1.1 " + answered)
 
 
 def test_held_connections_lock_nobody_out(folder: Path) -> None:
