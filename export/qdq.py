@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 
 def quantized(onnx: Path, out: Path, images: Sequence[torch.Tensor]) -> None:
@@ -19,7 +18,7 @@ def quantized(onnx: Path, out: Path, images: Sequence[torch.Tensor]) -> None:
         def __init__(self) -> None:
             self.left = [image.numpy() for image in images]
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        def get_next(self) -> Any:  # a dict, or None at the end
             return {"lr": self.left.pop(0)} if self.left else None
 
     level = logging.root.level

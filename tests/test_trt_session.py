@@ -52,10 +52,11 @@ def engine(folder: Path, shapes: Shapes = SIZES, **kind: tuple[int, int]) -> Pat
     """Built once in another process, as always, then copied."""
     path, key = folder / "small.engine", (shapes, *kind.values())
     small_onnx(folder / "small.onnx", **kind)
+    trt, cuda = tensorrt(), open_cuda()
     if key in BUILT:
         path.write_bytes(BUILT[key])
     else:
-        build_engine(folder / "small.onnx", path, "fp32", shapes, tensorrt(), open_cuda())
+        build_engine(folder / "small.onnx", path, "fp32", shapes, trt, cuda)
         BUILT[key] = path.read_bytes()
     return path
 

@@ -24,14 +24,14 @@ class Session:
         self._trt, self._cuda, self._label = trt, cuda, label
         self._said = Said()
         self._log = logger(trt, self._said)
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._runtime: Any = trt.Runtime(self._log)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise SrkdError(f"{label}: TensorRT {trt.__version__} cannot open it: {self._said.reason()}")
         self._input, self._output = self._tensors()
         smallest, tuned, largest = self._engine.get_tensor_profile_shape(self._input, 0)
         self.shapes = Shapes(shape_of(smallest), shape_of(tuned), shape_of(largest))
-        self._context = self._engine.create_execution_context()
+        self._context: Any = self._engine.create_execution_context()
         if self._context is None:
             raise SrkdError(f"{label}: no room on {cuda.gpu.name} to run it: {self._said.reason()}")
         self._stream = cuda.stream()
