@@ -35,19 +35,12 @@ env:
 	@$(PYTHON) scripts/environment.py
 
 extras: env
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt spandrel einops
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt openvino openvino-telemetry
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt litert-torch litert-converter ai-edge-litert ai-edge-quantizer \
-		jax jaxlib opt_einsum scipy torchao absl-py immutabledict tqdm
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt cuda-bindings cuda-pathfinder
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt -r scripts/extras.txt
 	@# NVIDIA's bindings for a test of names and signatures: all versions are called alike, so each has its folder.
 	@for pin in $(TENSORRT_BINDINGS); do test -d $(ENVIRONMENT)/share/$$pin || \
 	  $(BIN)/python -m pip install -q --no-deps --target $(ENVIRONMENT)/share/$$pin $$pin || \
 	  echo "no $$pin for this Python: its test skips"; done
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt ncnn pnnx
 	-$(BIN)/python scripts/ncnn_source.py
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt executorch torchao tabulate ruamel.yaml
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt coremltools attrs cattrs tqdm
 
 app: env
 	$(BIN)/python scripts/build_demo.py --get-node
