@@ -142,8 +142,8 @@ def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Mo
     """The page knows no network by name; it must never believe a margin that is too small."""
     from tests.test_networks import SMALL
 
-    for name, make in SMALL.items():
-        model = models.made(make(2), f"reach-{name}")
+    for name in ("carn", "rcan", "compact"):
+        model = models.made(SMALL[name](2), f"reach-{name}")
         visit.site.files[f"models/{model.path.name}"] = model.path
         found = visit.page.evaluate(
             """async (url) => {
