@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
 from compressor.networks.base import Network
@@ -55,7 +56,7 @@ def _fold(module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             known[node] = operator.attrgetter(node.target)(module)
         elif node.op == "call_function" and all(given in known for given in node.all_input_nodes):
-            arguments = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            arguments = map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*arguments[0], **arguments[1])
     for node, value in known.items():
         used = any(user not in known for user in node.users)

@@ -80,7 +80,7 @@ def _converted(network: Network, size: tuple[int, int] | None) -> Any:
     shape: tuple[Any, ...] = tuple(example.shape)
     if size is None:
         shape = (*shape[:2], ct.RangeDim(least, LARGEST_SIDE, height), ct.RangeDim(least, LARGEST_SIDE, width))
-    passes = ct.PassPipeline.DEFAULT
+    passes: Any = ct.PassPipeline.DEFAULT
     passes.remove_passes(KEPT_APART)
     return ct.convert(
         traced,
@@ -109,7 +109,7 @@ def _read_again(path: Path) -> tuple[Any, Any]:
 
     model = ct.models.MLModel(str(path), skip_model_load=True)
     spec = model.get_spec()
-    return load(spec, spec.specificationVersion, model.weights_dir), spec
+    return load(spec, spec.specificationVersion, str(model.weights_dir)), spec
 
 
 def _require_form(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
