@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
+from compressor.networks.base import Network, Spec
+from compressor.networks.carn import CARNSpec
+from compressor.networks.carn_m import CARNMSpec
 from compressor.networks.compact import CompactSpec
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.rcan import RCANSpec
@@ -82,13 +84,18 @@ def test_networks_of_windows_want_a_size(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
-    [RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3), CompactSpec(width=8, depth=1, scale=3, channels=1)],
+    [
+        RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3),
+        EDSRSpec(width=8, depth=1, scale=2),
+        pytest.param(CompactSpec(width=8, depth=1, scale=3, channels=1), marks=pytest.mark.slow),
+        pytest.param(CARNSpec(width=8, scale=2), marks=pytest.mark.slow),
+        pytest.param(CARNMSpec(width=8, scale=4), marks=pytest.mark.slow),
+    ],
     ids=lambda spec: f"{spec.arch}{getattr(spec, 'channels', 3)}",
 )
-def test_more_networks_with_free_sizes(spec: RCANSpec | CompactSpec, tmp_path: Path) -> None:
+def test_more_networks_with_free_sizes(spec: Spec, tmp_path: Path) -> None:
     file = exported(build(spec, seed=3), tmp_path)
     assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.errors import SrkdError, UsageError
+from compressor.errors import SrkdError
 from compressor.networks.base import Descriptor, Spec
-from compressor.networks.registry import build, spec_from_dict
+from compressor.networks.registry import build
 from compressor.runtimes.base import require_input, require_output
 from compressor.runtimes.onnx_binding import run_bound
 from compressor.runtimes.onnx_file import one_line, read_facts
 from compressor.runtimes.onnx_providers import CPU, Choice, choose
+from compressor.runtimes.self_described import spec_in
 
 ELEMENTS: Mapping[str, torch.dtype] = MappingProxyType(
     {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
@@ -59,7 +59,7 @@ class OnnxRuntime:
         self.rounded = on_cpu and (self.precision == "bf16" or (rounded and self.precision == "fp16"))
         self._session = self._open(path)
         self._image = _image(self._session, self.label)
-        self.spec: Spec | None = _spec(self.metadata, self.label)
+        self.spec: Spec | None = spec_in(self.metadata, self.label)
         self.descriptor = self._describe()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -224,12 +224,3 @@ def _image(session: Any, label: str) -> _Image:
     sizes = [size if isinstance(size, int) else None for size in shape]
     height, width = sizes[1:3] if last else sizes[2:4]
     return _Image(given.name, taken.name, element, taken_element, shape[3 if last else 1], sizes[0], height, width)
-
-
-def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
-    if "srkd.spec" not in metadata:
-        return None
-    try:
-        return spec_from_dict(json.loads(metadata["srkd.spec"]))
-    except (ValueError, RecursionError, UsageError) as error:
-        raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor, Spec
-from compressor.networks.registry import build, spec_from_dict
+from compressor.networks.registry import build
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.self_described import spec_in
 from compressor.trt.cuda import Cuda, device_index, open_cuda
 from compressor.trt.driver import require_trt
 from compressor.trt.engines import usable_engine
@@ -48,7 +48,7 @@ class TensorRTRuntime:
         self.device = f"cuda:{index}"
         self.metadata: Mapping[str, str] = {} if file.facts is None else file.facts.metadata
         self.precision = "as built" if file.facts is None else file.facts.precision
-        self.spec: Spec | None = _spec(self.metadata, self.label)
+        self.spec: Spec | None = spec_in(self.metadata, self.label)
         self._cuda: Cuda = cuda
         self.session = Session(trt, cuda, file.plan, self.label)
         if self.session.shapes.smallest[0] > 1:
@@ -99,12 +99,3 @@ class TensorRTRuntime:
     def _largest(self) -> tuple[int, int] | None:
         """For tiling; what takes one size is cut to that anyway."""
         return None if self.session.shapes.fixed else size_of(self.session.shapes.largest)
-
-
-def _spec(metadata: Mapping[str, str], label: str) -> Spec | None:
-    if "srkd.spec" not in metadata:
-        return None
-    try:
-        return spec_from_dict(json.loads(metadata["srkd.spec"]))
-    except (ValueError, RecursionError, UsageError) as error:
-        raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error
