@@ -17,8 +17,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
 
 from app_models import Models
-from conftest import FLAGS, PATIENCE_MS, PHONE, ROOT, listen
 from playwright.sync_api import Browser, Page
+from visits import FLAGS, PATIENCE_MS, PHONE, ROOT, listen
 
 pytestmark = pytest.mark.browser
 
