@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def all_methods() -> tuple[str, ...]:
-    """The recipes of srkd that are no published schedules, the baselines first."""
-    ours = [name for name, preset in catalogue().presets.items() if preset.package == "srkd" and "-paper" not in name]
+    """The recipes of srkd that are called as their method is, the baselines first."""
+    known = catalogue()
+    ours = [name for name, preset in known.presets.items() if preset.package == "srkd" and name in known.methods]
     return (*FIRST, *sorted(name for name in ours if name not in FIRST))
 
 
