@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.native import native_silence
 from compressor.runtimes.self_described import one_line
 from compressor.runtimes.sidecar import Sidecar, read_sidecar
 
@@ -45,7 +43,7 @@ class ExecuTorchRuntime:
         self.metadata: Mapping[str, str] = sidecar.metadata
         self.spec: Spec | None = sidecar.spec
         self.descriptor: Descriptor = replace(sidecar.descriptor, max_size=_max_size(sidecar, path))
-        with one_line(f"{path} cannot be opened by ExecuTorch"), _native_silence():
+        with one_line(f"{path} cannot be opened by ExecuTorch"), native_silence():
             self._program, self._method = self._load()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -103,17 +101,3 @@ def _max_size(sidecar: Sidecar, path: Path) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise SrkdError(f"{path}: its .json says max_size {told!r}, which is no size; export it again")
     return int(width), int(height)
-
-
-@contextmanager
-def _native_silence() -> Iterator[None]:
-    """ExecuTorch tells standard error, past Python, about processors and threads; errors come as exceptions."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.native import native_silence
 from compressor.runtimes.self_described import Array, Image, describe, one_line, spec_in
 
 IDENTIFIER = b"TFL3"
@@ -39,7 +36,7 @@ class LiteRtRuntime:
         if device != "cpu":
             raise UsageError(f"device {device!r}: LiteRT runs on cpu here")
         _require_file(path)
-        with one_line(f"{path} is not a model LiteRT can open"), _quiet():
+        with one_line(f"{path} is not a model LiteRT can open"), native_silence():
             # Its own check of the whole file comes first: what is read below is sound.
             self._interpreter = Interpreter(str(path), num_threads=self.threads)
             self._interpreter.allocate_tensors()
@@ -58,7 +55,7 @@ class LiteRtRuntime:
         return sr
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        with one_line(f"{self.label}: LiteRT failed on {tuple(lr.shape)}"), _quiet():
+        with one_line(f"{self.label}: LiteRT failed on {tuple(lr.shape)}"), native_silence():
             return self._image.run(lr, self._one)
 
     def _one(self, fed: Array) -> Array:
@@ -121,17 +118,3 @@ def _image(interpreter: Any, label: str) -> Image:
     channels = sizes.pop(places[0])
     batch, height, width = sizes
     return Image(channels, height, width, one=batch == 1, last=places[0] == 3, whole=whole)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """LiteRT tells standard error, past Python, which delegate it made; errors come as exceptions."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
