@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 import torch._dynamo.exc
 
 from compressor.errors import SrkdError
-from compressor.networks.base import Network
 from compressor.runtimes.torch_eager import TorchRuntime
 
 
@@ -17,17 +16,9 @@ class TorchCompiledRuntime(TorchRuntime):
 
     name = "torch-compiled"
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        label: str,
-        device: str = "cpu",
-        precision: str = "fp32",
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(network, label=label, device=device, precision=precision, metadata=metadata)
-        self._forward = torch.compile(self.network)
+    def _prepared(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.network)
+        return compiled
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         try:

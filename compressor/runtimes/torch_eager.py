@@ -51,7 +51,7 @@ class TorchRuntime:
         self.layout = "channels_last" if self._channels_last() else "contiguous"
         self.network = copy.deepcopy(network).to(self._device, torch.float32).eval().requires_grad_(False)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
+        self._forward = self._prepared()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
@@ -63,6 +63,10 @@ class TorchRuntime:
             sr = sr.to(lr.device)
         require_output(lr, sr, self.descriptor, self.label)
         return sr
+
+    def _prepared(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What runs: the network itself."""
+        return self.network
 
     def _channels_last(self) -> bool:
         return self._device.type == "cpu" or (self._device.type == "cuda" and self.precision != "fp32")
