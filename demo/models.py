@@ -20,6 +20,10 @@ Role = Literal["student", "teacher", "int8"]
 SUFFIX = ".onnx"
 
 
+class NotForBrowsers(SrkdError):
+    """A model that runs elsewhere, but not in a page: another file of the same network may."""
+
+
 @dataclass(frozen=True)
 class Model:
     """One file that a browser will run. Sizes are in LR pixels; `fixed_size` is (width, height)."""
@@ -52,7 +56,7 @@ class Model:
 def read_model(path: Path, name: str, role: Role) -> Model:
     """Open a file as a browser will, in ONNX Runtime, and keep its bytes; what a page cannot run is refused here."""
     if path.suffix.lower() != SUFFIX:
-        raise SrkdError(f"{path} is no ONNX file, and browsers run only those: name the checkpoint it was made from")
+        raise NotForBrowsers(f"{path} is no ONNX file, and browsers run only those")
     file = path.resolve()
     runtime = OnnxRuntime(file, label=path.stem, threads=1)
     content = read_file(file)
@@ -83,13 +87,11 @@ def _graph(content: bytes, path: Path) -> onnx.GraphProto:
     graph = onnx.load_model_from_string(content).graph
     outside = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
-        raise SrkdError(
-            f"{path} keeps weights in a file beside it, which a browser does not get: export it as one file"
-        )
+        raise NotForBrowsers(f"{path} keeps weights in a file beside it, which a browser does not get")
     kind = graph.input[0].type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         told = onnx.TensorProto.DataType.Name(kind).lower()
-        raise SrkdError(f"{path} takes {told}: the demo feeds float32 in [0,1]; export it without --io {told}")
+        raise NotForBrowsers(f"{path} takes {told}, and the demo feeds float32 in [0,1]")
     return graph
 
 

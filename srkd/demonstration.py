@@ -12,8 +12,9 @@ from compressor.assets import embedded_student, embedded_teacher
 from compressor.errors import SrkdError, UsageError
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.runtimes.open import model_file, runtime_of
+from compressor.runtimes.origin import checkpoint_beside
 from demo.files import Asset
-from demo.models import Model, Role, read_model
+from demo.models import Model, NotForBrowsers, Role, read_model
 from demo.samples import samples
 from demo.site import site
 from srkd.api import export
@@ -81,17 +82,31 @@ class _Export:
 
     def models(self, path: Path, role: Role, formats: Sequence[str], taken: set[str]) -> list[Model]:
         file = model_file(path)
-        stem = path.name if path.is_dir() else path.stem
-        files = [file] if runtime_of(file) != "torch" else self._exported(path, formats)
+        stem = file.stem if file == path else path.resolve().name
+        if runtime_of(file) == "torch":
+            read = self._exported(path, stem, role, formats)
+        else:
+            read = self._as_it_is(file, stem, role, formats)
         found = []
-        for each in files:
-            model = read_model(each, stem, role)
-            name = stem if model.precision == "fp32" or len(files) == 1 else f"{stem}-{model.precision}"
+        for model in read:
+            name = stem if model.precision == "fp32" or len(read) == 1 else f"{stem}-{model.precision}"
             found.append(replace(model, name=_free(name, taken)))
             taken.add(found[-1].name)
         return found
 
-    def _exported(self, path: Path, formats: Sequence[str]) -> list[Path]:
+    def _as_it_is(self, file: Path, stem: str, role: Role, formats: Sequence[str]) -> list[Model]:
+        """An exported file, or what its checkpoint gives where browsers do not run the file."""
+        try:
+            return [read_model(file, stem, role)]
+        except NotForBrowsers as refused:
+            try:
+                checkpoint = checkpoint_beside(file)
+            except SrkdError as error:
+                raise SrkdError(f"{refused}; {error}: name its checkpoint, or a plain ONNX file") from error
+            self.announce(f"{refused}: showing {checkpoint.name}, which it was made from")
+            return self._exported(checkpoint, stem, role, formats)
+
+    def _exported(self, path: Path, stem: str, role: Role, formats: Sequence[str]) -> list[Model]:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         report = export(
             path,
@@ -106,7 +121,7 @@ class _Export:
                 raise SrkdError(f"{path} cannot be shown: {file.reason}")
             if file.path is None:
                 self.announce(f"{path} is not shown in {file.precision}: {file.reason}")
-        return [file.path for file in report.files if file.path is not None]
+        return [read_model(file.path, stem, role) for file in report.files if file.path is not None]
 
 
 def _free(name: str, taken: set[str]) -> str:

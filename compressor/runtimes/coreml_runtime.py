@@ -85,3 +85,12 @@ def largest_of(spec: Any) -> tuple[int, int] | None:
     if len(ranges) != 4 or all(size.lowerBound == size.upperBound for size in ranges):
         return None
     return int(ranges[3].upperBound), int(ranges[2].upperBound)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The `srkd.*` keys of a package, which can be read where it cannot run."""
+    import coremltools as ct
+
+    with one_line(f"{path} cannot be read as a Core ML package"):
+        told = ct.utils.load_spec(str(path)).description.metadata.userDefined
+        return {key: value for key, value in told.items() if key.startswith("srkd.")}

@@ -1,0 +1,62 @@
+"""Which checkpoint an exported file was made from, found by its hash: for those who want the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from compressor.checkpoints.container import file_sha256
+from compressor.errors import SrkdError
+from compressor.runtimes.open import RUNTIMES, open_model, runtime_of
+from compressor.runtimes.sidecar import read_sidecar
+
+SOURCE = "srkd.source_sha256"
+CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
+
+
+def said_by(path: Path) -> Mapping[str, str]:
+    """The `srkd.*` keys of an exported file. Where it cannot run, it is read without being run."""
+    read = READERS.get(runtime_of(path))
+    return read(path) if read is not None else open_model(path).metadata
+
+
+def checkpoint_beside(path: Path) -> Path:
+    """The checkpoint in the same folder that `path` was exported from; one line where there is none."""
+    source = said_by(path).get(SOURCE, "")
+    if not source:
+        raise SrkdError(f"{path} does not say what it was made from")
+    try:
+        beside = sorted(file for file in path.parent.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
+    except OSError as error:
+        raise SrkdError(f"{path.parent}: {error.strerror or error}") from error
+    for file in beside:
+        if file_sha256(file) == source:
+            return file
+    raise SrkdError(f"{path} was made from a checkpoint with the SHA-256 {source[:12]}…, which is not beside it")
+
+
+def _of_sidecar(path: Path) -> Mapping[str, str]:
+    return read_sidecar(path).metadata
+
+
+def _of_engine(path: Path) -> Mapping[str, str]:
+    from compressor.trt.engine_file import read_engine
+
+    facts = read_engine(path).facts
+    return {} if facts is None else facts.metadata
+
+
+def _of_package(path: Path) -> Mapping[str, str]:
+    lacking = RUNTIMES["coreml"].lacking()
+    if lacking is not None:
+        raise SrkdError(f"{path}: {lacking}")
+    from compressor.runtimes.coreml_runtime import read_metadata
+
+    return read_metadata(path)
+
+
+READERS: Mapping[str, Callable[[Path], Mapping[str, str]]] = MappingProxyType(
+    {"ncnn": _of_sidecar, "executorch": _of_sidecar, "tensorrt": _of_engine, "coreml": _of_package}
+)
+"""Formats that say what they are to others than their own runtime."""
