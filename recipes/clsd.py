@@ -54,7 +54,7 @@ class Clsd(Contrasts):
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
         contrast = Calibrated(self.rho) if self.lam is None else self.lam
-        return {"pixel": 1.0, "heads": self.head_weight, "contrast": contrast}
+        return {"pixel": 1.0, "heads": self.head_weight, "heads_contrast": contrast}
 
     def check(self, teacher: Network | None, student: Network) -> None:
         super().check(self.looked_through(teacher), student)
@@ -75,7 +75,7 @@ class Clsd(Contrasts):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         images = head_images(step, self.name, self.taps)
         positive = step.hr if self.pos == "gt" else step.student().sr.detach()
-        return {**supervised(step, images), "contrast": self.contrast(step, images, positive)}
+        return {**supervised(step, images), "heads_contrast": self.contrast(step, images, positive)}
 
 
 @cache

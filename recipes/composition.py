@@ -11,8 +11,11 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from compressor.training.calibration import Calibrated
     from compressor.training.method import Kind, Method
 
+WHOLE, GATED = "logits", "gated_logits"
+"""What the L1 to the teacher's image is called, of all patches and of those that a gate lets through."""
 MOVING = "its teacher is trained with the student, so that there is no frozen one to learn from"
 REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different things",
@@ -43,7 +46,7 @@ def refusals(methods: Sequence[Method]) -> list[str]:
     found = []
     for first, second in combinations(methods, 2):
         reason = REFUSED.get(frozenset({first.kind, second.kind}))
-        reason = reason or _gated_apart(first, second)
+        reason = reason or _gated_apart(first, second) or _learnt_twice(first, second)
         if first.updates != second.updates:
             more, other = (first, second) if first.updates > second.updates else (second, first)
             reason = reason or f"{more.name} makes {more.updates} updates a step, and {other.name} would count in each"
@@ -60,16 +63,35 @@ def _gated_apart(first: Method, second: Method) -> str | None:
     return f"their gates are {gates[0]} and {gates[1]}: set one for both, --set gate={gates[0]}"
 
 
+def _learnt_twice(first: Method, second: Method) -> str | None:
+    """Two outputs are refused; a gate on one of them makes no other image of it."""
+    for whole, gated in ((first, second), (second, first)):
+        if whole.weights.get(WHOLE) and gated.weights.get(GATED):
+            return (
+                f"the teacher's image would count twice, whole in {whole.name} and by the patch in {gated.name}: give "
+                "both one gate (--set gate=...), or one of them no such term (its weight 0; dukd: logits=false)"
+            )
+    return None
+
+
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:
     """One line for each term that methods share and weigh differently, where the preset does not say its weight."""
-    seen: dict[str, tuple[str, object]] = {}
+    seen: dict[str, tuple[str, float | Calibrated]] = {}
     found = []
     for method in methods:
         for term, weight in method.weights.items():
             name, other = seen.setdefault(term, (method.name, weight))
             if other != weight and term not in weights:
+                number = next((f"{one:g}" for one in (weight, other) if isinstance(one, (int, float))), "NUMBER")
                 found.append(
-                    f"the term {term} weighs {other} in {name} and {weight} in {method.name}: say which, "
-                    f"weights.{term}={weight}"
+                    f"the term {term} is {_weighed(other)} in {name} and {_weighed(weight)} in {method.name}: it is "
+                    f"one quantity and counts once, so say by how much, weights.{term}={number}"
                 )
     return found
+
+
+def _weighed(weight: float | Calibrated) -> str:
+    """A weight as a reader knows it."""
+    if isinstance(weight, (int, float)):
+        return f"weighed {weight:g}"
+    return f"calibrated to {weight.share:g} of {weight.against}"

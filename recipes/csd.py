@@ -9,7 +9,8 @@ followed: Booooooooooo/CSD, PyTorch version, trainer/slim_contrast_trainer.py. �
 - T and S share memory: S runs on leading slices of T's parameters, and every gradient lands in T.
 - Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
 - λ_T is switched off from an epoch that the README puts at the end of the run: it is never switched off here.
-- `widths` trains further students in the same teacher (ours): pixel loss and contrast are summed over all of them.
+- `widths` trains further students in the same teacher (ours): their pixel losses are the term `widths_pixel`, and the
+  contrast is summed over all. Other methods of a recipe see the student that leaves the run alone.
 - `compat: csd` takes the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
   at half the width read weights of the first map alone; ours reads the leading columns of every map.
 - φ = teacher is a copy of the blocks of the teacher as it was loaded, not as it moves.
@@ -59,7 +60,8 @@ class Csd(CsdLite):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        return {**super().weights, "teacher": self.lam_teacher}
+        further = {"widths_pixel": 1.0} if self.widths else {}
+        return {**super().weights, **further, "teacher": self.lam_teacher}
 
     def check(self, teacher: Network | None, student: Network) -> None:
         super().check(teacher, student)
@@ -77,8 +79,11 @@ class Csd(CsdLite):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         students = [step.student(branch=branch).sr for branch in range(step.branches)]
         teacher = step.teacher().sr
+        own, *further = [F.l1_loss(sr, step.hr) for sr in students]
+        # A width may be the student's own, which is not trained twice.
         return {
-            "pixel": torch.stack([F.l1_loss(sr, step.hr) for sr in students]).sum(),
+            "pixel": own,
+            **({"widths_pixel": torch.stack(further).sum()} if further else {}),
             "teacher": F.l1_loss(teacher, step.hr),
             "contrast": self.contrast(step, students, teacher.detach() if self.detach else teacher),
         }

@@ -27,7 +27,7 @@ from compressor.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.method import Shape
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod, learned, regressors
+from recipes.feature_taps import FeatureMethod, Share, learned, regressors
 from recipes.gating import GATE
 from recipes.terms.contrast import Form, Gate, contrast
 from recipes.terms.distances import pairwise_bytes
@@ -39,7 +39,7 @@ class FACD(FeatureMethod):
     form: Annotated[Form, Field(description="ratio of distances, or InfoNCE of pooled features")] = "ratio"
     gate: Annotated[Gate, GATE] = field(default="hard", kw_only=True)
     lam: Annotated[float | None, Field(ge=0, description="weight of the contrast; none: calibrated")] = None
-    share: Annotated[float, Field(gt=0, description="of the pixel loss, that the calibrated term begins with")] = 0.2
+    share: Share = 0.2
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image")] = 1.0
     name: str = "facd"
     smallest_batch: int = 2
@@ -50,7 +50,7 @@ class FACD(FeatureMethod):
     def weights(self) -> Mapping[str, float | Calibrated]:
         # Before the gate: λ does not depend on how many patches it lets through in the first steps.
         lam = Calibrated(self.share, by="ungated_contrast") if self.lam is None else self.lam
-        return {"pixel": 1.0, "gated_logits": self.kappa, "patch_contrast": lam}
+        return {"pixel": 1.0, self.image_term: self.kappa, "patch_contrast": lam}
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return nn.ModuleDict({"regressors": regressors(self, teacher, student), **super().modules(teacher, student)})
@@ -65,7 +65,7 @@ class FACD(FeatureMethod):
         opened = self.opened(step, seen.student, seen.teacher)
         return {
             "pixel": F.l1_loss(seen.student, step.hr),
-            "gated_logits": self.image_loss(opened, seen.student, seen.teacher),
+            self.image_term: self.image_loss(opened, seen.student, seen.teacher),
             "patch_contrast": (opened * apart).mean(),
         }
 

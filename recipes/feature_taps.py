@@ -23,6 +23,7 @@ from recipes.tap_check import own_taps
 from recipes.terms.matching import regressor
 
 TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; none: the usual ones")
+Share = Annotated[float, Field(ge=0.1, le=0.3, description="of the pixel loss, that the calibrated term begins with")]
 TEACHER_TAPS = Field(description="of the teacher, one for each of the student's; none: the same, or its usual ones")
 
 

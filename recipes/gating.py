@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from compressor.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from compressor.training.step import Step
+from recipes.composition import GATED, WHOLE
 from recipes.terms.contrast import Gate, error_gap, gate_of
 from recipes.terms.distances import sample_l1
 from recipes.terms.spread import RunningSpread
@@ -36,7 +37,7 @@ class Gated(PlainMethod):
     @property
     def image_term(self) -> str:
         """What the L1 to the teacher's image is called: gated it is another quantity, and no method shares it."""
-        return "logits" if self.gate == "off" else "gated_logits"
+        return WHOLE if self.gate == "off" else GATED
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """What the soft gate remembers of the run."""

@@ -24,7 +24,7 @@ from compressor.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.method import Shape
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod, learned, regressors
+from recipes.feature_taps import FeatureMethod, Share, learned, regressors
 from recipes.terms.matching import attended_bytes, attended_distance
 from recipes.terms.precision import widened
 
@@ -32,7 +32,7 @@ from recipes.terms.precision import widened
 @dataclass(frozen=True)
 class LFD(FeatureMethod):
     lam: Annotated[float | None, Field(ge=0, description="weight of the features; none: calibrated")] = None
-    share: Annotated[float, Field(gt=0, description="of the pixel loss, that the calibrated term begins with")] = 0.2
+    share: Share = 0.2
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image")] = 0.0
     name: str = "lfd"
     term: ClassVar[str] = "matching"

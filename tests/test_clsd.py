@@ -74,7 +74,7 @@ def test_the_contrast_is_the_formula(pos: str) -> None:
     one, teacher, given = student(), network(5), batch()
     method = clsd(pos=pos)
     step = step_of(method, one, teacher, given)
-    contrast = method.terms(step)["contrast"]
+    contrast = method.terms(step)["heads_contrast"]
     phi = step.helpers["clsd"]["phi"]
     with torch.no_grad():
         features = step.student(taps=("head", "rel(1/3)", "rel(2/3)")).features
@@ -102,7 +102,7 @@ def test_the_contrast_teaches_heads_and_what_they_stand_on_but_not_the_positive_
     one, teacher = student(), network(5)
     method = clsd(pos=pos)
     step = step_of(method, one, teacher, batch())
-    method.terms(step)["contrast"].backward()
+    method.terms(step)["heads_contrast"].backward()
     reached = {name.split(".")[0] + name.split(".")[1] for name, p in one.named_parameters() if p.grad is not None}
     assert reached == {"headweight", "headbias", "blocks0", "blocks1"}
     assert all(p.grad is not None for p in step.modules.parameters())
@@ -110,16 +110,18 @@ def test_the_contrast_teaches_heads_and_what_they_stand_on_but_not_the_positive_
 
 
 def test_lambda_is_calibrated_unless_it_is_given() -> None:
-    assert clsd().weights["contrast"] == Calibrated(0.2) and clsd(rho=0.3).weights["contrast"] == Calibrated(0.3)
-    assert clsd(lam=0.784).weights == {"pixel": 1.0, "heads": 1.0, "contrast": 0.784}
+    assert clsd().weights["heads_contrast"] == Calibrated(0.2) and clsd(rho=0.3).weights[
+        "heads_contrast"
+    ] == Calibrated(0.3)
+    assert clsd(lam=0.784).weights == {"pixel": 1.0, "heads": 1.0, "heads_contrast": 0.784}
     with pytest.raises(UsageError, match="rho"):
         make_method("clsd", {"rho": 0.5})
     one, recorder = stage([clsd()], steps=20, rate=1e-4), Recorder()
     run_stages([one], State.fresh(student(), network(5), one), smooth_patch(6), network(5), recorder, seed=0)
     rows = recorder.losses
-    expected = 0.2 * sum(row["raw/pixel"] for row in rows[:2]) / sum(row["raw/contrast"] for row in rows[:2])
-    assert rows[1]["weighted/contrast"] == 0
-    assert rows[2]["weighted/contrast"] == pytest.approx(expected * rows[2]["raw/contrast"])
+    expected = 0.2 * sum(row["raw/pixel"] for row in rows[:2]) / sum(row["raw/heads_contrast"] for row in rows[:2])
+    assert rows[1]["weighted/heads_contrast"] == 0
+    assert rows[2]["weighted/heads_contrast"] == pytest.approx(expected * rows[2]["raw/heads_contrast"])
 
 
 def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 
-from compressor.errors import UsageError
+from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
+from compressor.networks.edsr import EDSRSpec
+from compressor.networks.registry import build
+from compressor.students import student_of_spec
+from compressor.training.calibration import Calibrated
+from compressor.training.loop import Hands, train
 from compressor.training.losses import asked_weights
-from compressor.training.method import Kind, PlainMethod
+from compressor.training.method import Kind, Method, PlainMethod
+from compressor.training.players import players
+from compressor.training.processes import Processes
 from compressor.training.run_stages import run_stages
 from compressor.training.state import State
+from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
-from recipes.loading import read_preset
+from recipes.loading import load_preset, read_preset
+from recipes.options import make_method
+from recipes.scratch import Scratch
+from tests.method_runs import Waves
+from tests.methods_table import ROWS, Row
 from tests.test_guard import same
 from tests.test_stages import Saving
 from tests.test_training import Recorder, network, smooth_patch, stage
@@ -52,7 +65,7 @@ class Any(PlainMethod):
     kind: Kind
     needs_teacher: bool = False
     needs_network: bool = False
-    weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})
+    weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
 
 
 @pytest.mark.parametrize(("first", "second"), ALLOWED)
@@ -77,8 +90,68 @@ def test_the_pixel_loss_goes_with_everything_and_only_known_kinds_are_in_the_tab
 def test_shared_terms_must_agree_or_be_told() -> None:
     methods = [Any("a", "pixel"), Any("b", "data", weights={"pixel": 5.0, "zoom": 1.0})]
     (line,) = disagreements(methods, {})
-    assert "pixel weighs 1.0 in a and 5.0 in b" in line
+    assert "pixel is weighed 1 in a and weighed 5 in b" in line and line.endswith("weights.pixel=5")
     assert disagreements(methods, {"pixel": 5.0}) == []
+    found = [Any("a", "pixel", weights={"far": Calibrated(0.2)}), Any("b", "data", weights={"far": 3.0})]
+    (line,) = disagreements(found, {})
+    assert "calibrated to 0.2 of pixel in a and weighed 3 in b" in line and line.endswith("weights.far=3")
+
+
+WHOLE, HALF = EDSRSpec(scale=2, width=8, depth=3), EDSRSpec(scale=2, width=4, depth=3)
+"""A teacher and a slice of it, with taps by thirds: every method can have them."""
+
+
+@pytest.mark.parametrize("first", ROWS, ids=lambda row: row.name)
+def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(first: Row) -> None:
+    """Each form of a method with every other that it goes with."""
+    for second in ROWS[ROWS.index(first) + 1 :]:
+        one, other = (make_method(row.of, {**row.options, **row.settled}) for row in (first, second))
+        if one.name == other.name or refusals([one, other]):
+            continue
+        shared = one.weights.keys() & other.weights.keys()
+        totals = [loss_of(pair, dict.fromkeys(shared, 0.5)) for pair in ((one, other), (other, one))]
+        assert totals[0] == pytest.approx(totals[1], rel=1e-5), (first.name, second.name)
+
+
+def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
+    """Of the first step of a recipe of these methods; shared terms are the same, or it is refused."""
+    teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
+    student = student_of_spec(teacher, HALF)
+    methods = [method.fitted(teacher, student) for method in methods]
+    preset = load_preset("scratch").with_steps(5).model_copy(update={"weights": weights})
+    one, batch = preset.stage(methods), Waves(2, range(2)).at(0)
+    state = State.fresh(student, teacher, one)
+    hands = Hands(one, state, players(one, state, teacher, silent, Processes()), Processes(), silent, 3)
+    hands.rehearse(0, batch)
+    return float(hands.step(0, batch)[0].total.detach())
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Darker(Any):
+    """What it calls `pixel` is another quantity."""
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"pixel": (step.student().sr - 0.9 * step.hr).abs().mean()}
+
+
+def test_two_quantities_of_one_name_are_refused_before_the_first_step() -> None:
+    for methods in ([Scratch(), Darker("darker", "data")], [Darker("darker", "data"), Scratch()]):
+        one = stage(methods, steps=2, rate=1e-3)
+        state = State.fresh(network(0), None, one)
+        with pytest.raises(SrkdError, match=r"the term pixel of .* are different quantities of one name"):
+            train(one, state, smooth_patch(), None, Recorder(), seed=0)
+        assert state.done == 0
+
+
+@pytest.mark.parametrize("order", [("csd-lite", "clsd"), ("clsd", "csd-lite")])
+def test_two_contrasts_of_different_images_are_both_computed(order: tuple[str, str]) -> None:
+    text = "title: t\nsource: s\nmethods:\n" + "".join(f"  - name: {name}\n" for name in order)
+    preset = read_preset(text, "mine", ("phi=teacher", "clsd.lam=0.784314"))
+    assert set(asked_weights(preset.stage(preset.build_methods()))) == {"pixel", "heads", "heads_contrast", "contrast"}
 
 
 TWO = """

@@ -163,8 +163,11 @@ def test_several_widths_train_at_once_and_none_twice() -> None:
         for width in (0.25, 0.5)
         for one in [Csd(phi="teacher")]
     ]
-    for term in ("pixel", "contrast"):
-        assert both[term].item() == pytest.approx(sum(terms[term].item() for terms in alone), rel=1e-5)
+    own, further = (terms["pixel"].item() for terms in reversed(alone))
+    assert (both["pixel"].item(), both["widths_pixel"].item()) == pytest.approx((own, further), rel=1e-5)
+    contrasts = sum(terms["contrast"].item() for terms in alone)
+    assert both["contrast"].item() == pytest.approx(contrasts, rel=1e-5)
+    assert method.weights["widths_pixel"] == 1.0 and "widths_pixel" not in Csd(phi="teacher").weights
 
 
 def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> None:

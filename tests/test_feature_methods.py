@@ -242,6 +242,15 @@ def test_only_patches_with_a_better_teacher_count() -> None:
     assert 0 < terms["patch_contrast"].item() < every["patch_contrast"].item()
 
 
+@pytest.mark.parametrize("method", ["lfd", "facd"])
+def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_loss(method: str) -> None:
+    for share in (0.1, 0.3):
+        assert make_method(method, {"share": share}).weights
+    for share in (0.09, 0.31):
+        with pytest.raises(UsageError, match="share"):
+            make_method(method, {"share": share})
+
+
 def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
     found = []
     for gate in ("hard", "soft", "off"):

@@ -16,6 +16,8 @@ from compressor.errors import UsageError
 from compressor.networks.registry import build
 from compressor.training.calibration import Calibrated
 from compressor.training.step import Cast, Runner, Step
+from recipes.composition import refusals
+from recipes.dukd import DUKD
 from recipes.facd import FACD
 from recipes.fakd import FAKD
 from recipes.lfd import LFD
@@ -125,7 +127,25 @@ def test_two_gates_of_one_run_must_be_the_same() -> None:
         read_preset(text.format(soft, "{name: facd}"), "mine")
     both = read_preset(text.format(soft, "{name: facd}"), "mine", ("gate=soft",))
     assert {getattr(method, "gate", None) for method in both.build_methods()} == {"soft"}
-    assert read_preset(text.format(soft, "{name: fakd}"), "mine")
+    assert read_preset(text.format(soft, "{name: fakd, options: {gate: soft}}"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("whole", "gated", "way_out"),
+    [
+        (Logits(), FACD(), (Logits(), FACD(gate="off"))),
+        (Logits(), FACD(), (Logits(), FACD(kappa=0))),
+        (DUKD(), FACD(), (DUKD(logits=False), FACD())),
+        (FAKD(), Logits(gate="hard"), (FAKD(gate="hard"), Logits(gate="hard"))),
+        (FAKD(), Logits(gate="hard"), (FAKD(alpha=0), Logits(gate="hard"))),
+        (LFD(kappa=1), Logits(gate="soft"), (LFD(), Logits(gate="soft"))),
+    ],
+)
+def test_the_teachers_image_counts_once_whole_or_gated(whole: Any, gated: Any, way_out: tuple[Any, Any]) -> None:
+    for pair in ((whole, gated), (gated, whole)):
+        (line,) = refusals(pair)
+        assert "would count twice, whole in " in line and f"by the patch in {gated.name}" in line
+    assert refusals(way_out) == []
 
 
 @pytest.mark.parametrize("recipe", ["csd", "csd-lite", "clsd", "ds", "hkdsr", "dukd"])

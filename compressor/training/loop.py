@@ -15,7 +15,7 @@ from compressor.progress import Announce
 from compressor.training.compiled import begin_step
 from compressor.training.gradient_path import require_paths
 from compressor.training.guard import Skipped
-from compressor.training.losses import Losses, calibrate, collect
+from compressor.training.losses import Losses, calibrate, collect, require_shared
 from compressor.training.players import players
 from compressor.training.processes import Processes, Unanimous
 from compressor.training.stage import Stage
@@ -104,12 +104,13 @@ class Hands:
     def rehearse(self, number: int, batch: Batch) -> None:
         """Ask every method once, for nothing: from then on a network gives all that is wanted of an input in one run.
 
-        A resumed run rehearses too, so that its first step is made like every other.
+        Terms that methods share must be the same here. A resumed run rehearses too, so that its first step is made
+        like every other.
         """
         for part in range(self.stage.updates):
             step = Step(number, self.seed, batch, self.cast, part)
-            for method in self.stage.methods:
-                method.terms(step)
+            terms = {method.name: method.terms(step) for method in self.stage.methods}
+            self.processes.together(functools.partial(require_shared, terms))
 
     def update(self, step: Step) -> tuple[Losses, Skipped | None]:
         """Forward, backward, and the optimiser's move, unless the guard objects."""

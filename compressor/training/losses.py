@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,9 @@ from compressor.training.processes import Processes
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
+
+SAME = 1e-4
+"""Relative, of one quantity that two methods compute each in its way."""
 
 
 class Losses:
@@ -54,7 +58,10 @@ class Losses:
 
 
 def collect(stage: Stage, state: State, step: Step) -> Losses:
-    """The terms of every method, under their own names; two methods that name the same term share it."""
+    """The terms of every method, under their own names; two methods that name the same term share it.
+
+    That they are the same quantity was made sure of in the rehearsal, by `require_shared`.
+    """
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
         terms.update(method.terms(step))
@@ -63,6 +70,20 @@ def collect(stage: Stage, state: State, step: Step) -> Losses:
     if unweighted:
         raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
     return Losses(terms, weights, step.observed)
+
+
+def require_shared(terms: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Refuse two quantities of one name: one of them would be computed and dropped. `terms` are by method."""
+    seen: dict[str, tuple[str, float]] = {}
+    for method, found in terms.items():
+        for name, term in found.items():
+            value = float(term.detach())
+            first, other = seen.setdefault(name, (method, value))
+            if math.isfinite(other + value) and not math.isclose(other, value, rel_tol=SAME, abs_tol=1e-9):
+                raise SrkdError(
+                    f"the term {name} of {first} ({other:.4g}) and that of {method} ({value:.4g}) are different "
+                    "quantities of one name, and only one of them would count: one of the methods must rename its term"
+                )
 
 
 def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:
