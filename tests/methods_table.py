@@ -49,10 +49,6 @@ class Row:
     """Of the thirty steps that must lower the loss."""
     degrees: Mapping[str, int] = field(default_factory=dict)
     """Of terms in the image range where it is not 1: 0 for ratios and cosines, 2 for products."""
-    range_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options beside `settled` under which images in [0,255] make sense."""
-    not_in_255: str = ""
-    """Why images in [0,255] make no sense, where no options help."""
     tolerance: float = 1e-4
     """Relative, of losses in one process and in two."""
 
@@ -60,8 +56,6 @@ class Row:
     def of(self) -> str:
         return self.method or self.name
 
-
-BLOCKS = "φ of the teacher's blocks is fed images in [0,1]"
 
 ROWS: tuple[Row, ...] = (
     Row("scratch", teacher=None),
@@ -75,7 +69,6 @@ ROWS: tuple[Row, ...] = (
         teacher=None,
         taps=("head", "rel(1/3)", "rel(2/3)"),
         learners=("student", "modules"),
-        not_in_255="heads make images in [0,1] whatever the range of the student's",
     ),
     *(
         Row(
@@ -86,7 +79,7 @@ ROWS: tuple[Row, ...] = (
             taps=("head", "rel(1/3)", "rel(2/3)"),
             learners=("student", "modules"),
             settled={"lam": 0.1},
-            not_in_255=BLOCKS,
+            degrees={"heads_contrast": 0},
         )
         for pos in ("gt", "final")
     ),
@@ -99,7 +92,6 @@ ROWS: tuple[Row, ...] = (
             teacher=EDSRSpec(scale=2, width=8, depth=4),
             learners=("student", "modules"),
             degrees={"bands": 1 if fsm == "bands" else 2},
-            not_in_255="a network's own tail makes intermediate images in [0,1], and the gate looks at such",
         )
         for fsm in ("bands", "matrix")
     ),
@@ -126,16 +118,15 @@ ROWS: tuple[Row, ...] = (
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
     Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
-    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), not_in_255=BLOCKS),
+    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), degrees={"contrast": 0}),
     Row(
         "csd-widths",
         "csd",
         {"phi": "teacher", "widths": (0.25,), "detach": False},
         learners=("joint",),
-        not_in_255=BLOCKS,
+        degrees={"contrast": 0},
     ),
-    Row("csd-lite", options={"phi": "teacher", "negatives": 3}, not_in_255=BLOCKS),
-    # Inverted colours are 1 - v in [0,1], the range of the images here, and 255 - v in the other.
-    Row("dukd", range_options={"colours": False}),
-    Row("dukd-code", "dukd", {"variant": "code"}, range_options={"augment": False}),
+    Row("csd-lite", options={"phi": "teacher", "negatives": 3}, degrees={"contrast": 0}),
+    Row("dukd"),
+    Row("dukd-code", "dukd", {"variant": "code"}),
 )
