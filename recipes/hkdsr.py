@@ -8,7 +8,8 @@ FSM compares high Haar bands (terms/haar.py), Z_i is the mix that gate i makes o
 learn with the student). Only the paper's abstract is at hand; code followed: wslgqq277g/HKDSR, three generations of it.
 
 - FSM: the abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
-  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band, with that code's weights.
+  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band (that code: whole bands), with that code's
+  weights of it. Its weights of ACF, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either.
 - ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
   with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
 - Stage 1 of the code tunes at groups 0,2,4,6,8 what stage 2 uses at 0,4,9. Here the taps used later are tuned, for a
