@@ -76,6 +76,8 @@ class CompressReport:
     """What a contrastive method looked through."""
     teacher_joint: Quality | None = None
     """Of the teacher that was trained with the student inside it."""
+    flags: tuple[str, ...] = ()
+    """What was noticed during the run that a reader of its result should know."""
     trials: TrialsReport | None = None
     """Of a run with baselines or several seeds; the student is then the best of the recipe's by validation."""
 
@@ -273,6 +275,7 @@ class TrainingRun:
             teacher=None if reference.teacher is None else self._teacher_quality(reference.teacher),
             bicubic=Quality(reference.bicubic, None),
             phi=None if (through := phi_of(self.methods)) is None else through.how,
+            flags=self.folder.flags(),
         )
 
     def _teacher_quality(self, psnr_y: float) -> Quality:

@@ -209,6 +209,7 @@ class Trials:
             teacher=None if told["teacher"] is None else _quality(told["teacher"]),
             bicubic=_quality(told["bicubic"]),
             phi=told["phi"],
+            flags=tuple(told["flags"]),
             teacher_joint=None if told["teacher_joint"] is None else _quality(told["teacher_joint"]),
             trials=trials,
         )

@@ -50,5 +50,11 @@ class FolderElsewhere(RunFolder):
     def skipped(self, done: int, skipped: Skipped) -> None:
         pass
 
+    def flag(self, done: int, why: str) -> None:
+        pass
+
+    def flags(self) -> tuple[str, ...]:
+        return ()
+
     def log(self, line: str) -> None:
         pass

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from compressor.data.prepare import ValidationImage
 from compressor.data.witness import Witness
 from compressor.progress import Announce, Progress
+from compressor.training.balance import Balance
 from compressor.training.guard import Skipped
 from compressor.training.interrupt import Interrupted
 from compressor.training.losses import Losses
@@ -55,11 +56,23 @@ class RunEvents:
         self.log_every = max(1, min(100, self.steps // 100))
         self.processes, self.saved_at = processes, time.monotonic()
         self.witness = witness
+        self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def stepped(self, done: int, rate: float, losses: Losses) -> None:
         self.progress("training", done, self.steps)
         if self._logs(done):
-            self.folder.metrics("train", done, {**losses.numbers(), "rate": rate}, self._batches_of(done))
+            numbers = losses.numbers()
+            self.folder.metrics("train", done, {**numbers, "rate": rate}, self._batches_of(done))
+            self._weigh(done, numbers)
+
+    def _weigh(self, done: int, numbers: Mapping[str, float]) -> None:
+        """Flag, once a run, terms that outweigh the pixel loss."""
+        began = max(end for end in (0, *self.ends) if end < done)
+        found = self.balance.see(done - began, numbers)
+        if found is not None and not self.flagged:
+            self.flagged = True
+            self.folder.flag(done, found)
+            self.announce(f"step {done}/{self.steps}: {found}")
 
     def _batches_of(self, done: int) -> dict[str, str]:
         """The hash of what was drawn since the row before, where somebody has watched."""

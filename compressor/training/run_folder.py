@@ -106,6 +106,18 @@ class RunFolder:
         self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
         self.log(f"step {done} skipped: {skipped.why}")
 
+    def flag(self, done: int, why: str) -> None:
+        """What whoever reads the run's result should know, in metrics.jsonl and log.txt."""
+        self._append(METRICS, json.dumps({"kind": "flag", "step": done, "why": why}))
+        self.log(f"step {done}: {why}")
+
+    def flags(self) -> tuple[str, ...]:
+        """What was flagged so far, also before the run was continued."""
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows = [json.loads(line) for line in lines if '"kind": "flag"' in line]
+        return tuple(f"step {row['step']}: {row['why']}" for row in rows)
+
     def log(self, line: str) -> None:
         self._append(LOG, line)
 

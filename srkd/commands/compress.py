@@ -199,6 +199,8 @@ def show(console: Console, report: CompressReport) -> None:
         console.result(line)
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
+    for flag in report.flags:
+        console.say(f"note: {flag}")
     console.say(f"wrote {report.student_path}")
     if joint is not None:
         console.say(
