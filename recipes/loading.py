@@ -86,6 +86,9 @@ def _compose(preset: Preset, methods: Sequence[Method], origin: Origin) -> None:
         if preset.schedule.batch < method.smallest_batch:
             expected = f"at least {method.smallest_batch}: {method.name} compares the patches of a batch"
             problems.append(origin.problem(("schedule", "batch"), str(preset.schedule.batch), f"expected {expected}"))
+    if preset.schedule.hr_patch is not None and "lr_patch" in preset.schedule.model_fields_set:
+        expected = f"give it or lr_patch={preset.schedule.lr_patch}, not both"
+        problems.append(origin.problem(("schedule", "hr_patch"), str(preset.schedule.hr_patch), expected))
     terms = {term for method in methods for term in method.weights}
     for term in preset.weights.keys() - terms:
         expected = f"no term of these methods; {closest(term, sorted(terms))}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compressor.errors import UsageError
 from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class ScheduleRule(Part):
     steps: int = Field(default=25_000, ge=1, description="updates of the student")
     batch: int = Field(default=16, ge=1, description="patches a step, over all processes")
     lr_patch: int = Field(default=48, ge=1, description="side of a patch in LR pixels")
+    hr_patch: int | None = Field(
+        default=None, ge=1, description="side of a patch in HR pixels, in place of lr_patch: the same at every scale"
+    )
     rate: float = Field(default=1e-4, gt=0, description="learning rate")
     decay: Literal["constant", "milestones", "cosine"] = Field(default="constant", description="course of the rate")
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -91,6 +95,19 @@ class Preset(Part):
         shape = self.learning_rate().rescaled(steps)
         changed = {"steps": steps, "milestones": tuple(shape.milestones), "warmup": shape.warmup}
         return self.model_copy(update={"schedule": self.schedule.model_copy(update=changed)})
+
+    def at_scale(self, scale: int) -> Preset:
+        """The same with the LR patch that belongs to `hr_patch`, where the recipe gives that."""
+        rule = self.schedule
+        if rule.hr_patch is None:
+            return self
+        if rule.hr_patch % scale:
+            raise UsageError(
+                f"schedule.hr_patch={rule.hr_patch} is no multiple of the scale {scale}: "
+                f"--set schedule.hr_patch={max(1, rule.hr_patch // scale) * scale}"
+            )
+        changed = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def learning_rate(self) -> Schedule:
         rule = self.schedule

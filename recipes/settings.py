@@ -9,9 +9,11 @@ from typing import Any
 from compressor.errors import SrkdError, UsageError
 from recipes.catalogue import catalogue
 from recipes.options import options_of
-from recipes.preset import Preset, ScheduleRule, StudentRule
+from recipes.preset import Preset, ScheduleRule
 from recipes.problems import Path, Problem
 from recipes.yaml_text import parse_value
+
+PATCHES = ("lr_patch", "hr_patch")
 
 
 @dataclass
@@ -26,7 +28,7 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> Applied:
     """Change `values` in place; later settings win."""
     done = Applied()
     if settings:
-        _fill_in_defaults(values)
+        _fill_in_lists(values)
     for setting in settings:
         key, equals, text = setting.partition("=")
         try:
@@ -34,18 +36,26 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> Applied:
                 raise UsageError("not of the form key=value")
             for path in _paths(values, key):
                 _put(values, path, parse_value(text))
+                _instead(values, path, parse_value(text))
                 done.places[path] = setting
         except UsageError as error:
             done.problems.append(Problem("", None, key, None, str(error), setting))
     return done
 
 
-def _fill_in_defaults(values: dict[str, Any]) -> None:
+def _fill_in_lists(values: dict[str, Any]) -> None:
     """So that one entry of a list can be set where the file leaves the list open."""
-    for name, part in (("student", StudentRule()), ("schedule", ScheduleRule())):
-        given = values.get(name, {})
-        if isinstance(given, dict):
-            values[name] = {**part.model_dump(mode="json"), **given}
+    given = values.get("schedule", {})
+    if isinstance(given, dict):
+        lists = {name: value for name, value in ScheduleRule().model_dump(mode="json").items() if type(value) is list}
+        values["schedule"] = {**lists, **given}
+
+
+def _instead(values: dict[str, Any], path: Path, value: Any) -> None:
+    """A patch that is set takes the place of the one that the file gives in the other pixels."""
+    if len(path) == 2 and path[0] == "schedule" and path[1] in PATCHES and value is not None:
+        (other,) = (name for name in PATCHES if name != path[1])
+        values["schedule"].pop(other, None)
 
 
 def _paths(values: dict[str, Any], key: str) -> list[Path]:

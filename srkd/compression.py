@@ -255,6 +255,7 @@ def choose_networks(
     start = path_of(request.init_from)
     shape = Shape(request.width, request.depth, request.student, request.init, request.select, start)
     pupil = choose_student(master, preset, shape, request.seed, announce)
+    preset = preset.at_scale(pupil.network.spec.scale)
     own, side = None if master is None else master.network, preset.schedule.lr_patch
     for method in methods:
         method.check(own, pupil.network)

@@ -253,3 +253,11 @@ def test_on_the_command_line(teacher, photos, tmp_path, capfd):
 @pytest.mark.parametrize("seconds, told", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
 def test_durations_read_as_one_plans_with_them(seconds, told):
     assert duration(seconds) == told
+
+
+def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
+    for scale, side in ((2, 96), (3, 64)):
+        student = f"edsr:width=4,depth=1,scale={scale}"
+        settings = ("schedule.hr_patch=192", "schedule.batch=2")
+        found = dry_run(Request.of(words(recipe="scratch", student=student, data=photos, settings=settings)))
+        assert found.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(found.rows())["steps"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError
+from compressor.errors import SrkdError, UsageError
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.training.losses import collect
@@ -16,7 +16,7 @@ from compressor.training.schedule import Schedule
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.catalogue import METHODS, preset_names
-from recipes.loading import load_preset
+from recipes.loading import load_preset, read_preset
 from recipes.options import make_method
 
 
@@ -123,6 +123,25 @@ def test_paper_presets_hold_the_published_schedules():
     assert (inherit.steps, inherit.milestones, inherit.betas) == (400_000, (200_000,), (0.9, 0.999))
     assert (logits.steps, logits.milestones, logits.betas) == (250_000, (100_000, 200_000), (0.9, 0.99))
     assert not logits.ema_warmup and not inherit.ema_warmup
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.endswith("-paper")])
+def test_patches_of_the_papers_are_those_of_the_scale(name: str):
+    """CSD's patches have 192 HR pixels at every scale, everybody else's 48 LR pixels."""
+    hr = name.removesuffix("-paper") in ("csd", "csd-lite", "inherit")
+    patches = [load_preset(name).at_scale(scale).schedule.lr_patch for scale in (2, 3, 4)]
+    assert patches == ([96, 64, 48] if hr else [48, 48, 48])
+    assert all(load_preset(name).at_scale(scale).schedule.hr_patch is None for scale in (2, 3, 4))
+
+
+def test_a_patch_is_given_in_lr_or_in_hr_pixels():
+    text = "title: t\nsource: s\nmethods: [{name: scratch}]\nschedule:\n  batch: 2\n  lr_patch: 24\n  hr_patch: 96\n"
+    with pytest.raises(UsageError, match=r"mine:7: schedule.hr_patch=96: give it or lr_patch=24, not both"):
+        read_preset(text, "mine")
+    assert load_preset("csd-paper", ("schedule.lr_patch=20",)).at_scale(2).schedule.lr_patch == 20
+    assert load_preset("csd", ("schedule.hr_patch=96",)).at_scale(3).schedule.lr_patch == 32
+    with pytest.raises(UsageError, match=r"hr_patch=192 is no multiple of the scale 5: --set schedule.hr_patch=190"):
+        load_preset("csd-paper").at_scale(5)
 
 
 def test_settings_reach_the_schedule_and_the_method():
