@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.methods_compared import OPTIONS, all_methods
+from benchmarks.methods_compared import CALLED, OPTIONS, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
 from compressor.machine import cpu_model, peak_resident_bytes
@@ -44,7 +44,8 @@ class Cost:
     def row(self) -> str:
         explained = self.time / self.macs
         mark = "" if explained <= EXPLAINED else " *"
-        return f"| {self.method} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
+        called = CALLED.get(self.method, self.method)
+        return f"| {called} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
 
 
 def main() -> int:

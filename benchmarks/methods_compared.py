@@ -38,6 +38,8 @@ from srkd.gains import Gain
 WIDTH = 0.5
 """Narrower and not shorter, because joint training takes no shorter student."""
 OPTIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("csd", "csd-lite", "clsd"), ("phi=teacher",))
+CALLED: Mapping[str, str] = {"clsd": "CLSD-style", "facd": "FACD-style", "lfd": "LFD-style"}
+"""What methods whose sources leave choices to us are called: what they give is no result of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 
 PUBLISHED: Mapping[str, Published] = {
@@ -78,6 +80,7 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
         Contender(
             name,
             name,
+            CALLED.get(name, ""),
             width=WIDTH,
             init="random" if name == "scratch" else "inherit",
             settings=OPTIONS.get(name, ()),
@@ -101,8 +104,10 @@ def ranking(scores: Scores) -> list[str]:
         better, worse = sorted((first, second), key=lambda name: -sum(PUBLISHED[name].gains))
         ours, theirs = means(scores[better]), means(scores[worse])
         if sum(ours) < sum(theirs):
-            gain = Gain.between(better, theirs, ours).line()
-            lines.append(f"- published {better} above {worse}; here {worse}: {gain}")
+            # What is published is the authors' own, what is here is ours.
+            above, below = (f"{name.upper()}'s" if name in CALLED else name for name in (better, worse))
+            gain = Gain.between(CALLED.get(better, better), theirs, ours).line()
+            lines.append(f"- published {above} above {below}; here {CALLED.get(worse, worse)}: {gain}")
     if len(known) < 2:
         return []
     return (

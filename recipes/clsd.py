@@ -10,7 +10,8 @@ taps as in ds.py, the ratio as in CSD (terms/ratio.py), λ calibrated to a fifth
 fixed one is CSD's 0.784). `pos="gt"` because the abstract speaks of a bias towards the task and no teacher exists;
 `pos="final"` distils the student's own image. At λ = 0 this is DS.
 
-φ = teacher is the blocks of the teacher that was given, or of the embedded one: CLSD wants no teacher otherwise.
+φ = teacher is the blocks of the teacher that was given, or of the embedded one: CLSD's method wants no teacher
+otherwise.
 """
 
 from __future__ import annotations

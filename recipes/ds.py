@@ -4,8 +4,8 @@
 
 CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models of 5 residual blocks with 64 channels sit
 on intermediate features; positions, weights and the heads' tails are lost. [choice] Taps, w and tail (terms/heads.py).
-DS is read as CLSD without its contrast. No teacher. The heads are trained with the student and then forgotten: neither
-exported, nor averaged, nor counted.
+DS is read as CLSD's method without its contrast. No teacher. The heads are trained with the student and then forgotten:
+neither exported, nor averaged, nor counted.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     L = L1(S, y) + 1/B Σ_i a_i·(κ·L1(S_i, sg T_i) + λ·ℓ_i),   ℓ, a: recipes/terms/contrast.py
 
-[choice] Of FACD (Moon et al.) an abstract and one figure reached us: features contrasted at three taps, the third
+[choice] FACD's abstract (Moon et al.) and one figure reached us: features contrasted at three taps, the third
 before the global skip; other patches as negatives; a block on the student's side; distillation chosen by the patch.
 The formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`.
 Without `lam`, λ·ℓ before the gate begins as a fifth of the pixel loss; λ is about 0.06 in [0,1] for 16 patches. κ = 1.

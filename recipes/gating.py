@@ -1,10 +1,10 @@
-"""FACD's gate for the losses that have a value for each sample: learn from the teacher where it is the better one.
+"""FACD-style's gate for the losses that have a value a sample: learn from the teacher where it is the better one.
 
     1/B Σ_i a_i·ℓ_i,   a_i = 1[L1(T_i, y_i) < L1(S_i, y_i)], or softly, or 1     (terms/contrast.py)
 
 [choice] FACD's abstract says that distillation acts by the patch; which losses it may choose among is ours: the
-teacher's image, FAKD's affinities and LFD's features have a value a sample. CSD's contrast has not (one ratio for the
-whole batch), and the heads of DS and CLSD learn from labels alone.
+teacher's image, FAKD's affinities and LFD-style's features have a value a sample. CSD's contrast has not (one ratio for
+the whole batch), and the heads of DS and CLSD-style learn from labels alone.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in MODUL
 
 def test_the_page_has_every_method_and_network():
     assert set(documented()) == set(CELLS)
+    assert methods_matrix.PAGE.read_text(encoding="utf-8") == page(documented())
 
 
 def test_a_refusal_is_a_footnote_once_and_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -28,7 +29,7 @@ def test_a_refusal_is_a_footnote_once_and_read_back(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(methods_matrix, "PAGE", tmp_path / "matrix.md")
     (tmp_path / "matrix.md").write_text(page(cells))
     assert documented() == cells
-    assert "| m2 | x2, no (2), no (1) |" in page(cells) and "1. too deep\n2. too odd" in page(cells)
+    assert "| `m2` | x2, no (2), no (1) |" in page(cells) and "1. too deep\n2. too odd" in page(cells)
 
 
 @pytest.mark.parametrize("method", sorted(methods()))

@@ -4,7 +4,7 @@
     infonce    ℓ_i = 1/J Σ_j -log( e^{s_ii/τ} / Σ_k e^{s_ik/τ} ),   s = cosine of u and F averaged over space, τ = 0.1
     gates      hard  1[L1(T_i, y_i) < L1(S_i, y_i)],   soft  sigmoid((L1(S_i, y_i) - L1(T_i, y_i)) / τ_g),   off  1
 
-[choice] Of FACD only the abstract and one figure reached us: features contrasted at three taps, other patches as
+[choice] FACD's abstract and one figure alone reached us: features contrasted at three taps, other patches as
 negatives, a block DR on the student's side, distillation where it helps. Formula, weight, number of negatives and
 rule are ours; call results FACD-style.
 """
