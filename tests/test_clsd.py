@@ -32,6 +32,7 @@ from recipes.loading import load_preset
 from recipes.looking import looking
 from recipes.options import make_method
 from recipes.phi import resolve_phi
+from recipes.scratch import Scratch
 from recipes.terms.ratio import bicubic_negatives
 from srkd.compression import compress
 from tests.foreign_models import save_onnx, twin
@@ -60,7 +61,7 @@ def batch() -> Batch:
     return Batch(torch.rand(3, 3, 6, 6), torch.rand(3, 3, 12, 12))
 
 
-def trained(method: Clsd | DeepSupervision, heads: nn.Module | None = None) -> State:
+def trained(method: Clsd | DeepSupervision | Scratch, heads: nn.Module | None = None) -> State:
     one = stage([method], steps=3, rate=1e-3)
     state = State.fresh(student(), network(5), one, seed=5)
     if heads is not None:
@@ -95,6 +96,19 @@ def test_without_contrast_it_is_ds_to_the_bit_and_with_it_it_is_not() -> None:
     start = state.modules["ds"]
     ds, still, moved = (trained(method, start) for method in (DeepSupervision(), clsd(lam=0.0), clsd(lam=0.5)))
     assert network_sha256(ds.student) == network_sha256(still.student) != network_sha256(moved.student)
+
+
+def test_without_any_weight_it_is_scratch_to_the_bit() -> None:
+    still, scratch = trained(clsd(lam=0.0, head_weight=0.0)), trained(Scratch())
+    assert network_sha256(still.student) == network_sha256(scratch.student)
+
+
+@pytest.mark.parametrize("term", ["heads", "heads_contrast"])
+def test_the_first_head_sends_no_gradient_behind_its_tap(term: str) -> None:
+    method, one = clsd(taps=("rel(1/3)",)), student()
+    method.terms(step_of(method, one, network(5), batch()))[term].backward()
+    reached = {name.rsplit(".", 1)[0] for name, p in one.named_parameters() if p.grad is not None}
+    assert reached == {"head", "blocks.0.conv1", "blocks.0.conv2"}
 
 
 @pytest.mark.parametrize("pos", ["gt", "final"])

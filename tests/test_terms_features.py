@@ -248,6 +248,8 @@ def test_contrast_of_a_student_that_is_right_and_of_a_batch_of_one_patch() -> No
     one = noise(1, 3, 2, 2, seed=1).expand(4, -1, -1, -1)
     same_student = noise(1, 3, 2, 2, seed=2).expand(4, -1, -1, -1)
     assert torch.allclose(contrast([same_student], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
+    # Whatever each patch's own feature is.
+    assert torch.allclose(contrast([noise(4, 3, 2, 2, seed=3)], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
     assert torch.allclose(contrast([same_student], [one], "infonce"), torch.full((4,), math.log(4)), rtol=1e-5)
     assert (
         contrast([teacher], [teacher], "infonce").mean() < contrast([teacher.roll(1, 0)], [teacher], "infonce").mean()

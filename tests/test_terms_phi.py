@@ -81,8 +81,11 @@ def test_ratio_with_a_detached_teacher_one_negative_and_no_difference() -> None:
     one = contrast_ratio(official_phi(case, student), positives, [level[:1] for level in negatives])
     assert one.item() == pytest.approx(case["out_loss_L1_tdetach_oneneg"].item(), rel=1e-5)
     assert loss(case["in_teacher"]).item() == case["out_loss_L1_student_equals_teacher"].item() == 0
-    twice = contrast_ratio(official_phi(case, student), positives, [torch.cat([n, n]) for n in negatives])
-    assert twice.item() == pytest.approx(loss(student).item() / 2, rel=1e-5)
+    anchors, doubled = official_phi(case, student), [torch.cat([n, n]) for n in negatives]
+    assert contrast_ratio(anchors, positives, doubled).item() == pytest.approx(loss(student).item() / 2, rel=1e-5)
+    # Not only the sum: D of every level is halved.
+    once, twice = (sample_distances(anchors, positives, some).mean(0).unbind(1) for some in (negatives, doubled))
+    assert torch.allclose(twice[0] / twice[1], once[0] / once[1] / 2, rtol=1e-5)
 
 
 def test_negatives_serve_every_anchor_and_get_no_gradient() -> None:

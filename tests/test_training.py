@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.data.batches import Batch
+from compressor.assets import embedded_teacher
+from compressor.checkpoints.load import load_checkpoint
+from compressor.data.batches import Batch, Batches
+from compressor.data.prepare import DataChoice, prepare_data
 from compressor.errors import SrkdError
 from compressor.networks.base import Network
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
+from compressor.students import build_student, network_sha256
 from compressor.training.ema import EMA
 from compressor.training.guard import Skipped
 from compressor.training.loop import train
@@ -21,6 +25,7 @@ from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State
+from recipes.inherit import Inherit
 from recipes.loading import load_preset
 from recipes.logits import Logits
 from recipes.scratch import Scratch
@@ -85,6 +90,71 @@ def test_scratch_overfits_one_patch():
     train(one, State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0)
     assert recorder.losses[0]["loss"] > 0.05
     assert recorder.losses[-1]["loss"] < 0.005
+
+
+@pytest.mark.slow
+def test_scratch_overfits_one_patch_of_a_photo():
+    """48×48 LR pixels, L1 below 0.005 within 2000 steps."""
+    store = prepare_data(DataChoice(), scale=2, lr_patch=48).train
+    batch = Batches.over(store, batch=1, lr_patch=48, seed=0).at(0)
+    recorder, one = Recorder(), stage([Scratch()], steps=2000, rate=2e-3, decay="cosine")
+    train(
+        one, State.fresh(network(0, width=32, depth=4), None, one), OnePatch(batch.lr, batch.hr), None, recorder, seed=0
+    )
+    assert recorder.losses[0]["loss"] > 0.1
+    assert recorder.losses[-1]["loss"] < 0.005
+
+
+class Shades:
+    """Images of one colour each, and smooth ones, new in every step."""
+
+    def at(self, step: int) -> Batch:
+        torch.manual_seed(step)
+        flat = torch.rand(4, 3, 1, 1).expand(-1, -1, 24, 24)
+        smooth = nn.functional.interpolate(torch.rand(4, 3, 3, 3), size=24, mode="bicubic").clamp(0, 1)
+        hr = torch.cat([flat, smooth])
+        return Batch(nn.functional.avg_pool2d(hr, 2), hr)
+
+
+def test_a_constant_image_becomes_a_constant_one():
+    """By training: with random weights the pixels that a pixel shuffle sets beside each other differ.
+
+    So short a run has not learnt the border, behind which a network sees zeros.
+    """
+    one = stage([Scratch()], steps=300, rate=2e-3, decay="cosine")
+    state = State.fresh(network(0), None, one)
+    before = [constant_through(state.student, shade, border=16) for shade in (0.2, 0.5, 0.8)]
+    train(one, state, Shades(), None, Recorder(), seed=0)
+    after = [constant_through(state.averaged(), shade, border=16) for shade in (0.2, 0.5, 0.8)]
+    assert max(apart for apart, _ in after) < 1e-2 < min(apart for apart, _ in before)
+    assert max(off for _, off in after) < 0.05 < max(off for _, off in before)
+
+
+@pytest.mark.parametrize("shade", [0.05, 0.2, 0.5, 0.8, 0.95])
+def test_a_network_that_was_trained_for_long_does_so_up_to_the_border(shade: float):
+    apart, off = constant_through(load_checkpoint(embedded_teacher()).network, shade)
+    assert apart < 1e-2 and off < 1e-2
+
+
+def constant_through(network: Network, shade: float, border: int = 0) -> tuple[float, float]:
+    """How far a constant image comes out from constant, and from what went in."""
+    with torch.no_grad():
+        sr = network(torch.full((1, 3, 32, 32), shade))
+    inner = sr[..., border : sr.shape[-2] - border, border : sr.shape[-1] - border]
+    return float((inner - inner.mean((2, 3), keepdim=True)).abs().max()), float((inner - shade).abs().max())
+
+
+def test_an_inherited_student_learns_and_its_teacher_does_not():
+    """The student is a slice of the teacher and shares nothing with it."""
+    teacher = network(1, width=12).requires_grad_(False)
+    before, student = network_sha256(teacher), build_student(teacher, width=0.5)
+    start, one = network_sha256(student), stage([Inherit()], steps=10, rate=1e-3)
+    state = State.fresh(student, teacher, one)
+    train(one, state, smooth_patch(), teacher, Recorder(), seed=0)
+    assert network_sha256(teacher) == before
+    assert network_sha256(state.student) != start
+    for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
+        assert cut.shape == weight.shape and not torch.equal(cut, weight)
 
 
 def run_twice_result(seed: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
