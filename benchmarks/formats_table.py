@@ -169,7 +169,9 @@ def page(rows: Mapping[tuple[str, str], str]) -> str:
             f"image of {SIDE}x{SIDE} on {cpu_model()}, {threads} thread(s), the median of files and torch taking turns,"
             " in the",
             "precision that is named; *over torch* compares with torch in fp32, channels last. Phones rank otherwise.",
-            "TensorRT was not run by us.",
+            "*unproved*: written here and run elsewhere only. Not run by us: "
+            + ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tried)
+            + ".",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|" + " --- |" * len(COLUMNS),

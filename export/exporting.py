@@ -74,15 +74,17 @@ def export_model(
     One format that fails or is not installed does not stop the others: the report says what became of each. The
     embedded validation photos are compared on, unless others are given. A file for one size only has it in its name.
     """
-    rows = _with_substitutes(find_formats(formats))
     wanted = choices or Choices()
+    rows = _with_substitutes(find_formats(formats), wanted)
     if wanted.sizes is not None and not any("sizes" in row.choices for row in rows):
         raise UsageError("--sizes is for TensorRT engines: the formats asked for take any size, or one by --static")
     files = []
     compared: dict[str, None] = {}
+    taken = {} if source.path is None else {source.path.resolve(): "the model itself"}
     for done, row in enumerate(rows):
         progress("export", done, len(rows))
-        order = _Order(row, network, source, out_dir, replace(wanted, lr_size=wanted.lr_size or row.default_lr_size))
+        fitting = replace(wanted, lr_size=wanted.lr_size or row.default_lr_size)
+        order = _Order(row, network, source, out_dir, fitting, taken)
         inputs = proof_inputs(_narrowed(network.descriptor, order.choices), photos)
         files.append(_export(order, inputs, wanted, progress))
         compared |= dict.fromkeys(given.name for given in inputs)
@@ -92,9 +94,10 @@ def export_model(
     return ExportReport(tuple(files), tuple(compared))
 
 
-def _with_substitutes(rows: Sequence[Format]) -> tuple[Format, ...]:
-    """And what is written instead of those that this machine has no way to."""
-    more = [name for row in rows if row.instead and row.lacking() is not None for name in row.instead]
+def _with_substitutes(rows: Sequence[Format], asked: Choices) -> tuple[Format, ...]:
+    """And what is written instead of those that this machine has no way to; a choice that a format has not is final."""
+    lacking = [row for row in rows if row.instead and row.refusal(asked) is None and row.lacking() is not None]
+    more = [name for row in lacking for name in row.instead]
     return find_formats([*(row.name for row in rows), *more])
 
 
@@ -103,7 +106,7 @@ def _advised(
 ) -> FileReport:
     """The report with what to do elsewhere, where substitutes were written."""
     substitutes = {name: written[name] for name in row.instead if name in written}
-    if file.verdict != "unavailable" or not substitutes or row.lacking() is None:
+    if file.verdict != "unavailable" or not substitutes or row.refusal(choices) or row.lacking() is None:
         return file
     told = row.load_bound().advice(substitutes, network, choices)
     return replace(file, reason=f"{file.reason}; {told}")
@@ -123,6 +126,16 @@ class _Order:
     source: Source
     out_dir: Path
     choices: Choices
+    taken: dict[Path, str]
+    """Files that no other may replace, and what they are: the model, and what was written before."""
+
+    def claim(self, unproved: Path) -> None:
+        """Take the names of a file and its companions, as they lie in a temporary folder."""
+        names = [(self.out_dir / part.name).resolve() for part in sorted(unproved.parent.iterdir())]
+        for name in names:
+            if name in self.taken:
+                raise SrkdError(f"{name.name} would be written over {self.taken[name]}: name another folder (--out)")
+        self.taken.update(dict.fromkeys(names, f"that of --{self.row.name}"))
 
     def path(self) -> Path:
         machine = f".{self.row.precision}.{self.row.load_bound().machine()}" if self.row.machine_bound else ""
@@ -154,6 +167,7 @@ def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progres
     try:
         with atomic_files(path) as unproved, _named(unproved, path):
             facts = convert_to(row, order.network, order.source, unproved, order.choices, progress)
+            order.claim(unproved)
             if not_run is None:
                 proof = prove(row, unproved, order.network, inputs, progress, order.choices)
                 if proof.reason is not None:
@@ -231,5 +245,8 @@ def prove(
         return proof
     from export.diverging import first_divergence
 
-    found = first_divergence(path, network, proof.on.lr, chosen, progress)
+    try:
+        found: object = first_divergence(path, network, proof.on.lr, chosen, progress)
+    except SrkdError as error:
+        found = f"where it begins is not known: {error}"
     return proof if found is None else replace(proof, reason=f"{proof.reason}; {found}")

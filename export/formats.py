@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.errors import MissingExtra, UsageError
 from compressor.nearest import nearest
+from compressor.runtimes.open import RUNTIMES
 from compressor.trt.driver import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
@@ -69,15 +69,19 @@ class Format:
     """The size it takes where none was chosen; None: any size."""
     sidecar: bool = False
     """Whether its `srkd.*` keys lie in a JSON file beside it."""
-    platforms: tuple[str, ...] = ()
-    """Where such a file can be run at all, as `sys.platform` has it; none: everywhere."""
-
+    tried: bool = True
+    """Whether we have run such files ourselves; what was not is marked wherever a user reads of it."""
     machine_bound: bool = False
     """Whether a file is good for the machine that made it only, which is then named in its name (`MachineModule`)."""
     instead: tuple[str, ...] = ()
     """Formats that are written where this one cannot be: what the machine that can is to be given."""
     obstacle: Callable[[], str | None] | None = None
     """In one line, what this machine lacks that no package brings; None: nothing."""
+
+    @property
+    def told(self) -> str:
+        """The row in a line of help."""
+        return self.title if self.tried else f"{self.title}; not run by us"
 
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
@@ -103,10 +107,9 @@ class Format:
 
     def not_run_here(self) -> str | None:
         """Why a file of this kind cannot be run on this machine, so that nothing can be compared; None: it can."""
-        if self.platforms and sys.platform not in self.platforms:
-            systems = " and ".join(SYSTEMS.get(name, name) for name in self.platforms)
-            return f"it runs on {systems} only, so it was written and not compared with the network"
-        return None
+        obstacle = RUNTIMES[self.opens_with].obstacle
+        told = obstacle() if obstacle is not None else None
+        return None if told is None else f"{told}, so the file is not compared with the network"
 
     def load(self) -> FormatModule:
         return cast(FormatModule, importlib.import_module(self.module))
@@ -114,8 +117,6 @@ class Format:
     def load_bound(self) -> MachineModule:
         return cast(MachineModule, importlib.import_module(self.module))
 
-
-SYSTEMS: Mapping[str, str] = MappingProxyType({"darwin": "macOS", "linux": "Linux", "win32": "Windows"})
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
@@ -160,7 +161,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             Format(
                 name="openvino",
                 title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
-                suffix=".xml",
+                suffix=".openvino.xml",  # its weights are a .bin of the same name, and so are ncnn's
                 precision="fp32",
                 module="export.to_openvino",
                 needs=("onnx", "onnxscript", "onnxsim", "openvino"),
@@ -185,7 +186,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             *(
                 Format(
                     name=name,
-                    title=f"TensorRT engine in {told}, for this GPU only",
+                    title=f"TensorRT engine in {told}, made on an NVIDIA GPU for that GPU only",
                     suffix=".engine",
                     precision=precision,
                     module="export.to_trt",
@@ -197,6 +198,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                     machine_bound=True,
                     instead=instead,
                     obstacle=driver_missing,
+                    tried=False,
                 )
                 for name, precision, told, bounds, instead in (
                     ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
@@ -241,7 +243,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 bounds=FP32,
                 opens_with="coreml",
                 choices=("static",),
-                platforms=("darwin",),
+                tried=False,
             ),
         )
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from compressor.checkpoints.save import metadata_of
 from compressor.networks.base import Network
@@ -14,11 +15,12 @@ INHERITED = ("srkd.recipe", "srkd.protocol", "srkd.scores")
 
 @dataclass(frozen=True)
 class Source:
-    """The file that is exported: what its exports are called, its hash, and the `srkd.*` keys of its header."""
+    """The file that is exported: what its exports are called, its hash, its header's `srkd.*` keys, where it is."""
 
     stem: str
     sha256: str = ""
     header: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
 
 def export_metadata(network: Network, source: Source) -> dict[str, str]:

@@ -14,6 +14,7 @@ from compressor.metrics import Protocol
 from compressor.networks.base import Network
 from compressor.progress import Announce, Progress, silent, unheard
 from compressor.resize import Border
+from compressor.runtimes.origin import checkpoint_of
 from compressor.students import build_student
 from compressor.teacher import load_teacher
 from compressor.tiling import UNBOUNDED_OVERLAP
@@ -89,15 +90,16 @@ def export(
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
     progress: Progress = silent,
+    announce: Announce = unheard,
 ) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
     No format means ONNX. The files lie beside the model's own unless `out` names another folder. `static` is the only
     size (width, height) that the files shall take; `sizes` are what a TensorRT engine is tuned for and the largest that
-    it takes.
+    it takes. Of an exported file the checkpoint it was made from is taken, which must be beside it.
     """
-    loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
-    source = Source(loaded.path.stem, loaded.sha256, loaded.header)
+    loaded = load_checkpoint(checkpoint_of(model, announce), scale=scale, arch_options=arch_options)
+    source = Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path)
     folder = loaded.path.parent if out is None else Path(out)
     choices = Choices(lr_size=static, io=io, shuffle=shuffle, sizes=tuned_and_largest(sizes))
     return export_model(loaded.network, source, formats, folder, progress, choices=choices)

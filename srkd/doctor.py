@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
-from compressor.runtimes.open import RUNTIMES
+from compressor.runtimes.open import RUNTIMES, RuntimeKind
 from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 
@@ -43,6 +43,8 @@ class Piece:
     missing: tuple[str, ...]
     command: str | None
     remark: str | None = None
+    version: str | None = None
+    """Of its first package that a plain installation has not, where that is installed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def diagnose() -> Diagnosis:
         gpu=gpu(),
         onnxruntime_devices=tuple(providers_here()),
         formats=tuple(_format(row) for row in FORMATS.values()),
-        runtimes=tuple(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra) for name, kind in RUNTIMES.items()),
+        runtimes=tuple(_runtime(name, kind) for name, kind in RUNTIMES.items()),
         others=(
             *(_piece(name, adds, modules, extra) for name, (modules, adds, extra) in OTHERS.items()),
             *_providers(),
@@ -76,12 +78,18 @@ def diagnose() -> Diagnosis:
 
 
 def _format(row: Format) -> Piece:
-    piece = _piece(row.name, f"--{row.name}: {row.title}", row.needs, row.extra)
-    obstacle = row.obstacle() if row.obstacle is not None else None
-    if obstacle is None:
-        return Piece(piece.name, piece.adds, piece.ready, piece.missing, piece.command, row.not_run_here())
-    # A package is of no use without its device, and nothing that can be typed brings that.
-    return Piece(piece.name, piece.adds, False, piece.missing, None, obstacle)
+    piece = _piece(row.name, f"--{row.name}: {row.told}", row.needs, row.extra)
+    return _hindered(replace(piece, remark=row.not_run_here()), row.obstacle)
+
+
+def _runtime(name: str, kind: RuntimeKind) -> Piece:
+    return _hindered(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra), kind.obstacle)
+
+
+def _hindered(piece: Piece, obstacle: Callable[[], str | None] | None) -> Piece:
+    """A package is of no use without its device or system, and nothing that can be typed brings that."""
+    told = obstacle() if obstacle is not None else None
+    return piece if told is None else replace(piece, ready=False, command=None, remark=told)
 
 
 def _providers() -> list[Piece]:
@@ -98,4 +106,6 @@ def _piece(name: str, adds: str, modules: tuple[str, ...], extra: str | None) ->
     command = None
     if missing:
         command = MissingExtra.command(extra) if extra else "pip install --force-reinstall srkd"
-    return Piece(name, adds, not missing, missing, command)
+    own = next((module for module in modules if module not in CORE), None)
+    version = installed_version(own) if own is not None and not missing else None
+    return Piece(name, adds, not missing, missing, command, version=version)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.checkpoints.container import file_sha256
 from compressor.cost import Cost, LayerCost, cost, layer_costs
 from compressor.errors import SrkdError
+from compressor.networks.base import Spec
 from compressor.networks.dialect import Assumption
 from compressor.networks.registry import spec_from_dict
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import model_file, runtime_of
+from compressor.runtimes.open import RUNTIMES, model_file, open_model, runtime_of
+from compressor.runtimes.origin import said_by
+from compressor.runtimes.self_described import spec_in
 from compressor.teacher import load_teacher
 from compressor.teacher_check import TeacherCheck, check_teacher
 from srkd.parameters import size
@@ -67,8 +71,11 @@ def _inspected(
     path: Path, scale: int | None, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool
 ) -> Inspection:
     file = model_file(path)
-    if runtime_of(file) == "onnxruntime":
-        return _exported(file, lr_size, arch_options, check)
+    kind = runtime_of(file)
+    if kind == "onnxruntime":
+        return _onnx(file, lr_size, arch_options, check)
+    if kind != "torch":
+        return _exported(file, kind, lr_size, check)
     teacher = load_teacher(file, scale=scale, arch_options=arch_options)
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
@@ -93,26 +100,52 @@ def _inspected(
     )
 
 
-def _exported(file: Path, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool) -> Inspection:
+def _onnx(file: Path, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool) -> Inspection:
     runtime = OnnxRuntime(file)
-    spec = runtime.spec
+    found = _told(file, "onnx", f"ONNX, {runtime.precision}", runtime.spec, runtime.descriptor.scale, lr_size)
+    checked = check_teacher(load_teacher(file, arch_options=arch_options)) if check else None
+    return replace(found, metadata=_ours(runtime.metadata), check=checked)
+
+
+def _exported(file: Path, kind: str, lr_size: tuple[int, int], check: bool) -> Inspection:
+    """Of our own files what they say, whether or not they can run here; foreign ones are opened."""
+    if check:
+        raise SrkdError(f"{file}: --check runs teachers, which are checkpoints and ONNX files")
+    metadata = said_by(file)
+    spec = spec_in(metadata, file.name)
+    scale = open_model(file).descriptor.scale if spec is None else spec.scale
+    return replace(_told(file, kind, RUNTIMES[kind].takes, spec, scale, lr_size), metadata=_ours(metadata))
+
+
+def _told(
+    file: Path, dialect: str, wrapping: str, spec: Spec | None, scale: int, lr_size: tuple[int, int]
+) -> Inspection:
     counted: Cost | None = None if spec is None else cost(spec, lr_size)
     return Inspection(
         path=file,
         architecture="unknown" if spec is None else spec.arch,
-        dialect="onnx",
-        scale=runtime.descriptor.scale,
+        dialect=dialect,
+        scale=scale,
         spec=None if spec is None else spec.to_dict(),
         params=None if counted is None else counted.params,
         macs=None if counted is None else counted.macs,
         macs_plus=None if counted is None else counted.macs_plus,
         lr_size=size(lr_size),
-        bytes=file.stat().st_size,
-        sha256=file_sha256(file),
-        wrapping=f"ONNX, {runtime.precision}",
-        metadata=_ours(runtime.metadata),
-        check=check_teacher(load_teacher(file, arch_options=arch_options)) if check else None,
+        bytes=sum(part.stat().st_size for part in _parts(file)),
+        sha256=_sha256(_parts(file)),
+        wrapping=wrapping,
     )
+
+
+def _parts(file: Path) -> list[Path]:
+    """The file, or those of a folder that counts as one."""
+    return [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
+
+
+def _sha256(parts: Sequence[Path]) -> str:
+    """Of a file its own, of several that of theirs."""
+    hashes = [file_sha256(part) for part in parts]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _ours(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -9,28 +9,32 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import onnx
 import pytest
 import torch
 
 import export.formats
+import srkd
 from compressor.atomic import atomic_files
+from compressor.checkpoints.save import save_network
 from compressor.errors import SrkdError, UsageError
 from compressor.networks.base import Network
 from compressor.networks.edsr import EDSRSpec
 from compressor.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import open_model
+from compressor.runtimes.open import RUNTIMES, open_model
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.super_resolve import super_resolve
 from compressor.tiling import fixed_spans
 from export import to_onnx
 from export.conversion import CannotConvert, Choices, Conversion
-from export.exporting import FileReport, export_model
+from export.exporting import FileReport, Verdict, export_model
 from export.formats import FORMATS
 from export.metadata import Source
 from export.verify import proof_inputs
+from srkd.cli import cli
 from srkd.doctor import diagnose
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -184,11 +188,13 @@ def test_a_default_size_is_used_and_named(network: Network, tmp_path: Path, monk
 def test_a_file_of_another_system_is_written_and_called_unproved(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new_format(monkeypatch, to_onnx.convert, platforms=("amiga",))
+    kind = dataclasses.replace(RUNTIMES["onnxruntime"], obstacle=lambda: "such files run on amigas only")
+    monkeypatch.setattr(export.formats, "RUNTIMES", {**RUNTIMES, "onnxruntime": kind})
+    new_format(monkeypatch, to_onnx.convert)
     report = export_model(network, SOURCE, ["new"], tmp_path)
     (file,) = report.files
     assert report.ok and file.verdict == "unproved" and file.parity is None and file.path is not None
-    assert file.reason == "it runs on amiga only, so it was written and not compared with the network"
+    assert file.reason == "such files run on amigas only, so the file is not compared with the network"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +230,56 @@ def test_files_moved_together_keep_what_was_there_when_one_cannot_be(tmp_path: P
         path.write_text("newer")
         raise OSError(28, os.strerror(28))
     assert {item.name: item.read_text() for item in tmp_path.iterdir()} == {"main": "older"}
+
+
+@pytest.mark.parametrize("name", ["small.bin", "SMALL/../small.bin"])
+def test_the_model_is_never_written_over(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A checkpoint is known by its content, so it can be called as a companion of its own export is."""
+    (tmp_path / "SMALL").mkdir()
+    save_network(network, tmp_path / "small.safetensors")
+    (tmp_path / "small.safetensors").rename(tmp_path / "small.bin")
+    before = (tmp_path / "small.bin").read_bytes()
+    new_format(monkeypatch, with_companions)
+    (file,) = srkd.export(tmp_path / name, formats=["new"]).files
+    assert file.verdict == "failed" and "small.bin would be written over the model itself" in str(file.reason)
+    assert (tmp_path / "small.bin").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"small.bin", "SMALL"}
+
+
+def test_formats_do_not_write_over_each_other(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_format(monkeypatch, with_companions)
+    rows = export.formats.FORMATS
+    other = dataclasses.replace(rows["new"], name="other", suffix=".other.onnx")
+    monkeypatch.setattr(export.formats, "FORMATS", {**rows, "other": other})
+    first, second = export_model(network, SOURCE, ["new", "other"], tmp_path).files
+    assert first.verdict == "passed" and second.verdict == "failed"
+    assert "extra would be written over that of --new" in str(second.reason)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.bin", "extra"}
+
+
+def test_docs_and_help_know_every_format() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    command = cli.get_command(None, "export")  # type: ignore[arg-type]
+    assert command is not None
+    helped = {option: getattr(given, "help", "") for given in command.params for option in given.opts}
+    for row in FORMATS.values():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `--{row.name}` |"))
+        assert f"`{row.suffix}`" in line
+        for told in (line, helped[f"--{row.name}"]):
+            assert ("not run by us" in told) == (not row.tried)
+    for verdict in get_args(Verdict):
+        assert f"| {verdict} |" in page
+
+
+def test_doctor_tells_an_obstacle_before_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    hindered = dataclasses.replace(RUNTIMES["ncnn"], obstacle=lambda: "no such device here")
+    monkeypatch.setattr("srkd.doctor.RUNTIMES", {**RUNTIMES, "ncnn": hindered})
+    found = {piece.name: piece for piece in diagnose().runtimes}["ncnn"]
+    assert (found.ready, found.command, found.remark) == (False, None, "no such device here")
 
 
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

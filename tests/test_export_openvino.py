@@ -70,7 +70,7 @@ def test_every_network_converts_with_free_sizes(spec: Spec, tmp_path: Path, capf
     file = exported(build(spec, seed=3), tmp_path)
     assert capfd.readouterr() == ("", "")
     assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
-    assert {part.name for part in tmp_path.iterdir()} == {"small.xml", "small.bin"}
+    assert {part.name for part in tmp_path.iterdir()} == {"small.openvino.xml", "small.openvino.bin"}
 
 
 def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
 
 def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path: Path) -> None:
     file = exported(network, tmp_path, Choices(lr_size=(20, 12)))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-20x12.xml", file.reason
+    assert file.verdict == "passed" and file.path == tmp_path / "small-20x12.openvino.xml", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor.fixed_size == (20, 12)
     lr = torch.rand(3, 3, 12, 20)
@@ -105,7 +105,7 @@ def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path
 
 def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
     file = exported(network, tmp_path, Choices(io="uint8"))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.xml", file.reason
+    assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.openvino.xml", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor == network.descriptor
     levels = torch.randint(0, 256, (2, 3, 9, 14)).float()
@@ -164,8 +164,8 @@ def unknown_operation(path: Path) -> None:
 
 
 DAMAGE = (
-    (cut, "small.xml is not a model OpenVINO can open: "),
-    (no_weights, r"keeps its weights in small\.bin, which is not beside it"),
+    (cut, "small.openvino.xml is not a model OpenVINO can open: "),
+    (no_weights, r"keeps its weights in small\.openvino\.bin, which is not beside it"),
     (short_weights, "is not a model OpenVINO can open: Incorrect weights in bin file"),
     (no_model, "is not an OpenVINO model: no <net> at its beginning"),
     (other_spec, r"small: its srkd\.spec cannot be used: .*esdr"),
@@ -196,7 +196,10 @@ def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, t
     (entry,), notes = enter([good], None, Settings(), tmp_path, silent)
     assert (entry.runtime.name, entry.runtime.precision, notes) == ("openvino", "fp32", [])
     assert entry.libraries == ("openvino",), "what running takes, not what making took"
-    with pytest.raises(SrkdError, match=r"small is left out: small\.xml runs under openvino, which was not asked for"):
+    with pytest.raises(
+        SrkdError,
+        match=r"small\.openvino\.xml runs under openvino, which was not asked for",
+    ):
         enter([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, silent)
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         (entry,), _ = enter([good], None, Settings(precision="bf16"), tmp_path, silent)

@@ -76,6 +76,29 @@ def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: P
     assert "browsers run only those" in refused[0] and "takes uint8" in refused[1]
 
 
+def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path, tmp_path: Path) -> None:
+    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    engine = engine_file(tmp_path / "gpu.engine", told(checkpoint))
+    asked = srkd.inspect(checkpoint)
+    for file, kind in ((phone, "ncnn"), (engine, "tensorrt")):
+        found = srkd.inspect(file, layers=True)
+        assert (found.architecture, found.dialect, found.scale) == ("edsr", kind, 4)
+        assert (found.params, found.macs, found.spec) == (asked.params, asked.macs, asked.spec)
+        assert found.sha256 == file_sha256(file) and found.bytes == file.stat().st_size and found.layers
+        with pytest.raises(SrkdError, match="--check runs teachers"):
+            srkd.inspect(file, check=True)
+    elsewhere = tmp_path / "exported"
+    elsewhere.mkdir()
+    moved = sidecar_file(elsewhere / "phone.param", told(checkpoint))
+    said: list[str] = []
+    (made,) = srkd.export(moved, out=tmp_path / "out", announce=said.append).files
+    assert made.verdict == "passed" and made.path == tmp_path / "out" / "small.onnx"
+    assert said == [f"{moved} is an exported file: starting from {checkpoint}, which it was made from"]
+    checkpoint.unlink()
+    with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
+        srkd.export(phone)
+
+
 def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
     phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
     foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)

@@ -130,13 +130,14 @@ def test_an_engine_that_cannot_be_built_anew_is_refused_with_the_command(gpu: Nv
     onnx = tmp_path / "out" / "small.onnx"
     onnx.write_bytes(onnx.read_bytes() + b"\x00")
     gpu.forget_calls()
-    with pytest.raises(SrkdError, match=r"small.onnx beside it is not the file it was built from: srkd export MODEL"):
+    with pytest.raises(SrkdError, match=r"it was built from: srkd export MODEL --trt-fp32 --sizes 16x16,32x32, with"):
         open_model(path)
     onnx.unlink()
     with pytest.raises(SrkdError) as caught:
         open_model(path)
     assert "GPU NVIDIA H200 (9.0), here NVIDIA L4 (8.9)" in str(caught.value) and "--trt" in str(caught.value)
     assert "is not beside it" in str(caught.value) and "\n" not in str(caught.value)
+    assert "--trt-fp32 --sizes 16x16,32x32" in str(caught.value)
     assert gpu.calls("built", "deserialize") == []
 
 

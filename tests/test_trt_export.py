@@ -173,6 +173,15 @@ def test_without_nvidia_the_onnx_file_and_the_command_are_given(
     assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "noTF32", "saveEngine"}
 
 
+@pytest.mark.parametrize("choices", [Choices(io="uint8"), Choices(shuffle="dcr")])
+def test_a_choice_that_engines_have_not_leads_to_no_advice(
+    no_driver: None, network: Network, tmp_path: Path, choices: Choices
+) -> None:
+    (engine,) = exported(network, tmp_path, "trt", choices)
+    assert engine.verdict == "unavailable" and "has no --" in str(engine.reason)
+    assert "trtexec" not in str(engine.reason) and list(tmp_path.iterdir()) == []
+
+
 def test_without_nvidia_a_plain_trt_writes_every_precision(no_driver: None, network: Network, tmp_path: Path) -> None:
     engine, *others = exported(network, tmp_path, "trt")
     assert [(file.format, file.verdict) for file in others] == [(name, "passed") for name in ("onnx", "fp16", "bf16")]

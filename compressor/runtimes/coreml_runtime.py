@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ class CoreMLRuntime:
     precision = "fp32"
 
     def __init__(self, path: Path, *, label: str | None = None, device: str = "cpu") -> None:
-        _require_macos(path, sys.platform)
         if device not in UNITS:
             raise UsageError(f"device {device!r}: Core ML runs on {', '.join(UNITS)}")
         import coremltools as ct
@@ -58,11 +56,6 @@ class CoreMLRuntime:
         with one_line(f"{self.label}: Core ML failed on {tuple(lr.shape)}"):
             images = [self._model.predict({self._input: one[None]})[self._output] for one in fed]
         return torch.from_numpy(np.concatenate(images).astype(np.float32, copy=False)).to(lr.device)
-
-
-def _require_macos(path: Path, platform: str) -> None:
-    if platform != "darwin":
-        raise SrkdError(f"{path}: Core ML's packages run on macOS only")
 
 
 def image_of(spec: Any, label: str) -> Image:

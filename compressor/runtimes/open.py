@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from compressor.errors import MissingExtra, SrkdError, UsageError
 from compressor.nearest import nearest
 from compressor.progress import Announce, unheard
+from compressor.trt.driver import driver_missing
 
 # The command line reads the table for its help, which imports no torch.
 if TYPE_CHECKING:
@@ -49,11 +51,20 @@ class RuntimeKind:
     """The extra of the distribution that brings them."""
     any_precision: bool = False
     """Whether the precision is chosen where a file is opened; of others it lies in the file."""
+    obstacle: Callable[[], str | None] | None = None
+    """In one line, what this machine lacks that no package brings; None: nothing."""
 
     def lacking(self) -> str | None:
-        """In one line, what to install before such a file can be opened; None: nothing."""
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """In one line, what must be there before such a file can be opened; None: nothing."""
+        obstacle = self.obstacle() if self.obstacle is not None else None
+        if obstacle is not None:
+            return obstacle
+        missing = self.absent()
         return str(MissingExtra(", ".join(missing), self.extra or "")) if missing else None
+
+    def absent(self) -> tuple[str, ...]:
+        """Modules that are not installed."""
+        return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
 
 def _open_torch(request: Request) -> Runtime:
@@ -190,6 +201,10 @@ def _open_engine(request: Request) -> Runtime:
     return runtime
 
 
+def _no_macos() -> str | None:
+    return None if sys.platform == "darwin" else "Core ML's packages run on macOS only"
+
+
 RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
     {
         "torch": RuntimeKind(
@@ -220,6 +235,7 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_engine,
             needs=("tensorrt",),
             extra="tensorrt",
+            obstacle=driver_missing,
         ),
         "litert": RuntimeKind(
             "a LiteRT or TensorFlow Lite model (.tflite)",
@@ -241,6 +257,7 @@ RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType(
             _open_coreml,
             needs=("coremltools",),
             extra="coreml",
+            obstacle=_no_macos,
         ),
     }
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from compressor.checkpoints.container import file_sha256
-from compressor.errors import SrkdError
+from compressor.errors import MissingExtra, SrkdError
+from compressor.progress import Announce, unheard
 from compressor.runtimes.open import RUNTIMES, open_model, runtime_of
 from compressor.runtimes.sidecar import read_sidecar
 
@@ -22,18 +23,35 @@ def said_by(path: Path) -> Mapping[str, str]:
 
 
 def checkpoint_beside(path: Path) -> Path:
-    """The checkpoint in the same folder that `path` was exported from; one line where there is none."""
+    """The checkpoint that `path` was exported from, in its folder or the one above; one line where there is none."""
     source = said_by(path).get(SOURCE, "")
     if not source:
         raise SrkdError(f"{path} does not say what it was made from")
-    try:
-        beside = sorted(file for file in path.parent.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
-    except OSError as error:
-        raise SrkdError(f"{path.parent}: {error.strerror or error}") from error
-    for file in beside:
+    folder = path.resolve().parent
+    for file in (*_checkpoints(folder), *_checkpoints(folder.parent)):
         if file_sha256(file) == source:
             return file
     raise SrkdError(f"{path} was made from a checkpoint with the SHA-256 {source[:12]}…, which is not beside it")
+
+
+def checkpoint_of(model: str | Path, announce: Announce = unheard) -> Path:
+    """A checkpoint or run folder itself; of an exported file the checkpoint beside it."""
+    path = Path(model)
+    if runtime_of(path) == "torch":
+        return path
+    try:
+        found = checkpoint_beside(path)
+    except SrkdError as error:
+        raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
+    announce(f"{path} is an exported file: starting from {found}, which it was made from")
+    return found
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
+    except OSError as error:
+        raise SrkdError(f"{folder}: {error.strerror or error}") from error
 
 
 def _of_sidecar(path: Path) -> Mapping[str, str]:
@@ -48,9 +66,9 @@ def _of_engine(path: Path) -> Mapping[str, str]:
 
 
 def _of_package(path: Path) -> Mapping[str, str]:
-    lacking = RUNTIMES["coreml"].lacking()
-    if lacking is not None:
-        raise SrkdError(f"{path}: {lacking}")
+    coreml = RUNTIMES["coreml"]
+    if coreml.absent():
+        raise SrkdError(f"{path}: {MissingExtra(', '.join(coreml.absent()), coreml.extra or '')}")
     from compressor.runtimes.coreml_runtime import read_metadata
 
     return read_metadata(path)

@@ -19,7 +19,7 @@ from compressor.trt.build import BuildJob
 from compressor.trt.cuda import Cuda
 from compressor.trt.engine_file import EngineFacts, EngineFile, Machine, read_engine, sha256_of, write_engine
 from compressor.trt.onnx_facts import onnx_facts
-from compressor.trt.shapes import Shapes
+from compressor.trt.shapes import Shapes, size_of
 
 
 def machine_here(trt: Any, cuda: Cuda) -> Machine:
@@ -78,7 +78,7 @@ def _renewed(
     here = machine_here(trt, cuda)
     why = f"{file.path} was built for another machine ({'; '.join(facts.machine.differences(here))})"
     onnx = file.path.with_name(facts.onnx)
-    command = "srkd export MODEL --trt, with the checkpoint it came from, makes a new one"
+    command = _remedy(facts)
     if not onnx.is_file():
         raise SrkdError(f"{why}, and {facts.onnx}, to build it anew from, is not beside it: {command}")
     if sha256_of(onnx) != facts.onnx_sha256:
@@ -92,6 +92,16 @@ def _renewed(
     announce(f"{why}: building {path} from {facts.onnx}")
     build_engine(onnx, path, facts.precision, facts.shapes, trt, cuda, progress)
     return read_engine(path)
+
+
+def _remedy(facts: EngineFacts) -> str:
+    """The command that makes the same engine for this machine."""
+    if facts.precision == "int8":  # of a file that holds the scales; a checkpoint does not
+        return f"bring {facts.onnx} here, its int8 scales are nowhere else"
+    flag = "--trt" if facts.precision == "fp16" else f"--trt-{facts.precision}"
+    tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (facts.shapes.tuned, facts.shapes.largest))
+    sizes = f"--static {largest}" if facts.shapes.fixed else f"--sizes {tuned},{largest}"
+    return f"srkd export MODEL {flag} {sizes}, with the checkpoint it came from, makes a new one"
 
 
 def _found(path: Path, facts: EngineFacts, here: Machine) -> EngineFile | None:

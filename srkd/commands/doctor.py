@@ -57,8 +57,8 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
 
 def _row(piece: Piece) -> tuple[str, ...]:
     here = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
-    told = piece.command or piece.remark or ""
-    return piece.name, here, piece.adds, told
+    told = "; ".join(line for line in (piece.command, piece.remark) if line)
+    return piece.name, f"{here}, {piece.version}" if piece.version else here, piece.adds, told
 
 
 def _try_tensorrt(console: Console) -> None:

@@ -32,7 +32,7 @@ def one_flag_a_format(body: Body) -> Body:
     """A flag for each row of the table of formats, collected by name in `formats`."""
     decorate: list[Callable[[Body], Body]] = []
     for row in FORMATS.values():
-        told = f"{row.title}{'; the default' if row.name in DEFAULT_FORMATS else ''}."
+        told = f"{row.told}{'; the default' if row.name in DEFAULT_FORMATS else ''}."
         decorate.append(click.option(f"--{row.name}", "formats", flag_value=row.name, multiple=True, help=told))
     for option in reversed(decorate):
         body = option(body)
@@ -84,7 +84,9 @@ def command(
 
     asked = tuple(FORMATS) if everything else formats
     with console.progress() as progress:
-        report = export(formats=asked, arch_options=dict(arch_options), progress=progress, **options)
+        report = export(
+            formats=asked, arch_options=dict(arch_options), progress=progress, announce=console.say, **options
+        )
     if console.wants_json:
         console.emit("export", {"model": str(options["model"]), **vars(report)})
     else:
