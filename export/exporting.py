@@ -129,13 +129,13 @@ class _Order:
     taken: dict[Path, str]
     """Files that no other may replace, and what they are: the model, and what was written before."""
 
-    def claim(self, unproved: Path) -> None:
-        """Take the names of a file and its companions, as they lie in a temporary folder."""
+    def free_names(self, unproved: Path) -> list[Path]:
+        """The final names of a file and its companions, as they lie in a temporary folder."""
         names = [(self.out_dir / part.name).resolve() for part in sorted(unproved.parent.iterdir())]
         for name in names:
             if name in self.taken:
                 raise SrkdError(f"{name.name} would be written over {self.taken[name]}: name another folder (--out)")
-        self.taken.update(dict.fromkeys(names, f"that of --{self.row.name}"))
+        return names
 
     def path(self) -> Path:
         machine = f".{self.row.precision}.{self.row.load_bound().machine()}" if self.row.machine_bound else ""
@@ -167,7 +167,7 @@ def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progres
     try:
         with atomic_files(path) as unproved, _named(unproved, path):
             facts = convert_to(row, order.network, order.source, unproved, order.choices, progress)
-            order.claim(unproved)
+            names = order.free_names(unproved)
             if not_run is None:
                 proof = prove(row, unproved, order.network, inputs, progress, order.choices)
                 if proof.reason is not None:
@@ -179,6 +179,7 @@ def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progres
         reason = str(error) + (f" ({path}, there from before, was left alone)" if path.exists() else "")
         parity = None if proof is None else proof.parity
         return replace(order.report("failed", reason, started), parity=parity, facts=facts)
+    order.taken.update(dict.fromkeys(names, f"that of --{row.name}"))
     verdict: Verdict = "unproved" if proof is None else "passed"
     parity = None if proof is None else proof.parity
     return FileReport(row.name, path, size, row.precision, parity, verdict, time.monotonic() - started, not_run, facts)
