@@ -25,6 +25,7 @@ from benchmarks.equal_budget import (
     conditions,
     leaders,
     parser_of,
+    seconds_a_run,
     student_line,
     table,
     told_to,
@@ -100,10 +101,18 @@ def table3(file: Path | None, student: str | None) -> list[Contender]:
 
 
 def _compared(rows: Sequence[Contender], published: Mapping[str, Published], options: argparse.Namespace) -> list[str]:
-    scores: Scores = compare(rows, budget_of(options), options.data)
+    budget = budget_of(options)
+    scores: Scores = compare(rows, budget, options.data)
     first = options.out / f"{rows[0].name}-seed{FIRST_SEED}"
     heading = f"Student {student_line(first)}; {conditions(first)}"
-    return [heading, "", *table(rows, scores, published, rows[0].name), "", *leaders(rows, scores), ""]
+    return [
+        heading,
+        "",
+        *table(rows, scores, published, seconds_a_run(rows, budget), rows[0].name),
+        "",
+        *leaders(rows, scores),
+        "",
+    ]
 
 
 if __name__ == "__main__":

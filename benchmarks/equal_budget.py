@@ -163,6 +163,18 @@ def scored(folder: Path, data: Path) -> dict[str, float]:
     return psnr
 
 
+def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
+    """What training took, the median of a contender's seeds; of a run that was taken up, its last part."""
+    folders = {
+        one.name: [budget.out / f"{one.name}-seed{FIRST_SEED + seed}" for seed in range(budget.seeds)]
+        for one in contenders
+    }
+    return {
+        name: statistics.median(float(facts_of(run)["result"]["seconds"]) for run in runs)
+        for name, runs in folders.items()
+    }
+
+
 def conditions(folder: Path) -> str:
     """What was trained on what, told by one run of those that have it alike."""
     told = facts_of(folder)
@@ -183,16 +195,20 @@ def student_line(folder: Path) -> str:
 
 
 def table(
-    contenders: Sequence[Contender], scores: Scores, published: Mapping[str, Published], baseline: str = "scratch"
+    contenders: Sequence[Contender],
+    scores: Scores,
+    published: Mapping[str, Published],
+    seconds: Mapping[str, float],
+    baseline: str = "scratch",
 ) -> list[str]:
-    """A row a contender: our figures, our gain over the baseline, and the published one."""
-    rows = [("", *SETS, "gain over scratch", "published"), ("---",) * (3 + len(SETS))]
+    """A row a contender: our figures, our gain over the baseline, the published one, and what a run took."""
+    rows = [("", *SETS, "gain over scratch", "published", "s a run"), ("---",) * (4 + len(SETS))]
     for one in contenders:
         runs = scores[one.name]
         cells = [str(Spread.of([run[name] for run in runs])) for name in SETS]
         over = "" if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline)
         known = published.get(one.name)
-        rows.append((one.called, *cells, over, "" if known is None else str(known)))
+        rows.append((one.called, *cells, over, "" if known is None else str(known), f"{seconds[one.name]:.0f}"))
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 

@@ -28,6 +28,7 @@ from benchmarks.equal_budget import (
     means,
     parser_of,
     preset_contender,
+    seconds_a_run,
     student_line,
     table,
     told_to,
@@ -59,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
     options = parser.parse_args(arguments)
     contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
-    scores = compare(contenders, budget_of(options), options.data)
+    budget = budget_of(options)
+    scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
     first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
     heading = f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first)}"
-    told = [*table(contenders, scores, PUBLISHED), "", *leaders(contenders, scores), "", *ranking(scores)]
+    told = [*table(contenders, scores, PUBLISHED, seconds), "", *leaders(contenders, scores), "", *ranking(scores)]
     told_to(options.to, [heading, "", *told])
     return 0
 

@@ -79,11 +79,20 @@ def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
 
 
 def test_the_table_and_its_gains() -> None:
-    lines = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")})
-    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  |  |"
-    assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) |")
-    assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  |")
-    assert all(line.count("|") == 7 for line in lines)
+    seconds = {"scratch": 9.4, "dukd": 38.0, "logits": 16.6}
+    lines = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")}, seconds)
+    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  |  | 9 |"
+    assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) | 38 |")
+    assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  | 17 |")
+    assert all(line.count("|") == 8 for line in lines)
+
+
+def test_the_time_of_a_row_is_that_of_its_middle_seed(tmp_path: Path) -> None:
+    for seed, seconds in zip((10, 11, 12), (9.0, 30.0, 11.0), strict=True):
+        (tmp_path / f"mine-seed{seed}").mkdir()
+        facts = {"result": {"seconds": seconds}}
+        (tmp_path / f"mine-seed{seed}" / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert equal_budget.seconds_a_run([ONE], Budget(None, 1, tmp_path)) == {"mine": 11.0}
 
 
 def test_the_best_is_held_against_all_others_by_seed() -> None:
