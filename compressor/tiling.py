@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from compressor.ensemble import Run
-from compressor.errors import SrkdError, UsageError
+from compressor.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.resize import reflected_indices
 
 AUTO_MEMORY_BYTES = 4 * 1024**3
@@ -31,8 +31,6 @@ ASSUMED_CHANNELS = 256
 MIN_TILE = 16
 UNBOUNDED_OVERLAP = 16
 """LR pixels around a tile of a network whose receptive field has no bound."""
-
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
 
 @dataclass(frozen=True)
@@ -172,13 +170,6 @@ def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: i
     length = max(tile + 2 * margin, shortest)
     starts = range(0, size, tile)
     return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch, ONNX Runtime and Python each say it in their own way."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def _check(tile: int | None, radius: int | None, overlap: int, batch: int) -> None:

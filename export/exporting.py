@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from compressor.atomic import atomic_files
-from compressor.errors import SrkdError, UsageError
+from compressor.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.networks.base import Descriptor, Network
 from compressor.progress import Progress, silent
 from compressor.runtimes.sidecar import sidecar_path, sidecar_text
@@ -85,8 +85,16 @@ def export_model(
         progress("export", done, len(rows))
         fitting = replace(wanted, lr_size=wanted.lr_size or row.default_lr_size)
         order = _Order(row, network, source, out_dir, fitting, taken)
-        inputs = proof_inputs(_narrowed(network.descriptor, order.choices), photos)
-        files.append(_export(order, inputs, wanted, progress))
+        try:
+            inputs = proof_inputs(_narrowed(network.descriptor, order.choices), photos)
+            files.append(_export(order, inputs, wanted, progress))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            files.append(
+                order.report("failed", "its images do not fit into memory: name a smaller size", time.monotonic())
+            )
+            continue
         compared |= dict.fromkeys(given.name for given in inputs)
     progress("export", len(rows), len(rows))
     written = {file.format: file.path for file in files if file.path is not None}

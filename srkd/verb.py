@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import click
 
-from compressor.errors import SrkdError
+from compressor.errors import SrkdError, is_out_of_memory
 from srkd.console import Console, stdout_for_json
 
 Body = Callable[..., None]
@@ -56,8 +56,8 @@ def guarded(console: Console, body: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         _finish(console, f"{where}{error.strerror or error}", 1)
     except Exception as error:  # noqa: BLE001
-        if _out_of_memory(error):
-            _finish(console, "not enough memory: try smaller images, --tile or --batch, or another --device", 1)
+        if is_out_of_memory(error):
+            _finish(console, "not enough memory: try smaller images, tiles or batches, or another device", 1)
         else:
             told = " ".join(f"{type(error).__name__}: {error}".split())
             _finish(console, f"internal error: {told}; rerun with -v for the traceback", 1)
@@ -82,15 +82,6 @@ def _finish(console: Console, message: str, exit_code: int) -> None:
     if message:
         console.error(message)
     raise click.exceptions.Exit(exit_code)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # torch names its own error on a GPU and only words it on the CPU.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _common_options(figures: bool) -> list[click.Parameter]:

@@ -291,3 +291,19 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
     assert pieces["new"].command == "pip install 'srkd[ncnn]'"
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+
+
+def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(job: Conversion) -> Mapping[str, object]:
+        torch.empty(1 << 50)
+        raise AssertionError("this machine has a petabyte")
+
+    new_format(monkeypatch, too_large)
+    new, plain = export_model(network, SOURCE, ["new", "onnx"], tmp_path).files
+    assert (new.verdict, new.path, plain.verdict) == ("failed", None, "passed")
+    assert new.reason == "its images do not fit into memory: name a smaller size"
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx"}
+    huge = export_model(network, SOURCE, ["onnx"], tmp_path / "huge", choices=Choices(lr_size=(999_999, 999_999)))
+    assert [file.verdict for file in huge.files] == ["failed"] and huge.compared_on == ()

@@ -18,7 +18,7 @@ import torch
 
 from compressor.checkpoints.formats import Opened, open_legacy, open_safetensors, open_zip
 from compressor.checkpoints.pickles import StorageRef, TensorRef
-from compressor.errors import SrkdError
+from compressor.errors import SrkdError, is_out_of_memory
 
 MOST_AXES = 8
 
@@ -79,10 +79,8 @@ def open_container(path: Path) -> Iterator[Container]:
         raise SrkdError("no such file") from error
     except OSError as error:
         raise SrkdError(f"cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise SrkdError("does not fit into memory") from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):  # torch has no error of its own for this
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise SrkdError("does not fit into memory") from error
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from compressor.errors import SrkdError
+from compressor.errors import SrkdError, is_out_of_memory
 from compressor.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
@@ -70,13 +70,8 @@ class one_line(AbstractContextManager[None]):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, SrkdError):
             if is_out_of_memory(error):
-                return
+                return  # tiling answers it by smaller tiles
             raise SrkdError(f"{self.what}: {reason_of(error)}") from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Left as it is: tiling answers it by smaller tiles."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def reason_of(error: Exception) -> str:
