@@ -33,14 +33,14 @@ OWN_LIMIT_BYTES = 200_000
 """Of our own code and style: the app is a template, and stays one that can be read."""
 
 ENGINES = {
-    "ort.wasm.min.mjs": False,
-    "ort-wasm-simd-threaded.mjs": False,
-    "ort-wasm-simd-threaded.wasm": False,
-    "ort.webgpu.min.mjs": True,
-    "ort-wasm-simd-threaded.asyncify.mjs": True,
-    "ort-wasm-simd-threaded.asyncify.wasm": True,
+    "ort.wasm.min.mjs": None,
+    "ort-wasm-simd-threaded.mjs": None,
+    "ort-wasm-simd-threaded.wasm": None,
+    "ort.webgpu.min.mjs": "webgpu",
+    "ort-wasm-simd-threaded.asyncify.mjs": "webgpu",
+    "ort-wasm-simd-threaded.asyncify.wasm": "webgpu",
 }
-"""Files of onnxruntime-web, and whether they are kept only once a device has used them (WebGPU's are 27 MB)."""
+"""Files of onnxruntime-web, and the engine that a device has to use for them to be kept (WebGPU's are 27 MB)."""
 
 COMPRESSED = (".wasm", ".mjs", ".js", ".css", ".html", ".webmanifest", ".svg")
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
@@ -171,7 +171,7 @@ def build(*, dev: bool = False) -> Path:
 def fill(folder: Path) -> None:
     """Write everything, the list of files last."""
     package = MODULES / "onnxruntime-web"
-    files = {address: (path, False) for address, path in own_files()}
+    files: dict[str, tuple[Path, str | None]] = {address: (path, None) for address, path in own_files()}
     files |= {f"ort/{name}": (package / "dist" / name, later) for name, later in ENGINES.items()}
     listed = []
     for address, (source, later) in files.items():

@@ -13,8 +13,10 @@ self.addEventListener("install", (event) => event.waitUntil(Promise.all([keepApp
 
 self.addEventListener("activate", (event) => event.waitUntil(dropOld().then(() => self.clients.claim())));
 
-self.addEventListener("message", ({ data }) => {
+self.addEventListener("message", (event) => {
+  const { data, ports } = event;
   if (data === "take over") self.skipWaiting();
+  else if (data?.keep) event.waitUntil(keepEngine(data.keep).then(() => missing(data.keep)).then((found) => ports[0].postMessage(found)));
 });
 
 self.addEventListener("fetch", (event) => {
@@ -29,14 +31,41 @@ self.addEventListener("fetch", (event) => {
 /** All or nothing: one file that is missing, or is not the one the build saw, and the old version stays. */
 async function keepApp() {
   const cache = await caches.open(APP);
-  await Promise.all(
-    PRECACHE.files.map(async ({ path, integrity, later }) => {
-      if (later) return;
-      const response = await fetch(here(path), { integrity, cache: "no-cache" });
-      if (!response.ok) throw new Error(`${path}: ${response.status}`);
-      await cache.put(here(path), response);
-    }),
-  );
+  await Promise.all(PRECACHE.files.filter(({ later }) => !later).map((file) => keepFile(cache, file)));
+}
+
+async function keepFile(cache, { path, integrity }) {
+  const response = await fetch(here(path), { integrity, cache: "no-cache" });
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  await cache.put(here(path), response);
+}
+
+/** The files of an engine that this device uses; `later` names the engine where they are not kept from the start. */
+async function keepEngine(engine) {
+  const cache = await caches.open(APP);
+  for (const file of PRECACHE.files) {
+    if (file.later !== engine || (await cache.match(here(file.path)))) continue;
+    await keepFile(cache, file).catch(() => {});
+  }
+}
+
+/** What would not be there offline: models and samples of the list, the list itself, files of the engine in use. */
+async function missing(engine) {
+  if ((await unkept(engine)).length) await keepData();
+  return unkept(engine);
+}
+
+async function unkept(engine) {
+  const [app, data] = [await caches.open(APP), await caches.open(DATA)];
+  const list = await data.match(here(LIST));
+  if (!list) return [LIST];
+  const { models = [], samples = [] } = await list.json();
+  const found = [];
+  for (const row of [...models, ...samples]) if (!(await data.match(addressOf(row)))) found.push(row.url);
+  for (const { path, later } of PRECACHE.files) {
+    if (later === engine && !(await app.match(here(path)))) found.push(path);
+  }
+  return found;
 }
 
 /** Models and samples, so that the first visit is enough. What of them cannot be had does not stop the app. */
@@ -62,19 +91,24 @@ async function list(request, later) {
   return isolated(response);
 }
 
-/** Keep what the list names, drop what it no longer does. */
+/** Keep what the list names, drop what it no longer does. What cannot be had is left out, and told by `missing`. */
 async function keepNamed(cache, { models = [], samples = [] }) {
-  const wanted = new Set([
-    here(LIST),
-    ...models.map(({ url, sha256 }) => here(sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url)),
-    ...samples.map(({ url }) => here(url)),
-  ]);
-  for (const request of await cache.keys()) if (!wanted.has(request.url)) await cache.delete(request);
-  for (const address of wanted) {
+  const wanted = new Map([...models, ...samples].map((row) => [addressOf(row), row.sha256]));
+  for (const { url } of await cache.keys()) if (url !== here(LIST) && !wanted.has(url)) await cache.delete(url);
+  for (const [address, sha256] of wanted) {
     if (await cache.match(address)) continue;
-    const response = await fetch(address);
-    if (response.ok) await cache.put(address, response);
+    const response = await fetch(address, sha256 ? { integrity: integrityOf(sha256) } : {}).catch(() => null);
+    if (response?.ok) await cache.put(address, response).catch(() => {});
   }
+}
+
+/** With the hash in the address another file of the same name is never taken for it. */
+function addressOf({ url, sha256 }) {
+  return here(sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url);
+}
+
+function integrityOf(sha256) {
+  return `sha256-${btoa(sha256.match(/../g).map((pair) => String.fromCharCode(parseInt(pair, 16))).join(""))}`;
 }
 
 async function kept(request, path) {
