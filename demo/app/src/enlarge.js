@@ -10,14 +10,19 @@ import { fixedMargin, fixedSpans, spans, tileWithin, roundedUp, UNBOUNDED_OVERLA
 /** What the feature maps of one window may take, by the count in `tileWithin`. */
 export const FEATURE_BYTES = 192 * 2 ** 20;
 
-/** Output pixels shown on the page; larger results are shown reduced and saved whole. Safari's canvases hold 16 MP. */
-export const SHOWN_PIXELS = 8e6;
+/**
+ * Results up to SHOWN_PIXELS are on the page as they are (Safari's canvases hold 16 MP). Larger ones are shown reduced to
+ * at most REDUCED_PIXELS and saved whole: a browser holds a canvas that changes several times over.
+ */
+const SHOWN_PIXELS = 8e6;
+const REDUCED_PIXELS = 4e6;
 
 export class Cancelled extends Error {}
 
 /** How an output of this many pixels is shown: every `reduction`-th pixel a side, averaged. */
 export function reductionFor(width, height) {
-  return Math.max(1, Math.ceil(Math.sqrt((width * height) / SHOWN_PIXELS)));
+  const pixels = width * height;
+  return pixels <= SHOWN_PIXELS ? 1 : Math.ceil(Math.sqrt(pixels / REDUCED_PIXELS));
 }
 
 /** The windows of a picture of width x height for a network, and whether their seams are exact. */
@@ -45,7 +50,7 @@ export function plan(width, height, facts, reduction, tile = 0) {
 }
 
 /**
- * Run it. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
+ * Run it. `on.begun(total)` comes before the first tile. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
  * work with `Cancelled`. Gives { blob, tiles, medianMs, seconds, exact, window }; `blob` null without `png`.
  */
 export async function enlarge(picture, network, { png, tile, limit }, on) {
@@ -56,12 +61,15 @@ export async function enlarge(picture, network, { png, tile, limit }, on) {
   const { columns, rows, exact } = plan(picture.width, picture.height, network.facts, reduction, tile);
   const total = columns.length * rows.length;
   const writer = png && canStreamPng ? new PngWriter(width, height) : null;
+  const tallest = Math.max(...rows.map(({ start, stop }) => stop - start)) * scale;
+  const whole = writer && new Uint8ClampedArray(width * tallest * 4);
   const times = [];
   const began = performance.now();
   try {
+    on.begun(total);
     for (const row of rows) {
       const tall = (row.stop - row.start) * scale;
-      const strip = writer && new Uint8ClampedArray(width * tall * 4);
+      const strip = whole?.subarray(0, width * tall * 4);
       for (const column of columns) {
         if (on.stopped()) throw new Cancelled();
         const { rgba, wide, ms } = await oneTile(picture, network, row, column);

@@ -3,6 +3,9 @@
 const SIGNATURE = Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10);
 const PART_BYTES = 1 << 20;
 
+/** The compressor is fed in small pieces: what waits before it is held twice. */
+const ROWS_AT_ONCE = 32;
+
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
   return n >>> 0;
@@ -24,8 +27,15 @@ export class PngWriter {
     this.collected.catch(() => {});
   }
 
-  /** The next rows, from RGBA bytes; alpha is left out. Resolves when the compressor is ready for more. */
+  /** The next rows, from RGBA bytes; alpha is left out. Resolves when the compressor has taken them. */
   async write(rgba) {
+    const row = this.width * 4;
+    for (let at = 0; at < rgba.length; at += ROWS_AT_ONCE * row) {
+      await this.#rows(rgba.subarray(at, at + ROWS_AT_ONCE * row));
+    }
+  }
+
+  async #rows(rgba) {
     const bytes = this.width * 3;
     const rows = rgba.length / (this.width * 4);
     const filtered = new Uint8Array(rows * (bytes + 1));
