@@ -133,7 +133,6 @@ def test_bicubic_student_and_teacher_are_views(
         visit.ready().choose()
         visit.done()
         visit.page.select_option("#left", label="Teacher")
-        visit.until("document.querySelector('#model-name').textContent === 'Teacher'")
         visit.page.wait_for_selector("#work", state="hidden")
         same = """(() => {
             const canvases = [...document.querySelectorAll(".sheet canvas")];

@@ -214,22 +214,3 @@ def test_webgpu_runs_where_it_is_wanted(
         visit.complaints[:] = [
             told for told in visit.complaints if "WebGPU" not in told and "powerPreference" not in told
         ]
-
-
-def test_a_camera_runs_live(
-    launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site]
-) -> None:
-    flags = (*FLAGS, "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
-    with visiting(launch(flags), serve(site), **PHONE) as visit:
-        visit.ready().page.click("#live")
-        visit.page.wait_for_selector("#frames:has-text('FPS')")
-        width = visit.page.eval_on_selector("#sheet-right canvas", "canvas => canvas.width")
-        assert width == 2 * 96
-        painted = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
-        assert visit.page.eval_on_selector("#sheet-right canvas", painted) > 10
-        assert visit.text("live") == "Stop"
-        visit.page.click("#live")
-        visit.page.wait_for_selector("body[data-mode=empty]")
-        assert visit.text("live") == "Live"
-        visit.choose()
-        visit.done()

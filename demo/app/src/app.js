@@ -1,15 +1,19 @@
 // The page: what the buttons do.
 
 import { Cancelled, Engine } from "./engine.js";
-import { Live } from "./live.js";
+import { Camera } from "./camera.js";
+import { wireFiles } from "./given.js";
+import { cameraObstacle } from "./live.js";
 import { BICUBIC, fetchList, fromFile } from "./models.js";
-import { keepOffline, offerInstall, offlineObstacle } from "./offline.js";
-import { fillChoices, part, say, showEngine, showFigures, showModel, showProgress, showSamples, trouble } from "./panel.js";
+import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offline.js";
+import * as panel from "./panel.js";
+import { part, say, trouble } from "./panel.js";
 import { Session } from "./session.js";
 import { Viewer } from "./viewer.js";
 import { number, size } from "./words.js";
 
 const models = [{ key: BICUBIC, title: "Bicubic", scale: null }];
+const samples = [];
 const viewer = new Viewer({
   stage: part("stage"),
   left: part("sheet-left"),
@@ -18,38 +22,66 @@ const viewer = new Viewer({
   onChange: offerCrop,
 });
 const engine = new Engine();
-const live = new Live(engine);
 const session = new Session(engine, {
   show: (side, canvas) => viewer.show(side, canvas),
-  progress: (tile, model) => showProgress(tile, model.title),
+  work: panel.showWork,
+  begun: (total, { title }) => panel.showBegun(total, title),
+  tile: (tile, { title }) => panel.showProgress(tile, title),
   done: finished,
   ask: askFirst,
-  opened: (model, facts, choice) => {
-    showModel(model, facts);
-    showEngine(choice);
-  },
+  engine: showEngine,
 });
+session.sides = { left: models[0], right: models[0] };
+const camera = new Camera({ engine, session, viewer, refresh, complain });
 
-/** Runs `work`; what goes wrong is said on the page. */
+/** What was asked for last: a picture that comes late is not shown in place of a later one. */
+let asked = 0;
+let owned = 0;
+let adding = Promise.resolve();
+let choice = null;
+let workerRefused = null;
+let kept = false;
+
+/** Runs `work`; what goes wrong is said on the page. Gives whether it came to its end. */
 async function attempt(work) {
   trouble(null);
   try {
-    return await work();
+    await work();
+    return true;
   } catch (error) {
     // Whoever cancels has said why already, or asks for something else at once.
-    if (error instanceof Cancelled) return undefined;
-    trouble(error.message);
-    part("trouble").scrollIntoView({ block: "nearest" });
-    return undefined;
+    if (!(error instanceof Cancelled)) complain(error);
+    return false;
   }
 }
 
-function finished(result, model) {
-  if (model !== session.sides.right && session.sides.right.key !== BICUBIC) return;
-  showFigures(result);
+function complain(error) {
+  trouble(error.message);
+  part("trouble").scrollIntoView({ block: "nearest" });
+}
+
+function showEngine(chosen) {
+  choice = chosen;
+  const reason = workerRefused ?? offlineObstacle();
+  const remedy = reason
+    ? "Here no service worker can add them."
+    : "The app's service worker adds them: load the page once more.";
+  panel.showEngine(choice, remedy);
+}
+
+function finished(side, result) {
+  if (side === "right") offerFiles();
+  if (side !== session.subject()) return;
+  showSubject();
   const { width, height } = result.picture;
-  say(`Done: ${model.title} made ${size(width * result.scale, height * result.scale)} pixels.`);
-  offerFiles();
+  say(`Done: ${result.model.title} made ${size(width * result.scale, height * result.scale)} pixels.`);
+}
+
+/** Model and figures of one and the same side, so that they belong together. */
+function showSubject() {
+  const side = session.subject();
+  panel.showModel(side && session.sides[side]);
+  panel.showFigures(side && session.resultOf(side));
 }
 
 function askFirst(picture, pixels) {
@@ -60,17 +92,21 @@ function askFirst(picture, pixels) {
 }
 
 function stop() {
-  const { value, max } = part("progress");
-  session.cancel();
-  part("ask-words").textContent = `Cancelled after ${value} of ${max} tiles.`;
-  part("ask").hidden = false;
+  const { value, max, position } = part("progress");
+  session.stop();
   say("Cancelled.");
+  if (document.body.dataset.mode !== "picture") return;
+  const when = position < 0 ? "before the first tile" : `after ${value} of ${max} tiles`;
+  part("ask-words").textContent = `Cancelled ${when}.`;
+  part("ask").hidden = false;
 }
 
-async function offerFiles() {
-  const file = await session.file("right").catch(() => null);
-  part("save").disabled = !file;
-  part("share").disabled = !file || !navigator.canShare?.({ files: [file] });
+/** Only what is there can be saved; sharing is offered where the browser takes such a file. */
+function offerFiles() {
+  const result = session.resultOf("right");
+  const file = new File([result?.blob ?? ""], "picture.png", { type: "image/png" });
+  part("save").disabled = !result;
+  part("share").disabled = !result || !navigator.canShare?.({ files: [file] });
 }
 
 function offerCrop() {
@@ -78,7 +114,7 @@ function offerCrop() {
 }
 
 async function show(blob, name) {
-  stopLive();
+  asked++;
   await attempt(async () => {
     await session.take(blob, name);
     startView();
@@ -90,22 +126,24 @@ function startView() {
   const { picture } = session;
   document.body.dataset.mode = "picture";
   viewer.reset(picture.width, picture.height);
-  for (const id of ["save", "share"]) part(id).disabled = true;
-  part("ask").hidden = true;
   say(`${picture.name}, ${size(picture.width, picture.height)} pixels.`);
 }
 
 async function refresh() {
   part("ask").hidden = true;
+  showSubject();
+  offerFiles();
   await session.refresh();
-  await offerFiles();
 }
 
 async function showSample({ url, name }) {
+  const mine = ++asked;
   await attempt(async () => {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`The sample ${name} could not be loaded (${response.status}).`);
-    await show(await response.blob(), name);
+    const response = await fetch(url).catch(() => null);
+    if (mine !== asked) throw new Cancelled();
+    if (!response?.ok) throw new Error(`The sample ${name} could not be loaded (${response?.status ?? "no connection"}).`);
+    const blob = await response.blob();
+    if (mine === asked) await show(blob, name);
   });
 }
 
@@ -117,133 +155,99 @@ async function cutToView() {
   });
 }
 
-async function openModelFile(file) {
-  const model = fromFile(file, `own-${models.length}`);
+/** Models of the user's, in the order in which they were given; the last one is chosen. */
+function openModels(files) {
+  adding = adding.then(() => addModels(files));
+}
+
+/** Each is opened once, so that one of no use is refused before it can be chosen. */
+async function addModels(files) {
   await attempt(async () => {
-    session.cancel();
-    await session.busy.catch(() => {});
-    await session.open(model);
-    models.push(model);
-    session.sides.right = model;
-    fillChoices(models, session.sides);
-    say(`${model.title} is open.`);
+    const refused = [];
+    for (const file of files) {
+      const model = fromFile(file, `own-${++owned}`);
+      try {
+        await session.alone(`Loading ${model.title}…`, () => session.open(model));
+      } catch (error) {
+        if (error instanceof Cancelled) throw error;
+        refused.push(error.message);
+        continue;
+      }
+      models.push(model);
+      session.sides.right = model;
+      panel.fillChoices(models, session.sides);
+      say(`${model.title} is open.`);
+    }
+    await refresh();
+    if (refused.length) throw new Error(refused.join(" "));
+  });
+}
+
+async function changeEngine() {
+  part("measured").textContent = "";
+  await attempt(async () => {
+    const wanted = { engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) };
+    const ready = session.setup(wanted);
+    showSubject();
+    offerFiles();
+    showEngine(await ready);
+    if (kept) keepEngine(choice.engine).then(tellKept);
     await refresh();
   });
 }
 
-function takeFile(file) {
-  if (!file) return;
-  if (/\.onnx$/i.test(file.name)) openModelFile(file);
-  else show(file, file.name || "pasted.png");
-}
-
-async function startLive() {
-  if (live.running) return stopLive();
-  const obstacle = Live.obstacle();
-  if (obstacle) return trouble(obstacle);
-  return attempt(async () => {
-    session.cancel();
-    await session.busy.catch(() => {});
-    const model = [session.sides.right, ...models].find(({ key }) => key !== BICUBIC);
-    if (!model) throw new Error("There is no network to run: open an .onnx file first.");
-    await session.open(model);
-    document.body.dataset.mode = "live";
-    part("ask").hidden = true;
-    part("frames").hidden = false;
-    part("live").lastElementChild.textContent = "Stop";
-    let size0 = "";
-    try {
-      await live.start({
-        width: Number(part("live-width").value),
-        onFrame: (frame) => {
-          if (size0 !== `${frame.width}x${frame.height}`) viewer.reset(frame.width, frame.height);
-          size0 = `${frame.width}x${frame.height}`;
-          paintFrame(frame);
-        },
-      });
-    } finally {
-      leaveLive();
-    }
-  });
-}
-
-const frames = { left: document.createElement("canvas"), right: document.createElement("canvas") };
-
-function paintFrame({ rgba, before, width, height, ms, fps }) {
-  const scale = Math.round(Math.sqrt(rgba.length / before.length));
-  put(frames.left, before, width / scale, height / scale);
-  put(frames.right, rgba, width, height);
-  for (const side of ["left", "right"]) viewer.show(side, frames[side]);
-  part("frames").textContent = `${number(fps)} FPS · ${number(ms)} ms`;
-}
-
-function put(canvas, rgba, width, height) {
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  canvas.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
-}
-
-function stopLive() {
-  if (live.running) live.stop();
-}
-
-function leaveLive() {
-  part("frames").hidden = true;
-  part("live").lastElementChild.textContent = "Live";
-  if (document.body.dataset.mode !== "live") return;
-  document.body.dataset.mode = session.picture ? "picture" : "empty";
-  if (session.picture) {
-    viewer.reset(session.picture.width, session.picture.height);
-    attempt(refresh);
-  }
-}
-
-async function changeEngine() {
-  await attempt(async () => {
-    session.cancel();
-    await session.busy.catch(() => {});
-    const wanted = { engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) };
-    showEngine(await session.setup(wanted));
-  });
-}
-
 async function measure() {
+  const measured = part("measured");
+  measured.textContent = "";
   await attempt(async () => {
     const model = [session.sides.right, ...models].find(({ key }) => key !== BICUBIC);
     if (!model) throw new Error("There is no network to measure: open an .onnx file first.");
-    part("measured").textContent = "…";
-    await session.busy.catch(() => {});
-    await session.open(model);
-    const { ms, width, height } = await engine.ask("measure");
-    part("measured").textContent = `${model.title}: ${number(ms)} ms for ${size(width, height)}`;
+    await session.alone(`Measuring ${model.title}…`, async (signal) => {
+      await session.open(model, signal);
+      const { ms, width, height } = await engine.ask("measure", {}, { signal });
+      measured.textContent = `${model.title}: ${number(ms)} ms for ${size(width, height)}`;
+    });
+    await refresh();
   });
 }
 
 async function save() {
-  const file = await session.file("right");
-  if (!file) return;
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(file);
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  say(`Saved as ${file.name}.`);
-}
-
-async function share() {
-  const file = await session.file("right");
-  await navigator.share({ files: [file], title: file.name }).catch((error) => {
-    if (error.name !== "AbortError") trouble(`Sharing did not work: ${error.message}`);
+  await attempt(async () => {
+    const { file, shown } = await session.file("right");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    say(`Saved as ${file.name}.`);
+    if (shown) trouble("This browser cannot write pictures this large: what was saved is the picture in the size that is shown.");
   });
 }
 
-function wire() {
-  for (const id of ["library", "shoot", "model-file"]) {
-    part(id).addEventListener("change", ({ target }) => {
-      takeFile(target.files[0]);
-      target.value = "";
+async function share() {
+  await attempt(async () => {
+    const { file } = await session.file("right");
+    await navigator.share({ files: [file], title: file.name }).catch((error) => {
+      if (error.name !== "AbortError") throw new Error(`Sharing did not work: ${error.message}`);
     });
-  }
-  const clicks = { live: startLive, save, share, crop: cutToView, "ask-part": cutToView, measure, cancel: stop };
+  });
+}
+
+async function choose(side, key) {
+  session.sides[side] = models.find((model) => model.key === key);
+  if (document.body.dataset.mode === "picture") await attempt(refresh);
+  else showSubject();
+}
+
+function toggleLive() {
+  asked++;
+  trouble(null);
+  return camera.toggle();
+}
+
+function wire() {
+  wireFiles({ show, openModels });
+  const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, cancel: stop };
   for (const [id, work] of Object.entries(clicks)) part(id).addEventListener("click", work);
   part("ask-whole").addEventListener("click", () => {
     session.picture.agreed = true;
@@ -253,56 +257,56 @@ function wire() {
   part("zoom-out").addEventListener("click", () => viewer.zoomBy(1 / 1.6));
   part("zoom-fit").addEventListener("click", () => viewer.fit());
   for (const id of ["engine-wanted", "threads-wanted"]) part(id).addEventListener("change", changeEngine);
-  for (const side of ["left", "right"]) {
-    part(side).addEventListener("change", ({ target }) => {
-      session.sides[side] = models.find(({ key }) => key === target.value);
-      if (document.body.dataset.mode === "picture") attempt(refresh);
-    });
-  }
-  addEventListener("paste", ({ clipboardData }) => takeFile(clipboardData?.files[0]));
-  wireDrop();
+  for (const side of ["left", "right"]) part(side).addEventListener("change", ({ target }) => choose(side, target.value));
 }
 
-function wireDrop() {
-  const mark = (on) => document.body.classList.toggle("dragging", on);
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    mark(true);
-  });
-  addEventListener("dragleave", ({ relatedTarget }) => relatedTarget || mark(false));
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    mark(false);
-    takeFile(event.dataTransfer.files[0]);
-  });
+function tellKept(missing) {
+  kept = true;
+  const named = (url) => [...models, ...samples].find((row) => row.url === url);
+  const names = missing.map((url) => named(url)?.title ?? named(url)?.name ?? url);
+  const without = names.length ? `, without what could not be loaded: ${[...new Set(names)].join(", ")}` : "";
+  part("offline").textContent = `Works offline from now on${without}.`;
 }
 
 function stayOffline() {
   part("offline").textContent = offlineObstacle() ?? "Being kept for offline use…";
+  const update = (words, label, apply) => {
+    part("update").hidden = false;
+    part("update").firstElementChild.textContent = words;
+    part("update-now").textContent = label;
+    part("update-now").addEventListener("click", apply, { once: true });
+  };
   keepOffline({
-    onReady: () => (part("offline").textContent = "Works offline from now on."),
-    onUpdate: (apply) => {
-      part("update").hidden = false;
-      part("update-now").addEventListener("click", apply, { once: true });
-    },
-  }).catch((error) => (part("offline").textContent = `Not kept for offline use: ${error.message}`));
+    engine: choice?.engine,
+    onReady: tellKept,
+    onUpdate: (apply) => update("A new version is ready.", "Use it", apply),
+    onReplaced: () => update("Another tab uses a new version. This one has to be loaded anew.", "Load it", () => location.reload()),
+  }).catch((error) => {
+    part("offline").textContent = `Not kept for offline use: ${error.message}`;
+    workerRefused = error.message;
+    if (choice) showEngine(choice);
+  });
   offerInstall(part("install"));
 }
 
 async function start() {
   wire();
-  const asked = new URLSearchParams(location.search);
-  part("engine-wanted").value = asked.get("engine") ?? "auto";
-  part("threads-wanted").value = asked.get("threads") ?? "0";
-  const obstacle = Live.obstacle();
+  const wishes = new URLSearchParams(location.search);
+  part("engine-wanted").value = wishes.get("engine") ?? "auto";
+  part("threads-wanted").value = wishes.get("threads") ?? "0";
+  const obstacle = cameraObstacle();
   part("live").disabled = Boolean(obstacle);
   if (obstacle) part("live").title = obstacle;
-  const listed = await attempt(fetchList);
-  models.push(...(listed?.models ?? []));
-  session.sides = { left: models[0], right: models.find(({ role }) => role === "student") ?? models[1] ?? models[0] };
-  fillChoices(models, session.sides);
-  showSamples(listed?.samples ?? [], showSample);
+  const listed = await fetchList().catch((error) => ({ models: [], samples: [], error }));
+  models.splice(1, 0, ...listed.models);
+  samples.push(...listed.samples);
+  const right = models.find(({ role }) => role === "student") ?? models[1] ?? models[0];
+  session.sides = { left: models[0], right };
+  session.usualScale = models.find(({ scale }) => scale)?.scale ?? 4;
+  panel.fillChoices(models, session.sides);
+  panel.showSamples(samples, showSample);
   await changeEngine();
+  if (listed.error) complain(listed.error);
   document.body.dataset.ready = "yes";
   const warm = warmUp();
   // What the network has loaded by then need not be sent again to be kept. Where the host sends no isolation headers
@@ -312,11 +316,10 @@ async function start() {
 }
 
 /** The network is opened while its user still looks for a photo. A failure is told when it is wanted. */
-function warmUp() {
+async function warmUp() {
   const model = session.sides.right;
-  if (model.key === BICUBIC || session.picture) return session.busy;
-  session.busy = session.busy.then(() => session.open(model)).catch(() => {});
-  return session.busy;
+  if (model.key === BICUBIC || session.picture) return;
+  await session.open(model).catch(() => {});
 }
 
 start();

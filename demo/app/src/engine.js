@@ -2,9 +2,21 @@
 
 export class Cancelled extends Error {}
 
+/** `promise`, or Cancelled as soon as `signal` says so; what goes on then is nobody's. */
+export function raced(promise, signal) {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(new Cancelled());
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}
+
 export class Engine {
   #waiting = new Map();
   #next = 1;
+  #failed = null;
 
   constructor() {
     this.restart();
@@ -13,38 +25,47 @@ export class Engine {
   /** A fresh worker: an engine's threads are fixed once it has started. What was asked of the old one is cancelled. */
   restart() {
     this.worker?.terminate();
+    this.#failed = null;
     for (const request of this.#waiting.values()) request.reject(new Cancelled());
     this.#waiting.clear();
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "srkd" });
     this.worker.onmessage = ({ data }) => this.#hear(data);
-    this.worker.onerror = (event) => this.#fail(event.message || "The worker could not be started.");
+    this.worker.onerror = (event) => this.#fail(event.message || "it could not be started");
   }
 
-  /** Ask the worker for something. `onTile` is told of each tile; `signal` stops the run between two tiles. */
-  ask(action, given = {}, { transfer = [], onTile, signal } = {}) {
+  /**
+   * Ask the worker for something. `onBegun` is told of a run's tiles before the first, `onTile` of each. `signal` ends
+   * the waiting at once and the run between two tiles; a `patient` request waits for the worker's own answer, because
+   * both sides have to agree on what it did.
+   */
+  ask(action, given = {}, { transfer = [], onBegun, onTile, signal, patient = false } = {}) {
+    if (signal?.aborted) return Promise.reject(new Cancelled());
+    if (this.#failed) return Promise.reject(new Error(this.#failed));
     const id = this.#next++;
-    return new Promise((resolve, reject) => {
-      if (signal?.aborted) return reject(new Cancelled());
-      const stop = () => this.worker.postMessage({ action: "stop", run: id });
+    const stop = () => this.worker.postMessage({ action: "stop", run: id });
+    const answered = new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject, onBegun, onTile });
       signal?.addEventListener("abort", stop, { once: true });
-      const settled = () => signal?.removeEventListener("abort", stop);
-      this.#waiting.set(id, { resolve, reject, onTile, settled });
       this.worker.postMessage({ id, action, ...given }, transfer);
-    });
+    }).finally(() => signal?.removeEventListener("abort", stop));
+    if (patient || !signal) return answered;
+    const forget = () => this.#waiting.delete(id);
+    return raced(answered, signal).finally(forget);
   }
 
-  #hear({ id, value, tile, error, cancelled }) {
+  #hear({ id, value, begun, tile, error, cancelled }) {
     const request = this.#waiting.get(id);
     if (!request) return;
+    if (begun) return request.onBegun?.(begun);
     if (tile) return request.onTile?.(tile);
     this.#waiting.delete(id);
-    request.settled();
     if (error) request.reject(cancelled ? new Cancelled() : new Error(error));
     else request.resolve(value);
   }
 
   #fail(message) {
-    for (const request of this.#waiting.values()) request.reject(new Error(message));
+    this.#failed = `The worker that computes has stopped (${message}). Load the page once more.`;
+    for (const request of this.#waiting.values()) request.reject(new Error(this.#failed));
     this.#waiting.clear();
   }
 }

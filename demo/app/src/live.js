@@ -1,65 +1,81 @@
 // The camera, live: one picture in flight at a time, so that the frames a second are the network's own.
 
+import { raced } from "./engine.js";
 import { median } from "./enlarge.js";
+import { roundedUp } from "./tiling.js";
 
-export class Live {
-  #stream = null;
-  #video = document.createElement("video");
-  #running = false;
+const AVERAGED_FRAMES = 15;
 
-  constructor(engine) {
-    this.engine = engine;
-    this.#video.muted = true;
-    this.#video.playsInline = true;
-  }
+const TROUBLE = {
+  NotAllowedError: "The camera was not allowed. The browser's settings for this page can change that.",
+  NotFoundError: "No camera was found.",
+  NotReadableError: "The camera is used by something else.",
+};
 
-  get running() {
-    return this.#running;
-  }
+/** Why this page cannot have the camera as a stream, or null. */
+export function cameraObstacle() {
+  if (!window.isSecureContext) return "Live camera needs https or localhost. Taking a photo works here.";
+  if (!navigator.mediaDevices?.getUserMedia) return "This browser gives pages no camera stream.";
+  return null;
+}
 
-  /** Why this page cannot have the camera as a stream, or null. */
-  static obstacle() {
-    if (!window.isSecureContext) return "Live camera needs https or localhost. Taking a photo works here.";
-    if (!navigator.mediaDevices?.getUserMedia) return "This browser gives pages no camera stream.";
-    return null;
-  }
-
-  /** Until `stop`: each frame is cut to `width` x height and given to `onFrame({rgba, width, height, before, ms, fps})`. */
-  async start({ width, onFrame }) {
-    this.#stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
-    this.#video.srcObject = this.#stream;
-    await this.#video.play();
-    this.#running = true;
+/**
+ * Until `signal`. Before each frame `choose()` says { width, with, scale, facts }: what it is made with, and what that
+ * takes. `onFrame({rgba, width, height, before, from, ms, fps})` shows it.
+ */
+export async function film(engine, { signal, choose, onFrame }) {
+  const stream = await camera(signal);
+  const video = document.createElement("video");
+  try {
+    Object.assign(video, { muted: true, playsInline: true, srcObject: stream });
+    await raced(video.play(), signal);
     const times = [];
     let last = performance.now();
-    try {
-      while (this.#running) {
-        const image = await this.#grab(width);
-        const frame = await this.engine.ask("frame", { image }, { transfer: [image] });
-        if (!this.#running) break;
-        const now = performance.now();
-        times.push(now - last);
-        last = now;
-        if (times.length > 15) times.shift();
-        onFrame({ ...frame, fps: 1000 / median(times) });
-        await new Promise((resolve) => requestAnimationFrame(resolve));
-      }
-    } finally {
-      this.stop();
+    while (!signal.aborted) {
+      const { width, facts, ...how } = await choose();
+      const image = await grab(video, frameSize(video, width, facts));
+      const frame = await engine.ask("frame", { image, ...how }, { transfer: [image], signal });
+      const now = performance.now();
+      times.push(now - last);
+      last = now;
+      if (times.length > AVERAGED_FRAMES) times.shift();
+      onFrame({ ...frame, fps: 1000 / median(times) });
+      await new Promise((resolve) => requestAnimationFrame(resolve));
     }
+  } finally {
+    stopped(stream);
+    video.srcObject = null;
   }
+}
 
-  stop() {
-    this.#running = false;
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
-    this.#stream = null;
-    this.#video.srcObject = null;
+/** Whoever is asked for leave may answer after the user has gone: the camera is let go of then. */
+async function camera(signal) {
+  const asked = navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+  try {
+    return await raced(asked, signal);
+  } catch (error) {
+    asked.then(stopped, () => {});
+    throw TROUBLE[error.name] ? new Error(TROUBLE[error.name]) : error;
   }
+}
 
-  /** The frame drawn at the network's input size, in the camera's proportions. */
-  #grab(width) {
-    const { videoWidth, videoHeight } = this.#video;
-    const height = Math.max(1, Math.round((width * videoHeight) / videoWidth));
-    return createImageBitmap(this.#video, { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" });
-  }
+function stopped(stream) {
+  for (const track of stream.getTracks()) track.stop();
+}
+
+/** The wanted width in the camera's proportions, or what the network takes instead. */
+function frameSize({ videoWidth, videoHeight }, width, { fixed, multiple = 1, least = 1 }) {
+  if (fixed) return fixed;
+  const taken = (side) => roundedUp(Math.max(Math.round(side), least, 1), multiple);
+  return [taken(width), taken((width * videoHeight) / videoWidth)];
+}
+
+/** The middle of the frame, in the proportions of what is wanted, drawn at that size. */
+function grab(video, [width, height]) {
+  const { videoWidth, videoHeight } = video;
+  const shrink = Math.min(videoWidth / width, videoHeight / height);
+  const [across, down] = [Math.round(width * shrink), Math.round(height * shrink)];
+  const [left, top] = [Math.floor((videoWidth - across) / 2), Math.floor((videoHeight - down) / 2)];
+  const drawn = { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" };
+  return createImageBitmap(video, left, top, across, down, drawn);
 }

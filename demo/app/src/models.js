@@ -18,9 +18,10 @@ export function fromFile(file, key) {
 }
 
 /** Its bytes. Those of the server are checked against the hash in the list, by the browser itself. */
-export async function bytesOf(model) {
+export async function bytesOf(model, signal) {
   if (model.file) return model.file.arrayBuffer();
-  const response = await fetch(addressOf(model), model.sha256 ? { integrity: integrity(model.sha256) } : {}).catch(() => null);
+  const checked = model.sha256 ? { integrity: integrity(model.sha256) } : {};
+  const response = await fetch(addressOf(model), { ...checked, signal }).catch(() => null);
   if (!response?.ok) {
     const reason = response ? `the server says ${response.status}` : "no connection, or it is not the file that was announced";
     throw new Error(`${model.title} could not be loaded: ${reason}.`);

@@ -9,14 +9,20 @@ export function offlineObstacle() {
   return null;
 }
 
-/** Register; `onReady()` when everything is kept, `onUpdate(apply)` when a new version waits. */
-export async function keepOffline({ onReady, onUpdate }) {
+/**
+ * Register. `onReady(missing)` when all is kept but the addresses in `missing`; `onUpdate(apply)` when a new version
+ * waits; `onReplaced()` when another tab has put one in use under this page. `engine` is kept as well.
+ */
+export async function keepOffline({ engine, onReady, onUpdate, onReplaced }) {
   if (offlineObstacle()) return;
   const workers = navigator.serviceWorker;
-  const controlled = Boolean(workers.controller);
+  let controlled = Boolean(workers.controller);
   let updating = false;
+  const waitsFor = controlled;
   workers.addEventListener("controllerchange", () => {
     if (updating) location.reload();
+    else if (controlled) onReplaced();
+    controlled = true;
   });
   const registration = await workers.register("sw.js", { type: "classic", updateViaCache: "none" });
   const offer = (worker) =>
@@ -24,16 +30,36 @@ export async function keepOffline({ onReady, onUpdate }) {
       updating = true;
       worker.postMessage("take over");
     });
-  if (registration.waiting && controlled) offer(registration.waiting);
+  if (registration.waiting && waitsFor) offer(registration.waiting);
   registration.addEventListener("updatefound", () => {
     const worker = registration.installing;
     worker?.addEventListener("statechange", () => {
       if (worker.state === "installed" && workers.controller) offer(worker);
     });
   });
-  await workers.ready;
-  onReady();
+  await Promise.race([workers.ready, firstFailure(registration)]);
+  onReady(await keepEngine(engine));
   reloadForIsolation();
+}
+
+/** Rejects when the very first worker could not be installed: nothing would ever be ready. */
+function firstFailure({ active, installing }) {
+  return new Promise((_, reject) => {
+    if (active || !installing) return;
+    installing.addEventListener("statechange", () => {
+      if (installing.state === "redundant") reject(new Error("a file of the app could not be loaded."));
+    });
+  });
+}
+
+/** Have the files of an engine kept too, if its files are not kept from the start. Gives the addresses that are missing. */
+export async function keepEngine(engine) {
+  const { active } = await navigator.serviceWorker.ready;
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => resolve(data);
+    active.postMessage({ keep: engine }, [port2]);
+  });
 }
 
 /** A static host sends no isolation headers; the service worker adds them to the next load, so that is made now, once. */

@@ -1,5 +1,6 @@
 // Everything that is written beside the picture: figures, engine, model, progress, trouble.
 
+import { NOT_ISOLATED } from "./runtime.js";
 import { duration, megabytes, megapixels, number, size } from "./words.js";
 
 export const part = (id) => document.getElementById(id);
@@ -16,32 +17,62 @@ export function trouble(words) {
   part("trouble").textContent = words ?? "";
 }
 
-export function showEngine(choice) {
+/** `remedy` says what becomes of a page that is not isolated. */
+export function showEngine(choice, remedy) {
   const threads = choice.engine === "webgpu" ? choice.adapter : `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
   part("engine").textContent = `${ENGINES[choice.engine]} · ${threads}`;
-  part("why").replaceChildren(...(choice.why.length ? choice.why : ["The best that this app knows."]).map(item));
+  const why = choice.why.map((each) => (each === NOT_ISOLATED ? `${each} ${remedy}` : each));
+  part("why").replaceChildren(...(why.length ? why : ["The best that this app knows."]).map(item));
 }
 
-export function showModel(model, facts) {
-  part("model-name").textContent = model.title;
-  part("figure-model").textContent = megabytes(facts.bytes ?? model.bytes);
-  part("figure-model-kind").textContent = `${model.title}, ${facts.precision}, ×${facts.scale}`;
-  const metadata = Object.entries(facts.metadata).filter(([key]) => key.startsWith("srkd."));
-  const rows = [
+/** What is known of a model: from its file once it was opened, before that from the list. */
+function known({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata }) {
+  const fixed = fixed_size ? [fixed_size.width, fixed_size.height] : null;
+  return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, ...facts };
+}
+
+/** The model that the figures are of; null where both sides are bicubic. */
+export function showModel(model) {
+  part("model-name").textContent = model?.title ?? "";
+  part("figure-model").textContent = model ? megabytes(known(model).bytes) : "–";
+  part("figure-model-kind").textContent = model ? kindOf(model) : "";
+  part("model-facts").replaceChildren(...(model ? rowsOf(model).flatMap(([key, value]) => [term(key), detail(value)]) : []));
+}
+
+function kindOf(model) {
+  const { precision, scale } = known(model);
+  return [model.title, precision, scale && `×${scale}`].filter(Boolean).join(", ");
+}
+
+function rowsOf(model) {
+  const { bytes, scale, radius, fixed, metadata } = known(model);
+  const told = Object.entries(metadata).filter(([key]) => key.startsWith("srkd."));
+  const seen = radius === null ? "the whole picture: tiles overlap, seams may differ" : `${radius} pixels around: tiles have no seams`;
+  return [
     ["file", model.name ?? model.title],
-    ["size", megabytes(facts.bytes ?? model.bytes)],
-    ["enlarges", `×${facts.scale}`],
-    ["sees", facts.radius === null ? "the whole picture: tiles overlap, seams may differ" : `${facts.radius} pixels around: tiles have no seams`],
-    ["takes", facts.fixed ? `only ${size(...facts.fixed)}` : "any size"],
-    ...(metadata.length ? metadata : [["metadata", "none of srkd's: a model from elsewhere"]]),
+    ["size", megabytes(bytes)],
+    ...(scale ? [["enlarges", `×${scale}`]] : []),
+    ...(radius === undefined ? [] : [["sees", seen]]),
+    ["takes", fixed ? `only ${size(...fixed)}` : "any size"],
+    ...(told.length ? told : [["metadata", "none of srkd's: a model from elsewhere"]]),
   ];
-  part("model-facts").replaceChildren(...rows.flatMap(([key, value]) => [term(key), detail(value)]));
+}
+
+/** Something goes on whose length is not known; null: nothing does any more. */
+export function showWork(words) {
+  part("work").hidden = !words;
+  part("progress").removeAttribute("value");
+  part("progress-words").textContent = words ?? "";
+}
+
+export function showBegun(total, title) {
+  part("work").hidden = false;
+  part("progress").max = total;
+  part("progress").value = 0;
+  part("progress-words").textContent = `${title}: ${total} tile${total === 1 ? "" : "s"}`;
 }
 
 export function showProgress(tile, title) {
-  part("work").hidden = !tile;
-  if (!tile) return;
-  part("progress").max = tile.total;
   part("progress").value = tile.done;
   const left = ((tile.total - tile.done) * tile.ms) / 1000;
   const rest = left > 5 ? `, about ${duration(left)} left` : "";
@@ -50,7 +81,13 @@ export function showProgress(tile, title) {
   if (tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} tiles`);
 }
 
+/** Of a result; null: there is none yet. */
 export function showFigures(result) {
+  if (!result) {
+    for (const id of ["figure-ms", "figure-rate", "figure-size"]) part(id).textContent = "–";
+    for (const id of ["figure-window", "figure-time", "figure-from"]) part(id).textContent = "";
+    return;
+  }
   const { stats, picture, scale, canvas } = result;
   const [width, height] = [picture.width * scale, picture.height * scale];
   part("figure-ms").textContent = number(stats.medianMs);

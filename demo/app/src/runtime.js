@@ -1,6 +1,9 @@
 // Which of onnxruntime-web's engines runs, and in words why not a better one. Runs in the worker.
 
 const MOST_THREADS = 4;
+
+/** What can be done about it depends on the service worker: the page knows. */
+export const NOT_ISOLATED = "One thread: the host does not send the headers that isolate a page.";
 const FOLDER = new URL("../ort/", import.meta.url).href;
 
 /**
@@ -44,16 +47,19 @@ async function graphics(insist, why) {
 function threads(wanted, why) {
   const cores = navigator.hardwareConcurrency || 1;
   if (!self.crossOriginIsolated) {
-    why.push(
-      self.isSecureContext
-        ? "One thread: the page is not cross-origin isolated yet. Load it once more."
-        : "One thread: browsers share memory between threads on https and localhost only.",
-    );
+    why.push(self.isSecureContext ? NOT_ISOLATED : "One thread: browsers share memory between threads on https and localhost only.");
     return 1;
   }
-  if (wanted) return Math.min(wanted, cores);
+  const used = Math.min(wanted || MOST_THREADS, cores);
   if (cores === 1) why.push("One thread: this device has one processor core.");
-  return Math.min(cores, MOST_THREADS);
+  else if (wanted && used < Math.min(MOST_THREADS, cores)) why.push(`${counted(used)} of ${cores} cores: that many were asked for.`);
+  else if (wanted > cores) why.push(`${counted(used)}, not ${wanted}: this device has ${cores} cores.`);
+  else if (used < cores) why.push(`${counted(used)} of ${cores} cores: a phone's further cores are slow ones, which the fast ones would wait for.`);
+  return used;
+}
+
+function counted(threads) {
+  return threads === 1 ? "One thread" : `${threads} threads`;
 }
 
 /** onnxruntime-web for a choice. The two engines are separate modules with a wasm each. */

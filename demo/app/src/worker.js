@@ -6,6 +6,7 @@ import { Picture, UnusablePicture } from "./picture.js";
 import { planesFromRgba, rgbaFromPlanes } from "./pixels.js";
 import { bicubicNetwork, firstLine, openNetwork } from "./network.js";
 import { choose, runtimeFor } from "./runtime.js";
+import { roundedUp } from "./tiling.js";
 
 const MEASURED_SIDE = 64;
 const MEASURED_RUNS = 7;
@@ -84,8 +85,13 @@ async function shut() {
   return [null];
 }
 
-async function takePicture({ blob }) {
+/** The old picture stays where the new one cannot be read, or is no longer wanted by then. */
+async function takePicture({ blob }, id) {
   const next = await Picture.from(blob);
+  if (stopped.has(id)) {
+    next.close();
+    throw new Cancelled();
+  }
   picture?.close();
   picture = next;
   return [{ width: picture.width, height: picture.height }];
@@ -111,30 +117,37 @@ async function run({ with: what, scale, png, tile, limit }, id) {
   return [
     await enlarge(picture, chosen, { png, tile, limit }, {
       stopped: () => stopped.has(id),
+      begun: (total) => self.postMessage({ id, begun: { total } }),
       tile: (painted) => self.postMessage({ id, tile: painted }, [painted.rgba.buffer]),
     }),
   ];
 }
 
-/** One picture of the camera, small: no tiles, no file. */
-async function frame({ image }) {
+/** One picture of the camera, small: no tiles, no file. `with` as in `run`. */
+async function frame({ image, with: what, scale }) {
   const { width, height } = image;
   const live = new Picture(image);
-  const began = performance.now();
-  const planes = live.window(0, 0, width, height);
-  const sr = await network.run(planes, width, height);
-  const { scale } = network.facts;
-  const size = { width: width * scale, height: height * scale };
-  const rgba = rgbaFromPlanes(sr, size.width, size.height, { left: 0, top: 0, ...size });
-  const before = rgbaFromPlanes(planes, width, height, { left: 0, top: 0, width, height });
-  live.close();
-  const value = { rgba, ...size, before, ms: performance.now() - began };
-  return [value, [rgba.buffer, before.buffer]];
+  try {
+    const chosen = what === "bicubic" ? bicubicNetwork(scale) : network;
+    if (!chosen) throw new UnusableModel("No model is open.");
+    const began = performance.now();
+    const planes = live.window(0, 0, width, height);
+    const sr = await chosen.run(planes, width, height);
+    const size = { width: width * chosen.facts.scale, height: height * chosen.facts.scale };
+    const rgba = rgbaFromPlanes(sr, size.width, size.height, { left: 0, top: 0, ...size });
+    const before = rgbaFromPlanes(planes, width, height, { left: 0, top: 0, width, height });
+    const value = { rgba, ...size, before, from: { width, height }, ms: performance.now() - began };
+    return [value, [rgba.buffer, before.buffer]];
+  } finally {
+    live.close();
+  }
 }
 
 /** The figure that can be compared between devices: a tile of 64 x 64, the middle of some runs after one to warm up. */
 async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
-  const [width, height] = network.facts.fixed ?? [side, side];
+  if (!network) throw new UnusableModel("No model is open.");
+  const taken = roundedUp(Math.max(side, network.facts.least), network.facts.multiple);
+  const [width, height] = network.facts.fixed ?? [taken, taken];
   const noise = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * 2654435761) >>> 24);
   const planes = planesFromRgba(noise, width * height);
   const times = [];

@@ -1,0 +1,93 @@
+// The camera's mode of the page: its frames on the stage, before and after, until something else is wanted.
+
+import { Cancelled } from "./engine.js";
+import { cameraObstacle, film } from "./live.js";
+import { BICUBIC } from "./models.js";
+import { part, showWork, trouble } from "./panel.js";
+import { number, size } from "./words.js";
+
+export class Camera {
+  #filming = null;
+  #frames = { left: document.createElement("canvas"), right: document.createElement("canvas") };
+
+  /** `refresh()` brings the picture back, `complain(error)` says what went wrong. */
+  constructor({ engine, session, viewer, refresh, complain }) {
+    Object.assign(this, { engine, session, viewer, refresh, complain });
+  }
+
+  /** The button: starts it, or ends it, also while the camera has not answered yet. */
+  async toggle() {
+    if (this.#filming) {
+      this.session.cancel();
+      await this.#filming;
+      return this.refresh().catch((error) => this.complain(error));
+    }
+    const obstacle = cameraObstacle();
+    if (obstacle) return trouble(obstacle);
+    let failed = null;
+    this.#filming = this.session
+      .alone("Waiting for the camera…", (signal) => this.#film(signal))
+      .catch((error) => (failed = error));
+    await this.#filming;
+    this.#filming = null;
+    if (!failed || failed instanceof Cancelled) return undefined;
+    this.complain(failed);
+    return this.refresh().catch(() => {});
+  }
+
+  async #film(signal) {
+    part("live").lastElementChild.textContent = "Stop";
+    part("ask").hidden = true;
+    let shape = "";
+    const onFrame = (frame) => {
+      const found = size(frame.from.width, frame.from.height);
+      if (shape !== found) this.#begin(frame);
+      shape = found;
+      this.#paint(frame, found);
+    };
+    try {
+      await film(this.engine, { signal, choose: () => this.#choose(signal), onFrame });
+    } finally {
+      this.#leave();
+    }
+  }
+
+  /** The right side's choice, as it is now. */
+  async #choose(signal) {
+    const model = this.session.sides.right;
+    const width = Number(part("live-width").value);
+    if (model.key === BICUBIC) return { width, with: BICUBIC, scale: this.session.scale("right"), facts: {} };
+    await this.session.open(model, signal);
+    return { width, with: "network", facts: model.facts };
+  }
+
+  #begin({ width, height }) {
+    document.body.dataset.mode = "live";
+    this.viewer.reset(width, height);
+  }
+
+  #paint({ rgba, before, width, height, from, ms, fps }, taken) {
+    showWork(null);
+    put(this.#frames.left, before, from.width, from.height);
+    put(this.#frames.right, rgba, width, height);
+    for (const side of ["left", "right"]) this.viewer.show(side, this.#frames[side]);
+    part("frames").hidden = false;
+    part("frames").textContent = `${number(fps)} FPS · ${number(ms)} ms · ${taken}`;
+  }
+
+  #leave() {
+    part("frames").hidden = true;
+    part("live").lastElementChild.textContent = "Live";
+    if (document.body.dataset.mode !== "live") return;
+    const { picture } = this.session;
+    document.body.dataset.mode = picture ? "picture" : "empty";
+    if (!picture) return;
+    this.viewer.reset(picture.width, picture.height);
+    this.session.present();
+  }
+}
+
+function put(canvas, rgba, width, height) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  canvas.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
+}

@@ -1,0 +1,34 @@
+// Files that the user gives: by the buttons, by paste, by drop. Models and photos may come together.
+
+import { part, trouble } from "./panel.js";
+
+/** `show(file, name)` takes a photo, `openModels(files)` networks. */
+export function wireFiles({ show, openModels }) {
+  const take = (list) => {
+    const files = [...(list ?? [])];
+    const networks = files.filter(({ name }) => /\.onnx$/i.test(name));
+    const photos = files.filter((file) => !networks.includes(file));
+    if (networks.length) openModels(networks);
+    if (!photos.length) return;
+    show(photos[0], photos[0].name || "pasted.png");
+    if (photos.length > 1) trouble(`One photo at a time: of these ${photos.length}, ${photos[0].name} is opened.`);
+  };
+  for (const id of ["library", "shoot", "model-file"]) {
+    part(id).addEventListener("change", ({ target }) => {
+      take(target.files);
+      target.value = "";
+    });
+  }
+  addEventListener("paste", ({ clipboardData }) => take(clipboardData?.files));
+  const mark = (on) => document.body.classList.toggle("dragging", on);
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    mark(true);
+  });
+  addEventListener("dragleave", ({ relatedTarget }) => relatedTarget || mark(false));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    mark(false);
+    take(event.dataTransfer.files);
+  });
+}
