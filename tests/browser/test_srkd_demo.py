@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
+@pytest.fixture
+def own_certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """By the line of docs/demo.md; no authority that a browser knows has signed it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "30", "-subj", "/CN=demo"]
+    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    return certificate, key
+
+
 @contextmanager
 def demo(folder: Path, *arguments: object) -> Iterator[int]:
     """The port that `srkd demo` answers on, until the end."""
@@ -38,7 +52,7 @@ def demo(folder: Path, *arguments: object) -> Iterator[int]:
     process = subprocess.Popen(command, cwd=folder, env=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         end = time.monotonic() + 120
-        while not answers(port):
+        while not answers(port, "https" if "--tls-cert" in arguments else "http"):
             assert process.poll() is None, process.communicate()[0].decode()
             assert time.monotonic() < end
             time.sleep(0.3)
@@ -48,9 +62,12 @@ def demo(folder: Path, *arguments: object) -> Iterator[int]:
         process.communicate()
 
 
-def answers(port: int) -> bool:
+def answers(port: int, scheme: str) -> bool:
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/models.json", timeout=5) as response:
+        url = f"{scheme}://127.0.0.1:{port}/api/models.json"
+        with urllib.request.urlopen(url, timeout=5, context=unchecked) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -71,3 +88,24 @@ def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models:
             with Image.open(visit.saved(tmp_path)) as found:
                 assert found.width > 100
             visit.until("document.querySelector('#offline').textContent.startsWith('Works offline')")
+
+
+def test_https_after_a_warning_clicked_away(
+    browser: Browser, app_folder: Path, models: Models, own_certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Threads and the rest of a secure address, but nothing kept: browsers take no service worker from there."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("segno")
+    certificate, key = own_certificate
+    with demo(tmp_path, models.tiny.path, "--tls-cert", certificate, "--tls-key", key) as port:
+        address = f"https://localhost:{port}/"
+        with visiting(browser, Site({}, port=port), address=address, ignore_https_errors=True, **PHONE) as visit:
+            visit.ready()
+            assert visit.page.evaluate("[isSecureContext, crossOriginIsolated]") == [True, True]
+            assert visit.page.is_enabled("#live")
+            visit.choose()
+            visit.done()
+            visit.until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
+            assert "certificate" in visit.text("offline")
+            # The browser says it in its own words too.
+            visit.complaints[:] = [told for told in visit.complaints if "certificate" not in told]
