@@ -78,6 +78,9 @@ def test_a_camera_runs_live(filming: Browser, app_folder: Path, models: Models, 
         visit.page.wait_for_selector("body[data-mode=picture]")
         assert visit.page.evaluate(SIZES) == [[144, 144], [144, 144]]
         shot(visit)
+        assert visit.page.is_disabled("#save")
+        edge = "(name) => document.querySelector(name).getBoundingClientRect().right"
+        assert visit.page.evaluate(edge, "#zoom-in") <= visit.page.evaluate(edge, "#stage")
         visit.page.click("#samples-again button >> nth=0")
         visit.page.wait_for_selector("body[data-mode=picture]")
         visit.done()

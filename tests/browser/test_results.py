@@ -14,11 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from compressor.assets import embedded_student
+from compressor.checkpoints.load import load_checkpoint
 from compressor.networks.compact import CompactSpec
 from compressor.networks.rcan import RCANSpec
 from compressor.resize import upscale_bicubic
 from compressor.tiling import spans
 from export.conversion import Choices
+from export.exporting import export_model
+from export.metadata import Source
 from tests.browser.app_models import FOREIGN, TINY, Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import DESKTOP, PHONE, Visit, visiting
@@ -70,6 +74,16 @@ def computed(visit: Visit, model: Model, **given: object) -> tuple[NDArray[np.ui
     return pixels(base64.b64decode(found.pop("png"))), found
 
 
+INT8_MOST, INT8_MEAN = 12, 0.1
+"""Of 255. On most processors the two agree in every pixel. onnxruntime's 8-bit kernels are not the same everywhere,
+though: on x86 without VNNI pairs of products are added in 16 bits and saturate, in Python and not in the browser. That
+is rare and not small, hence a wide maximum and a narrow mean: quantisation itself costs 0.25 in the mean here."""
+
+
+def mean_error(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
 def farthest(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     assert one.shape == other.shape
     return int(np.abs(one.astype(int) - other.astype(int)).max())
@@ -89,6 +103,24 @@ def test_the_embedded_student_gives_pythons_pixels(
         assert visit.text("figure-size") == "0.15 MP"
         assert visit.text("figure-model") == "0.88 MB"
         assert float(visit.text("figure-ms").replace(",", "")) > 0
+
+
+def test_the_exported_fp16_file_gives_the_pixels_of_fp32(
+    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
+) -> None:
+    """What `srkd export --fp16` leaves behind, proof and all: 32-bit pictures in and out, 16 bits inside."""
+    network = load_checkpoint(embedded_student()).network
+    report = export_model(network, Source("student"), ["fp16"], tmp_path / "exported")
+    (path,) = (file.path for file in report.files)
+    sample = sample_rgb("astronaut", 64)
+    student = replace(models.student, path=path, precision="fp16")
+    site = serve(site_of(app_folder, [student], {"astronaut.png": png(sample)}))
+    with visiting(browser, site, **PHONE) as visit:
+        visit.ready().choose()
+        saved = visit.saved(tmp_path)
+        assert visit.text("figure-model-kind") == "Student fp16, ×4"
+    assert path.stat().st_size < 0.6 * models.student.path.stat().st_size
+    assert farthest(pixels(saved.read_bytes()), upscaled(models.student, sample)) <= 1
 
 
 @pytest.mark.parametrize("tile", [17, 24, 40])
@@ -125,9 +157,10 @@ def test_other_kinds_of_models_give_pythons_pixels(visit: Visit, models: Models)
             assert found.shape == (144, 144, 3)
             continue
         expected = upscaled(model if model is not models.half else models.tiny, sample)
-        # 8-bit steps and 16-bit sums fall a little differently in another build of the same library.
-        bound = {"int8": 12, "half": 2}.get(model.name, 1)
-        assert farthest(found, expected) <= bound, model.name
+        # 16-bit weights are rounded again where the engine computes in 32 bits.
+        assert farthest(found, expected) <= {"int8": INT8_MOST, "half": 2}.get(model.name, 1), model.name
+        if model.name == "int8":
+            assert mean_error(found, expected) < INT8_MEAN
 
 
 def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> None:
@@ -139,7 +172,7 @@ def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> N
 
 
 def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Models) -> None:
-    """The page knows no network by name; it must never believe a margin that is too small."""
+    """The page knows no network by name: too small a margin would be seen, too large a one would cost time."""
     from tests.test_networks import SMALL
 
     for name in ("carn", "rcan", "compact"):
@@ -152,12 +185,8 @@ def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Mo
             }""",
             f"models/{model.path.name}",
         )
-        if model.receptive_radius is None:
-            assert found is None, name
-        else:
-            assert found is None or found >= model.receptive_radius, name
-    for known in (models.tiny, models.made(CompactSpec(2, width=4, depth=2), "compact")):
-        assert known.receptive_radius is not None
+        assert found == model.receptive_radius, name
+        assert (found is None) == (name == "rcan")
 
 
 def test_the_cut_is_that_of_python(visit: Visit) -> None:
@@ -245,7 +274,9 @@ def test_ones_own_model_is_shown_with_its_metadata_and_runs(visit: Visit, models
     assert '"arch": "edsr"' in facts
     assert "×2" in facts
     found = pixels(visit.saved(tmp_path).read_bytes())
-    assert farthest(found, upscaled(models.int8, sample_rgb("chelsea", 72))) <= 12
+    expected = upscaled(models.int8, sample_rgb("chelsea", 72))
+    assert farthest(found, expected) <= INT8_MOST
+    assert mean_error(found, expected) < INT8_MEAN
 
 
 def test_int8_joins_the_list_by_itself(

@@ -14,7 +14,7 @@ from tests.browser.app_site import Site, served, site_of
 from tests.browser.visits import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 pytestmark = pytest.mark.browser
 
@@ -37,17 +37,34 @@ def test_it_loads_and_can_be_installed(browser: Browser, site: Site, serve: Call
         session = visit.page.context.new_cdp_session(visit.page)
         manifest = session.send("Page.getAppManifest")
         assert manifest["errors"] == []
-        errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
-        # The windows of a test are private ones, where nothing is installed; that must be all there is to say.
-        assert {error["errorId"] for error in errors} <= {"in-incognito"}
         told = json.loads(manifest["data"])
         assert {icon["sizes"] for icon in told["icons"]} >= {"192x192", "512x512"}
         assert any(icon.get("purpose") == "maskable" for icon in told["icons"])
-        assert (
-            visit.page.evaluate("navigator.serviceWorker.controller !== null || navigator.serviceWorker.ready")
-            is not None
-        )
+        active = "navigator.serviceWorker.ready.then(({ active, scope }) => [active.state, active.scriptURL, scope])"
+        assert visit.page.evaluate(active) == ["activated", f"{visit.site.origin}/sw.js", f"{visit.site.origin}/"]
         assert "WebAssembly" in visit.text("engine")
+
+
+def test_nothing_keeps_it_from_being_installed(
+    playwright: Playwright, chromium: str, site: Site, serve: Callable[[Site], Site], tmp_path: Path
+) -> None:
+    """In a profile that stays: the windows of the other tests are private ones, where nothing is installed."""
+    serve(site)
+    context = playwright.chromium.launch_persistent_context(
+        str(tmp_path / "profile"), executable_path=chromium, args=list(FLAGS), **PHONE
+    )
+    try:
+        visit = Visit(context.new_page(), site)
+        visit.page.goto(site.origin)
+        visit.ready().until(OFFLINE)
+        asked = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
+        assert asked == {"installabilityErrors": []}
+        # The test can fail: a page without a manifest has something to say.
+        visit.page.goto(f"{site.origin}/icons/icon.svg")
+        asked = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
+        assert asked["installabilityErrors"] != []
+    finally:
+        context.close()
 
 
 def test_our_own_code_is_small(app_folder: Path) -> None:

@@ -115,6 +115,7 @@ function offerCrop() {
 
 async function show(blob, name) {
   asked++;
+  part("ask").hidden = true;
   await attempt(async () => {
     await session.take(blob, name);
     startView();

@@ -63,6 +63,7 @@ export class Camera {
 
   #begin({ width, height }) {
     document.body.dataset.mode = "live";
+    for (const id of ["save", "share"]) part(id).disabled = true;
     this.viewer.reset(width, height);
   }
 

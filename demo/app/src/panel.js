@@ -41,7 +41,8 @@ export function showModel(model) {
 
 function kindOf(model) {
   const { precision, scale } = known(model);
-  return [model.title, precision, scale && `×${scale}`].filter(Boolean).join(", ");
+  const told = model.title.endsWith(precision) ? null : precision;
+  return [model.title, told, scale && `×${scale}`].filter(Boolean).join(", ");
 }
 
 function rowsOf(model) {

@@ -136,7 +136,7 @@ export class Session {
   /** Bring both sides up to date: show what is there, compute what is not. */
   refresh() {
     const { title } = this.sides[this.subject() ?? "right"];
-    return this.alone(this.picture ? `${title}…` : null, (signal) => this.#refresh(signal));
+    return this.alone(this.picture ? `Preparing ${title}…` : null, (signal) => this.#refresh(signal));
   }
 
   async #refresh(signal) {
