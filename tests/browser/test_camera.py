@@ -135,7 +135,7 @@ def test_networks_that_take_certain_sizes_get_them(
     with with_models(filming, app_folder, serve, [fixed]) as visit:
         shot(visit)
         assert visit.page.evaluate(SIZES) == [[48, 40], [96, 80]]
-        assert visit.text("frames").endswith("48 × 40")
+        assert visit.text("shot") == "Camera 48 × 40"
         assert visit.page.eval_on_selector("#sheet-right canvas", PAINTED) > 10
         assert visit.page.is_hidden("#trouble")
         visit.page.click("#live")

@@ -43,7 +43,7 @@ export class Camera {
       const found = size(frame.from.width, frame.from.height);
       if (shape !== found) this.#begin(frame);
       shape = found;
-      this.#paint(frame, found);
+      this.#paint(frame);
     };
     try {
       await film(this.engine, { signal, choose: () => this.#choose(signal), onFrame });
@@ -61,19 +61,20 @@ export class Camera {
     return { width, with: "network", facts: model.facts };
   }
 
-  #begin({ width, height }) {
+  #begin({ width, height, from }) {
     document.body.dataset.mode = "live";
     for (const id of ["save", "share"]) part(id).disabled = true;
+    part("shot").textContent = `Camera ${size(from.width, from.height)}`;
     this.viewer.reset(width, height);
   }
 
-  #paint({ rgba, before, width, height, from, ms, fps }, taken) {
+  #paint({ rgba, before, width, height, from, ms, fps }) {
     showWork(null);
     put(this.#frames.left, before, from.width, from.height);
     put(this.#frames.right, rgba, width, height);
     for (const side of ["left", "right"]) this.viewer.show(side, this.#frames[side]);
     part("frames").hidden = false;
-    part("frames").textContent = `${number(fps)} FPS · ${number(ms)} ms · ${taken}`;
+    part("frames").textContent = `${number(fps)} FPS · ${number(ms)} ms`;
   }
 
   #leave() {
