@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from compressor.errors import SrkdError, UsageError
 from compressor.training.interrupt import Interrupted
@@ -42,7 +43,9 @@ class Group(Processes):
         self.watch.start()
         try:
             with self._collective():
-                dist.init_process_group(backend, timeout=PATIENCE, rank=place.rank, world_size=place.world)
+                dist.init_process_group(
+                    backend, timeout=PATIENCE, rank=place.rank, world_size=place.world, store=_store(place)
+                )
         except BaseException:
             self.watch.stop()
             raise
@@ -194,6 +197,13 @@ def _meeting_point() -> tuple[str, int]:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
+
+
+def _store(place: Place) -> Store:
+    """Where the processes tell each other their addresses, under names of this attempt: torchrun keeps the store when
+    it begins anew, and one that is early would find the address of a process that has ended."""
+    store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=PATIENCE))
+    return PrefixStore(f"srkd-attempt-{place.restarts}", store)
 
 
 def _told(failure: Exception) -> tuple[str, int]:
