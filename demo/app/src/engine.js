@@ -55,7 +55,8 @@ export class Engine {
 
   #hear({ id, value, begun, tile, error, cancelled }) {
     const request = this.#waiting.get(id);
-    if (!request) return;
+    // Nobody waits for it any more: a picture is let go of at once.
+    if (!request) return value?.image?.close();
     if (begun) return request.onBegun?.(begun);
     if (tile) return request.onTile?.(tile);
     this.#waiting.delete(id);
