@@ -112,6 +112,7 @@ def test_the_exported_fp16_file_gives_the_pixels_of_fp32(
     network = load_checkpoint(embedded_student()).network
     report = export_model(network, Source("student"), ["fp16"], tmp_path / "exported")
     (path,) = (file.path for file in report.files)
+    assert path is not None
     sample = sample_rgb("astronaut", 64)
     student = replace(models.student, path=path, precision="fp16")
     site = serve(site_of(app_folder, [student], {"astronaut.png": png(sample)}))
