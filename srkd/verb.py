@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -44,7 +48,7 @@ def verb(name: str, *, figures: bool = True, epilog: str = "") -> Callable[[Body
 def guarded(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; whatever goes wrong becomes one line and an exit code."""
     try:
-        with nullcontext() if console.verbose else _libraries_hushed():
+        with _sigterm_unwinds(), nullcontext() if console.verbose else _libraries_hushed():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -61,6 +65,24 @@ def guarded(console: Console, body: Callable[[], None]) -> None:
         else:
             told = " ".join(f"{type(error).__name__}: {error}".split())
             _finish(console, f"internal error: {told}; rerun with -v for the traceback", 1)
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM ends a verb by way of its `finally`, so that temporary files go; the code is a shell's, 143. What handles
+    the signal itself (a training, a server) goes on to do so."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source
 from export.onnx_graph import Graph, graph_of
-from tests.commands import python
+from tests.commands import ROOT, python
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 NOBODY = 65534
@@ -120,3 +122,25 @@ def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: Graph) -> Non
         with pytest.raises(SrkdError) as caught:
             open_model(path)
         assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    save_network(build(SPEC, seed=0), tmp_path / "small.safetensors")
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srkd", "export", str(tmp_path / "small.safetensors"), "-o", str(out), "--fp16"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out.is_dir() and any(out.iterdir())):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "Traceback" not in err
+    assert list(out.iterdir()) == []
