@@ -75,7 +75,12 @@ def test_every_network_converts_with_free_sizes(spec: Spec, tmp_path: Path, capf
 
 def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     runtime = open_model(good)
-    assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("openvino", "cpu", "fp32", "small")
+    assert (runtime.name, runtime.device, runtime.precision, runtime.label) == (
+        "openvino",
+        "cpu",
+        "fp32",
+        "small.openvino",
+    )
     assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
     assert runtime.metadata["srkd.scores"] == '{"Set5 <Y>": "30 & more"}'
     assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
@@ -168,7 +173,7 @@ DAMAGE = (
     (no_weights, r"keeps its weights in small\.openvino\.bin, which is not beside it"),
     (short_weights, "is not a model OpenVINO can open: Incorrect weights in bin file"),
     (no_model, "is not an OpenVINO model: no <net> at its beginning"),
-    (other_spec, r"small: its srkd\.spec cannot be used: .*esdr"),
+    (other_spec, r"small\.openvino: its srkd\.spec cannot be used: .*esdr"),
     (unknown_operation, "is not a model OpenVINO can open: .*Folding"),
 )
 
