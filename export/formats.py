@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.errors import MissingExtra, UsageError
 from compressor.nearest import nearest
-from compressor.runtimes.open import RUNTIMES
+from compressor.runtimes.open import RUNTIMES, absent, no_obstacle
 from compressor.trt.driver import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
@@ -75,7 +74,7 @@ class Format:
     """Whether a file is good for the machine that made it only, which is then named in its name (`MachineModule`)."""
     instead: tuple[str, ...] = ()
     """Formats that are written where this one cannot be: what the machine that can is to be given."""
-    obstacle: Callable[[], str | None] | None = None
+    obstacle: Callable[[], str | None] = no_obstacle
     """In one line, what this machine lacks that no package brings; None: nothing."""
 
     @property
@@ -85,11 +84,11 @@ class Format:
 
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
-        return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
+        return absent(self.needs)
 
     def lacking(self) -> str | None:
         """In one line, what this machine lacks for writing it; None: nothing."""
-        obstacle = self.obstacle() if self.obstacle is not None else None
+        obstacle = self.obstacle()
         if obstacle is not None:
             return obstacle
         missing = ", ".join(self.missing())
@@ -107,8 +106,7 @@ class Format:
 
     def not_run_here(self) -> str | None:
         """Why a file of this kind cannot be run on this machine, so that nothing can be compared; None: it can."""
-        obstacle = RUNTIMES[self.opens_with].obstacle
-        told = obstacle() if obstacle is not None else None
+        told = RUNTIMES[self.opens_with].obstacle()
         return None if told is None else f"{told}, so the file is not compared with the network"
 
     def load(self) -> FormatModule:

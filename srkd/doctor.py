@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from compressor.errors import MissingExtra
 from compressor.machine import gpu, installed_version
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
-from compressor.runtimes.open import RUNTIMES, RuntimeKind
+from compressor.runtimes.open import RUNTIMES, RuntimeKind, absent
 from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 
@@ -79,17 +78,16 @@ def diagnose() -> Diagnosis:
 
 def _format(row: Format) -> Piece:
     piece = _piece(row.name, f"--{row.name}: {row.told}", row.needs, row.extra)
-    return _hindered(replace(piece, remark=row.not_run_here()), row.obstacle)
+    return _hindered(replace(piece, remark=row.not_run_here()), row.obstacle())
 
 
 def _runtime(name: str, kind: RuntimeKind) -> Piece:
-    return _hindered(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra), kind.obstacle)
+    return _hindered(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra), kind.obstacle())
 
 
-def _hindered(piece: Piece, obstacle: Callable[[], str | None] | None) -> Piece:
+def _hindered(piece: Piece, obstacle: str | None) -> Piece:
     """A package is of no use without its device or system, and nothing that can be typed brings that."""
-    told = obstacle() if obstacle is not None else None
-    return piece if told is None else replace(piece, ready=False, command=None, remark=told)
+    return piece if obstacle is None else replace(piece, ready=False, command=None, remark=obstacle)
 
 
 def _providers() -> list[Piece]:
@@ -102,7 +100,7 @@ def _providers() -> list[Piece]:
 
 
 def _piece(name: str, adds: str, modules: tuple[str, ...], extra: str | None) -> Piece:
-    missing = tuple(module for module in modules if importlib.util.find_spec(module) is None)
+    missing = absent(modules)
     command = None
     if missing:
         command = MissingExtra.command(extra) if extra else "pip install --force-reinstall srkd"

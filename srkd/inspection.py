@@ -121,6 +121,7 @@ def _told(
     file: Path, dialect: str, wrapping: str, spec: Spec | None, scale: int, lr_size: tuple[int, int]
 ) -> Inspection:
     counted: Cost | None = None if spec is None else cost(spec, lr_size)
+    parts = _parts(file)
     return Inspection(
         path=file,
         architecture="unknown" if spec is None else spec.arch,
@@ -131,8 +132,8 @@ def _told(
         macs=None if counted is None else counted.macs,
         macs_plus=None if counted is None else counted.macs_plus,
         lr_size=size(lr_size),
-        bytes=sum(part.stat().st_size for part in _parts(file)),
-        sha256=_sha256(_parts(file)),
+        bytes=sum(part.stat().st_size for part in parts),
+        sha256=_sha256(parts),
         wrapping=wrapping,
     )
 

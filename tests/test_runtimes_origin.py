@@ -97,6 +97,8 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
         srkd.export(phone)
+    with pytest.raises(SrkdError, match=r"nowhere\.param: no such file or folder$"):
+        srkd.export(tmp_path / "nowhere.param")
 
 
 def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +35,16 @@ class Request:
     announce: Announce = unheard
 
 
+def absent(modules: Iterable[str]) -> tuple[str, ...]:
+    """Those that are not installed; none is imported."""
+    return tuple(name for name in modules if importlib.util.find_spec(name) is None)
+
+
+def no_obstacle() -> str | None:
+    """Of what runs on every machine."""
+    return None
+
+
 @dataclass(frozen=True)
 class RuntimeKind:
     """A row of the table: what it runs, and how a file of that kind is opened."""
@@ -51,20 +61,16 @@ class RuntimeKind:
     """The extra of the distribution that brings them."""
     any_precision: bool = False
     """Whether the precision is chosen where a file is opened; of others it lies in the file."""
-    obstacle: Callable[[], str | None] | None = None
+    obstacle: Callable[[], str | None] = no_obstacle
     """In one line, what this machine lacks that no package brings; None: nothing."""
 
     def lacking(self) -> str | None:
         """In one line, what must be there before such a file can be opened; None: nothing."""
-        obstacle = self.obstacle() if self.obstacle is not None else None
+        obstacle = self.obstacle()
         if obstacle is not None:
             return obstacle
-        missing = self.absent()
+        missing = absent(self.needs)
         return str(MissingExtra(", ".join(missing), self.extra or "")) if missing else None
-
-    def absent(self) -> tuple[str, ...]:
-        """Modules that are not installed."""
-        return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
 
 
 def _open_torch(request: Request) -> Runtime:

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from compressor.checkpoints.container import file_sha256
 from compressor.errors import MissingExtra, SrkdError
 from compressor.progress import Announce, unheard
-from compressor.runtimes.open import RUNTIMES, open_model, runtime_of
+from compressor.runtimes.onnx_file import read_facts
+from compressor.runtimes.open import RUNTIMES, absent, model_file, open_model, runtime_of
 from compressor.runtimes.sidecar import read_sidecar
 
 SOURCE = "srkd.source_sha256"
@@ -39,8 +40,9 @@ def checkpoint_of(model: str | Path, announce: Announce = unheard) -> Path:
     path = Path(model)
     if runtime_of(path) == "torch":
         return path
+    file = model_file(path)
     try:
-        found = checkpoint_beside(path)
+        found = checkpoint_beside(file)
     except SrkdError as error:
         raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
     announce(f"{path} is an exported file: starting from {found}, which it was made from")
@@ -52,6 +54,10 @@ def _checkpoints(folder: Path) -> list[Path]:
         return sorted(file for file in folder.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
     except OSError as error:
         raise SrkdError(f"{folder}: {error.strerror or error}") from error
+
+
+def _of_onnx(path: Path) -> Mapping[str, str]:
+    return read_facts(path).metadata
 
 
 def _of_sidecar(path: Path) -> Mapping[str, str]:
@@ -66,15 +72,21 @@ def _of_engine(path: Path) -> Mapping[str, str]:
 
 
 def _of_package(path: Path) -> Mapping[str, str]:
-    coreml = RUNTIMES["coreml"]
-    if coreml.absent():
-        raise SrkdError(f"{path}: {MissingExtra(', '.join(coreml.absent()), coreml.extra or '')}")
+    missing = absent(RUNTIMES["coreml"].needs)
+    if missing:
+        raise SrkdError(f"{path}: {MissingExtra(', '.join(missing), 'coreml')}")
     from compressor.runtimes.coreml_runtime import read_metadata
 
     return read_metadata(path)
 
 
 READERS: Mapping[str, Callable[[Path], Mapping[str, str]]] = MappingProxyType(
-    {"ncnn": _of_sidecar, "executorch": _of_sidecar, "tensorrt": _of_engine, "coreml": _of_package}
+    {
+        "onnxruntime": _of_onnx,
+        "ncnn": _of_sidecar,
+        "executorch": _of_sidecar,
+        "tensorrt": _of_engine,
+        "coreml": _of_package,
+    }
 )
 """Formats that say what they are to others than their own runtime."""
