@@ -26,8 +26,8 @@ from compressor.teacher import Teacher
 from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.loop import train
 from compressor.training.losses import Losses
-from compressor.training.pace import synchronise
 from compressor.training.place import Place
+from compressor.training.precision import synchronise
 from compressor.training.state import State
 from compressor.training.validation import mean_psnr_y
 from recipes.loading import label

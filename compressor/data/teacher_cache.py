@@ -29,7 +29,7 @@ from compressor.resize import imresize
 from compressor.runtimes.torch_eager import tf32_off
 from compressor.teacher import Teacher
 from compressor.tiling import run_tiled
-from compressor.training.pace import Precision, autocast
+from compressor.training.precision import Precision, autocast
 
 FORMAT = 1
 """Part of every key: outputs made in another way have another number."""

@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from compressor.networks.base import Network
 from compressor.training.compiled import Compile, wants_compilation
+from compressor.training.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
 
-Precision = Literal["fp32", "bf16"]
 AskedPrecision = Literal["auto", "fp32", "bf16"]
-Layout = Literal["channels_last", "contiguous"]
 
 WORTH_SECONDS = 30.0
 """A run that plain fp32 finishes sooner is not worth a measurement."""
@@ -137,25 +136,6 @@ def _candidates(device: torch.device, precision: AskedPrecision) -> list[Candida
     return [Candidate(one, layout) for one in precisions for layout in layouts]
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which the student runs."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def memory_format(layout: Layout) -> torch.memory_format:
-    return torch.channels_last if layout == "channels_last" else torch.contiguous_format
-
-
 class _Trial:
     """Forward and backward of a copy of the student on random patches."""
 
@@ -198,8 +178,3 @@ def _seconds(trial: _Trial) -> float:
     trial.run()
     synchronise(trial.device)
     return time.perf_counter() - started
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

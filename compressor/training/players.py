@@ -7,7 +7,7 @@ from compressor.progress import Announce
 from compressor.teacher import Teacher
 from compressor.training.compiled import CompiledAtFirst
 from compressor.training.inside import Inside
-from compressor.training.pace import Precision, autocast
+from compressor.training.precision import Precision, autocast
 from compressor.training.processes import Processes
 from compressor.training.stage import Stage
 from compressor.training.state import State
