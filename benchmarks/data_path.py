@@ -23,13 +23,12 @@ import torch
 from PIL import Image
 
 from benchmarks.field_practice import SUB_IMAGE, field_loader, write_pngs
+from compressor.base.machine import cpu_model, usable_cores
 from compressor.data.batches import Batches
-from compressor.data.build import build_store
-from compressor.data.embedded import embedded_photos
-from compressor.images import read_rgb_u8
-from compressor.imagesets import find_sets, list_images
-from compressor.machine import cpu_model, usable_cores
-from compressor.resize import downscale_u8, mod_crop
+from compressor.data.decode import build_store
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.sets import embedded_photos, find_sets, list_images
 
 BATCH, PATCH, SCALE = 16, 48, 4
 AHEAD = 4

@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 
 from compressor.assets import FOLDER
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.images import read_rgb_u8
-from compressor.imagesets import list_images
-from compressor.metrics import to_u8
-from compressor.resize import imresize
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import to_u8
+from compressor.images.resize import imresize
+from compressor.images.sets import list_images
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.open import open_model
-from compressor.super_resolve import super_resolve
 
 STUDENT = "edsr:width=48,depth=16,scale=4"
 SETTINGS = ("batch=8", "lr_patch=32", "rate=5e-4", "decay=cosine", "precision=bf16")

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import srkd
 from compressor.assets import embedded_teacher
-from compressor.atomic import atomic_path
-from compressor.checkpoints.container import file_sha256
-from compressor.machine import cpu_model
+from compressor.base.files import atomic_path
+from compressor.base.machine import cpu_model
+from compressor.models.checkpoints.files import file_sha256
 from recipes.loading import is_file, load_preset
 from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread

@@ -17,12 +17,12 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from compressor.data.embedded import embedded_pairs
-from compressor.images import read_rgb_u8
-from compressor.networks.base import Spec
-from compressor.networks.registry import build
-from compressor.resize import downscale_u8, mod_crop
-from compressor.teacher import Teacher
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.sets import embedded_pairs
+from compressor.models.networks.base import Spec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 
 SUB_IMAGE = 480
 """BasicSR trains on sub-images of this side, because whole 2K images take too long to decode."""

@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 
 from compressor.assets import embedded_student
-from compressor.atomic import atomic_path
-from compressor.checkpoints.load import load_checkpoint
-from compressor.machine import cpu_model
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.progress import silent
-from compressor.runtimes.open import open_model
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.base.context import silent
+from compressor.base.files import atomic_path
+from compressor.base.machine import cpu_model
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.formats import FORMATS

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.networks.base import Network
-from compressor.students import build_student
-from compressor.taps import read_taps
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.models.students import build_student
+from compressor.models.taps import read_taps
 
 SKIPPED = ("pams_*", "edsr_chop_and_x8_x2")
 """Quantised networks are another story; the weights of the second are not published."""

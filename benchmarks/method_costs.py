@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.methods_compared import CALLED, OPTIONS, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
-from compressor.machine import cpu_model, peak_resident_bytes
-from compressor.students import student_of_spec
-from compressor.teacher import load_teacher
+from compressor.base.machine import cpu_model, peak_resident_bytes
+from compressor.models.students import student_of_spec
+from compressor.teachers.teacher import load_teacher
 
 ROUNDS = 5
 EXPLAINED = 1.3

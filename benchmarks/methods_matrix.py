@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from compressor.atomic import atomic_path
-from compressor.errors import SrkdError
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Conversion
 from export.to_onnx import convert, open_runtime
 from recipes.options import make_method

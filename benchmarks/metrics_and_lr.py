@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks import golden_networks
-from compressor.evaluation import evaluate
-from compressor.images import read_rgb_u8
-from compressor.imagesets import ImageSet, find_sets
-from compressor.metrics import Protocol, psnr_y, ssim_y
-from compressor.resize import Border, downscale_u8, mod_crop
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import Protocol, psnr_y, ssim_y
+from compressor.images.resize import Border, downscale_u8, mod_crop
+from compressor.images.sets import ImageSet, find_sets
+from compressor.inference.evaluate import evaluate
+from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.open import open_model
 
 SCALES = (2, 3, 4)
 DB, SSIM = 0.005, 0.0003

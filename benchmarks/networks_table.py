@@ -18,22 +18,22 @@ import torch
 from benchmarks.golden_networks import TOLERANCE, Row, rows
 from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, SCALES
 from benchmarks.slices import lively, run, zero_masked
-from compressor.checkpoints.convert import home_state
-from compressor.checkpoints.load import load_checkpoint
-from compressor.cost import cost
-from compressor.data.embedded import embedded_photos
-from compressor.images import read_rgb_u8
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, architecture, build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.images.files import read_rgb_u8
+from compressor.images.sets import embedded_photos
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, run_tiled
+from compressor.models.checkpoints.convert import home_state
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.cost import cost
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.students import build_student, network_sha256
-from compressor.tiling import UNBOUNDED_OVERLAP, run_tiled
 from export.conversion import Conversion
 from export.to_onnx import convert
 from srkd.api import evaluate

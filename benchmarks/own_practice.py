@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from compressor.base.context import silent, unheard
+from compressor.base.processes import Processes
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.networks.base import Network, Spec
-from compressor.networks.registry import build
-from compressor.progress import silent, unheard
-from compressor.teacher import Teacher
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.loop import train
-from compressor.training.pace import choose_pace
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.networks import players
 from compressor.training.run_folder import RunFolder
+from compressor.training.speed import choose_pace
 from compressor.training.state import State
 from recipes.loading import load_preset
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.swinir import SwinIRSpec
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.swinir import SwinIRSpec
 
 SCALES = (2, 3, 4)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import srkd
-from compressor.atomic import atomic_path
-from compressor.evaluation import Evaluation
-from compressor.machine import facts
+from compressor.base.files import atomic_path
+from compressor.base.machine import facts
+from compressor.inference.evaluate import Evaluation
 from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.networks.base import Network, Spec
-from compressor.networks.registry import build
-from compressor.networks.swinir import ChannelNorm
-from compressor.students import student_cuts
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import ChannelNorm
+from compressor.models.students import student_cuts
 
 
 def lively(spec: Spec) -> Network:

@@ -20,18 +20,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.cost import cost
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.machine import facts
 from compressor.data.batches import Batches, View
-from compressor.data.build import build_store
-from compressor.data.cache_folder import CacheFolder
-from compressor.data.embedded import embedded_pairs
+from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
-from compressor.machine import facts
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.teacher import Teacher
+from compressor.images.sets import embedded_pairs
+from compressor.models.cost import cost
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 from compressor.training.guard import Skipped
 from compressor.training.loop import train
 from compressor.training.losses import Losses

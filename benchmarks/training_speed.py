@@ -24,9 +24,9 @@ import torch
 from benchmarks.field_practice import FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
-from compressor.machine import cpu_model
-from compressor.students import parse_student
-from compressor.teacher import load_teacher
+from compressor.base.machine import cpu_model
+from compressor.models.students import parse_student
+from compressor.teachers.teacher import load_teacher
 
 ROUNDS = 7
 

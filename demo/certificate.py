@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 
 @dataclass(frozen=True)

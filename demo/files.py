@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {

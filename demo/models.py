@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from demo.files import hashed_address, read_file
 

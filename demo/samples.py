@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from compressor.data.embedded import embedded_photos
-from compressor.images import read_rgb_u8
-from compressor.resize import downscale_u8
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos
 from demo.files import hashed_address
 
 

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from compressor.progress import Announce, unheard
+from compressor.base.context import Announce, unheard
 from demo.addresses import is_loopback
 from demo.files import ENCODINGS, Asset
 from demo.isolation import cache_control, headers_for

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-from compressor.errors import MissingExtra, SrkdError, UsageError
-from compressor.progress import Announce, unheard
+from compressor.base.context import Announce, unheard
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from demo.files import Asset
 
 NEEDS = ("starlette", "uvicorn", "segno")

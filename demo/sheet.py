@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from compressor.atomic import atomic_path
-from compressor.metrics import to_u8
+from compressor.base.files import atomic_path
+from compressor.images.metrics import to_u8
 
 CAPTION_PIXELS = 28
 GAP_PIXELS = 6

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor.errors import SrkdError, Unwritable
+from compressor.base.errors import SrkdError, Unwritable
 from demo.files import ENCODINGS, Asset, asset, read_app
 from demo.isolation import FOR_GOOD, HEADERS
 from demo.models import Model, listed

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compressor.cost import Cost, cost
-from compressor.errors import SrkdError, UsageError
-from compressor.nearest import nearest
-from compressor.progress import Progress
+from compressor.base.context import Progress
+from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of
+from compressor.models.cost import Cost, cost
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.open import RUNTIMES, model_file, open_model, runtime_of
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.exporting import convert_to, prove
 from export.formats import FORMATS
 from export.memory import MemoryJob

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from compressor.errors import SrkdError, UsageError
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
 
 if TYPE_CHECKING:
-    from compressor.networks.base import Network
+    from compressor.models.networks.base import Network
 
 IO = Literal["float", "uint8"]
 Size = tuple[int, int]

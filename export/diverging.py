@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch.export.graph_signature import InputKind
 
-from compressor.networks.base import Network
-from compressor.progress import Progress, silent
-from compressor.runtimes.onnx_file import one_line
-from compressor.runtimes.onnx_rounded import holds_halves, rounded
+from compressor.base.context import Progress, silent
+from compressor.models.networks.base import Network
+from compressor.runtimes.onnx_file import holds_halves, one_line, rounded
 from export.conversion import Choices
 from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET

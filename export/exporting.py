@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 
-from compressor.atomic import atomic_files
-from compressor.errors import SrkdError, UsageError, is_out_of_memory
-from compressor.networks.base import Descriptor, Network
-from compressor.progress import Progress, silent
-from compressor.runtimes.sidecar import sidecar_path, sidecar_text
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
+from compressor.base.files import atomic_files
+from compressor.models.networks.base import Descriptor, Network
+from compressor.runtimes.metadata import sidecar_path, sidecar_text
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Choices, Conversion
 from export.formats import Format, find_formats
 from export.metadata import Source, export_metadata

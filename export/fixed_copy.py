@@ -13,8 +13,8 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
-from compressor.networks.base import Network
-from compressor.networks.windows import WindowAttention
+from compressor.models.networks.base import Network
+from compressor.models.networks.windows import WindowAttention
 
 ASSERTION = torch.ops.aten._assert_tensor_metadata.default
 CLONE = torch.ops.aten.clone.default

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from compressor.errors import MissingExtra, UsageError
-from compressor.nearest import nearest
-from compressor.runtimes.open import RUNTIMES, absent, no_obstacle
-from compressor.trt.driver import driver_missing
+from compressor.base.errors import MissingExtra, UsageError, nearest
+from compressor.inference.open import RUNTIMES, absent, no_obstacle
+from compressor.runtimes.tensorrt.driver import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressor.networks.base import Network
+    from compressor.models.networks.base import Network
     from compressor.runtimes.base import Runtime
 
 
@@ -61,7 +60,7 @@ class Format:
     """The extra of the distribution that brings them; None where a plain installation does."""
     bounds: Bounds
     opens_with: str
-    """The runtime that runs such a file (`compressor.runtimes.open.RUNTIMES`)."""
+    """The runtime that runs such a file (`compressor.inference.open.RUNTIMES`)."""
     choices: tuple[str, ...] = ()
     """Which of `Choices` it has: static, io, shuffle."""
     default_lr_size: tuple[int, int] | None = None

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.networks.base import Network
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
 from export.litert_graph import sizes_held, traced, with_operations_of_litert
 
 FREE_EXAMPLE = (24, 20)

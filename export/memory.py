@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from compressor.errors import SrkdError
-from compressor.machine import peak_resident_bytes
+from compressor.base.errors import SrkdError
+from compressor.base.machine import peak_resident_bytes
+from compressor.inference.open import open_model
 from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.open import open_model
 
 LONGEST_SECONDS = 900
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compressor.checkpoints.save import metadata_of
-from compressor.networks.base import Network
+from compressor.models.checkpoints.save import metadata_of
+from compressor.models.networks.base import Network
 
 INHERITED = ("srkd.recipe", "srkd.protocol", "srkd.scores")
 """What stays true of the same weights in another file."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 LONGEST_SECONDS = 600
 

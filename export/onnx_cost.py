@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from compressor.cost import Cost
+from compressor.models.cost import Cost
 
 Shape = tuple[int, ...]
 

@@ -14,8 +14,8 @@ import onnx
 import torch
 import torch._dynamo.exc
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
 
 INPUT, OUTPUT = "lr", "sr"
 NODE_SCOPES = "pkg.torch.onnx.name_scopes"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 from export.conversion import CannotConvert
 
 FULL = ("sub_mean/", "add_mean/")

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 CARRIES_ORDER = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
 """What does the same to every channel, so that an order may pass through it."""

@@ -10,12 +10,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from compressor.data.embedded import embedded_pairs
-from compressor.errors import SrkdError, UsageError
-from compressor.evaluation import evaluate
-from compressor.imagesets import ImageSet
-from compressor.metrics import Protocol, finite_or_none
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.metrics import Protocol, finite_or_none
+from compressor.images.sets import ImageSet, embedded_pairs
+from compressor.inference.evaluate import evaluate
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.onnx_runtime import OnnxRuntime

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from compressor.errors import SrkdError, UsageError
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
 
 Call = Callable[[], object]
 """Runs one batch and returns when its output is there."""

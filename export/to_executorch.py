@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressor.errors import SrkdError
-from compressor.machine import installed_version
+from compressor.base.errors import SrkdError
+from compressor.base.machine import installed_version
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from export.conversion import CannotConvert, Conversion
 from export.fixed_copy import fixed_copy, needs_fixed_size
@@ -24,7 +24,7 @@ from export.quiet import quiet
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressor.networks.base import Network
+    from compressor.models.networks.base import Network
     from compressor.runtimes.base import Runtime
 
 PLANNED_BYTES = 256 * 1024**2

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError
-from compressor.machine import installed_version
+from compressor.base.errors import SrkdError
+from compressor.base.machine import installed_version
+from compressor.models.checkpoints.save import save_network
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.litert_runtime import LiteRtRuntime
 from export.conversion import CannotConvert, Conversion

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compressor.errors import SrkdError
-from compressor.machine import installed_version
+from compressor.base.errors import SrkdError
+from compressor.base.machine import installed_version
 from compressor.runtimes.ncnn_runtime import INPUT, OUTPUT, NcnnRuntime, checksum
 from export.conversion import CannotConvert, Conversion
 from export.ncnn_trial import try_run
 
 if TYPE_CHECKING:
-    from compressor.networks.base import Network
+    from compressor.models.networks.base import Network
     from compressor.runtimes.base import Runtime
 
 LONGEST_SECONDS = 600

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from compressor.networks.base import Descriptor
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Choices, Conversion

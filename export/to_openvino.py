@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.metadata import one_line
 from compressor.runtimes.openvino_runtime import OpenVinoRuntime
-from compressor.runtimes.self_described import one_line
 from export import to_onnx
 from export.conversion import Conversion
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.tensorrt.cuda import open_cuda
+from compressor.runtimes.tensorrt.engines import build_engine, machine_here, machine_tag
+from compressor.runtimes.tensorrt.library import tensorrt
+from compressor.runtimes.tensorrt.shapes import Shapes, dynamic_shapes, static_shapes
+from compressor.runtimes.tensorrt.trtexec import trtexec_command
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
-from compressor.trt.cuda import open_cuda
-from compressor.trt.engines import build_engine, machine_here, machine_tag
-from compressor.trt.library import tensorrt
-from compressor.trt.shapes import Shapes, dynamic_shapes, static_shapes
-from compressor.trt.trtexec import trtexec_command
 from export.conversion import Choices, Conversion
 from export.formats import FORMATS
 from export.to_onnx import INPUT

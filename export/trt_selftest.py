@@ -14,21 +14,21 @@ from pathlib import Path
 
 import torch
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.tensorrt.cuda import Cuda, open_cuda
+from compressor.runtimes.tensorrt.driver import trt_missing
+from compressor.runtimes.tensorrt.engine_file import Machine
+from compressor.runtimes.tensorrt.engines import build_engine, engine_name, machine_here
+from compressor.runtimes.tensorrt.library import tensorrt
+from compressor.runtimes.tensorrt.shapes import dynamic_shapes
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
-from compressor.runtimes.torch_eager import TorchRuntime
-from compressor.trt.cuda import Cuda, open_cuda
-from compressor.trt.driver import trt_missing
-from compressor.trt.engine_file import Machine
-from compressor.trt.engines import build_engine, engine_name, machine_here
-from compressor.trt.library import tensorrt
-from compressor.trt.shapes import dynamic_shapes
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Conversion
 from export.formats import FORMATS

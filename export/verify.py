@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from compressor.data.embedded import embedded_photos
-from compressor.errors import SrkdError
-from compressor.images import read_rgb_u8
-from compressor.metrics import finite_or_none
-from compressor.networks.base import Descriptor
-from compressor.progress import Progress, silent
-from compressor.resize import downscale_u8, reflected_indices
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import finite_or_none
+from compressor.images.resize import downscale_u8, reflected_indices
+from compressor.images.sets import embedded_photos
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 from export.bounds import Bounds
 from export.conversion import IO

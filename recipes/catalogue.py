@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata, resources
 from typing import Any, NoReturn
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from recipes.entry import Contribution, MethodEntry
 from recipes.problems import closest
 

@@ -26,10 +26,9 @@ from pydantic import Field
 from torch import nn
 
 from compressor.assets import embedded_teacher
-from compressor.checkpoints.load import load_checkpoint
-from compressor.networks.base import Network
-from compressor.training.calibration import Calibrated
-from compressor.training.method import Compared, Kind
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.training.method import Calibrated, Compared, Kind
 from compressor.training.step import Step
 from recipes.contrasting import Contrasts
 from recipes.ds import Taps, head_images, heads_for, heads_on, supervised

@@ -11,8 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from compressor.training.calibration import Calibrated
-    from compressor.training.method import Kind, Method
+    from compressor.training.method import Calibrated, Kind, Method
 
 WHOLE, GATED = "logits", "gated_logits"
 """What the L1 to the teacher's image is called, of all patches and of those that a gate lets through."""

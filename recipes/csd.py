@@ -26,11 +26,11 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
+from compressor.base.errors import UsageError
 from compressor.data.batches import View
-from compressor.errors import UsageError
-from compressor.networks.axes import Segments
-from compressor.networks.base import Network, Spec
-from compressor.students import require_slice
+from compressor.models.networks.axes import Segments
+from compressor.models.networks.base import Network, Spec
+from compressor.models.students import require_slice
 from compressor.training.method import Kind, Role
 from compressor.training.step import Step
 from recipes.csd_lite import CsdLite

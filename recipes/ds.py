@@ -19,10 +19,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.networks.base import Network
-from compressor.training.calibration import Calibrated
+from compressor.models.networks.base import Network
 from compressor.training.footprint import peak_of
-from compressor.training.method import Compared, Kind, PlainMethod, Shape
+from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Shape
 from compressor.training.step import Step
 from recipes.tap_check import own_taps
 from recipes.terms.heads import auxiliary_head

@@ -26,9 +26,9 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
+from compressor.base.errors import UsageError
 from compressor.data.batches import View
-from compressor.errors import UsageError
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.training.method import Kind, PlainMethod
 from compressor.training.step import Step
 from recipes.terms.upcycling import PROBABILITY, apply, draw_operations, invert, zoom_in, zoom_in_cells

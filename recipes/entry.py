@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 Needs = Literal["nothing", "outputs", "network"]
 """The most a method may want of a teacher: no teacher, any teacher's outputs, or one of our networks."""

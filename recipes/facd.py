@@ -23,9 +23,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.networks.base import Network
-from compressor.training.calibration import Calibrated
-from compressor.training.method import Shape
+from compressor.models.networks.base import Network
+from compressor.training.method import Calibrated, Shape
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod, Share, learned, regressors
 from recipes.gating import GATE

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod

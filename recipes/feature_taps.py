@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.taps import tap_shapes
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Network
+from compressor.models.taps import tap_shapes
 from compressor.training.method import Compared, Kind, Shape
 from compressor.training.step import Step
 from recipes.gating import Gated

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import GATED, WHOLE

@@ -29,13 +29,12 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
-from compressor.networks.base import Network
-from compressor.networks.registry import build
-from compressor.taps import resolve_tap
-from compressor.training.calibration import Calibrated
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import build
+from compressor.models.taps import resolve_tap
 from compressor.training.footprint import peak_of
-from compressor.training.method import Compared, Kind, PlainMethod, Prelude, Shape
+from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Prelude, Shape
 from compressor.training.step import Forward, Step
 from recipes.tap_check import own_taps
 from recipes.terms.fusion import fusion_gate

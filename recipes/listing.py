@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from compressor.atomic import atomic_path
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
 from recipes.catalogue import METHODS, catalogue
 from recipes.entry import Needs
 from recipes.loading import is_file, load_preset

@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from recipes.phi import Choice, Resolved, resolve_phi
 from recipes.terms.perceptual import plan_teacher_phi

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from recipes.catalogue import catalogue
 from recipes.entry import MethodEntry, Needs
 from recipes.problems import Origin, Path, PresetError, Problem, told

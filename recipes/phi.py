@@ -19,11 +19,11 @@ from typing import IO, Literal, TypeAlias
 
 import torch
 
-from compressor.atomic import atomic_path
-from compressor.checkpoints.container import file_sha256
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.models.checkpoints.files import file_sha256
+from compressor.models.networks.base import Network
 from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19
 
 FILE = "vgg19-dcbb9e9d.pth"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressor.errors import UsageError
-from compressor.training.schedule import Schedule
+from compressor.base.errors import UsageError
+from compressor.training.stage import Schedule
 
 if TYPE_CHECKING:
-    from compressor.networks.axes import Segments
+    from compressor.models.networks.axes import Segments
     from compressor.training.method import Method, Prelude
-    from compressor.training.pace import Asked, Pace
+    from compressor.training.speed import Asked, Pace
     from compressor.training.stage import Stage
 
 SOONEST_VALIDATION = 25
@@ -120,7 +120,7 @@ class Preset(Part):
 
     def asked(self) -> Asked:
         """What the preset says about speed; the machine decides the rest."""
-        from compressor.training.pace import Asked
+        from compressor.training.speed import Asked
 
         rule = self.schedule
         return Asked(rule.precision, rule.teacher_precision, rule.compile)
@@ -132,7 +132,7 @@ class Preset(Part):
 
     def stage(self, methods: Sequence[Method], pace: Pace | None = None) -> Stage:
         """The stage at the pace that was chosen for the machine; without one, plain."""
-        from compressor.training.pace import plain_pace
+        from compressor.training.speed import plain_pace
         from compressor.training.stage import Average, Optimiser, Stage
 
         rule = self.schedule

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 
 Path = tuple[str | int, ...]
 """Where a value lies: ("methods", 0, "options", "kappa")."""

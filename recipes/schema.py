@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
-from compressor.atomic import atomic_path
+from compressor.base.files import atomic_path
 from recipes.catalogue import METHODS
 from recipes.entry import MethodEntry
 from recipes.options import options_of

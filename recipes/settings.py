@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from recipes.catalogue import catalogue
 from recipes.options import options_of
 from recipes.preset import Preset, ScheduleRule

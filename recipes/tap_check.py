@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compressor.errors import UsageError
-from compressor.networks.base import Network
-from compressor.taps import resolve_tap, tap_shapes
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import Network
+from compressor.models.taps import resolve_tap, tap_shapes
 from compressor.training.method import Compared, Method
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
     from compressor.training.method import PlainMethod

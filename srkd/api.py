@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor import upscaling
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.cost import Cost, cost
-from compressor.evaluation import Evaluation
-from compressor.metrics import Protocol
-from compressor.networks.base import Network
-from compressor.progress import Announce, Progress, silent, unheard
-from compressor.resize import Border
-from compressor.runtimes.origin import checkpoint_of
-from compressor.students import build_student
-from compressor.teacher import load_teacher
-from compressor.tiling import UNBOUNDED_OVERLAP
-from compressor.upscaling import UpscaleReport
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.images.metrics import Protocol
+from compressor.images.resize import Border
+from compressor.inference import upscale as upscaling
+from compressor.inference.evaluate import Evaluation
+from compressor.inference.open import checkpoint_of
+from compressor.inference.tiling import UNBOUNDED_OVERLAP
+from compressor.inference.upscale import UpscaleReport
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import Cost, cost
+from compressor.models.networks.base import Network
+from compressor.models.students import build_student
+from compressor.teachers.teacher import load_teacher
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
 from export.conversion import IO, Choices, Shuffle, tuned_and_largest
 from export.exporting import ExportReport, export_model

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import SrkdError, UsageError
-from compressor.progress import Announce
-from compressor.students import student_cuts, student_text
+from compressor.base.context import Announce
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.students import student_cuts, student_text
 
 if TYPE_CHECKING:
     from recipes.preset import Preset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressor.base.errors import UsageError
 from compressor.data.batches import View
-from compressor.errors import UsageError
 from compressor.training.method import Method
 
 

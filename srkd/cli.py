@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: run and leave with 0 done, 1 failed, 2 wrong usage or 130 interrupted."""
     code = run(arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
-        from compressor.training.place import leave
+        from compressor.base.rank import leave
 
         leave(code)
     sys.exit(code)

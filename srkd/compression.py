@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.data.cache_folder import DEFAULT_LIMIT
+from compressor.base.cache_folder import DEFAULT_LIMIT
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Processes
+from compressor.base.rank import Place
 from compressor.data.prepare import Data, prepare_data
 from compressor.data.teacher_cache import TeacherCache
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.progress import Announce, Progress, silent, unheard
-from compressor.resize import Border
-from compressor.students import Select
-from compressor.teacher import Teacher, load_teacher
-from compressor.teacher_check import check_teacher
+from compressor.images.resize import Border
+from compressor.inference.teacher_check import check_teacher
+from compressor.models.networks.base import Network
+from compressor.models.students import Select
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.distributed import own_device, processes
 from compressor.training.events import Reference
-from compressor.training.group import own_device, processes
 from compressor.training.method import Method
-from compressor.training.pace import PLAIN_PACE, Pace, choose_pace
-from compressor.training.place import Place
-from compressor.training.processes import Processes
 from compressor.training.run_folder import FACTS, RunFolder
+from compressor.training.speed import PLAIN_PACE, Pace, choose_pace
 from recipes.catalogue import preset_names
 from recipes.loading import label, load_preset
 from recipes.looking import looking

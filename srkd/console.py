@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from compressor.progress import Progress, silent
+from compressor.base.context import Progress, silent
 
 if TYPE_CHECKING:
     import rich.progress
@@ -91,7 +91,7 @@ class Console:
 
     def emit(self, verb: str, payload: object) -> None:
         """Write the command's one JSON object, with its schema and the machine's facts."""
-        from compressor.machine import facts
+        from compressor.base.machine import facts
 
         body = plain(payload)
         if not isinstance(body, dict):

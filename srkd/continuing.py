@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import SrkdError
-from compressor.training.elsewhere import FolderElsewhere
-from compressor.training.pace import Pace
-from compressor.training.processes import Processes
-from compressor.training.run_folder import RunFolder, read_facts, require_new, require_run
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.training.run_folder import FolderElsewhere, RunFolder, read_facts, require_new, require_run
+from compressor.training.speed import Pace
 from srkd.training_run import SAME
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.errors import SrkdError, UsageError
-from compressor.progress import Announce, Progress, silent, unheard
-from compressor.runtimes.open import model_file, runtime_of
-from compressor.runtimes.origin import checkpoint_beside
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import checkpoint_beside, model_file, runtime_of
 from demo.files import Asset
 from demo.models import Model, NotForBrowsers, Role, read_model
 from demo.samples import samples

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from compressor.errors import MissingExtra
-from compressor.machine import gpu, installed_version
+from compressor.base.errors import MissingExtra
+from compressor.base.machine import gpu, installed_version
+from compressor.inference.open import RUNTIMES, RuntimeKind, absent
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
-from compressor.runtimes.open import RUNTIMES, RuntimeKind, absent
 from demo.serving import NEEDS
 from export.formats import FORMATS, Format
 

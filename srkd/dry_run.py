@@ -14,22 +14,22 @@ from typing import Any, Literal
 
 import torch
 
-from compressor.cost import cost
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import UsageError
+from compressor.base.machine import peak_resident_bytes
+from compressor.base.precision import synchronise
+from compressor.base.rank import Place
 from compressor.data.batches import Batches
-from compressor.data.placement import placed
 from compressor.data.prepare import Found, find_images
-from compressor.errors import UsageError
-from compressor.machine import peak_resident_bytes
-from compressor.networks.base import Network
-from compressor.progress import Announce, Progress, silent, unheard
-from compressor.teacher import Teacher
+from compressor.data.store import placed
+from compressor.models.cost import cost
+from compressor.models.networks.base import Network
+from compressor.teachers.teacher import Teacher
+from compressor.training.events import mean_psnr_y
 from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.loop import train
 from compressor.training.losses import Losses
-from compressor.training.place import Place
-from compressor.training.precision import synchronise
 from compressor.training.state import State
-from compressor.training.validation import mean_psnr_y
 from recipes.loading import label
 from srkd.compression import Decided, Networks, choose_networks, decide, device_of
 from srkd.phi_choice import choose_phi

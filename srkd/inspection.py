@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compressor.checkpoints.container import file_sha256
-from compressor.cost import Cost, LayerCost, cost, layer_costs
-from compressor.errors import SrkdError
-from compressor.networks.base import Spec
-from compressor.networks.dialect import Assumption
-from compressor.networks.registry import spec_from_dict
+from compressor.base.errors import SrkdError
+from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of, said_by
+from compressor.inference.teacher_check import TeacherCheck, check_teacher
+from compressor.models.checkpoints.files import file_sha256
+from compressor.models.cost import Cost, LayerCost, cost, layer_costs
+from compressor.models.networks.base import Spec
+from compressor.models.networks.dialect import Assumption
+from compressor.models.networks.registry import spec_from_dict
+from compressor.runtimes.metadata import spec_in
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import RUNTIMES, model_file, open_model, runtime_of
-from compressor.runtimes.origin import said_by
-from compressor.runtimes.self_described import spec_in
-from compressor.teacher import load_teacher
-from compressor.teacher_check import TeacherCheck, check_teacher
+from compressor.teachers.teacher import load_teacher
 from srkd.parameters import size
 
 OUTPUTS_ONLY = "no network of srkd: as a teacher it gives outputs only"

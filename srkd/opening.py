@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from compressor.data.embedded import embedded_pairs
-from compressor.errors import UsageError
-from compressor.imagesets import ImageSet, find_sets
-from compressor.networks.base import Network
-from compressor.progress import Announce, unheard
+from compressor.base.context import Announce, unheard
+from compressor.base.errors import UsageError
+from compressor.images.sets import ImageSet, embedded_pairs, find_sets
+from compressor.inference.open import ForeignRuntime, open_model
+from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.foreign import ForeignRuntime
-from compressor.runtimes.open import open_model
-from compressor.runtimes.torch_eager import TorchRuntime
-from compressor.teacher import Teacher
+from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.teachers.teacher import Teacher
 
 Model: TypeAlias = "str | Path | Network | Runtime"
 """A checkpoint, a run folder, an exported file, a network or teacher, or a runtime that is open already."""

@@ -6,8 +6,8 @@ import re
 
 import click
 
-from compressor.data.cache_folder import bytes_of
-from compressor.errors import UsageError
+from compressor.base.cache_folder import bytes_of
+from compressor.base.errors import UsageError
 
 
 def size(width_height: tuple[int, int]) -> str:

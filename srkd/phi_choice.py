@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import SrkdError
-from compressor.progress import Announce, Progress, silent
-from compressor.teacher import Teacher
+from compressor.base.context import Announce, Progress, silent
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
-from compressor.training.processes import Processes
 from recipes.loading import load_preset
 from recipes.looking import LooksThrough, find_phi, looking
 from recipes.phi import Resolved

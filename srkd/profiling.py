@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.assets import embedded_teacher
-from compressor.checkpoints.container import file_sha256
-from compressor.errors import SrkdError
-from compressor.progress import Announce, Progress, silent, unheard
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.files import file_sha256
 from export.contestants import Settings
 from export.profiling import ProfileReport, profile_models
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.data.cache_folder import DEFAULT_LIMIT, bytes_of
+from compressor.base.cache_folder import DEFAULT_LIMIT, bytes_of
 from compressor.data.prepare import DataChoice
-from compressor.resize import Border
-from compressor.students import Select
+from compressor.images.resize import Border
+from compressor.models.students import Select
 from recipes.loading import is_file
 from srkd.student_choice import Init
 

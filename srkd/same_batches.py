@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 HASHES = ("batches", "first_pixels")
 

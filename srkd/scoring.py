@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from compressor import evaluation
-from compressor.evaluation import Evaluation
-from compressor.imagesets import ImageSet
-from compressor.metrics import Protocol
-from compressor.progress import Announce, Progress, silent, unheard
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.images.metrics import Protocol
+from compressor.images.sets import ImageSet
+from compressor.inference import evaluate as evaluation
+from compressor.inference.evaluate import Evaluation
 from compressor.runtimes.base import Runtime
 from srkd.opening import Model, Opening, common_scale, image_sets
 

@@ -12,28 +12,25 @@ from typing import Any
 
 import torch
 
-from compressor.checkpoints.save import save_network
-from compressor.cost import Cost, cost
+from compressor.base.context import Announce, Progress
+from compressor.base.machine import facts
+from compressor.base.processes import Processes, interruption
 from compressor.data.batches import Batches
-from compressor.data.placement import placed
 from compressor.data.prepare import Data
+from compressor.data.store import placed
 from compressor.data.teacher_cache import TeacherCache
-from compressor.machine import facts
-from compressor.metrics import Protocol
-from compressor.networks.base import Network
-from compressor.progress import Announce, Progress
-from compressor.teacher import Teacher
-from compressor.training.events import Reference, RunEvents
-from compressor.training.interrupt import interruption
+from compressor.images.metrics import Protocol
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import Cost, cost
+from compressor.models.networks.base import Network
+from compressor.teachers.teacher import Teacher
+from compressor.training.events import Reference, RunEvents, mean_psnr_y, quantised_sr
+from compressor.training.loop import run_stages
 from compressor.training.method import Method
-from compressor.training.pace import PLAIN_PACE, Pace
-from compressor.training.processes import Processes
-from compressor.training.replicas import follow_leader
 from compressor.training.run_folder import RunFolder
-from compressor.training.run_stages import run_stages
+from compressor.training.speed import PLAIN_PACE, Pace
 from compressor.training.stage import Stage
-from compressor.training.state import State
-from compressor.training.validation import mean_psnr_y, quantised_sr
+from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
 from srkd.console import plain

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compressor.atomic import atomic_path
-from compressor.cost import Cost
-from compressor.errors import SrkdError
-from compressor.machine import facts as machine_facts
-from compressor.progress import Announce, Progress, unheard
+from compressor.base.context import Announce, Progress, unheard
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
+from compressor.base.machine import facts as machine_facts
+from compressor.base.processes import Interrupted, Interruption, interruption
+from compressor.models.cost import Cost
 from compressor.training.events import Reference
-from compressor.training.interrupt import Interrupted, Interruption, interruption
 from compressor.training.run_folder import FACTS, read_facts, write_facts
 from srkd.baselines import Variant, require_comparable, variants
 from srkd.console import plain

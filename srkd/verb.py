@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from compressor.errors import SrkdError, is_out_of_memory
+from compressor.base.errors import SrkdError, is_out_of_memory
 from srkd.console import Console, stdout_for_json
 
 Body = Callable[..., None]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from compressor.base.cache_folder import CacheFolder
 from compressor.data.batches import Batches
-from compressor.data.build import decode_all
-from compressor.data.cache_folder import CacheFolder
+from compressor.data.decode import decode_all
 from compressor.data.store import Decoded
-from compressor.imagesets import ImagePair
+from compressor.images.sets import ImagePair
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:

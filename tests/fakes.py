@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from compressor.networks.base import Descriptor
+from compressor.models.networks.base import Descriptor
 
 
 class Fake:

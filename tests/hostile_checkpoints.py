@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.load import load_checkpoint
 from tests.hostile_files import Attack, Bases, always, header_file, records_of, zipped
 
 HEADROOM_BYTES = 512 * 2**20

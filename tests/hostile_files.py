@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from compressor.checkpoints.save import save_network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from tests import official
 
 Attack = tuple[str, bytes]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from compressor.errors import SrkdError
-from compressor.teacher import load_teacher
+from compressor.base.errors import SrkdError
+from compressor.teachers.teacher import load_teacher
 from tests.foreign_models import save_export, save_onnx, save_torchscript, twin
 from tests.hostile_checkpoints import damaged
 from tests.hostile_files import zipped

@@ -12,23 +12,22 @@ from typing import Any
 
 import torch
 
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.base.randomness import uniforms
+from compressor.base.rank import Place, leave
 from compressor.data.batches import Batch
-from compressor.data.randomness import uniforms
-from compressor.errors import SrkdError
-from compressor.networks.base import Network, Spec
-from compressor.networks.registry import build
-from compressor.resize import imresize
-from compressor.students import student_of_spec
-from compressor.training.group import processes as started
+from compressor.images.resize import imresize
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import build
+from compressor.models.students import student_of_spec
+from compressor.training.distributed import processes as started
 from compressor.training.guard import Skipped
+from compressor.training.loop import run_stages
 from compressor.training.losses import Losses
 from compressor.training.method import Method
-from compressor.training.place import Place, leave
-from compressor.training.processes import Processes
-from compressor.training.replicas import follow_leader
-from compressor.training.run_stages import run_stages
 from compressor.training.stage import Stage
-from compressor.training.state import State
+from compressor.training.state import State, follow_leader
 from recipes.loading import load_preset
 from recipes.options import make_method
 from tests.methods_table import ROWS, Row

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compressor.networks.base import Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.swinir import SwinIRSpec
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.swinir import SwinIRSpec
 
 Learner = Literal["student", "modules", "joint"]
 AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")

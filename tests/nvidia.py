@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.trt import driver
+from compressor.runtimes.tensorrt import driver
 
 DOUBLES = Path(__file__).resolve().parent / "doubles"
 DOUBLED = ("tensorrt", "cuda", "pycuda", "double_device")

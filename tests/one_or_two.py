@@ -14,21 +14,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.base.rank import Place, leave
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.training.averaging import averaged
-from compressor.training.group import processes as started
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.distributed import processes as started
 from compressor.training.loop import train
-from compressor.training.losses import Losses
+from compressor.training.losses import Losses, averaged
 from compressor.training.method import PlainMethod
-from compressor.training.place import Place, leave
-from compressor.training.processes import Processes
-from compressor.training.replicas import follow_leader, require_alike
-from compressor.training.state import State
+from compressor.training.state import State, follow_leader, require_alike
 from compressor.training.step import Step
 from recipes.loading import load_preset
 from recipes.logits import Logits

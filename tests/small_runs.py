@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compressor.checkpoints.save import save_network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
 TEACHER = EDSRSpec(scale=2, width=8, depth=4)

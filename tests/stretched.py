@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.training.losses import asked_weights
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.networks import players
 from compressor.training.state import State
 from compressor.training.step import Cast, Step
 from recipes.terms import upcycling

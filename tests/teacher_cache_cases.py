@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from compressor.base.cache_folder import CacheFolder
 from compressor.data.batches import Batches, View
-from compressor.data.cache_folder import CacheFolder
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
-from compressor.imagesets import ImagePair
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.teacher import Teacher
+from compressor.images.sets import ImagePair
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 
 SCALE, PATCH = 2, 8
 

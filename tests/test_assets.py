@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.checkpoints.load import load_checkpoint
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.teacher import load_teacher
-from compressor.training.validation import mean_psnr_y
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.teachers.teacher import load_teacher
+from compressor.training.events import mean_psnr_y
 from srkd.api import evaluate
 from tests.shared import benchmarks, needs_shared
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compressor.errors import SrkdError
-from compressor.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_index
-from compressor.networks.base import Spec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.registry import MODULES, architecture, build
+from compressor.base.errors import SrkdError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_index
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.registry import MODULES, architecture, build
 from tests.test_networks import VARIANTS, label, small_networks
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressor.base.processes import Processes
 from compressor.data.prepare import ValidationImage
-from compressor.training.balance import AFTER, ROWS, Balance
-from compressor.training.elsewhere import FolderElsewhere
 from compressor.training.events import Reference, RunEvents
+from compressor.training.guard import AFTER, ROWS, Balance
 from compressor.training.losses import Losses
-from compressor.training.processes import Processes
-from compressor.training.run_folder import RunFolder
+from compressor.training.run_folder import FolderElsewhere, RunFolder
 from tests.test_training import smooth_patch, stage
 
 

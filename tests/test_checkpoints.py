@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.checkpoints.load import Loaded, load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import network_sha256
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import Loaded, load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
 from tests import official
 from tests.shared import needs_shared, shared_dir
 

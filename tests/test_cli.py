@@ -14,7 +14,7 @@ import click
 import pytest
 
 import srkd as api
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from srkd.cli import VERBS, cli, run
 from srkd.console import Console, plain
 from srkd.parameters import Device, Setting, Size, Sizes

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import network_sha256
-from compressor.teacher import Teacher
-from compressor.training.calibration import Calibrated
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
+from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
-from compressor.training.run_stages import run_stages
+from compressor.training.loop import run_stages
+from compressor.training.method import Calibrated
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.clsd import Clsd

@@ -11,18 +11,16 @@ from typing import get_args
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import student_of_spec
-from compressor.training.calibration import Calibrated
-from compressor.training.loop import Hands, train
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Processes
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import student_of_spec
+from compressor.training.loop import Hands, run_stages, train
 from compressor.training.losses import asked_weights
-from compressor.training.method import Kind, Method, PlainMethod
-from compressor.training.players import players
-from compressor.training.processes import Processes
-from compressor.training.run_stages import run_stages
+from compressor.training.method import Calibrated, Kind, Method, PlainMethod
+from compressor.training.networks import players
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.edsr import EDSRSpec
 from srkd.cli import run
 from srkd.compression import compress
 from tests.small_runs import SMALL

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.serialization import set_crc32_options
 
-from compressor.checkpoints.container import open_container
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.pickles import TensorRef
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.files import open_container
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from tests import official
 from tests.shared import needs_shared, shared_dir
 from tests.test_checkpoints import same, saved

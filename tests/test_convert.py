@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.checkpoints.convert import TARGETS, convert_file
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.layers import DIV_FLICKR_MEAN
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.networks.windows import shift_mask
-from compressor.students import network_sha256
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.convert import TARGETS, convert_file
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.layers import DIV_FLICKR_MEAN
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.windows import shift_mask
+from compressor.models.students import network_sha256
 from srkd.cli import run
 from tests import official, official_rcan
 from tests.shared import needs_shared, shared_dir
@@ -171,7 +171,7 @@ def test_golden_states_come_home_as_they_left() -> None:
         )
         raw = torch.load(case, weights_only=True)
         raw = raw.get("params_ema", raw.get("params", raw))
-        from compressor.checkpoints.convert import dialect_of, home_state
+        from compressor.models.checkpoints.convert import dialect_of, home_state
 
         home, _ = home_state(loaded.network, dialect_of(loaded.network, to))
         assert home.keys() == raw.keys(), name

@@ -23,16 +23,16 @@ from benchmarks.published_counts import (
     SCALES,
     Published,
 )
-from compressor.cost import Cost, cost, extra_operations, layer_costs
-from compressor.errors import UsageError
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import UsageError
+from compressor.models.cost import Cost, cost, extra_operations, layer_costs
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from tests.test_networks import SMALL, VARIANTS, label, small_networks
 
 PUBLISHED_720P = {

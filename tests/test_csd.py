@@ -12,18 +12,17 @@ from torch import Tensor, nn
 
 import recipes.phi
 import srkd
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build, spec_from_dict
-from compressor.students import build_student, network_sha256, student_of_spec
-from compressor.training.inside import Inside
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.students import Inside, build_student, network_sha256, student_of_spec
 from compressor.training.loop import train
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.networks import players
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Cast, Step

@@ -10,15 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.errors import SrkdError
+from compressor.base.randomness import uniforms
 from compressor.data.batches import Batches, _addressed, _copied
-from compressor.data.build import build_store
-from compressor.data.embedded import embedded_pairs, embedded_photos
-from compressor.data.randomness import uniforms
+from compressor.data.decode import build_store
 from compressor.data.sampler import Draw, Sampler
-from compressor.errors import SrkdError
-from compressor.images import read_rgb_u8
-from compressor.imagesets import ImagePair
-from compressor.resize import downscale_u8
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos
 
 
 def write(path: Path, pixels: np.ndarray) -> ImagePair:

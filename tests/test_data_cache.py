@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.data import build, decode
-from compressor.data.build import decode_all
-from compressor.data.cache_folder import CacheFolder, default_folder
-from compressor.imagesets import ImagePair
+from compressor.base.cache_folder import CacheFolder, default_folder
+from compressor.data import decode
+from compressor.data import decode as build
+from compressor.data.decode import decode_all
+from compressor.images.sets import ImagePair
 from srkd.compression import compress
 from tests.commands import ROOT
 from tests.data_cache_cases import batches, entries, noise, read, write_photos
@@ -115,9 +116,9 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
 PROGRAM = """
 import sys
 from pathlib import Path
-from compressor.data.build import decode_all
-from compressor.data.cache_folder import CacheFolder
-from compressor.imagesets import find_sets
+from compressor.data.decode import decode_all
+from compressor.base.cache_folder import CacheFolder
+from compressor.images.sets import find_sets
 pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
 decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small=0, announce=print)
 store = decoded.select(range(len(pairs)), lr_patch=4)
@@ -178,9 +179,9 @@ def test_mapped_pixels_that_are_written_to_do_not_reach_the_file(photos, cache):
 MEASURE = """
 import os, resource, sys
 from pathlib import Path
-from compressor.data.build import decode_all
-from compressor.data.cache_folder import CacheFolder
-from compressor.imagesets import find_sets
+from compressor.data.decode import decode_all
+from compressor.base.cache_folder import CacheFolder
+from compressor.images.sets import find_sets
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from compressor.data import build, cache_folder
-from compressor.data.build import decode_all
-from compressor.data.cache_folder import CacheFolder, bytes_of, default_folder
-from compressor.errors import SrkdError, UsageError
-from compressor.imagesets import ImagePair
-from compressor.machine import available_memory
+from compressor.base import cache_folder
+from compressor.base.cache_folder import CacheFolder, bytes_of, default_folder
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import available_memory
+from compressor.data import decode as build
+from compressor.data.decode import decode_all
+from compressor.images.sets import ImagePair
 from tests.data_cache_cases import batches, entries, read, write_photos
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
-from compressor.data.build import build_store, decode_all
-from compressor.data.cache_folder import CacheFolder
+from compressor.data.decode import build_store, decode_all
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.data.store import Skipped
-from compressor.errors import SrkdError
-from compressor.images import Picture, write_picture
-from compressor.imagesets import ImagePair, find_sets
+from compressor.images.files import Picture, write_picture
+from compressor.images.sets import ImagePair, find_sets
 
 HEIGHT, WIDTH = 32, 44
 Pixels = np.ndarray

@@ -13,8 +13,8 @@ from PIL import Image
 from benchmarks.data_path import PATCH, SCALE, main, write_whole
 from benchmarks.field_practice import PngPatches
 from compressor.data.batches import Batches
-from compressor.data.build import build_store
-from compressor.imagesets import find_sets
+from compressor.data.decode import build_store
+from compressor.images.sets import find_sets
 
 
 @pytest.fixture

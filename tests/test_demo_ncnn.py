@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.data.embedded import embedded_photos
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
+from compressor.images.sets import embedded_photos
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
 from export.exporting import export_model
 from export.metadata import Source
 from tests.shared import ROOT

@@ -18,7 +18,7 @@ pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn"
 import uvicorn
 from uvicorn.server import ServerState
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from demo import files, isolation
 from demo.limits import BoundedProtocol
 from demo.server import application

@@ -22,10 +22,10 @@ from PIL import Image
 
 import demo.site
 import srkd.demonstration
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from demo.files import read_app
 from demo.models import read_model
 from demo.site import CATALOGUE, built_app, site, write_site

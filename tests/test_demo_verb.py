@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn"
 pytest.importorskip("segno", reason="the extra demo is not installed: segno")
 
 import demo.addresses
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 from demo.addresses import addresses, for_a_phone
 from demo.certificate import Certificate, read_certificate
 from demo.serving import claim, qr_code

@@ -19,14 +19,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.training.elsewhere import FolderElsewhere
-from compressor.training.place import Place
-from compressor.training.processes import Processes
-from compressor.training.run_folder import RunFolder
+from compressor.base.errors import UsageError
+from compressor.base.processes import Processes
+from compressor.base.rank import Place
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.run_folder import FolderElsewhere, RunFolder
 from srkd.compression import compress
 from tests.commands import ROOT
 from tests.one_or_two import measured

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import compressor.meta
-from compressor.cost import _pass
-from compressor.errors import SrkdError
-from compressor.networks.base import Spec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build, spec_from_dict
-from compressor.networks.swinir import SwinIRSpec
-from compressor.teacher import Teacher
+import compressor.models.cost
+from compressor.base.errors import SrkdError
+from compressor.models.cost import _pass
+from compressor.models.networks.base import Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.method import PlainMethod
 from compressor.training.state import State
@@ -86,7 +86,7 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_our_shapes_are_those_of_torchs_kernels(name, monkeypatch):
     quick = of("logits", SMALL[name], SMALL[name])
-    monkeypatch.setattr(compressor.meta, "shape_only", lambda function, arguments: None)
+    monkeypatch.setattr(compressor.models.cost, "shape_only", lambda function, arguments: None)
     assert of("logits", SMALL[name], SMALL[name]) == quick
 
 
@@ -122,9 +122,9 @@ def test_the_optimisers_share_is_what_adam_keeps():
 MEASURE = """
 import torch
 from compressor.data.batches import Batch
-from compressor.machine import peak_resident_bytes
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.machine import peak_resident_bytes
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.training.loop import train
 from compressor.training.state import State
 from recipes.loading import load_preset

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, Labelled
-from compressor.errors import UsageError
-from compressor.networks.base import Descriptor, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.resize import imresize
+from compressor.images.resize import imresize
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Cast, Runner, Step
 from recipes.dukd import CODE, DUKD
 from recipes.loading import read_preset

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from compressor.ensemble import self_ensemble, symmetry, undo_symmetry
+from compressor.inference.tiling import self_ensemble, symmetry, undo_symmetry
 from tests.fakes import convolutions, nearest
 
 EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flags in product((False, True), repeat=3)]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.evaluation import evaluate, explain, make_lr
-from compressor.images import Picture, read_rgb_u8, write_picture
-from compressor.imagesets import find_sets
-from compressor.metrics import Protocol, psnr_y, ssim_y, to_u8
-from compressor.networks.base import Descriptor
-from compressor.resize import downscale_u8, upscale_bicubic
-from compressor.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.files import Picture, read_rgb_u8, write_picture
+from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
+from compressor.images.resize import downscale_u8, upscale_bicubic
+from compressor.images.sets import find_sets
+from compressor.inference.evaluate import evaluate, explain, make_lr
+from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
+from compressor.models.networks.base import Descriptor
 from tests.fakes import Fake, convolutions, nearest, nearest_model
 from tests.shared import benchmarks, needs_shared
 
@@ -144,7 +144,7 @@ def test_bicubic_in_tiles_is_bicubic() -> None:
 
 
 def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.tiling.AUTO_MEMORY_BYTES", 1)
+    monkeypatch.setattr("compressor.inference.tiling.AUTO_MEMORY_BYTES", 1)
     sets = find_sets(data / "plain", scale=2)
     model = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
     evaluate([model], sets, scale=2)

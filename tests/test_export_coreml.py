@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.runtimes.open import open_model
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
-from compressor.runtimes.open import open_model
-from compressor.super_resolve import super_resolve
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source

@@ -14,12 +14,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.open import open_model
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source
@@ -28,7 +28,9 @@ from tests.commands import ROOT, python
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 NOBODY = 65534
-PRELOADED = "srkd.api, srkd.cli, srkd.commands.export, srkd.commands.upscale, compressor.teacher, rich.progress"
+PRELOADED = (
+    "srkd.api, srkd.cli, srkd.commands.export, srkd.commands.upscale, compressor.teachers.teacher, rich.progress"
+)
 """Somebody else may not read this Python's own files either."""
 
 

@@ -17,17 +17,17 @@ import torch
 
 import export.formats
 import srkd
-from compressor.atomic import atomic_files
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_files
+from compressor.inference.open import RUNTIMES, open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.inference.tiling import fixed_spans
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.metadata import read_sidecar, sidecar_path
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import RUNTIMES, open_model
-from compressor.runtimes.sidecar import read_sidecar, sidecar_path
-from compressor.super_resolve import super_resolve
-from compressor.tiling import fixed_spans
 from export import to_onnx
 from export.conversion import CannotConvert, Choices, Conversion
 from export.exporting import FileReport, Verdict, export_model

@@ -14,14 +14,14 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import open_model
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.bounds import Bounds
 from export.contestants import Settings
 from export.conversion import CannotConvert, Choices, Conversion

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Descriptor, Network, Spec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.runtimes.open import open_model
-from compressor.super_resolve import super_resolve
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.networks.base import Descriptor, Network, Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from export import litert_worker
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
@@ -187,7 +187,7 @@ def test_what_the_converter_raises_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     def unwilling(*_: object) -> bytes:
         raise AssertionError("float32[1,?]")
 
-    from compressor.checkpoints.save import save_network
+    from compressor.models.checkpoints.save import save_network
 
     save_network(build(EDSR, seed=0), tmp_path / "weights.safetensors")
     order = {

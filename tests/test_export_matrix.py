@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.runtimes.open import open_model
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Choices
 from export.exporting import export_model
 from export.metadata import Source

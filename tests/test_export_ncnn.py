@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.metadata import read_sidecar, sidecar_path
 from compressor.runtimes.ncnn_runtime import checksum
-from compressor.runtimes.open import open_model
-from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from export import ncnn_trial, to_ncnn
 from export.conversion import Choices
 from export.exporting import FileReport, export_model

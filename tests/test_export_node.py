@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 import export.diverging
-from compressor.errors import SrkdError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import SrkdError
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from export import to_onnx
 from export.conversion import Conversion
 from export.exporting import FileReport, export_model

@@ -21,14 +21,14 @@ from onnx import numpy_helper
 
 import export.diverging
 import export.formats
-from compressor.data.embedded import embedded_photos
-from compressor.errors import UsageError
-from compressor.networks.base import Descriptor, Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import UsageError
+from compressor.images.sets import embedded_photos
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Descriptor, Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import open_model
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export import onnx_graph, to_onnx
 from export.bounds import Bounds
 from export.conversion import Conversion

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Descriptor, Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.progress import silent
-from compressor.runtimes.open import open_model
+from compressor.base.context import silent
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Descriptor, Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from export.contestants import Settings, enter
 from export.conversion import Choices
 from export.exporting import FileReport, export_model

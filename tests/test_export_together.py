@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import srkd
-from compressor.checkpoints.save import save_network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.open import open_model
-from compressor.runtimes.origin import checkpoint_beside
+from compressor.inference.open import checkpoint_beside, open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from export.formats import FORMATS
 
 pytestmark = pytest.mark.extras

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.taps import read_taps
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.taps import read_taps
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.facd import FACD

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compressor.networks.base import Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from export.fixed_copy import fixed_copy, needs_fixed_size
 
 SWINIR = SwinIRSpec(2, width=4, depths=(2,), heads=(2,), window=4, features=4)

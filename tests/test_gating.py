@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import UsageError
 from compressor.data.batches import Batch
-from compressor.errors import UsageError
-from compressor.networks.registry import build
-from compressor.training.calibration import Calibrated
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.registry import build
+from compressor.training.method import Calibrated
 from compressor.training.step import Cast, Runner, Step
 from recipes.composition import refusals
 from recipes.dukd import DUKD

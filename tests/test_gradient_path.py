@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
 from compressor.training.loop import train
 from compressor.training.state import State
 from compressor.training.step import Step

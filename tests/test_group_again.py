@@ -12,8 +12,8 @@ from tests.commands import ROOT
 
 MEMBER = """
 import sys, time
-from compressor.training.group import Group
-from compressor.training.place import Place
+from compressor.training.distributed import Group
+from compressor.base.rank import Place
 
 time.sleep(float(sys.argv[1]))
 group = Group(Place.here(), print)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
 from compressor.data.prepare import ValidationImage
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
+from compressor.models.networks.base import Network
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import ENOUGH, FACTOR, IN_A_ROW, Guard
 from compressor.training.loop import train
 from compressor.training.method import PlainMethod
-from compressor.training.processes import Processes
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import srkd
-from compressor.foreign.spandrel_teacher import import_spandrel, spandrel_is_here
-from compressor.networks.registry import build
-from compressor.students import parse_student
-from compressor.teacher import load_teacher
+from compressor.models.networks.registry import build
+from compressor.models.students import parse_student
+from compressor.teachers.spandrel_teacher import import_spandrel, spandrel_is_here
+from compressor.teachers.teacher import load_teacher
 from srkd.compression import compress
 from tests.foreign_models import save_onnx, twin
 from tests.method_runs import Waves

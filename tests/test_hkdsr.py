@@ -12,21 +12,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.students import network_sha256
-from compressor.taps import read_taps
-from compressor.teacher import Teacher
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import Inside, network_sha256
+from compressor.models.taps import read_taps
+from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
-from compressor.training.inside import Inside
-from compressor.training.run_stages import run_stages
+from compressor.training.loop import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step

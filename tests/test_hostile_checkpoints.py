@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.load import load_checkpoint
 from tests.shared import ROOT
 
 linux_only = pytest.mark.skipif(

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.checkpoints.convert import TARGETS, dialect_of, home_state
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import SrkdError
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, architecture, build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.convert import TARGETS, dialect_of, home_state
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.networks.swinir import SwinIRSpec
 from tests.hostile_checkpoints import damaged, damaged_pickle
 
 State = dict[str, torch.Tensor]

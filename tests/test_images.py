@@ -15,9 +15,16 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from compressor.errors import SrkdError
-from compressor.images import Picture, grey_of, image_size, read_picture, read_rgb_u8, write_picture
-from compressor.images16 import deep_png
+from compressor.base.errors import SrkdError
+from compressor.images.files import (
+    Picture,
+    deep_png,
+    grey_of,
+    image_size,
+    read_picture,
+    read_rgb_u8,
+    write_picture,
+)
 
 LOSSLESS = (".png", ".tif")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.errors import SrkdError
-from compressor.imagesets import find_sets
+from compressor.base.errors import SrkdError
+from compressor.images.sets import find_sets
 
 
 def fill(folder: Path, *names: str) -> Path:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.errors import SrkdError
 from compressor.data.batches import Batch, Batches
-from compressor.data.build import build_store
-from compressor.errors import SrkdError
-from compressor.imagesets import LrImage, find_lr_images
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.data.decode import build_store
+from compressor.images.sets import LrImage, find_lr_images
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.training.step import Cast, Runner, Step
 from recipes.options import make_method
 from srkd.cli import run

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import methods_matrix
 from benchmarks.methods_matrix import SCALES, WORKS, cell, documented, methods, page
-from compressor.networks.registry import MODULES
+from compressor.models.networks.registry import MODULES
 
 CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in MODULES for scale in SCALES]
 

@@ -12,17 +12,17 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.cost import cost
+from compressor.base.processes import Processes
+from compressor.base.rank import Place
 from compressor.data.batches import Batch
-from compressor.networks.registry import build
-from compressor.students import network_sha256
-from compressor.training.calibration import Calibrated
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import cost
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
 from compressor.training.losses import asked_weights
-from compressor.training.place import Place
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.method import Calibrated
+from compressor.training.networks import players
 from compressor.training.state import State
 from compressor.training.step import Cast, Step
 from recipes.catalogue import METHODS

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from compressor.errors import SrkdError
-from compressor.images import read_rgb_u8
-from compressor.imagesets import find_sets
-from compressor.metrics import Protocol, finite_or_none, luma, psnr, psnr_y, ssim, ssim_y, to_u8
-from compressor.resize import mod_crop
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import Protocol, finite_or_none, luma, psnr, psnr_y, ssim, ssim_y, to_u8
+from compressor.images.resize import mod_crop
+from compressor.images.sets import find_sets
 from tests.shared import benchmarks, needs_shared, shared_dir
 
 

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from benchmarks.golden_networks import TOLERANCE, rows
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, architecture, build, spec_from_dict
-from compressor.networks.swinir import SwinIRSpec
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build, spec_from_dict
+from compressor.models.networks.swinir import SwinIRSpec
 from tests import official, official_rcan, official_swinir
 from tests.shared import needs_shared, shared_dir
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.networks_table import COLUMNS, NOTES, PAGE, SMALL, dialects, slices, tiles
-from compressor.networks.registry import MODULES
+from compressor.models.networks.registry import MODULES
 
 
 def table() -> dict[str, dict[str, str]]:

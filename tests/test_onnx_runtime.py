@@ -16,15 +16,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import compressor.runtimes.onnx_runtime as onnx_runtime
-from compressor.checkpoints.save import metadata_of
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.onnx_binding import run_bound
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import metadata_of
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_providers import PROVIDERS, choose, providers_here, torch_device_for
-from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import open_model
+from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from export.conversion import Conversion
 from export.to_onnx import convert
 from srkd.parameters import Device

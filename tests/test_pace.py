@@ -10,19 +10,20 @@ import pytest
 import torch
 
 import srkd
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import network_sha256
-from compressor.training import compiled, pace
-from compressor.training.compiled import CompiledAtFirst, wants_compilation
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
+from compressor.training import speed as pace
+from compressor.training import step as compiled
 from compressor.training.loop import train
-from compressor.training.pace import Asked, Candidate, Pace, choose_pace
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.networks import players
+from compressor.training.speed import Asked, Candidate, Pace, choose_pace
 from compressor.training.stage import Stage
 from compressor.training.state import State
+from compressor.training.step import CompiledAtFirst, wants_compilation
 from recipes.loading import load_preset
 from srkd import compression
 from srkd.continuing import pace_of

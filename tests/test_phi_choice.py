@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import recipes.phi
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from recipes.phi import SHA256, Resolved, hub_cache, resolve_phi
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from tests.test_terms_phi import SMALL_TEACHERS, small_teacher

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from compressor.data.batches import Batches
-from compressor.data.build import build_store
-from compressor.data.embedded import embedded_pairs
-from compressor.data.placement import carried, placed
-from compressor.data.store import ImageStore
+from compressor.data.decode import build_store
+from compressor.data.store import ImageStore, carried, placed
+from compressor.images.sets import embedded_pairs
 
 ELSEWHERE = torch.device("meta")
 """A device without pixels: enough to see what goes where."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 from recipes.catalogue import METHODS
 from recipes.entry import MethodEntry
 from recipes.loading import load_preset, read_preset

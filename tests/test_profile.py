@@ -14,11 +14,11 @@ import torch
 
 import export.contestants
 import export.timing
-from compressor.checkpoints.save import save_network
-from compressor.cost import cost
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import cost
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from export.contestants import Settings
 from export.conversion import Conversion
 from export.memory import MemoryJob, peak_memory_mb

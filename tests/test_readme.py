@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from srkd.cli import VERBS
 from tests.commands import ROOT
 from tests.demo_process import write_app

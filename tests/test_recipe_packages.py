@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 from recipes.catalogue import METHODS, gather
 from recipes.entry import Contribution, MethodEntry
 from recipes.loading import load_preset

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.training.losses import collect
 from compressor.training.method import PlainMethod
-from compressor.training.schedule import Schedule
+from compressor.training.stage import Schedule
 from compressor.training.state import State
 from compressor.training.step import Cast, Runner, Step
 from recipes.catalogue import METHODS, preset_names

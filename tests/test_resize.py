@@ -11,17 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.errors import SrkdError
-from compressor.images import read_rgb_u8
-from compressor.imagesets import find_sets
-from compressor.resize import (
-    Border,
-    downscale_u8,
-    imresize,
-    mod_crop,
-    reflected_indices,
-    upscale_bicubic,
-)
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import Border, downscale_u8, imresize, mod_crop, reflected_indices, upscale_bicubic
+from compressor.images.sets import find_sets
 from tests.shared import GOLDEN, benchmarks, needs_shared
 
 SIZES = st.integers(1, 19)

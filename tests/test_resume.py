@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.training.interrupt import Interrupted, interruption
-from compressor.training.saved_states import SavedStates
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Interrupted, interruption
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.run_folder import SavedStates
 from srkd.cli import run as srkd_in_process
 from srkd.compression import compress, resume
 from tests.commands import ROOT

@@ -12,14 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Network, Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import network_sha256, student_of_spec
-from compressor.training.calibration import Calibrated, Calibration, calibration_steps
-from compressor.training.method import PlainMethod, Role
-from compressor.training.run_stages import run_stages
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256, student_of_spec
+from compressor.training.loop import run_stages
+from compressor.training.method import Calibrated, Calibration, PlainMethod, Role, calibration_steps
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step

@@ -13,15 +13,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from compressor.checkpoints.save import metadata_of, save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import metadata_of, save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.open import open_model
-from compressor.runtimes.torch_eager import TorchRuntime
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import Conversion
 from export.to_onnx import convert
 

@@ -9,15 +9,15 @@ import pytest
 from onnx import TensorProto
 
 import srkd
-from compressor.checkpoints.container import file_sha256
-from compressor.checkpoints.save import metadata_of, save_network
-from compressor.errors import SrkdError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.origin import checkpoint_beside, said_by
-from compressor.runtimes.sidecar import sidecar_path, sidecar_text
-from compressor.trt.engine_file import EngineFacts, Machine, write_engine
-from compressor.trt.shapes import Shapes
+from compressor.base.errors import SrkdError
+from compressor.inference.open import checkpoint_beside, said_by
+from compressor.models.checkpoints.files import file_sha256
+from compressor.models.checkpoints.save import metadata_of, save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.metadata import sidecar_path, sidecar_text
+from compressor.runtimes.tensorrt.engine_file import EngineFacts, Machine, write_engine
+from compressor.runtimes.tensorrt.shapes import Shapes
 from srkd.demonstration import Demonstration
 from tests.test_demo_site import enlarger
 

@@ -12,13 +12,12 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from compressor import atomic
-from compressor.atomic import append, atomic_path
-from compressor.errors import SrkdError, Unwritable
-from compressor.training.checkpoint_file import Damaged, read_parts, write_parts
-from compressor.training.run_folder import RunFolder
-from compressor.training.saved_states import SavedStates
+from compressor.base import files as atomic
+from compressor.base.errors import SrkdError, Unwritable
+from compressor.base.files import append, atomic_path
+from compressor.training.run_folder import RunFolder, SavedStates
 from compressor.training.state import State
+from compressor.training.state_file import Damaged, read_parts, write_parts
 from recipes.scratch import Scratch
 from tests.test_training import network, stage
 

@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from compressor.checkpoints.container import file_sha256
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.files import file_sha256
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from tests import official
 from tests.shared import ROOT
 from tests.test_checkpoints import same, saved
@@ -65,8 +65,8 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     here = file_sha256(tmp_path / "a.safetensors")
     assert here == file_sha256(tmp_path / "b.safetensors")
     program = (
-        "import sys; from compressor.checkpoints.load import load_checkpoint as load;"
-        "from compressor.checkpoints.save import save_network as save; from compressor.checkpoints.container import *;"
+        "import sys; from compressor.models.checkpoints.load import load_checkpoint as load;"
+        "from compressor.models.checkpoints.save import save_network as save; from compressor.models.checkpoints.files import *;"
         "save(load(sys.argv[1]).network, sys.argv[2], metadata={'srkd.scores': '{}', 'srkd.recipe': 'csd'});"
         "print(file_sha256(Path(sys.argv[2])))"
     )

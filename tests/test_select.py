@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from benchmarks.slices import lively, run
-from compressor.errors import UsageError
-from compressor.networks.axes import Axis, AxisPlan
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.permute import strengths
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.swinir import SwinIRSpec
-from compressor.students import build_student, network_sha256, strongest_first
+from compressor.base.errors import UsageError
+from compressor.models.networks.axes import Axis, AxisPlan
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256, strengths, strongest_first
 from tests.test_students import TEACHERS, VARIANTS
 
 SPECS = {**TEACHERS, **VARIANTS}

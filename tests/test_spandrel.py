@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import srkd
-from compressor import teacher as teachers
-from compressor.checkpoints.load import UnknownNetwork
-from compressor.errors import MissingExtra, SrkdError
-from compressor.foreign import spandrel_teacher
-from compressor.teacher import load_teacher
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.models.checkpoints.load import UnknownNetwork
+from compressor.teachers import spandrel_teacher
+from compressor.teachers import teacher as teachers
+from compressor.teachers.teacher import load_teacher
 from tests.commands import python
 from tests.shared import benchmarks, needs_shared, shared_dir
 
@@ -42,7 +42,7 @@ def test_what_spandrel_does_not_know_either_is_told_once(tmp_path: Path) -> None
 @needs_spandrel
 def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> None:
     program = (
-        "import sys, importlib.util as u; from compressor.foreign.spandrel_teacher import import_spandrel as get;"
+        "import sys, importlib.util as u; from compressor.teachers.spandrel_teacher import import_spandrel as get;"
         "had = u.find_spec('torchvision') is not None; spandrel = get();"
         "assert len(list(spandrel.MAIN_REGISTRY.architectures())) >= 40;"
         "assert had or not [name for name in sys.modules if name.startswith('torchvision')];"

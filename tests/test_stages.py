@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.training.run_stages import run_stages
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+from compressor.training.loop import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step

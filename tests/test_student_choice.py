@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.students import build_student, network_sha256
-from compressor.teacher import Teacher
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256
+from compressor.teachers.teacher import Teacher
 from recipes.loading import load_preset
 from srkd.cli import run
 from srkd.compression import compress

@@ -8,23 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.students import (
-    build_student,
-    network_sha256,
-    parse_student,
-    student_of_spec,
-    width_hint,
-)
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256, parse_student, student_of_spec, width_hint
 from tests import official
 from tests.test_students import teacher_of
 

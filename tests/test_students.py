@@ -12,23 +12,17 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from benchmarks.slices import lively, run, zero_masked
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.carn_m import CARNMSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.students import (
-    build_student,
-    network_sha256,
-    student_cuts,
-    student_of_spec,
-    view_parameters,
-)
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256, student_cuts, student_of_spec, view_parameters
 from tests import official, official_rcan
 from tests.test_networks import label, small_networks
 

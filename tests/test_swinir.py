@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.networks import swinir, windows
-from compressor.networks.base import Network
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.networks.windows import from_windows, padded_index, shift_mask, to_windows
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks import swinir, windows
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.windows import from_windows, padded_index, shift_mask, to_windows
 from tests import official
 from tests.official_swinir import CASES
 from tests.official_swinir import swinir as official_swinir

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.errors import UsageError
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
-from compressor.taps import read_taps, resolve_tap
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.taps import read_taps, resolve_tap
 from tests import official, official_rcan
 from tests.test_networks import VARIANTS, label, noise, small_networks
 

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import srkd
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.open import open_model
-from compressor.teacher import Teacher, load_teacher
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd.compression import compress, recipes_for_outputs
 from tests.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin

@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.errors import SrkdError
 from compressor.data.batches import View
-from compressor.data.build import build_store
-from compressor.data.cache_folder import CacheFolder
-from compressor.data.output_file import HEADER
+from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import TeacherCache, difference, image_key, teacher_key
-from compressor.errors import SrkdError
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.teacher import Teacher, load_teacher
+from compressor.data.teacher_cache import HEADER, TeacherCache, difference, image_key, teacher_key
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher, load_teacher
 from tests.foreign_models import save_onnx, twin
 from tests.teacher_cache_cases import (
     PATCH,

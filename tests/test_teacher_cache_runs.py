@@ -13,21 +13,20 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.checkpoints.save import save_network
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, Batches, View
-from compressor.data.build import build_store
-from compressor.data.cache_folder import CacheFolder
-from compressor.data.output_file import HEADER
+from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import TeacherCache
-from compressor.errors import UsageError
-from compressor.imagesets import ImagePair
-from compressor.networks.base import Network
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.resize import imresize
-from compressor.teacher import Teacher
+from compressor.data.teacher_cache import HEADER, TeacherCache
+from compressor.images.resize import imresize
+from compressor.images.sets import ImagePair
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 from compressor.training.loop import train
 from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage

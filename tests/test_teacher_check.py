@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 import srkd
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError
-from compressor.networks.base import Network, Spec
-from compressor.networks.compact import CompactSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.layers import DIV_FLICKR_MEAN
-from compressor.networks.rcan import RCANSpec
-from compressor.networks.registry import MODULES, architecture, build
-from compressor.students import network_sha256
-from compressor.teacher import load_teacher
-from compressor.teacher_check import EXPECTED_DB, NEARER_DB, PLAUSIBLE_DB, check_teacher
+from compressor.base.errors import SrkdError
+from compressor.inference.teacher_check import EXPECTED_DB, NEARER_DB, PLAUSIBLE_DB, check_teacher
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.layers import DIV_FLICKR_MEAN
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.students import network_sha256
+from compressor.teachers.teacher import load_teacher
 from srkd.cli import run
 from tests.foreign_models import Rounding, save_torchscript
 from tests.shared import needs_shared, shared_dir

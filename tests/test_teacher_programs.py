@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.errors import SrkdError
-from compressor.teacher import load_teacher
+from compressor.base.errors import SrkdError
+from compressor.teachers.teacher import load_teacher
 from tests.commands import ROOT, python
 from tests.foreign_models import save_all, save_torchscript, twin
 

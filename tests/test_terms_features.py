@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 from recipes.terms import affinity as affinity_file
 from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
 from recipes.terms.attention import attention_distance, normalised_attention

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.cost import cost
-from compressor.networks.registry import build, spec_from_dict
-from compressor.taps import read_taps
+from compressor.models.cost import cost
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.taps import read_taps
 from recipes.terms.heads import auxiliary_head
 from tests.test_terms_features import noise
 

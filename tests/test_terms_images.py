@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
-from recipes.terms.crops import crop_each, places
+from compressor.base.errors import UsageError
+from compressor.base.randomness import crop_each, places
 from recipes.terms.fusion import fusion_gate
 from recipes.terms.haar import band_l1, haar, haar_levels, matrix_l1, windowed_matrix_l1
 from recipes.terms.upcycling import (

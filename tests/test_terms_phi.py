@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.cost import cost, layer_costs
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.registry import build, spec_from_dict
-from compressor.taps import read_taps
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.cost import cost, layer_costs
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.taps import read_taps
 from recipes.terms.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
 from recipes.terms.ratio import (
     bicubic_negatives,

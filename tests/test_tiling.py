@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor import tiling
-from compressor.ensemble import self_ensemble
-from compressor.errors import SrkdError, UsageError
-from compressor.tiling import pad_to, run_tiled, spans
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference import tiling
+from compressor.inference.tiling import pad_to, run_tiled, self_ensemble, spans
 from tests.fakes import convolutions, nearest
 
 SIDES = st.integers(1, 40)

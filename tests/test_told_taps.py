@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr
 from recipes.options import make_method

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch._dynamo.exc
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.open import RUNTIMES, open_model
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import RUNTIMES, open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from export.contestants import Settings
 from export.profiling import profile_models
 from tests.commands import srkd

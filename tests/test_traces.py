@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.networks.base import Network, Spec
-from compressor.networks.carn import CARNSpec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.networks.swinir import SwinIRSpec
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Conversion
 from export.to_onnx import convert

@@ -10,21 +10,20 @@ import torch
 from torch import nn
 
 from compressor.assets import embedded_teacher
-from compressor.checkpoints.load import load_checkpoint
+from compressor.base.errors import SrkdError
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.errors import SrkdError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.students import build_student, network_sha256
-from compressor.training.ema import EMA
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import build_student, network_sha256
 from compressor.training.guard import Skipped
 from compressor.training.loop import train
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
-from compressor.training.state import State
+from compressor.training.state import EMA, State
 from recipes.inherit import Inherit
 from recipes.loading import load_preset
 from recipes.logits import Logits

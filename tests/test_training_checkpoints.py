@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
-from compressor.checkpoints.unwrap import ATTRIBUTES
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.students import network_sha256
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import ATTRIBUTES, DoesNotFit, UnknownNetwork, load_checkpoint, read_states
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.students import network_sha256
 from tests import official, official_rcan
 
 State = official.State

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.checkpoints.load import load_checkpoint
-from compressor.checkpoints.save import save_network
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Interrupted
 from compressor.data.batches import Batches
-from compressor.data.build import build_store
-from compressor.data.witness import Witness
-from compressor.errors import SrkdError, UsageError
-from compressor.imagesets import ImagePair
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.data.decode import build_store
+from compressor.data.sampler import Witness
+from compressor.images.sets import ImagePair
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.training.events import RunEvents
-from compressor.training.interrupt import Interrupted
 from compressor.training.state import State
 from srkd.cli import run
 from srkd.compression import compress, resume

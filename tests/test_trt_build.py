@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto
 
-from compressor.errors import MissingExtra, SrkdError, UsageError
-from compressor.trt import library
-from compressor.trt.apart import run_apart
-from compressor.trt.build import BuildJob, build
-from compressor.trt.cuda import open_cuda
-from compressor.trt.engine_file import read_engine
-from compressor.trt.engines import build_engine, engine_name, folder, machine_here
-from compressor.trt.onnx_facts import onnx_facts
-from compressor.trt.shapes import Shapes, dynamic_shapes, static_shapes
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.runtimes.tensorrt import library
+from compressor.runtimes.tensorrt.apart import run_apart
+from compressor.runtimes.tensorrt.build import BuildJob, build
+from compressor.runtimes.tensorrt.cuda import open_cuda
+from compressor.runtimes.tensorrt.engine_file import read_engine
+from compressor.runtimes.tensorrt.engines import build_engine, engine_name, folder, machine_here
+from compressor.runtimes.tensorrt.onnx_facts import onnx_facts
+from compressor.runtimes.tensorrt.shapes import Shapes, dynamic_shapes, static_shapes
 from tests.nvidia import Nvidia, needs_linux, nvidia, quantized_onnx, small_onnx
 
 pytestmark = needs_linux

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from compressor.errors import SrkdError
-from compressor.trt.apart import run_apart
-from compressor.trt.build import FLAGS_10
-from compressor.trt.cuda_python import CudaPython
-from compressor.trt.driver import driver_missing
-from compressor.trt.shapes import dynamic_shapes
+from compressor.base.errors import SrkdError
+from compressor.runtimes.tensorrt.apart import run_apart
+from compressor.runtimes.tensorrt.build import FLAGS_10
+from compressor.runtimes.tensorrt.cuda_python import CudaPython
+from compressor.runtimes.tensorrt.driver import driver_missing
+from compressor.runtimes.tensorrt.shapes import dynamic_shapes
 from tests.nvidia import DOUBLES, needs_linux, nvidia, small_onnx
 
 pytestmark = [pytest.mark.extras, needs_linux]
@@ -217,8 +217,8 @@ def function(names: list[str]) -> dict[str, Any]:
 
 OURS = """
 import tensorrt as trt
-from compressor.trt.build import network_flags, progress_monitor, set_precision
-from compressor.trt.library import Said, has_precision_flags, logger, tensorrt
+from compressor.runtimes.tensorrt.build import network_flags, progress_monitor, set_precision
+from compressor.runtimes.tensorrt.library import Said, has_precision_flags, logger, tensorrt
 assert tensorrt() is trt
 said, seen = Said(), []
 log = logger(trt, said)

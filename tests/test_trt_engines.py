@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.errors import SrkdError
-from compressor.runtimes.open import open_model
-from compressor.trt.cuda import open_cuda
-from compressor.trt.engine_file import ALIGNMENT, EngineFacts, Machine, read_engine, write_engine
-from compressor.trt.engines import build_engine, engine_name, folder, machine_here, usable_engine
-from compressor.trt.library import tensorrt
-from compressor.trt.shapes import dynamic_shapes
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.runtimes.tensorrt.cuda import open_cuda
+from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineFacts, Machine, read_engine, write_engine
+from compressor.runtimes.tensorrt.engines import build_engine, engine_name, folder, machine_here, usable_engine
+from compressor.runtimes.tensorrt.library import tensorrt
+from compressor.runtimes.tensorrt.shapes import dynamic_shapes
 from srkd.opening import Opening
 from tests.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
@@ -147,7 +147,7 @@ def test_a_folder_that_may_not_be_written_has_its_engines_in_the_cache(
 ) -> None:
     path = built(tmp_path / "out")
     gpu.is_(gpu="NVIDIA L4|8|9")
-    monkeypatch.setattr("compressor.trt.engines.os.access", lambda place, mode: False)
+    monkeypatch.setattr("compressor.runtimes.tensorrt.engines.os.access", lambda place, mode: False)
     renewed, _ = used(path)
     assert renewed.parent == folder() and {file.name for file in path.parent.iterdir()} == {"small.onnx", path.name}
 

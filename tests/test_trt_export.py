@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.checkpoints.save import save_network
-from compressor.errors import UsageError
-from compressor.networks.base import Network
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.runtimes.open import open_model
-from compressor.trt import driver
-from compressor.trt.engine_file import read_engine
+from compressor.base.errors import UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.tensorrt import driver
+from compressor.runtimes.tensorrt.engine_file import read_engine
 from export import to_onnx
 from export.conversion import Choices, Conversion, tuned_and_largest
 from export.exporting import FileReport, export_model

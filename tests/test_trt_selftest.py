@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compressor.trt import driver
+from compressor.runtimes.tensorrt import driver
 from export import trt_selftest
 from srkd.cli import cli
 from tests.nvidia import Nvidia, needs_linux, nvidia

@@ -12,17 +12,17 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from compressor.errors import SrkdError, UsageError
-from compressor.runtimes.open import open_model
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.runtimes.tensorrt import driver
+from compressor.runtimes.tensorrt.cuda import open_cuda
+from compressor.runtimes.tensorrt.engine_file import read_engine
+from compressor.runtimes.tensorrt.engines import build_engine
+from compressor.runtimes.tensorrt.library import tensorrt
+from compressor.runtimes.tensorrt.session import Session
+from compressor.runtimes.tensorrt.shapes import Shapes, dynamic_shapes, static_shapes
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
-from compressor.super_resolve import super_resolve
-from compressor.trt import driver
-from compressor.trt.cuda import open_cuda
-from compressor.trt.engine_file import read_engine
-from compressor.trt.engines import build_engine
-from compressor.trt.library import tensorrt
-from compressor.trt.session import Session
-from compressor.trt.shapes import Shapes, dynamic_shapes, static_shapes
 from tests.nvidia import CUDA_PYTHON, PYCUDA, Nvidia, needs_linux, nvidia, small_onnx
 
 pytestmark = needs_linux

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor import upscaling
-from compressor.errors import UsageError
-from compressor.images import Picture, read_picture, write_picture
-from compressor.networks.base import Descriptor
-from compressor.resize import upscale_bicubic
-from compressor.upscaling import upscale
+from compressor.base.errors import UsageError
+from compressor.images.files import Picture, read_picture, write_picture
+from compressor.images.resize import upscale_bicubic
+from compressor.inference import upscale as upscaling
+from compressor.inference.upscale import upscale
+from compressor.models.networks.base import Descriptor
 from tests.fakes import Fake, convolutions, nearest, nearest_model
 
 

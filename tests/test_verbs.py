@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 import srkd
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from export import exporting
 from export.formats import FORMATS
 from export.verify import Proof

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 
 FOLDER = Path(__file__).parent
 

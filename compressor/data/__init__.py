@@ -1,1 +1,1 @@
-"""From folders to batches."""
+"""Training data: decoded images, samplers, batches, and cached outputs of the teacher."""

@@ -11,10 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from compressor.data.placement import carried, packed
-from compressor.data.sampler import Draw, Sampler
-from compressor.data.store import ImageStore, Plane
-from compressor.data.witness import Witness
+from compressor.data.sampler import Draw, Sampler, Witness
+from compressor.data.store import ImageStore, Plane, carried, packed
 
 View = Literal["whole", "zoom-out"]
 """What a teacher is shown of an image: the LR image, or that image shrunk once more by the scale."""

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import torch
 
-from compressor.data.build import build_store, decode_all
-from compressor.data.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
-from compressor.data.decode import Source
-from compressor.data.embedded import embedded_pairs
+from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.decode import Source, build_store, decode_all
 from compressor.data.store import Decoded, ImageStore
-from compressor.errors import SrkdError, UsageError
-from compressor.imagesets import ImagePair, find_lr_images, find_sets
-from compressor.progress import Announce, Progress, silent, unheard
-from compressor.resize import Border
+from compressor.images.resize import Border
+from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
 
 MAX_HR_SIDE = 480
 """Validation looks at the centre of an image, at most this many HR pixels a side, to stay quick."""

@@ -1,1 +1,1 @@
-"""One way to run any model file."""
+"""One file a runtime: each runs a kind of model file behind the `Runtime` protocol."""

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Descriptor, Spec
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Descriptor, Spec
 
 
 class Runtime(Protocol):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Descriptor, Spec
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.sidecar import read_sidecar
+from compressor.runtimes.metadata import read_sidecar
 
 INPUT, OUTPUT = "data", "output"
 """Names of blobs that the common upscalers built on ncnn look for."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from compressor.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError
 
 CPU = "CPUExecutionProvider"
 
@@ -65,7 +65,7 @@ def _cuda(asked: Asked) -> dict[str, str]:
 
 def _tensorrt(asked: Asked) -> dict[str, str]:
     """Engines and timings are kept: building one takes minutes."""
-    from compressor.data.cache_folder import default_folder
+    from compressor.base.cache_folder import default_folder
 
     folder = str(default_folder() / "onnxruntime-tensorrt")
     options = {"device_id": asked.part, "trt_fp16_enable": "1" if asked.precision == "fp16" else "0"}

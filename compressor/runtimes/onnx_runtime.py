@@ -1,4 +1,7 @@
-"""ONNX files in ONNX Runtime, ours and foreign ones: one image input, one image output."""
+"""A run of ONNX Runtime on tensors where they lie, without a copy to the host and back.
+
+ONNX files in ONNX Runtime, ours and foreign ones: one image input, one image output.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.errors import SrkdError
-from compressor.networks.base import Descriptor, Spec
-from compressor.networks.registry import build
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.registry import build
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.onnx_binding import run_bound
+from compressor.runtimes.metadata import spec_in
 from compressor.runtimes.onnx_file import one_line, read_facts
 from compressor.runtimes.onnx_providers import CPU, Choice, choose
-from compressor.runtimes.self_described import spec_in
+
+NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
+
+
+def run_bound(
+    session: Any, given: str, fed: torch.Tensor, taken: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
+    """`fed`, as the input `given`, through a session on its device: the output `taken`, of that shape and type, is made
+    there too.
+
+    ONNX Runtime works on a stream of its own: torch's is waited for before, ONNX Runtime's after.
+    """
+    fed = fed.detach().contiguous()
+    out = torch.empty(shape, dtype=dtype, device=fed.device)
+    if fed.device.type == "cuda":
+        torch.cuda.current_stream(fed.device).synchronize()
+    binding = session.io_binding()
+    kind, index = fed.device.type, fed.device.index or 0
+    binding.bind_input(given, kind, index, NUMPY_TYPES[fed.dtype], tuple(fed.shape), fed.data_ptr())
+    binding.bind_output(taken, kind, index, NUMPY_TYPES[dtype], shape, out.data_ptr())
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    return out
+
 
 ELEMENTS: Mapping[str, torch.dtype] = MappingProxyType(
     {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
@@ -154,7 +180,7 @@ def _gpu_of_torch(choice: Choice) -> torch.device | None:
 def _rounded(path: Path) -> bytes:
     import onnx
 
-    from compressor.runtimes.onnx_rounded import rounded
+    from compressor.runtimes.onnx_file import rounded
 
     # Serialised as one: weights in a second file are read here.
     whole: bytes = rounded(onnx.load_model(str(path))).SerializeToString()

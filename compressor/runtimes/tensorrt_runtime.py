@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compressor.errors import SrkdError, UsageError
-from compressor.networks.base import Descriptor, Spec
-from compressor.networks.registry import build
-from compressor.progress import Announce, Progress, silent, unheard
+from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.registry import build
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.self_described import spec_in
-from compressor.trt.cuda import Cuda, device_index, open_cuda
-from compressor.trt.driver import require_trt
-from compressor.trt.engines import usable_engine
-from compressor.trt.library import tensorrt
-from compressor.trt.session import Session, shape_of
-from compressor.trt.shapes import size_of
+from compressor.runtimes.metadata import spec_in
+from compressor.runtimes.tensorrt.cuda import Cuda, device_index, open_cuda
+from compressor.runtimes.tensorrt.driver import require_trt
+from compressor.runtimes.tensorrt.engines import usable_engine
+from compressor.runtimes.tensorrt.library import tensorrt
+from compressor.runtimes.tensorrt.session import Session, shape_of
+from compressor.runtimes.tensorrt.shapes import size_of
 
 
 class TensorRTRuntime:

@@ -1,1 +1,1 @@
-"""The loop and what surrounds it."""
+"""The training loop, what a distillation method is to it, and the run folder it writes."""

@@ -1,4 +1,7 @@
-"""What is told of a run while it goes on: metrics, progress, validation, checkpoints."""
+"""Student, teacher and bicubic side by side on the same few images, by the protocol of every other number here.
+
+What is told of a run while it goes on: metrics, progress, validation, checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import torch
+
+from compressor.base.context import Announce, Progress
+from compressor.base.processes import Interrupted, Processes
 from compressor.data.prepare import ValidationImage
-from compressor.data.witness import Witness
-from compressor.progress import Announce, Progress
-from compressor.training.balance import Balance
-from compressor.training.guard import Skipped
-from compressor.training.interrupt import Interrupted
+from compressor.data.sampler import Witness
+from compressor.images.metrics import psnr_y, to_u8
+from compressor.images.resize import upscale_bicubic
+from compressor.models.networks.base import Network
+from compressor.teachers.teacher import Teacher
+from compressor.training.guard import Balance, Skipped
 from compressor.training.losses import Losses
-from compressor.training.processes import Processes
-from compressor.training.replicas import require_alike
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
-from compressor.training.state import State
-from compressor.training.validation import mean_psnr_y
+from compressor.training.state import State, require_alike
+
+
+@torch.no_grad()
+def quantised_sr(network: Network | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
+    """The network's output in fp32, or the bicubic upscale where no network is given; rounded to 8 bit, on the CPU."""
+    sr = upscale_bicubic(lr, scale) if network is None else network(lr.to(_device(network, lr)))
+    return to_u8(sr.float()).cpu().float() / 255
+
+
+def _device(network: Network, lr: torch.Tensor) -> torch.device:
+    """A teacher moves images itself."""
+    return lr.device if isinstance(network, Teacher) else next(network.parameters()).device
+
+
+def mean_psnr_y(
+    network: Network | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
+) -> float:
+    """Mean Y-PSNR in dB, border = scale; no network means bicubic. Processes share the images in turn."""
+    processes = processes or Processes()
+    figures = torch.zeros(len(images))
+    for index in range(processes.place.rank, len(images), processes.place.world):
+        image = images[index]
+        figures[index] = psnr_y(quantised_sr(network, image.lr, scale), image.hr, border=scale)
+    processes.total_(figures)
+    return float(figures.mean())
+
 
 SAVE_SECONDS = 60.0
 """The most work, in seconds, that a crash can cost beside the step in hand."""

@@ -15,18 +15,18 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from compressor.base.context import unheard
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.errors import SrkdError
-from compressor.foreign.base import ForeignFacts
-from compressor.meta import OnMeta
-from compressor.networks.base import Network, Spec
-from compressor.networks.registry import build
-from compressor.progress import unheard
-from compressor.teacher import Teacher
+from compressor.models.cost import OnMeta
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import build
+from compressor.teachers.foreign import ForeignFacts
+from compressor.teachers.teacher import Teacher
 from compressor.training.losses import collect
 from compressor.training.method import Role
-from compressor.training.players import players
-from compressor.training.processes import Processes
+from compressor.training.networks import players
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Forward, Runner, Step

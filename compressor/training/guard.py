@@ -9,13 +9,24 @@ A step is skipped when
 
 Skipped means: no update of weights, of Adam's moments, or of the average of the weights; the step's number goes on,
 so that the next step sees other images. After IN_A_ROW skipped steps the run ends.
+
+Whether what a recipe adds to the pixel loss outweighs it by far, seen in the numbers that are logged anyway.
+
+Whether a term can teach the student anything: a term without a gradient path to it is a fault, told at step 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError
 
 FACTOR = 20.0
 ENOUGH = 20
@@ -93,3 +104,93 @@ def not_finite(numbers: Mapping[str, float]) -> tuple[str, ...]:
 def _largest_term(numbers: Mapping[str, float]) -> str:
     weighted = {name: value for name, value in numbers.items() if name.startswith("weighted/")}
     return max(weighted, key=lambda name: weighted[name], default="loss")
+
+
+OUTWEIGHS = 3.0
+AFTER = 5000
+"""Steps of a stage: earlier, a recipe may still lean on its teacher."""
+ROWS = 10
+"""Logged steps whose mean is judged, since one batch says little."""
+WEIGHTED = "weighted/"
+
+
+class Balance:
+    """Of one run, row by row."""
+
+    def __init__(self) -> None:
+        self._rows: deque[dict[str, float]] = deque(maxlen=ROWS)
+        self._last = 0
+
+    def see(self, step: int, numbers: Mapping[str, float]) -> str | None:
+        """Take a row, `step` counted from the stage's beginning; what to tell where the other terms weigh too much."""
+        if step <= self._last:
+            self._rows.clear()
+        self._last = step
+        self._rows.append({name: value for name, value in numbers.items() if name.startswith(WEIGHTED)})
+        if step < AFTER or len(self._rows) < ROWS:
+            return None
+        sums = {name.removeprefix(WEIGHTED): sum(row.get(name, 0.0) for row in self._rows) for name in self._rows[-1]}
+        pixel = sum(value for name, value in sums.items() if is_pixel(name))
+        others = {name: value for name, value in sums.items() if not is_pixel(name)}
+        if pixel <= 0 or sum(others.values()) <= OUTWEIGHS * pixel:
+            return None
+        largest = max(others, key=lambda name: others[name])
+        return (
+            f"the terms beside the pixel loss weigh {sum(others.values()) / pixel:.1f} times as much as it, mostly "
+            f"{largest}; over {FACTOR:g} times they may lead the student away from its labels: less with "
+            f"--set weights.{largest}=..."
+        )
+
+
+def is_pixel(term: str) -> bool:
+    """`pixel`, and what methods call the same loss of a further input or student: `widths_pixel`."""
+    return term == "pixel" or term.endswith("_pixel")
+
+
+def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None:
+    """Refuse the first term from which no gradient reaches a parameter of the student.
+
+    Modules that a method trains beside the student do not count: a term that teaches only them teaches nothing.
+    """
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    for name, term in terms.items():
+        if not (_leads_to(term, parameters) or _gradient_arrives(term, parameters)):
+            why = "it is computed without gradients" if not term.requires_grad else "its gradient ends elsewhere"
+            raise SrkdError(
+                f"step 1: the term {name} has no gradient path to the student ({why}): "
+                "compute it from step.student(...), without detach or no_grad, or leave it out"
+            )
+
+
+def _leads_to(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
+    """Whether the recorded graph ends in one of the parameters."""
+    wanted = {id(parameter) for parameter in parameters}
+    return any(id(getattr(node, "variable", None)) in wanted for node in _nodes(term))
+
+
+def _nodes(term: torch.Tensor) -> Iterator[Any]:
+    """Every node of the graph behind a term, once; only the nodes at its ends hold a `variable`."""
+    waiting: list[Any] = [term.grad_fn]
+    seen = {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting.extend(following for following, _ in node.next_functions)
+
+
+def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
+    """Go backward from this term alone and look. Reentrant checkpointing hides the parameters from the graph, and only
+    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused."""
+    if not term.requires_grad:
+        return False
+    kept = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    torch.autograd.backward(term, retain_graph=True)
+    arrived = any(parameter.grad is not None for parameter in parameters)
+    for parameter, gradient in zip(parameters, kept, strict=True):
+        parameter.grad = gradient
+    return arrived

@@ -1,4 +1,7 @@
-"""The loop: it knows steps, sums and schedules, and no method."""
+"""The loop: it knows steps, sums and schedules, and no method.
+
+Stage after stage, each with the teacher it freezes checked to have stayed frozen.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ from typing import Protocol
 
 import torch
 
+from compressor.base.context import Announce
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes, Unanimous
 from compressor.data.batches import Batch
-from compressor.networks.base import Network
-from compressor.progress import Announce
-from compressor.training.compiled import begin_step
-from compressor.training.gradient_path import require_paths
-from compressor.training.guard import Skipped
+from compressor.models.networks.base import Network
+from compressor.models.students import network_sha256
+from compressor.teachers.teacher import Teacher
+from compressor.training.guard import Skipped, require_paths
 from compressor.training.losses import Losses, calibrate, collect, require_shared
-from compressor.training.players import players
-from compressor.training.processes import Processes, Unanimous
+from compressor.training.networks import players
 from compressor.training.stage import Stage
-from compressor.training.state import State
-from compressor.training.step import Cast, Step
+from compressor.training.state import State, follow_leader
+from compressor.training.step import Cast, Step, begin_step
 
 
 class BatchSource(Protocol):
@@ -162,3 +166,49 @@ def fetched(total: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    state: State,
+    batches: BatchSource,
+    teacher: Network | None,
+    events: Events,
+    *,
+    seed: int,
+    processes: Processes | None = None,
+) -> None:
+    """Run the stages in order, from wherever `state` stands: the middle of one, or the end of one."""
+    processes = processes or Processes()
+    own = teacher.network if isinstance(teacher, Teacher) else teacher
+    for index in range(state.stage, len(stages)):
+        if index > state.stage:
+            state.enter(stages[index], own)
+            follow_leader(state, processes)
+        run_stage(stages[index], state, batches, teacher, events, seed=seed, processes=processes)
+
+
+def run_stage(
+    stage: Stage,
+    state: State,
+    batches: BatchSource,
+    teacher: Network | None,
+    events: Events,
+    *,
+    seed: int,
+    processes: Processes | None = None,
+) -> None:
+    """Run one stage; the teacher has the same weights before and after it, to the bit."""
+    own = teacher.network if isinstance(teacher, Teacher) else None
+    tuned = state.networks.get("teacher") if state.role == "student" else None
+    before = fingerprint(teacher), fingerprint(tuned)
+    train(stage, state, batches, own or teacher, events, seed=seed, processes=processes)
+    if (fingerprint(teacher), fingerprint(tuned)) != before:
+        raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
+
+
+def fingerprint(teacher: Network | None) -> str | None:
+    """A hash of all its weights."""
+    if teacher is None:
+        return None
+    return teacher.fingerprint() if isinstance(teacher, Teacher) else network_sha256(teacher)

@@ -1,22 +1,124 @@
-"""A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors."""
+"""The last few states of a run, by the steps they were saved at.
+
+What there is, the folder tells: nothing is remembered.
+
+Scalars for TensorBoard, each written at once.
+
+tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies of a traceback, and the
+run waits for ever on the queue. Here a failed write is an error at the line that wrote.
+
+A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors.
+
+The run folder for the processes that do not write it: the leading one does, perhaps on another machine.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.atomic import append, atomic_path, sync
-from compressor.checkpoints.save import save_network
-from compressor.errors import SrkdError, Unwritable
-from compressor.networks.base import Network
-from compressor.training.board import Board
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import masked_crc32c
+
+from compressor.base.context import Announce
+from compressor.base.errors import SrkdError, Unwritable
+from compressor.base.files import append, atomic_path, sync
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
-from compressor.training.saved_states import SavedStates
 from compressor.training.state import State
+from compressor.training.state_file import Damaged
+
+KEPT = 3
+
+
+@dataclass(frozen=True)
+class SavedStates:
+    """checkpoints/state-00001000.pt and its like."""
+
+    folder: Path
+    kept: int = KEPT
+
+    def paths(self) -> list[Path]:
+        """The oldest first."""
+        found = {path: re.fullmatch(r"state-(\d+)\.pt", path.name) for path in self.folder.glob("state-*.pt")}
+        steps = {path: int(match[1]) for path, match in found.items() if match is not None}
+        return sorted(steps, key=lambda path: steps[path])
+
+    def newest(self) -> Path | None:
+        return next(reversed(self.paths()), None)
+
+    def save(self, state: State) -> Path:
+        """Save, and only then let the oldest go."""
+        path = self.folder / f"state-{state.done:08d}.pt"
+        state.save(path)
+        for old in self.paths()[: -self.kept]:
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                raise Unwritable(old, error) from error
+        return path
+
+    def take_up(self, load: Callable[[Path], None], announce: Announce) -> Path | None:
+        """Load the newest state that can be read; None where none was ever saved. Damaged ones are put aside."""
+        damaged: dict[Path, Damaged] = {}
+        for path in reversed(self.paths()):
+            try:
+                load(path)
+            except Damaged as error:
+                damaged[path] = error
+                continue
+            for bad, why in damaged.items():
+                # Under its own name it would count as one of the last few, and push a good one out.
+                bad.replace(bad.with_suffix(".damaged"))
+                announce(f"{why}; it is put aside, and {path.name} taken instead")
+            return path
+        if damaged:
+            raise SrkdError(
+                f"none of the {len(damaged)} saved states can be read ({'; '.join(map(str, damaged.values()))}): "
+                "start a new run, with --init-from checkpoints/best.safetensors if that is there"
+            )
+        return None
+
+    def sweep(self) -> None:
+        """Remove what a save left behind when the process was killed in the middle of it."""
+        for half in self.folder.glob(".*.*"):
+            half.unlink(missing_ok=True)
+
+
+class Board:
+    """One event file, begun with its first figures; a resumed run begins another beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        # The process's number keeps a run that is resumed within the same second from appending to a cut record.
+        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._begun = False
+
+    def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        if not self._begun:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self._begun = True
+        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        """TFRecord: length, its checksum, the event, its checksum."""
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        sums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
+        append(self.path, length + sums[0] + content + sums[1])
+
 
 FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 
@@ -152,3 +254,50 @@ def read_facts(run: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise SrkdError(f"{run / FACTS} is damaged: it holds no object")
     return facts
+
+
+class NoStates(SavedStates):
+    """There may be some here, on a disk that machines share: they are the leading process's to read and remove."""
+
+    def paths(self) -> list[Path]:
+        return []
+
+    def sweep(self) -> None:
+        pass
+
+
+class FolderElsewhere(RunFolder):
+    """Has a run folder's names and writes nothing, so that every process runs the same code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._whole, self.checkpoints = path, path, path / "checkpoints"
+        self.states, self.best = NoStates(self.checkpoints), self.checkpoints / "best.safetensors"
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        pass
+
+    def keep(self, network: Network) -> None:
+        pass
+
+    def save(self, state: State) -> None:
+        pass
+
+    def forget_after(self, done: int) -> None:
+        pass
+
+    def metrics(
+        self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
+    ) -> None:
+        pass
+
+    def skipped(self, done: int, skipped: Skipped) -> None:
+        pass
+
+    def flag(self, done: int, why: str) -> None:
+        pass
+
+    def flags(self) -> tuple[str, ...]:
+        return ()
+
+    def log(self, line: str) -> None:
+        pass

@@ -1,8 +1,14 @@
-"""Everything that must survive a run's death, and nothing else."""
+"""Exponential moving average of the trained weights.
+
+Everything that must survive a run's death, and nothing else.
+
+Every process trains a copy of the same state: they begin alike, and are held to stay so.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +17,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.data.randomness import drawn
-from compressor.errors import SrkdError
-from compressor.networks.axes import Segments
-from compressor.networks.base import Network
-from compressor.students import student_of_spec
-from compressor.training.calibration import Calibration
-from compressor.training.checkpoint_file import read_parts, write_parts
-from compressor.training.ema import EMA
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.base.randomness import drawn
+from compressor.models.checkpoints.save import tensor_bytes
+from compressor.models.networks.axes import Segments
+from compressor.models.networks.base import Network
+from compressor.models.students import student_of_spec
 from compressor.training.guard import Guard
-from compressor.training.method import Role
+from compressor.training.method import Calibration, Role
 from compressor.training.stage import Stage
+from compressor.training.state_file import pack, read_parts, unpack, write_parts
+
+
+class EMA:
+    """θ_ema ← d·θ_ema + (1 - d)·θ after each step, d = min(decay, (1 + n)/(10 + n)) with warm-up, else decay."""
+
+    def __init__(self, network: Network, *, decay: float, warmup: bool) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.decay, self.warmup, self.updates = decay, warmup, 0
+
+    @torch.no_grad()
+    def update(self, network: Network) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        averaged: list[torch.Tensor] = list(self.network.parameters())
+        current: list[torch.Tensor] = list(network.parameters())
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    def state_dict(self) -> dict[str, object]:
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.network.load_state_dict(state["network"])  # type: ignore[arg-type]
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
 
 
 @dataclass
@@ -155,3 +184,29 @@ def _begin(
         fused=True,
     )
     return optimiser, EMA(trained, decay=stage.average.decay, warmup=stage.average.warmup)
+
+
+def follow_leader(
+    state: State, processes: Processes, stages: Sequence[Stage] = (), teacher: Network | None = None
+) -> None:
+    """Take the leading process's state: what was drawn is drawn once, and other machines need not see the run folder.
+
+    Through `stages` a fresh state walks up to the stage the leader stands in.
+    """
+    if processes.alone:
+        return
+    packed = processes.from_leader(pack(state.parts()) if processes.leads else None)
+    if not processes.leads:
+        state.become(unpack(packed), stages, teacher)
+
+
+def require_alike(state: State, processes: Processes) -> None:
+    """Refuse to go on when what is trained is no longer the same everywhere."""
+    if processes.alone:
+        return
+    hashed = hashlib.blake2b(digest_size=16)
+    for group in state.optimiser.param_groups:
+        for parameter in group["params"]:
+            hashed.update(tensor_bytes(parameter))
+    wrong = f"has other weights than rank 0 after step {state.done}: a fault of the machine or of the recipe"
+    processes.agree(hashed.hexdigest(), wrong)

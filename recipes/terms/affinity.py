@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 from recipes.terms.precision import full_precision, widened
 
 EPS = 1e-8

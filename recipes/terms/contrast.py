@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 from recipes.terms.distances import pairwise_l1, sample_l1
 from recipes.terms.precision import full_precision, widened
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from recipes.terms.crops import crop_each, places
+from compressor.base.randomness import crop_each, places
 from recipes.terms.precision import full_precision, widened
 
 WINDOW = 24

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from compressor.networks.base import Network
-from compressor.networks.edsr import ResidualBlock
-from compressor.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import ResidualBlock
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
 from recipes.terms.initialised import initialised
 
 WIDTH = 64

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.checkpoints.container import open_container
-from compressor.checkpoints.pickles import TensorRef
-from compressor.checkpoints.unwrap import unwrap
-from compressor.errors import SrkdError
-from compressor.networks.base import Network, Spec
-from compressor.networks.layers import MeanShift
-from compressor.networks.registry import build
-from compressor.taps import read_taps
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.files import open_container
+from compressor.models.checkpoints.load import unwrap
+from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.layers import MeanShift
+from compressor.models.networks.registry import build
+from compressor.models.taps import read_taps
 from recipes.terms.ratio import LEVEL_WEIGHTS
 
 VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
@@ -161,7 +161,7 @@ class TeacherPhiPlan:
 
 @lru_cache(maxsize=64)
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Counted on the meta device, as compressor.cost counts: convolutions, linear layers and attention products."""
+    """Counted on the meta device, as compressor.models.cost counts: convolutions, linear layers and attention products."""
     bound = vgg19_macs()
     macs, modules = _levels(spec)
     count = max(1, sum(cost <= bound for cost in macs))

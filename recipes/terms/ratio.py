@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from compressor.data.randomness import uniforms
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
+from compressor.base.randomness import uniforms
 from recipes.terms.distances import pairwise_l1, sample_l1
 from recipes.terms.precision import full_precision, widened
 

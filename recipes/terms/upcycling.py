@@ -21,10 +21,9 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.data.randomness import uniforms
-from compressor.errors import UsageError
-from compressor.resize import imresize
-from recipes.terms.crops import crop_each, places
+from compressor.base.errors import UsageError
+from compressor.base.randomness import crop_each, places, uniforms
+from compressor.images.resize import imresize
 
 PROBABILITY = 0.3
 

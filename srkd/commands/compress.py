@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from compressor.training.place import Place
+from compressor.base.rank import Place
 from srkd.console import Console
 from srkd.parameters import Bytes, Device, Setting
 from srkd.verb import verb

@@ -12,7 +12,7 @@ from srkd.parameters import Setting
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from compressor.checkpoints.convert import Converted
+    from compressor.models.checkpoints.convert import Converted
 
 EPILOG = """Examples:
 
@@ -45,7 +45,7 @@ def command(
 
     What that code base keeps in option files and not in checkpoints (res_scale, the range) is said aloud.
     """
-    from compressor.checkpoints.convert import convert_file
+    from compressor.models.checkpoints.convert import convert_file
 
     written = convert_file(model, to, out, scale=scale, arch_options=dict(arch_options))
     if console.wants_json:

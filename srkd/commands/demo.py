@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from compressor.errors import UsageError
+from compressor.base.errors import UsageError
 from srkd.console import Console
 from srkd.parameters import Setting
 from srkd.verb import verb

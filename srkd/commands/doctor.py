@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 from srkd.console import Console
 from srkd.verb import verb
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compressor.runtimes.open import RUNTIMES
+from compressor.inference.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Setting
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from compressor.evaluation import Evaluation
+    from compressor.inference.evaluate import Evaluation
 
 EPILOG = """Examples:
 
@@ -80,7 +80,7 @@ def command(
 
     MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
     """
-    from compressor.metrics import Protocol
+    from compressor.images.metrics import Protocol
     from srkd.opening import Opening
     from srkd.scoring import Scoring
 

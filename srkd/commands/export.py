@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compressor.errors import SrkdError
+from compressor.base.errors import SrkdError
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.console import Console
 from srkd.parameters import Setting, Size, Sizes

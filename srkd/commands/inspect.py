@@ -12,7 +12,7 @@ from srkd.parameters import Setting, Size
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from compressor.cost import LayerCost
+    from compressor.models.cost import LayerCost
     from srkd.inspection import Inspection
 
 EPILOG = """Examples:

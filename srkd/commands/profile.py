@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compressor.runtimes.open import RUNTIMES
+from compressor.inference.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Names, Setting, Sizes
 from srkd.verb import verb

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compressor.errors import SrkdError
-from compressor.runtimes.open import RUNTIMES
+from compressor.base.errors import SrkdError
+from compressor.inference.open import RUNTIMES
 from srkd.console import Console
 from srkd.parameters import Device, Setting, size
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from compressor.upscaling import Upscaled
+    from compressor.inference.upscale import Upscaled
 
 EPILOG = """Examples:
 

@@ -16,16 +16,16 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.checkpoints.load import load_checkpoint
-from compressor.data.embedded import embedded_photos
-from compressor.images import read_rgb_u8
-from compressor.metrics import to_u8
-from compressor.networks.base import Network, Spec
-from compressor.networks.edsr import EDSRSpec
-from compressor.networks.registry import build
-from compressor.resize import downscale_u8
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import to_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.super_resolve import super_resolve
 from export.conversion import Choices, Conversion
 from export.metadata import Source, export_metadata
 from export.to_onnx import convert

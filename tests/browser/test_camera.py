@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressor.networks.edsr import EDSRSpec
+from compressor.models.networks.edsr import EDSRSpec
 from export.conversion import Choices
 from tests.browser.app_models import TINY, Models, png, sample_rgb
 from tests.browser.app_site import Model, Site, site_of

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compressor.assets import embedded_student
-from compressor.checkpoints.load import load_checkpoint
-from compressor.networks.compact import CompactSpec
-from compressor.networks.rcan import RCANSpec
-from compressor.resize import upscale_bicubic
-from compressor.tiling import spans
+from compressor.images.resize import upscale_bicubic
+from compressor.inference.tiling import spans
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.rcan import RCANSpec
 from export.conversion import Choices
 from export.exporting import export_model
 from export.metadata import Source

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from compressor.metrics import to_u8
-from compressor.networks.edsr import EDSRSpec
-from compressor.resize import upscale_bicubic
+from compressor.images.metrics import to_u8
+from compressor.images.resize import upscale_bicubic
+from compressor.models.networks.edsr import EDSRSpec
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import DESKTOP, PHONE, Visit, visiting

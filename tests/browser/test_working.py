@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from compressor.networks.edsr import EDSRSpec
+from compressor.models.networks.edsr import EDSRSpec
 from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import DESKTOP, PHONE, Visit, visiting

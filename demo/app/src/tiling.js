@@ -1,4 +1,4 @@
-// Windows of one size, moved inwards at the edges: the same cut as compressor/tiling.py, hence the same exactness.
+// Windows of one size, moved inwards at the edges: the same cut as compressor/inference/tiling.py, hence the same exactness.
 
 /** Low-resolution pixels around a tile of a network whose receptive field has no bound. */
 export const UNBOUNDED_OVERLAP = 16;
@@ -25,7 +25,7 @@ export function fixedSpans(size, length, margin) {
   return cut(size, length - 2 * margin, margin, length);
 }
 
-/** A tile's side such that the feature maps of its window stay within `bytes`, counted as compressor/tiling.py does. */
+/** A tile's side such that the feature maps of its window stay within `bytes`, counted as compressor/inference/tiling.py does. */
 export function tileWithin(bytes, channels, scale, margin) {
   const perPixel = 4 * channels * (3 + 2 * scale ** 2);
   const side = Math.floor(Math.sqrt(bytes / perPixel)) - 2 * margin;

@@ -242,7 +242,7 @@ def _as_hardware_rounds(content: bytes) -> bytes:
     """ONNX Runtime on a CPU has no convolution in bf16, and does fp16 in float32."""
     import onnx
 
-    from compressor.runtimes.onnx_rounded import holds_halves, rounded
+    from compressor.runtimes.onnx_file import holds_halves, rounded
 
     model = onnx.load_model_from_string(content)
     return rounded(model).SerializeToString() if holds_halves(model) else content

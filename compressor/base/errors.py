@@ -1,0 +1,66 @@
+"""Errors a user can cause: always one line that says what, where, the value, and what to do.
+
+What was perhaps meant by a name that nobody knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SrkdError(Exception):
+    """A failure told to the user in one line; the command ends with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(" ".join(message.split())))
+
+
+def _printable(text: str) -> str:
+    """`text` with control characters escaped: a file's names must not reach a terminal as commands."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+class UsageError(SrkdError):
+    """The command line or a setting is wrong: nothing was tried."""
+
+    exit_code = 2
+
+
+class MissingExtra(SrkdError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: {self.command(extra)}")
+
+    @staticmethod
+    def command(extra: str) -> str:
+        """What to type to have it."""
+        return f"pip install 'srkd[{extra}]'"
+
+
+class Unwritable(SrkdError):
+    """A file that could not be written: no room, no permission, a broken disk."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch, ONNX Runtime and Python each say it in their own way."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: what was perhaps meant, and what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}there are {', '.join(known)}" if known else "there are none"

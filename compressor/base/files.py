@@ -1,0 +1,121 @@
+"""Files appear whole or not at all, and what cannot be written is told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compressor.base.errors import Unwritable
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` when the block ends well.
+
+    The suffix is kept, because writers choose a format by it. On any error the temporary file is removed
+    and what was at `path` before stays. After the block the file is on the disk, name and content.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(path: Path) -> Iterator[Path]:
+    """Yield `path`'s name in an empty temporary folder beside it; at the end, move all that lies there beside it.
+
+    For a file with companions, and for folders that count as a file. Each is replaced as a whole, `path` itself last;
+    on any error nothing is moved, and what was there before stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    try:
+        yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+            _replace(written, path.parent / written.name)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(written: Path, final: Path) -> None:
+    """Move a file or a folder, flushed to the disk, over what is called so now."""
+    for file in written.rglob("*") if written.is_dir() else (written,):
+        if file.is_file():
+            _sync(file)
+    os.chmod(written, (0o777 if written.is_dir() else 0o666) & ~_umask())
+    if final.is_dir() and not final.is_symlink():
+        older = written.parent / f"{final.name}.older"
+        os.replace(final, older)
+    os.replace(written, final)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file; what does not fit is an error here, not when the file is closed."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            written = file.write(content)
+            while written < len(content):
+                written += file.write(content[written:])
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file on the disk, so that it outlives a power cut."""
+    try:
+        _sync(path)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name too: a rename that the disk has not heard of is undone by a power cut."""
+    if os.name == "nt":  # Windows opens no folders; its renames are journalled.
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # A folder that may be written and not read.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some network file systems have no such thing.
+            raise
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

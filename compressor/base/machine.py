@@ -1,0 +1,122 @@
+"""What the machine is, so that every figure can say where it was measured.
+
+Native libraries that talk past Python.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+
+def facts() -> dict[str, object]:
+    """The machine as plain JSON values: the `"machine"` of every JSON object."""
+    import psutil
+    import torch
+
+    return {
+        "cpu": cpu_model(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(logical=True),
+        "usable_cores": usable_cores(),
+        "memory_mb": round(psutil.virtual_memory().total / 1e6),
+        "torch_threads": torch.get_num_threads(),
+        "os": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": installed_version("onnxruntime"),
+        "gpu": gpu(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as its system gives it."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int | None:
+    """The logical cores that this process may use: fewer than the machine's in a container or under taskset."""
+    import psutil
+
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
+
+
+def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may still be taken: of the machine, and of the container where one is limited (cgroup v2)."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        most = (control_group / "memory.max").read_text().strip()
+        used = int((control_group / "memory.current").read_text())
+    except OSError:
+        return available
+    return available if most == "max" else min(available, max(0, int(most) - used))
+
+
+def gpu() -> dict[str, object] | None:
+    """The first accelerator torch can use, or None."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return {
+            "name": properties.name,
+            "count": torch.cuda.device_count(),
+            "memory_mb": round(properties.total_memory / 1e6),
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+        }
+    if torch.backends.mps.is_available():
+        return {"name": "Apple GPU (MPS)", "count": 1}
+    return None
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: on Linux a new process inherits that of the one that started it.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import psutil
+
+    windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if windows_peak is not None:
+        return int(windows_peak)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@contextmanager
+def native_silence() -> Iterator[None]:
+    """What is written to standard error inside, by whatever code, goes nowhere; errors come as exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,1 +1,0 @@
-"""From bytes to networks and back."""

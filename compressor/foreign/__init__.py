@@ -1,1 +1,0 @@
-"""Models of other programs, one file a kind: they give outputs, and nothing else."""

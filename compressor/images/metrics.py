@@ -1,0 +1,140 @@
+"""PSNR and SSIM of super-resolution papers, and the protocol they belong to, as a value.
+
+Y-PSNR as in RCAN's MATLAB evaluation and BasicSR: outputs rounded to 8 bit, Y of BT.601 in studio range and not
+rounded, `border` pixels cropped on each side, peak 255, averaged per image and not over the mean squared error.
+SSIM: Wang et al., 'Image quality assessment: from error visibility to structural similarity', 2004.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compressor.base.errors import SrkdError
+from compressor.images.resize import Border
+
+Y_WEIGHTS = (65.481, 128.553, 24.966)
+Y_OFFSET = 16.0
+PEAK = 255.0
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a PSNR means. `border` None crops as many pixels as the scale; `bicubic` made the low-resolution images."""
+
+    channel: Literal["y", "rgb"] = "y"
+    border: int | None = None
+    bicubic: Literal["matlab", "pil"] = "matlab"
+    lr_border: Border = "mirror"
+    grey: Literal["rgb", "raw"] = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.border is not None and self.border < 0:
+            raise SrkdError(f"protocol: the border must be 0 pixels or more, got {self.border}")
+
+    def at(self, scale: int) -> Protocol:
+        """The same protocol with its border in pixels."""
+        return replace(self, border=scale if self.border is None else self.border)
+
+    def __str__(self) -> str:
+        border = "scale" if self.border is None else str(self.border)
+        words = [f"psnr@{self.channel}", f"border={border}", f"bicubic={self.bicubic}", f"grey={self.grey}"]
+        return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)
+
+
+def to_u8(images_01: Tensor) -> Tensor:
+    """[0,1] floats to 8 bit: times 255, half rounded up as in MATLAB, clipped."""
+    return images_01.float().mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8)
+
+
+def luma(rgb_01: Tensor) -> Tensor:
+    """Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1]: (..., 1, H, W) in 16..235, float64."""
+    if rgb_01.shape[-3] != 3:
+        raise SrkdError(f"luma takes RGB images (..., 3, H, W), got {tuple(rgb_01.shape)}")
+    red, green, blue = rgb_01.double().unbind(dim=-3)
+    y = red * Y_WEIGHTS[0] + green * Y_WEIGHTS[1] + blue * Y_WEIGHTS[2] + Y_OFFSET
+    return y.unsqueeze(-3)
+
+
+def psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """10 log10(255^2 / MSE) for each image of (N, C, H, W) on 0..255, infinite for equal images: (N,) float64."""
+    ours, theirs = _cropped(images_255, reference_255, border)
+    mse = (ours - theirs).square().mean(dim=(-3, -2, -1))
+    return 10 * torch.log10(PEAK**2 / mse)
+
+
+def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """Mean SSIM for each image of (N, C, H, W) on 0..255: (N,) float64.
+
+    Gaussian window 11x11 with sigma 1.5 over the valid region, K1 = 0.01, K2 = 0.03, L = 255, population moments.
+    """
+    ours, theirs = _cropped(images_255, reference_255, border)
+    height, width = ours.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise SrkdError(
+            f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels, the image has {width}x{height} after cropping a border "
+            f"of {border}: leave such images out of the set"
+        )
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    mean_a, mean_b = _window_mean(ours), _window_mean(theirs)
+    variances = _window_mean(ours.square()) - mean_a.square() + _window_mean(theirs.square()) - mean_b.square()
+    covariance = _window_mean(ours * theirs) - mean_a * mean_b
+    product = mean_a * mean_b
+    similarity = ((2 * product + c1) * (2 * covariance + c2)) / (
+        (mean_a.square() + mean_b.square() + c1) * (variances + c2)
+    )
+    return similarity.mean(dim=(-3, -2, -1))
+
+
+def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
+    """Y-PSNR for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
+    return psnr(luma(sr), luma(hr), border=border)
+
+
+def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
+    """SSIM on Y for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
+    return ssim(luma(sr), luma(hr), border=border)
+
+
+def finite_or_none(figure: float) -> float | None:
+    """A figure for JSON, which has no infinity: infinite PSNR is null."""
+    return figure if math.isfinite(figure) else None
+
+
+def _cropped(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:
+    if images.shape != reference.shape:
+        raise SrkdError(f"cannot compare images of {_size(images)} with a reference of {_size(reference)}")
+    height, width = images.shape[-2] - 2 * border, images.shape[-1] - 2 * border
+    if border < 0 or height < 1 or width < 1:
+        raise SrkdError(f"nothing is left of {_size(images)} after cropping a border of {border} pixels")
+    window = (..., slice(border, border + height), slice(border, border + width))
+    return images[window].double(), reference[window].double()
+
+
+def _size(images: Tensor) -> str:
+    return "x".join(map(str, (*images.shape[:-2], images.shape[-1], images.shape[-2])))
+
+
+@lru_cache(maxsize=1)
+def _gaussian() -> tuple[float, ...]:
+    half = SSIM_WINDOW // 2
+    weights = [math.exp(-(offset**2) / (2 * SSIM_SIGMA**2)) for offset in range(-half, half + 1)]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _window_mean(planes: Tensor) -> Tensor:
+    """Separable Gaussian mean over the valid region: shifted sums, faster than a float64 convolution."""
+    for axis in (-2, -1):
+        length = planes.shape[axis] - SSIM_WINDOW + 1
+        total = torch.zeros_like(planes.narrow(axis, 0, length))
+        for offset, weight in enumerate(_gaussian()):
+            total.add_(planes.narrow(axis, offset, length), alpha=weight)
+        planes = total
+    return planes

@@ -1,0 +1,165 @@
+"""MATLAB's bicubic in torch: the only resizer of pixels here.
+
+Published low-resolution benchmark images were made by MATLAB's `imresize(image, 1/s, 'bicubic')`: Keys' cubic kernel
+with a = -0.5, stretched by the scale when shrinking (antialiasing), rows before columns, indices reflected at the
+border, and on 8-bit images rounded to 8 bit after each of the two passes (BasicSR, basicsr/utils/matlab_functions.py,
+has the same filter without the rounding between the passes).
+torch's own `bicubic` has a = -0.75 and is another filter: the two are never interchangeable.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from compressor.base.errors import SrkdError
+
+Border: TypeAlias = Literal["mirror", "clamp"]
+"""What lies beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
+
+_LARGEST_EXACT_FLOAT32 = 2**24
+
+
+def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antialias: bool = True) -> Tensor:
+    """Resize (..., H, W) floats of any range to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
+
+    Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
+    one, k(t) = r*cubic(r*t) when shrinking with antialiasing and cubic(t) otherwise.
+    """
+    if not images.is_floating_point():
+        raise SrkdError(f"imresize takes floating-point images, got {images.dtype}: divide by 255 first")
+    if not (math.isfinite(scale) and scale > 0):
+        raise SrkdError(f"imresize: the scale must be a positive number, got {scale}")
+    _require_pixels(images)
+    rows_done = _resize_axis(images, -2, scale, border, antialias)
+    return _resize_axis(rows_done, -1, scale, border, antialias)
+
+
+def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
+    """The bicubic reference: float between the passes, mirrored border, neither rounded nor clamped."""
+    return imresize(lr, float(scale))
+
+
+def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
+    """MATLAB's bicubic on 8 bit: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale)) uint8.
+
+    Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights
+    are integers over a common denominator, so every sum is exact on every device and in every order.
+    """
+    if hr_u8.dtype != torch.uint8:
+        raise SrkdError(f"downscale_u8 takes uint8 images, got {hr_u8.dtype}")
+    if scale < 1:
+        raise SrkdError(f"downscale_u8: the scale must be a whole number from 1 up, got {scale}")
+    _require_pixels(hr_u8)
+    if scale == 1:
+        return hr_u8.clone()
+    rows_done = _shrink_rows_u8(hr_u8, scale, border)
+    # The second pass works on the transposed image, because whole rows are contiguous and columns are not.
+    columns_done = _shrink_rows_u8(rows_done.transpose(-1, -2).contiguous(), scale, border)
+    return columns_done.transpose(-1, -2).contiguous()
+
+
+def mod_crop(images: Tensor, scale: int) -> Tensor:
+    """Crop bottom and right so that height and width are multiples of the scale."""
+    height, width = images.shape[-2] // scale * scale, images.shape[-1] // scale * scale
+    if not height or not width:
+        raise SrkdError(f"an image of {images.shape[-1]}x{images.shape[-2]} is smaller than the scale {scale}")
+    return images[..., :height, :width]
+
+
+def reflected_indices(positions: Tensor, size: int) -> Tensor:
+    """Triangle wave over 0..size-1 with the edge repeated (...2,1,0,0,1,2...): defined for any distance and size."""
+    folded = positions.remainder(2 * size)
+    return torch.where(folded < size, folded, 2 * size - 1 - folded)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.5 (Keys, 'Cubic convolution interpolation', 1981)."""
+    t = distance.abs()
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return torch.where(t <= 1, near, torch.where(t <= 2, far, torch.zeros_like(t)))
+
+
+def _require_pixels(images: Tensor) -> None:
+    if images.dim() < 2 or not images.shape[-1] or not images.shape[-2]:
+        raise SrkdError(f"cannot resize an image without pixels: its shape is {tuple(images.shape)}")
+
+
+def _border_indices(positions: Tensor, size: int, border: Border) -> Tensor:
+    return reflected_indices(positions, size) if border == "mirror" else positions.clamp(0, size - 1)
+
+
+@lru_cache(maxsize=64)
+def _axis_taps(size: int, scale: float, border: Border, antialias: bool) -> tuple[Tensor, Tensor]:
+    """Source indices (taps, n') and float64 weights (taps, n') of one axis."""
+    stretch = min(scale, 1.0) if antialias else 1.0
+    support = 4.0 / stretch
+    # The small term undoes the noise of sizes such as 33 * (1/3), which must not gain a pixel.
+    out_size = max(1, math.ceil(size * scale - 1e-9))
+    centre = torch.arange(1, out_size + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
+    first = (centre - support / 2).floor()
+    positions = first + torch.arange(math.ceil(support) + 2, dtype=torch.float64)[:, None]
+    weights = stretch * cubic(stretch * (centre - positions))
+    weights = weights / weights.sum(dim=0)
+    used = weights.abs().amax(dim=1) > 0
+    indices = _border_indices(positions.long() - 1, size, border)
+    return indices[used], weights[used]
+
+
+def _resize_axis(images: Tensor, axis: int, scale: float, border: Border, antialias: bool) -> Tensor:
+    indices, weights = _axis_taps(images.shape[axis], scale, border, antialias)
+    indices = indices.to(images.device)
+    weights = weights.to(images.device, images.dtype)
+    if axis == -2:
+        weights = weights[:, :, None]
+    total = images.index_select(axis, indices[0]) * weights[0]
+    for tap in range(1, len(indices)):
+        total = total + images.index_select(axis, indices[tap]) * weights[tap]
+    return total
+
+
+@lru_cache(maxsize=16)
+def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
+    """First source position of output pixel 0 of an integer downscale, and the weights from there as integers.
+
+    Output 0 lies at (s-1)/2. Source p is |t| = m/(2s) away in units of the stretched kernel, with the integer
+    m = |2p - (s-1)|; times 16 s^3 the cubic is 3m^3 - 10sm^2 + 16s^3 up to m = 2s, and
+    -m^3 + 10sm^2 - 32s^2m + 32s^3 up to m = 4s.
+    """
+    s = scale
+    weights = {}
+    for position in range(-2 * s, 3 * s):
+        m = abs(2 * position - (s - 1))
+        if m < 4 * s:
+            near = 3 * m**3 - 10 * s * m**2 + 16 * s**3
+            far = -(m**3) + 10 * s * m**2 - 32 * s**2 * m + 32 * s**3
+            weights[position] = near if m <= 2 * s else far
+    divisor = math.gcd(*weights.values())
+    return min(weights), tuple(weight // divisor for weight in weights.values())
+
+
+def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
+    """One 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer weights."""
+    first, weights = _integer_taps(scale)
+    denominator = sum(weights)
+    height = images_u8.shape[-2]
+    out_height = -(-height // scale)
+    span = (out_height - 1) * scale + len(weights)
+    positions = torch.arange(first, first + span, device=images_u8.device)
+    padded = images_u8.index_select(-2, _border_indices(positions, height, border))
+    largest = 255 * sum(map(abs, weights)) + denominator
+    exact = padded.to(torch.float32 if 8 * largest < _LARGEST_EXACT_FLOAT32 else torch.float64)
+    shape = (*images_u8.shape[:-2], out_height, images_u8.shape[-1])
+    # Sums of weight*pixel are whole numbers. A quarter more keeps the quotient away from whole numbers on both sides,
+    # so that floor is right even where a GPU divides by multiplying with the rounded reciprocal.
+    total = torch.full(shape, denominator / 2 + 0.25, dtype=exact.dtype, device=exact.device)
+    last = (out_height - 1) * scale + 1
+    for tap, weight in enumerate(weights):
+        if weight:
+            total.add_(exact[..., tap : tap + last : scale, :], alpha=weight)
+    return total.div_(denominator).floor_().clamp_(0, 255).to(torch.uint8)

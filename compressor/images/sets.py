@@ -1,0 +1,159 @@
+"""The one rule for a data folder: images, a set with HR/ and LR folders, or a folder of several of those.
+
+Photographs that come with srkd, for a run without `--data`: train, validation and calibration parts apart.
+
+All are in the public domain or CC0; embedded/PHOTOS.md names each photographer and source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from compressor.base.errors import SrkdError
+from compressor.images.files import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """A high-resolution image and, where one is stored, its low-resolution partner."""
+
+    stem: str
+    hr: Path
+    lr: Path | None
+
+
+@dataclass(frozen=True)
+class LrImage:
+    """A low-resolution image of which nobody has the high-resolution one."""
+
+    stem: str
+    lr: Path
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    name: str
+    pairs: tuple[ImagePair, ...]
+
+
+def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageSet, ...]:
+    """The sets under `data`, each with its low-resolution images for `scale` where it has them.
+
+    `data` is a folder of images, or a set holding `HR/` and perhaps `LR*X{scale}/` (stems equal, or with an
+    `x{scale}` suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
+    """
+    data = Path(data)
+    if not data.is_dir():
+        what = "is a file: give the folder that holds it" if data.exists() else "does not exist"
+        raise SrkdError(f"data folder {data} {what}")
+    folders = [data] if _is_set(data) else [folder for folder in _subfolders(data) if _is_set(folder)]
+    if not folders:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise SrkdError(f"no images in {data}: it needs images ({kinds}), a folder HR/, or folders that hold these")
+    if lr is not None and len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise SrkdError(f"an LR folder belongs to one set, but {data} holds {len(folders)} ({names}): name one of them")
+    return tuple(_read_set(folder, scale, lr) for folder in folders)
+
+
+def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
+    """The images of a folder, or of its subfolders where it holds none itself, as LR images without HR partners."""
+    if not folder.is_dir():
+        what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
+        raise SrkdError(f"LR folder {folder} {what}")
+    if (folder / "HR").is_dir():
+        raise SrkdError(f"{folder} holds HR/: --lr-only is for LR images without HR partners, give it with --data")
+    images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
+    if not images:
+        raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
+    times = Counter(image.stem for image in images)
+    return tuple(LrImage(image.stem if times[image.stem] == 1 else image.name, image) for image in images)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, in natural order (img2 before img10), hidden ones left out."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return sorted((path for path in found if not path.name.startswith(".")), key=natural_key)
+
+
+def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """Sort key by which digits compare as numbers; the name itself decides between equals (1 and 01)."""
+    pieces = re.split(r"(\d+)", path.name.lower())
+    key = tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces)
+    return (*key, (2, 0, path.name))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(found, key=natural_key)
+
+
+def _is_set(folder: Path) -> bool:
+    return (folder / "HR").is_dir() or bool(list_images(folder))
+
+
+def _read_set(folder: Path, scale: int, lr: Path | None) -> ImageSet:
+    hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    images = list_images(hr_folder)
+    if not images:
+        raise SrkdError(f"no images in {hr_folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
+    lr_folder = lr if lr is not None else _stored_lr(folder, scale)
+    partners = _partners(images, lr_folder, scale) if lr_folder is not None else {}
+    times = Counter(image.stem for image in images)
+    pairs = tuple(
+        ImagePair(image.stem if times[image.stem] == 1 else image.name, image, partners.get(image)) for image in images
+    )
+    return ImageSet(folder.resolve().name, pairs)
+
+
+def _stored_lr(folder: Path, scale: int) -> Path | None:
+    """`LR*X{scale}` of a set; of several the bicubic one, because that is what a number is compared with."""
+    pattern = re.compile(rf"LR.*X{scale}", re.IGNORECASE)
+    found = [path for path in _subfolders(folder) if pattern.fullmatch(path.name)]
+    bicubic = [path for path in found if path.name.lower().startswith(("lrbic", "lr_bic"))]
+    chosen = found if len(found) == 1 else bicubic
+    if len(found) > 1 and len(chosen) != 1:
+        names = ", ".join(path.name for path in found)
+        raise SrkdError(f"{folder} has {len(found)} LR folders for scale {scale} ({names}): choose one with --lr")
+    return chosen[0] if chosen else None
+
+
+def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path]:
+    if not lr_folder.is_dir():
+        raise SrkdError(f"LR folder {lr_folder} does not exist")
+    stored: dict[str, Path] = {}
+    for path in list_images(lr_folder):
+        stored.setdefault(path.stem, path)
+    partners = {}
+    missing = []
+    for image in images:
+        partner = stored.get(f"{image.stem}x{scale}") or stored.get(image.stem)
+        if partner is None:
+            missing.append(image.stem)
+        else:
+            partners[image] = partner
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise SrkdError(
+            f"{lr_folder} lacks the LR image of {len(missing)} of {len(images)} HR images ({shown}): "
+            f"add them as STEM.png or STEMx{scale}.png"
+        )
+    return partners
+
+
+FOLDER = Path(__file__).parent / "embedded"
+Part = Literal["train", "val", "calibration"]
+
+
+def embedded_photos(part: Part) -> dict[str, Path]:
+    """Photos of one part, by name."""
+    return {path.stem: path for path in sorted((FOLDER / part).glob("*.webp"))}
+
+
+def embedded_pairs(part: Part) -> tuple[ImagePair, ...]:
+    """The same, as HR images whose LR images are to be made."""
+    return tuple(ImagePair(stem, path, None) for stem, path in embedded_photos(part).items())

@@ -1,0 +1,271 @@
+"""Models side by side on benchmark sets: each image decoded once, each model run once, bicubic always beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compressor.base.context import Progress, silent
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
+from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
+from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.sets import ImagePair, ImageSet
+from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one image; PSNR in dB, infinite for equal images."""
+
+    psnr_y: float
+    ssim_y: float
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """Means over the images of one set, and the images."""
+
+    name: str
+    psnr_y: float
+    ssim_y: float
+    lr: str
+    """"stored" or "made": where the low-resolution images came from."""
+    images: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """model → set → scores, all by one protocol. Under a protocol of another channel the figures are that channel's."""
+
+    protocol: Protocol
+    scale: int
+    self_ensemble: bool
+    models: Mapping[str, Mapping[str, SetScore]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: infinite PSNR becomes None."""
+        return {
+            "protocol": str(self.protocol),
+            "scale": self.scale,
+            "self_ensemble": self.self_ensemble,
+            "models": {
+                model: {"sets": {name: _set_dict(found) for name, found in sets.items()}}
+                for model, sets in self.models.items()
+            },
+        }
+
+
+def evaluate(
+    models: Sequence[Runtime],
+    sets: Sequence[ImageSet],
+    *,
+    scale: int,
+    protocol: Protocol | None = None,
+    self_ensemble: bool = False,
+    tile: int | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score models on sets by one protocol (default: Y, border = scale). Stored LR images are used where a set has
+    them, otherwise they are made; the model `bicubic` is always the first row, without the ensemble."""
+    asked = protocol or Protocol()
+    return _evaluate(models, sets, scale, (asked,), self_ensemble, tile, progress)[0]
+
+
+def explain(
+    models: Sequence[Runtime],
+    sets: Sequence[ImageSet],
+    *,
+    scale: int,
+    protocol: Protocol | None = None,
+    self_ensemble: bool = False,
+    tile: int | None = None,
+    progress: Progress = silent,
+) -> tuple[Evaluation, ...]:
+    """`evaluate`, followed by the conventions people mistake it for: PSNR over RGB, no border cropped, LR made by
+    Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""
+    asked = (protocol or Protocol()).at(scale)
+    neighbours = [
+        replace(asked, channel="rgb" if asked.channel == "y" else "y"),
+        replace(asked, border=0 if asked.border else scale),
+        replace(asked, bicubic="pil" if asked.bicubic == "matlab" else "matlab"),
+        replace(asked, grey="raw" if asked.grey == "rgb" else "rgb"),
+    ]
+    return _evaluate(models, sets, scale, (asked, *neighbours), self_ensemble, tile, progress)
+
+
+def score(sr_u8: Tensor, hr_u8: Tensor, *, scale: int, protocol: Protocol, grey_file: bool = False) -> Score:
+    """One image (3,H,W) of 8 bit against its reference."""
+    border = scale if protocol.border is None else protocol.border
+    ours, theirs = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
+    return Score(float(psnr(ours, theirs, border=border)), float(ssim(ours, theirs, border=border)))
+
+
+def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
+    """The low-resolution image of a mod-cropped (3,H,W) one by the protocol's bicubic."""
+    if protocol.bicubic == "matlab":
+        return downscale_u8(hr_u8, scale, border=protocol.lr_border)
+    height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
+    small = Image.fromarray(hr_u8.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One score on its way into the tables."""
+
+    protocol: Protocol
+    model: str
+    image_set: str
+    stem: str
+    score: Score
+
+
+def _evaluate(
+    models: Sequence[Runtime],
+    sets: Sequence[ImageSet],
+    scale: int,
+    protocols: Sequence[Protocol],
+    self_ensemble: bool,
+    tile: int | None,
+    progress: Progress,
+) -> tuple[Evaluation, ...]:
+    rows: dict[str, Runtime] = {"bicubic": Bicubic(scale)} | _by_label(models, scale)
+    resolved = [protocol.at(scale) for protocol in protocols]
+    _check_sizes(sets, scale, resolved)
+    entries: list[_Entry] = []
+    done, total = 0, sum(len(image_set.pairs) for image_set in sets)
+    for image_set in sets:
+        for pair in image_set.pairs:
+            progress(f"{image_set.name}: {pair.stem}", done, total)
+            for protocol, model, found in _score_pair(pair, rows, scale, resolved, self_ensemble, tile):
+                entries.append(_Entry(protocol, model, image_set.name, pair.stem, found))
+            done += 1
+    progress("scored", done, total)
+    return tuple(
+        Evaluation(protocol, scale, self_ensemble, _tables(entries, protocol, rows, sets)) for protocol in resolved
+    )
+
+
+def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
+    rows: dict[str, Runtime] = {}
+    for model in models:
+        if model.descriptor.scale != scale:
+            raise UsageError(f"{model.label} enlarges {model.descriptor.scale} times, the evaluation is at x{scale}")
+        label, number = model.label, 2
+        while label in rows or label == "bicubic":
+            label, number = f"{model.label}#{number}", number + 1
+        rows[label] = model
+    return rows
+
+
+def _check_sizes(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> None:
+    """Before an hour is spent: is every image large enough for its figures, are set names distinct?"""
+    if not sets:
+        raise UsageError("nothing to evaluate on: no image sets were given")
+    names = [image_set.name for image_set in sets]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two image sets have one name ({', '.join(sorted(names))}): rename a folder")
+    border = max(protocol.border or 0 for protocol in protocols)
+    for image_set in sets:
+        for pair in image_set.pairs:
+            width, height = image_size(pair.hr)
+            if min(width // scale, height // scale) * scale - 2 * border < SSIM_WINDOW:
+                raise SrkdError(
+                    f"{pair.hr} has {width}x{height} pixels: x{scale} with a border of {border} needs "
+                    f"{SSIM_WINDOW + 2 * border} a side for SSIM, leave it out of the set"
+                )
+
+
+def _score_pair(
+    pair: ImagePair,
+    rows: Mapping[str, Runtime],
+    scale: int,
+    protocols: Sequence[Protocol],
+    self_ensemble: bool,
+    tile: int | None,
+) -> Iterator[tuple[Protocol, str, Score]]:
+    hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
+    hr_u8 = mod_crop(hr_u8, scale)
+    by_lr: dict[tuple[str, str], list[Protocol]] = {}
+    for protocol in protocols:
+        by_lr.setdefault((protocol.bicubic, protocol.lr_border), []).append(protocol)
+    for alike in by_lr.values():
+        stored = pair.lr if alike[0].bicubic == "matlab" else None
+        lr_u8 = make_lr(hr_u8, scale, alike[0]) if stored is None else _stored_lr(stored, hr_u8, scale)
+        lr = lr_u8[None].float().div(255)
+        for label, model in rows.items():
+            ensemble = self_ensemble and label != "bicubic"
+            sr_u8 = to_u8(_whole_or_exact(model, lr, tile, ensemble, pair.hr)[0])
+            for protocol in alike:
+                found = score(sr_u8, hr_u8, scale=scale, protocol=protocol, grey_file=grey_file)
+                yield protocol, label, found
+
+
+def _whole_or_exact(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
+    """A network without a bounded receptive field is cut into tiles only when asked: it changes the figures."""
+    exact = model.descriptor.receptive_radius is not None
+    tiled = super_resolve(model, lr, tile=tile if exact or tile is not None else 0, self_ensemble=ensemble)
+    if tiled.seam is not None and tile is None:
+        raise SrkdError(f"{model.label} needs more memory than there is for {path} at once: give a tile size (--tile)")
+    return tiled.sr
+
+
+def _stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
+    lr_u8 = read_rgb_u8(path)
+    height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
+    if lr_u8.shape[-2:] != (height, width):
+        raise SrkdError(
+            f"{path} has {lr_u8.shape[-1]}x{lr_u8.shape[-2]} pixels, its HR image needs {width}x{height} at x{scale}"
+        )
+    return lr_u8
+
+
+def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
+    """What is compared, on 0..255."""
+    if grey_file and protocol.grey == "raw":
+        return grey_of(image_u8[0].double())[None]
+    return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()
+
+
+def _tables(
+    entries: Sequence[_Entry], protocol: Protocol, rows: Mapping[str, Runtime], sets: Sequence[ImageSet]
+) -> dict[str, dict[str, SetScore]]:
+    tables: dict[str, dict[str, SetScore]] = {}
+    for label in rows:
+        tables[label] = {}
+        for image_set in sets:
+            images = {
+                entry.stem: entry.score
+                for entry in entries
+                if entry.protocol == protocol and entry.model == label and entry.image_set == image_set.name
+            }
+            stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+            tables[label][image_set.name] = SetScore(
+                image_set.name,
+                psnr_y=sum(found.psnr_y for found in images.values()) / len(images),
+                ssim_y=sum(found.ssim_y for found in images.values()) / len(images),
+                lr="stored" if stored else "made",
+                images=images,
+            )
+    return tables
+
+
+def _set_dict(found: SetScore) -> dict[str, Any]:
+    return {
+        "psnr_y": finite_or_none(found.psnr_y),
+        "ssim_y": found.ssim_y,
+        "lr": found.lr,
+        "images": {
+            stem: {"psnr_y": finite_or_none(image.psnr_y), "ssim_y": image.ssim_y}
+            for stem, image in found.images.items()
+        },
+    }

@@ -1,0 +1,187 @@
+"""A teacher proves itself on an embedded photograph, before anything is trained towards its outputs.
+
+A wrong value range, residual scale or mean makes no error: it makes a teacher of noise. On a smooth photograph a good
+teacher and the bicubic upscale agree to 30 dB or more (CARN-M 36, DCTLSA 36, a GAN for animation 31 on this one);
+textured images prove nothing, where even good networks are at 22 dB.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import to_u8
+from compressor.images.resize import downscale_u8, reflected_indices, upscale_bicubic
+from compressor.images.sets import embedded_photos
+from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
+
+PHOTO = "chelsea"
+LR_SIDE = 64
+EXPECTED_DB = 30.0
+FAR_DB = 25.0
+"""Below this a teacher is strange even where nothing explains it; networks trained for looks have 28 to 31."""
+NEARER_DB = 3.0
+"""By so much an alternative must be nearer to be named."""
+PLAUSIBLE_DB = 20.0
+"""What is below this is no teacher under any setting, and the better of two kinds of noise is not worth naming."""
+FEWER_CHANGES_DB = 0.5
+ALTERNATIVES: Mapping[str, tuple[Any, ...]] = {
+    "img_range": (1.0, 255.0),
+    "res_scale": (1.0, 0.1),
+    "mean": (DIV2K_MEAN, DIV_FLICKR_MEAN),
+}
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """PSNR in dB over RGB on one photograph; `suggestion` holds options that make the teacher far more plausible."""
+
+    photo: str
+    to_bicubic: float
+    to_original: float
+    bicubic_to_original: float
+    suggestion: Mapping[str, Any]
+    with_suggestion: float | None
+
+    @property
+    def suspicious(self) -> bool:
+        return self.to_bicubic < EXPECTED_DB
+
+    @property
+    def options(self) -> str:
+        """The suggestion as it is written on a command line."""
+        return " ".join(f"--arch-option {name}={_written(value)}" for name, value in self.suggestion.items())
+
+    def lines(self) -> tuple[str, ...]:
+        """What to tell: one line for the figures, one for a suspicion, one for a teacher worse than bicubic."""
+        told = [
+            f"teacher check on the photo {self.photo!r}: {self.to_bicubic:.1f} dB to bicubic (a good teacher has "
+            f"{EXPECTED_DB:.0f} or more); to the original {self.to_original:.2f} dB, bicubic "
+            f"{self.bicubic_to_original:.2f}"
+        ]
+        if self.suggestion:
+            told.append(
+                f"warning: {self.with_suggestion:.1f} dB to bicubic with {self.options}: the file does not say what is "
+                "right, and nothing was changed; add it if the teacher was trained so"
+            )
+        elif self.to_bicubic < FAR_DB:
+            told.append(
+                "warning: the teacher is far from bicubic and no other value range, residual scale or mean explains "
+                "it: was it trained for other images, or not at all?"
+            )
+        if self.to_original < self.bicubic_to_original:
+            told.append(
+                "warning: the teacher is worse than bicubic against the original, as networks trained for looks are"
+            )
+        return tuple(told)
+
+
+def check_teacher(teacher: Network) -> TeacherCheck:
+    """Run a teacher on the photograph; where it is far from bicubic, try what it may have been trained with."""
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher(_copy(teacher, teacher.spec))
+    scale = teacher.descriptor.scale
+    fixed = None if teacher.foreign is None else teacher.foreign.facts.fixed_size
+    hr, lr = _photo(scale, fixed or (LR_SIDE, LR_SIDE))
+    bicubic = upscale_bicubic(lr, scale)
+    sr = _outputs(teacher, lr)
+    to_bicubic = _psnr(sr, bicubic)
+    better: tuple[Mapping[str, Any], float] | None = None
+    if to_bicubic < EXPECTED_DB:
+        better = _nearest_alternative(teacher, lr, bicubic, to_bicubic)
+    return TeacherCheck(
+        photo=PHOTO,
+        to_bicubic=to_bicubic,
+        to_original=_psnr(sr, hr),
+        bicubic_to_original=_psnr(bicubic, hr),
+        suggestion={} if better is None else better[0],
+        with_suggestion=None if better is None else better[1],
+    )
+
+
+@cache
+def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of the photograph in [0,1], reflected where it is too small, and its LR image of (width, height)."""
+    hr = read_rgb_u8(embedded_photos("val")[PHOTO])
+    for axis, side in ((-1, lr_size[0] * scale), (-2, lr_size[1] * scale)):
+        first = max(0, (hr.shape[axis] - side) // 2)
+        hr = hr.index_select(axis, reflected_indices(torch.arange(first, first + side), hr.shape[axis]))
+    return hr[None].float() / 255, downscale_u8(hr, scale)[None].float() / 255
+
+
+def _outputs(teacher: Teacher, lr: torch.Tensor) -> torch.Tensor:
+    """RGB; a one-channel teacher gets Y, as it does everywhere."""
+    if teacher.descriptor.channels == 1:
+        ycbcr = rgb_to_ycbcr(lr)
+        colour = upscale_bicubic(ycbcr[:, 1:], teacher.descriptor.scale)
+        sr = ycbcr_to_rgb(torch.cat([teacher(ycbcr[:, :1]), colour], 1))
+    else:
+        sr = teacher(lr)
+    if not bool(sr.isfinite().all()):
+        raise SrkdError("the teacher gives NaN or infinity on an ordinary photograph: it cannot teach")
+    return sr
+
+
+def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Over RGB, both rounded to 8 bit; two equal images count as 99 dB."""
+    error = (to_u8(one).float() - to_u8(other).float()).square().mean()
+    return float(10 * torch.log10(255**2 / error)) if error > 0 else 99.0
+
+
+def _nearest_alternative(
+    teacher: Teacher, lr: torch.Tensor, bicubic: torch.Tensor, now: float
+) -> tuple[Mapping[str, Any], float] | None:
+    """The fewest changed settings that come near; None where none is 3 dB nearer than what is set."""
+    best: tuple[Mapping[str, Any], float] | None = None
+    for changes, changed in _alternatives(teacher):
+        try:
+            found = _psnr(_outputs(changed, lr), bicubic)
+        except SrkdError:
+            continue
+        if found > (now + NEARER_DB if best is None else best[1] + FEWER_CHANGES_DB) and found >= PLAUSIBLE_DB:
+            best = changes, found
+    return best
+
+
+def _alternatives(teacher: Teacher) -> Iterator[tuple[Mapping[str, Any], Teacher]]:
+    """Other settings of the same weights, those with the fewest changes first."""
+    if teacher.foreign is not None:
+        other = 255.0 if teacher.img_range == 1.0 else 1.0
+        yield {"img_range": other}, Teacher(teacher.foreign, img_range=other)
+        return
+    network = teacher.own("weights")
+    fields = network.spec.to_dict()
+    choices = [
+        [(name, value) for value in values if value != fields[name]]
+        for name, values in ALTERNATIVES.items()
+        if name in fields and (name == "res_scale" or fields.get("mean_shift", "constant") == "constant")
+    ]
+    for count in range(1, len(choices) + 1):
+        for chosen in itertools.combinations(choices, count):
+            for changes in itertools.product(*chosen):
+                spec = replace(network.spec, **dict(changes))
+                yield dict(changes), Teacher(_copy(network, spec))
+
+
+def _copy(network: Network, spec: Spec) -> Network:
+    """The same weights under another spec."""
+    device = next(network.parameters()).device
+    copy = build(spec).to(device)
+    copy.load_state_dict(network.state_dict(), strict=True)
+    return copy
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(f"{part:g}" for part in value)
+    return f"{value:g}"

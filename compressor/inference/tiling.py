@@ -1,0 +1,315 @@
+"""The self-ensemble ('+' in tables): the mean of a network's outputs over the eight symmetries of the square.
+
+Timofte et al., 'Seven ways to improve example-based single image super resolution', 2016; averaged before any
+rounding. Figures with it are never to be compared with figures without.
+
+Pictures of any size through a network, window by window, with the result of the whole picture at once.
+
+A window is a tile (what it contributes) and its surroundings as far as the network sees (`receptive_radius`, in
+low-resolution pixels). All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
+runtimes prepare for one shape and a network's own border padding acts at the true border only. The result is then
+exact. A network that sees everything (global pooling, shifted windows) gets a given overlap instead, and the largest
+difference between neighbouring windows along their seams is measured and returned. So it is for a file that takes one
+size only, where that size leaves no room for all that the network sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
+from compressor.images.resize import reflected_indices
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+"""From (N,C,h,w) to (N,C,s*h,s*w)."""
+
+
+def symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
+    """t(h(v(x))): rows turned over, then columns, then both exchanged."""
+    if vflip:
+        images = images.flip(-2)
+    if hflip:
+        images = images.flip(-1)
+    return images.transpose(-1, -2) if transpose else images
+
+
+def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
+    """The inverse of `symmetry`: each step undone, the last one first, because transpose and flips do not commute."""
+    if transpose:
+        images = images.transpose(-1, -2)
+    if hflip:
+        images = images.flip(-1)
+    return images.flip(-2) if vflip else images
+
+
+def self_ensemble(run: Run) -> Run:
+    """`run` averaged over the eight symmetries; eight times the work, the memory of one run more."""
+
+    def averaged(lr: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for vflip, hflip, transpose in product((False, True), repeat=3):
+            turned = symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
+            sr = undo_symmetry(run(turned), vflip=vflip, hflip=hflip, transpose=transpose)
+            total = sr.clone() if total is None else total.add_(sr)
+        assert total is not None
+        return total.div_(8)
+
+    return averaged
+
+
+AUTO_MEMORY_BYTES = 4 * 1024**3
+"""The bound that chooses a tile when none is given."""
+
+ASSUMED_CHANNELS = 256
+"""The bound counts with networks of this width: three feature maps at LR size and two at output size, in float32."""
+
+MIN_TILE = 16
+UNBOUNDED_OVERLAP = 16
+"""LR pixels around a tile of a network whose receptive field has no bound."""
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """The output, the tile it was made with (None: the whole picture at once), and the seam figure.
+
+    `seam` is the largest difference in [0,1] between two neighbouring windows' outputs beside their common seam; None
+    where the tiling is exact or there was one window.
+    """
+
+    sr: Tensor
+    tile: int | None = None
+    seam: float | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a window, in LR pixels: it contributes [start, stop) and reads [begin, begin + length)."""
+
+    start: int
+    stop: int
+    begin: int
+    length: int
+
+
+Window: TypeAlias = tuple[Span, Span]
+
+
+def run_tiled(
+    run: Run,
+    lr: Tensor,
+    *,
+    scale: int,
+    radius: int | None,
+    tile: int | None = None,
+    overlap: int = UNBOUNDED_OVERLAP,
+    size_multiple: int = 1,
+    min_size: int = 1,
+    fixed_size: tuple[int, int] | None = None,
+    max_size: tuple[int, int] | None = None,
+    batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tiled:
+    """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: chosen by memory; 0: never cut).
+
+    `radius` None means that the network has no bounded receptive field: `overlap` is used. Sizes that the network
+    cannot take are met by reflecting the picture at its right and lower edge. Where memory does not suffice the tile
+    is halved, down to 16 pixels. Of a model that takes one size only (`fixed_size`, width and height), all windows have
+    that size, whatever `tile` says. Pictures beyond `max_size` are cut, even with a `tile` of 0.
+    """
+    _check(tile, radius, overlap, batch)
+    if fixed_size is not None:
+        return _run_fixed(run, lr, fixed_size, scale, radius, overlap, progress)
+    height, width = lr.shape[-2:]
+    padded = pad_to(lr, size_multiple, min_size)
+    margin = _rounded_up(overlap if radius is None else radius, size_multiple)
+    side = _first_tile(padded, tile, margin, scale)
+    if max_size is not None and (padded.shape[-1] > max_size[0] or padded.shape[-2] > max_size[1]):
+        side = min(side, _largest_tile(max_size, margin, size_multiple))
+    while True:
+        rows = spans(padded.shape[-2], side, margin, size_multiple, min_size)
+        columns = spans(padded.shape[-1], side, margin, size_multiple, min_size)
+        windows = [(row, column) for row in rows for column in columns]
+        try:
+            sr, seam = _run_windows(run, padded, windows, scale, batch, progress, measure=radius is None)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            side = _halved(side, padded, error)
+            batch = 1
+            torch.cuda.empty_cache()
+    return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
+
+
+def _run_fixed(
+    run: Run,
+    lr: Tensor,
+    fixed_size: tuple[int, int],
+    scale: int,
+    radius: int | None,
+    overlap: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tiled:
+    """In windows of one given size, image by image; a smaller picture is reflected up to it."""
+    height, width = lr.shape[-2:]
+    axes = list(zip((height, width), reversed(fixed_size), strict=True))
+    for axis, (size, length) in zip((-2, -1), axes, strict=True):
+        if size < length:
+            lr = lr.index_select(axis, reflected_indices(torch.arange(length, device=lr.device), size))
+    margin = overlap if radius is None else radius
+    rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
+    exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
+    windows = [(row, column) for row in rows for column in columns]
+    parts = [_run_windows(run, one[None], windows, scale, 1, progress, measure=not exact) for one in lr]
+    seams = [seam for _, seam in parts if seam is not None]
+    sr = torch.cat([part for part, _ in parts])[..., : height * scale, : width * scale]
+    return Tiled(sr, max(fixed_size) if len(windows) > 1 else None, max(seams, default=None))
+
+
+def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
+    """Cut one axis for windows of exactly `length`, at most `size`.
+
+    They reach `margin` beyond their tiles, or a quarter of their length where that is less.
+    """
+    if size == length:
+        return (Span(0, size, 0, size),)
+    margin = min(margin, length // 4)
+    starts = range(0, size, length - 2 * margin)
+    return tuple(
+        Span(start, min(start + length - 2 * margin, size), min(max(start - margin, 0), size - length), length)
+        for start in starts
+    )
+
+
+def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:
+    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
+    for axis in (-2, -1):
+        size = lr.shape[axis]
+        wanted = _rounded_up(max(size, min_size), size_multiple)
+        if wanted != size:
+            lr = lr.index_select(axis, reflected_indices(torch.arange(wanted, device=lr.device), size))
+    return lr
+
+
+def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: int = 1) -> tuple[Span, ...]:
+    """Cut one axis into tiles of about equal length, at most `tile` rounded up to the multiple.
+
+    Every window has the same length, at least `min_size`, stays within the picture, and reaches `margin` beyond its
+    tile wherever the picture does. One span where a window would cover the axis anyway.
+    """
+    tile, shortest = _rounded_up(tile, size_multiple), _rounded_up(min_size, size_multiple)
+    if max(tile + 2 * margin, shortest) >= size:
+        return (Span(0, size, 0, size),)
+    count = -(-size // tile)
+    tile = _rounded_up(-(-size // count), size_multiple)
+    length = max(tile + 2 * margin, shortest)
+    starts = range(0, size, tile)
+    return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
+
+
+def _check(tile: int | None, radius: int | None, overlap: int, batch: int) -> None:
+    if tile is not None and tile < 0:
+        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
+    if overlap < 0 or (radius is not None and radius < 0):
+        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
+    if radius is None and overlap < 1:
+        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
+    if batch < 1:
+        raise UsageError(f"batch={batch}: at least one window runs at a time")
+
+
+def _rounded_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> int:
+    whole = max(padded.shape[-2:])
+    if tile is not None:
+        return tile or whole
+    bytes_per_pixel = 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2) * padded.shape[0]
+    window_pixels = AUTO_MEMORY_BYTES // bytes_per_pixel
+    if padded.shape[-1] * padded.shape[-2] <= window_pixels:
+        return whole
+    return max(math.isqrt(window_pixels) - 2 * margin, MIN_TILE)
+
+
+def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:
+    """The largest tile that fits with its surroundings into what a model takes at most."""
+    tile = (min(max_size) - 2 * margin) // size_multiple * size_multiple
+    if tile < 1:
+        raise UsageError(
+            "the model takes at most {}x{}, and a tile needs {} pixels around it on each side: "
+            "export it for larger sizes".format(*max_size, margin)
+        )
+    return tile
+
+
+def _halved(tile: int, padded: Tensor, error: Exception) -> int:
+    smaller = min(tile, max(padded.shape[-2:])) // 2
+    if smaller < MIN_TILE:
+        raise SrkdError(
+            f"out of memory even with tiles of {tile} pixels: close other programs or use a smaller network or picture"
+        ) from error
+    return smaller
+
+
+def _run_windows(
+    run: Run,
+    padded: Tensor,
+    windows: list[Window],
+    scale: int,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+    *,
+    measure: bool,
+) -> tuple[Tensor, float | None]:
+    if len(windows) == 1:
+        return _checked(run(padded), padded, scale).to(padded.device), None
+    images, channels, height, width = padded.shape
+    sr = torch.empty(images, channels, height * scale, width * scale, dtype=torch.float32, device=padded.device)
+    edges: list[tuple[tuple[slice, slice], Tensor]] = []
+    for first in range(0, len(windows), batch):
+        group = windows[first : first + batch]
+        lr = torch.cat([padded[..., r.begin : r.begin + r.length, c.begin : c.begin + c.length] for r, c in group])
+        parts = torch.split(_checked(run(lr), lr, scale).to(sr.device), images)
+        for (row, column), part in zip(group, parts, strict=True):
+            rows, columns = _hr(row.start, row.stop, scale), _hr(column.start, column.stop, scale)
+            sr[..., rows, columns] = _local(part, row, column, rows, columns, scale)
+            if measure:
+                before = _hr(row.start - 1, row.start, scale), _hr(column.start - 1, column.start, scale)
+                if row.start:
+                    edges.append(((before[0], columns), _local(part, row, column, before[0], columns, scale).clone()))
+                if column.start:
+                    edges.append(((rows, before[1]), _local(part, row, column, rows, before[1], scale).clone()))
+        if progress is not None:
+            progress(min(first + batch, len(windows)), len(windows))
+    if not measure:
+        return sr, None
+    return sr, max(float((sr[..., rows, columns] - edge).abs().max()) for (rows, columns), edge in edges)
+
+
+def _hr(start: int, stop: int, scale: int) -> slice:
+    return slice(start * scale, stop * scale)
+
+
+def _local(part: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
+    """The region of a window's output given in picture coordinates."""
+    top, left = row.begin * scale, column.begin * scale
+    return part[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+
+def _checked(sr: Tensor, lr: Tensor, scale: int) -> Tensor:
+    expected = (*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)
+    if sr.shape != expected:
+        raise SrkdError(
+            f"the model gave {tuple(sr.shape)} for an input of {tuple(lr.shape)}, expected {expected}: "
+            f"is its scale really {scale}?"
+        )
+    return sr

@@ -1,0 +1,292 @@
+"""Three file formats, each read into plain values with a `TensorRef` for every tensor, and a way to read a storage.
+
+From bytes to tensors: a checkpoint file of any format, opened without running any code of it.
+
+Memory is bounded by the file: a storage is read when a tensor of it is asked for, never past the size that the file
+holds for it, and all of them together never past a small multiple of the file (a deflated archive may be a bomb).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
+
+PICKLE_BYTES_LIMIT = 64 * 2**20
+HEADER_BYTES_LIMIT = 16 * 2**20
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+CHUNK_BYTES = 2**20
+LARGEST_INFLATION = 8
+"""Trained weights deflate by a tenth: values of more than this times the file are no weights."""
+INFLATED_ANYWAY_BYTES = 64 * 2**20
+AGAIN = "download or save the file again"
+SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
+SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails."""
+
+    kind: str
+    content: object
+    read: Callable[[StorageRef, int], bytearray]
+    most_bytes: int
+    """What all storages together may hold: records and tensors that overlap, or inflate, stop there."""
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_zip(handle: IO[bytes], size_bytes: int) -> Opened:
+    """torch.save since 1.6: `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder` in a zip archive."""
+    with _zip_errors():
+        archive = zipfile.ZipFile(handle)
+    members = {info.filename: info for info in archive.infolist()}
+    pickles = sorted((name for name in members if name.rpartition("/")[2] == "data.pkl"), key=len)
+    if not pickles:
+        raise SrkdError("a zip archive without data.pkl: torch.save did not write it")
+    prefix = pickles[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in members:
+        raise SrkdError(f"a TorchScript archive, which holds code: it can be a teacher; else {SAVE_WEIGHTS}")
+    byteorder = members.get(f"{prefix}byteorder")
+    if byteorder is not None and _member(archive, byteorder, 16) == b"big":
+        raise SrkdError("saved on a big-endian machine, which is not supported")
+    pickled = _member(archive, members[pickles[0]], PICKLE_BYTES_LIMIT + 1)
+    if len(pickled) > PICKLE_BYTES_LIMIT:
+        raise SrkdError(f"its data.pkl has over {PICKLE_BYTES_LIMIT:,} bytes: this is no checkpoint")
+
+    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
+        member = members.get(f"{prefix}data/{ref.key}")
+        content = _member(archive, member, wanted_bytes) if member and member.file_size >= wanted_bytes else b""
+        return _whole(content, ref, wanted_bytes)
+
+    deflated = any(info.compress_type != zipfile.ZIP_STORED for info in members.values())
+    most_bytes = LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES if deflated else size_bytes
+    return Opened("torch", read_pickle(BytesIO(pickled)).value, read, most_bytes)
+
+
+def _whole(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
+    if len(content) != size_bytes:
+        raise SrkdError(f"the values of storage {ref.key[:40]!r} ({size_bytes:,} bytes) are not all there: {AGAIN}")
+    return bytearray(content)
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit_bytes: int) -> bytearray:
+    """Up to `limit_bytes` of a record, stored or deflated."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+        raise SrkdError(f"record {member.filename[:60]!r} is encrypted, or packed by other means than deflate")
+    if member.CRC == 0 and hasattr(member, "CRC"):
+        # torch.serialization.set_crc32_options(False) writes zeros: there is nothing to compare with.
+        del member.CRC
+    content = bytearray()
+    with _zip_errors(), archive.open(member) as stream:
+        while len(content) < limit_bytes and (chunk := stream.read(min(CHUNK_BYTES, limit_bytes - len(content)))):
+            content += chunk
+        stream.read(1)  # zipfile compares the checksum when it comes to the end
+    return content
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError, OverflowError) as error:
+        raise SrkdError(f"a damaged archive ({str(error)[:80]}): {AGAIN}") from error
+
+
+class _Clamped:
+    """A stream that never allocates for more bytes than the file still has."""
+
+    def __init__(self, handle: IO[bytes], size_bytes: int) -> None:
+        self.handle, self.size_bytes = handle, size_bytes
+        self.readline, self.seek, self.tell = handle.readline, handle.seek, handle.tell
+
+    def read(self, count: int) -> bytes:
+        return self.handle.read(max(0, min(count, self.size_bytes - self.handle.tell())))
+
+
+def open_legacy(handle: IO[bytes], size_bytes: int) -> Opened:
+    """torch.save before 1.6: magic number, protocol, machine, the object, the storages' keys, then their values."""
+    stream = _Clamped(handle, size_bytes)
+    if read_pickle(stream).value != LEGACY_MAGIC:
+        raise SrkdError(f"a pickle that torch.save did not write: {SAVE_WEIGHTS}")
+    read_pickle(stream)
+    machine = read_pickle(stream).value
+    if isinstance(machine, dict) and machine.get("little_endian") is False:
+        raise SrkdError("saved on a big-endian machine, which is not supported")
+    pickled = read_pickle(stream)
+    keys = read_pickle(stream).value
+    if not isinstance(keys, list):
+        raise SrkdError(f"its list of storages is damaged: {AGAIN}")
+    first = stream.tell()
+
+    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
+        stream.seek(first)
+        for key in keys:
+            count = int.from_bytes(stream.read(8), "little")
+            stored = pickled.storages.get(str(key))
+            if stored is None or stored.dtype is None or count != stored.start + stored.size:
+                break
+            if key == ref.key:
+                return _whole(stream.read(wanted_bytes), ref, wanted_bytes)
+            if stream.tell() + count * stored.dtype.itemsize > size_bytes:
+                break
+            stream.seek(count * stored.dtype.itemsize, 1)
+        return _whole(b"", ref, wanted_bytes)
+
+    return Opened("torch-legacy", pickled.value, read, size_bytes)
+
+
+def open_safetensors(handle: IO[bytes], size_bytes: int) -> Opened:
+    """Eight bytes of length, a JSON header, the values (huggingface/safetensors, README, 'Format')."""
+    length = int.from_bytes(handle.read(8), "little")
+    if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
+        raise SrkdError(f"its header claims {length:,} bytes in a file of {size_bytes:,}: {AGAIN}")
+    try:
+        header = json.loads(handle.read(length))
+        metadata = header.pop("__metadata__", {})
+        places = {name: _place(name, entry, size_bytes - 8 - length) for name, entry in header.items()}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that is not text")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SrkdError(f"its safetensors header is damaged ({str(error)[:80]}): {AGAIN}") from error
+
+    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
+        handle.seek(8 + length + places[ref.key][1])
+        return _whole(handle.read(wanted_bytes), ref, wanted_bytes)
+
+    return Opened("safetensors", {name: tensor for name, (tensor, _) in places.items()}, read, size_bytes, metadata)
+
+
+def _place(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
+    """A tensor of the header, and where its values begin."""
+    dtype, shape, (begin, end) = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"{name}: a negative or fractional size")
+    count = math.prod(shape)
+    if end - begin != count * dtype.itemsize or end > data_bytes:
+        raise ValueError(f"{name}: shape {shape} does not fit bytes {begin} to {end}")
+    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return TensorRef(StorageRef(name, dtype, count), 0, shape, stride), begin
+
+
+MOST_AXES = 8
+
+
+class Container:
+    """An open checkpoint. `content` holds plain values, and a `TensorRef` wherever the file has a tensor."""
+
+    def __init__(self, opened: Opened, sha256: str, size_bytes: int) -> None:
+        self.kind, self.content, self.header = opened.kind, opened.content, opened.header
+        self.sha256, self.size_bytes = sha256, size_bytes
+        self._read = opened.read
+        self._budget_bytes = opened.most_bytes
+        self._storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def tensor(self, ref: TensorRef) -> torch.Tensor:
+        """The tensor on the CPU, as a view of its storage."""
+        count = math.prod(ref.shape)
+        if len(ref.shape) > MOST_AXES or (count == 0 and max(ref.shape) > 2**31):
+            raise SrkdError(f"a tensor of shape {str(ref.shape)[:60]} is not one of a network")
+        if count == 0:
+            return torch.empty(ref.shape, dtype=ref.storage.dtype)
+        last = ref.offset + sum((size - 1) * step for size, step in zip(ref.shape, ref.stride, strict=True))
+        if last >= ref.storage.size or count > ref.storage.size:
+            raise SrkdError(
+                f"a tensor of shape {str(ref.shape)[:60]} claims more than the {ref.storage.size:,} values of its "
+                "storage: save contiguous tensors"
+            )
+        # The stride of an axis of one element means nothing, and need not even fit into 64 bits.
+        stride = [step if size > 1 else 1 for size, step in zip(ref.shape, ref.stride, strict=True)]
+        return self._storage(ref.storage).as_strided(ref.shape, stride, ref.storage.start + ref.offset)
+
+    def _storage(self, ref: StorageRef) -> torch.Tensor:
+        assert ref.dtype is not None  # no tensor is described without one
+        wanted = ref.start + ref.size
+        known = self._storages.get((ref.key, ref.dtype))
+        if known is None or known.numel() < wanted:
+            self._budget_bytes -= wanted * ref.dtype.itemsize
+            if self._budget_bytes < 0:
+                raise SrkdError(
+                    f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does"
+                )
+            values = self._read(ref, wanted * ref.dtype.itemsize)
+            known = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
+        return known
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[Container]:
+    """Open a checkpoint of any format. Errors do not name the path: the caller knows what the user called it."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SrkdError("not a file: give a checkpoint (.pt, .pth, .safetensors) or a run folder")
+        with open(path, "rb") as handle:
+            sha256 = _sha256(handle)
+            size_bytes = handle.tell()
+            yield Container(_open(handle, size_bytes), sha256, size_bytes)
+    except FileNotFoundError as error:
+        raise SrkdError("no such file") from error
+    except OSError as error:
+        raise SrkdError(f"cannot be read: {error.strerror or error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SrkdError("does not fit into memory") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
+    try:
+        with open(path, "rb") as handle:
+            return _sha256(handle)
+    except OSError as error:
+        raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _sha256(handle: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := handle.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _open(handle: IO[bytes], size_bytes: int) -> Opened:
+    handle.seek(0)
+    start = handle.read(16)
+    handle.seek(0)
+    if not start:
+        raise SrkdError("the file is empty: download or save it again")
+    if start.startswith(b"PK\x03\x04"):
+        return open_zip(handle, size_bytes)
+    # Before the pickles: the length of a safetensors header may begin with their first byte.
+    if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= size_bytes or start[:1] != b"\x80"):
+        return open_safetensors(handle, size_bytes)
+    if start.startswith(b"\x80"):
+        return open_legacy(handle, size_bytes)
+    raise SrkdError(f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth and .safetensors files")

@@ -1,0 +1,364 @@
+"""Names that a checkpoint may hold: what `torch.save` writes, and what training scripts leave beside the weights.
+
+Pickles read as data: nothing that a file names is ever imported or called.
+
+A checkpoint's pickle is a small program for a stack machine. Here that program is run by a machine which knows plain
+values, dictionaries and the few names by which `torch.save` describes tensors (torch/_utils.py, `_rebuild_*`); it
+gives back a `TensorRef` where torch would build a tensor. A name outside that list is an error that quotes it.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from compressor.base.errors import SrkdError
+
+STORAGE_DTYPES: Mapping[str, torch.dtype | None] = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "UntypedStorage": None,
+}
+DTYPES: Mapping[str, torch.dtype] = {
+    str(dtype).removeprefix("torch."): dtype for dtype in STORAGE_DTYPES.values() if dtype is not None
+}
+DICTIONARIES = frozenset({("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")})
+HARMLESS_NAMES: Mapping[str, tuple[str, ...]] = {
+    "numpy": ("dtype", "ndarray"),
+    "numpy.core.multiarray": ("scalar", "_reconstruct"),
+    "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    "_codecs": ("encode",),
+    "argparse": ("Namespace",),
+    "datetime": ("datetime", "timedelta"),
+    "pathlib": ("PosixPath", "WindowsPath"),
+    "pytorch_lightning.utilities.parsing": ("AttributeDict",),
+    "lightning_fabric.utilities.data": ("AttributeDict",),
+    "lightning.fabric.utilities.data": ("AttributeDict",),
+    "torch": ("device", "Tensor"),
+    "torch.nn.parameter": ("Parameter",),
+    "builtins": ("dict", "list"),
+    "__builtin__": ("dict", "list"),
+}
+HARMLESS = frozenset((module, name) for module, names in HARMLESS_NAMES.items() for name in names)
+"""Names that training scripts leave beside the weights. They are passed over, not built."""
+
+
+OPERATIONS_LIMIT = 2_000_000
+"""A tensor takes about forty operations; a pickle of more than this is a bomb or no checkpoint."""
+
+
+@dataclass(frozen=True)
+class StorageRef:
+    """Where values lie: the storage's key in the file, and how many values it has from `start` on."""
+
+    key: str
+    dtype: torch.dtype | None
+    size: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor that has not been read yet: strides and offset count values, as in torch."""
+
+    storage: StorageRef
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A global that the file names: looked up nowhere."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Skipped:
+    """An object that no network needs (an option, a date): its contents are dropped."""
+
+    what: str
+
+
+class Stream(Protocol):
+    """What a pickle is read from; `read` must give fewer bytes than asked for when fewer are left."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Unpickled:
+    """A pickle's value, and every storage that it refers to."""
+
+    value: object
+    storages: Mapping[str, StorageRef]
+
+
+def read_pickle(stream: Stream) -> Unpickled:
+    """The value of the pickle at the stream's position; the stream is left behind its end."""
+    machine = _Machine()
+    return Unpickled(_run(machine, stream), machine.storages)
+
+
+def read_storages(stream: Stream) -> Mapping[str, StorageRef]:
+    """The storages that a pickle of any classes refers to: objects are passed over, whatever they are."""
+    machine = _Storages()
+    _run(machine, stream)
+    return machine.storages
+
+
+def _run(machine: _Machine, stream: Stream) -> Any:
+    try:
+        for done, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+            if done > OPERATIONS_LIMIT:
+                raise SrkdError(f"its pickle runs to more than {OPERATIONS_LIMIT:,} operations: this is no checkpoint")
+            machine.execute(opcode.name, argument)
+        return machine.pop()
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
+        raise SrkdError(f"its pickle is damaged ({_short(error)}): download or save the file again") from error
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:80]!r}"
+
+
+class _Machine:
+    """The stack machine of `pickle`, without its calls."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, StorageRef] = {}
+
+    def execute(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name]())
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        else:
+            raise SrkdError(f"its pickle uses {name}, which no checkpoint of weights needs; save a plain state dict")
+
+    def pop(self) -> Any:
+        if self.marks and len(self.stack) <= self.marks[-1]:
+            raise IndexError("nothing on the stack above the last mark")
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def collect(self, count: int) -> None:
+        """Replace the topmost `count` values by a tuple of them."""
+        items = [self.pop() for _ in range(count)]
+        self.stack.append(tuple(reversed(items)))
+
+    def extend(self, items: Iterable[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Skipped):
+            raise TypeError(f"append to {type(target).__name__}")
+
+    def set_items(self, flat: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            target.update(_pairs(flat))
+        elif not isinstance(target, Skipped):
+            raise TypeError(f"set an item of {type(target).__name__}")
+
+    def name_global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a global without a name")
+        self.stack.append(_known(Named(module, name)))
+
+    def call(self) -> None:
+        arguments, function = self.pop(), self.pop()
+        self.stack.append(_rebuilt(function, arguments))
+
+    def refer_to_storage(self) -> None:
+        storage = _storage(self.pop())
+        self.storages[storage.key] = storage
+        self.stack.append(storage)
+
+
+class _Storages(_Machine):
+    """Passes over what it does not know."""
+
+    def name_global(self, module: Any, name: Any) -> None:
+        self.stack.append(Named(str(module), str(name)))
+
+    def call(self) -> None:
+        self.pop()
+        self.pop()
+        self.stack.append(Skipped("object"))
+
+
+def _pairs(flat: list[Any]) -> dict[Any, Any]:
+    if len(flat) % 2:
+        raise ValueError("a key without a value")
+    return {_key(key): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _key(key: Any) -> Any:
+    """Containers as keys are replaced: hashing a deeply nested tuple overflows the C stack."""
+    return key if isinstance(key, (str, int, float, bytes, type(None))) else Skipped("key")
+
+
+def _known(named: Named) -> Named:
+    pair = (named.module, named.name)
+    storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
+    dtype = named.module == "torch" and named.name in DTYPES
+    if pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype:
+        return named
+    if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
+        raise SrkdError(
+            f"it holds sparse, quantised or meta tensors ({named}), which are no weights: save dense floats"
+        )
+    raise SrkdError(
+        f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
+        "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
+        "to ONNX or TorchScript"
+    )
+
+
+def _rebuilt(function: Any, arguments: Any) -> Any:
+    """What a call of one of the known names stands for."""
+    if not isinstance(function, Named) or not isinstance(arguments, tuple):
+        raise TypeError(f"call of {type(function).__name__}")
+    pair = (function.module, function.name)
+    if pair in _REBUILD:
+        return _REBUILD[pair](arguments)
+    if pair in DICTIONARIES:
+        pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+        return _pairs([part for key, value in pairs for part in (key, value)])
+    if pair in HARMLESS:
+        return Skipped(str(function))
+    raise TypeError(f"call of {function}")
+
+
+def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
+    """_rebuild_tensor(storage, offset, size, stride) and _rebuild_tensor_v2(…, requires_grad, hooks)."""
+    storage, offset, shape, stride = arguments[:4]
+    shape, stride = tuple(shape), tuple(stride)
+    if not isinstance(storage, StorageRef) or storage.dtype is None or len(shape) != len(stride):
+        raise TypeError("a tensor without a storage, or with as many strides as it has not axes")
+    if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
+        raise ValueError("a tensor with a negative or fractional size")
+    return TensorRef(storage, offset, shape, stride)
+
+
+def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
+    """_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype): the storage counts bytes."""
+    storage, dtype = arguments[0], arguments[6]
+    if not isinstance(storage, StorageRef) or not isinstance(dtype, Named) or dtype.name not in DTYPES:
+        raise TypeError(f"a tensor of type {dtype}")
+    kind = DTYPES[dtype.name]
+    return _tensor((replace(storage, dtype=kind, size=storage.size // kind.itemsize), *arguments[1:4]))
+
+
+def _of_type(arguments: tuple[Any, ...]) -> Any:
+    """_rebuild_from_type_v2(function, type, arguments, state): attributes of the tensor are dropped."""
+    return _rebuilt(arguments[0], arguments[2])
+
+
+def _storage(identity: Any) -> StorageRef:
+    """('storage', type, key, location, size[, view]) as torch/serialization.py writes it."""
+    if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+        raise ValueError("a persistent id that names no storage")
+    kind, key, size = identity[1], identity[2], identity[4]
+    if not isinstance(kind, Named) or kind.name not in STORAGE_DTYPES or type(size) is not int or size < 0:
+        raise ValueError("a storage of unknown type or size")
+    view = identity[5] if len(identity) > 5 else None
+    start = view[1] if isinstance(view, tuple) else 0
+    if type(start) is not int or not 0 <= start <= size:
+        raise ValueError("a view that starts outside its storage")
+    return StorageRef(str(key), STORAGE_DTYPES[kind.name], size - start, start)
+
+
+_REBUILD: Mapping[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_with_dtype,
+    ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda arguments: arguments[0],
+    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+    ("torch", "Size"): lambda arguments: tuple(arguments[0]),
+}
+# fmt: off
+_VALUES = frozenset({
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+})
+# fmt: on
+_CONSTANTS: Mapping[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+}
+_ACTIONS: Mapping[str, Callable[[_Machine, Any], object]] = {
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "STOP": lambda machine, _: None,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine.collect(1),
+    "TUPLE2": lambda machine, _: machine.collect(2),
+    "TUPLE3": lambda machine, _: machine.collect(3),
+    "LIST": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
+    "FROZENSET": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
+    "DICT": lambda machine, _: machine.stack.append(_pairs(machine.pop_to_mark())),
+    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    "PUT": lambda machine, index: machine.remember(index),
+    "BINPUT": lambda machine, index: machine.remember(index),
+    "LONG_BINPUT": lambda machine, index: machine.remember(index),
+    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
+    "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "GLOBAL": lambda machine, names: machine.name_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name_global(*[machine.pop(), machine.pop()][::-1]),
+    "REDUCE": lambda machine, _: machine.call(),
+    "NEWOBJ": lambda machine, _: machine.call(),
+    "BUILD": lambda machine, _: machine.pop(),
+    "BINPERSID": lambda machine, _: machine.refer_to_storage(),
+}

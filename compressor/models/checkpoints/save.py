@@ -1,0 +1,85 @@
+"""Networks as safetensors: the same network and metadata always give the same bytes, and the file appears whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.models.networks.base import Network, Spec
+
+FORMAT = "srkd/1"
+METADATA_KEYS = frozenset(
+    {
+        "srkd.format",
+        "srkd.spec",
+        "srkd.scale",
+        "srkd.range",
+        "srkd.recipe",
+        "srkd.source_sha256",
+        "srkd.protocol",
+        "srkd.scores",
+    }
+)
+DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def metadata_of(spec: Spec) -> dict[str, str]:
+    """The metadata that every file made from a network carries, in safetensors headers and elsewhere."""
+    return {
+        "srkd.format": FORMAT,
+        "srkd.spec": json.dumps(spec.to_dict(), sort_keys=True),
+        "srkd.scale": str(spec.scale),
+        "srkd.range": "0..1",
+    }
+
+
+def save_network(
+    network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write the network's tensors, by our names, as fp32 (or `dtype`), with its spec in the header."""
+    extra = dict(metadata or {})
+    strangers = sorted(set(extra) - METADATA_KEYS)
+    if strangers:
+        raise UsageError(f"no metadata key is called {strangers[0]!r}; there are {', '.join(sorted(METADATA_KEYS))}")
+    kind = dtype or torch.float32
+    if kind not in DTYPE_NAMES:
+        raise UsageError(f"cannot save as {kind}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
+    tensors = {name: _as(name, tensor, kind) for name, tensor in sorted(network.state_dict().items())}
+    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
+        stream.write(_header(tensors, {**metadata_of(network.spec), **extra}))
+        for tensor in tensors.values():
+            stream.write(tensor_bytes(tensor))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The tensor's values, row by row, little-endian."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    converted = tensor.detach().to("cpu", dtype)
+    if bool(tensor.isfinite().all()) and not bool(converted.isfinite().all()):
+        raise SrkdError(f"tensor {name} has values beyond the range of {dtype}: save as float32")
+    return converted
+
+
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
+
+    Written here because the library's own writer orders the metadata by chance.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    begin = 0
+    for name, tensor in tensors.items():
+        end = begin + tensor.numel() * tensor.element_size()
+        dtype = DTYPE_NAMES[tensor.dtype]
+        entries[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,208 @@
+"""CARN (Ahn, Kang, Sohn, 2018): cascading residual network. Code followed: nmhkahn/CARN-pytorch, carn/model/.
+
+ReLU after every 1×1 fusion, after each residual sum, and in the upsampler before each pixel shuffle. There is no
+global skip. Range [0,1] inside, mean subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.axes import Axis, AxisPlan
+from compressor.models.networks.base import Architecture, Descriptor, Network, Tap, kept_units, positive
+from compressor.models.networks.dialect import Dialect, Reading, State, both, read_mean_shift, rows
+from compressor.models.networks.edsr_family import ShiftedSpec, mean_shifts
+from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
+
+
+@dataclass(frozen=True)
+class CARNSpec(ShiftedSpec):
+    arch: ClassVar[str] = "carn"
+    width: int = 64
+    img_range: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "width")
+        upsampler_factors(self.scale)
+
+    def narrowed(self, width: float) -> CARNSpec:
+        return replace(self, width=kept_units("width", width, self.width))
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(x + conv(ReLU(conv(x))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+
+
+class Cascade(nn.Module):
+    """o_k = ReLU(fuse_k(concat(x, b_1 … b_k))), b_k = step_k(o_{k-1}), o_0 = x; gives o_3.
+
+    `steps` may hold one module three times: CARN-M shares its block.
+    """
+
+    def __init__(self, width: int, steps: list[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.fuses = nn.ModuleList(nn.Sequential(nn.Conv2d((k + 2) * width, width, 1), nn.ReLU()) for k in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = out = x
+        for k, fuse in enumerate(self.fuses):
+            joined = torch.cat((joined, self.steps[k % len(self.steps)](out)), 1)
+            out = fuse(joined)
+        return out
+
+
+class CARN(Network):
+    spec: CARNSpec
+    groups = 1
+
+    def __init__(self, spec: CARNSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.sub_mean, self.add_mean = mean_shifts(spec)
+        self.entry = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.cascade = Cascade(spec.width, [self.block() for _ in range(3)])
+        self.upsampler = Upsampler(spec.scale, spec.width, groups=self.upsampler_groups(), relu=True)
+        self.exit = nn.Conv2d(spec.width, 3, 3, padding=1)
+
+    def block(self) -> Cascade:
+        return Cascade(self.spec.width, [ResidualBlock(self.spec.width) for _ in range(3)])
+
+    def upsampler_groups(self) -> int:
+        return 1
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.entry(self.sub_mean(lr))
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.cascade(feature)
+        return deep
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """CARN has no global skip: only the deep feature is used."""
+        sr: torch.Tensor = self.add_mean(self.exit(self.upsampler(feature)))
+        return sr
+
+    @property
+    def descriptor(self) -> Descriptor:
+        radius = 1 + 3 * 3 * 2 + upsampler_reach(self.spec.scale)
+        return Descriptor(scale=self.spec.scale, receptive_radius=math.ceil(radius))
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        merges = {f"body[{k}]": Tap(f"cascade.fuses.{k}") for k in range(3)}
+        return {"head": Tap("entry"), **merges, "body_end": merges["body[2]"], "pre_up": merges["body[2]"]}
+
+
+FUSE_AXES = {k: " | ".join(["width"] * (k + 2)) for k in range(3)}
+"""Input axis of the k-th fusion: the concatenation of k + 2 maps, one segment each."""
+
+
+def shared_axes(
+    spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in_axis: str
+) -> dict[str, tuple[str, ...]]:
+    """What CARN and CARN-M have in common: entry, fusions, upsampler (whose input axis is given) and exit."""
+    rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
+    parameters: dict[str, tuple[str, ...]] = {
+        "entry.weight": ("width", "rgb"),
+        "entry.bias": ("width",),
+        "upsampler.convs.*.weight": (f"width * {rows_per_unit}", in_axis),
+        "upsampler.convs.*.bias": (f"width * {rows_per_unit}",),
+        "exit.weight": ("rgb", "width"),
+        "exit.bias": ("rgb",),
+        **block_parameters,
+    }
+    for k, joined in FUSE_AXES.items():
+        for cascade in ("cascade", *(f"cascade.steps.{i}" for i in range(3))):
+            parameters[f"{cascade}.fuses.{k}.0.weight"] = ("width", joined)
+            parameters[f"{cascade}.fuses.{k}.0.bias"] = ("width",)
+    return parameters
+
+
+def axes(spec: CARNSpec) -> AxisPlan:
+    block: dict[str, tuple[str, ...]] = {
+        f"cascade.steps.*.steps.*.{conv}.{kind}": ("width", "width") if kind == "weight" else ("width",)
+        for conv in ("conv1", "conv2")
+        for kind in ("weight", "bias")
+    }
+    return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, shared_axes(spec, block, "width"))
+
+
+def official_scale(state: State, scale: int | None) -> int:
+    """Scale of a single-scale file, or the one asked of a multi-scale file (up2, up3, up4)."""
+    width = rows(state, "entry.weight")
+    if "upsample.up.body.0.weight" in state:
+        names = [n for n in ("upsample.up.body.0.weight", "upsample.up.body.3.weight") if n in state]
+        found = scale_from_upsampler([rows(state, name) for name in names], width)
+        if scale not in (None, found):
+            raise UsageError(f"the file is for scale {found}, not {scale}")
+        return found
+    scales = [s for s in (2, 3, 4) if f"upsample.up{s}.body.0.weight" in state]
+    if not scales:
+        raise SrkdError("no upsampler (upsample.up… or upsample.up2, up3, up4) is in the file")
+    if scale is None and len(scales) > 1:
+        raise UsageError(f"the file holds scales {', '.join(map(str, scales))}: choose one with --scale")
+    if scale is not None and scale not in scales:
+        raise UsageError(f"the file holds scales {', '.join(map(str, scales))}, not {scale}")
+    return scale or scales[0]
+
+
+def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]) -> list[tuple[str, str]]:
+    """(our layer, official layer); `convs` maps a block's convolutions, {k} being the step."""
+    up = "up" if "upsample.up.body.0.weight" in state_names else f"up{spec.scale}"
+    layers = [("entry", "entry"), ("exit", "exit")]
+    layers += [
+        (f"upsampler.convs.{j}", f"upsample.{up}.body.{3 * j}") for j in range(len(upsampler_factors(spec.scale)))
+    ]
+    for k in range(3):
+        layers.append((f"cascade.fuses.{k}.0", f"c{k + 1}.body.0"))
+        for i in range(3):
+            layers.append((f"cascade.steps.{i}.fuses.{k}.0", f"b{i + 1}.c{k + 1}.body.0"))
+            layers += [
+                (f"cascade.steps.{i}.{a.format(k=k)}", f"b{i + 1}.{b.format(k=k + 1)}") for a, b in convs.items()
+            ]
+    if spec.mean_shift == "file":
+        layers += [("sub_mean", "sub_mean.shifter"), ("add_mean", "add_mean.shifter")]
+    return list(dict.fromkeys(layers))
+
+
+def official_surplus(name: str) -> bool:
+    """Mean shift that equals the constants, and the upsamplers of other scales."""
+    return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    shift = read_mean_shift(state, ".shifter")
+    fields = {"width": rows(state, "entry.weight"), "scale": official_scale(state, scale), **shift.fields}
+    return Reading(fields, notes=shift.notes)
+
+
+CONVS = {"steps.{k}.conv1": "b{k}.body.0", "steps.{k}.conv2": "b{k}.body.2"}
+OFFICIAL = Dialect(
+    name="carn",
+    recognises=lambda state: (
+        "entry.weight" in state and "b1.b2.body.0.weight" in state and "b1.b1.body.4.weight" not in state
+    ),
+    read=_read,
+    names=lambda spec, state_names: both(*official_layers(spec, state_names, CONVS)),
+    surplus=official_surplus,
+)
+
+ARCHITECTURE = Architecture(CARNSpec, CARN, axes, dialects=(OFFICIAL,))

@@ -1,0 +1,129 @@
+"""Compact, also SRVGG (Real-ESRGAN, srvgg_arch.py): plain convolutions and PReLU, what phones run.
+
+Range [0,1], no mean. conv, PReLU, n × (conv, PReLU), conv to 3·s² channels, pixel shuffle, plus the nearest upscale
+of the input.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, kept_units, positive
+from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
+
+
+@dataclass(frozen=True)
+class CompactSpec(Spec):
+    """`depth` counts the convolutions between the first and the last."""
+
+    arch: ClassVar[str] = "compact"
+    width: int = 64
+    depth: int = 16
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        positive(self, "width", "depth")
+        if self.scale not in (1, 2, 3, 4, 8):
+            raise UsageError(f"compact: scale={self.scale} is not one of 1, 2, 3, 4, 8")
+        if self.channels not in (1, 3):
+            raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
+
+    def narrowed(self, width: float) -> CompactSpec:
+        return replace(self, width=kept_units("width", width, self.width))
+
+    def shortened(self, depth: float) -> CompactSpec:
+        return replace(self, depth=kept_units("depth", depth, self.depth))
+
+
+class Layer(nn.Module):
+    """PReLU(conv(x)), one slope a channel."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, width, 3, padding=1)
+        self.slope = nn.PReLU(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activated: torch.Tensor = self.slope(self.conv(x))
+        return activated
+
+
+class Compact(Network):
+    spec: CompactSpec
+
+    def __init__(self, spec: CompactSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = Layer(spec.channels, spec.width)
+        self.layers = nn.Sequential(*(Layer(spec.width, spec.width) for _ in range(spec.depth)))
+        self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(lr)
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.layers(feature)
+        return deep
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        detail = F.pixel_shuffle(self.tail(feature), self.spec.scale)
+        return detail + F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=self.spec.depth + 2)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        layers = {f"body[{k}]": Tap(f"layers.{k}") for k in range(self.spec.depth)}
+        last = layers[f"body[{self.spec.depth - 1}]"]
+        return {"head": Tap("head"), **layers, "body_end": last, "pre_up": last}
+
+
+def axes(spec: CompactSpec) -> AxisPlan:
+    parameters: dict[str, tuple[str, ...]] = {"tail.weight": ("rgb", "width"), "tail.bias": ("rgb",)}
+    for layer, inputs in (("head", "colour"), ("layers.*", "width")):
+        parameters[f"{layer}.conv.weight"] = ("width", inputs)
+        parameters[f"{layer}.conv.bias"] = parameters[f"{layer}.slope.weight"] = ("width",)
+    fixed = {"colour": Axis(spec.channels), "rgb": Axis(spec.channels * spec.scale**2)}
+    return AxisPlan({"width": Axis(spec.width), **fixed}, parameters, (Repeat("layers", spec.depth),))
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    last = max(int(match.group(1)) for name in state if (match := re.fullmatch(r"body\.(\d+)\.weight", name)))
+    if last < 4 or last % 2:
+        raise SrkdError(f"its last layer is body.{last}: Compact ends with an even number from 4 on")
+    channels, outputs = columns(state, "body.0.weight"), rows(state, f"body.{last}.weight")
+    found = math.isqrt(outputs // channels)
+    if found**2 * channels != outputs:
+        raise SrkdError(f"body.{last}.weight has {outputs} rows: {channels} channels fit no scale")
+    fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": found}
+    return Reading(fields)
+
+
+def _names(spec: CompactSpec, in_file: set[str]) -> dict[str, str]:
+    names = {f"tail.{kind}": f"body.{2 * spec.depth + 2}.{kind}" for kind in ("weight", "bias")}
+    for index, layer in enumerate(["head", *(f"layers.{k}" for k in range(spec.depth))]):
+        names |= {f"{layer}.conv.{kind}": f"body.{2 * index}.{kind}" for kind in ("weight", "bias")}
+        names[f"{layer}.slope.weight"] = f"body.{2 * index + 1}.weight"
+    return names
+
+
+def _recognises(state: State) -> bool:
+    first, slope = state.get("body.0.weight"), state.get("body.1.weight")
+    return first is not None and first.dim() == 4 and slope is not None and slope.dim() == 1
+
+
+SRVGG = Dialect(name="srvgg", recognises=_recognises, read=_read, names=_names)
+
+ARCHITECTURE = Architecture(CompactSpec, Compact, axes, dialects=(SRVGG,))

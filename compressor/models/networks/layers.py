@@ -1,0 +1,94 @@
+"""Layers that several lineages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+"""RGB mean of DIV2K, used by EDSR, RCAN and CARN."""
+DIV_FLICKR_MEAN = (0.4690, 0.4490, 0.4036)
+"""RGB mean of DIV2K + Flickr2K, an option of RCAN's test code."""
+
+
+class MeanShift(nn.Module):
+    """Enter or leave the range in which a lineage works: x → (x - mean)·range, or y → y/range + mean.
+
+    With `from_file` the official 1×1 convolution is kept as buffers, in the file's own range: in RCAN's code the
+    mean shift was trainable by accident, so a published file may hold values that moved.
+    """
+
+    mean: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], img_range: float, *, leave: bool, from_file: bool) -> None:
+        super().__init__()
+        self.img_range, self.leave, self.from_file = img_range, leave, from_file
+        sign = 1.0 if leave else -1.0
+        if from_file:
+            self.register_buffer("weight", torch.eye(3).reshape(3, 3, 1, 1))
+            self.register_buffer("bias", sign * img_range * torch.tensor(mean))
+        else:
+            self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.from_file:
+            if self.leave:
+                return F.conv2d(x, self.weight, self.bias) / self.img_range
+            return F.conv2d(x * self.img_range, self.weight, self.bias)
+        if self.leave:
+            return x / self.img_range + self.mean.to(x.dtype)
+        return (x - self.mean.to(x.dtype)) * self.img_range
+
+
+class Upsampler(nn.Module):
+    """Convolution and pixel shuffle: once for ×2 and ×3, twice for ×4, three times for ×8.
+
+    EDSR and RCAN have no activation here; CARN has a ReLU before each shuffle (carn/model/ops.py).
+    """
+
+    def __init__(self, scale: int, width: int, *, groups: int = 1, relu: bool = False) -> None:
+        super().__init__()
+        self.factors = upsampler_factors(scale)
+        self.relu = relu
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width * factor**2, 3, padding=1, groups=groups) for factor in self.factors
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv, factor in zip(self.convs, self.factors, strict=True):
+            x = conv(x)
+            x = F.pixel_shuffle(F.relu(x) if self.relu else x, factor)
+        return x
+
+
+def upsampler_factors(scale: int) -> tuple[int, ...]:
+    """The shuffle factors of a scale: 3 → (3,), 4 → (2, 2)."""
+    factors = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}.get(scale)
+    if factors is None:
+        raise UsageError(f"scale {scale} is not one of 2, 3, 4, 8")
+    return factors
+
+
+def upsampler_reach(scale: int) -> float:
+    """Receptive radius in LR pixels of the upsampler's 3×3 convolutions and the 3×3 convolution after them."""
+    reach, magnified = 0.0, 1
+    for factor in upsampler_factors(scale):
+        reach += 1 / magnified
+        magnified *= factor
+    return reach + 1 / magnified
+
+
+def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
+    """Scale from the output rows of the upsampler's convolutions: 9·C → 3, 4·C once, twice, thrice → 2, 4, 8."""
+    ratios = tuple(row // max(1, width) for row in rows)
+    scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
+    if scale is None or width < 1 or any(row % width for row in rows):
+        raise SrkdError(f"upsampler convolutions with {list(rows)} rows at {width} channels fit no scale of 2, 3, 4, 8")
+    return scale

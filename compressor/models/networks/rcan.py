@@ -1,0 +1,296 @@
+"""RCAN (Zhang et al., 2018): residual groups of residual blocks with channel attention.
+
+Code followed: yulunzhang/RCAN, RCAN_TestCode/code/model/rcan.py; BasicSR rcan_arch.py. The official RCAB ignores
+res_scale (its `.mul` is commented out), BasicSR's multiplies by it: the spec keeps it, 1 by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.base import Architecture, Descriptor, Tap, kept_units, positive
+from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
+from compressor.models.networks.edsr_family import (
+    LongSkipNetwork,
+    ShiftedSpec,
+    boundary,
+    is_mean_shift,
+    mean_shift_layers,
+    mean_shifts,
+    upsampler_layers,
+    upsampler_scale,
+)
+from compressor.models.networks.layers import Upsampler, upsampler_factors
+
+
+@dataclass(frozen=True)
+class RCANSpec(ShiftedSpec):
+    """`groups` residual groups of `depth` blocks; `hidden` units inside the attention (64 channels / reduction 16)."""
+
+    arch: ClassVar[str] = "rcan"
+    width: int = 64
+    groups: int = 10
+    depth: int = 20
+    hidden: int = 4
+    res_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "width", "groups", "depth", "hidden")
+        upsampler_factors(self.scale)
+
+    def narrowed(self, width: float) -> RCANSpec:
+        """⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
+        return replace(
+            self, width=kept_units("width", width, self.width), hidden=kept_units("width", width, self.hidden)
+        )
+
+    def shortened(self, depth: float) -> RCANSpec:
+        """Fewer blocks inside each group; `groups` is a field of its own."""
+        return replace(self, depth=kept_units("depth", depth, self.depth))
+
+
+class ChannelAttention(nn.Module):
+    """u · sigmoid(expand(ReLU(squeeze(mean of u over space))))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Conv2d(width, hidden, 1)
+        self.expand = nn.Conv2d(hidden, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gates: torch.Tensor = torch.sigmoid(self.expand(F.relu(self.squeeze(self.pool(x)))))
+        return x * gates
+
+
+class AttentionBlock(nn.Module):
+    """x + res_scale · attention(conv(ReLU(conv(x))))."""
+
+    def __init__(self, width: int, hidden: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.attention = ChannelAttention(width, hidden)
+        self.res_scale = res_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch: torch.Tensor = self.attention(self.conv2(F.relu(self.conv1(x))))
+        return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
+
+
+class ResidualGroup(nn.Module):
+    """x + conv(blocks(x))."""
+
+    def __init__(self, spec: RCANSpec) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(AttentionBlock(spec.width, spec.hidden, spec.res_scale) for _ in range(spec.depth))
+        )
+        self.conv = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch: torch.Tensor = self.conv(self.blocks(x))
+        return x + branch
+
+
+class RCAN(LongSkipNetwork):
+    spec: RCANSpec
+
+    def __init__(self, spec: RCANSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.sub_mean, self.add_mean = mean_shifts(spec)
+        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.groups = nn.Sequential(*(ResidualGroup(spec) for _ in range(spec.groups)))
+        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        self.upsampler = Upsampler(spec.scale, spec.width)
+        self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.groups(feature)
+        return deep
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The attention pools over the whole image: no receptive radius bounds it."""
+        return Descriptor(scale=self.spec.scale, receptive_radius=None)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(self.spec.groups)}
+        return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
+
+
+def axes(spec: RCANSpec) -> AxisPlan:
+    rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
+    weights: dict[str, tuple[str, ...]] = {
+        "head": ("width", "rgb"),
+        "groups.*.blocks.*.conv1": ("width", "width"),
+        "groups.*.blocks.*.conv2": ("width", "width"),
+        "groups.*.blocks.*.attention.squeeze": ("hidden", "width"),
+        "groups.*.blocks.*.attention.expand": ("width", "hidden"),
+        "groups.*.conv": ("width", "width"),
+        "body_end": ("width", "width"),
+        "upsampler.convs.*": (f"width * {rows_per_unit}", "width"),
+        "tail": ("rgb", "width"),
+    }
+    parameters = {f"{layer}.weight": expressions for layer, expressions in weights.items()}
+    parameters |= {f"{layer}.bias": expressions[:1] for layer, expressions in weights.items()}
+    return AxisPlan(
+        axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden, local=True), "rgb": Axis(3)},
+        parameters=parameters,
+        repeats=(Repeat("groups", spec.groups), Repeat("groups.*.blocks", spec.depth)),
+    )
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Where one code base keeps each layer; {g} is the group, {b} the block, {n} and {G} how many there are.
+
+    The two patterns find the numbers of groups, and of a group's blocks.
+    """
+
+    head: str
+    group_numbers: str
+    block_numbers: str
+    block: str
+    conv1: str
+    conv2: str
+    squeeze: str
+    expand: str
+    group_conv: str
+    body_end: str
+    upsampler: str
+    step: int
+    tail: str
+    mean_in_file: bool = True
+
+    def read(self, state: State, scale: int | None) -> Reading:
+        width = rows(state, f"{self.head}.weight")
+        groups = count(state, self.group_numbers)
+        depths = {count(state, self.block_numbers.replace("{g}", str(g))) for g in range(groups)}
+        if len(depths) != 1:
+            raise SrkdError(f"its groups have {sorted(depths)} blocks: RCAN has equally many in each")
+        fields = {
+            "width": width,
+            "groups": groups,
+            "depth": depths.pop(),
+            "hidden": rows(state, f"{self.block.format(g=0, b=0)}.{self.squeeze}.weight"),
+            "scale": upsampler_scale(state, self.upsampler, width),
+        }
+        assumed = () if self.mean_in_file else (Assumption("res_scale", 1.0, "not in the file; BasicSR's default"),)
+        return boundary(state, fields, assumed, mean_in_file=self.mean_in_file)
+
+    def names(self, spec: RCANSpec, in_file: set[str]) -> dict[str, str]:
+        layers = [("head", self.head), ("tail", self.tail), ("body_end", self.body_end.format(G=spec.groups))]
+        for g in range(spec.groups):
+            layers.append((f"groups.{g}.conv", self.group_conv.format(g=g, n=spec.depth)))
+            for b in range(spec.depth):
+                ours, theirs = f"groups.{g}.blocks.{b}", self.block.format(g=g, b=b)
+                layers += [(f"{ours}.conv1", f"{theirs}.{self.conv1}"), (f"{ours}.conv2", f"{theirs}.{self.conv2}")]
+                layers.append((f"{ours}.attention.squeeze", f"{theirs}.{self.squeeze}"))
+                layers.append((f"{ours}.attention.expand", f"{theirs}.{self.expand}"))
+        layers += upsampler_layers(spec.scale, self.upsampler, self.step)
+        return both(*layers, *mean_shift_layers(spec.mean_shift))
+
+
+OFFICIAL_NAMES = Naming(
+    head="head.0",
+    group_numbers=r"body\.(\d+)\.body\.0\.body\.0\.weight",
+    block_numbers=r"body\.{g}\.body\.(\d+)\.body\.0\.weight",
+    block="body.{g}.body.{b}",
+    conv1="body.0",
+    conv2="body.2",
+    squeeze="body.3.conv_du.0",
+    expand="body.3.conv_du.2",
+    group_conv="body.{g}.body.{n}",
+    body_end="body.{G}",
+    upsampler="tail.0",
+    step=2,
+    tail="tail.1",
+)
+FAKD_NAMES = replace(
+    OFFICIAL_NAMES,
+    group_numbers=r"body_group(\d+)\.body\.0\.body\.0\.weight",
+    block_numbers=r"body_group{g}\.body\.(\d+)\.body\.0\.weight",
+    block="body_group{g}.body.{b}",
+    group_conv="body_group{g}.body.{n}",
+    body_end="body_tail",
+)
+BASICSR_NAMES = Naming(
+    head="conv_first",
+    group_numbers=r"body\.(\d+)\.conv\.weight",
+    block_numbers=r"body\.{g}\.residual_group\.(\d+)\.rcab\.0\.weight",
+    block="body.{g}.residual_group.{b}",
+    conv1="rcab.0",
+    conv2="rcab.2",
+    squeeze="rcab.3.attention.1",
+    expand="rcab.3.attention.3",
+    group_conv="body.{g}.conv",
+    body_end="conv_after_body",
+    upsampler="upsample",
+    step=2,
+    tail="conv_last",
+    mean_in_file=False,
+)
+CSD_NAMES = Naming(
+    head="head_conv",
+    group_numbers=r"body\.(\d+)\.conv\.weight",
+    block_numbers=r"body\.{g}\.body\.(\d+)\.body\.0\.weight",
+    block="body.{g}.body.{b}",
+    conv1="body.0",
+    conv2="body.1",
+    squeeze="caLayer.conv_du.0",
+    expand="caLayer.conv_du.1",
+    group_conv="body.{g}.conv",
+    body_end="body_conv",
+    upsampler="upsampler.blocks",
+    step=1,
+    tail="tail_conv",
+)
+
+
+def _hkdsr_heads(name: str) -> bool:
+    """HKDSR's files hold heads for intermediate outputs beside an RCAN of the official names."""
+    return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
+
+
+DIALECTS = (
+    Dialect(
+        name="rcan",
+        recognises=lambda state: "body.0.body.0.body.3.conv_du.0.weight" in state,
+        read=OFFICIAL_NAMES.read,
+        names=OFFICIAL_NAMES.names,
+        surplus=_hkdsr_heads,
+    ),
+    Dialect(
+        name="fakd",
+        recognises=lambda state: "body_group0.body.0.body.3.conv_du.0.weight" in state,
+        read=FAKD_NAMES.read,
+        names=FAKD_NAMES.names,
+        surplus=is_mean_shift,
+    ),
+    Dialect(
+        name="basicsr",
+        recognises=lambda state: "body.0.residual_group.0.rcab.0.weight" in state,
+        read=BASICSR_NAMES.read,
+        names=BASICSR_NAMES.names,
+    ),
+    Dialect(
+        name="csd",
+        recognises=lambda state: "body.0.body.0.caLayer.conv_du.0.weight" in state,
+        read=CSD_NAMES.read,
+        names=CSD_NAMES.names,
+        surplus=is_mean_shift,
+    ),
+)
+
+ARCHITECTURE = Architecture(RCANSpec, RCAN, axes, dialects=DIALECTS)

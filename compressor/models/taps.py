@@ -1,0 +1,103 @@
+"""Features by canonical address: `head`, `body[k]`, `body_end`, `pre_up`, and `rel(p)`, the fraction p of the body.
+
+rel(p) is body[⌊p·n⌋ - 1] of a body of n blocks, with p an exact fraction: rel(1/3) of six blocks is body[1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from compressor.base.errors import UsageError, nearest
+from compressor.models.networks.base import Network, Tap
+
+PROBE_SIDE = 8
+"""LR pixels: the largest teacher takes a moment for them."""
+
+
+def resolve_tap(network: Network, address: str) -> str:
+    """The network's own name of an address: rel(p) becomes a body[k], the others must be there."""
+    taps = network.taps
+    relative = re.fullmatch(r"rel\(\s*(.+?)\s*\)", address)
+    if relative is None:
+        if address not in taps:
+            raise UsageError(f"{network.spec.arch} has no tap {address!r}; {nearest(address, _listed(taps))}")
+        return address
+    fraction = _fraction(address, relative.group(1))
+    blocks = sum(name.startswith("body[") for name in taps)
+    index = fraction.numerator * blocks // fraction.denominator - 1
+    if index < 0:
+        raise UsageError(f"{address} lies before the first of {network.spec.arch}'s {blocks} blocks: use head")
+    return f"body[{index}]"
+
+
+@contextmanager
+def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = False) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the block, each forward pass of `network` leaves its features in the dictionary, by address.
+
+    `padded` leaves what a network adds to its input before windows: its own parts go on from such a feature only.
+    The tensors are copies that gradients pass through: what the network does in place later does not change them.
+    The hooks are gone when the block ends, however it ends; blocks may nest.
+    """
+    features: dict[str, torch.Tensor] = {}
+    sizes: list[torch.Size] = []
+    wanted = tuple(dict.fromkeys(addresses))
+    with ExitStack() as hooks:
+        if wanted:
+            note_size = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
+            hooks.callback(note_size.remove)
+        for address in wanted:
+            tap = network.taps[resolve_tap(network, address)]
+            hooks.callback(_listen(network, tap, address, features, None if padded else sizes).remove)
+        yield features
+
+
+def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of features for one image of PROBE_SIDE, found by running it."""
+    like = next(network.parameters())
+    image = torch.zeros(1, network.descriptor.channels, PROBE_SIDE, PROBE_SIDE, dtype=like.dtype, device=like.device)
+    with torch.no_grad(), read_taps(network, addresses) as features:
+        network(image)
+    return {address: tuple(feature.shape) for address, feature in features.items()}
+
+
+def _listen(
+    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size] | None
+) -> torch.utils.hooks.RemovableHandle:
+    def cropped(feature: torch.Tensor) -> torch.Tensor:
+        """A network that pads its input has larger features: only the input's own positions count."""
+        if sizes is None:
+            return feature
+        h, w = sizes[-1]
+        return feature[..., :h, :w]
+
+    def output(module: nn.Module, inputs: tuple[Any, ...], result: torch.Tensor) -> None:
+        features[address] = cropped(result).clone()
+
+    def first_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        features[address] = cropped(inputs[0]).clone()
+
+    module = network.get_submodule(tap.module)
+    if tap.side == "output":
+        return module.register_forward_hook(output)
+    return module.register_forward_pre_hook(first_input)
+
+
+def _fraction(address: str, text: str) -> Fraction:
+    try:
+        fraction = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{address}: {text!r} is no fraction like 1/3 or 0.5") from error
+    if not 0 < fraction <= 1:
+        raise UsageError(f"{address}: {text} is outside (0, 1]")
+    return fraction
+
+
+def _listed(taps: Iterable[str]) -> list[str]:
+    return [*taps, "rel(1/3)"]

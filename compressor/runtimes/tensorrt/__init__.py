@@ -1,0 +1,1 @@
+"""Build TensorRT engines from ONNX files, keep them, and run them."""

@@ -1,0 +1,106 @@
+"""State dicts of the networks that spandrel knows (https://github.com/chaiNNer-org/spandrel), without torchvision.
+
+The file is read by our own reader, which runs no code; spandrel only sees tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.models.networks.base import Descriptor
+from compressor.teachers.foreign import ForeignFacts, ModuleModel, one_line, params_of, run_module
+
+
+class NotKnown(SrkdError):
+    """spandrel recognises no network in these tensors."""
+
+
+def spandrel_is_here() -> bool:
+    return importlib.util.find_spec("spandrel") is not None
+
+
+def open_spandrel(state: Mapping[str, torch.Tensor], what: str) -> ModuleModel:
+    """The network that spandrel finds in a state dict, as a model of [0,1] images."""
+    spandrel = import_spandrel()
+    try:
+        found = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state))
+    except spandrel.UnsupportedModelError as error:
+        raise NotKnown(f"{what}: spandrel {spandrel.__version__} does not know it either") from error
+    except Exception as error:
+        raise NotKnown(f"{what}: spandrel cannot build it: {str(error).strip()[:120]!r}") from error
+    name = str(found.architecture.name)
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != found.output_channels:
+        raise SrkdError(f"{what}: spandrel's {name} does not turn an image into an image of as many channels")
+    found.model.eval()
+    needs = found.size_requirements
+    descriptor = Descriptor(
+        scale=found.scale,
+        channels=found.input_channels,
+        size_multiple=needs.multiple_of,
+        min_size=max(1, needs.minimum),
+    )
+    facts = ForeignFacts("spandrel", name, descriptor, params_of(found.model))
+    return SpandrelModel(found, facts, f"{what} ({name})")
+
+
+class SpandrelModel(ModuleModel):
+    """spandrel's own call clamps to [0,1] and gives tensors that no loss may keep; here its network is called."""
+
+    def __init__(self, found: Any, facts: ForeignFacts, what: str) -> None:
+        super().__init__(found.model, facts, what)
+        self._call: Callable[[Any, torch.Tensor], object] | None = getattr(found, "_call_fn", None)
+
+    def run(self, images: torch.Tensor) -> torch.Tensor:
+        call = self._call
+        return run_module(self.module if call is None else lambda image: call(self.module, image), images, self.what)
+
+
+def import_spandrel() -> Any:
+    """The package; two of its 42 architectures want three names of torchvision when it is imported."""
+    if not spandrel_is_here():
+        raise MissingExtra("spandrel", "spandrel")
+    with torchvision_stand_in(), one_line("spandrel is installed but cannot be imported"):
+        return importlib.import_module("spandrel")
+
+
+@contextmanager
+def torchvision_stand_in() -> Iterator[None]:
+    """While it lasts, `torchvision.transforms.functional` has the names that LaMa and RestoreFormer import.
+
+    Where torchvision is installed it is left alone. The stand-ins are gone afterwards, so nobody takes them for
+    torchvision; a call of one of them tells what is missing.
+    """
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        yield
+        return
+    functional = types.ModuleType("torchvision.transforms.functional")
+    vars(functional).update(InterpolationMode=_Modes, rotate=_absent, normalize=_absent)
+    transforms = types.ModuleType("torchvision.transforms")
+    vars(transforms).update(functional=functional)
+    package = types.ModuleType("torchvision")
+    vars(package).update(transforms=transforms)
+    stand_ins = {module.__name__: module for module in (package, transforms, functional)}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+
+
+class _Modes:
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+
+
+def _absent(*arguments: object, **named: object) -> torch.Tensor:
+    raise SrkdError("this architecture of spandrel needs torchvision, which is not installed: pip install torchvision")

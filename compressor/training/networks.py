@@ -1,0 +1,44 @@
+"""Who plays in the steps of a stage: students, teacher, and the methods' own modules and helpers."""
+
+from __future__ import annotations
+
+from compressor.base.context import Announce
+from compressor.base.precision import Precision, autocast
+from compressor.base.processes import Processes
+from compressor.models.networks.base import Network, Spec
+from compressor.models.students import Inside
+from compressor.teachers.teacher import Teacher
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Cast, CompiledAtFirst, Runner
+
+
+def players(stage: Stage, state: State, teacher: Network | None, note: Announce, processes: Processes) -> Cast:
+    """Students and teacher, each in its precision, compiled where the stage's pace says so; modules and helpers."""
+    device, pace = next(state.trained.parameters()).device, stage.pace
+
+    def runner(network: Network, precision: Precision, trains: bool) -> Runner:
+        compiles = pace.compiled and not isinstance(network, Teacher)
+        compiled = CompiledAtFirst(network, trains=trains, announce=note) if compiles else None
+        return Runner(network, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
+
+    def inside(spec: Spec) -> Runner:
+        student = Inside(state.trained, spec, state.segments)
+        return Runner(student.skeleton, trains=True, autocast=lambda: autocast(pace.precision, device), forward=student)
+
+    if state.role == "joint":
+        own = state.trained.spec
+        asked = [spec for method in stage.methods for spec in method.branches(own)]
+        more = [spec for spec in dict.fromkeys(asked) if spec != state.student.spec]
+        students = [inside(spec) for spec in (state.student.spec, *more)]
+        teaches: Runner | None = runner(state.trained, pace.precision, True)
+    else:
+        students = [runner(state.trained, pace.precision, True)]
+        teaching = state.teaching(teacher)
+        teaches = runner(teaching, pace.teacher_precision, False) if teaching is not None else None
+    own_teacher = teacher.network if isinstance(teacher, Teacher) else teacher
+    helpers = {
+        method.name: method.helpers(own_teacher, state.student).to(device).eval().requires_grad_(False)
+        for method in stage.methods
+    }
+    return Cast(students, teaches, state.modules, helpers, processes)
