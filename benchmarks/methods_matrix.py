@@ -28,8 +28,8 @@ from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Conversion
 from export.to_onnx import convert, open_runtime
 from recipes.options import make_method
-from tests.method_runs import Pair
-from tests.methods_table import ROWS, Row
+from tests.support.method_runs import Pair
+from tests.support.methods_table import ROWS, Row
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods" / "matrix.md"
 SCALES = (2, 3, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.small_runs import save_photos, save_teacher
+from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

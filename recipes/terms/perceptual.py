@@ -161,7 +161,7 @@ class TeacherPhiPlan:
 
 @lru_cache(maxsize=64)
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Counted on the meta device, as compressor.models.cost counts: convolutions, linear layers and attention products."""
+    """Count on the meta device, as compressor.models.cost does: convolutions, linear layers and attention products."""
     bound = vgg19_macs()
     macs, modules = _levels(spec)
     count = max(1, sum(cost <= bound for cost in macs))

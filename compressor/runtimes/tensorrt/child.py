@@ -1,4 +1,4 @@
-"""The other process of `apart.py`: python -m compressor.runtimes.tensorrt.child build|try, a job on stdin, events on stdout."""
+"""The child process that `apart.py` starts: build or try an engine; the job on stdin, events on stdout."""
 
 from __future__ import annotations
 

@@ -1,0 +1,271 @@
+"""Decoded images on disk: reused while the files are what they were, shared by processes, bounded, checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.base.cache_folder import CacheFolder, default_folder
+from compressor.data import decode
+from compressor.data import decode as build
+from compressor.data.decode import decode_all
+from compressor.images.sets import ImagePair
+from srkd.compression import compress
+from tests.support.commands import ROOT
+from tests.support.data_cache_cases import batches, entries, noise, read, write_photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[ImagePair]:
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheFolder:
+    return CacheFolder(tmp_path / "cache")
+
+
+def test_batches_are_the_same_from_memory_a_new_entry_a_reused_one_and_a_temporary_file(photos, cache, monkeypatch):
+    told: list[str] = []
+    stores = [read(photos, None), read(photos, cache, told), read(photos, cache, told)]
+    assert "decoded in" in told[0] and "as decoded before" in told[1]
+    monkeypatch.setattr(build, "MEMORY_SHARE", 0.0)
+    stores.append(read(photos, None, told))
+    assert "temporary file" in told[2]
+    for step in range(3):
+        seen = [batches(decoded).at(step) for decoded in stores]
+        for other in seen[1:]:
+            assert torch.equal(other.lr, seen[0].lr) and torch.equal(other.hr, seen[0].hr)
+    digests = {decoded.select(range(3), lr_patch=6).digest() for decoded in stores}
+    assert len(digests) == 1
+
+
+def test_reusing_decodes_nothing(photos, cache, monkeypatch):
+    read(photos, cache)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(build, "decoded", refuse)
+    assert len(read(photos, cache).images) == 3
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "pixels alone", "scale", "border"])
+def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tmp_path):
+    path = photos[1].hr
+    Image.fromarray(noise(44, 48, 1)).save(path, compress_level=0)
+    first, before = read(photos, cache), path.stat()
+    scale, border = 4, "mirror"
+    if change == "added":
+        photos = [*photos, *write_photos(tmp_path / "more", 1, seed=9)]
+    elif change == "removed":
+        photos = photos[:-1]
+    elif change == "scale":
+        scale = 2
+    elif change == "border":
+        border = "clamp"
+    else:
+        # Other pixels in as many bytes, and the time set back, as some tools that copy do.
+        Image.fromarray(noise(44, 48, 99)).save(path, compress_level=0)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    second = decode_all(photos, scale=scale, border=border, cache=cache, small=0)
+    assert len(entries(cache)) == 2
+    assert first.images != second.images
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "no plane"])
+def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
+    sound = batches(read(photos, cache)).at(0)
+    (entry,) = entries(cache)
+    index = entry / "index.json"
+    if damage == "cut":
+        os.truncate(entry / "hr.u8", 1000)
+    elif damage == "longer":
+        with open(entry / "lr.u8", "ab") as file:
+            file.write(b"x")
+    elif damage == "no index":
+        index.unlink()
+    elif damage == "index":
+        index.write_bytes(index.read_bytes()[:-20])
+    elif damage == "no plane":
+        (entry / "lr.u8").unlink()
+    else:
+        rows = json.loads(index.read_text())
+        rows["images"][1] = []
+        index.write_text(json.dumps(rows))
+    told: list[str] = []
+    again = batches(read(photos, cache, told)).at(0)
+    assert torch.equal(again.hr, sound.hr)
+    assert len(told) == 2 and "making it anew" in told[0] and str(entry) in told[0]
+    told.clear()
+    read(photos, cache, told)
+    assert len(told) == 1 and "as decoded before" in told[0]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from compressor.data.decode import decode_all
+from compressor.base.cache_folder import CacheFolder
+from compressor.images.sets import find_sets
+pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
+decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small=0, announce=print)
+store = decoded.select(range(len(pairs)), lr_patch=4)
+print(store.digest())
+"""
+
+
+def test_processes_that_want_the_same_images_at_once_all_get_them(tmp_path, cache):
+    write_photos(tmp_path / "photos", 12)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "photos"), str(cache.path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    assert [path.name for path in cache.path.iterdir()] == [entry.name for entry in entries(cache)]
+    assert len(entries(cache)) == 1
+
+
+def test_of_two_that_come_at_once_one_decodes_and_the_other_waits(photos, cache, monkeypatch):
+    begun = threading.Event()
+    real = build.decoded
+    times = []
+
+    def slow(*arguments, **options):
+        times.append(1)
+        begun.set()
+        time.sleep(0.3)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(build, "decoded", slow)
+    first = threading.Thread(target=read, args=(photos, cache))
+    first.start()
+    begun.wait(10)
+    told: list[str] = []
+    assert len(read(photos, cache, told).images) == 3
+    first.join()
+    assert len(times) == 1 and "waiting" in told[0]
+
+
+def test_what_a_killed_process_left_is_swept_away(photos, cache):
+    cache.path.mkdir()
+    left = cache.path / "images-0123.making-xyz"
+    left.mkdir()
+    (left / "hr.u8").write_bytes(b"half")
+    (cache.path / "images-0123.lock").write_bytes(b"")
+    read(photos, cache)
+    assert not left.exists()
+
+
+def test_mapped_pixels_that_are_written_to_do_not_reach_the_file(photos, cache):
+    decoded = read(photos, cache)
+    before = decoded.lr.clone()
+    decoded.lr.zero_()
+    assert torch.equal(read(photos, cache).lr, before)
+
+
+MEASURE = """
+import os, resource, sys
+from pathlib import Path
+from compressor.data.decode import decode_all
+from compressor.base.cache_folder import CacheFolder
+from compressor.images.sets import find_sets
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
+cache = CacheFolder(Path(sys.argv[2]))
+decode_all(pairs[:6], scale=4, cache=cache, small=0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decoded = decode_all(pairs, scale=4, cache=cache, small=0)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(decoded.bytes // 1000, after - before)
+"""
+
+
+def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for index in range(14):
+        ramp = np.broadcast_to(np.arange(1600, dtype=np.uint8)[:, None], (1200, 1600, 3))
+        Image.fromarray(np.roll(ramp, index, 1)).save(folder / f"{index}.bmp")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(cache.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    stored, grown = map(int, done.stdout.split())
+    assert stored > 80_000
+    assert grown / (1024 if sys.platform == "darwin" else 1) < stored / 2
+
+
+def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
+    real = decode.read_rgb_u8
+
+    def fails_on_one(path: Path) -> torch.Tensor:
+        if path.name == "1.png":
+            raise RuntimeError("a fault of a library")
+        return real(path)
+
+    monkeypatch.setattr(decode, "read_rgb_u8", fails_on_one)
+    store = read(photos, None).select(range(3), lr_patch=6)
+    assert store.names == ("0", "2")
+    assert store.skipped[0].path == photos[1].hr
+    assert "1.png cannot be read: RuntimeError: a fault of a library" in store.skipped[0].reason
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_arrive_in_the_order_of_asking_a_few_at_a_time(workers, tmp_path, monkeypatch):
+    pairs = write_photos(tmp_path / "many", 20)
+    begun: list[str] = []
+    real = decode.decode
+
+    def noted(source: ImagePair, *rest: object) -> object:
+        begun.append(source.stem)
+        time.sleep(0.01 if source.stem in ("0", "7") else 0)
+        return real(source, *rest)
+
+    monkeypatch.setattr(decode, "decode", noted)
+    threads = torch.get_num_threads()
+    arriving = decode.decoded(pairs, scale=4, border="mirror", workers=workers)
+    names = [next(arriving).name]
+    time.sleep(0.05)
+    assert len(begun) <= 2 * workers + 1, "everything was decoded at once"
+    names += [pixels.name for pixels in arriving]
+    assert names == [pair.stem for pair in pairs] and torch.get_num_threads() == threads
+
+
+def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(np.full((3300, 3300, 3), 40, np.uint8)).save(folder / "large.bmp")
+    student = {"student": "edsr:width=4,depth=1,scale=4", "recipe": "scratch", "steps": 1}
+
+    def trained(name: str, **options: object) -> tuple[bytes, str]:
+        told: list[str] = []
+        report = compress(
+            data=folder, out=tmp_path / name, announce=told.append, settings=("schedule.batch=1",), **student, **options
+        )
+        return report.student_path.read_bytes(), "\n".join(told)
+
+    first, said = trained("first")
+    assert "1 image decoded in" in said and f"kept in {default_folder()}" in said
+    again, said = trained("again")
+    assert "1 image as decoded before" in said and again == first
+    apart, said = trained("apart", cache_size="0")
+    assert "decoded" not in said and apart == first
+    facts = json.loads((tmp_path / "apart" / "run.json").read_text())
+    assert facts["request"]["cache_size"] == 0

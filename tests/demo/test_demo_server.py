@@ -1,0 +1,412 @@
+"""The demo's server from outside: what it answers and refuses, whom it does not wait for, that nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
+pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn")
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from compressor.base.errors import SrkdError, UsageError
+from demo import files, isolation
+from demo.limits import BoundedProtocol
+from demo.server import application
+from demo.serving import Limits, claim
+from tests.support.demo_process import HASHED_SCRIPT, SCRIPT, Served, received, served, write_app
+
+SECRET = b"nobody is meant to read this"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outer = tmp_path_factory.mktemp("outer")
+    (outer / "secret.txt").write_bytes(SECRET)
+    return write_app(outer / "dist", large=20_000_000)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Served]:
+    with served(folder) as running:
+        yield running
+
+
+def until(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    """Whether a condition comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/index.html", "text/html; charset=utf-8"),
+        ("/sw.js", "text/javascript; charset=utf-8"),
+        ("/manifest.webmanifest", "application/manifest+json"),
+        ("/icons/one.svg", "image/svg+xml"),
+        ("/ort.wasm", "application/wasm"),
+    ],
+)
+def test_a_file_has_its_type_and_the_headers_of_isolation(server: Served, folder: Path, path: str, kind: str) -> None:
+    answer = server.ask(path)
+    assert (answer.status, answer.headers["content-type"]) == (200, kind)
+    assert answer.body == (folder / (path.strip("/") or "index.html")).read_bytes()
+    assert {name: answer.headers[name.lower()] for name in isolation.HEADERS} == dict(isolation.HEADERS)
+    assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "secure"),
+    [("localhost:8000", True), ("[::1]:8000", True), ("127.0.0.1", True), ("192.0.2.9:8000", False), ("[::1", False)],
+)
+def test_an_address_that_is_not_secure_is_not_sent_what_browsers_complain_of(
+    server: Served, host: str, secure: bool
+) -> None:
+    answer = server.ask("/", headers={"Host": host})
+    assert ("cross-origin-opener-policy" in answer.headers) == secure
+    assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+
+
+def test_the_policy_evaluates_no_script_and_reaches_no_other_host() -> None:
+    assert "'unsafe-eval'" not in isolation.POLICY and "'unsafe-inline'" not in isolation.POLICY
+    assert "http" not in isolation.POLICY and "*" not in isolation.POLICY
+    assert isolation.POLICY.startswith("default-src 'none'")
+
+
+def test_head_is_get_without_the_body(server: Served) -> None:
+    whole, head = server.ask("/ort.wasm"), server.ask("/ort.wasm", "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert {**head.headers, "date": ""} == {**whole.headers, "date": ""}
+    assert int(head.headers["content-length"]) == len(whole.body)
+
+
+def test_what_is_kept_by_a_browser(server: Served) -> None:
+    page, script = server.ask("/"), server.ask(f"/{HASHED_SCRIPT}")
+    assert page.headers["cache-control"] == "no-cache"
+    assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
+    tag = page.headers["etag"]
+    for condition in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = server.ask("/", headers={"If-None-Match": condition})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert server.ask("/", headers={"If-None-Match": '"other"'}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [("gzip, deflate, br", "br"), ("gzip", "gzip"), ("br;q=0, gzip;q=0.5", "gzip"), ("*", "br"), ("identity", None)],
+)
+def test_compressed_forms(server: Served, folder: Path, accepted: str, encoding: str | None) -> None:
+    answer = server.ask(f"/{HASHED_SCRIPT}", headers={"Accept-Encoding": accepted})
+    suffix = {"br": ".br", "gzip": ".gz", None: ""}[encoding]
+    assert answer.body == (folder / f"{HASHED_SCRIPT}{suffix}").read_bytes()
+    assert answer.headers.get("content-encoding") == encoding
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["vary"] == "Accept-Encoding"
+    tags = {server.ask(f"/{HASHED_SCRIPT}", headers={"Accept-Encoding": name}).headers["etag"] for name in ("br", "x")}
+    assert len(tags) == 2
+    assert server.ask(f"/{HASHED_SCRIPT}.gz").status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt",
+        "/icons/../../secret.txt",
+        "/icons/../index.html",
+        "/%2e%2e/secret.txt",
+        "/..%2fsecret.txt",
+        "/%2e%2e%2fsecret.txt",
+        "/%252e%252e%252fsecret.txt",
+        "/..%5csecret.txt",
+        "/..\\secret.txt",
+        "/%c0%ae%c0%ae/secret.txt",
+        "/secret.txt%00.html",
+        "/index.html%00",
+        "//secret.txt",
+        "/./index.html",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/%2fetc%2fpasswd",
+        "/icons",
+        "/icons/",
+        "/index.html/",
+        "../secret.txt",
+        "file:///etc/passwd",
+        "http://localhost/../secret.txt",
+    ],
+)
+def test_nothing_outside_the_table(server: Served, path: str) -> None:
+    answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split(b" ", 2)[1] in (b"404", b"400"), answer[:200]
+    assert SECRET not in answer and b"root:" not in answer and b"<!doctype" not in answer
+
+
+def test_links_and_what_is_no_file_are_refused_at_the_start(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_bytes(SECRET)
+    for name, make in {
+        "to-file": lambda link: link.symlink_to(outside / "secret.txt"),
+        "to-folder": lambda link: link.symlink_to(outside, target_is_directory=True),
+        "to-nothing": lambda link: link.symlink_to(tmp_path / "nothing"),
+        "pipe": os.mkfifo,
+    }.items():
+        app = write_app(tmp_path / name)
+        make(app / "icons" / "strange")
+        with pytest.raises(SrkdError, match=r"strange is (a symbolic link|no regular file)"):
+            files.read_app(app)
+
+
+def test_a_link_that_comes_later_leads_nowhere(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "dist")
+    (tmp_path / "secret.txt").write_bytes(SECRET)
+    with served(app) as running:
+        (app / "sw.js").unlink()
+        (app / "sw.js").symlink_to(tmp_path / "secret.txt")
+        (app / "new.txt").symlink_to(tmp_path / "secret.txt")
+        (app / "ort.wasm").write_bytes(b"")
+        assert running.ask("/sw.js").body == b"self.skipWaiting();"
+        assert running.ask("/new.txt").status == 404
+        assert len(running.ask("/ort.wasm").body) == 256
+
+
+def test_a_folder_named_by_mistake_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SrkdError, match="holds no built app"):
+        files.read_app(tmp_path)
+    app = write_app(tmp_path / "dist")
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "MOST_FILES", 3)
+        with pytest.raises(SrkdError, match="more than 3 files"):
+            files.read_app(app)
+    monkeypatch.setattr(files, "MOST_BYTES", 60)
+    with pytest.raises(SrkdError, match="too large for a demo"):
+        files.read_app(app)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
+def test_other_methods(server: Served, method: str) -> None:
+    answer = server.ask("/index.html", method)
+    assert answer.status == 405
+    assert set(answer.headers["allow"].replace(",", " ").split()) == {"GET", "HEAD"}
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000000000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_bodies_are_not_read(server: Served, method: bytes, framing: bytes) -> None:
+    answer = server.raw(method + b" / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 20_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+)
+def test_oversized_and_broken_requests(server: Served, request_bytes: bytes) -> None:
+    answer = server.raw(request_bytes)
+    # A connection that is reset while the client still sends may lose the answer on the way.
+    assert answer == b"" or answer.split(b" ")[1] in (b"400", b"413", b"431"), answer[:200]
+    assert server.ask("/").status == 200
+
+
+def test_requests_one_after_the_other_on_one_connection(server: Served) -> None:
+    request = b"GET /sw.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    answer = server.raw(request * 3 + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"self.skipWaiting();") == 4
+
+
+def test_whoever_sends_slowly_is_not_waited_for(folder: Path) -> None:
+    """A byte now and then keeps no connection: the bound is on the whole request."""
+    with served(folder, request_seconds=1.0, idle_seconds=1) as running:
+        with running.connect() as trickling, running.connect() as silent, running.connect() as second:
+            began = time.monotonic()
+            second.sendall(b"GET /sw.js HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+            ended = None
+            for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200:
+                try:
+                    trickling.sendall(bytes([byte]))
+                except OSError:
+                    ended = time.monotonic()
+                    break
+                time.sleep(0.05)
+            assert ended is not None and ended - began < 6.0
+            for connection in (trickling, silent, second):
+                received(connection)
+            assert time.monotonic() - began < 8.0
+        assert running.ask("/").status == 200
+
+
+def test_whoever_does_not_read_is_not_waited_for(folder: Path) -> None:
+    with served(folder, stalled_seconds=1.0, idle_seconds=1) as running:
+        before = running.memory()
+        stalled = [running.connect() for _ in range(20)]
+        for connection in stalled:
+            connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert until(lambda: running.connections() == 20)
+        held = running.memory() - before
+        assert until(lambda: running.connections() == 0), "readers that do not read keep their connections"
+        # Twenty answers of 20 MB: what is buffered is a few chunks each, never the answers.
+        assert held < 20 * 2_000_000
+        assert running.ask("/").status == 200
+        for connection in stalled:
+            connection.close()
+
+
+class Untaken(asyncio.Transport):
+    """A connection whose last bytes are never taken: it is closing for ever, unless somebody aborts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closing = b"", False
+        self.aborted = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (b"no request\r\n\r\n", b"400"),
+        (b"GET / HT", b"408"),
+    ],
+)
+def test_an_end_that_is_not_taken_is_not_waited_for(sent: bytes, answered: bytes) -> None:
+    """The last bytes fit into a buffer, so that nothing waits for the reader but the end itself."""
+    limits = Limits(request_seconds=0.2, stalled_seconds=0.3, idle_seconds=0)
+    page = {"index.html": files.asset("index.html", b"<!doctype html>")}
+
+    async def talk() -> Untaken:
+        config = uvicorn.Config(application(page, 1000), lifespan="off", log_config=None, timeout_keep_alive=0)
+        connection = BoundedProtocol(config, ServerState(), limits)
+        transport = Untaken()
+        connection.connection_made(transport)
+        connection.data_received(sent)
+        await asyncio.wait_for(transport.aborted.wait(), 20)
+        return transport
+
+    transport = asyncio.run(talk())
+    assert transport.closing and transport.written.startswith(b"HTTP/1.1 " + answered)
+
+
+def test_held_connections_lock_nobody_out(folder: Path) -> None:
+    with served(folder, connections=16) as running:
+        held = [running.connect() for _ in range(60)]
+        assert [running.ask("/").status for _ in range(5)] == [200] * 5
+        assert running.connections() <= 17
+        for connection in held:
+            connection.close()
+
+
+def test_too_many_answers_at_once_are_refused_in_words(folder: Path) -> None:
+    with served(folder, connections=4) as running:
+        busy = [running.connect() for _ in range(4)]
+        for connection in busy:
+            connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.recv(1)
+        assert running.ask("/").status == 503
+        for connection in busy:
+            connection.close()
+        assert until(lambda: running.connections() == 0)
+        assert running.ask("/").status == 200
+
+
+def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
+    """Clients side by side that fetch files and compare them; how many answers were right."""
+    wanted = {
+        path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
+        for path in ("index.html", "sw.js", "icons/one.svg", HASHED_SCRIPT, "manifest.webmanifest")
+    }
+    large = hashlib.sha256((folder / "ort.wasm").read_bytes()).hexdigest()
+    end = time.monotonic() + seconds
+
+    def client(number: int) -> int:
+        right = 0
+        while right == 0 or time.monotonic() < end:
+            for path, sha256 in wanted.items():
+                answer = running.ask(f"/{path}")
+                assert (answer.status, hashlib.sha256(answer.body).hexdigest()) == (200, sha256)
+                right += 1
+            if number % 10 == 0:
+                assert hashlib.sha256(running.ask("/ort.wasm").body).hexdigest() == large
+            if number % 7 == 0:  # Some leave in the middle of an answer.
+                with running.connect() as leaving:
+                    leaving.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
+                    leaving.recv(1000)
+        return right
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        return sum(pool.map(client, range(clients)))
+
+
+@pytest.mark.parametrize(
+    ("clients", "seconds"), [pytest.param(20, 2.0, id="20"), pytest.param(200, 30.0, id="200", marks=pytest.mark.slow)]
+)
+def test_many_clients(folder: Path, clients: int, seconds: float) -> None:
+    """Every answer is right, and afterwards the process holds what it held before."""
+    with served(folder, idle_seconds=1) as running:
+        hammer(running, folder, clients, 0.0)  # What is imported and cached on first use is no leak.
+        assert until(lambda: running.connections() == 0)
+        open_files, memory = running.open_files(), running.memory()
+        assert hammer(running, folder, clients, seconds) >= 5 * clients
+        assert until(lambda: running.connections() == 0)
+        assert until(lambda: running.open_files() <= open_files)
+        assert running.memory() - memory < 30_000_000
+
+
+def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
+    for name, kept in {
+        HASHED_SCRIPT: True,
+        "models/student-1a2b3c4d5e6f.onnx": True,
+        "a.0123456789ab.mjs": True,
+        "photo-20261120.png": False,
+        "assets/my-pictures.png": False,
+        "sw.js": False,
+        "cafe.js": False,
+    }.items():
+        assert files.asset(name, SCRIPT).immutable is kept, name
+
+
+def test_a_port_that_is_taken_is_told(server: Served) -> None:
+    with pytest.raises(SrkdError, match=f"port {server.port}: it is taken"):
+        claim("127.0.0.1", server.port)
+    with pytest.raises(UsageError, match="no such address"):
+        claim("no.such.host.invalid", 0)
+    with pytest.raises(SrkdError, match="this machine has no such address"):
+        claim("192.0.2.77", 0)

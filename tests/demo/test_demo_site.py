@@ -1,0 +1,251 @@
+"""What the demo offers: models told truly or refused in words, samples, and the same as a folder for a static host."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+import demo.site
+import srkd.demonstration
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from demo.files import read_app
+from demo.models import read_model
+from demo.site import CATALOGUE, built_app, site, write_site
+from srkd.demonstration import Demonstration, demo_files
+from tests.support.demo_process import HASHED_SCRIPT, write_app
+
+SMALL = EDSRSpec(scale=4, width=8, depth=1)
+
+
+def enlarger(
+    path: Path, *, scale: int = 4, kind: int = TensorProto.FLOAT, outside: bool = False, int8: bool = False
+) -> Path:
+    """An ONNX file that enlarges by repeating pixels, as a foreign tool might have made it."""
+    layout = ["n", 3, "h", "w"] if kind == TensorProto.FLOAT else ["n", "h", "w", 3]
+    weights = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    factors = helper.make_tensor("factors", TensorProto.FLOAT, [4], [1.0, 1.0, scale, scale])
+    nodes = [helper.make_node("Resize", ["mixed", "", "factors"], ["out"], mode="nearest")]
+    initializers = [factors]
+    if int8:
+        initializers += [
+            onnx.numpy_helper.from_array(weights.astype(np.int8), "weights8"),
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        ]
+        nodes.insert(0, helper.make_node("DequantizeLinear", ["weights8", "one"], ["weights"]))
+    else:
+        initializers.append(onnx.numpy_helper.from_array(weights, "weights"))
+    nodes.insert(len(nodes) - 1, helper.make_node("Conv", ["image", "weights"], ["mixed"]))
+    if kind != TensorProto.FLOAT:
+        nodes = [helper.make_node("Identity", ["image"], ["out"])]
+    graph = helper.make_graph(
+        nodes,
+        "enlarger",
+        [helper.make_tensor_value_info("image", kind, layout)],
+        [helper.make_tensor_value_info("out", kind, ["n", 3, "H", "W"] if kind == TensorProto.FLOAT else layout)],
+        initializers if kind == TensorProto.FLOAT else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save_model(model, str(path), save_as_external_data=outside, location=f"{path.stem}.data", size_threshold=0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_network(build(SMALL, seed=0), path, metadata={"srkd.recipe": "logits"})
+    return path
+
+
+def test_a_foreign_file_is_told_as_it_is(tmp_path: Path) -> None:
+    path = enlarger(tmp_path / "foreign.onnx", scale=3)
+    model = read_model(path, "foreign", "student")
+    assert (model.role, model.precision, model.scale, model.channels) == ("student", "fp32", 3, 3)
+    assert (model.input, model.output, model.architecture, model.metadata) == ("image", "out", None, {})
+    assert model.receptive_radius is None and model.fixed_size is None
+    assert model.content == path.read_bytes()
+    assert model.address == f"models/foreign-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.onnx"
+
+
+def test_an_int8_file_has_that_role(tmp_path: Path) -> None:
+    model = read_model(enlarger(tmp_path / "small.onnx", int8=True), "small", "student")
+    assert (model.role, model.precision) == ("int8", "int8")
+
+
+def test_what_a_page_cannot_run_is_refused_in_one_line(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "noise.onnx").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "student.param").write_text("7767517")
+    for path, told in {
+        enlarger(tmp_path / "outside.onnx", outside=True): "keeps weights in a file beside it",
+        enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8): "uint8",
+        tmp_path / "noise.onnx": "is not an ONNX file",
+        tmp_path / "student.param": "is no ONNX file, and browsers run only those",
+        tmp_path / "nowhere.onnx": "no such file",
+    }.items():
+        with pytest.raises(SrkdError, match=told) as raised:
+            read_model(path, "x", "student")
+        assert path.name in str(raised.value) or path.stem in str(raised.value)
+
+
+def test_the_name_of_a_file_stays_out_of_addresses(tmp_path: Path) -> None:
+    """Only letters, digits and - are left, so that no address needs an escape or leads elsewhere."""
+    model = read_model(enlarger(tmp_path / "x.onnx"), "../ä b?#%2e/", "student")
+    assert model.address.startswith("models/b-2e-") and ".." not in model.address
+
+
+def test_a_checkpoint_comes_as_onnx_files_beside_its_teacher(checkpoint: Path, tmp_path: Path) -> None:
+    int8 = enlarger(tmp_path / "small.int8.onnx", int8=True)
+    teacher = enlarger(tmp_path / "teacher.onnx")
+    said: list[str] = []
+    shown = Demonstration([checkpoint, int8, int8], teacher).prepare(announce=said.append)
+    students = [model.precision for model in shown if model.role == "student"]
+    assert students[0] == "fp32" and set(students) <= {"fp32", "fp16"}
+    assert [model.name for model in shown][-3:] == ["small.int8", "small.int8-2", "teacher"]
+    assert [model.role for model in shown][-3:] == ["int8", "int8", "teacher"]
+    first = shown[0]
+    assert first.name == "small" and first.metadata["srkd.recipe"] == "logits"
+    assert json.loads(first.metadata["srkd.spec"])["width"] == 8
+    descriptor = build(SMALL).descriptor
+    assert first.receptive_radius == descriptor.receptive_radius and first.scale == 4
+    assert len({model.address for model in shown}) == len(shown)
+
+
+def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(srkd.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
+    monkeypatch.setattr(srkd.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
+    said: list[str] = []
+    shown = Demonstration().prepare(announce=said.append)
+    assert [shown[0].name, shown[-1].name] == ["small", "teacher"]
+    assert said[0] == "no MODEL: showing the embedded student" and "embedded teacher" in said[-1]
+
+
+def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "student.safetensors").write_bytes(checkpoint.read_bytes())
+    teacher = enlarger(tmp_path / "own.onnx")
+    facts = {
+        "teacher": {"path": str(teacher), "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()},
+        "student": {"scale": 4},
+    }
+    (run / "run.json").write_text(json.dumps(facts))
+    shown = Demonstration([run]).prepare()
+    assert (shown[0].name, shown[-1].name, shown[-1].role) == ("run", "own", "teacher")
+    other = enlarger(tmp_path / "other.onnx", scale=2)
+    with pytest.raises(UsageError, match=r"the models differ \(.*x4.*other x2"):
+        Demonstration([teacher, other]).prepare()
+    with pytest.raises(UsageError, match="the models differ"):
+        Demonstration([teacher], other).prepare()
+    said: list[str] = []
+    assert [model.name for model in Demonstration([other]).prepare(announce=said.append)] == ["other"]
+    assert "no teacher beside it" in said[-1]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("site")
+    model = read_model(enlarger(folder / "student.onnx"), "student", "student")
+    return dict(demo_files(read_app(write_app(folder / "app")), [model]))
+
+
+def test_the_catalogue_is_true(files: dict[str, Any]) -> None:
+    catalogue = json.loads(files[CATALOGUE].content)
+    assert catalogue["schema"] == "srkd.demo-models/1"
+    for entry in (*catalogue["models"], *catalogue["samples"]):
+        assert len(files[entry["url"]].content) == entry["bytes"]
+        assert files[entry["url"]].immutable
+    (model,) = catalogue["models"]
+    assert files[model["url"]].sha256 == model["sha256"]
+    for sample in catalogue["samples"]:
+        with Image.open(io.BytesIO(files[sample["url"]].content)) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (sample["width"], sample["height"]))
+            assert len(picture.getcolors(1 << 20) or ()) > 1000
+        assert sample["credit"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def static_host(folder: Path) -> Iterator[str]:
+    """A host that knows nothing of us."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return bytes(answer.read())
+
+
+def test_a_static_host_serves_the_same_under_any_path(files: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "host" / "some" / "path"
+    size = write_site(files, folder)
+    assert size == sum(len(file.content) for file in files.values())
+    with static_host(tmp_path / "host") as host:
+        base = f"{host}/some/path/"
+        assert fetched(base) == files["index.html"].content
+        for address, file in files.items():
+            assert fetched(base + address) == file.content
+        told = json.loads(fetched(base + CATALOGUE))
+        assert hashlib.sha256(fetched(base + told["models"][0]["url"])).hexdigest() == told["models"][0]["sha256"]
+        assert fetched(f"{base}{HASHED_SCRIPT}.br") == files[HASHED_SCRIPT].encoded["br"]
+    headers = (folder / "_headers").read_text()
+    assert "/*\n  Cross-Origin-Opener-Policy: same-origin\n" in headers
+    assert f"/{HASHED_SCRIPT}\n  Cache-Control: public, max-age=31536000, immutable\n" in headers
+    assert "sw.js" not in headers and (folder / ".nojekyll").exists()
+
+
+def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    write_site({**files, "old.txt": files["sw.js"]}, folder)
+    write_site(files, folder)
+    assert not (folder / "old.txt").exists() and (folder / "index.html").exists()
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "mine.png").write_bytes(b"x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    for path in (foreign, tmp_path / "file", tmp_path / "link"):
+        with pytest.raises(SrkdError, match=f"--build {path}"):
+            write_site(files, path)
+    assert [path.name for path in foreign.iterdir()] == ["mine.png"]
+    with pytest.raises(SrkdError, match="cannot write"):
+        write_site({**files, "sw.js/impossible": files["sw.js"]}, folder)
+    assert (folder / "index.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "photos", "site"]
+
+
+def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo.site, "APP", tmp_path / "nowhere")
+    with pytest.raises(SrkdError, match="carries no built demo app: in a checkout, `make demo` builds it"):
+        built_app(None)
+    monkeypatch.setattr(demo.site, "APP", write_app(tmp_path / "dist"))
+    assert "index.html" in built_app(None)
+    assert "index.html" in site(built_app(None), [], [])
+    with pytest.raises(SrkdError, match="holds no built app"):
+        built_app(tmp_path)

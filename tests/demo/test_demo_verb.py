@@ -1,0 +1,341 @@
+"""`srkd demo` as a user runs it: what it says of each address, TLS, how it ends, and mistakes in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
+pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn")
+pytest.importorskip("segno", reason="the extra demo is not installed: segno")
+
+import demo.addresses
+from compressor.base.errors import SrkdError
+from demo.addresses import addresses, for_a_phone
+from demo.certificate import Certificate, read_certificate
+from demo.serving import claim, qr_code
+from srkd.cli import run
+from tests.demo.test_demo_site import enlarger
+from tests.support.commands import ROOT, python
+from tests.support.demo_process import served, write_app
+
+PAIR = ("student.onnx", "--teacher", "teacher.onnx")
+SECURE = {"several threads", "WebGPU", "camera stream", "offline use", "install"}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk")
+    write_app(folder / "app", large=20_000_000)
+    enlarger(folder / "student.onnx")
+    enlarger(folder / "teacher.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    return self_made(folder, "ours", "DNS:localhost,DNS:demo.example,DNS:*.lan.example,IP:127.0.0.1,IP:192.0.2.9")
+
+
+def self_made(folder: Path, stem: str, names: str, days: int = 2) -> tuple[Path, Path]:
+    """A certificate as a user makes one."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, made = folder / f"{stem}.key", folder / f"{stem}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(made), "-days", str(days), "-subj", "/CN=demo"]
+    subprocess.run([*command, "-addext", f"subjectAltName={names}"], check=True, capture_output=True)
+    return made, key
+
+
+@contextlib.contextmanager
+def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process that hears Ctrl-C, also where the tests themselves run in a shell's background."""
+    program = (
+        "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from srkd.cli import main\nmain(sys.argv[1:])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "demo", "--port", "0", "--app", "app", *map(str, arguments)],
+        cwd=desk,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines_until(process: subprocess.Popen[str], last: str) -> str:
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.rstrip("\n") == last:
+            break
+    return "".join(said)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def test_it_serves_until_ctrl_c(desk: Path) -> None:
+    with running(desk, *PAIR, "--json") as process:
+        told = json.loads(lines_until(process, "}"))
+        assert told["schema"] == "srkd.demo/1" and "cpu" in told["machine"]
+        assert [(model["name"], model["role"]) for model in told["models"]] == [
+            ("student", "student"),
+            ("teacher", "teacher"),
+        ]
+        urls = [address["url"] for address in told["addresses"]]
+        port = int(urls[0].rsplit(":", 1)[1].strip("/"))
+        assert urls == [f"http://localhost:{port}/", f"http://127.0.0.1:{port}/"]
+        assert all(address["refuses"] == [] and address["this_machine_only"] for address in told["addresses"])
+        for url in urls:
+            with urllib.request.urlopen(f"{url}{told['models'][0]['url']}", timeout=20) as answer:
+                assert answer.read() == (desk / "student.onnx").read_bytes()
+        # One that is kept open and one that does not read its answer do not hold the end up.
+        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as stalled:
+            stalled.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
+            stalled.recv(1)
+            began = time.monotonic()
+            code, err = ended(process)
+            assert time.monotonic() - began < 29  # A reader that stalls is dropped after 30 s anyway.
+        assert (code, err.splitlines()[-1]) == (130, "srkd: interrupted")
+        assert "Traceback" not in err
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_it_says_in_words_what_each_address_allows(desk: Path) -> None:
+    with running(desk, *PAIR, "--host", "0.0.0.0") as process:
+        said = lines_until(process, "Ctrl-C ends it.")
+        assert ended(process)[0] == 130
+    assert "(this machine only)" in said and "student" in said
+    if "every device that reaches this machine" in said:  # A machine without a network has no such address.
+        assert "browsers refuse: several threads, WebGPU, camera stream, offline use, install" in said
+        assert "█" in said and "adb reverse tcp:" in said and "--tls-cert CERT --tls-key KEY" in said
+        assert "srkd demo --build DIR" in said
+
+
+def test_https_end_to_end(desk: Path, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    with running(desk, *PAIR, "--json", "--tls-cert", cert, "--tls-key", key) as process:
+        told = json.loads(lines_until(process, "}"))
+        url = told["addresses"][0]["url"]
+        assert url.startswith("https://localhost:") and told["addresses"][0]["refuses"] == []
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with urllib.request.urlopen(url, timeout=20, context=trusting) as answer:
+            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert ended(process)[0] == 130
+
+
+def test_a_tls_port_survives_plain_http_and_silence(desk: Path, certificate: tuple[Path, Path]) -> None:
+    with served(desk / "app", certificate, request_seconds=1.0, idle_seconds=1) as server:
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
+            plain.settimeout(20)
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert b"200" not in plain.recv(1000)
+        answer = server.ask("/ort.wasm")
+        assert (answer.status, len(answer.body)) == (200, (desk / "app" / "ort.wasm").stat().st_size)
+        end = time.monotonic() + 15
+        while server.connections() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert server.connections() == 0
+        for connection in silent:
+            connection.close()
+
+
+def found(host: str, certificate: Certificate | None = None) -> dict[str, demo.addresses.Address]:
+    sockets = claim(host, 0)
+    port = sockets[0].getsockname()[1]
+    try:
+        return {address.url.replace(str(port), "PORT"): address for address in addresses(sockets, certificate)}
+    finally:
+        for opened in sockets:
+            opened.close()
+
+
+@pytest.fixture
+def two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo.addresses, "machine_addresses", lambda version: ["192.0.2.9", "198.51.100.4"])
+
+
+@pytest.mark.usefixtures("two_networks")
+def test_plain_http_is_whole_on_this_machine_only() -> None:
+    on_all = found("0.0.0.0")
+    assert list(on_all) == ["http://localhost:PORT/", "http://192.0.2.9:PORT/", "http://198.51.100.4:PORT/"]
+    own, other, _ = on_all.values()
+    assert own.secure and own.this_machine_only and set(own.allows) >= SECURE and own.refuses == ()
+    assert not other.secure and not other.this_machine_only and set(other.refuses) == SECURE
+    assert not set(other.allows) & SECURE and "plain http" in other.why
+    phone = for_a_phone(list(on_all.values()))
+    assert phone is other
+    assert list(found("127.0.0.1")) == ["http://localhost:PORT/", "http://127.0.0.1:PORT/"]
+    assert for_a_phone(list(found("127.0.0.1").values())) is None
+
+
+@pytest.mark.usefixtures("two_networks")
+def test_https_is_whole_where_the_certificate_holds(certificate: tuple[Path, Path]) -> None:
+    read = read_certificate(*certificate)
+    assert read.flaw is None and {"localhost", "demo.example", "*.lan.example", "127.0.0.1"} <= set(read.names)
+    assert read.covers("phone.lan.example") and not read.covers("a.b.lan.example") and not read.covers("lan.example")
+    told = found("0.0.0.0", read)
+    assert set(told) == {f"https://{host}:PORT/" for host in ("localhost", "demo.example", "192.0.2.9", "198.51.100.4")}
+    for host in ("localhost", "demo.example", "192.0.2.9"):
+        assert told[f"https://{host}:PORT/"].refuses == ()
+    other = told["https://198.51.100.4:PORT/"]
+    assert set(other.refuses) == {"offline use", "install"} and "the certificate is for other names" in other.why
+    phone = for_a_phone(list(told.values()))
+    assert phone is not None and phone.refuses == ()
+
+
+def test_mistakes_with_certificates_are_one_line(desk: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    _, other_key = self_made(tmp_path, "other", "DNS:localhost")
+    (tmp_path / "noise.pem").write_text("no certificate")
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "pkey", "-in", str(key), "-aes128", "-passout", "pass:x", "-out", str(locked)]
+    subprocess.run(command, check=True, capture_output=True)
+    for pair, told in {
+        (cert, other_key): "KEY_VALUES_MISMATCH",
+        (tmp_path / "noise.pem", key): "are not a PEM certificate and its key",
+        (cert, tmp_path / "nowhere.key"): "no such file",
+        (cert, locked): "the key has a password",
+    }.items():
+        with pytest.raises(SrkdError, match=told):
+            read_certificate(*pair)
+
+
+def test_an_expired_certificate_is_told(tmp_path: Path) -> None:
+    _, key = self_made(tmp_path, "expired", "DNS:localhost")
+    settings = (
+        "[ca]\ndefault_ca=us\n[us]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\n"
+        "policy=any\nx509_extensions=names\n[any]\ncommonName=supplied\n[names]\nsubjectAltName=DNS:localhost\n"
+    )
+    (tmp_path / "ca.cnf").write_text(settings)
+    (tmp_path / "index").touch()
+    (tmp_path / "serial").write_text("01\n")
+    request = ["openssl", "req", "-new", "-key", key.name, "-subj", "/CN=demo", "-out", "request.pem"]
+    sign = ["openssl", "ca", "-batch", "-selfsign", "-config", "ca.cnf", "-keyfile", key.name, "-in", "request.pem"]
+    sign += ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-out", "late.pem", "-notext"]
+    for command in (request, sign):
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    read = read_certificate(tmp_path / "late.pem", key)
+    assert read.flaw == "certificate has expired"
+    first = next(iter(found("127.0.0.1", read).values()))
+    assert set(first.refuses) == {"offline use", "install"} and "certificate has expired" in first.why
+
+
+def test_the_qr_code_reads_as_the_address() -> None:
+    url = "http://192.0.2.9:8000/"
+    drawn = qr_code(url, "utf-8")
+    import segno
+
+    matrix = [list(row) for row in segno.make(url, error="l", micro=False).matrix_iter(border=2)]
+    dark = {" ": (1, 1), "▀": (0, 1), "▄": (1, 0), "█": (0, 0)}
+    rows: list[list[int]] = []
+    for line in drawn.splitlines():
+        cells = [dark[character] for character in line]
+        rows += [[top for top, _ in cells], [bottom for _, bottom in cells]]
+    assert rows[: len(matrix)] == matrix
+    assert qr_code(url, "ascii") == "" and qr_code(url, None) == ""
+
+
+def blocked(modules: Sequence[str]) -> str:
+    """A program that runs srkd where some modules are not installed."""
+    return (
+        "import importlib.util as u, sys\nfind = u.find_spec\n"
+        f"u.find_spec = lambda name, *rest: None if name.split('.')[0] in {list(modules)} else find(name, *rest)\n"
+        "class Blocked:\n    def find_spec(self, name, *rest):\n"
+        f"        if name.split('.')[0] in {list(modules)}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\nfrom srkd.cli import main\nmain(sys.argv[1:])\n"
+    )
+
+
+def test_without_the_extra_there_is_one_line_and_building_still_works(desk: Path, tmp_path: Path) -> None:
+    program = blocked(["starlette", "uvicorn", "segno"])
+    outcome = python("-c", program, "demo", *PAIR, "--app", "app", cwd=desk)
+    assert outcome.code == 1
+    assert outcome.err == "srkd: starlette, uvicorn, segno is not installed: pip install 'srkd[demo]'\n"
+    built = python("-c", program, "demo", *PAIR, "--app", "app", "--build", tmp_path / "site", cwd=desk)
+    assert built.code == 0, built.err
+    assert (tmp_path / "site" / "api" / "models.json").is_file()
+
+
+def test_building_tells_what_was_written(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    folder = tmp_path / "site"
+    assert run(["demo", *PAIR, "--app", "app", "--build", str(folder), "--json"]) == 0
+    told: dict[str, Any] = json.loads(capfd.readouterr().out)
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert told["folder"] == str(folder) and told["bytes"] > 20_000_000
+    assert {path.name for path in written} >= {"index.html", "models.json", "_headers", ".nojekyll"}
+    assert told["models"] == json.loads((folder / "api" / "models.json").read_text())["models"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["nowhere.onnx"], 1, "nowhere.onnx: no such file or folder"),
+        (["student.onnx", "--app", "."], 1, "holds no built app"),
+        (["student.onnx", "--host", "192.0.2.77"], 1, "this machine has no such address"),
+        (["student.onnx", "--port", "70000"], 2, "70000"),
+        (["student.onnx", "--tls-cert", "cert.pem"], 2, "--tls-cert and --tls-key belong together"),
+        (["student.onnx", "--build", "app"], 1, "--build"),
+    ],
+)
+def test_mistakes_are_one_line(
+    desk: Path,
+    arguments: list[str],
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(desk)
+    assert run(["demo", "--app", "app", *arguments]) == code
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert (said.out, len(lines)) == ("", 1), said.err
+    assert line in lines[0] and lines[0].startswith("srkd: ")
+
+
+@pytest.mark.slow
+def test_the_embedded_pair_is_exported_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_app(tmp_path / "app")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    with running(tmp_path, "--json") as process:
+        told = json.loads(lines_until(process, "}"))
+        assert [model["role"] for model in told["models"]] == ["student", "student", "teacher"]
+        assert [model["precision"] for model in told["models"]] == ["fp32", "fp16", "fp32"]
+        assert ended(process)[0] == 130
+    assert list((tmp_path / "temporary").glob("srkd-demo-*")) == []

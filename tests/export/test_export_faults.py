@@ -1,0 +1,148 @@
+"""No room, no permission, foreign and broken files: one line each, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import pytest
+
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+from export.onnx_graph import Graph, graph_of
+from tests.support.commands import ROOT, python
+
+SPEC = EDSRSpec(width=8, depth=1, scale=2)
+NOBODY = 65534
+PRELOADED = (
+    "srkd.api, srkd.cli, srkd.commands.export, srkd.commands.upscale, compressor.teachers.teacher, rich.progress"
+)
+"""Somebody else may not read this Python's own files either."""
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return graph_of(build(SPEC, seed=0), None, 18)
+
+
+@pytest.fixture
+def network(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Its graph is traced once for all tests; what is tested here comes after."""
+    monkeypatch.setattr("export.to_onnx.graph_of", lambda *_: Graph(_copied(graph.model), 0, False))
+    return build(SPEC, seed=0)
+
+
+def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """A disk on which no file grows beyond `size` bytes; Python ignores the signal that comes with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refused(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), ["onnx"], folder, choices=choices).files
+    assert file.verdict == "failed" and file.path is None and "\n" not in str(file.reason)
+    return file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+@pytest.mark.parametrize("second_file", [False, True], ids=["one file", "weights in a second file"])
+def test_no_room(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_file: bool) -> None:
+    if second_file:
+        monkeypatch.setattr("export.to_onnx.LARGEST_BYTES", 0)
+    (tmp_path / "small.onnx").write_bytes(b"older")
+    with no_more_than(3000):
+        file = refused(network, tmp_path)
+    assert "cannot write" in str(file.reason) and "small.onnx" in str(file.reason)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.onnx": b"older"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which nobody can write, not even root")
+def test_a_folder_in_which_nothing_can_be_written(network: Network) -> None:
+    assert "cannot write /proc/exported" in str(refused(network, Path("/proc/exported")).reason)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    save_network(build(SPEC, seed=0), closed / "small.safetensors")
+    (closed / "small.onnx").write_bytes(b"")
+    tmp_path.chmod(0o755)
+    for arguments in (
+        ["export", f"{closed}/small.safetensors", "--onnx"],
+        ["upscale", f"{closed}/small.onnx", f"{closed}/photo.png"],
+    ):
+        program = f"import os, {PRELOADED}; os.seteuid({NOBODY}); raise SystemExit(srkd.cli.run({arguments!r}))"
+        told = python("-c", program)
+        assert told.code == 1 and len(told.err.strip().splitlines()) == 1 and "Traceback" not in told.err
+        assert "ermission denied" in told.err
+    assert {path.name for path in closed.iterdir()} == {"small.safetensors", "small.onnx"}
+
+
+def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: Graph) -> None:
+    """Sequences, text and a graph that ends nowhere, all of them whole ONNX files."""
+    head, image = '<ir_version: 8, opset_import: ["" : 18]> g', "[n, 3, h, w]"
+    text = onnx.parser.parse_model(f"{head} (string{image} x) => (string{image} y) {{ y = Identity(x) }}")
+    two = onnx.parser.parse_model(
+        f"{head} (float{image} x) => (float{image} y, float{image} z) {{ y = Relu(x) z = Neg(x) }}"
+    )
+    loose = _copied(graph.model)
+    del loose.graph.node[5]
+    newer = _copied(graph.model)
+    newer.opset_import[0].version = 999
+    foreign = _copied(graph.model)
+    foreign.graph.node[2].domain = "com.example"
+    cases = {"text": text, "two": two, "loose": loose, "newer": newer, "foreign": foreign}
+    for name, model in cases.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(SrkdError) as caught:
+            open_model(path)
+        assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    save_network(build(SPEC, seed=0), tmp_path / "small.safetensors")
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srkd", "export", str(tmp_path / "small.safetensors"), "-o", str(out), "--fp16"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out.is_dir() and any(out.iterdir())):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "Traceback" not in err
+    assert list(out.iterdir()) == []

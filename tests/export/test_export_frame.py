@@ -1,0 +1,309 @@
+"""What all formats share: choices, companions, sidecars, files of one size, the table behind help and doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import onnx
+import pytest
+import torch
+
+import export.formats
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_files
+from compressor.inference.open import RUNTIMES, open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.inference.tiling import fixed_spans
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.metadata import read_sidecar, sidecar_path
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from export import to_onnx
+from export.conversion import CannotConvert, Choices, Conversion
+from export.exporting import FileReport, Verdict, export_model
+from export.formats import FORMATS
+from export.metadata import Source
+from export.verify import proof_inputs
+from srkd.cli import cli
+from srkd.doctor import diagnose
+
+SPEC = EDSRSpec(width=8, depth=1, scale=2)
+SOURCE = Source("small")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(SPEC, seed=0)
+
+
+def new_format(monkeypatch: pytest.MonkeyPatch, convert: object, **changes: object) -> None:
+    """A row called `new`, whose converter is `convert`."""
+    module = types.ModuleType("to_new")
+    module.convert, module.open_runtime = convert, to_onnx.open_runtime  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "to_new", module)
+    row = dataclasses.replace(FORMATS["onnx"], name="new", module="to_new", title="New, of its kind", **changes)  # type: ignore[arg-type]
+    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "new": row})
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["new"], folder, choices=choices).files
+    return file
+
+
+def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_path: Path) -> None:
+    report = export_model(network, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(40, 24)))
+    (file,) = report.files
+    assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.onnx", file.reason
+    assert not any("x" in name for name in report.compared_on) and len(report.compared_on) >= 4
+    shape = onnx.load_model(str(file.path)).graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in shape] == [1, 3, 24, 40]
+    runtime = open_model(file.path)
+    assert runtime.descriptor == dataclasses.replace(network.descriptor, fixed_size=(40, 24))
+    lr = torch.rand(2, 3, 50, 90)
+    tiled = super_resolve(runtime, lr)
+    radius = network.descriptor.receptive_radius
+    assert radius is not None and radius <= 24 // 4 and tiled.seam is None and tiled.tile == 40
+    with torch.no_grad():
+        torch.testing.assert_close(tiled.sr, network(lr), atol=1e-5, rtol=0)
+        small = super_resolve(runtime, lr[:, :, :9, :17]).sr
+        # What the network does not see beyond the picture is exact; its border is continued, not padded with zeros.
+        torch.testing.assert_close(
+            small[..., : (9 - radius) * 2, : (17 - radius) * 2],
+            network(lr[:, :, :9, :17])[..., : (9 - radius) * 2, : (17 - radius) * 2],
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+def test_windows_too_small_for_the_network_tell_their_seam(network: Network, tmp_path: Path) -> None:
+    deep = build(dataclasses.replace(SPEC, depth=6), seed=0)
+    (file,) = export_model(deep, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(16, 16))).files
+    assert file.path is not None
+    tiled = super_resolve(open_model(file.path), torch.rand(1, 3, 30, 30))
+    assert tiled.seam is not None and tiled.seam > 0
+    (wide,) = export_model(network, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(32, 16))).files
+    assert wide.path is not None
+    with pytest.raises(UsageError, match="small-32x16 takes images of 32x16 only: the self-ensemble"):
+        super_resolve(open_model(wide.path), torch.rand(1, 3, 20, 20), self_ensemble=True)
+
+
+@pytest.mark.parametrize(("size", "length", "margin"), [(100, 40, 9), (41, 40, 9), (200, 16, 30), (40, 40, 9)])
+def test_fixed_windows_cover_an_axis(size: int, length: int, margin: int) -> None:
+    spans = fixed_spans(size, length, margin)
+    assert [spans[0].start, *(span.stop for span in spans)] == [*(span.start for span in spans), size]
+    for span in spans:
+        assert span.length == length and span.begin >= 0 and span.begin + length <= size
+        reach = min(margin, length // 4)
+        assert span.start - span.begin >= min(reach, span.start)
+        assert span.begin + length - span.stop >= min(reach, size - span.stop)
+
+
+def test_the_inputs_of_a_fixed_size_all_have_it(network: Network) -> None:
+    inputs = proof_inputs(dataclasses.replace(network.descriptor, fixed_size=(300, 20)))
+    assert {tuple(given.lr.shape) for given in inputs} == {(1, 3, 20, 300)}
+    assert all(given.lr.std() > 0.02 for given in inputs if given.photo or given.name == "noise")
+
+
+def with_companions(job: Conversion) -> Mapping[str, object]:
+    facts = to_onnx.convert(job)
+    job.path.with_suffix(".bin").write_bytes(b"weights")
+    (job.path.parent / "extra").mkdir()
+    (job.path.parent / "extra" / "deep.txt").write_text("1")
+    return facts
+
+
+def test_companions_and_sidecar_arrive_with_the_file(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_format(monkeypatch, with_companions, sidecar=True)
+    (tmp_path / "small.bin").write_bytes(b"older")
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "old.txt").write_text("0")
+    file = exported(network, tmp_path)
+    assert file.verdict == "passed" and file.path is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.bin", "small.onnx.json", "extra"}
+    assert (tmp_path / "small.bin").read_bytes() == b"weights"
+    assert [path.name for path in (tmp_path / "extra").iterdir()] == ["deep.txt"]
+    assert file.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    sidecar = read_sidecar(file.path)
+    assert sidecar.spec == SPEC and sidecar.descriptor == network.descriptor and sidecar.lr_size is None
+    assert (sidecar.format, sidecar.precision, sidecar.io) == ("new", "fp32", "float")
+    assert sidecar.facts["opset"] == 18 and sidecar.metadata["srkd.scale"] == "2"
+
+
+@pytest.mark.parametrize("when", ["convert", "prove"])
+def test_nothing_is_half_written(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    def fails(job: Conversion) -> Mapping[str, object]:
+        with_companions(job)
+        if when == "convert":
+            raise SrkdError(f"{job.path} went wrong")
+        job.path.write_bytes(b"no graph")
+        return {}
+
+    new_format(monkeypatch, fails, sidecar=True)
+    (tmp_path / "small.bin").write_bytes(b"older")
+    file = exported(network, tmp_path)
+    assert file.verdict == "failed" and str(tmp_path / "small.onnx") in str(file.reason), file.reason
+    assert "\n" not in str(file.reason)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.bin": b"older"}
+
+
+def test_what_cannot_be_converted_is_unavailable_and_not_failed(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(job: Conversion) -> Mapping[str, object]:
+        raise CannotConvert("windows are not to be had in this format")
+
+    new_format(monkeypatch, refuses)
+    report = export_model(network, SOURCE, ["new"], tmp_path)
+    assert not report.ok and report.failed == () and report.files[0].verdict == "unavailable"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_choice_that_a_format_has_not_is_refused(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_format(monkeypatch, to_onnx.convert, choices=())
+    assert exported(network, tmp_path, Choices(lr_size=(64, 48))).reason == "New has no --static 64x48"
+    assert exported(network, tmp_path, Choices(io="uint8")).reason == "New has no --io uint8"
+
+
+def test_a_default_size_is_used_and_named(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_format(monkeypatch, to_onnx.convert, choices=(), default_lr_size=(32, 32))
+    file = exported(network, tmp_path)
+    assert file.verdict == "passed" and file.path is not None and file.path.name == "small-32x32.onnx"
+    assert OnnxRuntime(file.path).descriptor.fixed_size == (32, 32)
+
+
+def test_a_file_of_another_system_is_written_and_called_unproved(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = dataclasses.replace(RUNTIMES["onnxruntime"], obstacle=lambda: "such files run on amigas only")
+    monkeypatch.setattr(export.formats, "RUNTIMES", {**RUNTIMES, "onnxruntime": kind})
+    new_format(monkeypatch, to_onnx.convert)
+    report = export_model(network, SOURCE, ["new"], tmp_path)
+    (file,) = report.files
+    assert report.ok and file.verdict == "unproved" and file.parity is None and file.path is not None
+    assert file.reason == "such files run on amigas only, so the file is not compared with the network"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda told: {**told, "schema": "other/1"}, "its schema is 'other/1'"),
+        (lambda told: {**told, "lr_size": "0x4"}, "lr_size '0x4' is no size"),
+        (lambda told: {key: value for key, value in told.items() if key != "metadata"}, "no 'metadata'"),
+        (lambda told: {**told, "metadata": {"srkd.spec": "{"}}, "cannot be used"),
+        (lambda told: {**told, "metadata": {"srkd.spec": '{"arch": "edsr", "width": -1}'}}, "cannot be used"),
+        (lambda told: [], "cannot be used"),
+    ],
+)
+def test_a_sidecar_that_says_nonsense(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object, told: str
+) -> None:
+    new_format(monkeypatch, to_onnx.convert, sidecar=True)
+    path = exported(network, tmp_path).path
+    assert path is not None
+    said = json.loads(sidecar_path(path).read_text())
+    sidecar_path(path).write_text(json.dumps(change(said)))  # type: ignore[operator]
+    with pytest.raises(SrkdError) as caught:
+        read_sidecar(path)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    sidecar_path(path).unlink()
+    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it; export it again"):
+        read_sidecar(path)
+
+
+def test_files_moved_together_keep_what_was_there_when_one_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "main").write_text("older")
+    with pytest.raises(SrkdError, match="cannot write"), atomic_files(tmp_path / "main") as path:
+        path.write_text("newer")
+        raise OSError(28, os.strerror(28))
+    assert {item.name: item.read_text() for item in tmp_path.iterdir()} == {"main": "older"}
+
+
+@pytest.mark.parametrize("name", ["small.bin", "SMALL/../small.bin"])
+def test_the_model_is_never_written_over(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A checkpoint is known by its content, so it can be called as a companion of its own export is."""
+    (tmp_path / "SMALL").mkdir()
+    save_network(network, tmp_path / "small.safetensors")
+    (tmp_path / "small.safetensors").rename(tmp_path / "small.bin")
+    before = (tmp_path / "small.bin").read_bytes()
+    new_format(monkeypatch, with_companions)
+    (file,) = srkd.export(tmp_path / name, formats=["new"]).files
+    assert file.verdict == "failed" and "small.bin would be written over the model itself" in str(file.reason)
+    assert (tmp_path / "small.bin").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"small.bin", "SMALL"}
+
+
+def test_formats_do_not_write_over_each_other(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_format(monkeypatch, with_companions)
+    rows = export.formats.FORMATS
+    other = dataclasses.replace(rows["new"], name="other", suffix=".other.onnx")
+    monkeypatch.setattr(export.formats, "FORMATS", {**rows, "other": other})
+    first, second = export_model(network, SOURCE, ["new", "other"], tmp_path).files
+    assert first.verdict == "passed" and second.verdict == "failed"
+    assert "extra would be written over that of --new" in str(second.reason)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.bin", "extra"}
+
+
+def test_docs_and_help_know_every_format() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    command = cli.get_command(None, "export")  # type: ignore[arg-type]
+    assert command is not None
+    helped = {option: getattr(given, "help", "") for given in command.params for option in given.opts}
+    for row in FORMATS.values():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `--{row.name}` |"))
+        assert f"`{row.suffix}`" in line
+        for told in (line, helped[f"--{row.name}"]):
+            assert ("not run by us" in told) == (not row.tried)
+    for verdict in get_args(Verdict):
+        assert f"| {verdict} |" in page
+
+
+def test_doctor_tells_an_obstacle_before_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    hindered = dataclasses.replace(RUNTIMES["ncnn"], obstacle=lambda: "no such device here")
+    monkeypatch.setattr("srkd.doctor.RUNTIMES", {**RUNTIMES, "ncnn": hindered})
+    found = {piece.name: piece for piece in diagnose().runtimes}["ncnn"]
+    assert (found.ready, found.command, found.remark) == (False, None, "no such device here")
+
+
+def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
+    monkeypatch.setattr("srkd.doctor.FORMATS", {**FORMATS, "new": row})
+    diagnosis = diagnose()
+    pieces = {piece.name: piece for piece in diagnosis.formats}
+    assert diagnosis.ok and pieces["onnx"].ready and pieces["onnx"].command is None
+    assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
+    assert pieces["new"].command == "pip install 'srkd[ncnn]'"
+    assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+
+
+def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(job: Conversion) -> Mapping[str, object]:
+        torch.empty(1 << 50)
+        raise AssertionError("this machine has a petabyte")
+
+    new_format(monkeypatch, too_large)
+    new, plain = export_model(network, SOURCE, ["new", "onnx"], tmp_path).files
+    assert (new.verdict, new.path, plain.verdict) == ("failed", None, "passed")
+    assert new.reason == "its images do not fit into memory: name a smaller size"
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx"}
+    huge = export_model(network, SOURCE, ["onnx"], tmp_path / "huge", choices=Choices(lr_size=(999_999, 999_999)))
+    assert [file.verdict for file in huge.files] == ["failed"] and huge.compared_on == ()

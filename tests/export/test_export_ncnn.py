@@ -1,0 +1,273 @@
+"""ncnn files do what the network does, at any size, and one that is damaged is told before ncnn reads it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.metadata import read_sidecar, sidecar_path
+from compressor.runtimes.ncnn_runtime import checksum
+from export import ncnn_trial, to_ncnn
+from export.conversion import Choices
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+from export.verify import proof_inputs
+from tests.support.commands import srkd
+
+ncnn = pytest.importorskip("ncnn")
+pytest.importorskip("pnnx")
+pytestmark = pytest.mark.extras
+
+SPECS: tuple[Spec, ...] = (
+    EDSRSpec(width=8, depth=2, scale=4),
+    EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
+    RCANSpec(width=8, groups=2, depth=1, hidden=2, scale=2),
+    CompactSpec(width=8, depth=2, scale=4),
+    CompactSpec(width=8, depth=1, scale=3, channels=1),
+    CARNSpec(width=8, scale=4),
+    CARNMSpec(width=8, scale=3),
+)
+
+
+def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), ["ncnn"], folder, choices=choices).files
+    return file
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.path is not None, file.reason
+    return file.path
+
+
+@pytest.fixture
+def copy_of(good: Path, tmp_path: Path) -> Path:
+    for file in good.parent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path / good.name
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-x{spec.scale}")
+def test_a_file_does_what_the_network_does(spec: Spec, tmp_path: Path) -> None:
+    network = build(spec, seed=0)
+    file = exported(network, tmp_path)
+    assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
+    assert file.parity.max_abs < 2e-5
+    assert {path.name for path in tmp_path.iterdir()} == {"small.param", "small.bin", "small.param.json"}
+    assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    layers = [line.split() for line in file.path.read_text().splitlines()[2:]]
+    assert layers[0][:5] == ["Input", "data", "0", "1", "data"]
+    assert [line[3 + int(line[2]) + int(line[3])] for line in layers].count("output") == 1
+    runtime = open_model(file.path)
+    assert runtime.descriptor == network.descriptor and runtime.spec == spec
+    assert (runtime.name, runtime.precision, runtime.device) == ("ncnn", "fp32", "cpu")
+    assert runtime.metadata["srkd.scale"] == str(spec.scale)
+
+
+def test_a_file_of_one_size_says_so(network: Network, tmp_path: Path) -> None:
+    file = exported(network, tmp_path, Choices(lr_size=(40, 24)))
+    assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.param", file.reason
+    assert open_model(file.path).descriptor == replace(network.descriptor, fixed_size=(40, 24))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect", padding="testscript"),
+    ],
+    ids=lambda spec: spec.padding,
+)
+def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
+    network = build(spec, seed=0)
+    file = exported(network, tmp_path, Choices(lr_size=(22, 17)))
+    assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
+    assert file.parity.max_abs < 2e-5
+    runtime = open_model(file.path)
+    assert runtime.descriptor == replace(network.descriptor, fixed_size=(22, 17))
+    with pytest.raises(UsageError, match="takes images of 22x17"):
+        runtime.run(torch.rand(1, 3, 17, 16))
+
+
+def test_window_attention_without_a_size_says_what_to_do(tmp_path: Path) -> None:
+    network = build(SwinIRSpec(width=8, depths=(1,), heads=(2,), window=4, scale=2), seed=0)
+    file = exported(network, tmp_path)
+    assert file.verdict == "unavailable" and "at one size only, because of its windows: --static 64x64" in str(
+        file.reason
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp32_stays_fp32(network: Network, good: Path) -> None:
+    """ncnn left alone computes in 16 bit where the processor can; a thousandth of the range would show it."""
+    large = next(given.lr for given in proof_inputs(network.descriptor) if given.photo)
+    runtime = open_model(good, threads=1)
+    with torch.no_grad():
+        assert (runtime.run(large) - network(large)).abs().max() < 5e-6
+    options = runtime._net.opt  # type: ignore[attr-defined]
+    assert not any(getattr(options, name) for name in dir(options) if "fp16" in name or "bf16" in name)
+    assert options.num_threads == 1
+
+
+def test_a_batch_is_its_images(good: Path) -> None:
+    runtime = open_model(good)
+    batch = torch.rand(3, 3, 9, 14)
+    torch.testing.assert_close(runtime.run(batch), torch.cat([runtime.run(image[None]) for image in batch]))
+
+
+def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> None:
+    """As the common upscalers do: blobs called data and output, pixels of 0..255 divided by 255."""
+    net = ncnn.Net()
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    assert net.load_param(str(good)) == 0 and net.load_model(str(good.with_suffix(".bin"))) == 0
+    pixels = torch.randint(0, 256, (12, 10, 3), dtype=torch.uint8)
+    given = ncnn.Mat.from_pixels(pixels.numpy(), ncnn.Mat.PixelType.PIXEL_RGB, 10, 12)
+    given.substract_mean_normalize([], [1 / 255] * 3)
+    extractor = net.create_extractor()
+    extractor.input("data", given)
+    failed, out = extractor.extract("output")
+    assert failed == 0
+    with torch.no_grad():
+        wanted = network(pixels.permute(2, 0, 1)[None] / 255.0)[0]
+    torch.testing.assert_close(torch.tensor(out.numpy()), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("damage", ["weights", "short", "layers", "gone", "foreign", "sidecar"])
+def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
+    weights = copy_of.with_suffix(".bin")
+    told = {
+        "weights": "damaged or not of one export",
+        "short": "damaged or not of one export",
+        "layers": "damaged or not of one export",
+        "gone": "its weights, small.bin, are not beside it",
+        "foreign": "is not a network that this ncnn can open",
+        "sidecar": "small.param.json is not beside it; export it again",
+    }[damage]
+    content = weights.read_bytes()
+    if damage == "weights":
+        weights.write_bytes(content[:500] + bytes([content[500] ^ 64]) + content[501:])
+    elif damage == "short":
+        weights.write_bytes(content[: len(content) // 2])
+    elif damage == "layers":
+        copy_of.write_text(copy_of.read_text().replace("0=8 ", "0=9 ", 1))
+    elif damage == "gone":
+        weights.unlink()
+    elif damage == "sidecar":
+        sidecar_path(copy_of).unlink()
+    else:
+        before = checksum(copy_of)
+        copy_of.write_text("7767517\n1 1\nNoSuchLayer a 0 1 data\n")
+        text = sidecar_path(copy_of).read_text()
+        sidecar_path(copy_of).write_text(text.replace(before, checksum(copy_of)))
+    with pytest.raises(SrkdError) as caught:
+        open_model(copy_of)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_ncnn_is_not_asked_for(good: Path) -> None:
+    for options, told in (
+        ({"device": "cuda"}, "ncnn runs on cpu here"),
+        ({"precision": "fp16"}, "holds fp32, not fp16"),
+        ({"scale": 3}, "is for scale 2, not 3"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            open_model(good, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"shape \(N, 3, H, W\)"):
+        open_model(good).run(torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("kill -SEGV $$", "pnnx cannot convert edsr: exit code -11"),
+        ("echo starting; echo 'what():  too long' >&2; exit 3", "pnnx cannot convert edsr: too long"),
+        ("exit 0", "pnnx cannot convert edsr"),
+        (
+            "printf '7767517\\n1 1\\nTensor.reshape a 0 1 in0\\n' > made.param; touch made.bin",
+            "no ncnn layer for Tensor",
+        ),
+    ],
+)
+def test_a_pnnx_that_fails_is_one_line(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    fake = tmp_path / "pnnx"
+    fake.write_text(f"#!/bin/bash\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
+    file = exported(network, tmp_path / "out")
+    assert file.verdict == "unavailable" and told in str(file.reason) and "\n" not in str(file.reason)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "pnnx"
+    fake.write_text("#!/bin/bash\nexec sleep 60\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
+    monkeypatch.setattr(to_ncnn, "LONGEST_SECONDS", 1)
+    file = exported(network, tmp_path / "out")
+    assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"
+
+
+def test_a_crash_of_ncnn_is_one_line(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ncnn_trial.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
+    with pytest.raises(SrkdError, match=r"ncnn does not run it: it fails on \[3, 8, 9\]"):
+        ncnn_trial.try_run(copy_of, ("data", "nothing"), [(3, 8, 9)])
+    killed = subprocess.CompletedProcess([], -11, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **how: killed)
+    with pytest.raises(SrkdError, match=r"ncnn crashes on it \(signal 11\)"):
+        ncnn_trial.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
+
+
+def test_waiting_threads_sleep_and_the_environment_stays(good: Path) -> None:
+    """In a fresh process, where ncnn's OpenMP reads the variable once."""
+    told = (
+        "import os\nfrom compressor.runtimes.ncnn_runtime import load_ncnn\nload_ncnn()\n"
+        "print('OMP_WAIT_POLICY' in os.environ)"
+    )
+    here = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment = {**here, "OMP_DISPLAY_ENV": "TRUE", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", told], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "False\n" and "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+def test_on_the_command_line(network: Network, tmp_path: Path) -> None:
+    save_network(network, tmp_path / "student.safetensors")
+    Image.new("RGB", (17, 9), (200, 90, 30)).save(tmp_path / "photo.png")
+    file = str(tmp_path / "student.param")
+    for words in (
+        ("export", "--ncnn", str(tmp_path / "student.safetensors")),
+        ("upscale", file, str(tmp_path / "photo.png"), "-o", str(tmp_path / "big.png")),
+        ("profile", file, "--runtime", "ncnn", "--lr-size", "16x12", "--seconds", "0.1", "--no-memory", "--no-quality"),
+    ):
+        done = srkd(*words)
+        assert done.code == 0, done.err
+    assert read_sidecar(tmp_path / "student.param").facts["blobs"] == "data, output"
+    assert Image.open(tmp_path / "big.png").size == (34, 18)

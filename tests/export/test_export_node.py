@@ -1,0 +1,59 @@
+"""Where a wrong file begins to differ is told, and not knowing it changes no verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import pytest
+
+import export.diverging
+from compressor.base.errors import SrkdError
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from export import to_onnx
+from export.conversion import Conversion
+from export.exporting import FileReport, export_model
+from export.metadata import Source
+from tests.export.test_export_onnx import scaled
+
+
+@pytest.fixture
+def louder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose last convolution is a fifth too strong."""
+    plain = to_onnx.convert
+
+    def convert(job: Conversion) -> Mapping[str, object]:
+        facts = plain(job)
+        model = onnx.load_model(str(job.path))
+        scaled("tail.weight", 1.2)(model)
+        onnx.save_model(model, str(job.path))
+        return facts
+
+    monkeypatch.setattr(to_onnx, "convert", convert)
+
+
+def exported(spec: EDSRSpec | SwinIRSpec, folder: Path) -> FileReport:
+    (file,) = export_model(build(spec, seed=0), Source("small"), (), folder).files
+    assert file.verdict == "failed" and file.parity is not None and list(folder.iterdir()) == []
+    return file
+
+
+def test_the_node_is_found_in_windows_too(louder: None, tmp_path: Path) -> None:
+    """With free sizes SwinIR's graph computes indices, which ONNX Runtime would optimise away."""
+    file = exported(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), tmp_path)
+    assert re.search(r"differs .*it begins at node tail/conv2d_\d+ \(Conv\)", str(file.reason))
+
+
+def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
+    louder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise SrkdError("larger than 2 GB")
+
+    monkeypatch.setattr(export.diverging, "first_divergence", fails)
+    file = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
+    assert re.search(r"differs from .*; where it begins is not known: larger than 2 GB", str(file.reason))

@@ -1,0 +1,221 @@
+"""`srkd export --trt` on a machine that has a GPU (a double of one), and on one that has not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.tensorrt import driver
+from compressor.runtimes.tensorrt.engine_file import read_engine
+from export import to_onnx
+from export.conversion import Choices, Conversion, tuned_and_largest
+from export.exporting import FileReport, export_model
+from export.formats import FORMATS
+from export.metadata import Source
+from tests.support.commands import srkd
+from tests.support.nvidia import Nvidia, needs_linux, nvidia
+
+SPEC = EDSRSpec(width=8, depth=1, scale=2)
+TRACED: dict[Choices, tuple[Path, dict[str, object]]] = {}
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(SPEC, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(network: Network, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's exporter takes seconds and gives the same each time."""
+
+    def convert(job: Conversion) -> Mapping[str, object]:
+        made = TRACED.get(job.choices)
+        if made is None:
+            made = tmp_path_factory.mktemp("traced") / "small.onnx", dict(traced(job))
+            shutil.copy(job.path, made[0])
+            TRACED[job.choices] = made
+        shutil.copy(made[0], job.path)
+        return made[1]
+
+    traced = to_onnx.convert
+    monkeypatch.setattr(to_onnx, "convert", convert)
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> Iterator[Nvidia]:
+    with nvidia(tmp_path) as machine:
+        yield machine
+
+
+def exported(network: Network, folder: Path, name: str, choices: Choices | None = None) -> tuple[FileReport, ...]:
+    return export_model(network, Source("small"), [name], folder, choices=choices, photos={}).files
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("name", "precision", "onnx"),
+    [
+        ("trt", "fp16", "small.fp16.onnx"),
+        ("trt-bf16", "bf16", "small.bf16.onnx"),
+        ("trt-tf32", "tf32", "small.onnx"),
+        ("trt-fp32", "fp32", "small.onnx"),
+    ],
+)
+def test_an_engine_is_proved_and_named_after_its_machine(
+    gpu: Nvidia, network: Network, tmp_path: Path, name: str, precision: str, onnx: str
+) -> None:
+    (file,) = exported(network, tmp_path / "out", name)
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.path.name == f"small.{precision}.trt11.4.0.106-h200-sm90.engine"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {file.path.name, onnx}
+    assert file.facts["built_from"] == onnx and file.facts["gpu"] == "NVIDIA H200"
+    runtime = open_model(file.path)
+    assert runtime.spec == SPEC and runtime.precision == precision
+    assert runtime.descriptor == dataclasses.replace(network.descriptor, max_size=(512, 512))
+    lr = torch.rand(2, 3, 9, 7)
+    with torch.no_grad():
+        far = float((runtime.run(lr) - network(lr)).abs().max())
+    assert far <= 1e-5 if precision in ("fp32", "tf32") else 1e-5 < far < 0.05
+
+
+@needs_linux
+def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
+    (file,) = exported(network, tmp_path, "trt-fp32", Choices(sizes=((40, 24), (64, 32))))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    facts = read_engine(file.path).facts
+    assert facts is not None and facts.shapes.told() == "1x1,40x24,64x32"
+    (file,) = exported(network, tmp_path, "trt-fp32", Choices(lr_size=(40, 24)))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.path.name.startswith("small-40x24.fp32.trt") and (tmp_path / "small-40x24.onnx").is_file()
+    assert open_model(file.path).descriptor.fixed_size == (40, 24)
+
+
+def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--sizes is for TensorRT engines"):
+        exported(network, tmp_path, "onnx", Choices(sizes=((40, 24), (64, 32))))
+    with pytest.raises(UsageError, match="--static is for one size and --sizes for many"):
+        Choices(lr_size=(8, 8), sizes=((40, 24), (64, 32)))
+    with pytest.raises(UsageError, match="--sizes 64x32,40x24: the second is the largest"):
+        tuned_and_largest([(64, 32), (40, 24)])
+    with pytest.raises(UsageError, match="--sizes has 3 sizes"):
+        tuned_and_largest([(1, 1)] * 3)
+    assert tuned_and_largest([(64, 32)]) == ((64, 32), (64, 32)) and tuned_and_largest(None) is None
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("fault", "verdict", "message"),
+    [
+        ("drift", "failed", "differs from the network by 0.05"),
+        ("crash in build", "failed", "small.onnx could not be built: TensorRT crashed (SIGSEGV)"),
+        ("crash in deserialize", "failed", "engine could not be opened: TensorRT crashed (SIGSEGV)"),
+    ],
+)
+def test_an_engine_that_fails_leaves_nothing(
+    gpu: Nvidia, network: Network, tmp_path: Path, fault: str, verdict: str, message: str
+) -> None:
+    gpu.is_(fault=fault)
+    (file,) = exported(network, tmp_path / "out", "trt-fp32")
+    assert file.verdict == verdict and message in str(file.reason) and "\n" not in str(file.reason)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@needs_linux
+def test_no_gpu_behind_a_driver(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
+    gpu.is_(gpus="0")
+    (file,) = exported(network, tmp_path / "out", "trt-fp32")
+    assert file.verdict == "unavailable" and "cudaErrorNoDevice" in str(file.reason)
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
+
+
+def trtexec(reason: str) -> dict[str, str]:
+    """The options of the command that a line ends with."""
+    command = shlex.split(reason[reason.index("trtexec ") :])
+    return dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
+
+
+def test_without_nvidia_the_onnx_file_and_the_command_are_given(
+    no_driver: None, network: Network, tmp_path: Path
+) -> None:
+    engine, onnx = exported(network, tmp_path, "trt-fp32", Choices(sizes=((40, 24), (64, 32))))
+    assert (engine.verdict, engine.path, onnx.format, onnx.verdict) == ("unavailable", None, "onnx", "passed")
+    assert str(engine.reason).startswith(
+        "no NVIDIA driver here: libcuda-that-is-not-there.so.1 cannot be loaded; wrote"
+    )
+    assert "\n" not in str(engine.reason) and str(tmp_path / "small.onnx") in str(engine.reason)
+    assert trtexec(str(engine.reason)) == {
+        "onnx": "small.onnx",
+        "stronglyTyped": "",
+        "noTF32": "",
+        "minShapes": "lr:1x3x1x1",
+        "optShapes": "lr:1x3x24x40",
+        "maxShapes": "lr:1x3x32x64",
+        "saveEngine": "small.fp32.engine",
+    }
+    engine, _ = exported(network, tmp_path, "trt-fp32", Choices(lr_size=(40, 24)))
+    assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "noTF32", "saveEngine"}
+
+
+@pytest.mark.parametrize("choices", [Choices(io="uint8"), Choices(shuffle="dcr")])
+def test_a_choice_that_engines_have_not_leads_to_no_advice(
+    no_driver: None, network: Network, tmp_path: Path, choices: Choices
+) -> None:
+    (engine,) = exported(network, tmp_path, "trt", choices)
+    assert engine.verdict == "unavailable" and "has no --" in str(engine.reason)
+    assert "trtexec" not in str(engine.reason) and list(tmp_path.iterdir()) == []
+
+
+def test_without_nvidia_a_plain_trt_writes_every_precision(no_driver: None, network: Network, tmp_path: Path) -> None:
+    engine, *others = exported(network, tmp_path, "trt")
+    assert [(file.format, file.verdict) for file in others] == [(name, "passed") for name in ("onnx", "fp16", "bf16")]
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.fp16.onnx", "small.bf16.onnx"}
+    assert "small.bf16.onnx, which TensorRT reads" in str(engine.reason)
+    told = trtexec(str(engine.reason))
+    assert (told["onnx"], told["saveEngine"]) == ("small.fp16.onnx", "small.fp16.engine") and "noTF32" not in told
+
+
+def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Network, tmp_path: Path) -> None:
+    report = export_model(network, Source("small"), ["onnx", "trt-fp32", "trt-tf32"], tmp_path, photos={})
+    assert [file.format for file in report.files] == ["onnx", "trt-fp32", "trt-tf32"] and not report.ok
+    assert report.failed == ()
+
+
+def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: Path) -> None:
+    if driver.trt_missing() is None:
+        pytest.skip("this machine has TensorRT and a driver")
+    save_network(network, tmp_path / "small.safetensors")
+    done = srkd("export", tmp_path / "small.safetensors", "--trt-fp32", "--json")
+    assert done.code == 1 and done.err.strip().count("\n") == 0
+    files = {file["format"]: file for file in json.loads(done.out)["files"]}
+    assert files["trt-fp32"]["verdict"] == "unavailable" and files["onnx"]["verdict"] == "passed"
+    assert (tmp_path / "small.onnx").is_file() and "trtexec --onnx=small.onnx" in done.err
+    assert len(list(tmp_path.glob("small.*"))) == 2
+
+
+def test_rows_of_the_table() -> None:
+    rows = [row for row in FORMATS.values() if row.opens_with == "tensorrt"]
+    assert {row.name: row.precision for row in rows} == {
+        "trt": "fp16",
+        "trt-bf16": "bf16",
+        "trt-tf32": "tf32",
+        "trt-fp32": "fp32",
+    }
+    for row in rows:
+        assert row.machine_bound and set(row.instead) <= set(FORMATS) and row.suffix == ".engine"

@@ -1,0 +1,53 @@
+"""The embedded teacher and student: small enough to ship, and better than bicubic by what their cards say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compressor.assets import embedded_student, embedded_teacher
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.teachers.teacher import load_teacher
+from compressor.training.events import mean_psnr_y
+from srkd.api import evaluate
+from tests.support.shared import benchmarks, needs_shared
+
+CASES = [
+    pytest.param(embedded_teacher, 4_000_000, 48, id="teacher"),
+    pytest.param(embedded_student, 500_000, 24, id="student"),
+]
+
+
+@pytest.mark.parametrize(("asset", "largest", "width"), CASES)
+def test_they_are_fp16_and_small(asset: Callable[[], Path], largest: int, width: int) -> None:
+    path = asset()
+    assert path.stat().st_size <= largest
+    spec = load_checkpoint(path).network.spec
+    assert (spec.arch, spec.scale, spec.width, spec.depth) == ("edsr", 4, width, 16)
+
+
+@pytest.mark.parametrize(("asset", "gain"), [(embedded_teacher, 1.2), (embedded_student, 0.8)])
+def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Path], gain: float) -> None:
+    images = prepare_data(DataChoice(), scale=4, lr_patch=16).validation
+    own = mean_psnr_y(load_checkpoint(asset()).network, images, 4)
+    assert own - mean_psnr_y(None, images, 4) > gain
+
+
+@needs_shared
+@pytest.mark.parametrize(("asset", "least"), [(embedded_teacher, 2.9), (embedded_student, 2.3)])
+def test_their_gain_on_set5_is_what_the_card_says(asset: Callable[[], Path], least: float) -> None:
+    path = asset()
+    scores = evaluate([path], data=benchmarks() / "Set5").models
+    gain = scores[path.stem]["Set5"].psnr_y - scores["bicubic"]["Set5"].psnr_y
+    assert gain >= least
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| Set5 |"))
+    assert float(row.split("|")[4]) == pytest.approx(gain, abs=0.005)
+
+
+def test_the_student_names_its_teacher_by_hash() -> None:
+    header = load_checkpoint(embedded_student()).header
+    assert header["srkd.source_sha256"] == load_teacher(embedded_teacher()).origin.sha256

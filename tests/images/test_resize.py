@@ -1,0 +1,176 @@
+"""The resizer against BasicSR's outputs, a pixel-by-pixel reference in whole numbers, and published LR images."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import Border, downscale_u8, imresize, mod_crop, reflected_indices, upscale_bicubic
+from compressor.images.sets import find_sets
+from tests.support.shared import GOLDEN, benchmarks, needs_shared
+
+SIZES = st.integers(1, 19)
+
+
+def keys(t: Fraction) -> Fraction:
+    """Keys' kernel written again, in exact fractions."""
+    t = abs(t)
+    half = Fraction(1, 2)
+    if t <= 1:
+        return 3 * half * t**3 - 5 * half * t**2 + 1
+    return -half * t**3 + 5 * half * t**2 - 4 * t + 2 if t <= 2 else Fraction(0)
+
+
+def source_pixel(position: int, size: int, border: Border) -> int:
+    if border == "clamp":
+        return min(max(position, 0), size - 1)
+    while not 0 <= position < size:
+        position = -1 - position if position < 0 else 2 * size - 1 - position
+    return position
+
+
+def shrunk_line(line: list[int], scale: int, border: Border) -> list[int]:
+    """One 8-bit pass as MATLAB does it: exact sums, half up, clipped."""
+    result = []
+    for index in range(math.ceil(len(line) / scale)):
+        centre = Fraction(2 * index * scale + scale - 1, 2)
+        taps = range(math.floor(centre) - 2 * scale, math.ceil(centre) + 2 * scale + 1)
+        weights = [keys((tap - centre) / scale) for tap in taps]
+        pixels = [line[source_pixel(tap, len(line), border)] for tap in taps]
+        value = sum(w * p for w, p in zip(weights, pixels, strict=True)) / sum(weights)
+        result.append(min(max(math.floor(value + Fraction(1, 2)), 0), 255))
+    return result
+
+
+def shrunk_exactly(image: torch.Tensor, scale: int, border: Border) -> torch.Tensor:
+    columns = [shrunk_line(column, scale, border) for column in image.T.tolist()]
+    rows = torch.tensor(columns).T.tolist()
+    return torch.tensor([shrunk_line(row, scale, border) for row in rows], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("case", [name[4:] for name in np.load(GOLDEN / "imresize.npz").files if name[:4] == "out_"])
+def test_basicsr_outputs(case: str) -> None:
+    golden = np.load(GOLDEN / "imresize.npz")
+    images = torch.from_numpy(golden["in_odd" if case.startswith("odd") else "in_img"])
+    factor = int(next(digit for digit in case if digit.isdigit()))
+    if "up" in case:
+        ours = upscale_bicubic(images[:, :8, :9], factor)
+    else:
+        ours = imresize(images, 1 / factor, antialias=not case.endswith("noaa"))
+    theirs = torch.from_numpy(golden[f"out_{case}"])
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 2e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, SIZES, st.sampled_from([2, 3, 4, 5, 8]), st.sampled_from(["mirror", "clamp"]), st.integers(0, 99))
+def test_8_bit_downscale_is_exact_for_every_size(h: int, w: int, scale: int, border: Border, seed: int) -> None:
+    image = torch.randint(0, 256, (h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(downscale_u8(image, scale, border=border), shrunk_exactly(image, scale, border))
+
+
+def test_half_is_rounded_up_between_and_after_the_passes() -> None:
+    # The third output lies in the middle of an edge between 0 and 1: exactly one half.
+    image = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]], dtype=torch.uint8).T.expand(10, 10)
+    assert downscale_u8(image.contiguous(), 2)[:, 0].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_rows_come_before_columns() -> None:
+    image = torch.randint(0, 256, (64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    other_order = downscale_u8(image.T.contiguous(), 3).T
+    different = (downscale_u8(image, 3) != other_order).float().mean()
+    assert 0.02 < different < 0.5
+
+
+@pytest.mark.parametrize("border", ["mirror", "clamp"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (3, 1)])
+def test_tiny_and_flat_images_stay_flat(border: Border, size: tuple[int, int]) -> None:
+    for scale in (2, 3, 4):
+        flat_u8 = torch.full((2, *size), 201, dtype=torch.uint8)
+        assert downscale_u8(flat_u8, scale, border=border).unique().tolist() == [201]
+        flat = torch.full(size, 0.7, dtype=torch.float64)
+        for factor in (float(scale), 1 / scale):
+            resized = imresize(flat, factor, border=border)
+            assert resized.shape == tuple(math.ceil(n * factor - 1e-9) for n in size)
+            assert (resized - 0.7).abs().max() < 1e-12
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 400), st.sampled_from([2, 3, 4, 6, 7]))
+def test_output_size_is_rounded_up_and_free_of_float_noise(size: int, scale: int) -> None:
+    expected = -(-size // scale)
+    assert imresize(torch.zeros(1, size), 1 / scale).shape[-1] == expected
+    assert downscale_u8(torch.zeros(1, size, dtype=torch.uint8), scale).shape[-1] == expected
+
+
+def test_the_borders_differ_in_the_outer_two_pixels_only() -> None:
+    image = torch.randint(0, 256, (96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for scale in (2, 3, 4):
+        mirrored, clamped = downscale_u8(image, scale), downscale_u8(image, scale, border="clamp")
+        assert not torch.equal(mirrored, clamped)
+        assert torch.equal(mirrored[2:-2, 2:-2], clamped[2:-2, 2:-2])
+
+
+def test_batches_and_views_give_what_single_images_give() -> None:
+    images = torch.randint(0, 256, (2, 3, 33, 26), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    batched = downscale_u8(images, 3)
+    assert torch.equal(batched[1, 2], downscale_u8(images[1, 2], 3))
+    view = images.transpose(-1, -2)
+    assert torch.equal(downscale_u8(view, 2), downscale_u8(view.contiguous(), 2))
+    floats = images.float()
+    assert torch.allclose(imresize(floats, 0.5)[1, 2], imresize(floats[1, 2], 0.5))
+
+
+def test_torchs_bicubic_is_another_filter() -> None:
+    image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    theirs = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic")
+    assert (upscale_bicubic(image, 4) - theirs).abs().max() > 0.05
+
+
+def test_reflection_is_a_triangle_wave() -> None:
+    assert reflected_indices(torch.arange(-5, 8), 3).tolist() == [1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1]
+    assert reflected_indices(torch.arange(-4, 4), 1).unique().tolist() == [0]
+
+
+def test_mistakes_are_told_in_one_line() -> None:
+    with pytest.raises(SrkdError, match="divide by 255"):
+        imresize(torch.zeros(4, 4, dtype=torch.uint8), 0.5)
+    with pytest.raises(SrkdError, match="uint8"):
+        downscale_u8(torch.zeros(4, 4), 2)
+    with pytest.raises(SrkdError, match="positive number, got nan"):
+        imresize(torch.zeros(4, 4), math.nan)
+    with pytest.raises(SrkdError, match="without pixels"):
+        imresize(torch.zeros(3, 0, 4), 2.0)
+    with pytest.raises(SrkdError, match="3x2 is smaller than the scale 4"):
+        mod_crop(torch.zeros(3, 2, 3), 4)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "scale", "border", "count"),
+    [
+        ("Set5", 2, "mirror", 5),
+        ("Set5", 3, "mirror", 5),
+        ("Set5", 4, "mirror", 5),
+        ("Set14", 2, "mirror", 14),
+        ("Set14", 3, "mirror", 14),
+        ("Set14", 4, "mirror", 14),
+        ("B100", 4, "clamp", 12),
+        ("Urban100-20", 4, "clamp", 3),
+    ],
+)
+def test_published_lr_images_pixel_for_pixel(name: str, scale: int, border: Border, count: int) -> None:
+    (found,) = find_sets(benchmarks() / name, scale=scale)
+    assert len(found.pairs) >= count
+    for pair in found.pairs[:count]:
+        assert pair.lr is not None
+        made = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
+        assert torch.equal(made, read_rgb_u8(pair.lr)), pair.stem

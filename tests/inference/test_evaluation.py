@@ -1,0 +1,198 @@
+"""Models side by side: the table, its protocol, its neighbours, and the bicubic rows of published tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.files import Picture, read_rgb_u8, write_picture
+from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
+from compressor.images.resize import downscale_u8, upscale_bicubic
+from compressor.images.sets import find_sets
+from compressor.inference.evaluate import evaluate, explain, make_lr
+from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
+from compressor.models.networks.base import Descriptor
+from tests.support.fakes import Fake, convolutions, nearest, nearest_model
+from tests.support.shared import benchmarks, needs_shared
+
+
+def smooth(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A picture with some structure, (3,H,W) in [0,1]."""
+    small = torch.rand(1, 3, -(-height // 8), -(-width // 8), generator=torch.Generator().manual_seed(seed))
+    return upscale_bicubic(small, 8)[0, :, :height, :width].clamp(0, 1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two sets: one with LR images stored for scale 2 (they are not MATLAB's), one of HR images, one of them grey."""
+    for index, size in enumerate([(41, 50), (44, 46)]):
+        picture = Picture(smooth(*size, seed=index))
+        write_picture(picture, tmp_path / "stored" / "HR" / f"{index}.png")
+        hr_u8 = read_rgb_u8(tmp_path / "stored" / "HR" / f"{index}.png")[:, : size[0] // 2 * 2, : size[1] // 2 * 2]
+        lr = downscale_u8(hr_u8, 2).float() / 255
+        write_picture(Picture(lr * 0.9), tmp_path / "stored" / "LRbicX2" / f"{index}x2.png")
+    write_picture(Picture(smooth(40, 40, 5)), tmp_path / "plain" / "colour.png")
+    write_picture(Picture(smooth(40, 40, 6)[:1].expand(3, -1, -1), grey=True), tmp_path / "plain" / "grey.png")
+    return tmp_path
+
+
+def test_the_table(data: Path) -> None:
+    sets = find_sets(data, scale=2)
+    told: list[tuple[str, int, int]] = []
+    found = evaluate([nearest_model(2)], sets, scale=2, progress=lambda *now: told.append(now))
+    assert list(found.models) == ["bicubic", "nearest"]
+    assert list(found.models["nearest"]) == ["plain", "stored"]
+    assert str(found.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
+    plain = found.models["bicubic"]["plain"]
+    assert plain.lr == "made"
+    assert found.models["bicubic"]["stored"].lr == "stored"
+    hr = read_rgb_u8(data / "plain" / "colour.png")
+    sr = to_u8(upscale_bicubic(downscale_u8(hr, 2).float() / 255, 2))
+    assert plain.images["colour"].psnr_y == pytest.approx(psnr_y(sr[None] / 255, hr[None] / 255, border=2).item())
+    assert plain.images["colour"].ssim_y == pytest.approx(ssim_y(sr[None] / 255, hr[None] / 255, border=2).item())
+    assert plain.psnr_y == pytest.approx((plain.images["colour"].psnr_y + plain.images["grey"].psnr_y) / 2)
+    assert plain.psnr_y > found.models["nearest"]["plain"].psnr_y
+    # The stored LR images are darker: they were used.
+    assert found.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
+    assert (told[0], told[-1]) == (("plain: colour", 0, 4), ("scored", 4, 4))
+
+
+def test_json_has_no_infinity(data: Path) -> None:
+    perfect = read_rgb_u8(data / "plain" / "colour.png")[None] / 255
+    oracle = Fake(lambda lr: perfect, Descriptor(scale=2), "oracle")
+    (data / "plain" / "grey.png").unlink()
+    found = evaluate([oracle], find_sets(data / "plain", scale=2), scale=2)
+    assert math.isinf(found.models["oracle"]["plain"].psnr_y)
+    stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert stored["models"]["oracle"]["sets"]["plain"] == {
+        "psnr_y": None, "ssim_y": pytest.approx(1), "lr": "made",
+        "images": {"colour": {"psnr_y": None, "ssim_y": pytest.approx(1)}},
+    }  # fmt: skip
+
+
+def test_the_self_ensemble_and_tiles_are_passed_on(data: Path) -> None:
+    model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
+    sets = find_sets(data / "plain", scale=2)
+    plain = evaluate([model], sets, scale=2)
+    tiled = evaluate([model], sets, scale=2, tile=8)
+    assert tiled.models["fake"]["plain"].psnr_y == pytest.approx(plain.models["fake"]["plain"].psnr_y, abs=1e-3)
+    assert (1, 3, 13, 13) in model.inputs
+    model.inputs.clear()
+    ensemble = evaluate([model], sets, scale=2, self_ensemble=True)
+    assert len(model.inputs) == 16
+    assert ensemble.models["fake"]["plain"].psnr_y != plain.models["fake"]["plain"].psnr_y
+    assert ensemble.models["bicubic"] == plain.models["bicubic"]
+
+
+def test_the_neighbouring_conventions(data: Path) -> None:
+    asked, rgb, borderless, pillow, raw = explain([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
+    assert asked == evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
+    assert [str(found.protocol) for found in (rgb, borderless, pillow, raw)] == [
+        "psnr@rgb,border=2,bicubic=matlab,grey=rgb",
+        "psnr@y,border=0,bicubic=matlab,grey=rgb",
+        "psnr@y,border=2,bicubic=pil,grey=rgb",
+        "psnr@y,border=2,bicubic=matlab,grey=raw",
+    ]
+    figures = [found.models["nearest"]["plain"].psnr_y for found in (asked, rgb, borderless, pillow, raw)]
+    assert len(set(figures)) == 5
+    before, after = (found.models["nearest"]["plain"].images for found in (asked, raw))
+    assert after["colour"] == before["colour"]
+    # Y contracts 0..255 to 16..235.
+    assert before["grey"].psnr_y - after["grey"].psnr_y == pytest.approx(20 * math.log10(255 / 219), abs=1e-6)
+
+
+def test_pillows_bicubic_is_another(data: Path) -> None:
+    hr = read_rgb_u8(data / "plain" / "colour.png")
+    pillow, matlab = make_lr(hr, 2, Protocol(bicubic="pil")), make_lr(hr, 2, Protocol())
+    assert pillow.shape == matlab.shape
+    assert 0 < (pillow.int() - matlab.int()).abs().max() < 12
+    assert not torch.equal(matlab, make_lr(hr, 2, Protocol(lr_border="clamp")))
+
+
+def test_equal_labels_are_numbered(data: Path) -> None:
+    models = [nearest_model(2, "edsr"), nearest_model(2, "edsr"), nearest_model(2, "bicubic")]
+    found = evaluate(models, find_sets(data / "plain", scale=2), scale=2)
+    assert list(found.models) == ["bicubic", "edsr", "edsr#2", "bicubic#2"]
+
+
+def test_luminance_networks_get_y_and_colours_follow() -> None:
+    rgb = smooth(12, 10)[None]
+    ycbcr = rgb_to_ycbcr(rgb)
+    assert ycbcr[:, 0].min() >= 16 / 255 - 1e-6
+    assert torch.allclose(rgb_to_ycbcr(torch.ones(1, 3, 1, 1)).flatten() * 255, torch.tensor([235.0, 128.0, 128.0]))
+    assert torch.allclose(ycbcr_to_rgb(ycbcr), rgb, atol=1e-6)
+    model = Fake(nearest(2), Descriptor(scale=2, channels=1, receptive_radius=0))
+    found = super_resolve(model, rgb).sr
+    assert model.inputs == [(1, 1, 12, 10)]
+    assert torch.allclose(rgb_to_ycbcr(found)[:, :1], nearest(2)(ycbcr[:, :1]), atol=1e-5)
+    assert torch.allclose(rgb_to_ycbcr(found)[:, 1:], upscale_bicubic(ycbcr[:, 1:], 2), atol=1e-5)
+    grey = smooth(8, 8)[None, :1].expand(-1, 3, -1, -1)
+    assert (super_resolve(model, grey).sr - nearest(2)(grey)).abs().max() < 1e-5
+
+
+def test_bicubic_in_tiles_is_bicubic() -> None:
+    lr = torch.rand(1, 3, 30, 31)
+    for scale in (2, 3, 4):
+        tiled = super_resolve(Bicubic(scale), lr, tile=7)
+        assert tiled.tile is not None
+        assert torch.allclose(tiled.sr, upscale_bicubic(lr, scale), atol=1e-6)
+
+
+def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compressor.inference.tiling.AUTO_MEMORY_BYTES", 1)
+    sets = find_sets(data / "plain", scale=2)
+    model = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
+    evaluate([model], sets, scale=2)
+    assert set(model.inputs) == {(1, 3, 20, 20)}
+
+    def hungry(lr: torch.Tensor) -> torch.Tensor:
+        if lr.shape[-1] > 90:
+            raise MemoryError
+        return nearest(2)(lr)
+
+    write_picture(Picture(torch.zeros(3, 40, 200)), data / "plain" / "long.png")
+    sets = find_sets(data / "plain", scale=2)
+    with pytest.raises(SrkdError, match=r"fake needs more memory than there is for .*: give a tile size"):
+        evaluate([Fake(hungry, Descriptor(scale=2, receptive_radius=None))], sets, scale=2)
+
+
+def test_mistakes_are_told_in_one_line(data: Path) -> None:
+    sets = find_sets(data / "plain", scale=2)
+    with pytest.raises(UsageError, match="nearest enlarges 3 times, the evaluation is at x2"):
+        evaluate([nearest_model(3)], sets, scale=2)
+    with pytest.raises(UsageError, match="no image sets"):
+        evaluate([], (), scale=2)
+    with pytest.raises(UsageError, match="two image sets have one name"):
+        evaluate([], (*sets, *sets), scale=2)
+    with pytest.raises(SrkdError, match="fake gave values that are not numbers"):
+        evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, scale=2)
+    write_picture(Picture(torch.zeros(3, 14, 99)), data / "plain" / "thin.png")
+    with pytest.raises(SrkdError, match=r"thin\.png has 99x14 pixels: x2 with a border of 2 needs 15 a side for SSIM"):
+        evaluate([], find_sets(data / "plain", scale=2), scale=2)
+    write_picture(Picture(torch.zeros(3, 20, 22)), data / "stored" / "LRbicX2" / "0x2.png")
+    with pytest.raises(SrkdError, match=r"0x2\.png has 22x20 pixels, its HR image needs 25x20 at x2"):
+        evaluate([], find_sets(data / "stored", scale=2), scale=2)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "scale", "psnr", "ssim"),
+    [
+        ("Set5", 2, 33.682, 0.9305),
+        ("Set5", 3, 30.405, 0.8690),
+        ("Set5", 4, 28.431, 0.8113),
+        ("Set14", 3, 27.634, 0.7760),
+        ("Set14", 4, 26.092, 0.7050),
+    ],
+)
+def test_the_bicubic_rows_of_published_sets(name: str, scale: int, psnr: float, ssim: float) -> None:
+    """The remaining rows are printed by `python -m benchmarks.metrics_and_lr`."""
+    found = evaluate([], find_sets(benchmarks() / name, scale=scale), scale=scale).models["bicubic"][name]
+    assert found.lr == "stored"
+    assert found.psnr_y == pytest.approx(psnr, abs=0.005)
+    assert found.ssim_y == pytest.approx(ssim, abs=0.0003)

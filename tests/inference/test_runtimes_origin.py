@@ -1,0 +1,114 @@
+"""From an exported file to the checkpoint that it was made from, without the library that would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto
+
+import srkd
+from compressor.base.errors import SrkdError
+from compressor.inference.open import checkpoint_beside, said_by
+from compressor.models.checkpoints.files import file_sha256
+from compressor.models.checkpoints.save import metadata_of, save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.metadata import sidecar_path, sidecar_text
+from compressor.runtimes.tensorrt.engine_file import EngineFacts, Machine, write_engine
+from compressor.runtimes.tensorrt.shapes import Shapes
+from srkd.demonstration import Demonstration
+from tests.demo.test_demo_site import enlarger
+
+SMALL = EDSRSpec(scale=4, width=8, depth=1)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    for name, seed in (("another", 1), ("small", 0)):
+        save_network(build(SMALL, seed=seed), tmp_path / f"{name}.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def told(checkpoint: Path) -> dict[str, str]:
+    return {**metadata_of(SMALL), "srkd.source_sha256": file_sha256(checkpoint)}
+
+
+def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
+    path.write_bytes(b"nothing that this machine could run")
+    facts: Mapping[str, object] = {}
+    text = sidecar_text(format="f", precision="fp32", lr_size=None, io="float", metadata=metadata, facts=facts)
+    sidecar_path(path).write_text(text)
+    return path
+
+
+def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
+    machine, size = Machine("10.16", "a GPU", "9.0", "580"), (1, 3, 64, 64)
+    write_engine(path, EngineFacts(machine, "fp16", Shapes(size, size, size), "x.onnx", "0" * 64, metadata), b"plan")
+    return path
+
+
+def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
+    folder, metadata = checkpoint.parent, told(checkpoint)
+    exported = [sidecar_file(folder / name, metadata) for name in ("a.param", "b.pte")]
+    exported.append(engine_file(folder / "c.engine", metadata))
+    exported.append(Path(str(srkd.export(checkpoint).files[0].path)))
+    for file in exported:
+        assert said_by(file)["srkd.source_sha256"] == metadata["srkd.source_sha256"]
+        assert checkpoint_beside(file) == checkpoint
+    checkpoint.unlink()
+    with pytest.raises(SrkdError, match=f"{metadata['srkd.source_sha256'][:12]}…, which is not beside it"):
+        checkpoint_beside(exported[0])
+
+
+def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: Path, tmp_path: Path) -> None:
+    teacher = enlarger(tmp_path / "teacher.onnx")
+    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    (of_bytes,) = srkd.export(checkpoint, io="uint8").files
+    said: list[str] = []
+    shown = Demonstration([phone, str(of_bytes.path)], teacher).prepare(announce=said.append)
+    full = [model for model in shown if model.precision == "fp32"]
+    assert [model.name for model in full] == ["phone", Path(str(of_bytes.path)).stem, "teacher"]
+    assert full[0].content == full[1].content
+    assert full[0].metadata["srkd.source_sha256"] == file_sha256(checkpoint)
+    refused = [line for line in said if line.endswith("showing small.safetensors, which it was made from")]
+    assert "browsers run only those" in refused[0] and "takes uint8" in refused[1]
+
+
+def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path, tmp_path: Path) -> None:
+    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    engine = engine_file(tmp_path / "gpu.engine", told(checkpoint))
+    asked = srkd.inspect(checkpoint)
+    for file, kind in ((phone, "ncnn"), (engine, "tensorrt")):
+        found = srkd.inspect(file, layers=True)
+        assert (found.architecture, found.dialect, found.scale) == ("edsr", kind, 4)
+        assert (found.params, found.macs, found.spec) == (asked.params, asked.macs, asked.spec)
+        assert found.sha256 == file_sha256(file) and found.bytes == file.stat().st_size and found.layers
+        with pytest.raises(SrkdError, match="--check runs teachers"):
+            srkd.inspect(file, check=True)
+    elsewhere = tmp_path / "exported"
+    elsewhere.mkdir()
+    moved = sidecar_file(elsewhere / "phone.param", told(checkpoint))
+    said: list[str] = []
+    (made,) = srkd.export(moved, out=tmp_path / "out", announce=said.append).files
+    assert made.verdict == "passed" and made.path == tmp_path / "out" / "small.onnx"
+    assert said == [f"{moved} is an exported file: starting from {checkpoint}, which it was made from"]
+    checkpoint.unlink()
+    with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
+        srkd.export(phone)
+    with pytest.raises(SrkdError, match=r"nowhere\.param: no such file or folder$"):
+        srkd.export(tmp_path / "nowhere.param")
+
+
+def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)
+    checkpoint.unlink()
+    with pytest.raises(SrkdError, match=r"browsers run only those; .*not beside it: name its checkpoint, or a plain"):
+        Demonstration([phone]).prepare()
+    with pytest.raises(SrkdError, match="uint8"):
+        Demonstration([foreign]).prepare()
+    sidecar_path(phone).unlink()
+    with pytest.raises(SrkdError, match="does not say what it is"):
+        Demonstration([phone]).prepare()

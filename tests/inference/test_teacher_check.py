@@ -1,0 +1,170 @@
+"""A teacher proves itself: good ones pass, wrong settings are named, noise is explained by none, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import srkd
+from compressor.base.errors import SrkdError
+from compressor.inference.teacher_check import EXPECTED_DB, NEARER_DB, PLAUSIBLE_DB, check_teacher
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.layers import DIV_FLICKR_MEAN
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.students import network_sha256
+from compressor.teachers.teacher import load_teacher
+from srkd.cli import run
+from tests.support.foreign_models import Rounding, save_torchscript
+from tests.support.shared import needs_shared, shared_dir
+
+
+def fitted(spec: Spec, bend: float = 0.05, offset: float = 0.0) -> Network:
+    """A network that repeats pixels, made by hand; its residual branches, times `bend`, are random and add `offset`."""
+    network = build(spec, seed=0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(("blocks", "groups")):
+                parameter.mul_(bend).add_(offset if name.endswith("conv2.bias") else 0.0)
+            else:
+                parameter.zero_()
+        width, factors = network.head.weight.shape[0], network.upsampler.factors  # type: ignore[union-attr, operator]
+        for colour in range(3):
+            network.head.weight[colour, colour, 1, 1] = 1.0  # type: ignore[union-attr, operator, index]
+            network.body_end.weight[colour, colour, 1, 1] = 1.0  # type: ignore[union-attr, operator, index]
+            network.tail.weight[colour, colour, 1, 1] = 0.5  # type: ignore[union-attr, operator, index]
+        for conv, factor in zip(network.upsampler.convs, factors, strict=True):  # type: ignore[union-attr, operator, arg-type]
+            for row in range(width * factor**2):
+                conv.weight[row, row // factor**2, 1, 1] = 1.0
+    return network
+
+
+def test_a_fair_teacher_passes_and_nothing_is_suggested() -> None:
+    network = fitted(EDSRSpec(2, 8, 2))
+    before = network_sha256(network)
+    found = check_teacher(network)
+    assert found.to_bicubic > EXPECTED_DB and not found.suspicious
+    assert dict(found.suggestion) == {} and found.with_suggestion is None
+    assert network_sha256(network) == before and all(p.requires_grad for p in network.parameters())
+    assert found.bicubic_to_original > found.to_original  # it only repeats pixels
+    assert "worse than bicubic against the original" in found.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "option"),
+    [
+        (
+            lambda: fitted(EDSRSpec(2, 8, 2, res_scale=0.1), bend=2.0),
+            {"res_scale": 1.0},
+            "--arch-option res_scale=0.1",
+        ),
+        (lambda: fitted(EDSRSpec(2, 8, 2), offset=1.0), {"img_range": 1.0}, "--arch-option img_range=255"),
+        (
+            lambda: fitted(EDSRSpec(2, 8, 2, img_range=1.0, res_scale=0.1), bend=2.0),
+            {"img_range": 255.0, "res_scale": 1.0},
+            "--arch-option res_scale=0.1",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_option(
+    make: Callable[[], Network], wrong: dict[str, Any], option: str
+) -> None:
+    network = make()
+    assert check_teacher(network).to_bicubic > EXPECTED_DB
+    other = build(replace(network.spec, **wrong))
+    other.load_state_dict(network.state_dict())
+    found = check_teacher(other)
+    assert found.suspicious
+    assert found.with_suggestion is not None and found.with_suggestion > found.to_bicubic + NEARER_DB
+    assert found.options == option
+    assert "nothing was changed" in found.lines()[1]
+    assert other.spec == replace(network.spec, **wrong)
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_the_range_of_a_foreign_teacher_is_found_out(top: float, tmp_path: Path) -> None:
+    path = save_torchscript(Rounding(2.0, top), tmp_path / "foreign.pt")
+    right, wrong = (load_teacher(path, arch_options={"img_range": value}) for value in (top, 256.0 - top))
+    assert check_teacher(right).suggestion == {}
+    found = check_teacher(wrong)
+    assert found.suggestion == {"img_range": top}
+    assert found.options == f"--arch-option img_range={top:g}"
+    assert wrong.img_range == 256.0 - top
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_untrained_networks_are_not_explained_away(name: str) -> None:
+    spec = RCANSpec(groups=1, depth=2) if name == "rcan" else architecture(name).spec()
+    if name == "compact":
+        spec = CompactSpec(2)
+    found = check_teacher(build(spec, seed=1))
+    assert dict(found.suggestion) == {}
+    if name != "compact":  # it adds to the nearest upscale, which is a fair teacher
+        assert found.suspicious and "no other value range" in found.lines()[1]
+
+
+def test_of_two_kinds_of_noise_neither_is_named() -> None:
+    """White all over, and far too bright with another residual scale: nearer by much, and no teacher."""
+    found = check_teacher(fitted(EDSRSpec(2, 8, 2), offset=600.0))
+    scaled = check_teacher(fitted(EDSRSpec(2, 8, 2, res_scale=0.1), offset=600.0))
+    assert found.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
+    assert dict(found.suggestion) == {}
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+def test_every_scale_and_grey_networks(scale: int) -> None:
+    for channels in (1, 3):
+        spec = CompactSpec(scale, width=4, depth=1, channels=channels)
+        network = build(spec, seed=0)
+        with torch.no_grad():
+            network.tail.weight.zero_()  # type: ignore[union-attr, operator]
+            network.tail.bias.zero_()  # type: ignore[union-attr, operator]
+        found = check_teacher(network)  # the nearest upscale remains
+        assert found.to_bicubic > 26
+        assert found.bicubic_to_original > 24
+
+
+def test_a_teacher_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    class Infinite(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.repeat_interleave(2, 2).repeat_interleave(2, 3) / (x.mean() * 0)
+
+    with pytest.raises(SrkdError, match="gives NaN or infinity on an ordinary photograph"):
+        check_teacher(load_teacher(save_torchscript(Infinite(), tmp_path / "inf.pt")))
+
+
+def test_inspect_checks_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_network(fitted(EDSRSpec(2, 8, 2)), path)
+    assert srkd.inspect(path).check is None
+    found = srkd.inspect(path, check=True).check
+    assert found is not None and found.to_bicubic > EXPECTED_DB
+    assert run(["inspect", str(path), "--check"]) == 0
+    assert "teacher check on the photo 'chelsea'" in capsys.readouterr().out
+
+
+@needs_shared
+def test_published_teachers_pass_and_their_wrong_settings_are_named() -> None:
+    shared = shared_dir()
+    assert shared is not None
+    carn_m = shared / "data" / "checkpoints" / "carn_m.pth"
+    for scale in (2, 3, 4):
+        found = check_teacher(load_checkpoint(carn_m, scale=scale).network)
+        assert found.to_bicubic > 34 and found.to_original > found.bicubic_to_original + 0.5
+        assert len(found.lines()) == 1
+    wrong = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"img_range": 255}).network)
+    assert wrong.suggestion == {"img_range": 1.0}
+    other_mean = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"mean": DIV_FLICKR_MEAN}).network)
+    assert other_mean.suggestion == {}  # it is hardly visible, so it is not a suspicion
+    gan = check_teacher(load_teacher(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth"))
+    assert gan.suggestion == {} and "trained for looks" in gan.lines()[-1]

@@ -1,0 +1,202 @@
+"""Tiles are exact where the network's receptive field is finite, and honest where it is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference import tiling
+from compressor.inference.tiling import pad_to, run_tiled, self_ensemble, spans
+from tests.support.fakes import convolutions, nearest
+
+SIDES = st.integers(1, 40)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    h=SIDES, w=SIDES, tile=st.integers(1, 45), radius=st.integers(0, 9), scale=st.sampled_from([1, 2, 3, 4]),
+    size_multiple=st.sampled_from([1, 2, 5, 8]), min_size=st.sampled_from([1, 11]), batch=st.integers(1, 4),
+    images=st.integers(1, 2),
+)  # fmt: skip
+def test_the_identity_reproduces_every_picture(
+    h: int, w: int, tile: int, radius: int, scale: int, size_multiple: int, min_size: int, batch: int, images: int
+) -> None:
+    """All sizes, tiles, overlaps, borders, multiples; and no window that the network could not take."""
+    seen = set()
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        seen.add(tuple(lr.shape[-2:]))
+        return nearest(scale)(lr)
+
+    lr = noise(images, 3, h, w)
+    tiled = run_tiled(
+        run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size, batch=batch
+    )
+    assert torch.equal(tiled.sr, nearest(scale)(lr))
+    assert tiled.seam is None
+    assert len(seen) == 1, "all windows of a picture have one size"
+    assert all(side % size_multiple == 0 and side >= min_size for side in seen.pop())
+
+
+@settings(max_examples=60, deadline=None)
+@given(h=st.integers(1, 50), w=st.integers(1, 50), tile=st.integers(1, 20), layers=st.integers(2, 5))
+def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: int, layers: int) -> None:
+    """With zero padding: it must act at the picture's border, and nowhere else."""
+    network = convolutions(2, layers)
+    lr = noise(1, 3, h, w)
+    with torch.no_grad():
+        tiled = run_tiled(network, lr, scale=2, radius=layers, tile=tile)
+        assert (tiled.sr - network(lr)).abs().max() < 1e-5
+
+
+def test_a_radius_too_small_shows() -> None:
+    network = convolutions(2, 5)
+    lr = noise(1, 3, 40, 40)
+    with torch.no_grad():
+        tiled = run_tiled(network, lr, scale=2, radius=2, tile=10)
+        assert (tiled.sr - network(lr)).abs().max() > 1e-4
+
+
+def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
+    network = convolutions(2)
+    lr = noise(1, 3, 21, 13)
+    with torch.no_grad():
+        whole = network(pad_to(lr, 8))[..., :42, :26]
+        tiled = run_tiled(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
+    assert (tiled.sr - whole).abs().max() < 1e-5
+    assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
+
+
+def test_the_self_ensemble_in_tiles() -> None:
+    run = self_ensemble(convolutions(2))
+    lr = noise(1, 3, 30, 23)
+    with torch.no_grad():
+        tiled = run_tiled(run, lr, scale=2, radius=3, tile=9)
+        assert (tiled.sr - run(lr)).abs().max() < 1e-5
+
+
+@settings(max_examples=200, deadline=None)
+@given(size=st.integers(1, 300), tile=st.integers(1, 320), margin=st.integers(0, 40), min_size=st.integers(1, 50))
+def test_spans_cover_an_axis_once_with_equal_windows(size: int, tile: int, margin: int, min_size: int) -> None:
+    cut = spans(size, tile, margin, min_size=min_size)
+    assert cut[0].length >= min(min_size, size)
+    assert [position for span in cut for position in range(span.start, span.stop)] == list(range(size))
+    assert len({span.length for span in cut}) == 1
+    for span in cut:
+        assert 0 <= span.begin <= max(span.start - margin, 0)
+        assert min(span.stop + margin, size) <= span.begin + span.length <= size
+        assert len(cut) == 1 or span.stop - span.start <= tile
+
+
+def test_an_unbounded_network_gets_a_measured_seam() -> None:
+    def normalised(lr: torch.Tensor) -> torch.Tensor:
+        return nearest(2)(lr - lr.mean(dim=(-2, -1), keepdim=True))
+
+    flat_then_bright = torch.cat([torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20)], dim=-1)
+    tiled = run_tiled(normalised, flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
+    assert tiled.seam is not None
+    assert 0.1 < tiled.seam <= 1
+    assert tiled.tile == 8
+    exact = run_tiled(nearest(2), flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
+    assert exact.seam == 0
+    whole = run_tiled(normalised, flat_then_bright, scale=2, radius=None, tile=0)
+    assert whole.seam is None
+    assert torch.equal(whole.sr, normalised(flat_then_bright))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Failed to allocate memory for requested buffer of size 123"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_tile(error: Exception) -> None:
+    sides = []
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        sides.append(lr.shape[-1])
+        if lr.shape[-1] > 40:
+            raise error
+        return nearest(2)(lr)
+
+    lr = noise(1, 3, 100, 120)
+    tiled = run_tiled(run, lr, scale=2, radius=3, tile=None)
+    assert torch.equal(tiled.sr, nearest(2)(lr))
+    assert sides[:3] == [120, 66, 36]
+    assert tiled.tile == 30
+
+
+def test_hopeless_memory_and_other_failures_are_told() -> None:
+    def starved(lr: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    with pytest.raises(SrkdError, match="out of memory even with tiles of 25 pixels"):
+        run_tiled(starved, noise(1, 3, 100, 100), scale=2, radius=3)
+
+    def broken(lr: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        run_tiled(broken, noise(1, 3, 9, 9), scale=2, radius=3)
+    with pytest.raises(SrkdError, match="is its scale really 3"):
+        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=3, radius=0)
+    with pytest.raises(UsageError, match="tile=-1"):
+        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, tile=-1)
+    with pytest.raises(UsageError, match="overlap=0"):
+        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=None, overlap=0)
+    with pytest.raises(UsageError, match="batch=0"):
+        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, batch=0)
+
+
+def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    lr = noise(1, 3, 60, 90)
+    assert run_tiled(nearest(2), lr, scale=2, radius=4).tile is None
+    bytes_per_pixel = 4 * tiling.ASSUMED_CHANNELS * (3 + 2 * 4)
+    monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", bytes_per_pixel * 40 * 40)
+    windows = set()
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        windows.add(tuple(lr.shape[-2:]))
+        return nearest(2)(lr)
+
+    tiled = run_tiled(run, lr, scale=2, radius=4)
+    assert tiled.tile == 32
+    assert max(h * w for h, w in windows) <= 40 * 40
+
+
+def test_progress_counts_windows() -> None:
+    told: list[tuple[int, int]] = []
+    run_tiled(
+        nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, batch=4, progress=lambda *now: told.append(now)
+    )
+    assert told == [(4, 9), (8, 9), (9, 9)]
+
+
+@pytest.mark.parametrize(("radius", "multiple"), [(2, 1), (3, 4), (None, 1)])
+def test_pictures_beyond_the_largest_size_are_cut(radius: int | None, multiple: int) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(lr.shape[-2:]))
+        return lr
+
+    lr = torch.rand(1, 3, 20, 70)
+    for tile in (None, 0, 50):
+        tiled = run_tiled(
+            run, lr, scale=1, radius=radius, tile=tile, overlap=4, size_multiple=multiple, max_size=(60, 32)
+        )
+        assert torch.equal(tiled.sr, lr) and tiled.tile is not None
+    assert all(height <= 32 and width <= 60 for height, width in seen)
+    seen.clear()
+    assert run_tiled(run, lr[..., :56], scale=1, radius=radius, max_size=(60, 32)).tile is None
+    assert len(seen) == 1

@@ -1,0 +1,163 @@
+"""Files in, files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.images.files import Picture, read_picture, write_picture
+from compressor.images.resize import upscale_bicubic
+from compressor.inference import upscale as upscaling
+from compressor.inference.upscale import upscale
+from compressor.models.networks.base import Descriptor
+from tests.support.fakes import Fake, convolutions, nearest, nearest_model
+
+
+def put(path: Path, height: int = 6, width: int = 8, **extra: object) -> Path:
+    rgb = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height)).float() / 255
+    write_picture(Picture(rgb, **extra), path)  # type: ignore[arg-type]
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def test_a_file_goes_beside_itself(tmp_path: Path) -> None:
+    source = put(tmp_path / "photo.png")
+    (done,) = upscale([source], nearest_model(3)).done
+    assert done.output == tmp_path / "photo_x3.png"
+    assert (done.lr_size, done.sr_size, done.tile, done.seam) == ((8, 6), (24, 18), None, None)
+    assert done.seconds > 0
+    assert torch.equal(read_picture(done.output).rgb, nearest(3)(read_picture(source).rgb))
+
+
+def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "b.png")
+    put(tmp_path / "in" / "a.jpg")
+    put(tmp_path / "more" / "deep" / "c.webp")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    report = upscale(
+        [tmp_path / "in" / "b.png", tmp_path / "in", f"{tmp_path}/**/*.webp", f"{tmp_path}/in/*.png"],
+        nearest_model(2),
+        output=tmp_path / "out",
+        suffix="",
+    )
+    assert [done.source.name for done in report.done] == ["b.png", "a.jpg", "c.webp"]
+    assert names(tmp_path / "out") == ["a.jpg", "b.png", "c.webp"]
+    assert report.failed == ()
+
+
+def test_a_second_run_does_not_enlarge_the_first_ones_outputs(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    upscale([tmp_path], nearest_model(2))
+    again = upscale([tmp_path], nearest_model(2), overwrite=True)
+    assert [done.source.name for done in again.done] == ["a.png"]
+    assert names(tmp_path) == ["a.png", "a_x2.png"]
+    kept = upscale([tmp_path], nearest_model(2))
+    assert kept.done == ()
+    assert "exists" in kept.failed[0].reason
+    named = upscale([tmp_path / "a_x2.png"], nearest_model(2))
+    assert [done.output.name for done in named.done] == ["a_x2_x2.png"]
+
+
+def test_output_names_are_unique(tmp_path: Path) -> None:
+    sources = [put(tmp_path / folder / "a.png", height) for folder, height in (("one", 5), ("two", 6), ("three", 7))]
+    put(tmp_path / "one" / "A.jpg")
+    report = upscale(
+        [*sources, tmp_path / "one" / "A.jpg"], nearest_model(2), output=tmp_path / "out", extension=".png"
+    )
+    outputs = [done.output.name for done in report.done]
+    assert outputs == ["a_x2.png", "a_x2-2.png", "a_x2-3.png", "A_x2-4.png"]
+    assert [read_picture(done.output).rgb.shape[1] for done in report.done[:3]] == [10, 12, 14]
+
+
+def test_no_input_is_ever_overwritten(tmp_path: Path) -> None:
+    source = put(tmp_path / "a.png")
+    before = source.read_bytes()
+    for options in ({"suffix": ""}, {"output": source}, {"output": tmp_path, "suffix": ""}):
+        report = upscale([source], nearest_model(2), overwrite=True, **options)  # type: ignore[arg-type]
+        assert "is one of the inputs" in report.failed[0].reason
+    assert source.read_bytes() == before
+    report = upscale([tmp_path], nearest_model(2), suffix="", overwrite=True)
+    assert "is one of the inputs" in report.failed[0].reason
+
+
+def test_one_bad_file_does_not_stop_the_rest(tmp_path: Path) -> None:
+    for name in ("a.png", "c.png"):
+        put(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    put(tmp_path / "d.png", alpha=torch.ones(1, 6, 8))
+    report = upscale([tmp_path, tmp_path / "nowhere.png", f"{tmp_path}/*.bmp"], nearest_model(2), extension=".jpg")
+    assert [done.source.name for done in report.done] == ["a.png", "c.png"]
+    reasons = {failed.source.name: failed.reason for failed in report.failed}
+    assert set(reasons) == {"b.png", "d.png", "nowhere.png", "*.bmp"}
+    assert "not a picture" in reasons["b.png"]
+    assert "JPEG holds no transparency" in reasons["d.png"]
+    assert "does not exist" in reasons["nowhere.png"]
+    assert "no picture matches" in reasons["*.bmp"]
+    assert all("\n" not in reason for reason in reasons.values())
+    assert names(tmp_path) == ["a.png", "a_x2.jpg", "b.png", "c.png", "c_x2.jpg", "d.png"]
+
+
+def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+
+    def broken(lr: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("two\nlines")
+
+    report = upscale([tmp_path], Fake(broken, Descriptor(scale=2)))
+    assert report.failed[0].reason == "two lines"
+    silent_nan = Fake(lambda lr: nearest(2)(lr) * float("nan"), Descriptor(scale=2))
+    assert "not numbers" in upscale([tmp_path], silent_nan).failed[0].reason
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_depth_alpha_grey_and_profiles_are_kept(tmp_path: Path) -> None:
+    """16 bit out of the float output: between two 8-bit steps too."""
+    deep = torch.linspace(0, 1, 48).reshape(1, 6, 8).expand(3, -1, -1)
+    clear = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(1))
+    write_picture(Picture(deep, clear, grey=True, bits=16, icc=b"profile"), tmp_path / "a.png")
+    (done,) = upscale([tmp_path / "a.png"], nearest_model(2)).done
+    found, stored = read_picture(done.output), read_picture(tmp_path / "a.png")
+    assert (found.bits, found.grey, found.icc) == (16, True, b"profile")
+    assert torch.equal(found.rgb, nearest(2)(stored.rgb))
+    assert stored.alpha is not None
+    assert found.alpha is not None
+    assert (found.alpha - upscale_bicubic(stored.alpha, 2).clamp(0, 1)).abs().max() <= 0.51 / 65535
+
+
+def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", 40, 30)
+    model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
+    whole = read_picture(upscale([tmp_path / "a.png"], model).done[0].output).rgb
+    (tiled,) = upscale([tmp_path / "a.png"], model, suffix="_tiled", tile=8).done
+    assert tiled.tile == 8
+    assert (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
+    model.inputs.clear()
+    upscale([tmp_path / "a.png"], model, suffix="_plus", self_ensemble=True)
+    assert len(model.inputs) == 8
+    unbounded = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
+    assert upscale([tmp_path / "a.png"], unbounded, suffix="_s", tile=8, overlap=2).done[0].seam == 0
+
+
+def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (done,) = upscale([tmp_path / "a.png"], nearest_model(2), output=tmp_path / "new" / "big.tiff").done
+    assert read_picture(done.output).format == "TIFF"
+    put(tmp_path / "b.png")
+    with pytest.raises(UsageError, match=r"big\.tiff is one file, but the inputs are 2 pictures"):
+        upscale([tmp_path], nearest_model(2), output=tmp_path / "big.tiff")
+    with pytest.raises(UsageError, match=r"extension '\.gif' is not one of"):
+        upscale([tmp_path], nearest_model(2), extension=".gif")
+
+
+def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscaling, "MAX_OUTPUT_PIXELS", 191)
+    put(tmp_path / "a.png")
+    model = nearest_model(2)
+    assert "would become 16x12, more than the 191 pixels" in upscale([tmp_path], model).failed[0].reason
+    assert model.inputs == []

@@ -1,0 +1,124 @@
+"""The axis plan covers every parameter, and cuts where the rules say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_index
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.registry import MODULES, architecture, build
+from tests.models.test_networks import VARIANTS, label, small_networks
+
+
+def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, ...]) -> AxisPlan:
+    named = {name.replace("_", "."): axes for name, axes in parameters.items()}
+    return AxisPlan({"width": Axis(width, groups), "rgb": Axis(3)}, named, (Repeat("blocks", depth),))
+
+
+@pytest.mark.parametrize(
+    ("expression", "groups", "runs"),
+    [
+        ("width", 1, ((0, 3),)),
+        ("width * 4", 1, ((0, 12),)),
+        ("width | width", 1, ((0, 3), (8, 3))),
+        ("width | width | width", 1, ((0, 3), (8, 3), (16, 3))),
+        ("rgb", 1, ((0, 3),)),
+        ("rgb | width", 1, ((0, 6),)),  # neighbours are one run, which is a view
+    ],
+)
+def test_kept_runs_of_8_units_cut_to_3(expression: str, groups: int, runs: tuple[tuple[int, int], ...]) -> None:
+    teacher, student = plan(8, groups, w=(expression,)), plan(3, groups, w=(expression,))
+    assert cuts(teacher, student, ["w"])["w"].runs == (runs,)
+
+
+@pytest.mark.parametrize(
+    ("expression", "runs"),
+    [
+        ("width", ((0, 2), (4, 2))),
+        ("width * 9", ((0, 18), (36, 18))),
+        ("width / 2", ((0, 2),)),
+        ("width | width", ((0, 2), (4, 2), (8, 2), (12, 2))),
+    ],
+)
+def test_groups_keep_the_leading_units_of_each_group(expression: str, runs: tuple[tuple[int, int], ...]) -> None:
+    """Two groups of four, cut to two groups of two."""
+    teacher, student = plan(8, 2, w=(expression,)), plan(4, 2, w=(expression,))
+    assert cuts(teacher, student, ["w"])["w"].runs == (runs,)
+
+
+def test_contiguous_segments_are_the_leading_columns() -> None:
+    teacher, student = plan(8, w=("width | width",)), plan(3, w=("width | width",))
+    assert cuts(teacher, student, ["w"], segments="contiguous")["w"].runs == (((0, 6),),)
+
+
+def test_a_single_run_is_a_view_and_several_are_not() -> None:
+    teacher, student = plan(8, w=("width", "width | width")), plan(3, w=("width", "width | width"))
+    tensor = torch.arange(8.0 * 16).reshape(8, 16)
+    taken = cuts(teacher, student, ["w"])["w"].take(tensor)
+    assert taken.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
+    plain = cuts(plan(8, v=("width",)), plan(3, v=("width",)), ["v"])["v"].take(tensor)
+    assert plain.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+
+
+def test_mask_zeroes_exactly_what_take_drops() -> None:
+    teacher, student = plan(8, 2, w=("width", "width | width")), plan(4, 2, w=("width", "width | width"))
+    cut = cuts(teacher, student, ["w"])["w"]
+    tensor = torch.rand(8, 16) + 1
+    masked = cut.mask(tensor)
+    assert torch.equal(cut.take(masked), cut.take(tensor))
+    assert int((masked != 0).sum()) == cut.take(tensor).numel()
+
+
+def test_the_published_depth_rule() -> None:
+    assert [inherited_index(j, 6, 20) for j in range(6)] == [1, 5, 8, 11, 15, 18]
+    assert [inherited_index(j, 16, 32) for j in range(16)] == list(range(1, 32, 2))
+    assert [inherited_index(j, 7, 7) for j in range(7)] == list(range(7))
+    assert [inherited_index(j, 1, 3) for j in range(1)] == [1]
+
+
+def test_blocks_of_a_shorter_student_come_from_the_middle_of_the_teachers() -> None:
+    parameters = {"blocks.*.w": ("width",), "tail.w": ("width",)}
+    long = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 6),))
+    short = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 2),))
+    found = cuts(long, short, ["blocks.0.w", "blocks.1.w", "tail.w"])
+    assert {name: cut.source for name, cut in found.items()} == {
+        "blocks.0.w": "blocks.1.w",
+        "blocks.1.w": "blocks.4.w",
+        "tail.w": "tail.w",
+    }
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS, CARNMSpec(3, width=12, groups=3)], ids=label)
+def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
+    declared = architecture(spec.arch).axes(spec)
+    network = build(spec)
+    whole = cuts(declared, declared, [name for name, _ in network.named_parameters()])
+    for name, parameter in network.named_parameters():
+        # A convolution's kernel axes are never cut and need no word; everything else must add up.
+        planned = [sum(length for _, length in runs) for runs in whole[name].runs]
+        assert planned == list(parameter.shape[:2]), name
+
+
+def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
+    named = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
+    assert named.expressions("a.17.b.0.w") == ("width",)
+    assert named.expressions("a.1.b.2.w") == ("rgb",)
+    with pytest.raises(SrkdError, match="says nothing"):
+        named.expressions("a.1.b.1.w")
+
+
+def test_refusals_name_what_does_not_fit() -> None:
+    with pytest.raises(SrkdError, match="says nothing of v"):
+        cuts(plan(8, w=("width",)), plan(3, w=("width",)), ["v"])
+    with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
+        cuts(plan(8, w=("width",)), plan(9, w=("width",)), ["w"])
+    with pytest.raises(SrkdError, match="2 groups cannot be cut from a teacher with 1"):
+        cuts(plan(8, w=("width",)), plan(4, 2, w=("width",)), ["w"])
+
+
+def test_every_network_has_a_width_to_cut() -> None:
+    for name in MODULES:
+        assert "width" in architecture(name).axes(architecture(name).spec()).axes

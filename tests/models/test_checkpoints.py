@@ -1,0 +1,267 @@
+"""Every dialect and wrapper loads, with what was assumed said aloud, and what does not fit is named."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import Loaded, load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
+from tests.support import official
+from tests.support.shared import needs_shared, shared_dir
+
+State = official.State
+DIALECTS: list[tuple[str, Callable[[], State], int | None, Spec]] = [
+    ("edsr-pytorch", lambda: official.edsr_pytorch(2, 8, 3), None, EDSRSpec(2, 8, 3)),
+    ("edsr-pytorch", lambda: official.edsr_pytorch(3, 8, 1, img_range=1.0), None, EDSRSpec(3, 8, 1, img_range=1.0)),
+    ("edsr-pytorch", lambda: official.edsr_pytorch(8, 4, 2), None, EDSRSpec(8, 4, 2)),
+    ("edsr-pytorch", lambda: official.edsr_pytorch(4, 256, 1), None, EDSRSpec(4, 256, 1, 0.1)),
+    ("basicsr", lambda: official.basicsr_edsr(4, 12, 2), None, EDSRSpec(4, 12, 2)),
+    ("csd", lambda: official.csd_edsr(4, 8, 2), None, EDSRSpec(4, 8, 2, 0.1)),
+    ("carn", lambda: official.carn((3,), 8), None, CARNSpec(3, 8)),
+    ("carn", lambda: official.carn((2, 3, 4), 8), 4, CARNSpec(4, 8)),
+    ("carn_m", lambda: official.carn_m((2, 3, 4), 8, groups=2), 2, CARNMSpec(2, 8, groups=2)),
+    ("carn_m", lambda: official.carn_m((4,), 12, groups=4), 4, CARNMSpec(4, 12, groups=4)),
+]
+
+
+def saved(content: object, folder: Path, **how: object) -> Path:
+    path = folder / "checkpoint.pth"
+    torch.save(content, path, **how)  # type: ignore[arg-type]
+    return path
+
+
+def weights_of(loaded: Loaded) -> dict[str, torch.Tensor]:
+    return dict(loaded.network.named_parameters())
+
+
+def same(one: Network, other: Network) -> bool:
+    return network_sha256(one) == network_sha256(other)
+
+
+@pytest.fixture(name="plain")
+def _plain(tmp_path: Path) -> tuple[State, Network]:
+    """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
+    state = official.basicsr_edsr(2, 8, 2)
+    return state, load_checkpoint(saved(state, tmp_path)).network
+
+
+@pytest.mark.parametrize(
+    ("dialect", "state", "scale", "spec"),
+    DIALECTS,
+    ids=[f"{row[0]}-{row[3].scale}-{i}" for i, row in enumerate(DIALECTS)],
+)
+def test_hyper_parameters_are_inferred(
+    dialect: str, state: Callable[[], State], scale: int | None, spec: Spec, tmp_path: Path
+) -> None:
+    made = state()
+    loaded = load_checkpoint(saved(made, tmp_path), scale=scale)
+    assert (loaded.dialect, loaded.network.spec) == (dialect, spec)
+    assert not loaded.network.training
+    values = {tensor.double().sum().item() for tensor in weights_of(loaded).values()}
+    assert values <= {tensor.double().sum().item() for tensor in made.values()}
+    with torch.no_grad():
+        assert loaded.network(torch.rand(1, 3, 4, 5)).shape == (1, 3, 4 * spec.scale, 5 * spec.scale)
+
+
+@pytest.mark.parametrize(
+    ("state", "assumed"),
+    [
+        (lambda: official.edsr_pytorch(2, 64, 1), {"res_scale": 1.0}),
+        (lambda: official.edsr_pytorch(2, 256, 1), {"res_scale": 0.1}),
+        (lambda: official.csd_edsr(2, 8, 1), {"res_scale": 0.1}),
+        (
+            lambda: official.basicsr_edsr(2, 8, 1),
+            {"res_scale": 1.0, "img_range": 255.0, "mean": (0.4488, 0.4371, 0.4040)},
+        ),
+        (lambda: official.carn((2,), 8), {}),
+    ],
+)
+def test_what_the_file_does_not_hold_is_said(
+    state: Callable[[], State], assumed: dict[str, object], tmp_path: Path
+) -> None:
+    loaded = load_checkpoint(saved(state(), tmp_path))
+    assert {one.field: one.value for one in loaded.assumed} == assumed
+    assert all(one.why.startswith("not in the file; ") for one in loaded.assumed)
+
+
+def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
+    path = saved(official.basicsr_edsr(2, 8, 1), tmp_path)
+    loaded = load_checkpoint(path, arch_options={"res_scale": "0.1", "mean": "0.5,0.5,0.25", "img_range": 1})
+    assert loaded.network.spec == EDSRSpec(2, 8, 1, 0.1, mean=(0.5, 0.5, 0.25), img_range=1.0)
+    assert loaded.assumed == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"res_scal": 1.0}, "did you mean 'res_scale'"),
+        ({"res_scale": "big"}, "res_scale='big' is not float"),
+        ({"res_scale": None}, "res_scale='None' is not float"),
+        ({"arch": "carn"}, "has no option 'arch'"),
+        ({"img_range": 0}, "img_range=0 is not above 0"),
+        ({"weights": "params_emma"}, "no weights called 'params_emma'; did you mean 'params_ema'"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], said: str, tmp_path: Path) -> None:
+    state = official.basicsr_edsr(2, 8, 1)
+    path = saved({"params": state, "params_ema": state}, tmp_path)
+    with pytest.raises(UsageError) as raised:
+        load_checkpoint(path, arch_options=options)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_an_option_that_contradicts_the_file_names_the_tensors(tmp_path: Path) -> None:
+    path = saved(official.basicsr_edsr(2, 8, 2), tmp_path)
+    with pytest.raises(SrkdError, match=r"conv_first\.weight is \(8, 3, 3, 3\) and should be \(9, 3, 3, 3\)"):
+        load_checkpoint(path, arch_options={"width": 9})
+    with pytest.raises(SrkdError, match=r"4 unexpected \(body\.1\.conv1\.weight"):
+        load_checkpoint(path, arch_options={"depth": 1})
+    with pytest.raises(SrkdError, match=r"4 missing \(sub_mean\.weight"):
+        load_checkpoint(path, arch_options={"mean_shift": "file"})
+
+
+@pytest.mark.parametrize(
+    ("wrap", "wrapping"),
+    [
+        (lambda state: state, "bare"),
+        (lambda state: OrderedDict(state), "bare"),
+        (lambda state: {"params": state}, "params"),
+        (lambda state: {"params_ema": state}, "params_ema"),
+        (lambda state: {"state_dict": state, "epoch": 3}, "state_dict"),
+        (lambda state: {"params": {f"module.{k}": v for k, v in state.items()}}, "params > module.*"),
+        (lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()}, "bare > _orig_mod.module.*"),
+        (lambda state: {"epoch": 1, "model_state_dict": {f"module.{k}": v for k, v in state.items()}}, ""),
+        (lambda state: {"checkpoint": {"model": state}}, "checkpoint > model"),
+        (lambda state: {"gen_weights": state, "loss": [0.5] * 100}, "gen_weights"),
+        (lambda state: {k: nn.Parameter(v) for k, v in state.items()}, "bare"),
+        (lambda state: {k: v.double() for k, v in state.items()}, "bare"),
+        (lambda state: {k: v.T.contiguous().T if v.dim() == 2 else v for k, v in state.items()}, "bare"),
+        (
+            lambda state: {k: v.to(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in state.items()},
+            "",
+        ),
+    ],
+)
+def test_wrappers(wrap: Callable[[State], object], wrapping: str, plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    loaded = load_checkpoint(saved(wrap(state), tmp_path))
+    assert same(loaded.network, network)
+    assert not wrapping or loaded.wrapping == wrapping.replace("bare > ", "")
+
+
+def test_averaged_weights_are_preferred_and_said(plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    other = {name: tensor * 2 for name, tensor in state.items()}
+    path = saved({"params": other, "params_ema": state}, tmp_path)
+    loaded = load_checkpoint(path)
+    assert same(loaded.network, network)
+    said = loaded.assumed[0]
+    assert (said.field, said.value) == ("weights", "params_ema")
+    assert "params" in said.why
+    chosen = load_checkpoint(path, arch_options={"weights": "params"})
+    assert not same(chosen.network, network)
+    assert "weights" not in {one.field for one in chosen.assumed}
+
+
+def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
+    path = saved(official.carn((2, 3, 4), 8), tmp_path)
+    with pytest.raises(UsageError, match=r"holds scales 2, 3, 4: choose one with --scale"):
+        load_checkpoint(path)
+    with pytest.raises(UsageError, match="holds scales 2, 3, 4, not 8"):
+        load_checkpoint(path, scale=8)
+    two, three = load_checkpoint(path, scale=2), load_checkpoint(path, scale=3)
+    assert torch.equal(weights_of(two)["entry.weight"], weights_of(three)["entry.weight"])
+    assert weights_of(three)["upsampler.convs.0.weight"].shape[0] == 9 * 8
+
+
+@pytest.mark.parametrize("state", [official.edsr_pytorch(2, 8, 1), official.carn((2,), 8)])
+def test_a_scale_that_the_file_is_not_for(state: State, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for scale 2, not 4"):
+        load_checkpoint(saved(state, tmp_path), scale=4)
+
+
+def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> None:
+    state = official.edsr_pytorch(2, 8, 2)
+    del state["body.1.body.2.bias"]
+    state["body.1.body.2.scale"] = torch.ones(1)
+    state["tail.1.weight"] = torch.zeros(3, 8, 1, 1)
+    state["body.0.body.0.bias"] = torch.zeros(8, dtype=torch.int32)
+    with pytest.raises(SrkdError) as raised:
+        load_checkpoint(saved(state, tmp_path))
+    said = str(raised.value)
+    assert "recognised as edsr (edsr-pytorch names)" in said
+    assert "1 missing (body.1.body.2.bias)" in said
+    assert "1 unexpected (body.1.body.2.scale)" in said
+    assert "1 misshaped (tail.1.weight is (3, 8, 1, 1) and should be (3, 8, 3, 3))" in said
+    assert "1 not floating-point (body.0.body.0.bias is torch.int32)" in said
+    assert str(tmp_path) in said
+    assert "\n" not in said
+
+
+def test_a_gap_in_the_blocks_is_named(tmp_path: Path) -> None:
+    state = {k: v for k, v in official.basicsr_edsr(2, 8, 4).items() if not k.startswith("body.2.")}
+    with pytest.raises(SrkdError, match="block numbers 2 are missing"):
+        load_checkpoint(saved(state, tmp_path))
+
+
+def test_an_unknown_network_is_told_with_the_nearest(tmp_path: Path) -> None:
+    state = {f"{name}.wt": tensor for name, tensor in official.carn((2,), 8).items()}
+    state["entry.bias"] = torch.ones(1)
+    with pytest.raises(SrkdError, match=r"unknown network: its 71 tensors .* nearest is carn .* known are edsr, carn"):
+        load_checkpoint(saved(state, tmp_path))
+
+
+def test_loading_leaves_the_random_generator_alone(plain: tuple[State, Network], tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_checkpoint(tmp_path / "checkpoint.pth")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@needs_shared
+def test_published_files() -> None:
+    shared = shared_dir()
+    assert shared is not None
+    carn_m = load_checkpoint(shared / "data" / "checkpoints" / "carn_m.pth", scale=3)
+    assert carn_m.network.spec == CARNMSpec(3)
+    assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
+    recompressed = load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+    assert recompressed.network.spec == CompactSpec(4, 64, 16)
+
+
+def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
+    """The eight bytes of its length come first, and one in 32 begins with 0x80, as pickles do."""
+    network = build(EDSRSpec(2, 4, 1), seed=0)
+    begins = set()
+    for extra in range(0, 256, 8):
+        path = tmp_path / f"{extra}.safetensors"
+        save_network(network, path, metadata={"srkd.recipe": "x" * extra})
+        begins.add(path.read_bytes()[0])
+        assert load_checkpoint(path).network.spec == network.spec
+    assert 0x80 in begins
+
+
+def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:
+    """EDSR-PyTorch's --rgb_range takes any number; the file shows it as add_mean.bias / mean."""
+    state = dict(official.edsr_pytorch(2, 8, 1))
+    for side in ("sub_mean", "add_mean"):
+        state[f"{side}.bias"] = state[f"{side}.bias"] * (1023 / 255)
+    network = load_checkpoint(saved(state, tmp_path)).network
+    assert network.spec.img_range == pytest.approx(1023, rel=1e-6)
+    flat = torch.full((1, 3, 4, 4), 0.25)
+    with torch.no_grad():
+        assert torch.allclose(network.sub_mean(flat)[0, :, 0, 0], 0.25 * 1023 + state["sub_mean.bias"], atol=1e-3)

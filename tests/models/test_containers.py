@@ -1,0 +1,163 @@
+"""torch's two formats, deflated archives and safetensors hold what torch reads from them."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.serialization import set_crc32_options
+
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.files import open_container
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from tests.models.test_checkpoints import same, saved
+from tests.support import official
+from tests.support.shared import needs_shared, shared_dir
+
+State = official.State
+
+
+@pytest.fixture(name="plain")
+def _plain(tmp_path: Path) -> tuple[State, Network]:
+    """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
+    state = official.basicsr_edsr(2, 8, 2)
+    return state, load_checkpoint(saved(state, tmp_path)).network
+
+
+def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    optimizer = torch.optim.Adam(build(EDSRSpec(2, 4, 1)).parameters())
+    content = {
+        "epoch": 7,
+        "model_state_dict": state,
+        "optimizer_state_dict": optimizer.state_dict(),
+        "best_psnr": np.float64(32.1),
+        "history": np.arange(5),
+        "args": argparse.Namespace(scale=[2], rgb_range=255),
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+    }
+    assert same(load_checkpoint(saved(content, tmp_path)).network, network)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"_use_new_zipfile_serialization": False},
+        {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
+        {"pickle_protocol": 4},
+        {"pickle_protocol": 5},
+    ],
+    ids=["legacy", "legacy-protocol4", "protocol4", "protocol5"],
+)
+def test_containers(how: dict[str, object], plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    assert same(load_checkpoint(saved(state, tmp_path, **how)).network, network)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_that_share_a_storage(legacy: bool, plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    flat = torch.cat([tensor.reshape(-1) for tensor in state.values()])
+    views, begin = {}, 0
+    for name, tensor in state.items():
+        views[name] = flat[begin : begin + tensor.numel()].reshape(tensor.shape)
+        begin += tensor.numel()
+    path = saved(views, tmp_path, _use_new_zipfile_serialization=not legacy)
+    assert same(load_checkpoint(path).network, network)
+
+
+def test_deflated_archives(plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    with zipfile.ZipFile(saved(state, tmp_path)) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+    assert packed.stat().st_size < (tmp_path / "checkpoint.pth").stat().st_size
+    assert same(load_checkpoint(packed).network, network)
+
+
+def test_archives_without_checksums(plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    set_crc32_options(False)
+    try:
+        path = saved(state, tmp_path)
+    finally:
+        set_crc32_options(True)
+    assert same(load_checkpoint(path).network, network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_load_as_fp32(dtype: torch.dtype, plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, _ = plain
+    loaded = load_checkpoint(saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path))
+    head = dict(loaded.network.named_parameters())["head.weight"]
+    assert head.dtype == torch.float32
+    assert torch.equal(head, state["conv_first.weight"].to(dtype).float())
+
+
+def test_foreign_safetensors(plain: tuple[State, Network], tmp_path: Path) -> None:
+    state, network = plain
+    save_file(state, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    loaded = load_checkpoint(tmp_path / "foreign.safetensors")
+    assert same(loaded.network, network)
+    assert (loaded.dialect, dict(loaded.header)) == ("basicsr", {"format": "pt"})
+
+
+@needs_shared
+def test_every_published_file_holds_what_torch_reads() -> None:
+    """Other networks, deflated and old archives included: tensor for tensor."""
+    shared = shared_dir()
+    assert shared is not None
+    files = [*(shared / "data" / "checkpoints").glob("*.pt*"), *(shared / "golden" / "archs").glob("*/*.pth")]
+    assert len(files) >= 20
+    for file in files:
+        reference = tensors(torch.load(file, weights_only=True, map_location="cpu"))
+        with open_container(file) as container:
+            refs = tensors(container.content)
+            assert refs.keys() == reference.keys(), file
+            for name, ref in refs.items():
+                read = container.tensor(ref)
+                assert read.dtype == reference[name].dtype
+                assert torch.equal(read, reference[name]), (file, name)
+
+
+def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
+    """What is tensor in nested dictionaries, by path."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found |= tensors(value, f"{prefix}{name}/")
+        elif isinstance(value, (torch.Tensor, TensorRef)):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": torch.eye(3).to_sparse()}, "holds sparse, quantised or meta tensors"),
+        (nn.Conv2d(1, 1, 1), r"would run 'torch\.nn\.modules\.conv\.Conv2d': refused, nothing was run"),
+        ([torch.eye(3)], "holds a list, not a state dict"),
+        (torch.eye(3), "holds a tensor, not a state dict"),
+        ({"epoch": 3}, r"holds no tensors \(its keys: epoch\)"),
+        ({3: torch.eye(3)}, "a tensor is named '3', which is no text"),
+        ({"a": {"x": torch.eye(3)}, "b": {"x": torch.eye(3)}}, r"several state dicts \(a, b\): choose one"),
+    ],
+)
+def test_what_is_no_state_dict(content: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=said):
+        load_checkpoint(saved(content, tmp_path))

@@ -1,0 +1,197 @@
+"""The way home: each network in each code base that has it, bit for bit; what no file can say is said or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.convert import TARGETS, convert_file
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.layers import DIV_FLICKR_MEAN
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.windows import shift_mask
+from compressor.models.students import network_sha256
+from srkd.cli import run
+from tests.models.test_networks import VARIANTS, small_networks
+from tests.support import official, official_rcan
+from tests.support.shared import needs_shared, shared_dir
+
+ALL = [*small_networks(), *VARIANTS]
+PAIRS = [(spec, to) for spec in ALL for to in TARGETS if spec.arch in TARGETS[to].dialects]
+
+
+def saved(spec: Spec, folder: Path) -> Path:
+    path = folder / f"{spec.arch}.safetensors"
+    network = build(spec, seed=3)
+    if getattr(spec, "mean_shift", "") == "file":
+        network.add_mean.bias.mul_(1.01)  # type: ignore[union-attr, operator]
+    save_network(network, path)
+    return path
+
+
+def stored(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=True)
+    for wrapper in ("params", "model_state_dict"):
+        content = content.get(wrapper, content)
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def test_every_network_has_a_way_home() -> None:
+    assert {spec.arch for spec, _ in PAIRS} == set(MODULES)
+    assert {to for _, to in PAIRS} == set(TARGETS)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
+    tried = refused = 0
+    for number, spec in enumerate(spec for spec, target in PAIRS if target == to):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = saved(spec, folder)
+        try:
+            written = convert_file(path, to)
+        except SrkdError as error:
+            assert any(why in str(error) for why in ("mean shift", "ignores res_scale", "cannot say scale=8")), error
+            assert [one.name for one in folder.iterdir()] == [path.name]
+            refused += 1
+            continue
+        assert written.path == folder / f"{spec.arch}_{to}.pth"
+        unused = {"features": spec.features} if isinstance(spec, SwinIRSpec) else {}
+        again = load_checkpoint(written.path, arch_options={**written.needs, **unused})
+        assert (again.dialect, again.network.spec, again.wrapping) == (written.dialect, spec, written.wrapping)
+        assert network_sha256(again.network) == network_sha256(load_checkpoint(path).network)
+        assert (again.sha256, again.bytes) == (written.sha256, written.bytes)
+        first = written.path.read_bytes()
+        assert convert_file(path, to, folder / "other name.pt").sha256 == again.sha256
+        assert written.path.read_bytes() == first
+        tried += 1
+    assert tried >= 3 and refused <= 2
+
+
+def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
+    spec = EDSRSpec(2, 8, 1, res_scale=0.1, mean=DIV_FLICKR_MEAN, img_range=1.0)
+    path = saved(spec, tmp_path)
+    assert convert_file(path, "basicsr").needs == {"res_scale": 0.1, "mean": DIV_FLICKR_MEAN, "img_range": 1.0}
+    assert convert_file(path, "edsr-pytorch").needs == {"res_scale": 0.1}
+    assert convert_file(path, "csd").needs == {}
+    path = saved(EDSRSpec(2, 8, 1), tmp_path)
+    assert (convert_file(path, "basicsr").needs, convert_file(path, "csd").needs) == ({}, {"res_scale": 1.0})
+    path = saved(SwinIRSpec(2, 12, (2,), (2,), window=4, img_range=255.0, features=4), tmp_path)
+    assert convert_file(path, "swinir").needs == {"img_range": 255.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "to", "said"),
+    [
+        (EDSRSpec(2, 8, 1, mean_shift="file"), "basicsr", "basicsr files have no mean shift"),
+        (RCANSpec(2, 8, 1, 1, 2, res_scale=0.1), "rcan", "rcan's RCAN ignores res_scale, this one has 0.1"),
+        (CARNSpec(2, 4, img_range=255.0), "carn", "carn works on \\[0,1\\]"),
+        (CompactSpec(2, 4, 1), "carn", "carn has no compact; those that have: basicsr, srkd"),
+        (EDSRSpec(2, 8, 1), "basicrs", "no code base is called 'basicrs'; did you mean 'basicsr'"),
+    ],
+)
+def test_what_a_code_base_cannot_say_is_refused(spec: Spec, to: str, said: str, tmp_path: Path) -> None:
+    path = saved(spec, tmp_path)
+    with pytest.raises(SrkdError, match=said):
+        convert_file(path, to)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_of_outputs(tmp_path: Path) -> None:
+    path = saved(EDSRSpec(2, 8, 1), tmp_path)
+    for out, said in (("x.safetensors", "files end with .pth"), ("x.onnx", "files end with .pth")):
+        with pytest.raises(UsageError, match=said):
+            convert_file(path, "basicsr", tmp_path / out)
+    with pytest.raises(UsageError, match="is the file that is converted"):
+        convert_file(path, "srkd", path)
+    home = convert_file(path, "basicsr").path
+    with pytest.raises(UsageError, match="is the file that is converted"):
+        convert_file(home, "basicsr", home)
+
+
+def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_network(build(EDSRSpec(2, 8, 1, 0.1), seed=0), path, metadata={"srkd.recipe": "csd", "srkd.scores": "{}"})
+    written = convert_file(path, "srkd", tmp_path / "again.safetensors")
+    header = load_checkpoint(written.path).header
+    assert (header["srkd.recipe"], json.loads(header["srkd.spec"])["res_scale"]) == ("csd", 0.1)
+    state = official.carn((2, 3), 8)
+    torch.save(state, tmp_path / "carn.pth")
+    own = load_checkpoint(convert_file(tmp_path / "carn.pth", "srkd", scale=3).path)
+    assert (own.network.spec, own.dialect) == (CARNSpec(3, 8), "srkd")
+    assert own.header["srkd.source_sha256"] == load_checkpoint(tmp_path / "carn.pth", scale=2).sha256
+
+
+@pytest.mark.parametrize(
+    ("state", "to"),
+    [
+        (official.edsr_pytorch(4, 8, 2), "edsr-pytorch"),
+        (official.edsr_pytorch(3, 8, 1, img_range=1.0), "edsr-pytorch"),
+        (official.basicsr_edsr(2, 8, 2), "basicsr"),
+        (official.csd_edsr(4, 8, 2), "csd"),
+        (official.fakd_edsr(2, 8, 5), "fakd"),
+        (official.carn((3,), 8), "carn"),
+        (official.carn_m((4,), 8, groups=2), "carn"),
+        (official_rcan.rcan(official_rcan.RCAN, 2), "rcan"),
+        (official_rcan.drifted(official_rcan.rcan(official_rcan.RCAN, 2)), "edsr-pytorch"),
+        (official_rcan.rcan(official_rcan.BASICSR, 3), "basicsr"),
+    ],
+)
+def test_official_files_come_home_as_they_left(state: official.State, to: str, tmp_path: Path) -> None:
+    """Names, shapes and every bit, mean shifts among them, as the official code would have saved them."""
+    torch.save(state, tmp_path / "official.pth")
+    home = stored(convert_file(tmp_path / "official.pth", to).path)
+    assert home.keys() == state.keys()
+    assert [name for name, tensor in state.items() if not torch.equal(tensor, home[name])] == []
+
+
+@needs_shared
+def test_golden_states_come_home_as_they_left() -> None:
+    shared = shared_dir()
+    assert shared is not None
+    compared = 0
+    for case in sorted((shared / "golden" / "archs").glob("*/state.pth")):
+        name = case.parent.name
+        if name.startswith(("pams", "carn_multi", "hkdsr", "csd")):
+            continue  # other scales, heads and wrappings; their round trip is above
+        loaded = load_checkpoint(case)
+        to = next(
+            to for to, target in TARGETS.items() if target.dialects.get(loaded.network.spec.arch) == loaded.dialect
+        )
+        raw = torch.load(case, weights_only=True)
+        raw = raw.get("params_ema", raw.get("params", raw))
+        from compressor.models.checkpoints.convert import dialect_of, home_state
+
+        home, _ = home_state(loaded.network, dialect_of(loaded.network, to))
+        assert home.keys() == raw.keys(), name
+        for key, tensor in raw.items():
+            if key.endswith("attn_mask"):  # of the test's own small training size
+                side = int((tensor.shape[0] * tensor.shape[1]) ** 0.5)
+                window = int(tensor.shape[1] ** 0.5)
+                assert torch.equal(tensor, shift_mask(side, side, window, torch.device("cpu"))), key
+            else:
+                assert torch.equal(tensor, home[key]), f"{name}: {key}"
+        compared += 1
+    assert compared >= 12
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(EDSRSpec(2, 8, 1, res_scale=0.5), tmp_path)
+    assert run(["convert", str(path), "--to", "basicsr", "-o", str(tmp_path / "home.pth"), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert (value["schema"], value["to"], value["wrapping"]) == ("srkd.convert/1", "basicsr", "params")
+    assert value["needs"] == {"res_scale": 0.5}
+    assert run(["convert", str(path), "--to", "basicsr"]) == 0
+    assert "not in the file: res_scale=0.5" in capsys.readouterr().out
+    assert run(["convert", str(path), "--to", "nothing"]) == 2

@@ -1,0 +1,203 @@
+"""Parameters and MACs are the published ones, to the last digit, in no time and no memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.published_counts import (
+    CLASSICAL,
+    COMPACT_PARAMS,
+    DIRECT,
+    HR_720P,
+    OFFICIAL,
+    PUBLISHED,
+    SCALES,
+    Published,
+)
+from compressor.base.errors import UsageError
+from compressor.models.cost import Cost, cost, extra_operations, layer_costs
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from tests.models.test_networks import SMALL, VARIANTS, label, small_networks
+
+PUBLISHED_720P = {
+    "carn": {2: 222.82, 3: 118.88, 4: 90.87},
+    "carn_m": {2: 91.17, 3: 46.16, 4: 32.48},
+}
+"""10⁹ MACs for a 1280×720 output (CARN-pytorch, assets/table.png, to one digit more)."""
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.name)
+def test_the_table_of_counts(published: Published) -> None:
+    gmacs = published.gmacs or (None, None, None)
+    for scale, params, wanted in zip(SCALES, published.params, gmacs, strict=True):
+        counted = cost(published.at(scale))
+        assert counted.params == params
+        assert wanted is None or abs(counted.macs / 1e9 - wanted) < 0.0101
+        assert counted.lr_size == (256, 256)
+    if published.gmacs_plus_x4 is not None:
+        assert round(cost(published.at(4)).macs_plus / 1e9, 2) == published.gmacs_plus_x4
+
+
+@pytest.mark.parametrize("official", OFFICIAL, ids=lambda official: f"{official[0].arch}-x{official[0].scale}")
+def test_the_official_classes_to_the_last_digit(official: tuple[Spec, int, int, int]) -> None:
+    spec, params, macs, _ = official
+    assert cost(spec) == Cost(params, macs, macs + extra(spec, 256 * 256), (256, 256))
+
+
+SOME = [row for row in OFFICIAL if row[0].scale == 3 or row[0].arch == "carn_m"]
+OTHERS = [pytest.param(row, marks=pytest.mark.slow) for row in OFFICIAL if row not in SOME]
+
+
+@pytest.mark.parametrize("official", [*SOME, *OTHERS], ids=lambda official: f"{official[0].arch}-x{official[0].scale}")
+def test_the_official_classes_at_720p(official: tuple[Spec, int, int, int]) -> None:
+    spec, _, _, macs_720p = official
+    assert cost(spec, HR_720P[spec.scale]).macs == macs_720p
+
+
+def extra(spec: Spec, pixels: int) -> int:
+    """One operation for each element that the attention pools, five for each element of a LayerNorm."""
+    if isinstance(spec, RCANSpec):
+        return spec.groups * spec.depth * spec.width * pixels
+    if isinstance(spec, SwinIRSpec):
+        return 5 * (2 * sum(spec.depths) + 2) * spec.width * pixels
+    return 0
+
+
+def test_rcan_and_swinir_as_dukds_counter_has_them() -> None:
+    """1044.03 and 861.27 (10⁹) in DUKD's table 1, where MACs alone are 1043.19 and 856.91."""
+    assert extra(RCANSpec(), 256 * 256) == 838_860_800
+    assert extra(CLASSICAL, 256 * 256) == 4_364_697_600
+    assert cost(CLASSICAL).macs_plus - cost(CLASSICAL).macs == 4_364_697_600
+
+
+def test_padding_is_counted() -> None:
+    """SwinIR works on the next multiple of its window, whatever the image: only its tail's crop is free."""
+    assert cost(DIRECT, (25, 33)).macs == cost(DIRECT, (32, 40)).macs > cost(DIRECT, (24, 32)).macs
+
+
+@pytest.mark.parametrize("make", [CARNSpec, CARNMSpec])
+@pytest.mark.parametrize("scale", SCALES)
+def test_720p(make: Callable[[int], Spec], scale: int) -> None:
+    spec = make(scale)
+    assert round(cost(spec, HR_720P[scale]).macs / 1e9, 2) == PUBLISHED_720P[spec.arch][scale]
+
+
+def test_compact_by_hand() -> None:
+    spec = CompactSpec(4, width=64, depth=16)
+    weights = 9 * (3 * 64 + 16 * 64 * 64 + 64 * 48)
+    assert cost(spec, (10, 7)).macs == weights * 70
+    assert cost(spec).params == weights + 17 * (64 + 64) + 48 == COMPACT_PARAMS
+
+
+def conv_macs(spec: EDSRSpec, width: int, height: int) -> int:
+    """EDSR's MACs by hand: inputs · outputs · 9 for each pixel of each convolution."""
+    c, pixels = spec.width, width * height
+    head_and_body = 3 * c + (2 * spec.depth + 1) * c * c
+    up = {2: [(4, 1)], 3: [(9, 1)], 4: [(4, 1), (4, 4)]}[spec.scale]
+    upsampler = sum(c * rows * c * magnified for rows, magnified in up)
+    return 9 * pixels * (head_and_body + upsampler + 3 * c * spec.scale**2)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_macs_by_hand_on_an_oblong_image(scale: int) -> None:
+    spec = EDSRSpec(scale, 7, 3)
+    assert cost(spec, (31, 17)).macs == conv_macs(spec, 31, 17)
+
+
+def test_mean_shift_is_never_counted() -> None:
+    plain, from_file = CARNSpec(4, 8), CARNSpec(4, 8, mean_shift="file")
+    assert cost(plain) == cost(from_file)
+
+
+def test_a_network_costs_what_its_spec_costs() -> None:
+    network = build(CARNMSpec(3, 8), seed=0)
+    assert cost(network, (20, 10)) == cost(network.spec, (20, 10))
+    assert cost(network).params == sum(parameter.numel() for parameter in network.parameters())
+
+
+class OnlyMeta(TorchDispatchMode):
+    """Notes every tensor that has memory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in (item for item in tree_leaves(result) if isinstance(item, torch.Tensor)):
+            if tensor.device.type != "meta":
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("spec", "params"),
+    [
+        (EDSRSpec(4, 256, 32), 43_089_923),
+        (RCANSpec(4), 15_592_355),
+        (replace(CLASSICAL, scale=4), 11_900_199),
+    ],
+    ids=["edsr", "rcan", "swinir"],
+)
+def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> None:
+    for arch in (EDSRSpec(2, 4, 1), RCANSpec(2, 4, 1, 1, 1), SwinIRSpec(2, 4, (1,), (1,), 2)):
+        cost(arch, (5, 5))  # what torch imports on the first call is not the count
+    before, rng = time.process_time(), torch.random.get_rng_state()
+    with OnlyMeta() as seen:
+        assert cost(spec, (3840, 2160)).params == params
+    assert time.process_time() - before < 1.5
+    assert seen.largest < 100_000
+    assert torch.equal(rng, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+def test_layers_add_up_to_the_network(spec: Spec) -> None:
+    rows = layer_costs(spec, (13, 9))
+    whole = cost(spec, (13, 9))
+    assert sum(row.params for row in rows) == whole.params
+    assert sum(row.macs for row in rows) == whole.macs
+    assert min(row.macs for row in rows) >= 0
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_a_layers_cost_by_hand() -> None:
+    rows = {row.name: row for row in layer_costs(CARNMSpec(2, width=8), (10, 6))}
+    shared = rows["cascade.steps.1.steps.0.conv1"]
+    assert (shared.kind, shared.params) == ("Conv2d", 8 * 2 * 9 + 8)
+    assert shared.macs == 3 * 8 * 2 * 9 * 60, "the shared block runs three times"
+    assert rows["exit"].macs == 8 * 3 * 9 * 240
+    attention = {row.name: row for row in layer_costs(SMALL["swinir"](2), (8, 4))}["groups.0.layers.0.attention"]
+    assert attention.params == 7 * 7 * 2
+    assert attention.macs == 2 * 2 * (16 * 16 * 8), "two windows; q·k and a·v: 16 by 16 positions, 8 channels"
+
+
+def test_what_mac_plus_adds() -> None:
+    """One operation an element of pooling, five of LayerNorm (DUKD's table 1: RCAN 1044.03, SwinIR 861.27)."""
+    network = nn.Sequential(nn.LayerNorm(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with extra_operations(network) as extra:
+        network(torch.rand(1, 4, 5, 6))
+    assert sorted(extra) == [4 * 5 * 6, 5 * 4 * 5 * 6]
+    network(torch.rand(1, 4, 5, 6))
+    assert len(extra) == 2, "the hooks are gone"
+
+
+@pytest.mark.parametrize("lr_size", [(0, 4), (4, 0), (65537, 1)])
+def test_a_size_that_is_none_is_refused(lr_size: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="lr_size"):
+        cost(EDSRSpec(2, 4, 1), lr_size)

@@ -1,0 +1,122 @@
+"""Damaged and hostile files: a clean load or one line, no code run, no memory eaten."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.load import load_checkpoint
+from tests.support.shared import ROOT
+
+linux_only = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the limit on memory needs Linux: /proc and RLIMIT_AS"
+)
+MOST_GROWTH_MB = 300
+
+
+def try_hostile_files(count: int, seed: int, folder: Path) -> None:
+    """In a process of its own, so that a crash is a failed test and a limit on memory harms nobody."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.support.hostile_checkpoints",
+        str(count),
+        str(seed),
+        str(folder),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout, f"the process died with {done.returncode}: {done.stderr[-2000:]}"
+    report = json.loads(done.stdout)
+    assert report["wrong"] == []
+    assert report["loaded"] + report["refused"] == report["tried"] >= count
+    assert report["always"] >= 300
+    assert report["loaded"] >= 5, "some damage is harmless: were good files opened at all?"
+    assert report["growth_mb"] < MOST_GROWTH_MB
+    assert not (folder / "CODE_RAN").exists()
+
+
+@linux_only
+def test_seven_hundred_hostile_files(tmp_path: Path) -> None:
+    try_hostile_files(700, 0, tmp_path)
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_thousands_of_hostile_files(seed: int, tmp_path: Path) -> None:
+    try_hostile_files(2500, seed, tmp_path)
+
+
+def test_the_code_runners_do_run_in_an_ordinary_unpickler(tmp_path: Path) -> None:
+    """Otherwise that no code ran would prove nothing."""
+    import pickle
+
+    from tests.support.hostile_files import code_runners
+
+    ran = 0
+    for name, bomb in code_runners(tmp_path / "CODE_RAN"):
+        if name in ("os.system", "subprocess", "eval", "exec", "open", "touch", "runpy"):
+            pickle.loads(pickle.dumps(bomb, 2))
+            assert (tmp_path / "CODE_RAN").exists(), name
+            (tmp_path / "CODE_RAN").unlink()
+            ran += 1
+    assert ran == 7
+
+
+@pytest.mark.parametrize("kind", ["folder", "missing", "pipe", "unreadable", "link to itself"])
+def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("no pipes here")
+        os.mkfifo(path)
+    elif kind == "unreadable":
+        path.write_bytes(b"x")
+        path.chmod(0)
+        if os.access(path, os.R_OK):
+            pytest.skip("root reads everything")
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    with pytest.raises(SrkdError) as raised:
+        load_checkpoint(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "code", [b"\x8e", b"\x8d", b"\x96", b"B", b"X"], ids=["bytes", "text", "array", "old", "old text"]
+)
+def test_a_pickle_that_claims_more_than_the_file_has_is_damaged_and_not_too_large(code: bytes, tmp_path: Path) -> None:
+    claim = (2**31 - 1).to_bytes(4, "little") if code in b"BX" else (2**40).to_bytes(8, "little")
+    (tmp_path / "model.pth").write_bytes(b"\x80\x05" + code + claim + b"x.")
+    with pytest.raises(SrkdError, match="its pickle is damaged"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_a_tensor_larger_than_its_storage_is_refused_by_name(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"conv_first.weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "model.pth")
+    with pytest.raises(SrkdError, match=r"tensor of shape \(1000000, 1000000\) claims more than the 1 values"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_a_refused_pickle_says_what_it_would_have_run(tmp_path: Path) -> None:
+    import torch
+
+    from tests.support.hostile_files import Runs
+
+    torch.save({"params": Runs(os.system, "true")}, tmp_path / "model.pth")
+    with pytest.raises(SrkdError, match=r"would run 'posix\.system': refused, nothing was run"):
+        load_checkpoint(tmp_path / "model.pth")

@@ -1,0 +1,342 @@
+"""Networks equal the official code's outputs, on any size, and say the truth about themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.golden_networks import TOLERANCE, rows
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, architecture, build, spec_from_dict
+from compressor.models.networks.swinir import SwinIRSpec
+from tests.support import official, official_rcan, official_swinir
+from tests.support.shared import needs_shared, shared_dir
+
+SMALL: dict[str, Callable[[int], Spec]] = {
+    "edsr": lambda scale: EDSRSpec(scale, width=4, depth=2),
+    "carn": lambda scale: CARNSpec(scale, width=4),
+    "carn_m": lambda scale: CARNMSpec(scale, width=4),
+    "rcan": lambda scale: RCANSpec(scale, width=4, groups=2, depth=2, hidden=2),
+    "swinir": lambda scale: SwinIRSpec(scale, width=8, depths=(2, 2), heads=(2, 2), window=4, features=6),
+    "compact": lambda scale: CompactSpec(scale, width=4, depth=2),
+}
+TINY_SWINIR = SwinIRSpec(4, width=8, depths=(2, 1), heads=(2, 2), window=4, features=6)
+VARIANTS: list[Spec] = [
+    *(make(8) for make in SMALL.values()),
+    CompactSpec(1, width=4, depth=2),
+    CompactSpec(2, width=4, depth=2, channels=1),
+    RCANSpec(2, width=4, groups=1, depth=2, hidden=1, res_scale=0.1, mean_shift="file"),
+    replace(TINY_SWINIR, upsampler="pixelshuffledirect"),
+    replace(TINY_SWINIR, upsampler="pixelshuffledirect", scale=1),
+    replace(TINY_SWINIR, upsampler="pixelshuffledirect", scale=8, channels=1),
+    replace(TINY_SWINIR, upsampler="nearest+conv"),
+    replace(TINY_SWINIR, upsampler="none", scale=1, channels=1, img_range=255.0),
+    replace(TINY_SWINIR, connection="3conv", shifted=False),
+    replace(TINY_SWINIR, padding="testscript"),
+    replace(TINY_SWINIR, window=7, heads=(4, 2)),
+]
+"""Scales 1 and 8, and what a family has besides its usual form."""
+GOLDEN_CASES = [
+    ("edsr_pytorch_x2_rgb1", lambda: official.edsr_pytorch(2, 16, 2, img_range=1.0), {}),
+    ("edsr_pytorch_x3", lambda: official.edsr_pytorch(3, 16, 4), {}),
+    ("edsr_pytorch_x4_res0.1", lambda: official.edsr_pytorch(4, 16, 4), {"res_scale": 0.1}),
+    ("basicsr_edsr_x2", lambda: official.basicsr_edsr(2, 16, 4), {}),
+    ("basicsr_edsr_x4", lambda: official.basicsr_edsr(4, 16, 4), {"res_scale": 0.1}),
+    ("carn_multi_x2", lambda: official.carn((2, 3, 4)), {}),
+    ("carn_multi_x3", lambda: official.carn((2, 3, 4)), {}),
+    ("carn_multi_x4", lambda: official.carn((2, 3, 4)), {}),
+    ("carn_m_x4_single", lambda: official.carn_m((4,)), {}),
+    ("fakd_edsr_x2_features", lambda: official.fakd_edsr(2, 16, 6), {}),
+    ("rcan_x2", lambda: official_rcan.rcan(official_rcan.RCAN, 2), {}),
+    ("basicsr_rcan_x2_res0.1", lambda: official_rcan.rcan(official_rcan.BASICSR, 2), {"res_scale": 0.1}),
+    ("basicsr_rcan_x3", lambda: official_rcan.rcan(official_rcan.BASICSR, 3), {}),
+    *(
+        (name, partial(official_swinir.swinir, shape), {"img_range": 255.0} if "range255" in name else {})
+        for name, shape in official_swinir.CASES.items()
+    ),
+]
+
+
+def small_networks() -> list[Spec]:
+    return [make(scale) for make in SMALL.values() for scale in (2, 3, 4)]
+
+
+def label(spec: Spec) -> str:
+    return f"{spec.arch}-x{spec.scale}"
+
+
+def noise(spec: Spec, height: int, width: int, batch: int = 1) -> torch.Tensor:
+    with torch.device("meta"):
+        channels = build(spec).descriptor.channels
+    return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def bounded(spec: Spec) -> bool:
+    """Whether an output pixel depends on a bounded neighbourhood."""
+    with torch.device("meta"):
+        return build(spec).descriptor.receptive_radius is not None
+
+
+@pytest.mark.parametrize(("name", "state", "options"), GOLDEN_CASES, ids=[case[0] for case in GOLDEN_CASES])
+def test_outputs_equal_the_official_code(
+    name: str, state: Callable[[], official.State], options: dict[str, object], tmp_path: Path
+) -> None:
+    case = official.golden_case(name, state())
+    torch.save(case.state, tmp_path / "official.pth")
+    scale = int(name[-1]) if name.startswith("carn_multi") else None
+    loaded = load_checkpoint(tmp_path / "official.pth", scale=scale, arch_options=options)
+    if "imgsize8" in name:
+        assert "no layer is shifted" in loaded.notes[0]
+    else:
+        assert loaded.notes == ()  # the mean shift of the file is the constant, to the last digit
+    assert loaded.network.spec.to_dict().get("mean_shift", "constant") == "constant"
+    with torch.no_grad():
+        sr = loaded.network(case.lr)
+    assert float((official.thinned(sr) - case.outputs["y"]).abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 7, 8])
+def test_fakds_thirds_of_any_depth(depth: int, tmp_path: Path) -> None:
+    state = official.fakd_edsr(2, 4, depth)
+    torch.save(state, tmp_path / "fakd.pt")
+    loaded = load_checkpoint(tmp_path / "fakd.pt")
+    assert (loaded.dialect, loaded.network.spec) == ("fakd", EDSRSpec(2, 4, depth))
+    own = dict(loaded.network.named_parameters())
+    parts = sorted({tuple(name.split(".")[:2]) for name in state if name.startswith("body") and ".body." in name})
+    for index, (part, block) in enumerate(parts):
+        assert torch.equal(own[f"blocks.{index}.conv2.weight"], state[f"{part}.{block}.body.2.weight"])
+
+
+def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None:
+    state = official_rcan.drifted(official_rcan.rcan(official_rcan.RCAN, 2))
+    case = official.golden_case("rcan_x2_drifted_meanshift", state)
+    torch.save(case.state, tmp_path / "official.pth")
+    loaded = load_checkpoint(tmp_path / "official.pth")
+    assert "differs from the constants" in loaded.notes[0]
+    buffers = dict(loaded.network.named_buffers())
+    assert all(torch.equal(buffers[name], state[name]) for name in ("sub_mean.weight", "sub_mean.bias"))
+    assert not any("mean" in name for name, _ in loaded.network.named_parameters())
+    with torch.no_grad():
+        sr = loaded.network(case.lr)
+        constant = load_checkpoint(tmp_path / "official.pth", arch_options={"mean_shift": "constant"}).network(case.lr)
+    assert float((official.thinned(sr) - case.outputs["y"]).abs().max()) <= TOLERANCE
+    assert float((official.thinned(constant) - case.outputs["y"]).abs().max()) > 1e-3
+
+
+@needs_shared
+def test_every_golden_case_of_the_shared_folder() -> None:
+    shared = shared_dir()
+    assert shared is not None
+    found = list(rows(shared / "golden", shared / "data" / "checkpoints"))
+    assert len(found) >= 53
+    outputs = {(row.case, row.output) for row in found}
+    assert outputs >= {
+        ("carn_m_official_checkpoint_outputs", "y_s3"),
+        ("basicsr_edsr_x4", "y_ema"),
+        ("rcan_x2", "group0"),
+        ("rcan_x2", "body_before_long_skip"),
+        ("csd_rcan_x4", "y_w0.25"),
+        ("hkdsr_rcan_ft_x2", "student_out2"),
+        ("fakd_edsr_x2_features", "y"),
+        ("swinir_pixelshuffle_x2", "testscript_y_13x18"),
+    }
+    assert [row for row in found if not row.equal] == []
+
+
+@needs_shared
+def test_the_published_compact_file() -> None:
+    shared = shared_dir()
+    assert shared is not None
+    loaded = load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+    assert loaded.network.spec == CompactSpec(4, width=64, depth=16)
+    assert sum(parameter.numel() for parameter in loaded.network.parameters()) == 621_424
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
+    """conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written a second time, from BasicSR's names."""
+    torch.manual_seed(scale)
+    layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6)]
+    for _ in range(3):
+        layers += [nn.Conv2d(6, 6, 3, padding=1), nn.PReLU(6)]
+    body = nn.Sequential(*layers, nn.Conv2d(6, 3 * scale**2, 3, padding=1))
+    with torch.no_grad():
+        for module in body:
+            if isinstance(module, nn.PReLU):
+                module.weight.uniform_(-0.5, 1.0)
+    torch.save({"params": {f"body.{name}": value for name, value in body.state_dict().items()}}, tmp_path / "srvgg.pth")
+    loaded = load_checkpoint(tmp_path / "srvgg.pth")
+    assert loaded.network.spec == CompactSpec(scale, width=6, depth=3)
+    lr = torch.rand(2, 3, 7, 5)
+    with torch.no_grad():
+        wanted = nn.PixelShuffle(scale)(body(lr)) + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+        assert torch.allclose(loaded.network(lr), wanted, atol=1e-6)
+
+
+def test_every_registered_network_is_tested_here() -> None:
+    assert set(SMALL) == set(MODULES)
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 13), (2, 1)])
+def test_any_size_works(spec: Spec, height: int, width: int) -> None:
+    network = build(spec, seed=0)
+    lr = noise(spec, height, width, batch=2)
+    with torch.no_grad():
+        sr = network(lr)
+        alone = network(lr[1:])
+    assert sr.shape == (2, lr.shape[1], height * spec.scale, width * spec.scale)
+    assert sr.isfinite().all()
+    assert torch.allclose(sr[1:], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in small_networks() if spec.arch != "compact"], ids=label)
+def test_a_grey_image_of_the_mean_comes_out_as_the_mean(spec: Spec) -> None:
+    """With zero biases and the mean subtracted there is nothing left to convolve, whatever the weights."""
+    network = build(spec, seed=0)
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+        sr = network(mean.expand(1, 3, 5, 6))
+    assert torch.allclose(sr, mean.expand_as(sr), atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+def test_the_parts_make_the_whole(spec: Spec) -> None:
+    network = build(spec, seed=0)
+    lr = noise(spec, 6, 5)
+    with torch.no_grad():
+        shallow = network.stem(lr)
+        sr = network.finish(network.body(shallow), shallow, lr)
+        assert torch.equal(sr, network(lr))
+        unused = network.finish(torch.zeros_like(shallow), shallow, lr)
+    assert unused.shape == sr.shape
+    assert not torch.equal(unused, sr)
+
+
+def reach(network: Network, size: int) -> int:
+    """LR pixels, from the centre, that the SR pixels of the central LR pixel depend on."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_().add_(0.01)  # every ReLU lets everything through, no two paths cancel
+    lr = noise(network.spec, size, size).double().requires_grad_(True)
+    centre, scale = size // 2, network.spec.scale
+    sr = network.double()(lr)
+    sr[..., centre * scale : (centre + 1) * scale, centre * scale : (centre + 1) * scale].sum().backward()
+    assert lr.grad is not None
+    touched = lr.grad.abs().sum(dim=(0, 1)).nonzero()
+    return int((touched - centre).abs().max())
+
+
+@pytest.mark.parametrize("spec", [spec for spec in (*small_networks(), *VARIANTS) if bounded(spec)], ids=label)
+def test_the_receptive_radius_is_exact(spec: Spec) -> None:
+    network = build(spec, seed=0)
+    radius = network.descriptor.receptive_radius
+    assert radius is not None
+    found = reach(network, 2 * radius + 5)
+    assert found <= radius, "tiling would not be exact"
+    assert found >= radius - 1, "tiles would overlap more than they need"
+
+
+@pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 14), ("swinir", 8)])
+def test_networks_without_a_radius_see_further_than_their_convolutions(arch: str, convolutions: int) -> None:
+    """RCAN pools over the whole image; a shifted window hands on what it saw to the next."""
+    network = build(SMALL[arch](2), seed=0)
+    assert network.descriptor.receptive_radius is None
+    lr = torch.rand(1, 3, 41, 41, requires_grad=True)
+    network(lr)[..., 40:42, 40:42].sum().backward()
+    assert lr.grad is not None
+    touched = lr.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert int((touched - 20).abs().max()) > convolutions
+
+
+def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
+    state = official.edsr_pytorch(2, 8, 1)
+    torch.save(state, tmp_path / "constant.pt")
+    state["sub_mean.bias"] = state["sub_mean.bias"] - 255 * torch.tensor([0.1, -0.2, 0.05])
+    torch.save(state, tmp_path / "moved.pt")
+    constant, moved = load_checkpoint(tmp_path / "constant.pt"), load_checkpoint(tmp_path / "moved.pt")
+    assert "differs from the constants" in moved.notes[0]
+    lr = torch.rand(1, 3, 6, 7)
+    with torch.no_grad():
+        expected = constant.network(lr - torch.tensor([0.1, -0.2, 0.05]).reshape(1, 3, 1, 1))
+        got = moved.network(lr)
+        assert not torch.allclose(got, constant.network(lr), atol=1e-2)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+def test_specs_survive_json(spec: Spec) -> None:
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"arch": "edrs"}, "did you mean 'edsr'"),
+        ({"arch": "edsr", "widht": 3}, "did you mean 'width'"),
+        ({"arch": "edsr", "width": "64"}, "width='64' is not int"),
+        ({"arch": "edsr", "width": 64.0}, "width='64.0' is not int"),
+        ({"arch": "edsr", "width": True}, "is not int"),
+        ({"arch": "edsr", "width": 0}, "outside 1..65536"),
+        ({"arch": "edsr", "depth": 65536}, "outside 1..1024"),
+        ({"arch": "edsr", "scale": 1}, "not one of 2, 3, 4, 8"),
+        ({"arch": "edsr", "img_range": 0}, "img_range=0 is not above 0"),
+        ({"arch": "edsr", "res_scale": math.inf}, "is not float"),
+        ({"arch": "edsr", "res_scale": 10**400}, "is not float"),
+        ({"arch": "edsr", "mean": [0.1, 0.2]}, "is not tuple"),
+        ({"arch": "edsr", "mean": [0.1, 0.2, math.nan]}, "is not tuple"),
+        ({"arch": "edsr", "mean_shift": "fil"}, "neither 'constant' nor 'file'"),
+        ({"arch": "carn_m", "groups": 5}, "not a multiple of groups=5"),
+        ({"arch": "rcan", "hidden": 0}, "hidden=0 is outside"),
+        ({"arch": "rcan", "mean_shift": "moved"}, "neither 'constant' nor 'file'"),
+        ({"arch": "compact", "scale": 5}, "not one of 1, 2, 3, 4, 8"),
+        ({"arch": "compact", "channels": 2}, "neither 1 nor 3"),
+        ({"arch": "swinir", "width": 61}, "not a multiple of every one of heads"),
+        ({"arch": "swinir", "depths": [6, 6]}, "equally many"),
+        ({"arch": "swinir", "depths": [], "heads": []}, "is not tuple"),
+        ({"arch": "swinir", "upsampler": "nearest+conv", "scale": 2}, "does not give scale=2"),
+        ({"arch": "swinir", "upsampler": "none"}, "does not give scale=4"),
+        ({"arch": "swinir", "upsampler": "shuffle"}, "not one of pixelshuffle, pixelshuffledirect"),
+        ({"arch": "swinir", "padding": "zero"}, "not one of network, testscript"),
+        ({"arch": "swinir", "mlp_ratio": 0}, "out of range"),
+        ({"arch": "swinir", "window": 0}, "window=0 is outside"),
+        ({"width": 64}, "names its network under 'arch'"),
+        ([], "names its network under 'arch'"),
+    ],
+)
+def test_a_spec_that_no_network_has_is_refused(fields: object, said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        spec_from_dict(fields)
+    assert said in str(raised.value)
+
+
+def test_a_seeded_network_depends_on_its_seed_alone() -> None:
+    spec = EDSRSpec(2, 8, 1)
+    before = torch.random.get_rng_state()
+    first, second, other = build(spec, seed=3), build(spec, seed=3), build(spec, seed=4)
+    assert torch.equal(before, torch.random.get_rng_state())
+    heads = [dict(network.named_parameters())["head.weight"] for network in (first, second, other)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_architectures_say_their_own_name() -> None:
+    assert [architecture(name).name for name in MODULES] == list(MODULES)

@@ -1,0 +1,136 @@
+"""The words of --student, widths that are refused or hinted at, random students, and what cannot be inherited."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256, parse_student, student_of_spec, width_hint
+from tests.models.test_students import teacher_of
+from tests.support import official
+
+
+def test_random_students_depend_on_the_seed_and_on_nothing_else() -> None:
+    teacher = teacher_of("edsr", 2)
+    before = torch.random.get_rng_state()
+    first = build_student(teacher, width=0.5, init="random", seed=5)
+    torch.rand(3)
+    again = build_student(teacher, width=0.5, init="random", seed=5)
+    other = build_student(teacher, width=0.5, init="random", seed=6)
+    torch.random.set_rng_state(before)
+    assert network_sha256(first) == network_sha256(again) != network_sha256(other)
+    bound = 1 / (3 * 9) ** 0.5
+    head = dict(first.named_parameters())["head.weight"]
+    assert 0.9 * bound < float(head.detach().abs().max()) <= bound, "torch's default is uniform within 1/sqrt(fan in)"
+
+
+@pytest.mark.parametrize("init", ["inherit", "random"])
+def test_a_mean_shift_that_moved_goes_to_the_student(init: str, tmp_path: Path) -> None:
+    state = official.edsr_pytorch(2, 8, 2)
+    state["add_mean.bias"] = state["add_mean.bias"] + 3.0
+    torch.save(state, tmp_path / "moved.pt")
+    teacher = load_checkpoint(tmp_path / "moved.pt").network
+    student = build_student(teacher, width=0.5, init=init)  # type: ignore[arg-type]
+    assert torch.equal(dict(student.named_buffers())["add_mean.bias"], state["add_mean.bias"])
+
+
+def test_a_student_has_the_teachers_type() -> None:
+    teacher = build(EDSRSpec(2, 8, 1), seed=0).double()
+    assert {tensor.dtype for tensor in build_student(teacher, width=0.5).parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("compact:width=32,depth=8", CompactSpec(4, 32, 8)),
+        ("swinir:depths=2/2,heads=4/4,width=32", SwinIRSpec(4, 32, (2, 2), (4, 4))),
+        ("swinir:shifted=false", SwinIRSpec(shifted=False)),
+        ("edsr:width=48,depth=16,scale=4", EDSRSpec(4, 48, 16)),
+        ("edsr", EDSRSpec()),
+        (" edsr: width = 8 , res_scale=0.1", EDSRSpec(4, 8, 16, 0.1)),
+        ("edsr:mean=0.5/0.25/0.125,img_range=1", EDSRSpec(mean=(0.5, 0.25, 0.125), img_range=1.0)),
+        ("carn_m:groups=2,scale=3", CARNMSpec(3, groups=2)),
+    ],
+)
+def test_parse_student(text: str, spec: Spec) -> None:
+    assert parse_student(text) == spec
+
+
+def test_parse_student_takes_the_rest_from_the_teacher() -> None:
+    teacher = EDSRSpec(2, 64, 32, 0.1)
+    assert parse_student("edsr:width=8", like=teacher) == replace(teacher, width=8)
+    assert parse_student("carn:width=8", like=teacher) == CARNSpec(width=8)
+    assert parse_student("carn:width=8", like=teacher, scale=2) == CARNSpec(2, width=8)
+    assert parse_student("carn:width=8,scale=3", scale=2) == CARNSpec(3, width=8)
+    assert parse_student("edsr:width=8", scale=3) == EDSRSpec(3, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        (EDSRSpec(width=46), "46 channels are no multiple of 8; on most hardware 40 or 48"),
+        (CompactSpec(width=5), "5 channels are no multiple of 8; on most hardware 8 run"),
+        (SwinIRSpec(width=60), "60 channels"),
+        (RCANSpec(width=40), None),
+    ],
+)
+def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | None) -> None:
+    said = width_hint(spec)
+    assert said is None if hint is None else said is not None and said.startswith(f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("edrs:width=3", "did you mean 'edsr'"),
+        ("edsr:widht=3", "did you mean 'width'"),
+        ("edsr:width", "not of the form field=value"),
+        ("edsr:width=3,width=4", "given twice"),
+        ("edsr:width=3.5", "width='3.5' is not int"),
+        ("edsr:width=0", "outside 1..65536"),
+        ("edsr:mean=0.1/0.2", "is not tuple"),
+        ("edsr:scale=5", "not one of 2, 3, 4, 8"),
+        ("edsr:arch=carn", "no option 'arch'"),
+        ("", "no network is called ''"),
+    ],
+)
+def test_parse_student_refuses(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_student(text)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("width", [0.0, -0.5, 1.0001, float("nan")])
+def test_a_width_outside_its_range_is_refused(width: float) -> None:
+    with pytest.raises(UsageError, match="outside"):
+        build_student(build(EDSRSpec(2, 8, 1)), width=width)
+
+
+def test_what_cannot_be_inherited_is_refused() -> None:
+    teacher = build(EDSRSpec(2, 8, 2), seed=0)
+    with pytest.raises(UsageError, match="a carn cannot inherit from a edsr"):
+        student_of_spec(teacher, CARNSpec(2, 4))
+    with pytest.raises(UsageError, match="scale 4 cannot inherit from a teacher of scale 2"):
+        student_of_spec(teacher, EDSRSpec(4, 4, 2))
+    with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
+        student_of_spec(teacher, EDSRSpec(2, 9, 2))
+    with pytest.raises(SrkdError, match="3 blocks cannot inherit from a teacher of 2"):
+        student_of_spec(teacher, EDSRSpec(2, 8, 3))
+    with pytest.raises(SrkdError, match="no depth to reduce"):
+        build_student(build(CARNSpec(2, 4)), depth=0.5)
+    with pytest.raises(UsageError, match="neither 'inherit' nor 'random'"):
+        build_student(teacher, init="inhert")  # type: ignore[arg-type]
+    assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)

@@ -1,0 +1,312 @@
+"""Students: the numbers of the papers, the teacher itself at width 1, and slices that mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from benchmarks.slices import lively, run, zero_masked
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import build_student, network_sha256, student_cuts, student_of_spec, view_parameters
+from tests.models.test_networks import label, small_networks
+from tests.support import official, official_rcan
+
+TEACHERS: dict[str, Spec] = {
+    "edsr": EDSRSpec(width=20, depth=3, res_scale=0.5),
+    "carn": CARNSpec(width=20),
+    "carn_m": CARNMSpec(width=20),
+    "rcan": RCANSpec(width=20, groups=2, depth=2, hidden=5, res_scale=0.5),
+    "swinir": SwinIRSpec(width=21, depths=(2, 2), heads=(7, 7), window=4, features=6),
+    "compact": CompactSpec(width=20, depth=3),
+}
+VARIANTS: dict[str, Spec] = {
+    "swinir direct": replace(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
+    "swinir nearest": replace(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
+    "swinir 3conv": replace(TEACHERS["swinir"], width=28, heads=(7, 7), connection="3conv"),
+    "swinir denoiser": replace(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
+    "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
+    "rcan x8": replace(TEACHERS["rcan"], scale=8),
+}
+"""What a family has besides its usual form."""
+
+
+def teacher_of(arch: str, scale: int) -> Network:
+    return lively(replace(TEACHERS[arch], scale=scale))
+
+
+def test_every_registered_network_is_cut_here() -> None:
+    assert set(TEACHERS) == set(MODULES)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("arch", TEACHERS)
+@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
+def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str, scale: int, width: float) -> None:
+    teacher = teacher_of(arch, scale)
+    student = build_student(teacher, width=width)
+    assert student.spec.to_dict()["width"] < teacher.spec.to_dict()["width"]
+    masked = run(zero_masked(teacher, student))
+    assert float((run(student) - masked).abs().max()) < 1e-5
+    assert float((run(teacher) - masked).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
+def test_a_slice_of_a_rarer_form(variant: str, width: float) -> None:
+    teacher = lively(VARIANTS[variant])
+    student = build_student(teacher, width=width)
+    masked = run(zero_masked(teacher, student))
+    bound = 1e-5 if variant != "swinir denoiser" else 1e-4  # features 255 times as large
+    assert float((run(student) - masked).abs().max()) < bound
+    assert float((run(teacher) - masked).abs().max()) > 1e-3
+
+
+def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() -> None:
+    teacher = teacher_of("swinir", 2)
+    student = build_student(teacher, width=0.5)
+    cut, own = student_cuts(teacher.spec, student.spec), dict(teacher.named_parameters())
+    masked = build(teacher.spec)
+    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    assert float((run(student) - run(masked)).abs().max()) > 1e-2
+
+
+def test_swinir_is_cut_by_whole_heads() -> None:
+    """Rows and columns written out by hand: seven heads of three channels, four kept."""
+    teacher = teacher_of("swinir", 3)
+    student = build_student(teacher, width=0.7)
+    assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    rows = [*range(12), *range(21, 33), *range(42, 54)]  # q, k and v have a segment each
+    layer = "groups.1.layers.0"
+    assert torch.equal(kept[f"{layer}.attention.qkv.weight"], own[f"{layer}.attention.qkv.weight"][rows, :12])
+    assert torch.equal(kept[f"{layer}.attention.qkv.bias"], own[f"{layer}.attention.qkv.bias"][rows])
+    assert torch.equal(kept[f"{layer}.attention.proj.weight"], own[f"{layer}.attention.proj.weight"][:12, :12])
+    assert torch.equal(kept[f"{layer}.attention.bias_table"], own[f"{layer}.attention.bias_table"][:, :4])
+    assert torch.equal(kept[f"{layer}.fc1.weight"], own[f"{layer}.fc1.weight"][:24, :12])
+    assert torch.equal(kept[f"{layer}.fc2.weight"], own[f"{layer}.fc2.weight"][:12, :24])
+    assert torch.equal(kept[f"{layer}.norm2.weight"], own[f"{layer}.norm2.weight"][:12])
+    assert torch.equal(kept["before_upsampler.weight"], own["before_upsampler.weight"][:, :12])
+    assert torch.equal(kept["upsampler.convs.0.weight"], own["upsampler.convs.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(0.29, 2), (0.5, 3), (0.7, 4), (0.01, 1), (1.0, 7), (6 / 7, 6)], ids=lambda value: f"{value:g}"
+)
+def test_widths_of_swinir_are_whole_heads(width: float, heads: int) -> None:
+    narrowed = TEACHERS["swinir"].narrowed(width)
+    assert narrowed.to_dict()["width"] == 3 * heads
+    assert narrowed.to_dict()["heads"] == (heads, heads)
+
+
+def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
+    spec = SwinIRSpec(2, width=12, depths=(1, 2, 3, 1), heads=(6, 4, 4, 6), window=4, features=6)
+    teacher = lively(spec)
+    student = build_student(teacher, depth=0.5)
+    assert student.spec == replace(spec, depths=(2, 1), heads=(4, 6))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for j, k in ((0, 1), (1, 3)):
+        name = "layers.0.attention.bias_table"
+        assert torch.equal(kept[f"groups.{j}.{name}"], own[f"groups.{k}.{name}"])
+    assert run(student).shape == run(teacher).shape
+    with pytest.raises(UsageError, match="only depth can be reduced"):
+        build_student(teacher, width=0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    arch=st.sampled_from(sorted(TEACHERS)),
+    scale=st.sampled_from([2, 3, 4]),
+    width=st.floats(0.01, 1.0),
+    seed=st.integers(0, 5),
+)
+def test_any_width_is_a_zero_masked_teacher(arch: str, scale: int, width: float, seed: int) -> None:
+    teacher = teacher_of(arch, scale)
+    student = build_student(teacher, width=width)
+    assert float((run(student, seed) - run(zero_masked(teacher, student), seed)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("spec", small_networks(), ids=label)
+def test_width_1_is_the_teacher_bit_for_bit(spec: Spec) -> None:
+    teacher = build(spec, seed=0)
+    student = build_student(teacher)
+    assert network_sha256(student) == network_sha256(teacher)
+    assert torch.equal(run(student), run(teacher))
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1])
+def test_slices_equal_csds_code(width: float, tmp_path: Path) -> None:
+    case = official.golden_case("csd_edsr_x4", official.csd_edsr(4, 16, 4))
+    torch.save(case.state, tmp_path / "csd.pth")
+    student = build_student(load_checkpoint(tmp_path / "csd.pth").network, width=width)
+    with torch.no_grad():
+        sr = student(case.lr)
+    assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1])
+def test_slices_equal_csds_rcan(width: float, tmp_path: Path) -> None:
+    case = official.golden_case("csd_rcan_x4", official_rcan.rcan(official_rcan.CSD, 4))
+    torch.save(case.state, tmp_path / "csd.pth")
+    teacher = load_checkpoint(tmp_path / "csd.pth").network
+    student = build_student(teacher, width=width)
+    assert student.spec.to_dict()["hidden"] == 4 * width
+    with torch.no_grad():
+        sr = student(case.lr)
+    assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(0.24, 1), (0.25, 1), (0.49, 1), (0.5, 2), (0.75, 3), (0.01, 1)])
+def test_rcans_attention_keeps_at_least_one_hidden_unit(width: float, hidden: int) -> None:
+    assert RCANSpec().narrowed(width).hidden == hidden
+
+
+@pytest.mark.parametrize(
+    ("teacher", "width", "params"),
+    [
+        (RCANSpec(2), 0.25, 973_483),
+        (RCANSpec(4), 0.5, 3_909_075),
+        (EDSRSpec(4, 256, 32), 0.25, 2_699_267),
+        (EDSRSpec(2, 256, 32), 0.5, 10_190_339),
+        (EDSRSpec(3, 256, 32), 0.0625, 172_563),
+        (CARNSpec(2), 0.5, 242_467),
+        (CARNSpec(3), 0.5, 288_707),
+        (CARNSpec(4), 0.5, 279_459),
+    ],
+)
+def test_published_counts(teacher: Spec, width: float, params: int) -> None:
+    with torch.device("meta"):
+        student = build(teacher.narrowed(width))
+    assert sum(parameter.numel() for parameter in student.parameters()) == params
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [(0.29, 18), (0.7, 44), (0.001, 1), (1.0, 64), (0.9999999999, 63), (0.3, 19), (46 / 64, 46)],
+)
+def test_width_rounds_down_and_never_to_nothing(width: float, channels: int) -> None:
+    assert EDSRSpec(width=64).narrowed(width).width == channels
+    grouped = CARNMSpec(width=64).narrowed(width)
+    assert grouped.width == max(4, channels // 4 * 4)
+
+
+@pytest.mark.parametrize(("width", "channels"), [(0.29, 29), (0.57, 57), (0.58, 58), (1 / 3, 33)])
+def test_width_is_not_rounded_down_by_a_floats_last_bit(width: float, channels: int) -> None:
+    """0.29 · 100 is 28.999999999999996 in floats."""
+    assert EDSRSpec(width=100).narrowed(width).width == channels
+    assert CARNSpec(width=100).narrowed(width).width == channels
+    assert CARNMSpec(width=100, groups=1).narrowed(width).width == channels
+
+
+def test_depth_keeps_the_published_blocks() -> None:
+    teacher = build(EDSRSpec(2, 4, 20), seed=0)
+    student = build_student(teacher, depth=0.3)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for j, k in enumerate([1, 5, 8, 11, 15, 18]):
+        assert torch.equal(kept[f"blocks.{j}.conv2.weight"], own[f"blocks.{k}.conv2.weight"])
+    assert "blocks.6.conv1.weight" not in kept
+    assert torch.equal(kept["body_end.weight"], own["body_end.weight"])
+
+
+def test_depth_of_rcan_is_inside_its_groups() -> None:
+    teacher = lively(RCANSpec(2, 4, groups=3, depth=5, hidden=1))
+    student = build_student(teacher, depth=0.4)
+    assert student.spec == replace(teacher.spec, depth=2)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for g in range(3):
+        assert torch.equal(kept[f"groups.{g}.conv.weight"], own[f"groups.{g}.conv.weight"])
+        for j, k in ((0, 1), (1, 3)):
+            for part in ("conv1.weight", "attention.expand.bias"):
+                assert torch.equal(kept[f"groups.{g}.blocks.{j}.{part}"], own[f"groups.{g}.blocks.{k}.{part}"])
+
+
+def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
+    teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
+    student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for g, their_group in ((0, 1), (1, 3)):
+        ours, theirs = kept[f"groups.{g}.conv.weight"], own[f"groups.{their_group}.conv.weight"]
+        assert torch.equal(ours, theirs[:2, :2])
+        for b, their_block in ((0, 1), (1, 3), (2, 5)):
+            ours = kept[f"groups.{g}.blocks.{b}.conv2.weight"]
+            assert torch.equal(ours, own[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
+
+
+def test_depth_of_compact_counts_its_inner_convolutions() -> None:
+    teacher = lively(CompactSpec(2, 4, depth=6))
+    student = build_student(teacher, depth=0.5)
+    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    assert student.spec == CompactSpec(2, 4, depth=3)
+    for j, k in ((0, 1), (1, 3), (2, 5)):
+        assert torch.equal(kept[f"layers.{j}.slope.weight"], own[f"layers.{k}.slope.weight"])
+
+
+def test_width_and_depth_together() -> None:
+    teacher = build(EDSRSpec(3, 8, 4), seed=0)
+    both = build_student(teacher, width=0.5, depth=0.5)
+    after = build_student(build_student(teacher, width=0.5), depth=0.5)
+    assert network_sha256(both) == network_sha256(after)
+
+
+def test_contiguous_segments_differ_where_maps_are_joined_and_nowhere_else() -> None:
+    teacher = teacher_of("carn", 2)
+    each = build_student(teacher, width=0.5).state_dict()
+    csd = build_student(teacher, width=0.5, segments="contiguous").state_dict()
+    differing = {name for name in each if not torch.equal(each[name], csd[name])}
+    assert differing == {name for name in each if ".fuses." in name and name.endswith("weight")}
+    fuse = dict(teacher.named_parameters())["cascade.fuses.0.0.weight"]
+    assert torch.equal(csd["cascade.fuses.0.0.weight"], fuse[:10, :20])
+    assert torch.equal(each["cascade.fuses.0.0.weight"], torch.cat((fuse[:10, :10], fuse[:10, 20:30]), 1))
+
+
+@pytest.mark.parametrize("arch", TEACHERS)
+def test_an_inherited_student_shares_no_memory(arch: str) -> None:
+    teacher = teacher_of(arch, 2)
+    before = network_sha256(teacher)
+    for width in (1.0, 0.5):
+        student = build_student(teacher, width=width)
+        with torch.no_grad():
+            for tensor in student.state_dict().values():
+                tensor.fill_(7.0)
+    assert network_sha256(teacher) == before
+
+
+@pytest.mark.parametrize("arch", TEACHERS)
+def test_a_view_student_is_the_extracted_one_and_trains_only_the_kept_slices(arch: str) -> None:
+    teacher = teacher_of(arch, 3)
+    student = build_student(teacher, width=0.5)
+    lr = torch.rand(1, 3, 6, 7)
+    sr = functional_call(student, view_parameters(teacher, student.spec), (lr,))
+    assert torch.equal(sr, student(lr))
+    sr.square().mean().backward()
+    sr_of_its_own = student(lr)
+    sr_of_its_own.square().mean().backward()
+    cut, own = student_cuts(teacher.spec, student.spec), dict(student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.equal(cut[name].mask(parameter.grad), parameter.grad), name
+        inside = own[name].grad
+        assert inside is not None
+        assert torch.allclose(cut[name].take(parameter.grad), inside, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_view_of_a_shorter_student_trains_the_kept_blocks() -> None:
+    teacher = build(EDSRSpec(2, 4, 4), seed=0)
+    skeleton = build(teacher.spec.shortened(0.5))
+    functional_call(skeleton, view_parameters(teacher, skeleton.spec), (torch.rand(1, 3, 4, 4),)).sum().backward()
+    trained = [parameter.grad is not None for parameter in (block.conv1.weight for block in teacher.blocks)]  # type: ignore[union-attr]
+    assert trained == [False, True, False, True]

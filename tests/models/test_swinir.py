@@ -1,0 +1,201 @@
+"""SwinIR: the mistakes that are easily made show, and its padding options are the official ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks import swinir, windows
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.windows import from_windows, padded_index, shift_mask, to_windows
+from tests.support import official
+from tests.support.official_swinir import CASES
+from tests.support.official_swinir import swinir as official_swinir
+
+Patch = pytest.MonkeyPatch
+TOLERANCE = 1e-5
+DIRECT, SHUFFLE = "swinir_pixelshuffledirect_x4", "swinir_pixelshuffle_x2"
+
+
+def load(name: str, folder: Path, **options: object) -> tuple[official.GoldenCase, Network]:
+    case = official.golden_case(name, official_swinir(CASES[name]))
+    torch.save({"params": case.state}, folder / "swinir.pth")
+    return case, load_checkpoint(folder / "swinir.pth", arch_options=options).network
+
+
+def distance(network: Network, lr: torch.Tensor, wanted: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((official.thinned(network(lr)) - wanted).abs().max())
+
+
+def no_mask(network: Network, patch: Patch) -> None:
+    patch.setattr(windows, "OTHER_REGION", 0.0)
+
+
+def no_relative_bias(network: Network, patch: Patch) -> None:
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias_table"):
+            parameter.data.zero_()
+
+
+def transposed_relative_index(network: Network, patch: Patch) -> None:
+    for name, buffer in network.named_buffers():
+        if name.endswith(".index"):
+            buffer.copy_(buffer.T.clone())
+
+
+def tanh_gelu(network: Network, patch: Patch) -> None:
+    exact = torch.nn.functional.gelu
+    patch.setattr(windows.F, "gelu", lambda x: exact(x, approximate="tanh"))
+
+
+def other_epsilon(network: Network, patch: Patch) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6
+
+
+def no_embedding_norm(network: Network, patch: Patch) -> None:
+    network.embed_norm = nn.Identity()
+
+
+def replicated_padding(network: Network, patch: Patch) -> None:
+    def clamped(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
+        return torch.arange(target, device=device).clamp(max=size - 1)
+
+    patch.setattr(swinir, "padded_index", clamped)
+
+
+def steep_activation(network: Network, patch: Patch) -> None:
+    given = torch.nn.functional.leaky_relu
+    patch.setattr(swinir.F, "leaky_relu", lambda x, slope: given(x, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "moves"),
+    [
+        (DIRECT, no_mask, 0.1),
+        (DIRECT, no_relative_bias, 0.1),
+        (DIRECT, transposed_relative_index, 0.1),
+        (DIRECT, tanh_gelu, 5e-5),
+        (DIRECT, other_epsilon, 5e-5),
+        (DIRECT, no_embedding_norm, 0.5),
+        (DIRECT, replicated_padding, 0.1),
+        (SHUFFLE, steep_activation, 0.05),
+    ],
+)
+def test_a_mistake_moves_the_output_beyond_the_tolerance(
+    name: str, mistake: Callable[[Network, Patch], None], moves: float, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    case, network = load(name, tmp_path)
+    assert distance(network, case.lr, case.outputs["y"]) <= TOLERANCE
+    mistake(network, monkeypatch)
+    assert distance(network, case.lr, case.outputs["y"]) > moves > 4 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", [DIRECT, SHUFFLE])
+def test_the_test_scripts_padding_is_an_option(name: str, tmp_path: Path) -> None:
+    case, network = load(name, tmp_path, padding="testscript")
+    assert distance(network, case.lr, case.outputs["testscript_y"]) <= TOLERANCE
+    assert distance(network, case.lr, case.outputs["y"]) > 1e-2
+
+
+def test_the_test_script_pads_what_is_a_multiple_already(tmp_path: Path) -> None:
+    case, network = load(DIRECT, tmp_path)
+    _, scripted = load(DIRECT, tmp_path, padding="testscript")
+    lr = case.outputs["x_16x16"]
+    assert distance(network, lr, case.outputs["y_16x16"]) <= TOLERANCE
+    assert distance(scripted, lr, case.outputs["testscript_y_16x16"]) <= TOLERANCE
+    assert distance(scripted, lr, case.outputs["y_16x16"]) > 1e-2
+
+
+def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path) -> None:
+    """attn_mask and relative_position_index are rebuilt: only a file without any mask means something else."""
+    case, network = load(DIRECT, tmp_path)
+    kept = {name: value for name, value in case.state.items() if not name.endswith("attn_mask")}
+    torch.save({"params": kept}, tmp_path / "no_mask.pth")
+    unshifted = load_checkpoint(tmp_path / "no_mask.pth").network
+    bare = {name: value for name, value in kept.items() if not name.endswith("relative_position_index")}
+    torch.save({"params": bare}, tmp_path / "bare.pth")
+    plain = load_checkpoint(tmp_path / "bare.pth").network
+    with torch.no_grad():
+        assert torch.equal(plain(case.lr), network(case.lr))
+        assert not torch.allclose(unshifted(case.lr), network(case.lr), atol=1e-2)
+    assert unshifted.spec.to_dict()["shifted"] is False
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_padding_is_torchs_reflection_and_goes_on_where_torch_stops(size: int) -> None:
+    index = padded_index(size, 16, torch.device("cpu"), repeat_edge=False)
+    wave = [abs((position + size - 1) % max(2 * (size - 1), 1) - (size - 1)) for position in range(16)]
+    assert index.tolist() == [position if position < size else wave[position] for position in range(16)]
+    if 16 - size < size:
+        line = torch.arange(float(size)).reshape(1, 1, size)
+        assert torch.equal(torch.nn.functional.pad(line, (0, 16 - size), mode="reflect")[0, 0], index.float())
+
+
+def test_windows_come_back() -> None:
+    x = torch.rand(2, 8, 12, 3)
+    assert torch.equal(from_windows(to_windows(x, 4), 4, 8, 12), x)
+    assert torch.equal(to_windows(x, 4)[0, 4].reshape(4, 4, 3), x[0, 4:8, 4:8])
+
+
+def test_the_mask_separates_what_only_the_shift_made_neighbours() -> None:
+    """Positions of a shifted window may see each other where they were neighbours before the shift, too."""
+    window, height, width = 4, 8, 12
+    mask = shift_mask(height, width, window, torch.device("cpu"))
+    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
+    rolled = torch.roll(place, (-2, -2), (0, 1))[None].float()
+    seen = to_windows(rolled, window)[0]
+    apart = (seen[:, :, None] - seen[:, None]).abs().amax(-1)
+    assert torch.equal(mask == 0, apart < window)
+    assert set(mask.unique().tolist()) == {0.0, -100.0}
+
+
+def test_new_weights_are_drawn_as_the_official_code_draws_them() -> None:
+    network = build(SwinIRSpec(2, width=60, depths=(2,), heads=(6,)), seed=0)
+    for name, parameter in network.named_parameters():
+        value = parameter.detach()
+        if name.endswith("bias_table") or (value.dim() == 2 and name.endswith("weight")):
+            assert 0.018 < float(value.std()) < 0.022, name
+        elif "norm" in name:
+            assert torch.equal(value, torch.full_like(value, float(name.endswith("weight")))), name
+        elif any(part in name for part in ("qkv", "proj", "fc1", "fc2")):
+            assert not value.any(), name
+    head = dict(network.named_parameters())["head.weight"].detach()
+    assert 0.9 / 27**0.5 < float(head.abs().max()) <= 1 / 27**0.5, "convolutions keep torch's default"
+
+
+def test_the_published_sizes_are_specs() -> None:
+    classical = SwinIRSpec(4, width=180, depths=(6,) * 6, heads=(6,) * 6)
+    assert classical.hidden == 360
+    assert SwinIRSpec(2, width=60, upsampler="pixelshuffledirect").features == 64
+
+
+@pytest.mark.parametrize("size", [(16, 12), (13, 18), (3, 2), (1, 1)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SwinIRSpec(width=12, depths=(2, 3), heads=(2, 3), window=4, features=8, scale=2),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, upsampler="none", scale=1, channels=1),
+        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=3, upsampler="pixelshuffledirect", padding="testscript"),
+        SwinIRSpec(width=8, depths=(2,), heads=(1,), window=4, features=8, upsampler="nearest+conv", shifted=False),
+    ],
+    ids=lambda spec: spec.upsampler,
+)
+def test_one_size_is_the_same_function_in_other_operations(spec: SwinIRSpec, size: tuple[int, int]) -> None:
+    network = build(spec, seed=0).eval()
+    fixed = network.for_size(*size)
+    assert fixed is not network and not fixed.training and fixed.descriptor == network.descriptor
+    lr = torch.rand(1, spec.channels, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(fixed(lr), network(lr), atol=5e-6, rtol=0)
+    widest = max(value.dim() for value in fixed.buffers())
+    assert widest == 5  # four beside the batch

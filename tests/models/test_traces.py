@@ -1,0 +1,132 @@
+"""Networks are what compilers want: one strict graph for all sizes, any memory format, and ONNX that says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from export.conversion import Conversion
+from export.to_onnx import convert
+from tests.models.test_networks import SMALL, VARIANTS, label, noise
+
+DIRECT = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect")
+USUAL = [
+    *(make(2) for arch, make in SMALL.items() if arch != "swinir"),
+    replace(DIRECT, upsampler="pixelshuffle", features=6),
+    DIRECT,
+]
+OTHERS = [SMALL["swinir"](3), *VARIANTS]
+SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
+"""A graph takes seconds: the usual forms by default, scale 8 and the rarer ones in the long run."""
+TOLERANCE = 1e-5
+
+
+def _exported_elsewhere(spec: object) -> bool:
+    """test_export_onnx.py proves the plain convolutional networks, the last test here SwinIR's lighter tail."""
+    return isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT
+
+
+def lively(spec: Spec) -> Network:
+    """Weights that make attention far from uniform, and no activation idle."""
+    network = build(spec, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            draw = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(draw * (1.0 if name.endswith("bias_table") else 0.1))
+    return network
+
+
+def same(first: Callable[[torch.Tensor], torch.Tensor], second: Network, lr: torch.Tensor) -> bool:
+    with torch.no_grad():
+        return torch.allclose(first(lr), second(lr), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=label)
+def test_one_strict_graph_serves_every_size(spec: Spec) -> None:
+    network = lively(spec)
+    dynamic = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+    program = torch.export.export(network, (noise(spec, 20, 24, batch=2),), dynamic_shapes=dynamic, strict=True)
+    # SwinIR's graph refuses pictures of a single window: torch never leaves it open whether a size is 1.
+    for batch, height, width in ((2, 20, 24), (1, 11, 17), (3, 16, 8)):
+        assert same(program.module(), network, noise(spec, height, width, batch)), (batch, height, width)
+
+
+@pytest.mark.parametrize("spec", [*USUAL, *OTHERS], ids=label)
+def test_channels_last_changes_nothing_but_the_memory(spec: Spec) -> None:
+    network = lively(spec)
+    lr = noise(spec, 7, 13, batch=2)
+    with torch.no_grad():
+        wanted = network(lr)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        got = network(lr.to(memory_format=torch.channels_last))
+    assert torch.allclose(got, wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=label)
+def test_compiling_needs_no_break_and_trains_alike(spec: Spec) -> None:
+    """aot_eager captures forward and backward as inductor does, without its minutes of code generation."""
+    network = lively(spec)
+    lr = noise(spec, 9, 10)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    plain, traced = (gradients(run, network, lr) for run in (network, compiled))
+    for (name, wanted), (_, got) in zip(plain, traced, strict=True):
+        assert torch.allclose(wanted, got, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()) + 1e-7), name
+
+
+def gradients(
+    run: Callable[[torch.Tensor], torch.Tensor], network: Network, lr: torch.Tensor
+) -> list[tuple[str, torch.Tensor]]:
+    network.zero_grad()
+    sr = run(lr)
+    sr.square().mean().backward()
+    found = [("sr", sr.detach())]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        found.append((name, parameter.grad.clone()))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", USUAL, ids=label)
+def test_inductor_gives_the_same(spec: Spec) -> None:
+    network = lively(spec)
+    torch._dynamo.reset()
+    compiled = torch.compile(network)
+    for height, width in ((8, 8), (7, 13)):
+        assert same(compiled, network, noise(spec, height, width))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not _exported_elsewhere(spec)], ids=label)
+def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
+    """Sizes that are no multiple of the window, smaller than it, and exactly it; and a batch."""
+    network = lively(spec)
+    convert(Conversion(network, tmp_path / "network.onnx", {}))
+    runtime = OnnxRuntime(tmp_path / "network.onnx")
+    for batch, height, width in ((1, 1, 1), (1, 2, 13), (1, 7, 13), (2, 16, 8), (1, 17, 33), (3, 9, 4)):
+        lr = noise(spec, height, width, batch)
+        with torch.no_grad():
+            difference = runtime.run(lr) - network(lr)
+        assert float(difference.abs().max()) <= 1e-4, (batch, height, width)
+
+
+def test_onnx_of_a_published_window_holds_too(tmp_path: Path) -> None:
+    """Window 8 and 6 heads, at sizes below, above and at multiples of the window."""
+    network = lively(SwinIRSpec(4, width=12, depths=(2,), heads=(6,), upsampler="pixelshuffledirect"))
+    convert(Conversion(network, tmp_path / "network.onnx", {}))
+    runtime = OnnxRuntime(tmp_path / "network.onnx")
+    for height, width in ((5, 11), (13, 18), (24, 8)):
+        lr = noise(network.spec, height, width)
+        with torch.no_grad():
+            assert float((runtime.run(lr) - network(lr)).abs().max()) <= 1e-4

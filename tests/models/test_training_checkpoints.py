@@ -1,0 +1,174 @@
+"""What training scripts leave: networks inside larger modules, averaged weights, other precisions, broken ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import ATTRIBUTES, DoesNotFit, UnknownNetwork, load_checkpoint, read_states
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.students import network_sha256
+from tests.support import official, official_rcan
+
+State = official.State
+SPEC = EDSRSpec(2, 8, 1)
+
+
+def saved(content: object, folder: Path) -> Path:
+    path = folder / "checkpoint.ckpt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(name="state", scope="module")
+def _state() -> State:
+    return official.basicsr_edsr(2, 8, 1)
+
+
+@pytest.fixture(name="wanted", scope="module")
+def _wanted(state: State, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return network_sha256(load_checkpoint(saved(state, tmp_path_factory.mktemp("plain"))).network)
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+LOSS = {"loss.vgg.0.weight": torch.rand(4, 3, 3, 3), "loss.vgg.0.bias": torch.rand(4)}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net_g.", "net.", "generator.", "netG.", "network."])
+@pytest.mark.parametrize("lightning", [False, True])
+def test_attributes_of_a_training_module(
+    prefix: str, lightning: bool, state: State, wanted: str, tmp_path: Path
+) -> None:
+    content: object = under(prefix, state)
+    if lightning:
+        content = {
+            "epoch": 3,
+            "global_step": 100,
+            "pytorch-lightning_version": "2.5.0",
+            "state_dict": {**under(prefix, state), **LOSS},
+            "loops": {"fit_loop": {"state_dict": {}}},
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.rand(3)}}}],
+            "hyper_parameters": {"scale": 2, "lr": 1e-4},
+        }
+    loaded = load_checkpoint(saved(content, tmp_path))
+    assert network_sha256(loaded.network) == wanted
+    assert loaded.wrapping == ("state_dict > " if lightning else "") + prefix + "*"
+    assert bool(loaded.notes) == lightning
+    if lightning:
+        assert "2 tensors outside" in loaded.notes[0] and "loss.vgg.0.weight" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"net_g": state},
+        lambda state: {"params": under("module.", state)},
+        lambda state: {"model": under("net_g.module.", state)},
+        lambda state: {"state_dict": under("model.net.", state)},
+        lambda state: under("_orig_mod.model.generator.", state),
+        lambda state: {"model_state_dict": under("module.model.", state), "epoch": 1},
+    ],
+)
+def test_wrappings_inside_wrappings(wrap: Callable[[State], object], state: State, wanted: str, tmp_path: Path) -> None:
+    assert network_sha256(load_checkpoint(saved(wrap(state), tmp_path)).network) == wanted
+
+
+@pytest.mark.parametrize("averaged", ["params_ema", "ema_state_dict", "model_ema", "net_g_ema", "ema"])
+def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, wanted: str, tmp_path: Path) -> None:
+    other = {name: tensor * 2 for name, tensor in state.items()}
+    path = saved({"params": other, "model": other, averaged: state}, tmp_path)
+    loaded = load_checkpoint(path)
+    assert network_sha256(loaded.network) == wanted
+    said = loaded.assumed[0]
+    assert (said.field, said.value) == ("weights", averaged)
+    assert "params" in said.why and "averaged weights (EMA) come first" in said.why
+    chosen = load_checkpoint(path, arch_options={"weights": "params"})
+    assert network_sha256(chosen.network) != wanted and "weights" not in {one.field for one in chosen.assumed}
+
+
+def test_averaged_weights_inside_one_module(state: State, wanted: str, tmp_path: Path) -> None:
+    other = {name: tensor * 2 for name, tensor in state.items()}
+    content = {"state_dict": {**under("model.", other), **under("ema_model.module.", state), **LOSS}}
+    path = saved(content, tmp_path)
+    loaded = load_checkpoint(path)
+    assert network_sha256(loaded.network) == wanted
+    assert (loaded.assumed[0].field, loaded.assumed[0].value) == ("weights", "ema_model.")
+    assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
+    chosen = load_checkpoint(path, arch_options={"weights": "model."})
+    assert torch.equal(chosen.network.head.weight.detach(), other["conv_first.weight"])  # type: ignore[union-attr, operator]
+    with pytest.raises(UsageError, match=r"no tensor's name begins with weights='modle\.'; did you mean 'model\.'"):
+        load_checkpoint(path, arch_options={"weights": "modle."})
+
+
+def test_a_prefix_is_only_taken_off_where_the_names_as_they_stand_are_unknown(tmp_path: Path) -> None:
+    """Old ESRGAN files begin with `model.`; other readers must see them so."""
+    path = saved({"model.0.weight": torch.rand(4, 3, 3, 3), "model.1.sub.0.weight": torch.rand(4, 4, 3, 3)}, tmp_path)
+    readings = read_states(path)
+    assert [wrapping for wrapping, _ in readings] == ["bare", "model.*"]
+    assert set(readings[0][1]) == {"model.0.weight", "model.1.sub.0.weight"}
+    with pytest.raises(UnknownNetwork, match=r"its 2 tensors \(model\.0\.weight"):
+        load_checkpoint(path)
+
+
+def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -> None:
+    nested = {
+        f"{a}{b}{c}x{n}.weight": torch.zeros(1)
+        for n in range(9)
+        for a in ATTRIBUTES
+        for b in ATTRIBUTES
+        for c in ("net.", "ema.")
+    }
+    begin = time.perf_counter()
+    with pytest.raises(UnknownNetwork):
+        load_checkpoint(saved(nested, tmp_path))
+    assert time.perf_counter() - begin < 10
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float, state: State, tmp_path: Path) -> None:
+    broken = {name: tensor.clone() for name, tensor in state.items()}
+    broken["conv_after_body.weight"][3, 2, 1, 0] = value
+    with pytest.raises(SrkdError, match=r"tensor conv_after_body\.weight holds NaN or infinity: its training diverged"):
+        load_checkpoint(saved({"params": broken}, tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_inside_lightning(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
+    half = {name: tensor.to(dtype) for name, tensor in state.items()}
+    loaded = load_checkpoint(saved({"state_dict": under("net_g.", half)}, tmp_path))
+    assert loaded.network.spec == SPEC
+    assert {tensor.dtype for tensor in loaded.network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("conv_last")}, "is it for another scale"),
+        (lambda s: {k: v for k, v in s.items() if k != "body.0.conv2.bias"}, "was only a part of it saved"),
+        (lambda s: {**s, "body.0.gate.weight": torch.rand(8)}, "variant of this network .* export it to ONNX"),
+        (
+            lambda s: {**s, "body.0.conv1.weight": torch.rand(8, 8, 5, 5), "odd": torch.rand(1)},
+            "is this file complete",
+        ),
+    ],
+)
+def test_a_partly_matching_file_tells_the_likely_cause(
+    change: Callable[[State], State], cause: str, state: State, tmp_path: Path
+) -> None:
+    with pytest.raises(DoesNotFit, match=rf"recognised as edsr \(basicsr names\), but .*{cause}"):
+        load_checkpoint(saved(change(dict(state)), tmp_path))
+
+
+def test_a_tail_of_another_scale_is_named(tmp_path: Path) -> None:
+    state = official_rcan.rcan(official_rcan.RCAN, 2)
+    state["tail.1.weight"] = torch.rand(3, 9, 3, 3)
+    with pytest.raises(DoesNotFit, match=r"recognised as rcan .* 1 misshaped .*is it for another scale\?"):
+        load_checkpoint(saved(state, tmp_path))

@@ -1,0 +1,164 @@
+"""Every command in the README runs, in order, in one folder that holds what a reader would have."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from srkd.cli import VERBS
+from tests.support.commands import ROOT
+from tests.support.demo_process import write_app
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SHORTER = {
+    "compress": ["--steps", "2", "--set", "schedule.batch=1", "--set", "schedule.lr_patch=8"],
+    "demo": ["--app", "app", "--build", "site"],
+    "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
+}
+"""What a test adds to a command so that it ends soon; click takes the last of an option given twice."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.partition(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A reader's folder: edsr.pt in the EDSR-PyTorch dialect, photos/, and `srkd` on the path."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        ramp = np.linspace(0, 255, 64)[:, None, None] + rng.normal(0, 9, (64, 60, 3))
+        Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    write_app(folder / "app")
+    torch.save(edsr_pytorch(EDSRSpec(scale=2, width=8, depth=2)), folder / "edsr.pt")
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "srkd"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m srkd "$@"\n')
+    program.chmod(0o755)
+    yield folder
+
+
+def edsr_pytorch(spec: EDSRSpec) -> dict[str, torch.Tensor]:
+    """A state dict as EDSR-PyTorch saves it."""
+    ours = build(spec, seed=3).state_dict()
+    names = {"head": "head.0", "body_end": f"body.{spec.depth}", "upsampler.convs.0": "tail.0.0", "tail": "tail.1"}
+    for block in range(spec.depth):
+        names |= {f"blocks.{block}.conv{k}": f"body.{block}.body.{2 * k - 2}" for k in (1, 2)}
+    state = {
+        f"{theirs}.{kind}": ours[f"{name}.{kind}"] for name, theirs in names.items() for kind in ("weight", "bias")
+    }
+    mean = 255 * torch.tensor(spec.mean)
+    for side, sign in (("sub_mean", -1.0), ("add_mean", 1.0)):
+        state |= {f"{side}.weight": torch.eye(3).reshape(3, 3, 1, 1), f"{side}.bias": sign * mean}
+    return state
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def shortened(line: str) -> str:
+    words = shlex.split(line)
+    return shlex.join([*words, *SHORTER.get(words[1], [])])
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 80
+
+
+def test_the_readme_knows_every_verb() -> None:
+    used = {words[1] for line in commands() if (words := line.split())[0] == "srkd"}
+    assert used == set(VERBS)
+
+
+def test_every_file_named_exists() -> None:
+    named = re.findall(r"`([\w./-]+\.(?:md|txt|py|toml))`", README + (ROOT / "CONTRIBUTING.md").read_text())
+    invented = {"compressor/networks/tiny.py", "recipes/echo.py"}
+    elsewhere = {"edsr.py", "logits.py"}
+    assert [name for name in named if not (ROOT / name).exists() and name not in invented | elsewhere] == []
+
+
+def test_every_srkd_command_runs(desk: Path) -> None:
+    lines = [line for line in commands() if line.startswith("srkd ")]
+    assert len(lines) >= len(VERBS)
+    for line in lines:
+        done = run(shortened(line), desk)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    for file in ("runs/edsr/student.safetensors", "runs/edsr/student.onnx", "large.png"):
+        assert (desk / file).is_file()
+
+
+def test_the_completion_line_runs(desk: Path) -> None:
+    (line,) = (line for line in commands() if line.startswith("eval "))
+    done = run(f"{line} && complete -p srkd", desk)
+    assert done.returncode == 0 and "srkd" in done.stdout, done.stderr
+
+
+def test_the_python_lines_run(desk: Path) -> None:
+    (program,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=desk,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Cost(params=" in done.stdout
+
+
+def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Path) -> None:
+    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    assert targets == ["quickstart", "test"]
+    done = subprocess.run(
+        ["make", "-n", f"PYTHON={sys.executable}", *targets], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    steps = quickstart_lines(done.stdout)
+    assert [shlex.split(step)[1] for step in steps] == ["compress", "export", "profile"]
+
+
+@pytest.mark.slow
+def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
+    told = subprocess.run(
+        ["make", "-n", f"PYTHON={sys.executable}", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    shutil.rmtree(desk / "runs" / "quickstart", ignore_errors=True)
+    for step in quickstart_lines(told.stdout):
+        done = run(shortened(step), desk)
+        assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
+    for word in ("params", "GMAC", "FPS", "PSNR-Y", "teacher", "quickstart"):
+        assert word in done.stdout
+
+
+def quickstart_lines(dry_run: str) -> list[str]:
+    """The srkd commands of a dry run, without the environment's folder."""
+    found = re.findall(r"^\S*/bin/(srkd .*)$", dry_run, flags=re.MULTILINE)
+    assert found
+    return found

@@ -1,0 +1,204 @@
+"""Several methods in one preset: what goes together, what is refused with its reason, whose weight counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Processes
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import student_of_spec
+from compressor.training.loop import Hands, run_stages, train
+from compressor.training.losses import asked_weights
+from compressor.training.method import Calibrated, Kind, Method, PlainMethod
+from compressor.training.networks import players
+from compressor.training.state import State
+from compressor.training.step import Step
+from recipes.composition import REFUSED, disagreements, refusals
+from recipes.loading import load_preset, read_preset
+from recipes.options import make_method
+from recipes.scratch import Scratch
+from tests.support.method_runs import Waves
+from tests.support.methods_table import ROWS, Row
+from tests.training.test_guard import same
+from tests.training.test_stages import Saving
+from tests.training.test_training import Recorder, network, smooth_patch, stage
+
+ALLOWED: tuple[tuple[Kind, Kind], ...] = (
+    ("output", "feature"),
+    ("output", "data"),
+    ("data", "feature"),
+    ("data", "contrast"),
+    ("data", "joint"),
+    ("heads", "output"),
+    ("heads", "feature"),
+    ("heads", "data"),
+    ("quantised", "output"),
+)
+"""What the compatibility table of the specification names as allowed."""
+
+EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
+    ("feature", "feature"),
+    ("joint", "output"),
+    ("joint", "feature"),
+    ("joint", "contrast"),
+    ("joint", "heads"),
+    ("joint", "bands"),
+    ("joint", "quantised"),
+)
+
+
+@dataclass(frozen=True)
+class Any(PlainMethod):
+    name: str
+    kind: Kind
+    needs_teacher: bool = False
+    needs_network: bool = False
+    weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
+
+
+@pytest.mark.parametrize(("first", "second"), ALLOWED)
+def test_what_goes_together(first: Kind, second: Kind) -> None:
+    assert refusals([Any("a", first), Any("b", second)]) == []
+
+
+@pytest.mark.parametrize(("first", "second"), EXCLUSIVE)
+def test_what_does_not_is_refused_by_name_with_the_reason(first: Kind, second: Kind) -> None:
+    (line,) = refusals([Any("left", first), Any("right", second)])
+    assert line.startswith("left and right do not go together: ") and len(line) > 60
+
+
+def test_the_pixel_loss_goes_with_everything_and_only_known_kinds_are_in_the_table() -> None:
+    kinds = get_args(Kind)
+    assert all(not refusals([Any("a", "pixel"), Any("b", kind)]) for kind in kinds)
+    assert {kind for pair in REFUSED for kind in pair} <= set(kinds)
+    three = [Any("a", "joint"), Any("b", "output"), Any("c", "feature")]
+    assert len(refusals(three)) == sum(frozenset({a.kind, b.kind}) in REFUSED for a, b in combinations(three, 2))
+
+
+def test_shared_terms_must_agree_or_be_told() -> None:
+    methods = [Any("a", "pixel"), Any("b", "data", weights={"pixel": 5.0, "zoom": 1.0})]
+    (line,) = disagreements(methods, {})
+    assert "pixel is weighed 1 in a and weighed 5 in b" in line and line.endswith("weights.pixel=5")
+    assert disagreements(methods, {"pixel": 5.0}) == []
+    found = [Any("a", "pixel", weights={"far": Calibrated(0.2)}), Any("b", "data", weights={"far": 3.0})]
+    (line,) = disagreements(found, {})
+    assert "calibrated to 0.2 of pixel in a and weighed 3 in b" in line and line.endswith("weights.far=3")
+
+
+WHOLE, HALF = EDSRSpec(scale=2, width=8, depth=3), EDSRSpec(scale=2, width=4, depth=3)
+"""A teacher and a slice of it, with taps by thirds: every method can have them."""
+
+
+@pytest.mark.parametrize("first", ROWS, ids=lambda row: row.name)
+def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(first: Row) -> None:
+    """Each form of a method with every other that it goes with."""
+    for second in ROWS[ROWS.index(first) + 1 :]:
+        one, other = (make_method(row.of, {**row.options, **row.settled}) for row in (first, second))
+        if one.name == other.name or refusals([one, other]):
+            continue
+        shared = one.weights.keys() & other.weights.keys()
+        totals = [loss_of(pair, dict.fromkeys(shared, 0.5)) for pair in ((one, other), (other, one))]
+        assert totals[0] == pytest.approx(totals[1], rel=1e-5), (first.name, second.name)
+
+
+def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
+    """Of the first step of a recipe of these methods; shared terms are the same, or it is refused."""
+    teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
+    student = student_of_spec(teacher, HALF)
+    methods = [method.fitted(teacher, student) for method in methods]
+    preset = load_preset("scratch").with_steps(5).model_copy(update={"weights": weights})
+    one, batch = preset.stage(methods), Waves(2, range(2)).at(0)
+    state = State.fresh(student, teacher, one)
+    hands = Hands(one, state, players(one, state, teacher, silent, Processes()), Processes(), silent, 3)
+    hands.rehearse(0, batch)
+    return float(hands.step(0, batch)[0].total.detach())
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Darker(Any):
+    """What it calls `pixel` is another quantity."""
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"pixel": (step.student().sr - 0.9 * step.hr).abs().mean()}
+
+
+def test_two_quantities_of_one_name_are_refused_before_the_first_step() -> None:
+    for methods in ([Scratch(), Darker("darker", "data")], [Darker("darker", "data"), Scratch()]):
+        one = stage(methods, steps=2, rate=1e-3)
+        state = State.fresh(network(0), None, one)
+        with pytest.raises(SrkdError, match=r"the term pixel of .* are different quantities of one name"):
+            train(one, state, smooth_patch(), None, Recorder(), seed=0)
+        assert state.done == 0
+
+
+@pytest.mark.parametrize("order", [("csd-lite", "clsd"), ("clsd", "csd-lite")])
+def test_two_contrasts_of_different_images_are_both_computed(order: tuple[str, str]) -> None:
+    text = "title: t\nsource: s\nmethods:\n" + "".join(f"  - name: {name}\n" for name in order)
+    preset = read_preset(text, "mine", ("phi=teacher", "clsd.lam=0.784314"))
+    assert set(asked_weights(preset.stage(preset.build_methods()))) == {"pixel", "heads", "heads_contrast", "contrast"}
+
+
+TWO = """
+title: two
+source: a test
+methods:
+  - name: {first}
+  - name: {second}
+weights: {weights}
+"""
+
+
+def test_a_preset_of_two_methods_that_do_not_go_together_is_refused() -> None:
+    with pytest.raises(UsageError, match="logits and logits do not go together"):
+        read_preset(TWO.format(first="logits", second="logits", weights="{}"), "mine")
+
+
+def test_a_weight_of_a_term_that_nobody_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"weights\.pixl.*pixel"):
+        read_preset(TWO.format(first="scratch", second="logits", weights="{pixl: 2}"), "mine")
+
+
+def test_the_presets_weight_wins() -> None:
+    preset = read_preset(TWO.format(first="scratch", second="logits", weights="{pixel: 3, logits: 0.5}"), "mine")
+    assert asked_weights(preset.stages(preset.build_methods())[-1]) == {"pixel": 3.0, "logits": 0.5}
+
+
+def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path: Path) -> None:
+    """Also after a resume, whose steps must be made like those of a run that was never stopped."""
+    preset = read_preset(TWO.format(first="logits", second="lfd", weights="{pixel: 1}"), "mine", ("lam=0.01",))
+    methods = preset.build_methods()
+    one = replace(stage(list(methods), steps=4, rate=1e-3), weights=preset.weights)
+    teacher = network(1, width=12, depth=3).requires_grad_(False)
+    runs = {"student": 0, "teacher": 0}
+
+    def counted(name: str, net: Network) -> Network:
+        def count(*_: object) -> None:
+            runs[name] += 1
+
+        net.register_forward_hook(count)
+        return net
+
+    counted("teacher", teacher)
+    straight = State.fresh(counted("student", network(0, depth=3)), teacher, one)
+    runs.update(student=0, teacher=0)
+    run_stages([one], straight, smooth_patch(), teacher, Saving(tmp_path / "state.pt", 2), seed=0)
+    rehearsed = 2
+    assert runs == {"student": 4 + rehearsed, "teacher": 4 + rehearsed}
+    resumed = State.fresh(network(0, depth=3), teacher, one)
+    resumed.load(tmp_path / "state.pt", [one], teacher)
+    run_stages([one], resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    assert same(resumed, straight)

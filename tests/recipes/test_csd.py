@@ -1,0 +1,334 @@
+"""CSD and CSD-lite: the contrast as a term, the student inside its teacher, and what both refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recipes.phi
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.processes import Processes
+from compressor.data.batches import Batch
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.students import Inside, build_student, network_sha256, student_of_spec
+from compressor.training.loop import train
+from compressor.training.networks import players
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Cast, Step
+from recipes.composition import refusals
+from recipes.csd import Csd
+from recipes.csd_lite import CsdLite
+from recipes.loading import load_preset
+from recipes.logits import Logits
+from recipes.terms.perceptual import VGG19, TeacherPhi
+from recipes.terms.ratio import bicubic_negatives, contrast_ratio
+from srkd.compression import compress, resume
+from srkd.dry_run import dry_run
+from srkd.request import Request
+from tests.support.foreign_models import save_torchscript, twin
+from tests.support.small_runs import SMALL
+from tests.training.test_training import Recorder, stage
+
+B = 4
+
+
+def batch(scale: int = 2, side: int = 8) -> Batch:
+    drawn = torch.Generator().manual_seed(0)
+    lr = torch.rand(B, 3, side, side, generator=drawn)
+    return Batch(lr, nn.functional.interpolate(lr, scale_factor=scale, mode="bilinear"))
+
+
+def teacher_of(width: int = 8, seed: int = 1) -> Network:
+    return build(EDSRSpec(scale=2, width=width, depth=2), seed=seed)
+
+
+def joint_stage(method: Csd, steps: int = 1) -> Stage:
+    return load_preset("scratch", ("schedule.rate=1e-3",)).with_steps(steps).stages([method])[-1]
+
+
+def played(method: CsdLite, teacher: Network, student: Network) -> tuple[State, Cast]:
+    one = joint_stage(method) if isinstance(method, Csd) else stage([method], steps=1)
+    state = State.fresh(student, teacher, one)
+    return state, players(one, state, teacher, lambda line: None, Processes())
+
+
+def terms_of(method: CsdLite, cast: Cast, number: int = 0) -> dict[str, Tensor]:
+    return method.terms(Step(number, 3, batch(), cast))
+
+
+def contrast_of(method: CsdLite, cast: Cast, number: int = 0) -> float:
+    return float(terms_of(method, cast, number)["contrast"].detach())
+
+
+# The term
+
+
+def test_the_contrast_is_the_ratio_over_the_batch_with_k_of_its_images_as_negatives() -> None:
+    teacher, student = teacher_of(), teacher_of(4, seed=0)
+    method = CsdLite(phi="teacher", negatives=2, compat="csd")
+    _, cast = played(method, teacher, student)
+    phi, lr = TeacherPhi(teacher), batch().lr
+    with torch.no_grad():
+        levels = [phi(images) for images in (student(lr), teacher(lr), bicubic_negatives(lr[:2], 2))]
+    assert contrast_of(method, cast) == pytest.approx(float(contrast_ratio(*levels)), rel=1e-6)
+
+
+def test_negatives_are_drawn_anew_each_step_and_a_small_batch_gives_all_it_has() -> None:
+    method, everything = CsdLite(phi="teacher", negatives=2), CsdLite(phi="teacher", negatives=10)
+    _, cast = played(method, teacher_of(), teacher_of(4, seed=0))
+    assert len({contrast_of(method, cast, number) for number in range(8)}) > 2
+    found = {contrast_of(everything, cast, number) for number in range(3)}
+    assert found == {contrast_of(CsdLite(phi="teacher", negatives=B), cast)}
+
+
+def test_a_student_that_is_its_teacher_has_no_contrast() -> None:
+    teacher = teacher_of()
+    lite, whole = CsdLite(phi="teacher"), Csd(phi="teacher")
+    assert contrast_of(lite, played(lite, teacher, teacher_of())[1]) == 0
+    terms = terms_of(whole, played(whole, teacher, student_of_spec(teacher, teacher.spec))[1])
+    assert terms["contrast"].item() == 0 and terms["pixel"].item() == terms["teacher"].item() > 0
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_contrast_teaches_the_teacher_only_where_it_is_told_to(detach: bool) -> None:
+    teacher = teacher_of()
+    method = Csd(phi="teacher", detach=detach)
+    state, cast = played(method, teacher, build_student(teacher, width=0.5))
+    terms_of(method, cast)["contrast"].backward()
+    gradient = state.trained.get_parameter("blocks.0.conv1.weight").grad
+    assert gradient is not None and gradient[:4, :4].ne(0).any()
+    assert bool(gradient[4:].ne(0).any() or gradient[:, 4:].ne(0).any()) is not detach
+
+
+def test_vgg_gets_no_gradient_and_passes_it_on() -> None:
+    teacher = teacher_of()
+    method = Csd()
+    one = joint_stage(method)
+    state = State.fresh(build_student(teacher, width=0.5), teacher, one)
+    torch.manual_seed(0)
+    vgg = VGG19()
+    _, cast = played(Csd(phi="teacher"), teacher, build_student(teacher, width=0.5))
+    cast = Cast(cast.students, cast.teacher, state.modules, {"csd": nn.ModuleDict({"phi": vgg})})
+    terms_of(method, cast)["contrast"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in vgg.parameters())
+    assert any(p.grad is not None for p in cast.students[0].forward.whole.parameters())  # type: ignore[attr-defined]
+
+
+def test_weights_are_those_of_the_paper_in_0_1() -> None:
+    assert Csd().weights == pytest.approx({"pixel": 1.0, "contrast": 200 / 255, "teacher": 1.0}, abs=1e-6)
+    assert CsdLite(lam=0.5).weights == {"pixel": 1.0, "contrast": 0.5}
+
+
+# Joint training
+
+
+def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
+    teacher = teacher_of()
+    method = Csd(phi="teacher")
+    one = joint_stage(method, steps=3)
+    state = State.fresh(build_student(teacher, width=0.5), teacher, one)
+    train(one, state, Still(), teacher, Recorder(), seed=0)
+    cast = players(one, state, teacher, lambda line: None, Processes())
+    seen, images = cast.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
+    assert all(torch.equal(a, b) for a, b in zip(seen(images), TeacherPhi(teacher)(images), strict=True))
+    assert not torch.equal(seen(images)[0], TeacherPhi(state.trained)(images)[0])
+    assert not any("phi" in name for name in state.parts()["modules"])
+
+
+class Still:
+    def at(self, step: int) -> Batch:
+        return batch()
+
+
+def test_several_widths_train_at_once_and_none_twice() -> None:
+    teacher = teacher_of()
+    method = Csd(phi="teacher", widths=(0.25, 0.5))
+    _, cast = played(method, teacher, build_student(teacher, width=0.5))
+    assert [runner.network.spec.width for runner in cast.students] == [4, 2]  # type: ignore[attr-defined]
+    both = terms_of(method, cast)
+    alone = [
+        terms_of(one, played(one, teacher, build_student(teacher, width=width))[1])
+        for width in (0.25, 0.5)
+        for one in [Csd(phi="teacher")]
+    ]
+    own, further = (terms["pixel"].item() for terms in reversed(alone))
+    assert (both["pixel"].item(), both["widths_pixel"].item()) == pytest.approx((own, further), rel=1e-5)
+    contrasts = sum(terms["contrast"].item() for terms in alone)
+    assert both["contrast"].item() == pytest.approx(contrasts, rel=1e-5)
+    assert method.weights["widths_pixel"] == 1.0 and "widths_pixel" not in Csd(phi="teacher").weights
+
+
+def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> None:
+    teacher = build(spec_from_dict({"arch": "carn", "scale": 2, "width": 8}), seed=1)
+    student, lr = build_student(teacher, width=0.5), batch().lr
+    outputs = {}
+    for compat in ("", "csd"):
+        state, cast = played(Csd(phi="teacher", compat=compat), teacher, student)  # type: ignore[arg-type]
+        outputs[compat] = cast.students[0](lr, ()).sr
+        with torch.no_grad():
+            torch.testing.assert_close(state.averaged()(lr), outputs[compat])
+    torch.testing.assert_close(outputs["csd"], Inside(teacher, student.spec, "contiguous")(lr))
+    assert not torch.equal(outputs[""], outputs["csd"])
+
+
+# Whole runs
+
+
+@pytest.fixture
+def edsr(tmp_path: Path) -> Path:
+    save_network(teacher_of(), tmp_path / "teacher.safetensors")
+    return tmp_path / "teacher.safetensors"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def connect(url: str) -> recipes.phi._Answer:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(recipes.phi, "connect", connect)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path, photos: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    report = compress(
+        edsr, recipe="csd", data=photos, steps=4, settings=SMALL, out=tmp_path / "run", announce=told.append
+    )
+    assert told[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not at hand (")
+    facts = json.loads((report.run / "run.json").read_text())
+    assert facts["phi"]["kind"] == "teacher" and facts["result"]["phi"] == report.phi == told[0][5:]
+    whole = srkd.load(report.run / "teacher_joint.safetensors")
+    student = load_checkpoint(report.student_path).network
+    assert network_sha256(srkd.build_student(whole, width=0.5)) == network_sha256(student)
+    assert network_sha256(whole) != network_sha256(load_checkpoint(edsr).network)
+    assert report.teacher_joint is not None and report.teacher_joint.cost is not None
+    quarter = tmp_path / "quarter.safetensors"
+    srkd.save(srkd.build_student(whole, width=0.25), quarter)
+    scores = srkd.evaluate([quarter, report.student_path], data=photos)
+    assert {"bicubic", "quarter", "student"} <= set(scores.models)
+    again = compress(
+        report.run / "teacher_joint.safetensors", recipe="inherit", width=0.25, data=photos, steps=1,
+        settings=SMALL, out=tmp_path / "again",
+    )  # fmt: skip
+    assert again.student.cost is not None and again.student.cost.params < report.student.cost.params  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
+    edsr: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"recipe": "csd", "data": photos, "steps": 2, "settings": (*SMALL, "phi=teacher")}
+    report = compress(edsr, out=tmp_path / "plan", with_baseline=True, **options)  # type: ignore[arg-type]
+    assert (report.run / "teacher_joint.safetensors").is_file() and report.phi and report.teacher_joint
+    phis = {run.parent.name: json.loads(run.read_text())["phi"] for run in report.run.glob("*/run.json")}
+    assert {name: phi and phi["kind"] for name, phi in phis.items()} == {
+        "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
+    }  # fmt: skip
+    one = compress(edsr, out=tmp_path / "one", **options)  # type: ignore[arg-type]
+    wanted = one.student_path.read_bytes()
+    facts = json.loads((one.run / "run.json").read_text())
+    del facts["result"]
+    facts["preset"]["methods"][0]["options"] = {}
+    (one.run / "run.json").write_text(json.dumps({**facts, "request": {**facts["request"], "settings": SMALL}}))
+    monkeypatch.setattr(recipes.phi, "resolve_phi", lambda *_, **__: pytest.fail("resolved anew"))
+    assert resume(one.run).student_path.read_bytes() == wanted
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"recipe": "csd-paper"}, r"VGG-19 is needed .*--phi-weights FILE, or put it at .*vgg19-dcbb9e9d\.pth"),
+        ({"recipe": "csd-lite-paper"}, r"VGG-19 is needed .*--phi-weights FILE"),
+        ({"depth": 0.5}, "the student has 1 of the teacher's 2 blocks.*leave out --depth"),
+        ({"width": 1.0}, "the student is the whole teacher"),
+        ({"init": "random"}, "--init inherit"),
+        ({"select": "l1"}, "leave out --select l1"),
+        ({"init_from": "teacher"}, "leave out --init-from"),
+        ({"student": "compact:width=8,depth=2,scale=2"}, "a compact cannot inherit from a edsr"),
+        ({"student": "edsr:width=12,depth=2,scale=2", "init": "inherit"}, "larger than the teacher's 8"),
+        ({"settings": ("widths=[1.5]",)}, "widths"),
+        ({"lr_only": "photos"}, "--lr-only: csd trains its teacher.*csd-lite"),
+        ({"teacher_cache": True}, "--teacher-cache"),
+        ({"teacher": "foreign"}, "recipe csd needs weights or features"),
+        ({"teacher": "foreign", "recipe": "csd-lite", "student": "compact:width=8,depth=2,scale=2"},
+         r"\(phi is the teacher's own first blocks, as VGG-19 .*csd-lite"),
+        ({"recipe": "logits", "phi_weights": "vgg.pth"}, "--phi-weights .*logits looks through no VGG-19"),
+        ({"phi_weights": "nowhere.pth"}, "nowhere.pth"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    options: dict[str, object],
+    told: str,
+    edsr: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    given: dict[str, object] = {"recipe": "csd", "teacher": edsr, "data": photos, "steps": 2, **options}
+    if given["teacher"] == "foreign":
+        given["teacher"] = save_torchscript(twin(), tmp_path / "foreign.pt")
+    if "init_from" in given:
+        given["init_from"] = edsr
+    if "lr_only" in given:
+        given |= {"lr_only": photos, "data": None}
+    given["settings"] = (*SMALL, *given.get("settings", ()))  # type: ignore[misc]
+    with pytest.raises(SrkdError, match=told) as caught:
+        compress(given.pop("teacher"), out=tmp_path / "run", **given)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_csd_goes_with_no_frozen_teacher_and_no_quantisation() -> None:
+    assert any("its teacher is trained with the student" in line for line in refusals([Csd(), Logits()]))
+
+    (line,) = refusals([Csd(), Logits(name="pams", kind="quantised")])
+    assert "csd and pams do not go together: quantisation is the last stage" in line
+
+
+@pytest.mark.usefixtures("offline")
+def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path: Path) -> None:
+    foreign = save_torchscript(twin(), tmp_path / "foreign.pt")
+    torch.manual_seed(0)
+    torch.save(VGG19().state_dict(), tmp_path / "vgg.pth")
+    report = compress(
+        foreign, recipe="csd-lite", student="compact:width=8,depth=2,scale=2", phi_weights=tmp_path / "vgg.pth",
+        data=photos, steps=1, settings=SMALL, out=tmp_path / "run",
+    )  # fmt: skip
+    assert report.phi == f"VGG-19 from {tmp_path / 'vgg.pth'}"
+    phi = json.loads((report.run / "run.json").read_text())["phi"]
+    assert len(phi["sha256"]) == 64 and report.teacher_joint is None
+    assert not (report.run / "teacher_joint.safetensors").exists()
+
+
+def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("fetched"))
+    fields = [field.name for field in dataclasses.fields(Request) if field.default is dataclasses.MISSING]
+    given = {"teacher": edsr, "recipe": "csd-paper", "arch_options": {}, "settings": SMALL, "cache_size": 0, "seed": 1}
+    told: list[str] = []
+    asked = Request.of({**dict.fromkeys(fields), **given, "lr_border": "mirror", "device": "cpu"})
+    found = dry_run(asked, announce=told.append)
+    assert told[0].startswith("phi: VGG-19, if https://")
+    assert found.step is not None and found.step.memory.frozen > 4 * 12_945_216
+
+
+def test_one_phi_a_run() -> None:
+    from recipes.looking import find_phi
+
+    with pytest.raises(UsageError, match="phi is teacher in csd and vgg19 in csd-lite"):
+        find_phi([Csd(phi="teacher"), CsdLite(phi="vgg19")], None)

@@ -1,0 +1,296 @@
+"""DUKD: its sum, its inputs, its variants, and the teachers and students it takes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.data.batches import Batch, Labelled
+from compressor.images.resize import imresize
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.training.step import Cast, Runner, Step
+from recipes.dukd import CODE, DUKD
+from recipes.loading import read_preset
+from recipes.options import make_method
+from recipes.terms.upcycling import apply, draw_operations, invert, zoom_in, zoom_in_cells
+from srkd.compression import compress
+from tests.support.foreign_models import save_onnx, twin
+from tests.support.method_runs import Curve, Pair, Waves
+from tests.support.methods_table import STUDENT, TEACHER
+from tests.support.small_runs import SMALL
+
+SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
+
+
+class Upscaler(nn.Module):
+    """Each pixel repeated, times a weight; it remembers what it was given."""
+
+    def __init__(self, gain: float = 1.0, scale: int = 2) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.descriptor = Descriptor(scale)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        self.seen.append(lr)
+        scale = self.descriptor.scale
+        return self.gain * lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def played(
+    method: DUKD, student: Upscaler, teacher: Upscaler, *, number: int = 0, trains: bool = False, side: int = 12
+) -> dict[str, torch.Tensor]:
+    """The terms of all updates of one step."""
+    scale = student.descriptor.scale
+    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=trains))
+    batch = Waves(scale, range(8), side=side).at(number)
+    terms: dict[str, torch.Tensor] = {}
+    for part in range(method.updates):
+        terms |= method.terms(Step(number, 7, batch, cast, part))
+    return terms
+
+
+def test_the_sum_is_the_papers():
+    """Written anew from the equations, with the inputs that were drawn."""
+    student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
+    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    batch = Waves(2).at(4)
+    assert batch.hr is not None
+    method = DUKD().fitted(teacher, student)
+    terms = method.terms(Step(4, 7, batch, cast))
+    drawn = {"seed": 7, "step": 4, "samples": range(4)}
+    with torch.no_grad():
+        expected = {
+            "pixel": (student(batch.lr) - batch.hr).abs().mean(),
+            "logits": (student(batch.lr) - teacher(batch.lr)).abs().mean(),
+        }
+        inputs = {"zoom_in": zoom_in(batch.hr, (12, 12), **drawn), "zoom_out": imresize(batch.lr, 0.5)}
+        for name, images in inputs.items():
+            operations = draw_operations(0.3, stream=name.replace("_", "-"), **drawn)
+            undone = invert(student(apply(images, operations)), operations)
+            expected[name] = (undone - teacher(images)).abs().mean()
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(terms[name].detach()) == pytest.approx(float(value), rel=1e-5), name
+    assert method.weights == {"pixel": 5.0, "logits": 1.0, "zoom_in": 1.0, "zoom_out": 1.0}
+    assert set(replace(method, variant="paper").weights.values()) == {1.0}
+
+
+def test_a_network_that_commutes_with_the_augmentation_has_nothing_to_learn_unless_it_is_undone_wrongly():
+    steps = range(3)
+    right = [played(DUKD(probability=0.6), Upscaler(), Upscaler(), number=number) for number in steps]
+    assert all(float(terms[name].detach()) < 1e-6 for terms in right for name in ("logits", "zoom_in", "zoom_out"))
+    wrong = [played(DUKD(probability=0.6, bug=True), Upscaler(), Upscaler(), number=number) for number in steps]
+    assert max(float(terms["zoom_in"].detach()) for terms in wrong) > 1e-3
+
+
+def test_the_teacher_sees_crops_of_the_hr_patch_as_they_are_and_the_student_changed_ones():
+    student, teacher = Upscaler(), Upscaler()
+    played(DUKD(probability=0.5), student, teacher)
+    batch = Waves(2, range(8)).at(0)
+    assert batch.hr is not None
+    plain, augmented = teacher.seen[1], student.seen[1]
+    assert plain.shape == augmented.shape == batch.lr.shape
+    for crop, hr in zip(plain, batch.hr, strict=True):
+        windows = hr.unfold(1, 12, 1).unfold(2, 12, 1)
+        assert (windows == crop[:, None, None]).all(-1).all(-1).all(0).any(), "a crop of y"
+    changed = [not torch.equal(a, b) for a, b in zip(plain, augmented, strict=True)]
+    assert any(changed) and not all(changed), "by a coin a sample"
+    assert torch.allclose(teacher.seen[2], imresize(batch.lr, 0.5)), "zoom-out, as it is"
+
+
+def test_no_gradient_reaches_a_teacher_even_where_it_is_trained_beside_the_student():
+    student, teacher = Upscaler(0.9), Upscaler(1.1)
+    torch.stack(list(played(DUKD(), student, teacher, trains=True).values())).sum().backward()
+    assert teacher.gain.grad is None
+    assert student.gain.grad is not None and float(student.gain.grad) != 0
+
+
+@pytest.mark.parametrize(
+    ("options", "terms", "changed"),
+    [
+        ({"zoom_out": "off", "augment": False}, {"pixel", "logits", "zoom_in"}, False),
+        ({"zoom_in": False, "augment": False}, {"pixel", "logits", "zoom_out"}, False),
+        ({"augment": False}, {"pixel", "logits", "zoom_in", "zoom_out"}, False),
+        ({"zoom_out": "off"}, {"pixel", "logits", "zoom_in"}, True),
+        ({}, {"pixel", "logits", "zoom_in", "zoom_out"}, True),
+        ({"logits": False}, {"pixel", "zoom_in", "zoom_out"}, True),
+    ],
+)
+def test_every_row_of_the_ablation_has_its_switch(options: dict[str, object], terms: set[str], changed: bool):
+    method = make_method("dukd", options)
+    assert isinstance(method, DUKD)
+    student, teacher = Upscaler(), Upscaler()
+    assert set(played(method, student, teacher)) == set(method.weights) == terms
+    apart = [not torch.equal(a, b) for a, b in zip(teacher.seen[-1], student.seen[-1], strict=True)]
+    assert any(apart) == changed
+
+
+def test_without_new_inputs_it_is_refused():
+    with pytest.raises(UsageError, match="leave nothing of it"):
+        make_method("dukd", {"zoom_in": False, "zoom_out": "off"})
+    with pytest.raises(UsageError, match="cells=2 is of variant code"):
+        make_method("dukd", {"cells": 2})
+
+
+# Variant code
+
+
+def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
+    pair = Pair.made(DUKD(variant="code"), STUDENT, TEACHER, steps=1)
+    assert pair.stages[0].updates == 2 and pair.teacher is not None
+    student, teacher = copy.deepcopy(pair.student).train().requires_grad_(True), pair.teacher
+    losses = pair.train(pair.fresh())
+    assert {name for name in losses[0] if name.startswith("raw/")} == {f"raw/{name}" for name in pair.method.weights}
+
+    batch = Waves(2).at(0)
+    assert batch.hr is not None
+    adam = torch.optim.Adam(student.parameters(), lr=1e-3, betas=(0.9, 0.99), eps=1e-8)
+    sr = student(batch.lr)
+    (5 * F.l1_loss(sr, batch.hr) + F.l1_loss(sr, teacher(batch.lr))).backward()
+    adam.step()
+    cells = zoom_in_cells(batch.hr, (12, 12), 2, seed=3, step=0)
+    drawn = draw_operations(0.3, stream="zoom-in", seed=3, step=0, samples=range(4), copies=2)
+    smaller = imresize(batch.lr, 0.5)
+    sr = student(smaller)
+    second = F.l1_loss(invert(student(apply(cells, drawn)), drawn), teacher(cells))
+    (second + F.l1_loss(sr, teacher(smaller)) + 5 * F.l1_loss(sr, batch.lr)).backward()
+    adam.step()
+    for ours, theirs in zip(pair.student.parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs.detach(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (EDSRSpec(2, width=4, depth=1), (5.0, 0.3, "on", 2)),
+        (EDSRSpec(4, width=4, depth=1), (5.0, 0.3, "on", 1)),
+        (RCANSpec(2, width=4, groups=1, depth=1, hidden=1), (1.0, 0.0, "off", 1)),
+        (RCANSpec(3, width=4, groups=1, depth=1, hidden=1), (2.0, 0.3, "on", 1)),
+        (RCANSpec(4, width=4, groups=1, depth=1, hidden=1), (1.0, 0.0, "off", 1)),
+        (SWINIR, (5.0, 0.3, "off", 1)),
+    ],
+    ids=lambda value: getattr(value, "arch", None),
+)
+def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expected: tuple[object, ...]):
+    fitted = DUKD(variant="code").fitted(None, build(spec))
+    assert (fitted.pixel_weight, fitted.probability, fitted.zoom_out, fitted.cells) == expected
+    own = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fitted(None, build(spec))
+    assert (own.pixel_weight, own.zoom_out, own.cells) == (3.0, "on", expected[3])
+
+
+def test_the_code_has_no_settings_for_other_networks():
+    student = build(CARNSpec(2, width=4))
+    with pytest.raises(UsageError, match="the student is carn x2: give pixel_weight, probability, zoom_out and cells"):
+        DUKD(variant="code").fitted(None, student)
+    given = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
+    assert given.fitted(None, student) == given
+    assert len(CODE) == 9
+
+
+def test_a_patch_that_the_scale_does_not_divide_is_refused_where_it_would_be_the_label():
+    with pytest.raises(UsageError, match=r"schedule.lr_patch=10 is no multiple of the scale 4"):
+        played(DUKD(variant="code"), Upscaler(scale=4), Upscaler(scale=4), side=10)
+    assert played(DUKD(), Upscaler(scale=4), Upscaler(scale=4), side=10)
+
+
+def test_methods_of_one_update_cannot_join_it():
+    text = (
+        "title: t\nsource: s\nweights: {{pixel: 5}}\nmethods: [{{name: dukd, options: {{variant: {}}}}}, {{name: {}}}]"
+    )
+    with pytest.raises(UsageError, match="dukd makes 2 updates a step, and logits would count in each"):
+        read_preset(text.format("code", "logits"), "mine")
+    assert len(read_preset(text.format("paper+", "logits"), "mine").build_methods()) == 2
+
+
+# Teachers and students of any kind
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(SWINIR, TEACHER), (STUDENT, SWINIR), (SWINIR, SWINIR)])
+def test_swinir_sees_no_zoom_out_unless_asked(student: Spec, teacher: Spec):
+    pair = Pair.made(DUKD(), student, teacher, steps=2)
+    assert pair.method.teacher_views == ("whole",) and "zoom_out" not in pair.method.weights
+    assert len(pair.train(pair.fresh())) == 2
+    asked = Pair.made(DUKD(zoom_out="on"), student, teacher)
+    assert "zoom_out" in asked.method.weights and asked.method.teacher_views == ("whole", "zoom-out")
+    assert Pair.made(DUKD(), STUDENT, TEACHER).method.teacher_views == ("whole", "zoom-out")
+
+
+def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
+    student, teacher = Upscaler(), Upscaler(0.5)
+    batch = Waves(2, range(8)).at(0)
+    smaller = imresize(batch.lr, 0.5) + 0.01
+    labels = {
+        "whole": Labelled(batch.lr, torch.zeros_like(batch.hr)),
+        "zoom-out": Labelled(smaller, torch.zeros_like(batch.lr)),
+    }
+    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    method = DUKD(augment=False)
+    terms = method.terms(Step(0, 7, Batch(batch.lr, batch.hr, labels), cast))
+    assert len(teacher.seen) == 1 and teacher.seen[0].shape == batch.lr.shape, "zoom-in alone"
+    assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
+    assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
+
+
+def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):
+    teacher = save_onnx(twin(), tmp_path / "teacher.onnx")
+    report = compress(
+        teacher,
+        recipe="dukd",
+        student="edsr:width=4,depth=1",
+        data=photos,
+        steps=2,
+        out=tmp_path / "run",
+        settings=SMALL,
+    )
+    assert report.steps == 2 and report.student_path.is_file()
+
+
+def test_without_hr_images_crops_are_of_the_teachers_output(photos: Path, tmp_path: Path):
+    student, teacher = Upscaler(0.9), Upscaler(0.5)
+    batch = Waves(2, range(8)).at(0)
+    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    terms = DUKD().terms(Step(0, 7, Batch(batch.lr, None), cast))
+    assert torch.equal(terms["pixel"], terms["logits"])
+    output = 0.5 * batch.lr.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    windows = output[0].unfold(1, 12, 1).unfold(2, 12, 1)
+    assert (windows == teacher.seen[1][0][:, None, None]).all(-1).all(-1).all(0).any()
+    path = tmp_path / "teacher.safetensors"
+    save_network(build(TEACHER, seed=0), path)
+    out = tmp_path / "run"
+    compress(path, recipe="dukd", lr_only=photos, width=0.5, steps=2, out=out, settings=SMALL)
+    assert json.loads((out / "run.json").read_text())["data"]["labels"] == "teacher"
+
+
+def test_a_swinir_run_through_the_command_has_no_zoom_out(photos: Path, tmp_path: Path):
+    path = tmp_path / "teacher.safetensors"
+    save_network(build(SWINIR, seed=0), path)
+    out = tmp_path / "run"
+    compress(path, recipe="dukd", data=photos, width=0.5, steps=1, out=out, settings=SMALL)
+    (line,) = (
+        told
+        for told in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if any(key.startswith("raw/") for key in told)
+    )
+    assert "raw/zoom_in" in line and "raw/zoom_out" not in line
+
+
+def test_the_curve_tells_of_both_updates():
+    pair, curve = Pair.made(DUKD(variant="code"), STUDENT, TEACHER, steps=2), Curve()
+    pair.train(pair.fresh(), curve=curve)
+    weighted = [value for name, value in curve.losses[0].items() if name.startswith("weighted/")]
+    assert curve.losses[0]["loss"] == pytest.approx(sum(weighted), rel=1e-5)

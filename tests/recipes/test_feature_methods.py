@@ -1,0 +1,317 @@
+"""FAKD, LFD-style and FACD-style: the taps they compare, their sums, the gate, and what is told before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.batches import Batch
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.taps import read_taps
+from compressor.training.state import State
+from compressor.training.step import Cast, Runner, Step
+from recipes.facd import FACD
+from recipes.fakd import FAKD
+from recipes.feature_taps import Matched
+from recipes.lfd import LFD
+from recipes.loading import load_preset
+from recipes.options import make_method
+from recipes.tap_check import tap_lines
+from recipes.terms.affinity import affinity
+from recipes.terms.contrast import contrast
+from recipes.terms.spread import HORIZON, RunningSpread
+from srkd.compression import compress
+from tests.models.test_networks import SMALL
+from tests.recipes.test_terms_features import PeakMemory
+from tests.support import official
+from tests.support.method_runs import Pair, Waves
+from tests.support.methods_table import STUDENT, TEACHER
+
+Feature: TypeAlias = FAKD | LFD | FACD
+METHODS: tuple[Feature, ...] = (FAKD(), LFD(), FACD(gate="off"))
+WIDE = Waves(2, side=24).at(0)
+named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def net(spec: Spec, seed: int = 0) -> Network:
+    return build(spec, seed=seed).eval()
+
+
+def step_of(method: Feature, student: Network, teacher: Network, batch: Batch) -> Step:
+    modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
+    return Step(0, 0, batch, Cast([Runner(student, trains=True)], Runner(teacher, trains=False), modules))
+
+
+def of_waves(method: Feature, teacher: Network | None = None, batch: Batch | None = None) -> Step:
+    return step_of(method, net(STUDENT), teacher or net(TEACHER, 1), batch or Waves(2).at(0))
+
+
+def weighed(method: Feature, step: Step) -> torch.Tensor:
+    weights: Any = method.weights
+    return torch.stack([weights[name] * term for name, term in method.terms(step).items()]).sum()
+
+
+# taps
+
+
+def test_fakd_reads_the_features_that_the_official_code_compares(tmp_path: Path) -> None:
+    case = official.golden_case("fakd_edsr_x2_features", official.fakd_edsr(2, 16, 6))
+    torch.save(case.state, tmp_path / "fakd.pt")
+    network = load_checkpoint(tmp_path / "fakd.pt").network
+    pairs = FAKD().pairs(network, network)
+    assert pairs == [("body[1]", "body[1]"), ("body[3]", "body[3]"), ("pre_up", "pre_up")]
+    with torch.no_grad(), read_taps(network, [tap for tap, _ in pairs]) as features:
+        network(case.lr)
+    for (tap, _), name in zip(pairs, ("fm1", "fm2", "fm3"), strict=True):
+        theirs = case.outputs[name]
+        assert (official.thinned(features[tap]) - theirs).abs().max() <= 1e-5 * theirs.abs().max(), name
+
+
+def test_the_usual_taps_follow_the_lineage() -> None:
+    with torch.device("meta"):
+        rcan, edsr = build(RCANSpec(groups=10, width=8, depth=1, hidden=1)), build(EDSRSpec(width=8, depth=32))
+        six = build(RCANSpec(groups=6, width=8, depth=1, hidden=1))
+    assert FAKD().pairs(rcan, edsr) == [("body[2]", "body[9]"), ("body[6]", "body[20]"), ("pre_up", "pre_up")]
+    assert FAKD().pairs(six, six)[1] == ("body[3]", "body[3]")
+    assert LFD().pairs(rcan, edsr) == [("body[2]", "body[9]"), ("body[5]", "body[20]"), ("pre_up", "pre_up")]
+    assert FACD().pairs(rcan, edsr)[1:] == [("body[5]", "body[20]"), ("body_end", "body_end")]
+
+
+def test_taps_are_options_for_either_side() -> None:
+    student, teacher = net(STUDENT), net(EDSRSpec(scale=2, width=8, depth=4))
+    assert FAKD(taps=("rel(1/2)", "body_end")).pairs(student, teacher) == [
+        ("body[0]", "body[1]"),
+        ("body_end", "body_end"),
+    ]
+    assert FAKD(taps=("head",), teacher_taps=("body[3]",)).pairs(student, teacher) == [("head", "body[3]")]
+    preset = load_preset("fakd", ["taps=[rel(1/2), pre_up]", "memory_mb=1"])
+    assert preset.build_methods() == (FAKD(taps=("rel(1/2)", "pre_up"), memory_mb=1),)
+
+
+@named
+def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Feature) -> None:
+    student, teacher = net(STUDENT), net(TEACHER)
+
+    def lines(**options: object) -> list[str]:
+        return tap_lines([make_method(method.name, options)], teacher, student, batch=2, lr_patch=8)
+
+    with pytest.raises(UsageError, match=r"taps of the student: .*'bdy\[1\]'; did you mean 'body\[1\]'"):
+        lines(taps=["bdy[1]"], teacher_taps=["head"])
+    with pytest.raises(UsageError, match=r"taps of the teacher: .*'body\[7\]'; did you mean 'body"):
+        lines(taps=["head"], teacher_taps=["body[7]"])
+    with pytest.raises(UsageError, match=r"3 taps of the student .* and 1 of the teacher .*as many teacher_taps"):
+        lines(teacher_taps=["head"])
+    with pytest.raises(SrkdError, match="one of our networks"):
+        tap_lines([method], None, student, batch=2, lr_patch=8)
+
+
+@named
+@pytest.mark.parametrize("place", range(len(SMALL)), ids=list(SMALL))
+def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) -> None:
+    """Each kind learns from the next one: a finite gradient reaches its first weights, and none the teacher."""
+    kinds = list(SMALL)
+    student, teacher = (net(SMALL[kinds[at % len(kinds)]](2), seed=at) for at in (place, place + 1))
+    step = step_of(method, student, teacher, Waves(2, range(2), side=7).at(0))
+    method.terms(step)[method.term].backward()
+    first = next(student.parameters())
+    assert first.grad is not None and first.grad.isfinite().all() and first.grad.ne(0).any()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+# what is told before training
+
+
+@named
+def test_each_pair_is_told_with_its_shapes_and_memory(method: Feature) -> None:
+    lines = tap_lines([method], net(TEACHER), net(STUDENT), batch=16, lr_patch=48)
+    assert len(lines) == 3
+    sides = "student body[0] 16x4x48x48 with teacher body[0] 16x8x48x48"
+    assert lines[1].startswith(f"{method.name}: {method.term} of {sides}, about ")
+    assert float(lines[1].split()[-2]) > 0 and lines[1].endswith(" MB")
+
+
+def test_the_memory_of_an_affinity_is_bounded() -> None:
+    """16 maps of 48×48 take 340 MB whole, and two such exist at one time."""
+    wide, narrow = (FAKD(memory_mb=size).bytes_of((16, 64, 48, 48), (16, 256, 48, 48), 1) for size in (4096, 32))
+    assert wide - narrow > 2 * 339e6 - 34e6 - 1e6
+    assert FACD().bytes_of((8, 4, 9, 9), (8, 8, 9, 9), 2) > FACD().bytes_of((8, 4, 9, 9), (8, 8, 9, 9), 1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [FAKD(("body[0]",), memory_mb=1), LFD(("body[0]",)), FACD(("body[0]",)), FACD(("body[0]",), form="infonce")],
+    ids=["fakd", "lfd", "facd", "facd-infonce"],
+)
+def test_a_pair_takes_the_memory_that_is_told(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
+    step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
+    seen = method.matched(step)
+    ours, theirs = seen.features[0][0].detach().requires_grad_(), seen.features[0][1]
+    monkeypatch.setattr(type(method), "matched", lambda *_: Matched(seen.student, seen.teacher, [(ours, theirs)]))
+    given = [ours, theirs, seen.student, seen.teacher, step.hr, *step.modules.parameters()]
+    with PeakMemory(*given) as memory:
+        method.terms(step)[method.term].backward()
+    told = method.bytes_of(tuple(ours.shape), tuple(theirs.shape), 1)
+    assert 0.6 < memory.peak_bytes / told < 1.25
+
+
+def test_rows_within_a_bound_change_nothing() -> None:
+    student, teacher, batch = net(STUDENT), net(TEACHER, 1), Waves(2, side=30).at(0)
+    whole, rows = (
+        method.terms(step_of(method, student, teacher, batch))["affinity"]
+        for method in (FAKD(memory_mb=4096), FAKD(memory_mb=1))
+    )
+    assert rows.item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+# sums
+
+
+def test_fakd_is_its_sum() -> None:
+    student, teacher, batch = net(STUDENT), net(TEACHER, 1), Waves(2).at(0)
+    step = step_of(FAKD(), student, teacher, batch)
+    with torch.no_grad(), read_taps(student, ("head", "body[0]", "pre_up")) as ours:
+        s = student(batch.lr)
+    with torch.no_grad(), read_taps(teacher, ("head", "body[0]", "pre_up")) as theirs:
+        t = teacher(batch.lr)
+    term = sum(F.l1_loss(affinity(ours[tap]), affinity(theirs[tap])) for tap in ours)
+    assert batch.hr is not None
+    expected = 0.5 * F.l1_loss(s, batch.hr) + 0.5 * F.l1_loss(s, t) + 10 / 255 * term
+    assert weighed(FAKD(), step).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert step.networks[0] is student
+
+
+def test_lfd_is_its_sum_and_without_weight_scratch() -> None:
+    step = of_waves(LFD())
+    pixel = F.l1_loss(step.student().sr, step.hr)
+    assert weighed(LFD(lam=0.0), step).item() == pixel.item()
+    with_image = weighed(LFD(lam=0.0, kappa=2.0), step)
+    assert with_image.item() == pytest.approx((pixel + 2 * F.l1_loss(step.student().sr, step.teacher().sr)).item())
+
+
+def test_regressors_depend_on_the_runs_seed_alone() -> None:
+    def weights(seed: int) -> list[torch.Tensor]:
+        pair = Pair.made(LFD(), STUDENT, TEACHER)
+        torch.rand(7)
+        state = State.fresh(pair.student, pair.teacher, pair.stages[0], seed)
+        return [value for name, value in state.modules.state_dict().items() if name.endswith("weight")]
+
+    once, again, other = weights(1), weights(1), weights(2)
+    assert [tuple(weight.shape) for weight in once] == [(8, 4, 1, 1)] * 3
+    assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in zip(once, again, other, strict=True))
+    assert not torch.equal(once[0], once[1])
+
+
+# the gate
+
+
+def test_a_teacher_that_is_worse_everywhere_leaves_scratch() -> None:
+    teacher, batch = net(TEACHER, 1), Waves(2).at(0)
+    step = of_waves(FACD(lam=3.0), teacher, batch)
+    worse = Batch(batch.lr, step.student().sr.detach())  # nobody is nearer to the student's own image than it
+    step = of_waves(FACD(lam=3.0), teacher, worse)
+    assert weighed(FACD(lam=3.0), step).item() == F.l1_loss(step.student().sr, step.hr).item()
+    assert step.observed["gate_open"].item() == 0
+    better = Batch(batch.lr, step.teacher().sr)
+    step = of_waves(FACD(lam=3.0), teacher, better)
+    assert weighed(FACD(lam=3.0), step).item() > F.l1_loss(step.student().sr, step.hr).item()
+    assert step.observed["gate_open"].item() == 1
+
+
+def test_only_patches_with_a_better_teacher_count() -> None:
+    teacher, batch = net(TEACHER, 1), Waves(2).at(0)
+    probe = of_waves(FACD(), teacher, batch)
+    s, t = probe.student().sr.detach(), probe.teacher().sr
+    mixed = Batch(batch.lr, torch.cat([t[:1], s[1:]]))
+    step = of_waves(FACD(), teacher, mixed)
+    terms = FACD().terms(step)
+    assert step.observed["gate_open"].item() == 0.25
+    assert terms["gated_logits"].item() == pytest.approx((s[0] - t[0]).abs().mean().item() / 4, rel=1e-5)
+    every = FACD(gate="off").terms(of_waves(FACD(gate="off"), teacher, mixed))
+    assert 0 < terms["patch_contrast"].item() < every["patch_contrast"].item()
+
+
+@pytest.mark.parametrize("method", ["lfd", "facd"])
+def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_loss(method: str) -> None:
+    for share in (0.1, 0.3):
+        assert make_method(method, {"share": share}).weights
+    for share in (0.09, 0.31):
+        with pytest.raises(UsageError, match="share"):
+            make_method(method, {"share": share})
+
+
+def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
+    found = []
+    for gate in ("hard", "soft", "off"):
+        pair = Pair.made(FACD(gate=gate), STUDENT, TEACHER, steps=1)
+        state = pair.fresh()
+        seen = pair.train(state)[0]
+        found.append(state.calibration.found["patch_contrast"])
+        assert found[-1] == pytest.approx(0.2 * seen["raw/pixel"] / seen["seen/ungated_contrast"], rel=1e-5)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("form", ["ratio", "infonce"])
+def test_negatives_of_a_part_of_the_batch_are_those_of_the_whole(form: Any) -> None:
+    student, teacher = torch.rand(6, 3, 4, 4), torch.rand(6, 3, 4, 4)
+    whole = contrast([student], [teacher], form)
+    parts = [contrast([student[at : at + 2]], [teacher], form, first=at) for at in (0, 2, 4)]
+    assert torch.allclose(torch.cat(parts), whole, rtol=1e-5)
+
+
+def test_a_batch_of_one_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(UsageError, match=r"schedule\.batch=1: expected at least 2: facd compares the patches"):
+        load_preset("facd", ["schedule.batch=1"])
+    assert load_preset("fakd", ["schedule.batch=1"]).schedule.batch == 1
+
+
+def test_the_running_spread_is_that_of_everything_seen() -> None:
+    running, values = RunningSpread(), torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 2
+    for row in values:
+        running.become(running.with_values(row))
+    assert running.deviation(running.moments).item() == pytest.approx(values.std(correction=0).item(), rel=1e-4)
+    for _ in range(8 * HORIZON):
+        running.become(running.with_values(torch.tensor([-1.0, 3.0])))
+    assert running.deviation(running.moments).item() == pytest.approx(2.0, rel=1e-2)
+
+
+def test_a_skipped_step_leaves_no_trace_in_the_spread() -> None:
+    step = of_waves(FACD(gate="soft"))
+    FACD(gate="soft").terms(step)
+    moments = step.modules["facd"].state_dict()["spread.moments"]
+    assert moments.eq(0).all()
+    step.counted()
+    assert moments[0] == 1 and moments[2] > 0
+
+
+def test_the_spread_is_part_of_the_state(tmp_path: Path) -> None:
+    pair = Pair.made(FACD(gate="soft", lam=0.1), STUDENT, TEACHER, steps=4)
+    state, path = pair.fresh(), tmp_path / "state.pt"
+    pair.train(state)
+    state.save(path)
+    moments = state.modules.state_dict()["facd.spread.moments"]
+    back = pair.fresh()
+    back.load(path, pair.stages, pair.teacher)
+    assert moments[0] == 4 and torch.equal(back.modules.state_dict()["facd.spread.moments"], moments)
+
+
+def test_the_gates_fraction_is_logged_and_taps_are_told(tmp_path: Path) -> None:
+    teacher, lines = tmp_path / "teacher.safetensors", list[str]()
+    save_network(build(TEACHER, seed=1), teacher)
+    settings = ("schedule.batch=2", "schedule.lr_patch=8", "lam=0.01", "student.init=inherit")
+    compress(teacher, recipe="facd", steps=2, out=tmp_path / "run", settings=settings, announce=lines.append)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    fractions = [row["seen/gate_open"] for row in rows if row["kind"] == "train"]
+    assert len(fractions) == 2 and all(fraction in (0, 0.5, 1) for fraction in fractions)
+    assert sum(line.startswith("facd: patch_contrast of student") for line in lines) == 3

@@ -1,0 +1,170 @@
+"""FACD's gate on other losses: which patches count, what it leaves alone, and what it does not go with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.data.batches import Batch
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.registry import build
+from compressor.training.method import Calibrated
+from compressor.training.step import Cast, Runner, Step
+from recipes.composition import refusals
+from recipes.dukd import DUKD
+from recipes.facd import FACD
+from recipes.fakd import FAKD
+from recipes.lfd import LFD
+from recipes.loading import load_preset, read_preset
+from recipes.logits import Logits
+from recipes.terms.affinity import affinity_l1
+from srkd.compression import compress
+from tests.support.method_runs import Pair, Waves
+from tests.support.methods_table import STUDENT, TEACHER
+
+GATED = {
+    "logits": Logits(gate="hard"),
+    "fakd": FAKD(gate="hard"),
+    "lfd": LFD(gate="hard", kappa=1.0, lam=0.5),
+}
+named = pytest.mark.parametrize("name", GATED)
+
+
+def step_of(method: Any, better: str) -> Step:
+    """`better`: S or T for each patch, by the label that it gets: nobody is nearer to his own image than he is."""
+    student, teacher = build(STUDENT, seed=0).eval(), build(TEACHER, seed=1).eval()
+    lr = Waves(2, range(len(better))).at(0).lr
+    with torch.no_grad():
+        images = {"S": student(lr), "T": teacher(lr)}
+    hr = torch.stack([images[who][at] for at, who in enumerate(better)])
+    modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
+    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
+    return Step(0, 0, Batch(lr, hr), cast)
+
+
+def ungated(method: Any) -> Any:
+    return type(method)(**{**vars(method), "gate": "off"})
+
+
+@named
+def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
+    step = step_of(GATED[name], "SSSS")
+    terms = GATED[name].terms(step)
+    assert step.observed["gate_open"].item() == 0
+    assert {term: value.item() for term, value in terms.items() if term != "pixel"} == dict.fromkeys(
+        terms.keys() - {"pixel"}, 0.0
+    )
+    assert terms["pixel"].item() == F.l1_loss(step.student().sr, step.hr).item()
+
+
+@named
+def test_a_teacher_that_is_better_everywhere_teaches_as_without_a_gate(name: str) -> None:
+    gated, plain = GATED[name], ungated(GATED[name])
+    ours, theirs = gated.terms(step_of(gated, "TTTT")), plain.terms(step_of(plain, "TTTT"))
+    assert ours.keys() == {"gated_logits" if term == "logits" else term for term in theirs}
+    for term, value in theirs.items():
+        assert ours["gated_logits" if term == "logits" else term].item() == pytest.approx(value.item(), rel=1e-5)
+    assert ours.keys() == gated.weights.keys() and theirs.keys() == plain.weights.keys()
+
+
+@named
+def test_patches_count_one_by_one(name: str) -> None:
+    step = step_of(GATED[name], "STSS")
+    terms = GATED[name].terms(step)
+    assert step.observed["gate_open"].item() == 0.25
+    s, t = step.student().sr[1], step.teacher().sr[1]
+    assert terms["gated_logits"].item() == pytest.approx((s - t).abs().mean().item() / 4, rel=1e-5)
+
+
+def test_an_affinity_of_a_closed_patch_does_not_count() -> None:
+    method = GATED["fakd"]
+    step = step_of(method, "STSS")
+    terms = method.terms(step)
+    pairs = method.matched(step).features
+    expected = sum(affinity_l1(ours[1:2], theirs[1:2]).item() for ours, theirs in pairs) / 4
+    assert terms["affinity"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
+    method = Logits(gate="soft")
+    step = step_of(method, "STSS")
+    method.terms(step)
+    assert 0 < step.observed["gate_open"].item() < 1
+    moments = step.modules["logits"].state_dict()["spread.moments"]
+    assert moments.eq(0).all(), "until the step has counted"
+    step.counted()
+    assert moments[0] == 1 and moments[2] > 0
+
+
+def test_features_are_weighed_before_the_gate() -> None:
+    found = []
+    for gate in ("off", "hard", "soft"):
+        pair = Pair.made(LFD(gate=gate), STUDENT, TEACHER, steps=1)
+        state = pair.fresh()
+        pair.train(state)
+        found.append(state.calibration.found["matching"])
+    assert found[0] == pytest.approx(found[1]) == pytest.approx(found[2])
+    weight = LFD(gate="hard").weights["matching"]
+    assert isinstance(weight, Calibrated) and weight.by == "ungated_matching"
+
+
+def test_without_it_methods_are_as_published() -> None:
+    for method in (Logits(), FAKD(), LFD(kappa=1.0)):
+        assert method.gate == "off" and "logits" in method.weights and not list(method.modules(*_pair()).buffers())
+    assert FACD().gate == "hard"
+
+
+def test_two_gates_of_one_run_must_be_the_same() -> None:
+    text = "title: t\nsource: s\nweights: {{pixel: 1, gated_logits: 1}}\nmethods:\n  - {}\n  - {}\n"
+    soft = "{name: logits, options: {gate: soft}}"
+    with pytest.raises(UsageError, match="logits and facd do not go together: their gates are soft and hard"):
+        read_preset(text.format(soft, "{name: facd}"), "mine")
+    both = read_preset(text.format(soft, "{name: facd}"), "mine", ("gate=soft",))
+    assert {getattr(method, "gate", None) for method in both.build_methods()} == {"soft"}
+    assert read_preset(text.format(soft, "{name: fakd, options: {gate: soft}}"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("whole", "gated", "way_out"),
+    [
+        (Logits(), FACD(), (Logits(), FACD(gate="off"))),
+        (Logits(), FACD(), (Logits(), FACD(kappa=0))),
+        (DUKD(), FACD(), (DUKD(logits=False), FACD())),
+        (FAKD(), Logits(gate="hard"), (FAKD(gate="hard"), Logits(gate="hard"))),
+        (FAKD(), Logits(gate="hard"), (FAKD(alpha=0), Logits(gate="hard"))),
+        (LFD(kappa=1), Logits(gate="soft"), (LFD(), Logits(gate="soft"))),
+    ],
+)
+def test_the_teachers_image_counts_once_whole_or_gated(whole: Any, gated: Any, way_out: tuple[Any, Any]) -> None:
+    for pair in ((whole, gated), (gated, whole)):
+        (line,) = refusals(pair)
+        assert "would count twice, whole in " in line and f"by the patch in {gated.name}" in line
+    assert refusals(way_out) == []
+
+
+@pytest.mark.parametrize("recipe", ["csd", "csd-lite", "clsd", "ds", "hkdsr", "dukd"])
+def test_what_has_no_value_for_each_patch_has_no_gate(recipe: str) -> None:
+    with pytest.raises(UsageError, match="gate"):
+        load_preset(recipe, (f"{recipe}.gate=hard",))
+    with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, and not of {recipe}$"):
+        load_preset(recipe, ("gate=hard",))
+
+
+def test_it_is_an_option_of_the_command(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    save_network(build(TEACHER, seed=1), teacher)
+    settings = ("schedule.batch=2", "schedule.lr_patch=8", "gate=hard")
+    compress(teacher, recipe="logits", width=0.5, steps=2, out=tmp_path / "run", settings=settings)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert all(row["seen/gate_open"] in (0, 0.5, 1) and "raw/gated_logits" in row for row in trained) and trained
+
+
+def _pair() -> tuple[Any, Any]:
+    return build(TEACHER), build(STUDENT)

@@ -1,0 +1,333 @@
+"""HKDSR: intermediate images through a network's own tail, both stages, bands and fusion."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.batches import Batch
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import Inside, network_sha256
+from compressor.models.taps import read_taps
+from compressor.teachers.teacher import Teacher
+from compressor.training.footprint import Batched, footprint
+from compressor.training.loop import run_stages
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Cast, Runner, Step
+from recipes.composition import refusals
+from recipes.ds import DeepSupervision
+from recipes.hkdsr import Hkdsr, Tuning
+from recipes.loading import load_preset
+from recipes.logits import Logits
+from recipes.options import make_method
+from srkd.caching import views_to_cache
+from tests.recipes.test_composition import Any as OfKind
+from tests.training.test_stages import Saving
+from tests.training.test_training import OnePatch, Recorder, smooth_patch
+
+EDSR = EDSRSpec(2, width=8, depth=3)
+PAIRS: list[tuple[Spec, Spec]] = [
+    (EDSR, replace(EDSR, depth=1)),
+    (RCANSpec(2, width=4, groups=3, depth=1, hidden=2), RCANSpec(2, width=4, groups=1, depth=1, hidden=2)),
+    (
+        SwinIRSpec(2, width=8, depths=(2, 2, 2), heads=(2, 2, 2), window=4, features=6),
+        SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6),
+    ),
+]
+PAIR_NAMES = [whole.arch for whole, _ in PAIRS]
+
+
+def patch(samples: int = 2, side: int = 8) -> Batch:
+    torch.manual_seed(7)
+    return Batch(torch.rand(samples, 3, side, side), torch.rand(samples, 3, 2 * side, 2 * side))
+
+
+def step_of(
+    student: nn.Module, teacher: nn.Module | None, batch: Batch, modules: nn.ModuleDict | None = None, number: int = 0
+) -> Step:
+    taught = None if teacher is None else Runner(teacher, trains=False)  # type: ignore[arg-type]
+    return Step(number, 0, batch, Cast([Runner(student, trains=True)], taught, modules or nn.ModuleDict()))  # type: ignore[arg-type]
+
+
+def gates_of(method: Hkdsr, student: Network, teacher: Network | None = None) -> nn.ModuleDict:
+    torch.manual_seed(3)
+    return nn.ModuleDict({"hkdsr": method.modules(teacher, student)})
+
+
+@pytest.mark.parametrize(("whole", "first"), PAIRS, ids=PAIR_NAMES)
+def test_an_intermediate_image_is_what_a_network_without_the_later_blocks_gives(whole: Spec, first: Spec) -> None:
+    """On a size that is no multiple of a window too."""
+    network = build(whole, seed=0)
+    short = build(first, seed=1)
+    short.load_state_dict({name: network.state_dict()[name] for name in short.state_dict()})
+    lr = torch.rand(2, 3, 7, 10)
+    forward = Runner(network, trains=True)(lr, (), ("body[0]", "body[1]", "rel(1)"))
+    with torch.no_grad():
+        assert torch.equal(forward.sr, network(lr))
+        assert torch.allclose(forward.images["body[0]"], short(lr), atol=1e-6)
+    assert forward.images["body[1]"].shape == forward.sr.shape
+    assert not torch.allclose(forward.images["body[1]"], forward.sr, atol=1e-4)
+    assert torch.equal(forward.images["rel(1)"], forward.sr)
+
+
+@pytest.mark.parametrize(("whole", "first"), PAIRS, ids=PAIR_NAMES)
+def test_the_last_blocks_feature_finished_is_the_image_bit_for_bit(whole: Spec, first: Spec) -> None:
+    network, lr = build(whole, seed=0), torch.rand(1, 3, 7, 10)
+    with torch.no_grad(), read_taps(network, ("head", "rel(1)"), padded=True) as features:
+        sr = network(lr)
+        assert torch.equal(network.finish(features["rel(1)"], features["head"], lr), sr)
+
+
+def test_intermediate_images_cost_one_forward_and_have_the_gradients_they_should() -> None:
+    network, lr = build(EDSR, seed=0), torch.rand(1, 3, 6, 6)
+    runner = Runner(network, trains=True)
+    forward = runner(lr, ("head",), ("body[0]",))
+    assert runner(lr, (), ("body[0]",)) is forward and runner(lr, ("head",)) is forward and runner.forwards == 1
+    forward.images["body[0]"].mean().backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert {"head.weight", "blocks.0.conv1.weight", "body_end.weight", "tail.weight"} <= reached
+    assert not any(name.startswith(("blocks.1", "blocks.2")) for name in reached)
+    frozen = Runner(network, trains=False)(lr, (), ("body[0]",))
+    assert not frozen.images["body[0]"].requires_grad
+
+
+def test_a_student_inside_the_teacher_has_no_intermediate_images() -> None:
+    inside = Inside(build(EDSR), replace(EDSR, width=4))
+    with pytest.raises(SrkdError, match="slice"):
+        Runner(inside.skeleton, trains=True, forward=inside)(torch.rand(1, 3, 6, 6), (), ("body[0]",))
+
+
+class Echo(Network):
+    """Every output of it, intermediate or not, is the parameter it was given."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        super().__init__()
+        self.spec, self.image = EDSR, nn.Parameter(image)
+        self.blocks = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
+        self.head = nn.Identity()
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        return self.head(lr)  # type: ignore[no-any-return]
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        return self.blocks(feature)  # type: ignore[no-any-return]
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return self.image
+
+    descriptor = property(lambda self: build(EDSR).descriptor)  # type: ignore[assignment]
+    taps = property(lambda self: build(EDSR).taps)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("fsm", ["bands", "matrix"])
+def test_nothing_is_lost_where_student_teacher_and_label_agree(fsm: str) -> None:
+    method, batch = Hkdsr(fsm=fsm), patch()  # type: ignore[arg-type]
+    echo = Echo(batch.hr)
+    terms = method.terms(step_of(echo, echo, batch, gates_of(method, build(EDSR))))
+    assert terms["pixel"] == 0 and terms["bands"] == 0
+    assert float(terms["fusion"].detach()) < 4e-7, "the shares of label and teacher sum to 1 but for rounding"
+
+
+def test_the_terms_are_the_formula() -> None:
+    """Written out once more, with the Haar bands as differences of 2×2 pixels."""
+    student, teacher, batch = build(EDSR, seed=0), build(replace(EDSR, width=12), seed=1), patch()
+    method = Hkdsr(teacher_taps=("body[0]", "body[2]"), student_taps=("body[1]", "body[2]"))
+    modules = gates_of(method, student)
+    terms = method.terms(step_of(student, teacher, batch, modules))
+    with torch.no_grad():
+        images = []
+        for network, taps in ((student, (1, 2, 2)), (teacher, (0, 2, 2))):
+            shallow = network.stem(batch.lr)
+            images.append([network.finish(network.blocks[: tap + 1](shallow), shallow, batch.lr) for tap in taps])
+        bands = fusion = torch.zeros(())
+        for ours, theirs, gate in zip(*images, modules["hkdsr"]["gates"], strict=True):
+            d = ours - theirs
+            a, b, c, e = (d[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+            bands = bands + sum((x / 2).abs().mean() for x in (a + b - c - e, a - b + c - e, a - b - c + e))
+            q = gate.shares(batch.hr, theirs)
+            assert torch.allclose(q.sum(1), torch.ones(2, 1, 1))
+            assert 1 / (1 + math.e) <= float(q.min()) <= float(q.max()) <= math.e / (1 + math.e)
+            fusion = fusion + (ours - q[:, :1] * batch.hr - q[:, 1:] * theirs).abs().mean()
+        pixel = F.l1_loss(student(batch.lr), batch.hr)
+    for name, expected in (("pixel", pixel), ("bands", bands), ("fusion", fusion)):
+        torch.testing.assert_close(terms[name].detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_are_those_decided_and_those_of_the_code() -> None:
+    method, code = Hkdsr(), make_method("hkdsr", {"compat": "hkdsr"})
+    assert method.weights == {"pixel": 1.0, "bands": 0.0625, "fusion": 0.2}
+    assert code.weights == {"pixel": 1.0, "bands": 0.025, "fusion": 0.2} and isinstance(code, Hkdsr)
+    assert method.shares(4, 4) == (1, 1, 1, 1) and code.shares(4, 4) == (4, 3, 2, 1)
+    assert 0.0625 * sum(method.shares(4, 4)) == pytest.approx(0.025 * sum(code.shares(4, 4)))
+    matrix = Hkdsr(fsm="matrix")
+    assert matrix.shares(4, 4) == (0.8, 0.8, 0.8, 3.2) and matrix.shares(4, 2) == (0.0005, 0.0005, 0.0005, 0.0025)
+    assert make_method("hkdsr", {"band_weight": 0.5}).weights["bands"] == 0.5
+
+
+def test_windows_of_the_matrix_form_change_with_the_step_and_not_with_the_process() -> None:
+    student, teacher, batch = build(EDSR, seed=0), build(EDSR, seed=1), patch(side=30)
+    method = Hkdsr(fsm="matrix")
+    modules = gates_of(method, student)
+    bands = [method.terms(step_of(student, teacher, batch, modules, number))["bands"].item() for number in (0, 0, 1)]
+    assert bands[0] == bands[1] != bands[2]
+
+
+def test_gates_and_student_learn_and_the_teacher_does_not() -> None:
+    student, teacher = build(EDSR, seed=0), build(EDSR, seed=1)
+    method = Hkdsr()
+    modules = gates_of(method, student)
+    terms = method.terms(step_of(student, teacher, patch(), modules))
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+    assert all(parameter.grad is not None for parameter in modules.parameters())
+    assert any(float(parameter.grad.abs().sum()) > 0 for parameter in modules.parameters())  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert len(modules["hkdsr"]["gates"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "named"),
+    [
+        (CARNSpec(2, width=4), EDSR, "carn"),
+        (EDSR, CARNSpec(2, width=4), "carn"),
+        (EDSR, CompactSpec(2, 4, 3), "compact"),
+    ],
+)
+def test_a_network_without_a_tail_behind_a_skip_is_refused(teacher: Spec, student: Spec, named: str) -> None:
+    with pytest.raises(UsageError, match=f"{named} has no such single tail input"):
+        Hkdsr().check(build(teacher), build(student))
+
+
+def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
+    with pytest.raises(UsageError, match="2 of the teacher and 3 of the student"):
+        make_method("hkdsr", {"teacher_taps": ["body[0]", "rel(1)"]})
+    with pytest.raises(UsageError, match="compat=hkdsr"):
+        make_method("hkdsr", {"compat": "hkdsr", "fsm": "matrix"})
+    for tap, wrong in (("body_end", "is none"), ("body[7]", "no tap"), ("rel(1/9)", "before the first")):
+        with pytest.raises(UsageError, match=wrong):
+            Hkdsr(teacher_taps=(tap,), student_taps=("rel(1)",)).check(build(EDSR), build(EDSR))
+    Hkdsr().check(build(PAIRS[1][0]), build(PAIRS[2][0]))
+    assert "do not go together" in refusals([Hkdsr(), OfKind("csd", "joint")])[0]
+    assert refusals([Hkdsr(), Logits()]) == []
+
+
+def stages(steps: int = 6, **options: object) -> tuple[Stage, ...]:
+    preset = load_preset("hkdsr", [f"schedule.steps={steps}", "schedule.rate=1e-3", "schedule.milestones=[]"])
+    return preset.stages([Hkdsr(**options)])  # type: ignore[arg-type]
+
+
+def run(both: tuple[Stage, ...], batches: OnePatch, recorder: Recorder) -> tuple[State, Network]:
+    teacher, student = build(EDSR, seed=1), build(replace(EDSR, width=6), seed=0)
+    state = State.fresh(student, teacher, both[0])
+    run_stages(both, state, batches, teacher, recorder, seed=0)
+    return state, teacher
+
+
+def test_the_teachers_copy_is_tuned_first_and_teaches_then() -> None:
+    both, recorder = stages(), Recorder()
+    assert [(one.trains, one.schedule.steps) for one in both] == [("teacher", 2), ("student", 6)]
+    assert both[0].schedule.at(0) == both[0].schedule.at(1) == 1e-5
+    state, teacher = run(both, smooth_patch(), recorder)
+    assert network_sha256(teacher) == network_sha256(build(EDSR, seed=1)) != network_sha256(state.networks["teacher"])
+    assert recorder.losses[1]["raw/outputs"] < recorder.losses[0]["raw/outputs"]
+    assert set(recorder.losses[2]) == {f"{kind}/{term}" for kind in ("raw", "weighted") for term in Hkdsr().weights} | {
+        "loss"
+    }
+    # The first step of the second stage saw the tuned copy.
+    student = build(replace(EDSR, width=6), seed=0)
+    step = step_of(student, state.networks["teacher"], smooth_patch().at(0), gates_of(Hkdsr(), student))
+    expected = float(Hkdsr().terms(step)["bands"].detach())
+    assert recorder.losses[2]["raw/bands"] == pytest.approx(expected, rel=1e-5)
+    assert [one.name for one in stages(tuning=0)] == ["distil"]
+
+
+def test_tuning_is_the_sum_of_l1_over_all_outputs() -> None:
+    teacher, batch = build(EDSR, seed=1), patch()
+    method = Tuning(("rel(1/3)", "rel(1)"))
+    loss = method.terms(step_of(teacher, None, batch))["outputs"]
+    with torch.no_grad():
+        shallow = teacher.stem(batch.lr)
+        first = teacher.finish(teacher.blocks[:1](shallow), shallow, batch.lr)  # type: ignore[index,operator]
+        expected = F.l1_loss(first, batch.hr) + 2 * F.l1_loss(teacher(batch.lr), batch.hr)
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_images_without_labels_are_labelled_by_the_teacher_as_it_came() -> None:
+    unlabelled = smooth_patch()
+    unlabelled.batch = replace(unlabelled.batch, hr=None)
+    recorder = Recorder()
+    state, teacher = run(stages(3), unlabelled, recorder)
+    with torch.no_grad():
+        hr = teacher(unlabelled.batch.lr)
+    labelled = Recorder()
+    run(stages(3), OnePatch(unlabelled.batch.lr, hr), labelled)
+    assert recorder.losses[0]["raw/outputs"] == pytest.approx(labelled.losses[0]["raw/outputs"])
+    assert state.role == "student"
+
+
+def test_kept_outputs_of_the_teacher_as_it_came_are_not_those_of_the_one_that_teaches() -> None:
+    with pytest.raises(UsageError, match="hkdsr tunes a copy of it"):
+        views_to_cache("mine", [Logits(), Hkdsr()], lr_only=True)
+    assert views_to_cache("mine", [Logits(), Hkdsr(tuning=0)], lr_only=False) == ("whole",)
+
+
+@pytest.mark.parametrize("fsm", ["bands", "matrix"])
+def test_thirty_steps_lower_the_loss(fsm: str) -> None:
+    recorder = Recorder()
+    run(stages(30, fsm=fsm, tuning=0), smooth_patch(), recorder)
+    assert recorder.losses[-1]["loss"] < 0.7 * recorder.losses[0]["loss"]
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_it_resumes_to_the_bit_in_either_stage(at: int, tmp_path: Path) -> None:
+    both = stages()
+    saving = Saving(tmp_path / "state.pt", at)
+    straight, teacher = run(both, smooth_patch(), saving)
+    resumed = State.fresh(build(replace(EDSR, width=6), seed=0), teacher, both[0])
+    resumed.load(tmp_path / "state.pt", both, teacher)
+    run_stages(both, resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    for ours, theirs in ((resumed.student, straight.student), (resumed.modules, straight.modules)):
+        wanted = theirs.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_it_trains_in_bf16_and_beside_logits() -> None:
+    both, recorder = stages(3), Recorder()
+    paced = tuple(replace(one, pace=replace(one.pace, precision="bf16")) for one in both)
+    paced = (paced[0], replace(paced[1], methods=[Logits(), *paced[1].methods]))
+    run(paced, smooth_patch(), recorder)
+    assert all(math.isfinite(row["loss"]) for row in recorder.losses) and "raw/logits" in recorder.losses[-1]
+
+
+def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
+    tuning, main = stages()
+    teacher, batched = Teacher(build(EDSR)), Batched(2, 8)
+    found = footprint(main, replace(EDSR, width=6), teacher, batched)
+    assert (found.student_forwards, found.teacher_forwards) == (1, 1)
+    assert found.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and found.memory.modules > 0
+    plain = footprint(replace(main, methods=[Logits()]), replace(EDSR, width=6), teacher, batched)
+    assert found.memory.peak > plain.memory.peak
+    assert footprint(tuning, replace(EDSR, width=6), teacher, batched).student_forwards == 1
+    heads = replace(main, methods=[DeepSupervision()])
+    assert footprint(heads, EDSR, None, batched).memory.modules > 4 * 100_000
+
+
+def test_the_student_alone_is_what_leaves() -> None:
+    state, _ = run(stages(2), smooth_patch(), Recorder())
+    student = copy.deepcopy(state.averaged())
+    assert {name for name, _ in student.named_parameters()} == {name for name, _ in build(EDSR).named_parameters()}

@@ -1,0 +1,213 @@
+"""What must hold for every method: each row of tests/support/methods_table.py, on tiny networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compressor.base.processes import Processes
+from compressor.base.rank import Place
+from compressor.data.batches import Batch
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import cost
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
+from compressor.training.losses import asked_weights
+from compressor.training.method import Calibrated
+from compressor.training.networks import players
+from compressor.training.state import State
+from compressor.training.step import Cast, Step
+from recipes.catalogue import METHODS
+from tests.support.commands import ROOT
+from tests.support.method_runs import Curve, Pair, Waves, measured, numbers, total
+from tests.support.methods_table import ROWS, Row
+from tests.support.stretched import Stretched
+from tests.training.test_distributed import ended
+
+TEACHERLESS = ("scratch", "inherit", "ds", "clsd")
+"""Methods that run no teacher, though one may be there for its weights or for φ."""
+every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def first_batch(row: Row) -> Batch:
+    return Waves(row.student.scale).at(0)
+
+
+def cast_of(pair: Pair, state: State) -> Cast:
+    """Who plays in the first step of the last stage."""
+    for stage in pair.stages[1:]:
+        state.enter(stage, pair.teacher)
+    return players(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
+
+
+def terms_of(pair: Pair, cast: Cast, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
+    """The terms of each update of a step."""
+    for part in range(pair.stages[-1].updates):
+        step = Step(0, 3, batch, cast, part)
+        yield step, dict(pair.method.terms(step))
+
+
+def test_every_method_has_a_row():
+    assert {row.of for row in ROWS} == set(METHODS)
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@every
+def test_terms_are_finite_and_named_as_their_weights(row: Row):
+    pair = Pair.of(row)
+    cast, seen = cast_of(pair, pair.fresh()), set()
+    for step, terms in terms_of(pair, cast, first_batch(row)):
+        for name, term in terms.items():
+            assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
+        assert not seen & terms.keys(), "a term belongs to one update"
+        seen |= terms.keys()
+        student = cast.students[0].memory.get(id(step.lr))
+        assert set(row.taps) == (set(student[1].features) if student else set())
+    assert seen == set(pair.method.weights)
+
+
+@every
+def test_gradients_reach_whom_they_should(row: Row):
+    pair = Pair.of(row, **row.settled)
+    state = pair.fresh()
+    cast = cast_of(pair, state)
+    weights = asked_weights(pair.stages[-1])
+    for _, terms in terms_of(pair, cast, first_batch(row)):
+        total(terms, weights).backward()
+    joint = state.networks.get("joint")
+    assert (joint is not None) == ("joint" in row.learners)
+    assert bool(list(state.modules.parameters())) == ("modules" in row.learners)
+    assert all_moved(state.trained, row.spared) and all_moved(state.modules, row.spared)
+    others = [pair.teacher, state.networks.get("teacher"), *cast.helpers.values()]
+    for network in others:
+        for parameter in () if network is None else network.parameters():
+            assert parameter.grad is None and not parameter.requires_grad
+
+
+def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
+    """Whether a gradient that is not zero reached every parameter, but those that are spared and no others."""
+    for name, parameter in module.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.ne(0).any())
+        if reached == name.startswith(spared or ("\0",)):
+            raise AssertionError(f"{name} {'got a gradient' if reached else 'got no gradient'}")
+    return True
+
+
+@every
+def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
+    pair = Pair.of(row, steps=10)
+    given = None if pair.teacher is None else network_sha256(pair.teacher)
+    # In the middle of the last stage, whatever comes before.
+    straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
+    losses = pair.train(straight, curve=curve)
+    assert given == (None if pair.teacher is None else network_sha256(pair.teacher))
+    again = Pair.of(row, steps=10)
+    resumed = again.fresh()
+    resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
+    assert again.train(resumed) == losses[-3:]
+    ours, theirs = numbers(resumed), numbers(straight)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@every
+def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
+    pair = Pair.of(row, steps=2)
+    state = pair.fresh()
+    pair.train(state)
+    student, path, fresh = state.averaged(), tmp_path / "student.safetensors", build(row.student)
+    save_network(student, path)
+    # What is counted is what is there: numbers in the file, and multiplications that the network makes when it runs.
+    with safe_open(path, framework="pt") as file:
+        sizes = {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118
+    assert sizes == {name: value.numel() for name, value in fresh.state_dict().items()}
+    learnt = {name for name, _ in fresh.named_parameters()}
+    assert sum(sizes[name] for name in learnt) == cost(row.student).params
+    back, lr = load_checkpoint(path).network, first_batch(row).lr
+    made = [multiplications(network, lr) for network in (student, back, fresh)]
+    assert made[0] == made[1] == made[2] > 0
+    with torch.no_grad():
+        assert torch.equal(back(lr), student(lr))
+
+
+def multiplications(network: nn.Module, lr: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(lr)
+    return int(counter.get_total_flops()) // 2
+
+
+@every
+def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
+    """Every convolution of the student computes in it, in each update; a frozen teacher's compute in fp32."""
+    pair = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
+    for losses in pair.train(pair.fresh()):
+        assert all(value == value and abs(value) < 1e6 for value in losses.values())
+    again = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
+    cast = cast_of(again, again.fresh())
+    students = [precisions(runner.network) for runner in cast.students]
+    taught = precisions(cast.teacher.network) if cast.teacher else {}
+    for _, terms in terms_of(again, cast, first_batch(row)):
+        assert all(term.dtype == torch.float32 for term in terms.values())
+        for seen, runner in zip(students, cast.students, strict=True):
+            convolutions = {name for name, part in runner.network.named_modules() if isinstance(part, nn.Conv2d)}
+            assert seen == {name: {torch.bfloat16} for name in convolutions}
+            seen.clear()
+    frozen = torch.bfloat16 if "joint" in row.learners else torch.float32
+    assert all(found == {frozen} for found in taught.values())
+    assert bool(taught) == (row.teacher is not None and row.of not in TEACHERLESS)
+
+
+def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
+    """By convolution, the types of what it gave; filled while the network runs."""
+    found: dict[str, set[torch.dtype]] = {}
+    for name, part in network.named_modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(
+                lambda module, taken, given, name=name: found.setdefault(name, set()).add(given.dtype)
+            )
+    return found
+
+
+@every
+def test_thirty_steps_lower_the_loss(row: Row):
+    pair = Pair.of(row, settings=(f"schedule.rate={row.rate}",), steps=30, **row.settled)
+    calibrated = [name for name, weight in pair.method.weights.items() if isinstance(weight, Calibrated)]
+    assert not calibrated, f"give the weights of {calibrated} in `settled`"
+    losses = [step["loss"] for step in pair.train(pair.fresh(), still=True)[-30:]]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@every
+def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.MonkeyPatch):
+    """Of one step, images and networks in [0,1] or in [0,255], the weights converted: a term of degree d in the image
+    range grows by 255^d, and weights are given for [0,1].
+
+    The direction is that of Adam's first step, as the acceptance list has it. Before Adam the gradients are compared
+    too: the first step sees little more than their signs, and would not notice one term that weighs a little wrongly.
+    """
+    ours, theirs = (Stretched.of(row, top, monkeypatch) for top in (1.0, 255.0))
+    for name, term in ours.terms.items():
+        assert theirs.terms[name] == pytest.approx(255.0 ** row.degrees.get(name, 1) * term, rel=1e-3), name
+    assert ours.gradient.norm() > 0
+    for one, other in ((ours.gradient, theirs.gradient), (ours.move, theirs.move)):
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9999
+
+
+def test_two_processes_are_one(tmp_path: Path):
+    alone = measured(Processes(Place()))
+    code, _, err = ended(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
+    assert code == 0, err
+    both = json.loads((tmp_path / "found.json").read_text())
+    for row in ROWS:
+        ours, theirs = alone[row.name], both[row.name]
+        assert theirs["replicas"] == 1, row.name
+        for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+            assert other == pytest.approx(mine, rel=row.tolerance), row.name
+        assert theirs["weights"] == pytest.approx(ours["weights"], abs=2e-5), row.name

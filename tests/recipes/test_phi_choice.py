@@ -1,0 +1,139 @@
+"""Which network φ is, for a run: a file, torch.hub's cache, a download that may fail, or the teacher's own blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import recipes.phi
+from compressor.base.errors import SrkdError, UsageError
+from recipes.phi import SHA256, Resolved, hub_cache, resolve_phi
+from recipes.terms.perceptual import VGG19, TeacherPhi
+from tests.recipes.test_terms_phi import SMALL_TEACHERS, small_teacher
+
+
+class Server:
+    """Stands for the network: what `connect` gives, and how often it was asked."""
+
+    def __init__(self, content: bytes, *, told: int | None = None) -> None:
+        self.content, self.told, self.asked = content, told, 0
+
+    def __call__(self, url: str) -> recipes.phi._Answer:
+        self.asked += 1
+        total = len(self.content) if self.told is None else self.told
+        return recipes.phi._Answer(self.content[:100], io.BytesIO(self.content[100:]), total)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def offline(url: str) -> recipes.phi._Answer:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(recipes.phi, "connect", offline)
+    return hub_cache()
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A VGG-19 of random weights whose checksum is the expected one."""
+    torch.manual_seed(0)
+    torch.save(VGG19().state_dict(), tmp_path / "random.pth")
+    content = (tmp_path / "random.pth").read_bytes()
+    monkeypatch.setattr(recipes.phi, "SHA256", hashlib.sha256(content).hexdigest()[:8])
+    return content
+
+
+def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
+    found = resolve_phi()
+    assert found.kind == "teacher"
+    assert "no route to host" in found.how
+    assert isinstance(found.build(small_teacher(SMALL_TEACHERS[0])), TeacherPhi)
+    with pytest.raises(SrkdError, match="--phi-weights FILE"):
+        found.build(None)
+    with pytest.raises(SrkdError, match=r"--phi-weights FILE, or put it at .*vgg19-dcbb9e9d\.pth"):
+        resolve_phi("vgg19")
+    assert not hub.exists()
+
+
+def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("nothing is to be downloaded"))
+    assert resolve_phi("teacher").kind == "teacher"
+    (tmp_path / "mine.pth").write_bytes(b"mine")
+    found = resolve_phi(weights=tmp_path / "mine.pth")
+    assert (found.kind, found.path) == ("vgg19", tmp_path / "mine.pth")
+    assert found.sha256 == hashlib.sha256(b"mine").hexdigest()
+    with pytest.raises(UsageError, match="--phi-weights"):
+        resolve_phi("teacher", tmp_path / "mine.pth")
+    with pytest.raises(SrkdError, match=r"absent\.pth"):
+        resolve_phi(weights=tmp_path / "absent.pth")
+
+
+def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, seen = Server(weights), list[tuple[int, int]]()
+    monkeypatch.setattr(recipes.phi, "connect", server)
+    found = resolve_phi(progress=lambda title, done, total: seen.append((done, total)))
+    assert (found.kind, found.path) == ("vgg19", hub)
+    assert hub.read_bytes() == weights
+    assert seen[-1] == (len(weights), len(weights))
+    assert seen == sorted(seen)
+    assert isinstance(found.build(None), VGG19)
+    assert resolve_phi("vgg19") == found
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("fault", ["checksum", "short", "breaks"])
+def test_a_faulty_download_leaves_nothing_behind(
+    hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise TimeoutError("timed out")
+
+    def connect(url: str) -> recipes.phi._Answer:
+        if fault == "breaks":
+            return recipes.phi._Answer(weights[:100], Breaking(), len(weights))
+        content = weights[:-1] + b"?" if fault == "checksum" else weights[:-1]
+        return Server(content, told=len(weights))(url)
+
+    monkeypatch.setattr(recipes.phi, "connect", connect)
+    found = resolve_phi()
+    assert found.kind == "teacher"
+    assert {"checksum": "SHA-256", "short": "broke off", "breaks": "timed out"}[fault] in found.how
+    assert list(hub.parent.iterdir()) == []
+
+
+def test_a_damaged_cache_is_fetched_again(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.parent.mkdir(parents=True)
+    hub.write_bytes(b"half a file")
+    monkeypatch.setattr(recipes.phi, "connect", Server(weights))
+    assert resolve_phi().kind == "vgg19"
+    assert hub.read_bytes() == weights
+
+
+def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+
+    def silence(url: str) -> recipes.phi._Answer:
+        never.wait()
+        raise OSError("at last")
+
+    monkeypatch.setattr(recipes.phi, "connect", silence)
+    assert recipes.phi.START_WITHIN_S == 5
+    monkeypatch.setattr(recipes.phi, "START_WITHIN_S", 0.05)
+    found = resolve_phi()
+    never.set()
+    assert found.kind == "teacher"
+    assert "did not start within 0.05 s" in found.how
+
+
+def test_the_file_is_torchvisions() -> None:
+    assert SHA256 in recipes.phi.URL
+    assert isinstance(Resolved("teacher", "x").build(small_teacher(SMALL_TEACHERS[6])), TeacherPhi)

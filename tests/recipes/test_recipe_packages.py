@@ -1,0 +1,213 @@
+"""Recipes of other packages: found, used, and harmless when they are broken. And the verb that shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from compressor.base.errors import SrkdError, UsageError
+from recipes.catalogue import METHODS, gather
+from recipes.entry import Contribution, MethodEntry
+from recipes.loading import load_preset
+from recipes.schema import COMMENT, our_schema_file
+from srkd.cli import run
+from tests.support.commands import ROOT, Outcome, python, srkd
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
+
+
+@pytest.fixture
+def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Makes an entry point of a package that is not installed."""
+
+    def make(package: str, value: object) -> metadata.EntryPoint:
+        module = types.ModuleType(f"stranger_{package}")
+        module.IT = value  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return metadata.EntryPoint(package, f"{module.__name__}:IT", "srkd.recipes")
+
+    yield make
+
+
+def of(**methods: str) -> Contribution:
+    return Contribution({name: MethodEntry(where, "nothing") for name, where in methods.items()})
+
+
+def test_a_package_adds_names_and_says_whose_they_are(point):
+    found = gather([point("lab", of(echo="nowhere:Echo"))])
+    assert found.method("echo").package == "lab" and found.notes == []
+    with pytest.raises(SrkdError, match=r"nowhere:Echo of lab cannot be imported \(ModuleNotFoundError"):
+        found.method("echo").load()
+
+
+def test_our_names_stay_ours_and_both_packages_are_named(point):
+    found = gather([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
+    assert found.method("logits") == METHODS["logits"]
+    assert found.notes == ["method logits of lab is refused: srkd has a method of that name"]
+    assert found.method("echo").package == "lab"
+
+
+def test_a_name_of_two_packages_means_neither_whatever_their_order(point):
+    points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
+    for order in (points, points[::-1]):
+        found = gather(order)
+        with pytest.raises(UsageError, match="by one and by three and by two, and is nobody's"):
+            found.method("echo")
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [("no contribution", "is no Contribution"), (Contribution(presets="json"), "has no folder presets/")],
+)
+def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, value, told):
+    found = gather([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
+    assert len(found.notes) == 1 and "broken" in found.notes[0] and told in found.notes[0]
+    assert found.preset("logits").package == "srkd" and found.method("echo").package == "lab"
+    with pytest.raises(UsageError, match=r"no recipe is called 'mine'.*broken"):
+        found.preset("mine")
+
+
+def test_a_package_that_is_not_there_is_a_note():
+    found = gather([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
+    assert "gone" in found.notes[0] and set(found.methods) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", ["Echo", "../x", "", "a b", "x.yaml"])
+def test_names_are_plain_words(point, name):
+    assert "small letters" in gather([point("lab", of(**{name: "a:B"}))]).notes[0]
+
+
+@pytest.mark.parametrize("where, needs", [("nowhere", "nothing"), ("a:B", "everything")])
+def test_an_entry_is_checked_where_it_is_made(where, needs):
+    with pytest.raises(SrkdError):
+        MethodEntry(where, needs)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, built and installed by pip into a folder of its own."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = shutil.copytree(EXAMPLE, folder / "source")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, str(source)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+def beside(site: Path, *arguments: object) -> Outcome:
+    """srkd where the example package is installed."""
+    return srkd(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
+
+
+def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path):
+    listed = beside(installed, "recipes", "ls").out
+    assert "charbonnier" in listed and "srkd-example-recipes" in listed
+    student, small = "edsr:width=4,depth=1,scale=2", ["schedule.batch=1", "schedule.lr_patch=8", "eps=0.5"]
+    done = beside(
+        installed,
+        *("compress", "--recipe", "charbonnier", "--student", student, "--steps", 3, "--out", tmp_path / "run"),
+        *(word for setting in small for word in ("--set", setting)),
+    )
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["preset"]["methods"] == [{"name": "charbonnier", "options": {"eps": 0.5}}]
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["raw/charbonnier"] >= 0.5  # ε bounds it from below: the option reached the method.
+
+
+def test_its_mistakes_are_told_like_ours(installed, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("title: t\nsource: s\nmethods:\n  - name: charbonnier\n    options:\n      eps: 0\n      esp: 1\n")
+    told = beside(installed, "recipes", "validate", file)
+    assert told.code == 1
+    assert told.out.splitlines() == [
+        f"{file}:6: methods.0.options.eps=0: expected more than 0",
+        f"{file}:7: methods.0.options.esp: unknown key, did you mean eps?",
+    ]
+
+
+def test_ls_imports_no_torch_and_lists_every_preset():
+    program = (
+        "import sys\nfrom srkd.cli import run\ncode = run(['recipes', 'ls'])\n"
+        "print(code, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    *table, last = python("-c", program).out.strip().splitlines()
+    assert last == "0 False False"
+    rows = {line.split()[0]: line for line in table[2:]}
+    assert {path.stem for path in our_schema_file().parent.glob("*.yaml")} == set(rows)
+    assert "outputs" in rows["logits"] and "250,000" in rows["logits-paper"] and "no teacher" in rows["scratch"]
+
+
+def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = run(["recipes", *map(str, arguments)])
+    return (code, *capfd.readouterr())
+
+
+def test_ls_as_json(capfd):
+    told = json.loads(ask(capfd, "ls", "--json")[1])
+    assert told["schema"] == "srkd.recipes/1" and told["machine"] and told["notes"] == []
+    logits = next(recipe for recipe in told["recipes"] if recipe["name"] == "logits")
+    assert (logits["needs"], logits["methods"], logits["steps"]) == ("outputs", ["logits"], 25_000)
+
+
+def test_show_prints_the_file_and_the_schema(capfd):
+    file = our_schema_file().parent / "logits.yaml"
+    assert ask(capfd, "show", "logits")[1] == file.read_text()
+    assert json.loads(ask(capfd, "show", "logits", "--json")[1])["text"] == file.read_text()
+    assert json.loads(ask(capfd, "show", "--schema")[1]) == json.loads(our_schema_file().read_text())
+    assert "json_schema" in json.loads(ask(capfd, "show", "--schema", "--json")[1])
+
+
+@pytest.mark.parametrize(
+    "arguments, told", [(["logit"], "did you mean 'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")]
+)
+def test_show_says_what_is_wrong(arguments, told, capfd):
+    code, out, err = ask(capfd, "show", *arguments)
+    assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
+
+
+def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
+    target = tmp_path / "my.yaml"
+    assert ask(capfd, "cp", "logits", target)[0] == 0
+    assert load_preset(str(target)) == load_preset("logits")
+    schema = target.read_text().splitlines()[0].removeprefix(COMMENT)
+    assert schema == our_schema_file().as_uri()
+    assert (
+        target.read_text().splitlines()[1:] == (our_schema_file().parent / "logits.yaml").read_text().splitlines()[1:]
+    )
+    target.write_text("mine")
+    code, _, err = ask(capfd, "cp", "scratch", target)
+    assert code == 1 and "left as it is" in err and target.read_text() == "mine"
+    assert ask(capfd, "cp", "scratch", tmp_path)[0] == 0 and (tmp_path / "scratch.yaml").is_file()
+    code, _, err = ask(capfd, "cp", "scratch", tmp_path / "word")
+    assert code == 2 and ".yaml" in err and not (tmp_path / "word").exists()
+
+
+def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    shutil.copy(our_schema_file().parent / "scratch.yaml", good)
+    bad.write_text("title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: 0\n  rte: 1\n")
+    code, out, _ = ask(capfd, "validate", good, bad, "logits", "nosuch", tmp_path / "none.yaml")
+    lines = out.splitlines()
+    assert code == 1 and lines[0] == f"{good}: valid" and lines[3] == "logits: valid"
+    assert lines[1:3] == [
+        f"{bad}:6: schedule.batch=0: expected at least 1",
+        f"{bad}:7: schedule.rte: unknown key, did you mean rate?",
+    ]
+    assert "nosuch" in lines[4] and "No such file" in lines[5] and len(lines) == 6
+    assert ask(capfd, "validate", good)[0] == 0
+    code, out, _ = ask(capfd, "validate", bad, "--json")
+    (file,) = json.loads(out)["files"]
+    assert code == 1 and file["valid"] is False and [problem["line"] for problem in file["problems"]] == [6, 7]
+    assert file["problems"][0]["key"] == "schedule.batch" and file["problems"][0]["value"] == "0"

@@ -1,0 +1,323 @@
+"""Terms on features: affinity (FAKD), matching (LFD-style), contrast (FACD-style), normalised attention (PAMS)."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from compressor.base.errors import UsageError
+from recipes.terms import affinity as affinity_file
+from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
+from recipes.terms.attention import attention_distance, normalised_attention
+from recipes.terms.contrast import contrast, error_gap, gate_of
+from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1
+from recipes.terms.initialised import initialised
+from recipes.terms.matching import attended_bytes, attended_distance, attention, regressor
+from tests.support.shared import GOLDEN
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f"{name}.npz").items()}
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    at = at.clone().requires_grad_()
+    loss(at).sum().backward()
+    assert at.grad is not None
+    return at.grad
+
+
+def close(ours: Tensor, theirs: Tensor, relative: float = 1e-5) -> bool:
+    """Within a share of the largest."""
+    return bool((ours - theirs).abs().max() <= relative * theirs.abs().max())
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one time."""
+
+    def __init__(self, *given: Tensor) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.live_bytes += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        return result
+
+    def freed(self, key: int, size_bytes: int) -> None:
+        self.known.discard(key)
+        self.live_bytes -= size_bytes
+
+
+def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> int:
+    """Forward and backward."""
+    student = student.clone().requires_grad_()
+    with PeakMemory(student, teacher) as memory:
+        term(student, teacher).sum().backward()
+    return memory.peak_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_is_as_estimated(dtype: torch.dtype) -> None:
+    student, teacher = noise(4, 16, 24, 24).to(dtype), noise(4, 32, 24, 24, seed=1).to(dtype)
+    for bound in (200_000, 2**30):
+        peak = peak_of(lambda s, t, bound=bound: affinity_l1(s, t, memory_bound_bytes=bound), student, teacher)
+        assert 0.6 < peak / affinity_bytes(4, 576, 16, 32, memory_bound_bytes=bound) <= 1
+    same = noise(4, 16, 24, 24, seed=2).to(dtype)
+    pairs = pairwise_bytes(student.numel(), same.numel(), half=dtype is torch.bfloat16)
+    assert peak_of(pairwise_l1, student, same) == pytest.approx(pairs, rel=0.02)
+    assert peak_of(attended_distance, student, same) == pytest.approx(attended_bytes(same.numel()), rel=0.05)
+
+
+# FAKD
+
+
+def test_affinity_of_the_official_code() -> None:
+    case = golden("fakd_sa")
+    assert close(affinity(case["in_student0"]), case["out_sa_student0"][:, 0])
+    assert close(affinity(case["in_teacher0"]), case["out_sa_teacher0"][:, 0])
+    students = [case[f"in_student{k}"].clone().requires_grad_() for k in range(3)]
+    loss = torch.stack([affinity_l1(s, case[f"in_teacher{k}"]).mean() for k, s in enumerate(students)]).sum()
+    assert loss.item() == pytest.approx(case["out_loss_sa"].item(), rel=1e-5)
+    loss.backward()
+    for k, student in enumerate(students):
+        assert student.grad is not None
+        assert close(student.grad, case[f"out_grad_student{k}"])
+
+
+def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> None:
+    case = golden("fakd_sa_zero_pixel")
+    student, teacher, official = case["in_student0"], case["in_teacher0"], case["out_grad_student0"]
+    assert affinity_l1(student, teacher).mean().item() == pytest.approx(case["out_loss_sa"].item(), rel=1e-5)
+    ours = gradient_of(lambda s: affinity_l1(s, teacher).mean(), student)
+    known = official.isfinite()
+    assert (~known).sum() == 4
+    assert (ours[known] - official[known]).abs().max() <= 1e-5 * official[known].abs().max()
+    assert ours[~known].eq(0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 35])
+def test_rows_at_a_time_equal_the_formula_as_it_is_written(rows: int) -> None:
+    student, teacher = noise(3, 6, 5, 7), noise(3, 9, 5, 7, seed=1)
+    bound = rows * affinity_file.TENSORS_AT_ONCE * 4 * 3 * 35
+    assert rows_within(bound, 3, 35) == rows
+    upstream = torch.tensor([1.0, 3.0, -2.0])
+
+    def chunked(s: Tensor) -> Tensor:
+        return affinity_l1(s, teacher, memory_bound_bytes=bound) * upstream
+
+    def plain(s: Tensor) -> Tensor:
+        return (affinity(s) - affinity(teacher)).abs().mean((1, 2)) * upstream
+
+    assert torch.allclose(chunked(student), plain(student), rtol=1e-6, atol=1e-7)
+    assert close(gradient_of(chunked, student), gradient_of(plain, student), 1e-6)
+
+
+def test_affinity_sees_directions_only() -> None:
+    feature = noise(2, 6, 4, 5, dtype=torch.float64)
+    whole = affinity(feature)
+    assert (whole.diagonal(dim1=1, dim2=2) - 1).abs().max() < 1e-6
+    scales = noise(2, 1, 4, 5, seed=1, dtype=torch.float64).exp()
+    assert torch.allclose(affinity(scales * feature), whole, atol=1e-7)
+    rotation = torch.linalg.qr(noise(6, 6, seed=2, dtype=torch.float64))[0]
+    assert torch.allclose(affinity(torch.einsum("dc,bchw->bdhw", rotation, feature)), whole, atol=1e-7)
+    assert affinity_l1(3.0 * feature, feature).max() < 1e-7
+    assert 0 < affinity_l1(-feature, noise(2, 3, 4, 5, seed=3, dtype=torch.float64)).max() <= 2
+
+
+def test_epsilon_is_added_to_the_norm() -> None:
+    """At ‖f‖ = 1e-8 the column is halved; inside the square root it would all but vanish."""
+    column = torch.tensor([6e-9, 8e-9], dtype=torch.float64).reshape(1, 2, 1, 1)
+    assert torch.allclose(unit_columns(column).flatten(), torch.tensor([0.3, 0.4], dtype=torch.float64))
+
+
+def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
+    student, teacher = noise(2, 4, 3, 3).requires_grad_(), noise(2, 5, 3, 3, seed=1).requires_grad_()
+    affinity_l1(student, teacher).mean().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() > 0
+    assert teacher.grad is None
+    with pytest.raises(UsageError, match="other taps"):
+        affinity_l1(noise(1, 4, 3, 3), noise(1, 4, 3, 4))
+
+
+def test_affinity_memory_is_bounded() -> None:
+    """16 maps of 48×48: whole, A alone would be 324 MiB."""
+    bound = 64 * 2**20
+    rows = rows_within(bound, 16, 48 * 48)
+    assert affinity_file.TENSORS_AT_ONCE * 4 * 16 * rows * 2304 <= bound < 324 * 2**20
+    assert rows_within(1, 16, 2304) == 1
+
+
+# LFD-style
+
+
+def test_matching_weighs_positions_by_their_share_of_the_error() -> None:
+    regressed, target = noise(3, 4, 5, 6), noise(3, 4, 5, 6, seed=1)
+    weights = attention((regressed - target).abs())
+    assert weights.shape == (3, 1, 5, 6)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(3))
+    error = (regressed - target).abs()
+    by_hand = (weights * error).mean() / target.abs().mean()
+    assert attended_distance(regressed, target).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert not weights.requires_grad
+    # The weights are constants: the gradient is that of an L1 weighted by them.
+    ours = gradient_of(lambda r: attended_distance(r, target).mean(), regressed)
+    expected = weights * (regressed - target).sign() / (error.numel() * target.abs().mean())
+    assert close(ours, expected, 1e-6)
+
+
+def test_matching_is_free_of_scale_and_zero_where_nothing_is_missing() -> None:
+    regressed, target = noise(2, 4, 5, 5), noise(2, 4, 5, 5, seed=1)
+    once = attended_distance(regressed, target)
+    assert torch.allclose(attended_distance(10 * regressed, 10 * target), once, rtol=1e-5)
+    half_right = torch.stack([target[0], regressed[1]])
+    distances = attended_distance(half_right, target)
+    assert distances[0] == 0
+    assert distances[1] > 0
+    for at in (target, half_right):
+        assert gradient_of(lambda r: attended_distance(r, target), at).isfinite().all()
+    assert attended_distance(regressed, torch.zeros_like(target)).isfinite().all()
+
+
+def test_a_regressor_depends_on_its_seed_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (regressor(3, 5, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first(noise(1, 3, 2, 2)).shape == (1, 5, 2, 2)
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
+    assert isinstance(initialised(0, lambda: torch.nn.Identity()), torch.nn.Identity)
+
+
+# FACD-style
+
+
+def plain_pairs(anchors: Tensor, others: Tensor) -> Tensor:
+    return (anchors[:, None] - others[None]).abs().flatten(2).mean(2)
+
+
+def test_distances_between_all_samples_equal_the_whole_tensor() -> None:
+    anchors, others = noise(3, 2, 4, 5), noise(4, 2, 4, 5, seed=1)
+    assert torch.allclose(pairwise_l1(anchors, others), plain_pairs(anchors, others), rtol=1e-6)
+    upstream = noise(3, 4, seed=2)
+    ours = gradient_of(lambda a: pairwise_l1(a, others) * upstream, anchors)
+    assert close(ours, gradient_of(lambda a: plain_pairs(a, others) * upstream, anchors), 1e-6)
+    assert torch.allclose(sample_l1(anchors, others[:3]), plain_pairs(anchors, others).diagonal(), rtol=1e-6)
+
+
+def test_contrast_by_hand_and_under_a_permutation() -> None:
+    taps = [(noise(4, 3, 2, 2, seed=k), noise(4, 3, 2, 2, seed=9 + k)) for k in range(3)]
+    student, teacher = [u for u, _ in taps], [f for _, f in taps]
+    ours = contrast(student, teacher)
+    by_hand = torch.zeros(4)
+    for u, f in taps:
+        for i in range(4):
+            others = sum((u[i] - f[k]).abs().mean() for k in range(4) if k != i)
+            by_hand[i] += (u[i] - f[i]).abs().mean() / (others + 1e-7) / 3
+    assert torch.allclose(ours, by_hand, rtol=1e-5)
+    order = torch.tensor([2, 0, 3, 1])
+    for form in ("ratio", "infonce"):
+        shuffled = contrast([u[order] for u in student], [f[order] for f in teacher], form)
+        assert torch.allclose(shuffled, contrast(student, teacher, form)[order], rtol=1e-5)
+
+
+def test_contrast_of_a_student_that_is_right_and_of_a_batch_of_one_patch() -> None:
+    teacher = noise(4, 3, 2, 2)
+    assert contrast([teacher], [teacher]).eq(0).all()
+    one = noise(1, 3, 2, 2, seed=1).expand(4, -1, -1, -1)
+    same_student = noise(1, 3, 2, 2, seed=2).expand(4, -1, -1, -1)
+    assert torch.allclose(contrast([same_student], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
+    # Whatever each patch's own feature is.
+    assert torch.allclose(contrast([noise(4, 3, 2, 2, seed=3)], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
+    assert torch.allclose(contrast([same_student], [one], "infonce"), torch.full((4,), math.log(4)), rtol=1e-5)
+    assert (
+        contrast([teacher], [teacher], "infonce").mean() < contrast([teacher.roll(1, 0)], [teacher], "infonce").mean()
+    )
+    with pytest.raises(UsageError, match="batch of at least 2"):
+        contrast([teacher[:1]], [teacher[:1]])
+
+
+def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None:
+    for form in ("ratio", "infonce"):
+        for start in (noise(3, 4, 2, 2), torch.zeros(3, 4, 2, 2), noise(3, 4, 2, 2, seed=1)):
+            student, teacher = start.clone().requires_grad_(), noise(3, 4, 2, 2, seed=1).requires_grad_()
+            contrast([student], [teacher], form).mean().backward()
+            assert teacher.grad is None
+            assert student.grad is not None
+            assert student.grad.isfinite().all()
+
+
+def test_gates_open_where_the_teacher_is_better() -> None:
+    hr = torch.zeros(3, 3, 4, 4)
+    student, teacher = hr + torch.tensor([0.3, 0.1, 0.2]).reshape(3, 1, 1, 1), hr + 0.2
+    gap = error_gap(student.requires_grad_(), teacher, hr)
+    assert torch.allclose(gap, torch.tensor([0.1, -0.1, 0.0]), atol=1e-7)
+    assert not gap.requires_grad
+    assert gate_of("hard", torch.tensor([0.1, -0.1, 0.0])).tolist() == [1, 0, 0]
+    assert gate_of("off", gap).tolist() == [1, 1, 1]
+    assert torch.allclose(gate_of("soft", gap, 0.1), torch.sigmoid(gap / 0.1))
+    assert gate_of("soft", gap, torch.tensor(0.0)).isfinite().all()
+    with pytest.raises(UsageError, match="spread"):
+        gate_of("soft", gap)
+
+
+# PAMS
+
+
+def test_normalised_attention() -> None:
+    feature = noise(2, 4, 3, 5)
+    ours = normalised_attention(feature)
+    energy = feature.square().mean(1).reshape(2, -1)
+    assert torch.allclose(ours, energy / energy.norm(dim=1, keepdim=True), rtol=1e-6)
+    assert torch.allclose(normalised_attention(7 * feature), ours, rtol=1e-5)
+    teacher = noise(2, 9, 3, 5, seed=1)
+    by_hand = (ours - normalised_attention(teacher)).square().mean()
+    assert attention_distance(feature, teacher).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert gradient_of(lambda s: attention_distance(s, teacher), torch.zeros(2, 4, 3, 5)).eq(0).all()
+
+
+# all
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        affinity_l1,
+        attended_distance,
+        attention_distance,
+        lambda s, t: contrast([s], [t]),
+        lambda s, t: contrast([s], [t], "infonce"),
+    ],
+)
+def test_terms_are_computed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor]) -> None:
+    student, teacher = noise(3, 6, 4, 4).bfloat16(), noise(3, 6, 4, 4, seed=1).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = term(student, teacher)
+    assert ours.dtype == torch.float32
+    assert ours.shape == (3,)
+    assert torch.allclose(ours.double(), term(student.double(), teacher.double()), rtol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradient = gradient_of(lambda s: term(s, teacher), student)
+    assert gradient.dtype == torch.bfloat16
+    assert gradient.isfinite().all()

@@ -1,0 +1,75 @@
+"""The auxiliary heads of DS and CLSD-style: an image from any network's feature, around the student's own range."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from compressor.models.cost import cost
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.taps import read_taps
+from recipes.terms.heads import auxiliary_head
+from tests.recipes.test_terms_features import noise
+
+STUDENTS = (
+    {"arch": "edsr", "scale": 3, "width": 64, "depth": 3},
+    {"arch": "edsr", "scale": 2, "width": 16, "depth": 3},
+    {"arch": "rcan", "scale": 2, "width": 16, "groups": 3, "depth": 1, "hidden": 2},
+    {"arch": "carn", "scale": 2, "width": 8},
+    {"arch": "swinir", "scale": 2, "width": 12, "depths": [1, 1, 1], "heads": [2, 2, 2], "window": 4},
+    {"arch": "compact", "scale": 2, "width": 8, "depth": 3},
+    {"arch": "compact", "scale": 2, "width": 8, "depth": 3, "channels": 1},
+)
+
+
+@pytest.mark.parametrize("fields", STUDENTS, ids=lambda fields: f"{fields['arch']}-{fields['width']}")
+def test_a_head_makes_an_image_and_leaves_the_student_alone(fields: dict[str, object]) -> None:
+    student = build(spec_from_dict(fields), seed=0)
+    counted = cost(student).params
+    lr = torch.rand(2, student.descriptor.channels, 6, 7)
+    with torch.no_grad():
+        before = student(lr)
+    head = auxiliary_head(student, seed=1)
+    with read_taps(student, ["head", "rel(1/3)"]) as features:
+        after = student(lr)
+    assert torch.equal(before, after)
+    assert cost(student).params == counted == sum(p.numel() for p in student.parameters())
+    sr = head(features["rel(1/3)"], features["head"])
+    assert sr.shape == after.shape
+    sr.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+    # Blocks behind the tap learn nothing from it, those before it do.
+    behind = student.get_submodule(student.taps["body[1]"].module)
+    assert all(p.grad is None for p in behind.parameters())
+    first = student.get_submodule(student.taps["head"].module)
+    assert all(p.grad is not None for p in first.parameters())
+
+
+def test_a_head_is_five_blocks_of_64_channels_around_the_students_own_range() -> None:
+    student = build(spec_from_dict(STUDENTS[0]), seed=0)
+    head = auxiliary_head(student, seed=1)
+    blocks, conv = 5 * 2 * (9 * 64 * 64 + 64), 9 * 64 * 64 + 64
+    upsampler, tail = 9 * 64 * 576 + 576, 9 * 64 * 3 + 3
+    assert sum(p.numel() for p in head.parameters()) == blocks + conv + upsampler + tail
+    projected = auxiliary_head(build(spec_from_dict(STUDENTS[1]), seed=0), seed=1)
+    assert projected.feature_entry.weight.shape == (64, 16, 1, 1)
+    with torch.no_grad():
+        head.tail.weight.zero_()
+        head.tail.bias.fill_(25.5)
+    feature = noise(1, 64, 4, 4)
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
+    assert (head(feature, feature) - mean - 0.1).abs().max() < 1e-6
+    again = auxiliary_head(student, seed=1)
+    assert torch.equal(again.body_end.weight, head.body_end.weight)
+
+
+def test_a_head_adds_the_shallow_feature_before_its_upsampler() -> None:
+    student = build(spec_from_dict(STUDENTS[0]), seed=0)
+    head = auxiliary_head(student, seed=1)
+    deep, shallow = noise(1, 64, 4, 4), noise(1, 64, 4, 4, seed=1)
+    x = deep
+    for block in head.blocks:
+        x = x + block.conv2(F.relu(block.conv1(x)))
+    by_hand = head.add_mean(head.tail(head.upsampler(head.body_end(x) + shallow)))
+    assert torch.equal(head(deep, shallow), by_hand)

@@ -1,0 +1,113 @@
+"""DS, CLSD-style and HKDSR tell the features they build on before training, with the memory that they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from recipes.ds import DeepSupervision
+from recipes.hkdsr import Hkdsr
+from recipes.options import make_method
+from recipes.tap_check import tap_lines
+from recipes.terms.fusion import fusion_gate
+from recipes.terms.heads import auxiliary_head
+from srkd.compression import compress
+from tests.recipes.test_terms_features import PeakMemory
+from tests.support.methods_table import DEEPER, TEACHER
+
+MASTER = EDSRSpec(scale=2, width=8, depth=6)
+
+
+def lines(method: str, *, batch: int = 2, side: int = 8, **options: Any) -> list[str]:
+    return tap_lines([make_method(method, options)], build(MASTER), build(DEEPER), batch=batch, lr_patch=side)
+
+
+def megabytes(line: str) -> float:
+    return float(line.split()[-2])
+
+
+@pytest.mark.parametrize(("method", "options"), [("ds", {}), ("clsd", {"phi": "teacher"})])
+def test_heads_tell_the_features_they_stand_on(method: str, options: dict[str, Any]) -> None:
+    first, second = lines(method, batch=16, side=48, **options)
+    assert first.startswith(f"{method}: heads of student body[0] 16x4x48x48, about ")
+    assert second.startswith(f"{method}: heads of student body[1] 16x4x48x48, about ")
+    assert megabytes(first) == pytest.approx(2 * megabytes(lines(method, batch=8, side=48, **options)[0]), rel=0.05)
+
+
+def test_blocks_whose_images_are_compared_are_told_in_pairs() -> None:
+    found = lines("hkdsr", batch=16, side=48)
+    sides = [line.split(", about")[0] for line in found]
+    pairs = [("body[0]", "body[1]"), ("body[1]", "body[3]"), ("body[2]", "body[5]")]
+    assert sides == [f"hkdsr: bands of student {a} 16x4x48x48 with teacher {b} 16x8x48x48" for a, b in pairs]
+    # The image of the last block is there already.
+    assert megabytes(found[0]) == megabytes(found[1]) > megabytes(found[2]) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("ds", {"taps": ["bdy[1]"]}, r"ds, taps of the student: .*'bdy\[1\]'; did you mean 'body\[1\]'"),
+        ("clsd", {"taps": ["body[9]"], "phi": "teacher"}, r"clsd, taps of the student: .*'body\[9\]'"),
+        ("hkdsr", {"student_taps": ["bdy[1]", "rel(2/3)", "rel(1)"]}, r"hkdsr, taps of the student: .*did you mean"),
+        ("hkdsr", {"teacher_taps": ["rel(1/3)", "body[7]", "rel(1)"]}, r"hkdsr, taps of the teacher: .*'body\[7\]'"),
+    ],
+)
+def test_wrong_taps_are_told_with_their_side_before_anything_is_written(
+    method: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    chosen = make_method(method, options)
+    with pytest.raises(UsageError, match=message):
+        chosen.check(build(MASTER), build(DEEPER))
+    with pytest.raises(UsageError, match=message):
+        chosen.compares(build(MASTER), build(DEEPER))
+
+
+def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> None:
+    teacher, told = tmp_path / "teacher.safetensors", list[str]()
+    save_network(build(TEACHER, seed=1), teacher)
+    small = ("schedule.batch=2", "schedule.lr_patch=8")
+    both = '["body[0]", "body[1]"]'
+    settings = (*small, f"teacher_taps={both}", f"student_taps={both}")
+    out = tmp_path / "run"
+    compress(teacher, recipe="hkdsr", width=0.5, steps=1, out=out, settings=settings, announce=told.append)
+    assert sum(line.startswith("hkdsr: bands of student body[") for line in told) == 2
+    with pytest.raises(UsageError, match="did you mean"):
+        compress(teacher, recipe="ds", steps=1, out=tmp_path / "wrong", settings=(*small, 'taps=["bdy[0]"]'))
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_head_takes_the_memory_that_is_told() -> None:
+    student = build(EDSRSpec(scale=2, width=16, depth=3))
+    feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
+    head = auxiliary_head(student, seed=0)
+    with PeakMemory(feature, shallow, *head.parameters()) as memory:
+        head(feature, shallow).mean().backward()
+    weights = sum(parameter.nbytes for parameter in head.parameters())
+    assert within(student, DeepSupervision(), feature) == pytest.approx(memory.peak_bytes + weights, rel=0.25)
+
+
+def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
+    student, method = build(EDSRSpec(scale=2, width=16, depth=3)), Hkdsr()
+    feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
+    hr, theirs, lr = torch.rand(4, 3, 48, 48), torch.rand(4, 3, 48, 48), torch.rand(4, 3, 24, 24)
+    gate = fusion_gate(seed=0)
+    with PeakMemory(feature, shallow, hr, theirs, lr, *gate.parameters(), *student.parameters()) as memory:
+        image = student.finish(feature, shallow, lr)
+        (method.fsm_of(image, theirs, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, theirs))).backward()
+    assert within(student, method, feature) == pytest.approx(memory.peak_bytes, rel=0.3)
+
+
+def within(student: Network, method: Any, feature: torch.Tensor) -> int:
+    """Bytes that are told of the first of the method's features."""
+    shape = tuple(feature.shape)
+    told: int = method.compares(student, student)[0].bytes_of(shape, shape, 1)
+    return told

@@ -1,0 +1,109 @@
+"""torch.compile as a runtime: asked for by name, takes checkpoints, tells what its first call took."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo.exc
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import RUNTIMES, open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from export.contestants import Settings
+from export.profiling import profile_models
+from tests.support.commands import srkd
+
+LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+QUICK = {"lr_sizes": ((24, 16),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+
+
+@pytest.fixture
+def checkpoint(network: Network, tmp_path: Path) -> Path:
+    save_network(network, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def compiler(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, error: Exception | None = None) -> list[int]:
+    """A stand-in that takes its time at each new shape, or fails; gives the shapes it compiled for."""
+    shapes: list[int] = []
+
+    def compile(network: Forward) -> Forward:
+        def forward(lr: torch.Tensor) -> torch.Tensor:
+            if error is not None:
+                raise error
+            if lr.shape[-1] not in shapes:
+                shapes.append(lr.shape[-1])
+                time.sleep(seconds)
+            return network(lr)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return shapes
+
+
+def test_a_checkpoint_is_compiled_when_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, network: Network
+) -> None:
+    shapes = compiler(monkeypatch)
+    assert open_model(checkpoint).name == "torch" and not shapes
+    runtime = open_model(checkpoint, runtime="torch-compiled")
+    with torch.no_grad():
+        torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
+    assert (runtime.name, runtime.spec, shapes) == ("torch-compiled", network.spec, [9])
+    other = checkpoint.with_suffix(".onnx")
+    other.write_bytes(b"")
+    with pytest.raises(UsageError, match=r"runtime torch-compiled takes a checkpoint \(.pt, .pth, .safetensors\)"):
+        open_model(other, runtime="torch-compiled")
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    compiler(monkeypatch, error=torch._dynamo.exc.TorchDynamoException("no C++ compiler\nwas found"))
+    with pytest.raises(SrkdError, match=r"torch.compile failed on .*no C.. compiler; use --runtime torch") as caught:
+        open_model(checkpoint, runtime="torch-compiled").run(LR)
+    assert "\n" not in str(caught.value)
+
+
+def test_profile_tells_the_first_call_apart(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    shapes = compiler(monkeypatch, seconds=1.2)
+    found = profile_models(
+        [checkpoint],
+        settings=Settings(runtimes=("torch", "torch-compiled"), **QUICK),  # type: ignore[arg-type]
+    )
+    plain, compiled = found.rows
+    assert (plain.runtime, compiled.runtime, shapes) == ("torch", "torch-compiled", [24])
+    assert compiled.first_call_ms is not None and compiled.first_call_ms >= 1200 > 10 * compiled.latency_ms.p99
+    assert (compiled.params, compiled.macs) == (plain.params, plain.macs)
+    (note,) = (note for note in found.notes if "first call" in note)
+    assert note.startswith("small under torch-compiled at 24x16: the first call took 1.")
+
+
+@pytest.mark.parametrize("verb", ["profile", "evaluate", "upscale"])
+def test_the_words_of_runtime_are_the_table(verb: str) -> None:
+    told = "".join(srkd(verb, "--help").out.split())
+    assert all(name in told for name in RUNTIMES)
+    refused = srkd(verb, "--runtime", "tvm", "x.pt")
+    assert refused.code == 2 and "torch-compiled" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a CPU")
+def test_the_compiler_itself(checkpoint: Path, network: Network) -> None:
+    runtime = open_model(checkpoint, runtime="torch-compiled")
+    for lr in (LR, LR[:1, :, :5], LR[:, :, :1, :1]):
+        with torch.no_grad():
+            torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)

@@ -1,0 +1,236 @@
+"""The command line's frame: speed, help, exit codes, errors, completion, JSON."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import srkd as api
+from compressor.base.errors import SrkdError, UsageError
+from srkd.cli import VERBS, cli, run
+from srkd.console import Console, plain
+from srkd.parameters import Device, Setting, Size, Sizes
+from srkd.verb import guarded
+from tests.support.commands import ROOT, python, srkd
+
+HELP_SECONDS = 0.3
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Which heavy modules a command line leaves in sys.modules."""
+    program = (
+        "import sys\nfrom srkd.cli import run\n"
+        f"code = run({list(arguments)!r})\n"
+        f"print('LOADED', code, *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    told = python("-c", program).out.strip().splitlines()[-1].split()
+    assert told[:2] == ["LOADED", "0"]
+    return set(told[2:])
+
+
+def test_help_is_fast_and_lists_the_verbs_in_order() -> None:
+    seconds = []
+    for _ in range(5):
+        begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        outcome = srkd("--help")
+        elapsed, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Waiting for a busy machine is not this program's slowness: its own processor time counts then.
+        seconds.append(min(elapsed, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime))
+    assert min(seconds) <= HELP_SECONDS
+    positions = [outcome.out.index(f"\n  {verb} ") for verb in VERBS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert modules_after(*arguments) == set()
+
+
+def test_importing_the_api_loads_nothing_heavy() -> None:
+    told = python("-c", f"import sys, srkd; dir(srkd); print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert told.out.strip() == "[]"
+
+
+def test_the_api_is_whole() -> None:
+    for name in api.__all__:
+        assert getattr(api, name) is not None
+    assert set(api.__all__) <= set(dir(api))
+    with pytest.raises(AttributeError, match="has no attribute 'distil'"):
+        _ = api.distil  # type: ignore[attr-defined]
+
+
+def test_version_is_said_once() -> None:
+    assert srkd("--version").out.strip() == f"srkd {api.__version__}"
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in text
+    assert f'"{api.__version__}"' not in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_the_common_options(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None and command.help
+    for action in command.commands.values() if isinstance(command, click.Group) else [command]:
+        names = {option for parameter in action.params for option in parameter.opts}
+        assert action.help and {"-v", "-q", "--verbose", "--quiet", "--json"} <= names
+        undescribed = [p.name for p in action.params if isinstance(p, click.Option) and not p.help]
+        assert not undescribed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evaluat"], "did you mean 'evaluate'?"),
+        (["evaluate", "--dta", "x"], "--data"),
+        (["inspect"], "Missing argument"),
+        (["frobnicate"], "the verbs are"),
+        (["evaluate", "x", "--device", "tpu"], "cpu, cuda"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert expected in said.err
+
+
+def test_a_missing_file_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    for options in ([], ["--json"]):
+        outcome = srkd("inspect", tmp_path / "nowhere.pt", *options)
+        assert outcome.code == 1
+        assert outcome.out == ""
+        assert len(outcome.err.splitlines()) == 1
+        assert "nowhere.pt" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (SrkdError("x.pt: not a checkpoint"), 1, "srkd: x.pt: not a checkpoint"),
+        (UsageError("width=2 is outside (0, 1]"), 2, "srkd: width=2 is outside (0, 1]"),
+        (KeyError("k"), 1, "srkd: internal error: KeyError: 'k'; rerun with -v for the traceback"),
+        (MemoryError(), 1, "srkd: not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "srkd: not enough memory"),
+    ],
+)
+def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> None:
+        raise raised
+
+    for verbose in (False, True):
+        with pytest.raises(click.exceptions.Exit) as ended:
+            guarded(Console(verbose=verbose), body)
+        assert ended.value.exit_code == code
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1].startswith(line)
+        assert ("Traceback" in lines[0]) == verbose
+        assert verbose or len(lines) == 1
+
+
+def test_ctrl_c_is_exit_130() -> None:
+    program = (
+        "import signal, sys, time\n"
+        # A test run in the background of a shell inherits a SIGINT that is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from srkd.console import Console\nfrom srkd.verb import verb\nfrom srkd import cli\n"
+        "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "cli.cli.get_command = lambda ctx, name: wait\ncli.VERBS = ('wait',)\ncli.main(['wait'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, "srkd: interrupted")
+
+
+def test_a_closed_pipe_is_not_an_error_message() -> None:
+    shell = f"{sys.executable} -m srkd --help | true"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_full_disk_is_one_line(option: str) -> None:
+    """The device is always full; nothing may be tried again while the program ends."""
+    program = (
+        "from srkd.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
+        "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
+        "cli.cli.get_command = lambda ctx, name: tell\ncli.VERBS = ('tell',)\n"
+        f"cli.main(['tell', *{[option] if option else []!r}])\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "srkd: No space left on device\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    script = srkd("--completion", shell)
+    assert script.code == 0
+    assert "_SRKD_COMPLETE" in script.out
+    names = {"COMP_WORDS": "srkd ", "COMP_CWORD": "1" if shell != "fish" else "", "_SRKD_COMPLETE": f"{shell}_complete"}
+    program = "import sys; sys.argv = ['srkd']; from srkd.cli import main; main()"
+    offered = python("-c", program, **names)
+    assert all(verb in offered.out for verb in VERBS)
+
+
+def test_json_keeps_stdout_for_itself() -> None:
+    program = (
+        "import os, subprocess\nfrom srkd.verb import verb\nfrom srkd import cli\n"
+        "@verb('noisy')\ndef noisy(console):\n    'Be noisy.'\n    print('from Python')\n"
+        "    os.write(1, b'from C\\n')\n    subprocess.run(['echo', 'from a child'])\n    console.say('a line')\n"
+        "    console.table(['a'], [['1']])\n    console.emit('noisy', {'value': float('inf'), 'size': (1, 2)})\n"
+        "cli.cli.get_command = lambda ctx, name: noisy\ncli.VERBS = ('noisy',)\ncli.main(['noisy', '--json'])\n"
+    )
+    outcome = python("-c", program)
+    assert outcome.code == 0
+    told = outcome.json
+    assert list(told) == ["schema", "value", "size", "machine"]
+    assert (told["schema"], told["value"], told["size"]) == ("srkd.noisy/1", None, [1, 2])
+    assert {"cpu", "physical_cores", "logical_cores", "torch_threads", "os", "python", "torch", "gpu"} <= set(
+        told["machine"]
+    )
+    for line in ("from Python", "from C", "from a child", "a line"):
+        assert line in outcome.err
+
+
+def test_plain_values() -> None:
+    assert plain({"a": (1, Path("x"), float("nan")), 2: None}) == {"a": [1, "x", None], "2": None}
+
+
+def test_tables_are_not_cut_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "a/very/long/path/" * 20
+    Console().table(["model", "PSNR"], [[long, "30.12"], ["[bold]", "9.1"]], title="Scores")
+    said = capsys.readouterr().out
+    assert long in said and "[bold]" in said
+    assert re.search(r"^\[bold\] +9\.1$", said, re.MULTILINE)
+
+
+def test_parameters() -> None:
+    assert Size().convert("320x180", None, None) == (320, 180)
+    assert Sizes().convert("64x64,320x180", None, None) == ((64, 64), (320, 180))
+    assert Setting().convert("res_scale=0.1", None, None) == ("res_scale", 0.1)
+    assert Setting().convert("a=true", None, None) == ("a", True)
+    assert Setting().convert("a=b=c", None, None) == ("a", "b=c")
+    assert Device().convert("cuda:1", None, None) == "cuda:1"
+    for kind, bad in [(Size(), "320"), (Size(), "0x5"), (Sizes(), "1x1,"), (Setting(), "x"), (Device(), "gpu")]:
+        with pytest.raises(click.BadParameter, match=re.escape(repr(bad.split(",")[-1]))):
+            kind.convert(bad, None, None)

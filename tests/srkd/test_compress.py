@@ -1,0 +1,139 @@
+"""`srkd compress` as a user runs it: run folders, repeatability, one-line mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.edsr import EDSRSpec
+from srkd.cli import run
+from srkd.compression import compress
+from tests.support.small_runs import SMALL
+
+
+@pytest.mark.parametrize("recipe", ["scratch", "inherit", "logits"])
+def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_path):
+    untouched = teacher.read_bytes()
+    report = compress(teacher, recipe=recipe, data=photos, width=0.5, steps=4, out=tmp_path / "run", settings=SMALL)
+    run_folder = tmp_path / "run"
+    for name in (
+        "run.json",
+        "metrics.jsonl",
+        "log.txt",
+        "checkpoints/state-00000004.pt",
+        "comparison.png",
+        "student.safetensors",
+    ):
+        assert (run_folder / name).is_file(), name
+    facts = json.loads((run_folder / "run.json").read_text())
+    assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/1"
+    assert facts["result"]["student"]["psnr_y"] == pytest.approx(report.student.psnr_y)
+    student = load_checkpoint(report.student_path)
+    assert student.network.spec == EDSRSpec(scale=2, width=4, depth=4)
+    assert student.header["srkd.recipe"] == recipe
+    assert report.steps == 4 and report.student.cost.params < report.teacher.cost.params
+    assert teacher.read_bytes() == untouched
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_does_not(teacher, photos, tmp_path):
+    def student(name: str, seed: int) -> bytes:
+        report = compress(teacher, data=photos, steps=3, seed=seed, out=tmp_path / name, settings=SMALL)
+        return report.student_path.read_bytes()
+
+    assert student("a", 1) == student("b", 1)
+    assert student("c", 2) != student("d", 1)
+
+
+def test_depth_width_init_and_spec_shape_the_student(teacher, photos, tmp_path):
+    def spec(name: str, **shape: object) -> EDSRSpec:
+        return load_checkpoint(
+            compress(teacher, data=photos, steps=1, out=tmp_path / name, settings=SMALL, **shape).student_path
+        ).network.spec
+
+    assert spec("depth", depth=0.5, width=1.0).depth == 2
+    assert spec("both", depth=0.25, width=0.25) == EDSRSpec(scale=2, width=2, depth=1)
+    assert spec("spec", student="edsr:width=3,depth=1,scale=2") == EDSRSpec(scale=2, width=3, depth=1)
+
+
+def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher, photos, tmp_path):
+    """At width 1 with a rate of almost zero, the inherited student is the teacher."""
+    still = (*SMALL, "schedule.rate=1e-12")
+    same = compress(teacher, data=photos, width=1.0, steps=1, out=tmp_path / "same", settings=still)
+    assert same.student.psnr_y == pytest.approx(same.teacher.psnr_y, abs=1e-3)
+    drawn = compress(teacher, data=photos, width=1.0, init="random", steps=1, out=tmp_path / "drawn", settings=still)
+    assert abs(drawn.student.psnr_y - drawn.teacher.psnr_y) > 0.01
+
+
+def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
+    report = compress(
+        recipe="scratch",
+        student="carn_m:width=8,scale=3,groups=4",
+        data=photos,
+        steps=2,
+        out=tmp_path / "r",
+        settings=SMALL,
+    )
+    assert report.teacher is None
+    assert load_checkpoint(report.student_path).network.spec.arch == "carn_m"
+
+
+def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, capfd):
+    arguments = [
+        "compress",
+        "--teacher",
+        str(teacher),
+        "--data",
+        str(photos),
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    code = run([*arguments, *(word for setting in SMALL for word in ("--set", setting)), "--json"])
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    assert code == 0 and told["schema"] == "srkd.compress/1" and told["machine"]
+    assert told["steps"] == 2 and told["teacher"]["cost"]["params"] > told["student"]["cost"]["params"]
+    assert "step 2/2" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, code, told",
+    [
+        (["--recipe", "logit"], 2, "did you mean 'logits'"),
+        (["--width", "1.5"], 2, "width=1.5 is outside (0, 1]"),
+        (["--set", "schedule.batches=3"], 2, "did you mean batch"),
+        (["--data", "nowhere"], 1, "nowhere"),
+        (["--student", "edsr:widht=3"], 2, "width"),
+        (["--device", "cuda:7"], 2, "cuda:7"),
+        (["--steps", "0"], 2, "steps"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_right_code(arguments, code, told, teacher, photos, tmp_path, capfd):
+    given = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(tmp_path / "r"), *arguments]
+    assert run(given) == code
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert told in message and "Traceback" not in message
+    assert not (tmp_path / "r" / "student.safetensors").exists()
+
+
+def test_an_existing_run_is_left_alone(teacher, photos, tmp_path):
+    out = tmp_path / "run"
+    first = compress(teacher, data=photos, steps=1, out=out, settings=SMALL).student_path.read_bytes()
+    with pytest.raises(SrkdError, match="not empty"):
+        compress(teacher, data=photos, steps=1, seed=3, out=out, settings=SMALL)
+    assert (out / "student.safetensors").read_bytes() == first
+
+
+def test_a_scale_mismatch_is_told(teacher, photos, tmp_path):
+    with pytest.raises(UsageError, match="x4, the teacher for x2"):
+        compress(teacher, data=photos, student="edsr:scale=4", steps=1, out=tmp_path / "r")
+
+
+def test_without_teacher_and_data_the_embedded_ones_are_announced(tmp_path):
+    lines: list[str] = []
+    compress(width=0.25, steps=1, out=tmp_path / "r", settings=SMALL, announce=lines.append)
+    assert "embedded teacher" in lines[0] and "embedded photos" in " ".join(lines)

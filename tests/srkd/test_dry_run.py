@@ -1,0 +1,263 @@
+"""`--dry-run`: what it says is what the run would do, it is quick, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import compressor.models.cost
+from compressor.base.errors import SrkdError
+from compressor.models.cost import _pass
+from compressor.models.networks.base import Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.teachers.teacher import Teacher
+from compressor.training.footprint import Batched, Footprint, footprint
+from compressor.training.method import PlainMethod
+from compressor.training.state import State
+from recipes.loading import load_preset
+from srkd.cli import run
+from srkd.dry_run import TIMED_STEPS, dry_run, duration
+from srkd.request import Request
+from tests.support.commands import python
+from tests.support.foreign_models import save_torchscript, twin
+
+SMALL: dict[str, Spec] = {
+    "edsr": EDSRSpec(scale=4, width=8, depth=2),
+    "rcan": RCANSpec(scale=3, width=8, groups=2, depth=2, hidden=2),
+    "compact": CompactSpec(scale=2, width=8, depth=2),
+    "swinir": SwinIRSpec(scale=2, width=12, depths=(2, 2), heads=(2, 2), window=4),
+    "carn": spec_from_dict({"arch": "carn", "scale": 2, "width": 8}),
+    "carn_m": spec_from_dict({"arch": "carn_m", "scale": 3, "width": 8}),
+}
+
+
+@dataclass(frozen=True)
+class Asking(PlainMethod):
+    """Asks the teacher for features and for a second input, and brings a module of its own."""
+
+    name: str = "asking"
+    needs_teacher: bool = True
+    needs_network: bool = True
+    weights: Mapping[str, float] = field(default_factory=lambda: {"feature": 1.0, "small": 1.0})
+
+    def modules(self, teacher: Any, student: Any) -> nn.ModuleDict:
+        return nn.ModuleDict({"head": nn.Conv2d(4, 8, 1)})
+
+    def terms(self, step: Any) -> dict[str, torch.Tensor]:
+        small = step.lr[..., ::2, ::2]
+        mine, theirs = step.student(taps=("body_end",)), step.teacher(taps=("body_end", "head"))
+        return {
+            "feature": (mine.features["body_end"].mean() - theirs.features["body_end"].mean()).abs(),
+            "small": (step.student(small).sr - step.teacher(small).sr).abs().mean(),
+        }
+
+
+def of(recipe: str, student: Spec, teacher: Spec | None, batched: Batched | None = None) -> Footprint:
+    preset = load_preset(recipe)
+    frozen = None if teacher is None else Teacher(build(teacher))
+    return footprint(preset.stage(preset.build_methods()), student, frozen, batched or Batched(2, 16))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
+    with torch.device("meta"), torch.no_grad():
+        network = build(SMALL[name])
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, 18, 14))
+    root = f"{type(network).__name__}."
+    counts = {name.removeprefix(root): sum(by.values()) // 2 for name, by in counter.get_flop_counts().items()}
+    theirs = {name: macs for name, macs in counts.items() if macs and name not in ("Global", root[:-1])}
+    ours = _pass(SMALL[name], (14, 18)).macs
+    assert ours.pop("") == counter.get_total_flops() // 2
+    assert {name: macs for name, macs in ours.items() if macs} == theirs
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_our_shapes_are_those_of_torchs_kernels(name, monkeypatch):
+    quick = of("logits", SMALL[name], SMALL[name])
+    monkeypatch.setattr(compressor.models.cost, "shape_only", lambda function, arguments: None)
+    assert of("logits", SMALL[name], SMALL[name]) == quick
+
+
+def test_forwards_and_features_are_counted_as_the_methods_ask():
+    assert (of("scratch", SMALL["edsr"], None).student_forwards, of("scratch", SMALL["edsr"], None).taps) == (1, ())
+    both = of("logits", SMALL["edsr"], SMALL["edsr"])
+    assert (both.student_forwards, both.teacher_forwards) == (1, 1)
+    stage = load_preset("scratch").stage((Asking(),))
+    asked = footprint(stage, SMALL["edsr"], Teacher(build(SMALL["edsr"])), Batched(2, 16))
+    assert (asked.student_forwards, asked.teacher_forwards, asked.taps) == (2, 2, ("body_end", "head"))
+    assert asked.memory.modules == 4 * (4 * 8 + 8)
+    unlabelled = of("scratch", SMALL["edsr"], SMALL["edsr"], Batched(2, 16, labels=False))
+    assert unlabelled.teacher_forwards == 1
+
+
+def test_activations_grow_with_the_batch_and_weights_do_not():
+    one, four = (of("scratch", SMALL["edsr"], None, Batched(batch, 16)).memory for batch in (1, 4))
+    assert four.activations == pytest.approx(4 * one.activations, rel=0.01) and four.trained == one.trained
+    params = sum(parameter.numel() for parameter in build(SMALL["edsr"]).parameters())
+    assert (one.trained, one.gradients, one.optimiser, one.average) == tuple(4 * params * k for k in (1, 1, 2, 1))
+
+
+def test_the_optimisers_share_is_what_adam_keeps():
+    preset = load_preset("scratch")
+    state = State.fresh(build(SMALL["edsr"]), None, preset.stage(preset.build_methods()))
+    for parameter in state.student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimiser.step()
+    kept = [tensor for held in state.optimiser.state.values() for tensor in held.values() if tensor.dim() > 0]
+    assert sum(tensor.nbytes for tensor in kept) == of("scratch", SMALL["edsr"], None).memory.optimiser
+
+
+MEASURE = """
+import torch
+from compressor.data.batches import Batch
+from compressor.base.machine import peak_resident_bytes
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.loop import train
+from compressor.training.state import State
+from recipes.loading import load_preset
+import psutil
+torch.set_num_threads(1)
+
+class Noise:
+    def __init__(self, batch, side):
+        self.batch, self.side = batch, side
+    def at(self, step):
+        lr = torch.rand(self.batch, 3, self.side, self.side)
+        return Batch(lr, lr.repeat(1, 1, 2, 2))
+
+class Silent:
+    def stepped(self, *told):
+        pass
+    skipped = due = note = stepped
+
+def go(batch, side):
+    preset = load_preset("scratch", ["schedule.steps=2"])
+    stage = preset.stage(preset.build_methods())
+    student = build(EDSRSpec(scale=2, width=32, depth=4)).to(memory_format=torch.channels_last)
+    train(stage, State.fresh(student, None, stage), Noise(batch, side), None, Silent(), seed=0)
+
+go(1, 8)
+before = psutil.Process().memory_info().rss
+go(16, 48)
+print(peak_resident_bytes() - before)
+"""
+
+
+def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes():
+    told = python("-c", MEASURE)
+    measured = int(told.out.strip().splitlines()[-1])
+    estimated = of("scratch", EDSRSpec(scale=2, width=32, depth=4), None, Batched(16, 48)).memory.peak
+    assert estimated / 2 < measured < 2 * estimated, (measured / 1e6, estimated / 1e6)
+
+
+QUICK = """
+import sys, time, torch
+begun = time.process_time()
+from srkd.cli import run
+code = run(["compress", "--dry-run"])
+print(code, time.process_time() - begun, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
+"""
+
+
+def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
+    told = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
+    code, seconds, *compilers = told.out.strip().splitlines()[-1].split()
+    assert code == "0" and compilers == ["False", "False"]
+    assert float(seconds) < 2.0  # half a second to a second; twice as much on a machine that is busy
+    assert list(tmp_path.iterdir()) == []
+
+
+def words(**said: Any) -> dict[str, Any]:
+    defaults = dict.fromkeys(Request.__dataclass_fields__)
+    usual = {"recipe": "logits", "lr_border": "mirror", "seed": 10, "device": "cpu", "arch_options": {}, "settings": ()}
+    return {**defaults, **usual, "cache_size": 10**9, "teacher_cache": False, **said}
+
+
+def test_it_tells_what_the_run_would_be(teacher, photos):
+    found = dry_run(Request.of(words(teacher=teacher, data=photos, width=0.5, steps=100)))
+    assert found.teacher is not None and found.teacher.spec["width"] == 8 and found.student.spec["width"] == 4
+    assert found.speedup_expected == pytest.approx(found.teacher.macs / found.student.macs)
+    assert (found.steps, found.batch, found.init) == (100, 16, "inherit")
+    assert (found.data.origin, found.data.training, found.data.labels) == ("photos", 3, "HR")
+    assert found.needs == ("outputs", "weights (the student is cut from it)") and found.notes != ()
+    alone = dry_run(Request.of(words(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos)))
+    assert alone.teacher is None and alone.needs == () and alone.speedup_expected is None
+
+
+def test_images_are_counted_and_not_read(teacher, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for index in range(40):
+        (folder / f"{index}.png").write_bytes(b"no image")
+    found = dry_run(Request.of(words(teacher=teacher, data=folder))).data
+    assert found.training + found.validation == 40 and found.validation == 2
+    unlabelled = dry_run(Request.of(words(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5)))
+    assert unlabelled.data.labels == "teacher" and unlabelled.step.teacher_forwards == 1
+
+
+def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
+    file = save_torchscript(twin(), tmp_path / "model.pt")
+    asked = words(teacher=file, data=photos, student="edsr:width=4,depth=1")
+    found = dry_run(Request.of(asked))
+    assert found.teacher.macs is None and found.speedup_expected is None
+    assert found.step.teacher_forwards == 1 and found.needs == ("outputs",)
+    assert any("TorchScript" in note for note in found.notes)
+
+
+def test_mistakes_are_those_of_a_run(teacher, tmp_path):
+    for said in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
+        with pytest.raises(SrkdError):
+            dry_run(Request.of(words(teacher=teacher, **said)))
+
+
+def test_measuring_takes_the_runs_own_steps(teacher, photos):
+    small = ("schedule.batch=1", "schedule.lr_patch=8", "schedule.validate_every=50")
+    found = dry_run(Request.of(words(teacher=teacher, data=photos, steps=120, settings=small)), "measure")
+    figures = found.measured
+    assert found.dry_run == "measure" and figures is not None and figures.steps == TIMED_STEPS
+    assert figures.steps_per_second == pytest.approx(1e3 / figures.ms_per_step)
+    validations = 3 * figures.validation_seconds
+    assert figures.run_seconds == pytest.approx(120 * figures.ms_per_step / 1e3 + validations)
+    assert figures.peak_memory_mb > 50
+
+
+def test_on_the_command_line(teacher, photos, tmp_path, capfd):
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    arguments = ["compress", "--teacher", str(teacher), "--data", str(photos)]
+    assert run([*arguments, "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    for word in ("edsr", "speed-up", "forwards", "memory", "of the teacher: outputs", "3 images"):
+        assert word in said
+    assert run([*arguments, "--dry-run", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["schema"] == "srkd.compress/1" and told["dry_run"] == "estimate" and told["measured"] is None
+    assert told["step"]["memory"]["peak"] > told["step"]["memory"]["activations"] > 0
+    assert run([*arguments, "--resume", "x", "--dry-run"]) == 2 and "--dry-run" in capfd.readouterr().err
+    assert run(arguments) == 2 and "--out" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("seconds, told", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
+def test_durations_read_as_one_plans_with_them(seconds, told):
+    assert duration(seconds) == told
+
+
+def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
+    for scale, side in ((2, 96), (3, 64)):
+        student = f"edsr:width=4,depth=1,scale={scale}"
+        settings = ("schedule.hr_patch=192", "schedule.batch=2")
+        found = dry_run(Request.of(words(recipe="scratch", student=student, data=photos, settings=settings)))
+        assert found.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(found.rows())["steps"]

@@ -1,0 +1,48 @@
+"""Runs srkd as a user does: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout; anything beside it makes this fail."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+def srkd(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
+    """Run `srkd ARGUMENTS` and return what it said."""
+    return python("-m", "srkd", *arguments, cwd=cwd, timeout=timeout, **environment)
+
+
+def python(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
+    """Run this Python with the repository importable."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,167 @@
+"""Tiny runs of any method; `torchrun tests/support/method_runs.py OUT` writes what two processes make of every row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.base.randomness import uniforms
+from compressor.base.rank import Place, leave
+from compressor.data.batches import Batch
+from compressor.images.resize import imresize
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import build
+from compressor.models.students import student_of_spec
+from compressor.training.distributed import processes as started
+from compressor.training.guard import Skipped
+from compressor.training.loop import run_stages
+from compressor.training.losses import Losses
+from compressor.training.method import Method
+from compressor.training.stage import Stage
+from compressor.training.state import State, follow_leader
+from recipes.loading import load_preset
+from recipes.options import make_method
+from tests.support.methods_table import ROWS, Row
+
+BATCH, LR_SIDE = 4, 12
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Smooth images, new in every step or, `still`, the same for ever; a function of step and sample alone."""
+
+    scale: int
+    samples: Sequence[int] = range(BATCH)
+    still: bool = False
+    side: int = LR_SIDE
+
+    def at(self, step: int) -> Batch:
+        drawn = torch.from_numpy(uniforms("waves", 0, 0 if self.still else step, self.samples, 12)).float()
+        along = torch.linspace(0, 1, self.side * self.scale)
+        across, down, phase, level = drawn.reshape(-1, 3, 4, 1, 1).mul(6).unbind(2)
+        hr = 0.5 + 0.4 * torch.sin(across * along + down * along[:, None] + phase) * torch.cos(level)
+        return Batch(imresize(hr, 1 / self.scale), hr)
+
+
+class Curve:
+    """Events that remember the losses, and save once, after `at` steps."""
+
+    def __init__(self, path: Path | None = None, at: int = 0) -> None:
+        self.losses: list[dict[str, float]] = []
+        self.path, self.at = path, at
+
+    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+        self.losses.append(losses.numbers())
+
+    def skipped(self, done: int, skipped: Skipped) -> None:
+        raise AssertionError(f"step {done} was skipped: {skipped}")
+
+    def note(self, line: str) -> None:
+        pass
+
+    def way_on(self) -> str:
+        return "nothing is lost"
+
+    def due(self, done: int, state: State) -> None:
+        if self.path is not None and done == self.at:
+            state.save(self.path)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method with its stages, and the networks it begins with."""
+
+    method: Method
+    stages: tuple[Stage, ...]
+    teacher: Network | None
+    student: Network
+
+    @classmethod
+    def of(cls, row: Row, *, settings: Sequence[str] = (), steps: int = 5, **more: Any) -> Pair:
+        method = make_method(row.of, {**row.options, **more})
+        return cls.made(method, row.student, row.teacher, settings=settings, steps=steps)
+
+    @classmethod
+    def made(
+        cls, method: Method, student: Spec, teacher: Spec | None, *, settings: Sequence[str] = (), steps: int = 5
+    ) -> Pair:
+        preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
+        frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
+        inside = frozen is not None and method.trains == "joint"
+        pupil = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        method.check(frozen, pupil)
+        method = method.fitted(frozen, pupil)
+        return cls(method, preset.stages([method]), frozen, pupil)
+
+    def fresh(self) -> State:
+        return State.fresh(self.student, self.teacher, self.stages[0])
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.schedule.steps for stage in self.stages)
+
+    def train(
+        self, state: State, *, still: bool = False, curve: Curve | None = None, processes: Processes | None = None
+    ) -> list[dict[str, float]]:
+        """From where the state stands to the end; the losses of each step."""
+        processes, curve = processes or Processes(), curve or Curve()
+        waves = Waves(self.student.descriptor.scale, processes.place.share(BATCH), still)
+        run_stages(self.stages, state, waves, self.teacher, curve, seed=3, processes=processes)
+        return curve.losses
+
+
+def numbers(state: State) -> dict[str, torch.Tensor]:
+    """Everything that a run has moved: networks, modules, the average, Adam's moments."""
+    adam = state.optimiser.state_dict()["state"]
+    return {
+        **{f"{role}.{name}": value for role, one in state.networks.items() for name, value in one.state_dict().items()},
+        **{f"modules.{name}": value for name, value in state.modules.state_dict().items()},
+        **{f"ema.{name}": value for name, value in state.ema.network.state_dict().items()},
+        **{f"adam.{index}.{name}": value for index, one in adam.items() for name, value in one.items()},
+    }
+
+
+def measured(processes: Processes, steps: int = 3) -> dict[str, Any]:
+    """Each row's losses and weights after a few steps, and whether all processes have the same."""
+    return {row.name: _measured(Pair.of(row, steps=steps), processes) for row in ROWS}
+
+
+def _measured(pair: Pair, processes: Processes) -> dict[str, Any]:
+    state = pair.fresh()
+    follow_leader(state, processes)
+    losses = pair.train(state, processes=processes)
+    weights = torch.cat([value.reshape(-1) for value in state.trained.state_dict().values()])
+    replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+    return {"losses": losses, "weights": weights.tolist(), "replicas": len(set(processes.gathered(replica)))}
+
+
+def refusal(work: Callable[[], object]) -> str | None:
+    """The line with which something was refused."""
+    try:
+        work()
+    except SrkdError as error:
+        return str(error)
+    return None
+
+
+def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torch.Tensor:
+    return torch.stack([float(weights[name]) * term for name, term in terms.items()]).sum()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with started(Place.here(), sys.exit) as group:
+        found = measured(group)
+        if group.leads:
+            Path(sys.argv[1]).write_text(json.dumps(found))
+    leave(0)

@@ -1,0 +1,132 @@
+"""Every method of the catalogue, a row for each form of it. test_methods.py checks each row for what must hold for all.
+
+A method that is added gets a row, or several where options make it another method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.swinir import SwinIRSpec
+
+Learner = Literal["student", "modules", "joint"]
+AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
+"""rel(1/3), rel(2/3) and the last, in a body of two blocks."""
+TRANSFORMER = SwinIRSpec(scale=2, width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4)
+FACD: Mapping[str, Any] = {
+    "taps": BEFORE_SKIP,
+    "learners": ("student", "modules"),
+    "degrees": {"patch_contrast": 0},
+}
+STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
+DEEPER = EDSRSpec(scale=2, width=4, depth=3)
+"""For taps at a third and two thirds of the body."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of a method, and what is said of it."""
+
+    name: str
+    """Of the row; of the method too, where `method` does not say another."""
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    student: Spec = STUDENT
+    teacher: Spec | None = TEACHER
+    taps: tuple[str, ...] = ()
+    """The student's features that its terms read of the batch."""
+    learners: tuple[Learner, ...] = ("student",)
+    """Whose parameters get gradients, all of them: the student's, those of modules, of the joint copy."""
+    spared: tuple[str, ...] = ()
+    """How the names of parameters begin that get no gradient all the same."""
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    """Options beside `options` that give every weight a number (no calibration), for the tests that sum the terms."""
+    rate: float = 2e-3
+    """Of the thirty steps that must lower the loss."""
+    degrees: Mapping[str, int] = field(default_factory=dict)
+    """Of terms in the image range where it is not 1: 0 for ratios and cosines, 2 for products."""
+    tolerance: float = 1e-4
+    """Relative, of losses in one process and in two."""
+
+    @property
+    def of(self) -> str:
+        return self.method or self.name
+
+
+ROWS: tuple[Row, ...] = (
+    Row("scratch", teacher=None),
+    Row("inherit"),
+    Row("logits"),
+    Row("logits-b", "logits", {"form": "B"}),
+    Row("logits-gated", "logits", {"gate": "hard"}),
+    Row(
+        "ds",
+        student=DEEPER,
+        teacher=None,
+        taps=("head", "rel(1/3)", "rel(2/3)"),
+        learners=("student", "modules"),
+    ),
+    *(
+        Row(
+            f"clsd-{pos}",
+            "clsd",
+            {"phi": "teacher", "negatives": 3, "pos": pos},
+            student=DEEPER,
+            taps=("head", "rel(1/3)", "rel(2/3)"),
+            learners=("student", "modules"),
+            settled={"lam": 0.1},
+            degrees={"heads_contrast": 0},
+        )
+        for pos in ("gt", "final")
+    ),
+    *(
+        Row(
+            f"hkdsr{'' if fsm == 'bands' else '-matrix'}",
+            "hkdsr",
+            {"fsm": fsm},
+            student=DEEPER,
+            teacher=EDSRSpec(scale=2, width=8, depth=4),
+            learners=("student", "modules"),
+            degrees={"bands": 1 if fsm == "bands" else 2},
+        )
+        for fsm in ("bands", "matrix")
+    ),
+    Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row("fakd-gated", "fakd", {"gate": "hard"}, taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
+    Row(
+        "lfd",
+        taps=AFTER_SKIP,
+        learners=("student", "modules"),
+        settled={"lam": 0.01},
+        degrees={"matching": 0},
+    ),
+    Row(
+        "lfd-gated",
+        "lfd",
+        {"gate": "soft", "kappa": 1.0},
+        taps=AFTER_SKIP,
+        learners=("student", "modules"),
+        settled={"lam": 0.01},
+        degrees={"matching": 0},
+    ),
+    Row("facd", settled={"lam": 0.05}, **FACD),
+    Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
+    Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
+    Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
+    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), degrees={"contrast": 0}),
+    Row(
+        "csd-widths",
+        "csd",
+        {"phi": "teacher", "widths": (0.25,), "detach": False},
+        learners=("joint",),
+        degrees={"contrast": 0},
+    ),
+    Row("csd-lite", options={"phi": "teacher", "negatives": 3}, degrees={"contrast": 0}),
+    Row("dukd"),
+    Row("dukd-code", "dukd", {"variant": "code"}),
+)

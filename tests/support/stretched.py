@@ -1,0 +1,108 @@
+"""One step of a method whose images live in [0, top]: everything that makes or looks at an image is brought there.
+
+The methods themselves know [0,1] only; what is stretched here are the networks, auxiliary heads and gates of a run, φ,
+and the inverted colours of an augmentation, so that nothing but a term's own arithmetic can tell the ranges apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.base.processes import Processes
+from compressor.data.batches import Batch
+from compressor.models.networks.base import Network
+from compressor.training.losses import asked_weights
+from compressor.training.networks import players
+from compressor.training.state import State
+from compressor.training.step import Cast, Step
+from recipes.terms import upcycling
+from recipes.terms.fusion import FusionGate
+from recipes.terms.heads import AuxiliaryHead
+from tests.support.method_runs import Pair, Waves, total
+from tests.support.methods_table import Row
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """What a step came to: raw terms, the gradient of all that is trained, and what Adam made of it."""
+
+    terms: dict[str, float]
+    gradient: Tensor
+    move: Tensor
+
+    @classmethod
+    def of(cls, row: Row, top: float, monkeypatch: pytest.MonkeyPatch) -> Stretched:
+        pair = Pair.of(row, **row.settled)
+        state = pair.fresh()
+        for stage in pair.stages[1:]:
+            state.enter(stage, pair.teacher)
+        stage = pair.stages[-1]
+        cast = stretched(players(stage, state, pair.teacher, lambda line: None, Processes()), top)
+        monkeypatch.setattr(upcycling, "_inverted", lambda images, samples: inverted(images, samples, top))
+        weights, batch = asked_weights(stage), Waves(row.student.scale).at(0)
+        assert batch.hr is not None
+        raw: dict[str, float] = {}
+        for part in range(stage.updates):
+            terms = pair.method.terms(Step(0, 3, Batch(batch.lr * top, batch.hr * top), cast, part))
+            total(terms, {name: weights[name] * top ** (1 - row.degrees.get(name, 1)) for name in terms}).backward()
+            raw.update({name: float(term.detach()) for name, term in terms.items()})
+        return cls(raw, *first_step(state, top))
+
+
+def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
+    """The gradient, and the optimiser's move by it, parameters one after the other.
+
+    Adam's eps is added to a gradient's size, so it is converted as the weights are: at 1e-8 in both ranges the few
+    parameters whose gradient is no larger would move otherwise.
+    """
+    for group in state.optimiser.param_groups:
+        group["eps"] *= top
+    trained = [p for group in state.optimiser.param_groups for p in group["params"] if p.grad is not None]
+    gradient = torch.cat([cast(Tensor, p.grad).reshape(-1) for p in trained]).clone()
+    before = torch.cat([p.detach().reshape(-1) for p in trained])
+    state.optimiser.step()
+    return gradient, torch.cat([p.detach().reshape(-1) for p in trained]) - before
+
+
+def stretched(cast: Cast, top: float) -> Cast:
+    """The same cast in [0, top]: every network once, though it may play several parts."""
+    runners = [*cast.students, *([cast.teacher] if cast.teacher else [])]
+    for network in {id(runner.network): runner.network for runner in runners}.values():
+        stretch(network, top)
+    for module in cast.modules.modules():
+        if isinstance(module, (AuxiliaryHead, FusionGate)):
+            stretch_module(module, top)
+    for helpers in cast.helpers.values():
+        for helper in helpers.values():
+            helper.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
+    return cast
+
+
+def stretch(network: Network, top: float) -> None:
+    """Images of [0, top] in and out, also those that its tail makes of intermediate features; features stay."""
+    stem, finish = network.stem, network.finish
+
+    def stem_of(lr: Tensor) -> Tensor:
+        return stem(lr / top)
+
+    def finish_of(feature: Tensor, shallow: Tensor, lr: Tensor) -> Tensor:
+        return top * finish(feature, shallow, lr / top)
+
+    # Instead of a wrapper: taps are read inside the network, and a student inside its teacher is run by its name.
+    network.stem, network.finish = stem_of, finish_of  # type: ignore[method-assign]
+
+
+def stretch_module(module: nn.Module, top: float) -> None:
+    """A head makes an image of features; a gate makes one of two."""
+    if isinstance(module, FusionGate):
+        module.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
+    module.register_forward_hook(lambda *told: top * told[-1])
+
+
+def inverted(images: Tensor, samples: Tensor, top: float) -> Tensor:
+    return torch.where(samples[:, None, None, None], top - images, images)

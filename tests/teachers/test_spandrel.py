@@ -1,0 +1,82 @@
+"""Teachers that spandrel knows: loaded without torchvision, named when it is missing, as good as published."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import srkd
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.models.checkpoints.load import UnknownNetwork
+from compressor.teachers import spandrel_teacher
+from compressor.teachers import teacher as teachers
+from compressor.teachers.teacher import load_teacher
+from tests.support.commands import python
+from tests.support.shared import benchmarks, needs_shared, shared_dir
+
+needs_spandrel = pytest.mark.skipif(
+    not spandrel_teacher.spandrel_is_here(), reason="spandrel is not installed: pip install --no-deps spandrel einops"
+)
+
+
+def test_without_spandrel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
+    monkeypatch.setattr(spandrel_teacher, "spandrel_is_here", lambda: False)
+    with pytest.raises(MissingExtra, match=r"unknown network.*pip install 'srkd\[spandrel\]'"):
+        load_teacher(tmp_path / "unknown.pth")
+    with pytest.raises(MissingExtra):
+        spandrel_teacher.import_spandrel()
+    assert teachers.load_teacher is load_teacher
+
+
+@needs_spandrel
+def test_what_spandrel_does_not_know_either_is_told_once(tmp_path: Path) -> None:
+    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
+    with pytest.raises(UnknownNetwork, match=r"unknown network.*; spandrel does not know it either"):
+        load_teacher(tmp_path / "unknown.pth")
+
+
+@needs_spandrel
+def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> None:
+    program = (
+        "import sys, importlib.util as u; from compressor.teachers.spandrel_teacher import import_spandrel as get;"
+        "had = u.find_spec('torchvision') is not None; spandrel = get();"
+        "assert len(list(spandrel.MAIN_REGISTRY.architectures())) >= 40;"
+        "assert had or not [name for name in sys.modules if name.startswith('torchvision')];"
+        "assert had or u.find_spec('torchvision') is None; print('fine')"
+    )
+    outcome = python("-W", "ignore", "-c", program)
+    assert outcome.out == "fine\n", outcome.err
+
+
+def test_the_stand_ins_say_what_is_missing() -> None:
+    if "torchvision" in sys.modules:
+        pytest.skip("torchvision is here")
+    with spandrel_teacher.torchvision_stand_in():
+        from torchvision.transforms.functional import normalize
+
+        with pytest.raises(SrkdError, match="needs torchvision"):
+            normalize(torch.rand(1))
+    assert "torchvision" not in sys.modules
+
+
+@needs_shared
+@needs_spandrel
+@pytest.mark.parametrize(
+    ("name", "kind", "psnr_y"),
+    [
+        ("DCTLSA_x4.pt", "spandrel", 32.52),
+        ("CRAFT_ntire2024_team34_x4.pth", "spandrel", 32.39),
+        ("realesr-animevideov3_rezipped.pth", "srkd", 28.23),
+    ],
+)
+def test_published_checkpoints_score_what_they_should(name: str, kind: str, psnr_y: float) -> None:
+    shared = shared_dir()
+    assert shared is not None
+    path = shared / "data" / "checkpoints" / name
+    assert load_teacher(path).kind == kind
+    scores = srkd.evaluate(path, data=benchmarks() / "Set5").models[path.stem]["Set5"]
+    assert scores.psnr_y == pytest.approx(psnr_y, abs=0.01)

@@ -1,0 +1,255 @@
+"""Teachers of any origin: the same outputs in every format, features only of our own networks, one line otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.step import Runner
+from srkd.compression import compress, recipes_for_outputs
+from tests.support.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_all(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_outputs_of_its_network(kind: str, files: dict[str, Path]) -> None:
+    teacher = load_teacher(files[kind])
+    assert (teacher.kind, teacher.network, teacher.descriptor.scale, teacher.params) == (kind, None, 2, 336)
+    assert teacher.descriptor.size_multiple == 1
+    for shape in ((1, 3, 1, 1), (3, 3, 7, 13), (2, 3, 16, 5)):
+        lr = torch.rand(shape)
+        with torch.no_grad():
+            wanted = twin()(lr)
+        sr = teacher(lr)
+        assert not sr.requires_grad
+        torch.testing.assert_close(sr, wanted, atol=1e-6, rtol=0)
+    before = teacher.fingerprint()
+    assert teacher.fingerprint() == before and len(before) == 64
+    assert teacher.placed(torch.device("cpu")).place == torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_foreign_teacher_has_no_features_and_names_the_recipes_that_need_none(
+    kind: str, files: dict[str, Path]
+) -> None:
+    teacher = load_teacher(files[kind])
+    teacher.recipes_for_outputs = ("scratch", "logits")
+    for ask in (
+        lambda: teacher.taps,
+        lambda: teacher.spec,
+        lambda: teacher.stem(torch.rand(1, 3, 4, 4)),
+        lambda: Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), ["pre_up"]),
+    ):
+        with pytest.raises(SrkdError, match=f"an? {kind} teacher gives outputs only.* take it: scratch, logits"):
+            ask()
+    assert Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), []).sr.shape == (1, 3, 8, 8)
+
+
+def test_a_trace_of_our_own_network_as_a_teacher(tmp_path: Path) -> None:
+    network = build(EDSRSpec(3, 4, 1), seed=0)
+    torch.jit.trace(network, torch.rand(1, 3, 9, 11)).save(str(tmp_path / "traced.pt"))
+    teacher = load_teacher(tmp_path / "traced.pt")
+    lr = torch.rand(2, 3, 6, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(lr), network(lr), atol=1e-6, rtol=0)
+    assert (teacher.kind, teacher.architecture, teacher.descriptor.scale) == ("TorchScript", "EDSR", 3)
+
+
+def test_a_network_gives_outputs_taps_and_parts() -> None:
+    network = build(EDSRSpec(2, 4, 2), seed=0)
+    teacher = Teacher(network)
+    lr = torch.rand(1, 3, 5, 6)
+    shallow = teacher.stem(lr)
+    assert torch.equal(teacher.finish(teacher.body(shallow), shallow, lr), teacher(lr))
+    assert (teacher.kind, teacher.architecture, teacher.taps.keys()) == ("srkd", "edsr", network.taps.keys())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_range_of_the_file(kind: str, files: dict[str, Path]) -> None:
+    teacher = load_teacher(files[kind], arch_options={"img_range": 255})
+    lr = torch.rand(1, 3, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(lr), twin()(lr * 255) / 255, atol=1e-6, rtol=0)
+    assert teacher.origin is not None and teacher.origin.assumed == ()
+    assumed = load_teacher(files[kind]).origin
+    assert assumed is not None and [(one.field, one.value) for one in assumed.assumed] == [("img_range", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": 4}, "is for scale 2, not 4"),
+        ({"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'; there is img_range"),
+        ({"arch_options": {"img_range": 100}}, "img_range=100 is neither 1 nor 255"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], said: str, files: dict[str, Path]) -> None:
+    for path in files.values():
+        with pytest.raises(UsageError, match=said) as raised:
+            load_teacher(path, **options)  # type: ignore[arg-type]
+        assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("multiple", [4, 16])
+def test_sizes_that_a_model_refuses_are_padded_and_cropped(multiple: int, tmp_path: Path) -> None:
+    path = save_torchscript(MultiplesOf(multiple), tmp_path / "windows.pt")
+    teacher = load_teacher(path)
+    lr = torch.rand(2, 3, 19, 33)
+    right, below = -33 % multiple, -19 % multiple
+    with torch.no_grad():
+        wanted = twin()(nn.functional.pad(lr, (0, right, 0, below), mode="reflect"))[..., :38, :66]
+    torch.testing.assert_close(teacher(lr), wanted, atol=1e-6, rtol=0)
+    assert teacher(torch.rand(1, 3, 1, 1)).shape == (1, 3, 2, 2)
+
+
+def test_files_of_a_fixed_batch_and_size(tmp_path: Path) -> None:
+    one = load_teacher(save_onnx(twin(), tmp_path / "one.onnx", batch=1))
+    lr = torch.rand(3, 3, 6, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(one(lr), twin()(lr), atol=1e-6, rtol=0)
+        four = load_teacher(save_onnx(twin(), tmp_path / "four.onnx", batch=4, size=(8, 8)))
+        lr = torch.rand(6, 3, 8, 8)
+        torch.testing.assert_close(four(lr), twin()(lr), atol=1e-6, rtol=0)
+    fixed = load_teacher(save_export(twin(), tmp_path / "fixed.pt2", dynamic=False))
+    assert fixed(torch.rand(2, 3, 9, 12)).shape == (2, 3, 18, 24)
+    for teacher, size in ((four, "8x8"), (fixed, "12x9")):
+        with pytest.raises(SrkdError, match=f"takes images of {size} only, not 9x10: export it with dynamic"):
+            teacher(torch.rand(1, 3, 10, 9))
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    broken = twin()
+    with torch.no_grad():
+        broken[0].bias[3] = float("nan")
+    for path, name in (
+        (save_onnx(broken, tmp_path / "nan.onnx"), "bias"),
+        (save_torchscript(broken, tmp_path / "nan.pt"), r"0\.bias"),
+    ):
+        with pytest.raises(SrkdError, match=f"tensor {name} of this .* model holds NaN or infinity"):
+            load_teacher(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (nn.Sequential(nn.Flatten()), "enlarges no image"),
+        (nn.Conv2d(7, 3, 1), "enlarges no image"),
+        (nn.Conv2d(3, 5, 1), "enlarges no image"),
+    ],
+)
+def test_what_enlarges_no_image_is_no_teacher(module: nn.Module, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=said) as raised:
+        load_teacher(save_torchscript(module, tmp_path / "other.pt"))
+    assert len(str(raised.value)) < 900
+
+
+def benchmarks_like(folder: Path) -> Path:
+    """A set of one small image."""
+    from PIL import Image
+
+    (folder / "set").mkdir()
+    Image.linear_gradient("L").resize((40, 36)).convert("RGB").save(folder / "set" / "ramp.png")
+    return folder / "set"
+
+
+def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    save_network(build(EDSRSpec(2, 4, 1), seed=0), own)
+    loaded = srkd.load(own)
+    assert isinstance(loaded, Network) and all(parameter.requires_grad for parameter in loaded.parameters())
+    assert isinstance(srkd.load(files["TorchScript"]), Teacher)
+    for kind, path in files.items():
+        found = srkd.inspect(path)
+        assert (found.scale, found.spec, found.macs) == (2, None, None)
+        assert found.dialect == ("onnx" if kind == "ONNX" else kind)
+        with pytest.raises(SrkdError):
+            srkd.export(path, out=tmp_path)
+    foreign = srkd.load(files["ONNX"])
+    for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, own)):
+        with pytest.raises(SrkdError, match="an ONNX teacher gives outputs only"):
+            ask()
+    photo = benchmarks_like(tmp_path)
+    by_file, by_object = (srkd.evaluate(model, data=photo).models for model in (files["ONNX"], foreign))
+    assert by_file["twin"]["set"].psnr_y == pytest.approx(by_object["unknown"]["set"].psnr_y, abs=1e-3)
+    runtime = open_model(files["torch.export"])
+    lr = torch.rand(1, 3, 5, 4)
+    torch.testing.assert_close(runtime.run(lr), load_teacher(files["torch.export"])(lr))
+    with pytest.raises(UsageError, match="fp32 here, not bf16"):
+        open_model(files["TorchScript"], precision="bf16")
+    with pytest.raises(UsageError, match="takes float images"):
+        runtime.run(torch.rand(1, 1, 5, 4))
+
+
+@pytest.fixture(scope="module", name="photos")
+def _photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(2):
+        Image.linear_gradient("L").resize((48, 40)).rotate(90 * index).convert("RGB").save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compress_trains_towards_a_foreign_teacher(
+    kind: str, files: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    report = compress(
+        files[kind],
+        recipe="logits",
+        data=photos,
+        student="compact:width=4,depth=1,scale=2",
+        steps=2,
+        out=tmp_path / "run",
+        settings=("schedule.batch=2", "schedule.lr_patch=8"),
+        announce=said.append,
+    )
+    assert report.steps == 2 and report.teacher is not None and report.teacher.cost is None
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["teacher"]["options"] == {}
+    assert facts["teacher"]["kind"] == kind and facts["teacher"]["path"] == str(files[kind])
+    assert any("img_range=1.0 assumed" in line for line in said)
+    assert any(line.startswith("teacher check on the photo") for line in said)
+
+
+def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    path, nowhere = files["TorchScript"], tmp_path / "no such data"
+    offered = ", ".join(recipes_for_outputs())
+    assert {"scratch", "logits", "logits-paper"} <= set(recipes_for_outputs())
+    assert "inherit" not in recipes_for_outputs()
+    with pytest.raises(
+        UsageError, match=f"inherit needs weights or features.*gives outputs only; recipes that take it: {offered}"
+    ):
+        compress(path, recipe="inherit", data=nowhere, student="edsr:scale=2", out=tmp_path / "run")
+    with pytest.raises(UsageError, match="give its shape, --student compact:width=32,depth=8,scale=2"):
+        compress(path, recipe="logits", data=nowhere, out=tmp_path / "run")
+    with pytest.raises(UsageError, match="the student is for x4, the teacher for x2"):
+        compress(path, recipe="logits", data=nowhere, student="edsr:scale=4", out=tmp_path / "run")
+    with pytest.raises(UsageError, match="the student has 1 channels, the teacher 3: add channels=3"):
+        compress(path, recipe="logits", data=nowhere, student="compact:scale=2,channels=1", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    grey = tmp_path / "grey.safetensors"
+    save_network(build(CompactSpec(2, 4, 1, channels=1), seed=0), grey)
+    with pytest.raises(UsageError, match="the teacher takes one channel, and compress trains on RGB"):
+        compress(grey, recipe="logits", data=nowhere, out=tmp_path / "run")

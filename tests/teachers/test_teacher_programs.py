@@ -1,0 +1,150 @@
+"""Foreign files that hold code, are damaged or lie about their size: refused before torch reads them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError
+from compressor.teachers.teacher import load_teacher
+from tests.support.commands import ROOT, python
+from tests.support.foreign_models import save_all, save_torchscript, twin
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_all(tmp_path_factory.mktemp("foreign"))
+
+
+class Saver(nn.Module):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x
+
+
+def test_torchscript_that_opens_files_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path = save_torchscript(Saver(str(tmp_path / "WRITTEN")), tmp_path / "saver.pt")
+    with pytest.raises(SrkdError, match=r"uses 'save\(', which a network does not need: refused, nothing was run"):
+        load_teacher(path)
+    assert not (tmp_path / "WRITTEN").exists()
+    torch.jit.load(str(path))(torch.rand(1, 3, 2, 2))
+    assert (tmp_path / "WRITTEN").exists(), "otherwise that nothing was written would prove nothing"
+
+
+class Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def rewritten(path: Path, out: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+        for name, content in extra.items():
+            new.writestr(f"{old.namelist()[0].partition('/')[0]}/{name}", content)
+    return out
+
+
+def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict[str, Path], tmp_path: Path) -> None:
+    sentinel = tmp_path / "RAN"
+    bomb = pickle.dumps(Touch(sentinel), 2)
+    good = files["torch.export"]
+
+    def program(old: bytes, new: bytes) -> Callable[[str, bytes], bytes]:
+        return lambda name, content: content.replace(old, new) if "/models/" in name else content
+
+    def samples(name: str, content: bytes) -> bytes:
+        return bomb if "sample_inputs" in name else content
+
+    def weight(name: str, content: bytes) -> bytes:
+        return bomb if name.endswith("weight_0") else content
+
+    hidden = f'__import__(\\"os\\").mkdir(\\"{sentinel}\\")'.encode()
+    cases = [
+        (samples, {}, "would run 'posix.mkdir'"),
+        (weight, {}, "would run 'posix.mkdir'"),
+        (program(b"torch.ops.aten.conv2d.default", b"torch.hub.load"), {}, "calls 'torch.hub.load'"),
+        (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is no arithmetic"),
+        (lambda name, content: content, {"data/aotinductor/model/x.so": b"\x7fELF"}, "aotinductor"),
+    ]
+    for number, (change, extra, said) in enumerate(cases):
+        path = rewritten(good, tmp_path / f"bad{number}.pt2", change, extra)
+        with pytest.raises(SrkdError, match=said) as raised:
+            load_teacher(path)
+        assert str(path) in str(raised.value) and not sentinel.exists()
+    same = rewritten(good, tmp_path / "same.pt2", lambda name, content: content, {})
+    assert load_teacher(same).kind == "torch.export"
+
+
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    content = files[kind].read_bytes()
+    for cut in (len(content) // 2, len(content) - 30):
+        path = tmp_path / files[kind].name
+        path.write_bytes(content[:cut])
+        with pytest.raises(SrkdError, match="damaged"):
+            load_teacher(path)
+    with zipfile.ZipFile(files[kind]) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        new.writestr(f"{old.namelist()[0].partition('/')[0]}/data/weights/weight_9", bytes(200 * 2**20))
+    with pytest.raises(SrkdError, match=r"unpack to 2.*: this is no model"):
+        load_teacher(path)
+
+
+def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    torch.save(twin(), tmp_path / "whole.pth")
+    with pytest.raises(SrkdError, match=r"refused, nothing was run.*state_dict\(\).*export the model to ONNX or Torch"):
+        load_teacher(tmp_path / "whole.pth")
+
+
+def hostile_programs(count: int, seed: int, folder: Path) -> None:
+    """In a process of its own: these formats are read by native code, and a crash must be seen."""
+    outcome = python("-W", "ignore", "-m", "tests.support.hostile_programs", count, seed, folder, cwd=ROOT, timeout=900)
+    assert outcome.code == 0, f"died at {(folder / 'last').read_text()}: {outcome.err[-500:]}"
+    report = outcome.json
+    assert report["wrong"] == []
+    assert report["loaded"] + report["refused"] == count
+    assert report["loaded"] >= count // 10 and report["refused"] >= count // 3
+
+
+def test_damaged_programs(tmp_path: Path) -> None:
+    hostile_programs(80, 0, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_thousands_of_damaged_programs(seed: int, tmp_path: Path) -> None:
+    hostile_programs(1500, seed, tmp_path)
+
+
+def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    """torch itself reads beyond the record's end, and crashes or shows what lies in memory."""
+    short = rewritten(
+        files["TorchScript"], tmp_path / "short.pt", lambda name, old: old[:8] if name.endswith("data/1") else old, {}
+    )
+    with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
+        load_teacher(short)
+    for kept in (0, 8):
+        short = rewritten(
+            files["torch.export"],
+            tmp_path / "short.pt2",
+            lambda name, old, kept=kept: old[:kept] if name.endswith("weight_0") else old,  # type: ignore[misc]
+            {},
+        )
+        with pytest.raises(SrkdError, match=r"the values of 0\.weight are not all there"):
+            load_teacher(short)

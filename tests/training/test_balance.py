@@ -1,0 +1,91 @@
+"""A recipe whose other terms outweigh the pixel loss is flagged: once, late enough, and for the record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.processes import Processes
+from compressor.data.prepare import ValidationImage
+from compressor.training.events import Reference, RunEvents
+from compressor.training.guard import AFTER, ROWS, Balance
+from compressor.training.losses import Losses
+from compressor.training.run_folder import FolderElsewhere, RunFolder
+from tests.training.test_training import smooth_patch, stage
+
+
+def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
+    """Raw terms, of which the contrast weighs a tenth."""
+    terms = {"pixel": torch.tensor(pixel), "logits": torch.tensor(logits), "contrast": torch.tensor(contrast)}
+    return Losses(terms, {"pixel": 1.0, "logits": 1.0, "contrast": 0.1})
+
+
+def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stages: int = 1) -> RunEvents:
+    image = smooth_patch().batch
+    return RunEvents(
+        folder,
+        stages=(stage([], steps=steps // stages),) * stages,
+        images=(ValidationImage("patch", image.lr, image.hr),),
+        reference=Reference(20.0, None),
+        progress=lambda title, done, total: None,
+        announce=lines.append,
+        processes=Processes(),
+    )
+
+
+def test_it_is_told_once_after_5000_steps_and_kept(tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = RunFolder(tmp_path / "run")
+    events = events_of(folder, lines)
+    for done in range(100, AFTER, 100):
+        events.stepped(done, 1e-4, losses(0.1, 0.1, 2.5))
+    assert lines == [] and folder.flags() == ()
+    for done in range(AFTER, AFTER + 500, 100):
+        events.stepped(done, 1e-4, losses(0.1, 0.1, 2.5))
+    (line,) = lines
+    assert line.startswith(f"step {AFTER}/10000: ") and "weigh 3.5 times as much as it, mostly contrast" in line
+    assert "--set weights.contrast=" in line
+    (flag,) = folder.flags()
+    assert flag.startswith(f"step {AFTER}: ") and flag in (tmp_path / "run" / "log.txt").read_text()
+    rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "flag"] == [AFTER]
+
+
+def test_a_continued_run_is_not_told_again_unless_its_flag_was_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for forgotten, told in ((AFTER + 100, 0), (AFTER - 100, 1)):
+        folder, lines = RunFolder(tmp_path / "run", resumed=True), []
+        if not forgotten < AFTER:
+            folder.flag(AFTER, "it was")
+        folder.forget_after(forgotten)
+        events = events_of(folder, lines)
+        for done in range(AFTER + 100, AFTER + 3000, 100):
+            events.stepped(done, 1e-4, losses(0.1, 0.5))
+        assert len(lines) == told
+
+
+@pytest.mark.parametrize("numbers", [losses(0.1, 0.29), losses(0.0, 0.5), losses(0.1, 0.1, 1.9)])
+def test_up_to_three_times_is_nothing_to_tell_and_neither_is_no_pixel_loss(numbers: Losses) -> None:
+    balance = Balance()
+    assert [balance.see(step, numbers.numbers()) for step in range(AFTER, AFTER + 3000, 100)] == [None] * 30
+
+
+def test_it_is_the_mean_of_several_rows_of_one_stage() -> None:
+    balance = Balance()
+    light, heavy = losses(0.1, 0.1).numbers(), losses(0.1, 0.4).numbers()
+    told = [balance.see(AFTER + step, heavy if step == 5 else light) for step in range(40)]
+    assert told == [None] * 40
+    for step in range(ROWS):
+        assert balance.see(step + 1, heavy) is None, "a new stage has 5,000 steps of its own"
+    assert balance.see(AFTER, heavy)
+
+
+def test_pixel_losses_of_further_students_are_pixel_losses() -> None:
+    balance = Balance()
+    rows = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
+    assert not any(balance.see(AFTER + step, rows) for step in range(2 * ROWS))
+    assert FolderElsewhere(Path("nowhere")).flags() == ()

@@ -1,0 +1,270 @@
+"""Several processes train as one does: the same losses, one run folder, and a lost process loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from compressor.base.errors import UsageError
+from compressor.base.processes import Processes
+from compressor.base.rank import Place
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.run_folder import FolderElsewhere, RunFolder
+from srkd.compression import compress
+from tests.support.commands import ROOT
+from tests.support.one_or_two import measured
+
+TOLERANCE = 1e-4
+"""Relative, of every loss over thirty steps: float sums of half batches round differently. Found: below 1e-6."""
+
+WORDS = ("kind", "batches", "first_pixels")
+SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.validate_every=10", "schedule.rate=1e-3")
+STEPS = 60
+TWO_PROCESSES = ("--standalone", "--nproc-per-node", "2")
+LOST = 60
+"""Seconds in which the others must have ended."""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher and photos."""
+    folder = tmp_path_factory.mktemp("given")
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
+    (folder / "photos").mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    return folder
+
+
+def new_run(given: Path, run: Path, steps: int = STEPS) -> list[str]:
+    options = ["--teacher", str(given / "teacher.safetensors"), "--data", str(given / "photos"), "--steps", str(steps)]
+    return ["compress", *options, *(word for setting in SETTINGS for word in ("--set", setting)), "--out", str(run)]
+
+
+@contextmanager
+def torchrun(*arguments: str, machine: Sequence[str] = TWO_PROCESSES) -> Iterator[subprocess.Popen[str]]:
+    """Processes on this machine; nothing of them outlives the block."""
+    command = [sys.executable, "-m", "torch.distributed.run", *machine]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        for one in [*workers(process), process]:
+            one.kill()
+        process.communicate()
+
+
+def ended(*arguments: str) -> tuple[int, str, str]:
+    with torchrun(*arguments) as process:
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that torchrun started, by rank."""
+    try:
+        children = psutil.Process(process.pid).children()
+        return sorted(children, key=lambda child: int(child.environ()["RANK"]))
+    except (psutil.NoSuchProcess, KeyError):
+        return []
+
+
+def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
+    """Do something when a state has been saved and the steps go on; when it was done."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= 15:
+            break
+        time.sleep(0.002)
+    act()
+    return time.monotonic()
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """What must not depend on how often a process was lost."""
+    return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), curve(run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("two") / "run"
+    code, out, err = ended("-m", "srkd", *new_run(given, run), "--json")
+    assert code == 0, err
+    assert json.loads(out)["steps"] == STEPS, "one object, from one process"
+    assert err.count(f"step {STEPS}/{STEPS}") == 1, "one process speaks"
+    return run
+
+
+def test_two_processes_have_the_loss_curve_of_one(given, undisturbed, tmp_path):
+    options = {"data": given / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
+    one = compress(given / "teacher.safetensors", **options)
+    ours, theirs = curve(one.run), curve(undisturbed)
+    told = [[(line["kind"], line["step"], line.get("batches")) for line in lines] for lines in (ours, theirs)]
+    assert told[0] == told[1] and told[0][0][2], "the same steps, and the same batches by their hashes"
+    for mine, other in zip(ours, theirs, strict=True):
+        assert {key: value for key, value in mine.items() if key not in WORDS} == pytest.approx(
+            {key: value for key, value in other.items() if key not in WORDS}, rel=TOLERANCE
+        )
+    facts = json.loads((undisturbed / "run.json").read_text())
+    assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
+
+
+def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(given, tmp_path):
+    alone = measured(given / "photos", Processes())
+    code, _, err = ended(
+        str(ROOT / "tests" / "support" / "one_or_two.py"), str(given / "photos"), str(tmp_path / "found.json")
+    )
+    assert code == 0, err
+    both = json.loads((tmp_path / "found.json").read_text())
+    ours, theirs = alone["trained"], both["trained"]
+    assert theirs["batches"] == ours["batches"] and len(set(ours["batches"])) == 3
+    assert theirs["replicas"] == 1
+    assert ours["losses"][-1]["raw/contrast"] < 0.97 * ours["losses"][0]["raw/contrast"]
+    for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+        assert other == pytest.approx(mine, rel=TOLERANCE)
+    assert theirs["weights"] == pytest.approx(ours["weights"], abs=2e-5)
+    *grads, loss = alone["gradients"]
+    assert grads[2] is None and grads[1] is not None
+    for mine, other in zip([*grads, loss], both["gradients"], strict=True):
+        assert other == (None if mine is None else pytest.approx(mine, rel=1e-5))
+    assert alone["refusals"] == {"same": None, "other": None, "failed": None, "weights": None}
+    told = both["refusals"]
+    assert told["same"] is None and told["failed"] == "rank 1 of 2: no photos here"
+    assert told["other"].startswith("rank 1 of 2, on ") and told["other"].endswith(" has other data")
+    assert "rank 1 of 2, on " in told["weights"] and "has other weights than rank 0 after step 0" in told["weights"]
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(given, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    with torchrun("-m", "srkd", *new_run(given, run)) as process:
+        began = in_training(process, run, lambda: workers(process)[1].kill())
+        _, err = process.communicate(timeout=LOST)
+        assert time.monotonic() - began < LOST and process.returncode == 1
+    (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
+    assert "another process was lost at step " in line and "rank 0 of 2 noticed" in line
+    assert f"continue with: torchrun ... -m srkd compress --resume {run}" in line
+    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    assert code == 0, err
+    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_ends_the_others(given, tmp_path, rank):
+    run = tmp_path / "run"
+    with torchrun("-m", "srkd", *new_run(given, run, steps=2000)) as process:
+        began = in_training(process, run, lambda: workers(process)[rank].suspend())
+        _, err = process.communicate(timeout=2 * LOST)
+        assert time.monotonic() - began < LOST
+    assert f"rank {1 - rank} of 2 noticed: rank {rank} gave no sign of life" in err
+    assert f"continue with: torchrun ... -m srkd compress --resume {run}" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_stop_at_the_same_step_when_asked(given, undisturbed, tmp_path, number):
+    run = tmp_path / "run"
+    with torchrun("-m", "srkd", *new_run(given, run)) as process:
+        in_training(process, run, lambda: process.send_signal(number))
+        _, err = process.communicate(timeout=LOST)
+    (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
+    assert "interrupted and saved at step " in line and "torchrun ... -m srkd compress --resume" in line
+    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    assert code == 0, err
+    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+def test_torchrun_that_begins_anew_continues_the_run(given, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    with torchrun("-m", "srkd", *new_run(given, run), machine=(*TWO_PROCESSES, "--max-restarts", "1")) as process:
+        in_training(process, run, lambda: workers(process)[1].kill())
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    assert f"begun anew by torchrun: continuing {run}" in out
+    assert outcome(run) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [0, 1])
+def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone):
+    """Two torchruns that meet over TCP; everything on one of them is killed at once."""
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(
+                torchrun("-m", "srkd", *new_run(given, run), machine=("--nnodes", "2", "--node-rank", rank, *meeting))
+            )
+            for rank in ("0", "1")
+        ]
+
+        def power_cut() -> None:
+            for process in (psutil.Process(machines[gone].pid), *workers(machines[gone])):
+                process.kill()
+
+        began = in_training(machines[1 - gone], run, power_cut)
+        _, err = machines[1 - gone].communicate(timeout=LOST)
+        assert time.monotonic() - began < LOST
+    assert "another process was lost at step " in err and f"rank {1 - gone} of 2 noticed" in err
+    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    assert code == 0, err
+    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+
+
+def test_a_batch_is_shared_evenly_or_refused():
+    shares = [list(Place(rank, 4).share(8)) for rank in range(4)]
+    assert shares == [[0, 1], [2, 3], [4, 5], [6, 7]] and list(Place().share(3)) == [0, 1, 2]
+    with pytest.raises(UsageError, match=r"batch of 16 .* 3 processes: --set schedule.batch=15 or 18"):
+        Place(0, 3).share(16)
+    with pytest.raises(UsageError, match=r"schedule.batch=8,"):
+        Place(0, 8).share(4)
+
+
+def test_the_place_is_what_torchrun_says():
+    said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
+    assert Place.here(said) == Place(5, 8, 1, 2) and not Place.here(said).leads
+    assert Place.here({}) == Place() and Place().leads
+    with pytest.raises(UsageError, match="RANK='x'"):
+        Place.here({**said, "RANK": "x"})
+    with pytest.raises(UsageError, match="RANK=8"):
+        Place.here({**said, "RANK": "8"})
+
+
+def test_only_the_leading_process_writes(tmp_path):
+    """Whatever a run folder can write, its stand-in does not."""
+    reading = {"__init__", "read_facts", "safe", "nothing_lost"}
+    private = {name for name in vars(RunFolder) if name.startswith("_")}
+    writing = {name for name, value in vars(RunFolder).items() if callable(value)} - reading - private
+    assert writing and writing <= vars(FolderElsewhere).keys()
+    folder = FolderElsewhere(tmp_path / "run")
+    folder.log("line")
+    folder.metrics("train", 1, {"loss": 1.0})
+    folder.write_facts({})
+    assert list(tmp_path.iterdir()) == []

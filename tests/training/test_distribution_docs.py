@@ -1,0 +1,78 @@
+"""The commands of docs/many-gpus.md are read by torchrun's own parser and by srkd's; the scripts run with stand-ins."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from srkd.commands.compress import command
+from tests.support.commands import ROOT
+
+PAGE = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+
+
+def scripts(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """Programs that write down how they were called: one machine's torchrun, ssh that runs here, Slurm's words."""
+    programs = {
+        "torchrun": f'printf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
+        "ssh": 'shift; exec bash -c "$*"',
+        "srun": 'exec "$@"',
+        "scontrol": 'printf "node7\\nnode8\\n"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, body in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "distil").mkdir()
+    return tmp_path
+
+
+def calls(script: str, desk: Path) -> list[list[str]]:
+    """What torchrun was asked, after it and srkd have both understood it."""
+    from torch.distributed.run import parse_args
+
+    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}
+    path = os.pathsep.join([str(desk / "bin"), os.environ["PATH"]])
+    (desk / "calls").unlink(missing_ok=True)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=desk,
+        env={**os.environ, **slurm, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [shlex.split(line) for line in (desk / "calls").read_text().splitlines()]
+    for words in found:
+        asked = parse_args(words)
+        assert asked.module and asked.training_script == "srkd" and asked.training_script_args[0] == "compress"
+        command.make_context("compress", asked.training_script_args[1:])
+    return found
+
+
+def test_one_machine_and_ssh(desk: Path) -> None:
+    one, threads, ssh, again = (calls(script, desk) for script in scripts("sh"))
+    assert len(one) == len(threads) == len(again) == 1
+    assert again[0][-2:] == ["--resume", "runs/edsr"]
+    assert sorted(words[words.index("--node-rank") + 1] for words in ssh) == ["0", "1"]
+    assert len({tuple(words[4:]) for words in ssh}) == 1, "but for its rank each machine is told the same"
+
+
+def test_the_slurm_script_begins_and_then_continues(desk: Path) -> None:
+    (script,) = scripts("slurm")
+    (begun,) = calls(script, desk)
+    assert begun[-2:] == ["--out", "runs/edsr"] and "node7:29500" in begun
+    (desk / "runs" / "edsr").mkdir(parents=True)
+    (desk / "runs" / "edsr" / "run.json").write_text("{}")
+    (continued,) = calls(script, desk)
+    assert continued[-2:] == ["--resume", "runs/edsr"]

@@ -1,0 +1,95 @@
+"""A term from which no gradient reaches the student is refused at step 1, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+from compressor.training.loop import train
+from compressor.training.state import State
+from compressor.training.step import Step
+from tests.training.test_guard import Faulty, trained
+from tests.training.test_training import Recorder, network, smooth_patch, stage
+
+
+class Doubling(torch.autograd.Function):
+    """Written by hand, as methods do for straight-through estimators."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class HasModule(Faulty):
+    """`still` is made by `make` of the student's image and a module of the method's own."""
+
+    def __init__(self, make: Callable[[Step, nn.Module], torch.Tensor]) -> None:
+        super().__init__({})
+        object.__setattr__(self, "make", make)
+        object.__setattr__(self, "own", nn.Conv2d(3, 3, 1))
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict({"own": self.own})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {**super().terms(step), "still": self.make(step, self.own)}
+
+
+def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
+    """The student runs inside a checkpoint: its parameters are nowhere in the recorded graph."""
+    entry = step.lr.clone().requires_grad_(True)
+    inside = step._cast.students[0].network
+    return checkpoint(lambda lr: inside(lr).mean(), entry, use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda step, own: own(step.student().sr).mean(),
+        lambda step, own: Doubling.apply(step.student().sr).mean(),
+        lambda step, own: checkpoint(own, step.student().sr, use_reentrant=False).mean(),
+        lambda step, own: checkpoint(own, step.student().sr, use_reentrant=True).mean(),
+        through_reentrant_checkpoint,
+        lambda step, own: step.student(taps=("body[0]",)).features["body[0]"].mean(),
+    ],
+)
+def test_terms_with_a_path_to_the_student_pass(make):
+    _, recorder = trained(stage([HasModule(make)], steps=2))
+    assert len(recorder.losses) == 2
+
+
+@pytest.mark.parametrize(
+    "make, why",
+    [
+        (lambda step, own: step.student().sr.detach().mean(), "it is computed without gradients"),
+        (lambda step, own: torch.tensor(1.0), "it is computed without gradients"),
+        (lambda step, own: own(step.student().sr.detach()).mean(), "its gradient ends elsewhere"),
+        (lambda step, own: Doubling.apply(own(step.lr)).mean(), "its gradient ends elsewhere"),
+    ],
+)
+def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):
+    one = stage([HasModule(make)], steps=3)
+    state = State.fresh(network(0), None, one)
+    before = [tensor.clone() for tensor in state.student.state_dict().values()]
+    with pytest.raises(SrkdError, match=rf"step 1: the term still has no gradient path to the student \({why}\)"):
+        train(one, state, smooth_patch(), None, Recorder(), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.student.state_dict().values(), strict=True))
+
+
+def test_the_check_itself_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    checked, _ = trained(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
+    monkeypatch.setattr("compressor.training.loop.require_paths", lambda terms, student: None)
+    unchecked, _ = trained(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
+    assert all(
+        torch.equal(a, b) for a, b in zip(checked.student.parameters(), unchecked.student.parameters(), strict=True)
+    )

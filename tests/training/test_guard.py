@@ -1,0 +1,158 @@
+"""A step that is not finite, or explodes, changes nothing and is told; ten in a row end the run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.data.prepare import ValidationImage
+from compressor.models.networks.base import Network
+from compressor.training.events import Reference, RunEvents
+from compressor.training.guard import ENOUGH, FACTOR, IN_A_ROW, Guard
+from compressor.training.loop import train
+from compressor.training.method import PlainMethod
+from compressor.training.run_folder import RunFolder
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Step
+from tests.training.test_training import Recorder, network, smooth_patch, stage
+
+
+@dataclass(frozen=True)
+class Faulty(PlainMethod):
+    """Pixel loss times a factor at some steps."""
+
+    factors: Mapping[int, float]
+    name: str = "faulty"
+    needs_teacher: bool = False
+    needs_network: bool = False
+    weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0, "still": 1.0})
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict()
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        sr = step.student().sr
+        return {
+            "pixel": (sr - step.hr).abs().mean() * self.factors.get(step.number, 1.0),
+            "still": (sr - step.hr).square().mean(),
+        }
+
+
+def trained(one: Stage, state: State | None = None) -> tuple[State, Recorder]:
+    recorder, state = Recorder(), state or State.fresh(network(0), None, one)
+    train(one, state, smooth_patch(), None, recorder, seed=0)
+    return state, recorder
+
+
+def all_numbers(state: State) -> list[torch.Tensor]:
+    """Weights, their average, and Adam's moments and step counts."""
+    moments = [value for of in state.optimiser.state_dict()["state"].values() for value in of.values()]
+    return [*state.student.state_dict().values(), *state.ema.network.state_dict().values(), *moments]
+
+
+def same(a: State, b: State) -> bool:
+    ours, theirs = all_numbers(a), all_numbers(b)
+    return len(ours) == len(theirs) and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_step_that_is_not_finite_leaves_no_trace(value: float):
+    """Steps 0 to 5 with 0, 2 and 3 broken are three good steps, to the bit."""
+    broken, recorder = trained(stage([Faulty({0: value, 2: value, 3: value})], steps=6, rate=1e-3))
+    whole, _ = trained(stage([Faulty({})], steps=3, rate=1e-3))
+    assert same(broken, whole) and broken.done == 6 and whole.done == 3
+    assert broken.ema.updates == 3 and broken.guard.skipped == 3 and len(recorder.losses) == 3
+    assert {done: bad.terms for done, bad in recorder.bad.items()} == dict.fromkeys((1, 3, 4), ("raw/pixel",))
+    assert [bad.in_a_row for bad in recorder.bad.values()] == [1, 1, 2]
+
+
+class Cliff(Faulty):
+    """A loss of zero with a gradient that is no number, at step 1."""
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        terms = super().terms(step)
+        cliff = torch.sqrt((step.student().sr * 0).sum()) if step.number == 1 else terms["still"]
+        return {**terms, "still": cliff}
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too():
+    for clip in ("null", "10"):
+        state, recorder = trained(stage([Cliff({})], steps=3, clip=clip))
+        assert recorder.bad[2].terms == ("gradient norm",) and list(recorder.bad) == [2]
+        assert all(tensor.isfinite().all() for tensor in all_numbers(state))
+
+
+def test_an_exploding_step_is_skipped_once_there_is_something_to_compare_with():
+    early, late = ENOUGH // 2, ENOUGH + 5
+    one = stage([Faulty({early: 1e3, late: 1e5})], steps=ENOUGH + 8, rate=1e-6)
+    _, recorder = trained(one)
+    assert list(recorder.bad) == [late + 1]
+    assert recorder.bad[late + 1].terms == ("weighted/pixel",)
+    assert "mostly weighted/pixel, is over 20 times" in recorder.bad[late + 1].why
+
+
+def test_the_bound_is_that_factor_and_bad_steps_do_not_raise_it():
+    guard = Guard()
+    for number in range(ENOUGH):
+        assert guard.judge(1.0 + 2 * (number % 2), 1.0, dict) is None
+    assert guard.average == pytest.approx(2.0)
+    assert guard.judge(2.0 * FACTOR * 1.01, 1.0, dict) is not None
+    assert guard.average == pytest.approx(2.0)
+    assert guard.judge(2.0 * FACTOR * 0.99, 1.0, dict) is None
+    assert guard.in_a_row == 0 and guard.skipped == 1
+
+
+def test_the_guard_continues_where_it_was_saved(tmp_path: Path):
+    factors = {**dict.fromkeys(range(21, 26), 1e6), 23: math.nan}
+    long, short = (stage([Faulty(factors)], steps=steps, rate=1e-3) for steps in (30, 24))
+    straight, all_of_it = trained(long)
+    half, first = trained(short)
+    assert half.guard.in_a_row == 3
+    half.save(tmp_path / "state.pt")
+    resumed = State.fresh(network(0), None, long)
+    resumed.load(tmp_path / "state.pt")
+    _, rest = trained(long, resumed)
+    assert same(resumed, straight) and resumed.guard == straight.guard
+    told = [
+        {done: (bad.why, bad.in_a_row) for done, bad in bads.items()} for bads in (first.bad, rest.bad, all_of_it.bad)
+    ]
+    assert {**told[0], **told[1]} == told[2] and all_of_it.bad[26].in_a_row == 5
+
+
+def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
+    one = stage([Faulty(dict.fromkeys(range(6, 40), math.nan))], steps=40, validate_every=4)
+    lines: list[str] = []
+    image = smooth_patch().batch
+    events = RunEvents(
+        RunFolder(tmp_path / "run"),
+        stages=(one,),
+        images=(ValidationImage("patch", image.lr, image.hr),),
+        reference=Reference(20.0, None),
+        progress=lambda title, done, total: None,
+        announce=lines.append,
+        processes=Processes(),
+    )
+    with pytest.raises(SrkdError) as caught:
+        train(one, State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0)
+    told = str(caught.value)
+    assert told.startswith(
+        f"step {6 + IN_A_ROW}: {IN_A_ROW} steps in a row were skipped, the last because of raw/pixel"
+    )
+    assert "state-00000012.pt" in told and f"srkd compress --resume {tmp_path / 'run'}" in told
+    assert "--set schedule.rate=" in told and "--init-from" in told
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    bad = [row for row in rows if row["kind"] == "skipped"]
+    assert [row["step"] for row in bad] == list(range(7, 17))
+    assert bad[0]["terms"] == ["raw/pixel"] and bad[0]["loss"] is None
+    assert "step 7 skipped: raw/pixel not finite" in (tmp_path / "run" / "log.txt").read_text()
+    assert any("step 7/40 skipped: raw/pixel not finite" in line for line in lines)

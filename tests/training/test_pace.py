@@ -1,0 +1,194 @@
+"""Precision and layout are measured once, said, recorded and kept; compilation may fail without harm."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import srkd
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256
+from compressor.training import speed as pace
+from compressor.training import step as compiled
+from compressor.training.loop import train
+from compressor.training.networks import players
+from compressor.training.speed import Asked, Candidate, Pace, choose_pace
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import CompiledAtFirst, wants_compilation
+from recipes.loading import load_preset
+from srkd import compression
+from srkd.continuing import pace_of
+from tests.training.test_training import Recorder, smooth_patch
+
+CPU = torch.device("cpu")
+
+
+def network(width: int = 8) -> Network:
+    return build(EDSRSpec(scale=2, width=width, depth=2), seed=3)
+
+
+def chosen(steps: int = 10**6, asked: Asked = pace.ASK_NOTHING) -> Pace:
+    return choose_pace(network(), steps=steps, batch=4, lr_patch=12, device=CPU, asked=asked)
+
+
+def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
+    """Let a step take so long in each precision, whatever the machine."""
+    plain_run = pace._Trial.run
+
+    def run(trial: pace._Trial) -> None:
+        plain_run(trial)
+        time.sleep(milliseconds[trial.precision] / 1e3)
+
+    monkeypatch.setattr(pace._Trial, "run", run)
+
+
+@pytest.mark.parametrize(("fp32", "bf16", "wins"), [(20.0, 5.0, "bf16"), (5.0, 20.0, "fp32")])
+def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, wins: str) -> None:
+    monkeypatch.setattr(pace, "computes_bf16", lambda device: True)
+    slow_in(monkeypatch, fp32=fp32, bf16=bf16)
+    found = chosen()
+    assert found.precision == wins
+    assert set(found.step_ms) == {"fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous"}
+    assert found.step_ms["fp32 channels_last"] >= fp32
+    assert f"training in {wins}" in found.line(12)
+    assert "of 12x12" in found.line(12)
+
+
+def test_a_precision_that_the_recipe_names_is_compared_with_itself() -> None:
+    """Only bf16 was measured: there is no fp32 to be faster than."""
+    found = Pace("bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0})
+    assert "bf16, contiguous: 1.50 times bf16 channels last here" in found.line(12)
+
+
+def test_noise_does_not_choose() -> None:
+    plain, other, third = (
+        Candidate("fp32", "channels_last"),
+        Candidate("fp32", "contiguous"),
+        Candidate("bf16", "contiguous"),
+    )
+    times = {str(plain): 100.0, str(other): 95.0, str(third): 80.0}
+    assert pace._fastest([plain, other], times) == plain
+    assert pace._fastest([plain, other, third], times) == third
+
+
+def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    slow_in(monkeypatch, fp32=1.0)
+    assert set(chosen().step_ms) == {"fp32 channels_last", "fp32 contiguous"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_was_asked_for_is_kept(precision: str) -> None:
+    assert chosen(asked=Asked(precision=precision)).precision == precision  # type: ignore[arg-type]
+
+
+def test_a_short_run_is_not_measured() -> None:
+    found = chosen(steps=3)
+    assert (found.precision, found.layout, dict(found.step_ms)) == ("fp32", "channels_last", {})
+
+
+def test_measuring_leaves_the_student_as_it_was() -> None:
+    student = network()
+    before = network_sha256(student), student.training
+    state = torch.random.get_rng_state()
+    choose_pace(student, steps=10**6, batch=2, lr_patch=12, device=CPU)
+    assert (network_sha256(student), student.training) == before
+    assert all(parameter.grad is None for parameter in student.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_paper_presets_train_in_fp32_and_nothing_is_measured_for_them() -> None:
+    for name in ("scratch-paper", "inherit-paper", "logits-paper"):
+        assert load_preset(name).asked().precision == "fp32"
+
+
+def test_the_teacher_runs_in_its_own_precision() -> None:
+    def target(teacher_precision: str) -> torch.Tensor:
+        preset = load_preset("logits", [f"schedule.teacher_precision={teacher_precision}"])
+        one = preset.stage(preset.build_methods())
+        cast = players(one, State.fresh(network(), None, one), network(16), print, Processes())
+        assert cast.teacher is not None
+        return cast.teacher(smooth_patch().at(0).lr, ()).sr
+
+    exact, rounded = target("fp32"), target("bf16")
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.05
+
+
+def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    small = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.precision=bf16", "schedule.validate_every=1")
+    student = "edsr:width=4,depth=1,scale=4"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compression.TrainingRun, "_report", stop)
+    with pytest.raises(KeyboardInterrupt):
+        srkd.compress(recipe="scratch", student=student, steps=2, settings=small, out=run)
+    monkeypatch.undo()
+    recorded = json.loads((run / "run.json").read_text())["pace"]
+    assert recorded["precision"] == "bf16"
+
+    def measured(*_: object, **__: object) -> Pace:
+        raise AssertionError("a resumed run measured again")
+
+    monkeypatch.setattr(compression, "choose_pace", measured)
+    compression.resume(run)
+    assert json.loads((run / "run.json").read_text())["pace"] == recorded
+
+
+def test_a_run_folder_without_a_pace_is_refused() -> None:
+    with pytest.raises(SrkdError, match="pace"):
+        pace_of({"pace": {"speed": "high"}})
+
+
+def test_compilation_is_for_long_runs_on_a_gpu() -> None:
+    cuda = torch.device("cuda")
+    assert wants_compilation("auto", device=cuda, steps=25_000)
+    assert not wants_compilation("auto", device=cuda, steps=100)
+    assert not wants_compilation("auto", device=CPU, steps=25_000)
+    assert wants_compilation("on", device=CPU, steps=1)
+    assert not wants_compilation("off", device=cuda, steps=25_000)
+
+
+def losses(compile: str, events: Recorder) -> list[float]:
+    preset = load_preset("scratch", [f"schedule.compile={compile}", "schedule.steps=5", "schedule.rate=1e-3"])
+    stage: Stage = preset.stage(preset.build_methods())
+    train(stage, State.fresh(network(), None, stage), smooth_patch(), None, events, seed=1)
+    return [numbers["loss"] for numbers in events.losses]
+
+
+def test_where_the_compiler_fails_training_goes_on_as_if_it_had_not_been_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(compiled.torch, "compile", lambda network, **_: no_compiler)
+    events = Recorder()
+    assert losses("on", events) == losses("off", Recorder())
+    assert events.notes == ["torch.compile failed, so training goes on without it: no C++ compiler"]
+
+
+def test_gradients_of_the_trial_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = network().train()
+    monkeypatch.setattr(compiled.torch, "compile", lambda network, **_: network)
+    CompiledAtFirst(student, trains=True, announce=print)(torch.rand(1, 3, 8, 8))
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+@pytest.mark.slow
+def test_compiled_training_is_eager_training() -> None:
+    events = Recorder()
+    assert losses("on", events) == pytest.approx(losses("off", Recorder()), rel=1e-4)
+    assert events.notes == []

@@ -1,0 +1,306 @@
+"""A run that dies loses nothing: killed, interrupted or refused, it continues to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Interrupted, interruption
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.run_folder import SavedStates
+from srkd.cli import run as srkd_in_process
+from srkd.compression import compress, resume
+from tests.support.commands import ROOT
+
+SETTINGS = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A teacher, photos, and the arguments of a short run without --out."""
+    folder = tmp_path_factory.mktemp("given")
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
+    (folder / "photos").mkdir()
+    for index in range(3):
+        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        Image.fromarray(along.astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    options = ["--teacher", str(folder / "teacher.safetensors"), "--data", str(folder / "photos")]
+    return [*options, "--steps", str(STEPS), *(word for setting in SETTINGS for word in ("--set", setting))]
+
+
+def started(arguments: list[str], program: str = "", most_bytes: int | None = None) -> subprocess.Popen[str]:
+    """`srkd compress` in a process of its own, after `program`, and with no file longer than `most_bytes`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    limit = "" if most_bytes is None else f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most_bytes},) * 2)\n"
+    lines = f"{limit}{program}\nimport sys; from srkd.cli import main; main(['compress', *sys.argv[1:]])"
+    command = [sys.executable, "-c", lines, *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+KILLED_IN_A_SAVE = """
+import os, signal
+from compressor import atomic
+finished = atomic._sync
+def dies(path):
+    if path.name.startswith(".state-"):
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    finished(path)
+atomic._sync = dies
+"""
+
+
+def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> None:
+    """Until metrics.jsonl has that many lines, or the process has ended."""
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.002)
+
+
+def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
+    """What must not depend on how often the run died."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), lines
+
+
+def states(run: Path) -> list[Path]:
+    """The oldest first."""
+    return SavedStates(run / "checkpoints").paths()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, list[str]]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = started([*given, "--out", str(run)])
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return outcome(run)
+
+
+def killed_until_done(given: list[str], run: Path, kills: int, seed: int) -> int:
+    """Kill the run at `kills` random moments, then let it end; how many of them hit it alive."""
+    moments = random.Random(seed)
+    hits = 0
+    for attempt in range(kills + 1):
+        process = started(["--resume", str(run)] if (run / "run.json").is_file() else [*given, "--out", str(run)])
+        if attempt < kills:
+            done = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").is_file() else 0
+            wait_for_lines(process, run, min(done + moments.randrange(1, 2 * STEPS // kills), STEPS))
+            time.sleep(moments.random() * 0.03)
+            hits += process.poll() is None
+            process.kill()
+            process.communicate()
+        else:
+            _, err = process.communicate(timeout=240)
+            assert process.returncode in (0, 1), err
+            assert process.returncode == 0 or "is finished" in err, err
+    return hits
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(given, undisturbed, tmp_path):
+    assert killed_until_done(given, tmp_path / "run", kills=3, seed=1) >= 2
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_many_more_kills_change_nothing(given, undisturbed, tmp_path, seed):
+    assert killed_until_done(given, tmp_path / "run", kills=6, seed=seed) >= 4
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+def test_stopped_by_ctrl_c_then_out_of_room_then_killed_in_a_save(given, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = started([*given, "--out", str(run)])
+    wait_for_lines(process, run, 8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    done = torch.load(states(run)[-1], weights_only=True)["done"]
+    assert f"saved at step {done} of {STEPS}" in line and f"srkd compress --resume {run}" in line
+    kept = {path: path.read_bytes() for path in states(run)}
+    newest = states(run)[-1]
+
+    process = started(["--resume", str(run)], most_bytes=newest.stat().st_size - 1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert "cannot write" in line and "File too large" in line
+    assert f"the last good state is {newest}" in line and f"continue with: srkd compress --resume {run}" in line
+    assert {path: path.read_bytes() for path in states(run)} == kept
+
+    process = started(["--resume", str(run)], program=KILLED_IN_A_SAVE)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert {path: path.read_bytes() for path in states(run)} == kept
+    assert list((run / "checkpoints").glob(".state-*.pt"))
+
+    process = started(["--resume", str(run)])
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert f"continuing at step {done} of {STEPS}" in out
+    assert outcome(run) == undisturbed
+    assert len(states(run)) == 3 and not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with interruption() as wish:
+        assert not wish.asked
+        os.kill(os.getpid(), first)
+        assert wish.asked
+        if second == signal.SIGTERM:
+            assert signal.getsignal(second) == signal.SIG_DFL
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(second)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.fixture
+def unfinished(given, tmp_path) -> Path:
+    """A run folder as a kill leaves it, with its own photos."""
+    photos = tmp_path / "own"
+    photos.mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((48, 40, 3), 60 * index, np.uint8)).save(photos / f"{index}.png")
+    run = tmp_path / "run"
+    compress(given[1], data=photos, steps=4, out=run, settings=SETTINGS)
+    facts = json.loads((run / "run.json").read_text())
+    del facts["result"]
+    (run / "run.json").write_text(json.dumps(facts))
+    return run
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, given, unfinished, tmp_path):
+    """What a cluster does before it takes the machine away; the run ends in the same bytes."""
+
+    def preempted(title: str, done: int, total: int) -> None:
+        if title == "training" and done == 2:
+            os.kill(os.getpid(), stop)
+
+    run = tmp_path / "preempted"
+    with pytest.raises(Interrupted, match=r"saved at step 2 of 4; continue with: srkd compress --resume") as caught:
+        compress(given[1], data=tmp_path / "own", steps=4, out=run, settings=SETTINGS, progress=preempted)
+    assert caught.value.exit_code == 130
+    assert [path.name for path in states(run)] == ["state-00000002.pt"]
+    resume(run)
+    assert outcome(run) == outcome(unfinished)
+
+
+def test_resume_goes_alone(unfinished, capfd):
+    for extra in (["--steps", "9"], ["--out", "elsewhere"], ["--set", "kappa=2"], ["--seed", "3"]):
+        assert srkd_in_process(["compress", "--resume", str(unfinished), *extra]) == 2
+        assert f"--resume goes alone: {extra[0]} would change the run" in capfd.readouterr().err
+    assert srkd_in_process(["compress"]) == 2
+    assert "--out" in capfd.readouterr().err
+
+
+def test_what_cannot_be_continued_is_told(unfinished, tmp_path):
+    with pytest.raises(SrkdError, match="is no run folder"):
+        resume(tmp_path / "nothing")
+    report = resume(unfinished)
+    assert report.steps == 4
+    with pytest.raises(SrkdError, match="the run is finished"):
+        resume(unfinished)
+
+
+def test_other_images_are_refused(unfinished, tmp_path):
+    Image.fromarray(np.full((48, 40, 3), 33, np.uint8)).save(tmp_path / "own" / "1.png")
+    with pytest.raises(SrkdError, match="its data is not what it was"):
+        resume(unfinished)
+
+
+@contextmanager
+def room_for(most_bytes: int) -> Iterator[None]:
+    """No file of this process may grow longer: what a full disk is to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "unwritable", ["run.json", "log.txt", "metrics.jsonl", "comparison.png", "student.safetensors"]
+)
+def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwritable, unfinished):
+    target, kept = unfinished / "student.safetensors", states(unfinished)
+    student = target.read_bytes()
+    room = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
+    log, metrics = unfinished / "log.txt", unfinished / "metrics.jsonl"
+    if unwritable == "student.safetensors":
+        target.unlink()
+        target.mkdir()
+    if unwritable == "log.txt":
+        log.unlink()
+        log.symlink_to("/dev/full")
+    if unwritable == "metrics.jsonl":
+        metrics.write_text(metrics.read_text() + '{"kind": "filler", "step": 1}\n' * 4 * 10**4)
+    with room_for(room), pytest.raises(SrkdError) as caught:
+        resume(unfinished)
+    line = str(caught.value)
+    assert line.startswith(f"cannot write {unfinished / unwritable}: ") and "Error" not in line
+    assert f"the last good state is {kept[-1]}; once that is mended, continue with: srkd compress" in line
+    if unwritable == "log.txt":
+        log.unlink()
+    if unwritable == "student.safetensors":
+        target.rmdir()
+    assert states(unfinished) == kept
+    assert resume(unfinished).student_path.read_bytes() == student
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_so(unfinished, given, tmp_path):
+    out = tmp_path / "new"
+    with (
+        room_for(100),
+        pytest.raises(SrkdError, match=rf"run\.json: .*had not begun: .*remove {out} and start it again"),
+    ):
+        compress(given[1], data=tmp_path / "own", steps=4, out=out, settings=SETTINGS, cache_size="0")
+    assert not (out / "run.json").exists()
+
+
+def test_damaged_states_are_passed_over_and_told(unfinished):
+    student = (unfinished / "student.safetensors").read_bytes()
+    *_, older, newest = states(unfinished)
+    newest.write_bytes(newest.read_bytes()[:500])
+    lines: list[str] = []
+    assert resume(unfinished, announce=lines.append).student_path.read_bytes() == student
+    assert any(f"{newest} is damaged" in line and f"{older.name} taken instead" in line for line in lines)
+    assert "continuing at step 3 of 4" in lines
+    assert newest.with_suffix(".damaged").stat().st_size == 500
+
+
+def test_no_readable_state_is_one_line(unfinished):
+    for path in states(unfinished):
+        path.write_bytes(b"")
+    with pytest.raises(SrkdError, match="none of the 2 saved states can be read") as caught:
+        resume(unfinished)
+    assert "\n" not in str(caught.value) and "is empty" in str(caught.value)
+    assert [path.stat().st_size for path in states(unfinished)] == [0, 0]

@@ -1,0 +1,289 @@
+"""Who learns: the student alone, a teacher tuned for it first, or a teacher together with the students inside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import network_sha256, student_of_spec
+from compressor.training.loop import run_stages
+from compressor.training.method import Calibrated, Calibration, PlainMethod, Role, calibration_steps
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Step
+from recipes.logits import Logits
+from recipes.scratch import Scratch
+from tests.training.test_guard import same
+from tests.training.test_stages import Saving
+from tests.training.test_training import Recorder, network, smooth_patch, stage
+
+
+@dataclass(frozen=True)
+class Together(PlainMethod):
+    """Students inside the teacher, all on the pixel loss; the teacher's own image is a target without gradient."""
+
+    name: str = "together"
+    needs_teacher: bool = True
+    needs_network: bool = True
+    trains: Role = "joint"
+    more: tuple[float, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=lambda: {"students": 1.0, "teacher": 1.0, "pull": 0.1})
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        return [teacher.narrowed(width) for width in self.more]
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        students = [step.student(branch=branch).sr for branch in range(step.branches)]
+        return {
+            "students": torch.stack([F.l1_loss(sr, step.hr) for sr in students]).sum(),
+            "teacher": F.l1_loss(step.teacher().sr, step.hr),
+            "pull": F.l1_loss(students[0], step.teacher().sr.detach()),
+        }
+
+
+def joint(steps: int = 6, **options: object) -> Stage:
+    return replace(stage([Together(**options)], steps=steps, rate=1e-3), trains="joint")  # type: ignore[arg-type]
+
+
+def pupil(teacher: Network, width: float = 0.5) -> Network:
+    return student_of_spec(teacher, teacher.spec.narrowed(width))
+
+
+def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
+    teacher = network(1)
+    one, given = joint(), network_sha256(teacher)
+    state = State.fresh(pupil(teacher), teacher, one)
+    run_stages([one], state, smooth_patch(), teacher, Recorder(), seed=0)
+    assert network_sha256(teacher) == given, "a copy is trained, not what was loaded"
+    trained = state.networks["joint"]
+    assert network_sha256(trained) != given
+    averaged = state.averaged()
+    assert averaged.spec == state.student.spec
+    expected = student_of_spec(state.ema.network, state.student.spec)
+    assert network_sha256(averaged) == network_sha256(expected)
+
+
+def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_the_student():
+    teacher = network(1)
+    one = joint(steps=1)
+
+    class StudentOnly(Together):
+        def terms(self, step: Step) -> dict[str, torch.Tensor]:
+            return {"students": F.l1_loss(step.student().sr, step.hr)}
+
+    one = replace(one, methods=[StudentOnly(weights={"students": 1.0})])
+    state = State.fresh(pupil(teacher), teacher, one)
+    run_stages([one], state, smooth_patch(), teacher, Recorder(), seed=0)
+    before, after = teacher.state_dict(), state.networks["joint"].state_dict()
+    weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
+    moved = (after[weight] != before[weight]).flatten(2).any(-1)
+    assert moved[:4, :4].any() and not moved[4:].any() and not moved[:, 4:].any()
+    assert network_sha256(state.student) == network_sha256(pupil(teacher)), "the student has no second copy that trains"
+
+
+def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
+    """With the student's pixel loss alone, the kept slice moves as the extracted student would."""
+    teacher = network(1)
+
+    class StudentOnly(Together):
+        def terms(self, step: Step) -> dict[str, torch.Tensor]:
+            return {"students": F.l1_loss(step.student().sr, step.hr)}
+
+    inside = replace(joint(steps=3), methods=[StudentOnly(weights={"students": 1.0})])
+    alone = stage([Scratch()], steps=3, rate=1e-3)
+    state, other = State.fresh(pupil(teacher), teacher, inside), State.fresh(pupil(teacher), None, alone)
+    run_stages([inside], state, smooth_patch(), teacher, Recorder(), seed=0)
+    run_stages([alone], other, smooth_patch(), None, Recorder(), seed=0)
+    cut = student_of_spec(state.networks["joint"], state.student.spec)
+    for (name, a), b in zip(cut.state_dict().items(), other.student.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_several_widths_train_at_once():
+    teacher = network(1)
+    one, recorder = joint(steps=40, more=(0.25, 0.75)), Recorder()
+    state = State.fresh(pupil(teacher), teacher, one)
+    run_stages([one], state, smooth_patch(), teacher, recorder, seed=0)
+    assert recorder.losses[-1]["raw/students"] < 0.7 * recorder.losses[0]["raw/students"]
+    patch = smooth_patch().at(0)
+    for width in (0.25, 0.5, 0.75):
+        spec = teacher.spec.narrowed(width)
+        with torch.no_grad():
+            before, after = (
+                F.l1_loss(student_of_spec(whole, spec)(patch.lr), patch.hr)
+                for whole in (teacher, state.networks["joint"])
+            )
+        assert after < before
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
+    teacher, one = network(1), joint()
+    straight, recorder = State.fresh(pupil(teacher), teacher, one), Saving(tmp_path / "state.pt", at)
+    run_stages([one], straight, smooth_patch(), teacher, recorder, seed=0)
+    resumed = State.fresh(pupil(teacher), teacher, one)
+    resumed.load(tmp_path / "state.pt", [one], teacher)
+    run_stages([one], resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    assert network_sha256(resumed.trained) == network_sha256(straight.trained)
+
+
+def tuned_first() -> tuple[Stage, Stage]:
+    first = replace(stage([Scratch(name="tuning")], steps=4, rate=1e-3), trains="teacher")
+    return first, stage([Logits()], steps=4, rate=1e-3)
+
+
+@pytest.mark.parametrize("at", [2, 4, 6])
+def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
+    stages, teacher = tuned_first(), network(1, width=12)
+    given = network_sha256(teacher)
+    straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
+    run_stages(stages, straight, smooth_patch(), teacher, recorder, seed=0)
+    assert network_sha256(teacher) == given != network_sha256(straight.networks["teacher"])
+    assert straight.role == "student" and straight.averaged() is straight.ema.network
+    patch = smooth_patch().at(0)
+    with torch.no_grad():
+        target = straight.networks["teacher"](patch.lr)
+        student = network(0)(patch.lr)
+    assert recorder.losses[4]["raw/logits"] == pytest.approx(float(F.l1_loss(student, target)), rel=1e-5)
+
+    resumed = State.fresh(network(0), teacher, stages[0])
+    resumed.load(tmp_path / "state.pt", stages, teacher)
+    run_stages(stages, resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    assert same(resumed, straight)
+
+
+def test_a_stage_for_a_teacher_that_is_not_there_is_refused():
+    with pytest.raises(SrkdError, match="--teacher"):
+        State.fresh(network(0), None, tuned_first()[0])
+
+
+@dataclass(frozen=True)
+class InParts(Scratch):
+    updates: int = 2
+    name: str = "parts"
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"pixel": (step.part + 1) * F.l1_loss(step.student().sr, step.hr)}
+
+
+def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
+    """As in DUKD's code: the second update moves by g1(θ0) + g2(θ1). Seen through plain gradient descent."""
+    one = replace(stage([InParts()], steps=1, rate=1e-2), updates=2)
+    state = State.fresh(network(0), None, one)
+    parameters = list(state.trained.parameters())
+    state.optimiser = torch.optim.SGD(parameters, lr=1e-2)  # type: ignore[assignment]
+    run_stages([one], state, smooth_patch(), None, Recorder(), seed=0)
+    other, patch = network(0), smooth_patch().at(0)
+    total = [torch.zeros_like(p) for p in other.parameters()]
+    for factor in (1.0, 2.0):
+        gradients = torch.autograd.grad(factor * F.l1_loss(other(patch.lr), patch.hr), list(other.parameters()))
+        with torch.no_grad():
+            for p, g, t in zip(other.parameters(), gradients, total, strict=True):
+                t.add_(g)
+                p.sub_(1e-2 * t)
+    for a, b in zip(parameters, other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
+    assert state.ema.updates == 1 and state.done == 1
+
+
+@dataclass(frozen=True)
+class Weighed(Scratch):
+    name: str = "weighed"
+    weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0, "extra": Calibrated(0.2)})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {**super().terms(step), "extra": 50 * step.student().sr.square().mean()}
+
+
+def test_a_weight_is_calibrated_to_its_share_and_frozen():
+    one, recorder = stage([Weighed()], steps=40, rate=1e-4), Recorder()
+    state = State.fresh(network(0), None, one)
+    run_stages([one], state, smooth_patch(), None, recorder, seed=0)
+    rows = recorder.losses
+    assert calibration_steps(40) == 4
+    assert all(row["weighted/extra"] == 0 for row in rows[:4]) and rows[4]["weighted/extra"] > 0
+    expected = 0.2 * sum(row["raw/pixel"] for row in rows[:4]) / sum(row["raw/extra"] for row in rows[:4])
+    assert state.calibration.found == {"extra": pytest.approx(expected)}
+    assert {round(row["weighted/extra"] / row["raw/extra"], 9) for row in rows[4:]} == {round(expected, 9)}
+    assert recorder.notes == [f"weight of extra: {expected:.6g}, calibrated over 4 steps"]
+
+
+@pytest.mark.parametrize("at", [2, 4, 9])
+def test_calibration_survives_a_resume(at: int, tmp_path: Path):
+    one = stage([Weighed()], steps=40, rate=1e-4)
+    straight, recorder = State.fresh(network(0), None, one), Saving(tmp_path / "state.pt", at)
+    run_stages([one], straight, smooth_patch(), None, recorder, seed=0)
+    resumed = State.fresh(network(0), None, one)
+    resumed.load(tmp_path / "state.pt", [one], None)
+    run_stages([one], resumed, smooth_patch(), None, Recorder(), seed=0)
+    assert resumed.calibration == straight.calibration and same(resumed, straight)
+
+
+def test_a_given_weight_skips_calibration():
+    one, recorder = stage([Weighed(weights={"pixel": 1.0, "extra": 0.5})], steps=3), Recorder()
+    run_stages([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0)
+    assert recorder.losses[0]["weighted/extra"] == pytest.approx(0.5 * recorder.losses[0]["raw/extra"])
+
+
+def test_a_term_of_zero_cannot_be_calibrated():
+    with pytest.raises(SrkdError, match="extra cannot be calibrated"):
+        Calibration().see({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
+
+
+def test_calibration_lasts_a_tenth_of_a_short_run_and_a_hundred_steps_of_a_long_one():
+    assert [calibration_steps(n) for n in (3, 50, 999, 1000, 25_000)] == [1, 5, 99, 100, 100]
+
+
+@dataclass(frozen=True)
+class Looking(Scratch):
+    """A frozen helper between the image and the loss, and a module drawn by torch's own initialiser."""
+
+    name: str = "looking"
+    weights: Mapping[str, float] = field(default_factory=lambda: {"seen": 1.0})
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict({"tint": nn.Conv2d(3, 3, 1)})
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        torch.manual_seed(5)
+        return nn.ModuleDict({"lens": nn.Conv2d(3, 4, 3)})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        tint, lens = step.modules[self.name]["tint"], step.helpers[self.name]["lens"]
+        return {"seen": F.l1_loss(lens(tint(step.student().sr)), lens(step.hr))}
+
+
+def test_helpers_are_frozen_and_not_saved_and_modules_are_drawn_from_the_seed():
+    one = stage([Looking()], steps=2, rate=1e-3)
+    torch.manual_seed(1)
+    first = State.fresh(network(0), None, one, seed=4)
+    torch.manual_seed(2)
+    second, third = State.fresh(network(0), None, one, seed=4), State.fresh(network(0), None, one, seed=5)
+    weights = [state.modules["looking"]["tint"].weight for state in (first, second, third)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    before = copy.deepcopy(weights[0])
+    run_stages([one], first, smooth_patch(), None, Recorder(), seed=0)
+    assert not torch.equal(weights[0], before)
+    assert not any("lens" in name for name in first.parts()["modules"])
+    assert sum(len(group["params"]) for group in first.optimiser.param_groups) == 2 + len(
+        list(first.student.parameters())
+    )
+
+
+def test_a_student_of_another_kind_cannot_live_inside_the_teacher():
+    teacher = network(1)
+    other = build(EDSRSpec(scale=2, width=16, depth=2))
+    with pytest.raises(SrkdError):
+        one = joint(steps=1)
+        run_stages([one], State.fresh(other, teacher, one), smooth_patch(), teacher, Recorder(), seed=0)

@@ -1,0 +1,181 @@
+"""The states of a run on the disk: the last three, each proving itself, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from compressor.base import files as atomic
+from compressor.base.errors import SrkdError, Unwritable
+from compressor.base.files import append, atomic_path
+from compressor.training.run_folder import RunFolder, SavedStates
+from compressor.training.state import State
+from compressor.training.state_file import Damaged, read_parts, write_parts
+from recipes.scratch import Scratch
+from tests.training.test_training import network, stage
+
+PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"average": 0.1 + 0.2}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_parts(tmp_path / "state.pt", PARTS)
+    return tmp_path / "state.pt"
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return State.fresh(network(0, width=2, depth=1), None, stage([Scratch()], steps=1))
+
+
+def saved(states: SavedStates, state: State, *steps: int) -> None:
+    for done in steps:
+        state.done = done
+        states.save(state)
+
+
+def test_what_is_written_is_read_and_torch_reads_it_too(file: Path):
+    for parts in (read_parts(file), torch.load(file, weights_only=True)):
+        assert parts["done"] == 7 and parts["nested"] == {"average": 0.1 + 0.2}
+        assert torch.equal(parts["weights"], PARTS["weights"])
+
+
+def test_every_flipped_bit_and_every_cut_is_seen(file: Path):
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 13):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(Damaged, match="is damaged"):
+            read_parts(file)
+        file.write_bytes(whole[:place])
+        with pytest.raises(Damaged, match="is empty" if place == 0 else "is damaged"):
+            read_parts(file)
+    file.write_bytes(whole + b"\0")
+    with pytest.raises(Damaged):
+        read_parts(file)
+    file.unlink()
+    with pytest.raises(Damaged, match="cannot be read: No such file"):
+        read_parts(file)
+
+
+def test_the_last_three_are_kept_by_step_and_nothing_else_is_touched(state: State, tmp_path: Path):
+    states = SavedStates(tmp_path)
+    for name in ("best.safetensors", "state-mine.pt", "state-00000001.damaged"):
+        (tmp_path / name).write_text("mine")
+    saved(states, state, 5, 50, 99_999_999, 100_000_000, 100_000_001)
+    assert [path.name for path in states.paths()] == [
+        "state-99999999.pt",
+        "state-100000000.pt",
+        "state-100000001.pt",
+    ]
+    assert states.newest() == tmp_path / "state-100000001.pt"
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_the_oldest_goes_only_when_the_newest_is_there(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    states = SavedStates(tmp_path)
+    saved(states, state, 1, 2, 3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(Unwritable, match=r"cannot write .*state-00000004\.pt: No space left on device"):
+        saved(states, state, 4)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_path: Path):
+    states, lines, taken = SavedStates(tmp_path), [], []
+    saved(states, state, 1, 2, 3)
+    for step in (2, 3):
+        (tmp_path / f"state-0000000{step}.pt").write_bytes(b"")
+
+    def load(path: Path) -> None:
+        read_parts(path)
+        taken.append(path.name)
+
+    assert states.take_up(load, lines.append) == tmp_path / "state-00000001.pt"
+    assert taken == ["state-00000001.pt"] and len(lines) == 2 and "state-00000003.pt is empty" in lines[0]
+    assert states.paths() == [tmp_path / "state-00000001.pt"]
+    assert SavedStates(tmp_path / "none").take_up(load, lines.append) is None
+
+
+def test_a_state_of_another_run_is_told_and_not_passed_over(state: State, tmp_path: Path):
+    saved(SavedStates(tmp_path), state, 1, 2)
+    one = stage([Scratch()], steps=1)
+    other = State.fresh(network(0, width=3, depth=1), None, one)
+    with pytest.raises(SrkdError, match=r"state-00000002\.pt does not fit this run: .*size mismatch"):
+        SavedStates(tmp_path).take_up(other.load, lambda line: None)
+    assert len(SavedStates(tmp_path).paths()) == 2
+
+
+def test_a_save_cut_short_leaves_the_state_before_it_and_is_swept_away(state: State, tmp_path: Path):
+    states = SavedStates(tmp_path)
+    saved(states, state, 1)
+    with atomic_path(tmp_path / "state-00000002.pt") as half:
+        half.write_bytes(b"half of a st")
+        # As a kill leaves it: neither renamed nor removed.
+        os.link(half, tmp_path / ".state-00000002.killed.pt")
+        half.write_bytes(b"whole")
+    (tmp_path / "state-00000002.pt").unlink()
+    assert states.newest() == tmp_path / "state-00000001.pt"
+    states.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000001.pt"]
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a power cut must not undo: content before rename, the folder after it."""
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        order.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        order.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(atomic.os, "fsync", synced)
+    monkeypatch.setattr(atomic.os, "replace", renamed)
+    write_parts(tmp_path / "state.pt", PARTS)
+    assert order == ["file", "rename", "folder"]
+
+
+def test_what_cannot_be_appended_names_the_file(tmp_path: Path):
+    with pytest.raises(Unwritable, match=r"cannot write .*nowhere/log\.txt: No such file"):
+        append(tmp_path / "nowhere" / "log.txt", b"line")
+    if os.path.exists("/dev/full"):
+        with pytest.raises(Unwritable, match="cannot write /dev/full: No space left on device"):
+            append(Path("/dev/full"), b"line")
+
+
+def test_tensorboard_reads_every_figure_at_once(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    assert not list(folder.path.glob("events.*"))
+    folder.metrics("train", 3, {"loss": 0.5, "rate": 1e-4})
+    folder.metrics("validation", 4, {"student_psnr_y": 30.25})
+    [path] = folder.path.glob("events.out.tfevents.*")
+    content, events = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        event = content[12 : 12 + length]
+        assert struct.unpack("<I", content[8:12])[0] == masked_crc32c(content[:8])
+        assert struct.unpack("<I", content[12 + length : 16 + length])[0] == masked_crc32c(event)
+        events.append(Event.FromString(event))
+        content = content[16 + length :]
+    assert events[0].file_version == "brain.Event:2"
+    told = [(event.step, value.tag, value.simple_value) for event in events[1:] for value in event.summary.value]
+    assert told == [
+        (3, "train/loss", 0.5),
+        (3, "train/rate", pytest.approx(1e-4)),
+        (4, "validation/student_psnr_y", 30.25),
+    ]

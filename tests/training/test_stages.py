@@ -1,0 +1,84 @@
+"""Stages run in order, resume in the middle of any, and leave the teacher they freeze alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+from compressor.training.loop import run_stages
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Step
+from recipes.logits import Logits
+from recipes.scratch import Scratch
+from tests.training.test_guard import same
+from tests.training.test_training import Recorder, network, smooth_patch, stage
+
+
+class Tinted(Scratch):
+    """Scratch through a module of its own."""
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        torch.manual_seed(3)
+        return nn.ModuleDict({"tint": nn.Conv2d(3, 3, 1)})
+
+
+class Saving(Recorder):
+    """Saves once, after `at` steps."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        super().__init__()
+        self.path, self.at = path, at
+
+    def due(self, done: int, state: State) -> None:
+        if done == self.at:
+            state.save(self.path)
+
+
+def two_stages() -> tuple[Stage, Stage]:
+    return (
+        stage([Tinted(name="first")], steps=4, rate=1e-3),
+        stage([Logits(), Tinted(name="second")], steps=6, rate=2e-3, decay="cosine"),
+    )
+
+
+@pytest.mark.parametrize("at", [2, 4, 7, 10])
+def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
+    stages, teacher = two_stages(), network(1).requires_grad_(False)
+    straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
+    run_stages(stages, straight, smooth_patch(), teacher, recorder, seed=0)
+    assert (straight.done, straight.stage, straight.began) == (10, 1, 4)
+    assert straight.ema.updates == 6 and set(straight.modules) == {"first", "logits", "second"}
+    assert recorder.rates[:4] == [1e-3] * 4 and recorder.rates[4] == pytest.approx(2e-3)
+    assert set(recorder.losses[3]) < set(recorder.losses[4])
+
+    resumed = State.fresh(network(0), teacher, stages[0])
+    resumed.load(tmp_path / "state.pt", stages, teacher)
+    assert (resumed.done, resumed.stage) == (at, int(at > 4))
+    again = Recorder()
+    run_stages(stages, resumed, smooth_patch(), teacher, again, seed=0)
+    assert same(resumed, straight) and again.losses == recorder.losses[at:]
+    assert resumed.modules["first"]["tint"].weight.equal(straight.modules["first"]["tint"].weight)
+
+
+class Careless(Logits):
+    """Changes the teacher that it should only look at."""
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            next(step._cast.teacher.network.parameters()).view(-1)[0] += 1e-3
+        return super().terms(step)
+
+
+def test_a_teacher_that_changes_in_a_stage_that_freezes_it_is_told():
+    stages = (stage([Logits()], steps=2), stage([Careless()], steps=1))
+    teacher = network(1).requires_grad_(False)
+    state = State.fresh(network(0), teacher, stages[0])
+    with pytest.raises(SrkdError, match="the frozen teacher changed in stage 'distil'"):
+        run_stages(stages, state, smooth_patch(), teacher, Recorder(), seed=0)
+    assert state.done == 3
