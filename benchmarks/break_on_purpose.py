@@ -292,8 +292,8 @@ BREAKS = (
     Break(
         "share of other terms that is flagged",
         "compressor/training/guard.py",
-        "FACTOR = 3.0",
-        "FACTOR = 4.0",
+        "OUTWEIGHS = 3.0",
+        "OUTWEIGHS = 4.0",
         ("training/test_balance.py",),
     ),
     Break(

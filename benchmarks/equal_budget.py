@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import srkd
 from compressor.assets import embedded_teacher
-from compressor.base.files import atomic_path
+from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
-from compressor.models.checkpoints.files import file_sha256
 from recipes.loading import is_file, load_preset
 from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread

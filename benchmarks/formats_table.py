@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from compressor.assets import embedded_student
-from compressor.base.context import silent
+from compressor.base.context import no_progress
 from compressor.base.files import atomic_path
 from compressor.base.machine import cpu_model
 from compressor.inference.open import open_model
@@ -102,7 +102,7 @@ def measured(name: str, network: Network, formats: Sequence[str], seconds: float
             if report.path is not None and report.verdict == "passed"
         }
         calls = [partial(runtime.run, lr) for runtime in (torch_runtime, *runtimes.values())]
-        reference, *timings = take_turns(calls, seconds_each=seconds, progress=silent)
+        reference, *timings = take_turns(calls, seconds_each=seconds, progress=no_progress)
     eager = reference.percentile(50)
     found = [Cells(name, "torch eager", "reference", ("any", "-", "-", "-", "torch, fp32", f"{eager:.1f}", "1.00x"))]
     milliseconds = {row: timing.percentile(50) for row, timing in zip(runtimes, timings, strict=True)}

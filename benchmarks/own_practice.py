@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from compressor.base.context import silent, unheard
+from compressor.base.context import no_note, no_progress
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
@@ -18,9 +18,9 @@ from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.loop import train
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.run_folder import RunFolder
-from compressor.training.speed import choose_pace
+from compressor.training.speed import choose_execution_mode
 from compressor.training.state import State
 from recipes.loading import load_preset
 
@@ -47,7 +47,7 @@ class OwnLoop:
         preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}", *settings))
         student = (build(spec, seed=10) if student is None else student).to(device)
         self.lr_patch = lr_patch
-        self.pace = choose_pace(
+        self.pace = choose_execution_mode(
             student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, asked=preset.asked()
         )
         own = None if teacher is None else teacher.network
@@ -64,8 +64,8 @@ class OwnLoop:
             stages=(self.stage,),
             images=data.validation,
             reference=Reference(0.0, None),
-            progress=silent,
-            announce=unheard,
+            progress=no_progress,
+            announce=no_note,
             processes=Processes(),
         )
 
@@ -83,7 +83,7 @@ class OwnLoop:
 
     def bare(self, steps: int, *, updates: bool = False) -> None:
         """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
-        cast = players(self.stage, self.state, self.teacher, unheard, Processes())
+        cast = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
         student, teacher = cast.students[0], cast.teacher
         for _ in range(steps):
             student.forget()

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from compressor.base.context import Announce, unheard
+from compressor.base.context import Note, no_note
 from demo.addresses import is_loopback
 from demo.files import ENCODINGS, Asset
 from demo.isolation import cache_control, headers_for
@@ -27,7 +27,7 @@ CHUNK = 65_536
 INDEX = "index.html"
 
 
-def application(files: Mapping[str, Asset], header_bytes: int, heard: Announce = unheard) -> ASGIApp:
+def application(files: Mapping[str, Asset], header_bytes: int, heard: Note = no_note) -> ASGIApp:
     """The ASGI application for a table of address → file. `heard` is told of every request."""
     table = {f"/{address}": file for address, file in files.items()}
     table["/"] = table[f"/{INDEX}"]
@@ -104,7 +104,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
 class Bounded:
     """Around the application: what is too large goes no further, and every answer has the headers of isolation."""
 
-    def __init__(self, app: ASGIApp, header_bytes: int, heard: Announce) -> None:
+    def __init__(self, app: ASGIApp, header_bytes: int, heard: Note) -> None:
         self.app, self.header_bytes, self.heard = app, header_bytes, heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

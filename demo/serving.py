@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-from compressor.base.context import Announce, unheard
+from compressor.base.context import Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from demo.files import Asset
 
@@ -95,7 +95,7 @@ def serve(
     context: ssl.SSLContext | None = None,
     *,
     begun: Callable[[], None],
-    heard: Announce = unheard,
+    heard: Note = no_note,
     limits: Limits = Limits(),
 ) -> None:
     """Answer until SIGINT or SIGTERM, which are raised again when everything is closed.

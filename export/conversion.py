@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Conversion:
     path: Path
     metadata: Mapping[str, str]
     choices: Choices = field(default_factory=Choices)
-    progress: Progress = silent
+    progress: Progress = no_progress
     precision: str = "fp32"
     """That of the format's row, for a converter of several."""
 

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch.export.graph_signature import InputKind
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
+from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
-from compressor.runtimes.onnx_file import holds_halves, one_line, rounded
+from compressor.runtimes.onnx_file import holds_halves, rounded
 from export.conversion import Choices
 from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET
@@ -54,7 +55,7 @@ class Divergence:
 
 
 def first_divergence(
-    path: Path, network: Network, lr: torch.Tensor, choices: Choices, progress: Progress = silent
+    path: Path, network: Network, lr: torch.Tensor, choices: Choices, progress: Progress = no_progress
 ) -> Divergence | None:
     """None where no value can be compared, or none differs by more than rounding does."""
     model = onnx.load_model(str(path))
@@ -190,7 +191,7 @@ def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict
     options.log_severity_level = 4
     # Optimised, values that were asked for can be gone.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with one_line("the file cannot be run value by value"):
+    with one_line("the file cannot be run value by value", first=True):
         session = onnxruntime.InferenceSession(
             asking.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files
 from compressor.models.networks.base import Descriptor, Network
@@ -64,7 +64,7 @@ def export_model(
     source: Source,
     formats: Iterable[str],
     out_dir: Path,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     *,
     choices: Choices | None = None,
     photos: Mapping[str, Path] | None = None,
@@ -215,7 +215,7 @@ def convert_to(
     source: Source,
     path: Path,
     choices: Choices | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Mapping[str, object]:
     """Write one format to `path`, unproved. The network is copied: a converter may change what it is given."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
@@ -240,7 +240,7 @@ def prove(
     path: Path,
     network: Network,
     inputs: Sequence[ProofInput],
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     choices: Choices | None = None,
 ) -> Proof:
     """Open a file as its users will, and compare it with the network; of ONNX say where a difference begins."""

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import Protocol, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
@@ -94,7 +94,7 @@ def profile_models(
     *,
     teacher: Path | str | None = None,
     settings: Settings | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ProfileReport:
     """Time models (checkpoints, run folders, exported files) against a teacher and each other.
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 
 Call = Callable[[], object]
@@ -78,7 +78,7 @@ def compare(reference: Timing, other: Timing) -> Comparison:
     return Comparison(float(np.median(ratios)), float(ratios[outside]), float(ratios[-1 - outside]))
 
 
-def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = silent) -> tuple[Timing, ...]:
+def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
     """Time all calls against each other for about `seconds_each` times their number, and at least eight rounds."""
     if not seconds_each > 0:
         raise UsageError(f"seconds={seconds_each:g}: a measurement needs some time")

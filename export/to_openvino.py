@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from compressor.base.errors import one_line
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.metadata import one_line
 from compressor.runtimes.openvino_runtime import OpenVinoRuntime
 from export import to_onnx
 from export.conversion import Conversion

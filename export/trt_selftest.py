@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
@@ -73,7 +73,7 @@ class TrtReport:
         return self.obstacle is None and all(trial.passed for trial in self.trials)
 
 
-def self_test(progress: Progress = silent) -> TrtReport:
+def self_test(progress: Progress = no_progress) -> TrtReport:
     """Try each precision; one that fails does not stop the others."""
     obstacle = trt_missing()
     if obstacle is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import finite_or_none
@@ -100,7 +100,7 @@ def verify(
     network: Runtime,
     inputs: Sequence[ProofInput],
     bounds: Bounds,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     *,
     io: IO = "float",
 ) -> Proof:

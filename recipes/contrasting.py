@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 
 from compressor.training.step import Step
-from recipes.looking import LooksThrough
+from recipes.looking import UsesPerceptualNet
 from recipes.terms.ratio import NEGATIVES, bicubic_negatives, negative_indices, ratio_of, sample_distances
 
 
 @dataclass(frozen=True)
-class Contrasts(LooksThrough):
+class Contrasts(UsesPerceptualNet):
     negatives: Annotated[
         int, Field(ge=1, description="K, bicubic images to be far from; the term is a ratio to their sum")
     ] = NEGATIVES

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
@@ -20,14 +20,14 @@ from recipes.terms.perceptual import plan_teacher_phi
 
 
 @dataclass(frozen=True)
-class LooksThrough(PlainMethod):
+class UsesPerceptualNet(PlainMethod):
     """`step.helpers[self.name]["phi"]` is φ: frozen, made anew at each start, not saved."""
 
     phi: Annotated[
         Choice, Field(description="VGG-19 or the teacher's first blocks; auto: VGG-19 where it can be had")
     ] = "auto"
     resolved: Resolved | None = None
-    """What `phi` came to; `looking` fills it in."""
+    """What `phi` came to; `bind_phi` fills it in."""
     name: str = ""
 
     @property
@@ -47,15 +47,15 @@ class LooksThrough(PlainMethod):
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """`teacher` is the one that was loaded, also where a copy of it is trained."""
         if self.resolved is None and self.phi != "teacher":
-            raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `looking`")
+            raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         return nn.ModuleDict({"phi": (self.resolved or resolve_phi("teacher")).build(teacher)})
 
 
 def find_phi(
-    methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = silent
+    methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = no_progress
 ) -> Resolved | None:
     """The φ that these methods look through, or None where none does; `weights` is the file of `--phi-weights`."""
-    through = [method for method in methods if isinstance(method, LooksThrough)]
+    through = [method for method in methods if isinstance(method, UsesPerceptualNet)]
     if not through:
         if weights is not None:
             names = ", ".join(method.name for method in methods)
@@ -69,9 +69,9 @@ def find_phi(
     return resolve_phi(choice, weights, download=download, progress=progress)
 
 
-def looking(methods: Sequence[Method], resolved: Resolved | None) -> tuple[Method, ...]:
+def bind_phi(methods: Sequence[Method], resolved: Resolved | None) -> tuple[Method, ...]:
     """The methods, with the φ that was found."""
     return tuple(
-        dataclasses.replace(method, resolved=resolved) if isinstance(method, LooksThrough) else method
+        dataclasses.replace(method, resolved=resolved) if isinstance(method, UsesPerceptualNet) else method
         for method in methods
     )

@@ -19,10 +19,9 @@ from typing import IO, Literal, TypeAlias
 
 import torch
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import atomic_path, file_sha256
 from compressor.models.networks.base import Network
 from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19
 
@@ -75,7 +74,7 @@ class _Answer:
 
 
 def resolve_phi(
-    choice: Choice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = silent
+    choice: Choice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
 ) -> Resolved:
     """One process of a run calls this and tells the others. Without `download` nothing is fetched, nor needed: what
     would be is said, for whoever only counts."""
@@ -111,7 +110,7 @@ def hub_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE
 
 
-def fetch(url: str, path: Path, sha256: str, *, progress: Progress = silent) -> None:
+def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
     """Fetch `url` to `path`; the file appears whole and with the checksum it should have, or not at all."""
     answer = _started(lambda: connect(url), START_WITHIN_S)
     digest, done, chunk = hashlib.sha256(), 0, answer.first

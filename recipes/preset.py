@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.base.errors import UsageError
-from compressor.training.stage import Schedule
+from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from compressor.models.networks.axes import Segments
     from compressor.training.method import Method, Prelude
-    from compressor.training.speed import Asked, Pace
+    from compressor.training.speed import Asked, ExecutionMode
     from compressor.training.stage import Stage
 
 SOONEST_VALIDATION = 25
@@ -125,14 +125,14 @@ class Preset(Part):
         rule = self.schedule
         return Asked(rule.precision, rule.teacher_precision, rule.compile)
 
-    def stages(self, methods: Sequence[Method], pace: Pace | None = None) -> tuple[Stage, ...]:
+    def stages(self, methods: Sequence[Method], pace: ExecutionMode | None = None) -> tuple[Stage, ...]:
         """What the methods want done before, and then the student's own stage, which `steps` counts."""
         main = self.stage(methods, pace)
         return (*(prelude_stage(prelude, main) for method in methods for prelude in method.preludes()), main)
 
-    def stage(self, methods: Sequence[Method], pace: Pace | None = None) -> Stage:
+    def stage(self, methods: Sequence[Method], pace: ExecutionMode | None = None) -> Stage:
         """The stage at the pace that was chosen for the machine; without one, plain."""
-        from compressor.training.speed import plain_pace
+        from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Optimiser, Stage
 
         rule = self.schedule
@@ -144,7 +144,7 @@ class Preset(Part):
             schedule=self.learning_rate(),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
-            pace=plain_pace(self.asked()) if pace is None else pace,
+            pace=plain_mode(self.asked()) if pace is None else pace,
             trains="joint" if any(method.trains == "joint" for method in methods) else "student",
             segments=segments,
             updates=max((method.updates for method in methods), default=1),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.images.metrics import Protocol
 from compressor.images.resize import Border
 from compressor.inference import upscale as upscaling
 from compressor.inference.evaluate import Evaluation
-from compressor.inference.open import checkpoint_of
+from compressor.inference.origin import checkpoint_of
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
@@ -89,8 +89,8 @@ def export(
     sizes: Sequence[tuple[int, int]] | None = None,
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
@@ -121,8 +121,8 @@ def evaluate(
     runtime: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> Evaluation:
     """Y-PSNR and SSIM of models side by side, bicubic always the first; no data means the embedded photos.
 
@@ -155,8 +155,8 @@ def profile(
     quality: bool = True,
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> ProfileReport:
     """Speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
 
@@ -196,8 +196,8 @@ def upscale(
     runtime: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> UpscaleReport:
     """Enlarge files, folders and globs; a picture that fails does not stop the rest, the report tells of it.
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.students import student_cuts, student_text
 
@@ -34,7 +34,7 @@ class Variant:
     request: Request
 
 
-def variants(request: Request, decided: Decided, with_baseline: bool, announce: Announce) -> tuple[Variant, ...]:
+def variants(request: Request, decided: Decided, with_baseline: bool, announce: Note) -> tuple[Variant, ...]:
     """The recipe first, then its baselines; one that the recipe itself is, or that cannot be made, is left out."""
     own = Variant(decided.recipe, request)
     if not with_baseline:
@@ -71,7 +71,7 @@ def _start(request: Request, decided: Decided) -> str:
     return "inherit" if decided.pupil.init == "inherit" else "scratch"
 
 
-def _starts(request: Request, decided: Decided, announce: Announce) -> list[str]:
+def _starts(request: Request, decided: Decided, announce: Note) -> list[str]:
     """Random weights; a slice, where the teacher can be cut to the student; the user's file, where there is one."""
     starts = ["scratch"]
     why = _uncut(decided)

@@ -12,10 +12,10 @@ import torch
 
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 from compressor.data.prepare import Data, prepare_data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.images.resize import Border
@@ -27,10 +27,10 @@ from compressor.training.distributed import own_device, processes
 from compressor.training.events import Reference
 from compressor.training.method import Method
 from compressor.training.run_folder import FACTS, RunFolder
-from compressor.training.speed import PLAIN_PACE, Pace, choose_pace
+from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from recipes.catalogue import preset_names
 from recipes.loading import label, load_preset
-from recipes.looking import looking
+from recipes.looking import bind_phi
 from recipes.phi import Resolved
 from recipes.preset import Preset
 from recipes.tap_check import tap_lines
@@ -39,9 +39,9 @@ from srkd.caching import views_to_cache
 from srkd.console import Console
 from srkd.phi_choice import choose_phi_once, phi_in, phi_of, through_the_embedded
 from srkd.request import Request, path_of
-from srkd.student_choice import Init, Pupil, Shape, choose_student, require_inside
+from srkd.student_choice import Init, Shape, StudentInit, choose_student, require_inside
 from srkd.training_run import CompressReport, TrainingRun
-from srkd.trials import Hands, Trials, Wish, wish_of
+from srkd.trials import Hands, TrialOptions, Trials, trial_options_of
 
 
 def compress(
@@ -71,8 +71,8 @@ def compress(
     phi_weights: str | Path | None = None,
     with_baseline: bool = False,
     seeds: int = 1,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> CompressReport:
     """Train a student of `teacher` by `recipe`; no teacher means the embedded one, no data the embedded photos.
 
@@ -104,10 +104,10 @@ def compress(
             "phi_weights": phi_weights,
         }
     )
-    with processes(Place.here(), Console().error) as group:
+    with processes(Rank.here(), Console().error) as group:
         if not group.leads:
-            progress, announce = silent, unheard
-        wish = _possible(Wish(with_baseline, seeds), group)
+            progress, announce = no_progress, no_note
+        wish = _possible(TrialOptions(with_baseline, seeds), group)
         if continuing.begun_anew(group, Path(out), dataclasses.asdict(request)):
             announce(f"begun anew by torchrun: continuing {out}")
             return _resume(group, Path(out), progress, announce)
@@ -120,21 +120,21 @@ def compress(
         return TrainingRun(folder, dataclasses.asdict(request), *decided, group).go(progress, announce)
 
 
-def resume(run: str | Path, *, progress: Progress = silent, announce: Announce = unheard) -> CompressReport:
+def resume(run: str | Path, *, progress: Progress = no_progress, announce: Note = no_note) -> CompressReport:
     """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped."""
-    with processes(Place.here(), Console().error) as group:
+    with processes(Rank.here(), Console().error) as group:
         if not group.leads:
-            progress, announce = silent, unheard
+            progress, announce = no_progress, no_note
         return _resume(group, Path(run), progress, announce)
 
 
-def _resume(group: Processes, run: Path, progress: Progress, announce: Announce) -> CompressReport:
+def _resume(group: Processes, run: Path, progress: Progress, announce: Note) -> CompressReport:
     facts = continuing.unfinished(run, group)
     try:
         request = Request(**facts["request"])
     except (KeyError, TypeError) as error:
         raise SrkdError(f"--resume {run}: run.json does not say how the run was started ({error})") from error
-    wish = _possible(wish_of(facts), group)
+    wish = _possible(trial_options_of(facts), group)
     phi = phi_in(facts)
     decided = _decided(request, group, progress, announce, phi, continuing.pace_of(facts))
     if wish.several:
@@ -142,17 +142,17 @@ def _resume(group: Processes, run: Path, progress: Progress, announce: Announce)
     training = TrainingRun(
         continuing.run_folder(run, group, resumed=True), dataclasses.asdict(request), *decided, group
     )
-    group.together(lambda: continuing.require_same(facts, training.facts(), run))
+    group.run_on_all(lambda: continuing.require_same(facts, training.facts(), run))
     return training.go(progress, announce)
 
 
-def _possible(wish: Wish, group: Processes) -> Wish:
+def _possible(wish: TrialOptions, group: Processes) -> TrialOptions:
     if wish.several and not group.alone:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
     return wish
 
 
-def _single(request: Request, run: Path, decided: Decided, progress: Progress, announce: Announce) -> CompressReport:
+def _single(request: Request, run: Path, decided: Decided, progress: Progress, announce: Note) -> CompressReport:
     """One run of a plan, begun or, where an earlier process left it unfinished, continued."""
     begun = (run / FACTS).is_file()
     training = TrainingRun(RunFolder(run, resumed=begun, part_of=run.parent), dataclasses.asdict(request), *decided)
@@ -167,7 +167,7 @@ class Networks(NamedTuple):
     preset: Preset
     methods: tuple[Method, ...]
     teacher: Teacher | None
-    pupil: Pupil
+    pupil: StudentInit
     needed: bool
     """Whether the run asks anything of the teacher."""
 
@@ -179,21 +179,21 @@ class Decided(NamedTuple):
     methods: tuple[Method, ...]
     recipe: str
     teacher: Teacher | None
-    pupil: Pupil
+    pupil: StudentInit
     data: Data
     device: torch.device
     seed: int
     cache: TeacherCache | None
-    pace: Pace
+    pace: ExecutionMode
     reference: Reference | None = None
 
 
 def decide(
     request: Request,
     progress: Progress,
-    announce: Announce,
+    announce: Note,
     phi: Resolved | None = None,
-    pace: Pace | None = None,
+    pace: ExecutionMode | None = None,
     shared: Decided | None = None,
     group: Processes | None = None,
 ) -> Decided:
@@ -227,24 +227,24 @@ def decide(
         pace = shared.pace
     if pace is None and group.leads:
         pace = _choose_pace(preset, pupil.network, where, announce, len(group.place.share(preset.schedule.batch)))
-    pace = pace or PLAIN_PACE
+    pace = pace or PLAIN_MODE
     return Decided(preset, methods, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
 
 
 def choose_networks(
     request: Request,
-    announce: Announce,
+    announce: Note,
     phi: Resolved | None = None,
     shared: Decided | None = None,
-    place: Place | None = None,
+    place: Rank | None = None,
 ) -> Networks:
     """Read the recipe, load the teacher, build the student, and refuse what does not fit together."""
     preset = load_preset(request.recipe, request.settings)
     if request.steps is not None:
         preset = preset.with_steps(request.steps)
-    place = place or Place()
+    place = place or Rank()
     batch = len(place.share(preset.schedule.batch))
-    methods = looking(preset.build_methods(), phi if shared is None else phi_of(shared.methods))
+    methods = bind_phi(preset.build_methods(), phi if shared is None else phi_of(shared.methods))
     # Without HR images the teacher gives the labels, whatever the recipe.
     needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
     master = None if shared is None else shared.teacher
@@ -271,18 +271,18 @@ def _decided(
     request: Request,
     group: Processes,
     progress: Progress,
-    announce: Announce,
+    announce: Note,
     phi: Resolved | None,
-    pace: Pace | None = None,
+    pace: ExecutionMode | None = None,
 ) -> Decided:
     """By every process for itself, but for the pace, which one measures."""
-    decided = group.together(lambda: decide(request, progress, announce, phi, pace, group=group))
+    decided = group.run_on_all(lambda: decide(request, progress, announce, phi, pace, group=group))
     return decided._replace(pace=group.from_leader(decided.pace))
 
 
-def _choose_pace(preset: Preset, student: Network, device: torch.device, announce: Announce, batch: int) -> Pace:
+def _choose_pace(preset: Preset, student: Network, device: torch.device, announce: Note, batch: int) -> ExecutionMode:
     rule = preset.schedule
-    pace = choose_pace(
+    pace = choose_execution_mode(
         student, steps=rule.steps, batch=batch, lr_patch=rule.lr_patch, device=device, asked=preset.asked()
     )
     announce(pace.line(rule.lr_patch))
@@ -318,7 +318,7 @@ def recipes_for_outputs() -> tuple[str, ...]:
 
 
 def _load_teacher(
-    path: str | Path | None, scale: int | None, arch_options: Mapping[str, Any] | None, announce: Announce
+    path: str | Path | None, scale: int | None, arch_options: Mapping[str, Any] | None, announce: Note
 ) -> Teacher:
     if path is None:
         path = embedded_teacher()

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 
 if TYPE_CHECKING:
     import rich.progress
@@ -36,7 +36,7 @@ class Console:
         return self.json_stream is not None
 
     def say(self, text: str) -> None:
-        """A line about what is done; silent under -q."""
+        """A line about what is done; no_progress under -q."""
         if not self.quiet:
             _write(text, self._out())
 
@@ -81,7 +81,7 @@ class Console:
     def progress(self) -> Iterator[Progress]:
         """Yield a progress callable: bars with an estimate on a terminal, nothing elsewhere."""
         if self.quiet or not sys.stderr.isatty():
-            yield silent
+            yield no_progress
             return
         bars = _Bars()
         try:

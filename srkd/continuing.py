@@ -9,14 +9,14 @@ from typing import Any
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.training.run_folder import FolderElsewhere, RunFolder, read_facts, require_new, require_run
-from compressor.training.speed import Pace
+from compressor.training.run_folder import NullRunFolder, RunFolder, read_facts, require_new, require_run
+from compressor.training.speed import ExecutionMode
 from srkd.training_run import SAME
 
 
 def run_folder(path: Path, group: Processes, *, resumed: bool = False) -> RunFolder:
     """The folder that the leading process writes; the others write nothing."""
-    folder = group.together(lambda: RunFolder(path, resumed=resumed) if group.leads else FolderElsewhere(path))
+    folder = group.run_on_all(lambda: RunFolder(path, resumed=resumed) if group.leads else NullRunFolder(path))
     if not group.alone:
         folder.program = "torchrun ... -m srkd"
     return folder
@@ -24,7 +24,7 @@ def run_folder(path: Path, group: Processes, *, resumed: bool = False) -> RunFol
 
 def require_new_folder(path: Path, group: Processes) -> None:
     """Refuse a folder that holds something, where it would be written."""
-    group.together(lambda: require_new(path) if group.leads else None)
+    group.run_on_all(lambda: require_new(path) if group.leads else None)
 
 
 def unfinished(run: Path, group: Processes) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def unfinished(run: Path, group: Processes) -> dict[str, Any]:
             raise SrkdError(f"--resume {run}: the run is finished; its student is {run / 'student.safetensors'}")
         return facts
 
-    return group.from_leader(group.together(read))
+    return group.from_leader(group.run_on_all(read))
 
 
 def begun_anew(group: Processes, out: Path, request: Mapping[str, Any]) -> bool:
@@ -55,10 +55,10 @@ def _holds(out: Path, request: Mapping[str, Any]) -> bool:
         return False
 
 
-def pace_of(facts: Mapping[str, Any]) -> Pace:
+def pace_of(facts: Mapping[str, Any]) -> ExecutionMode:
     """What a run chose when it began: another choice would not continue to the same bits."""
     try:
-        return Pace(**facts["pace"])
+        return ExecutionMode(**facts["pace"])
     except (KeyError, TypeError) as error:
         raise SrkdError(f"run.json does not say at which pace the run trained ({error})") from error
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import checkpoint_beside, model_file, runtime_of
+from compressor.inference.open import model_file, runtime_of
+from compressor.inference.origin import checkpoint_beside
 from demo.files import Asset
 from demo.models import Model, NotForBrowsers, Role, read_model
 from demo.samples import samples
@@ -31,7 +32,7 @@ class Demonstration:
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
 
-    def prepare(self, progress: Progress = silent, announce: Announce = unheard) -> tuple[Model, ...]:
+    def prepare(self, progress: Progress = no_progress, announce: Note = no_note) -> tuple[Model, ...]:
         """Every model as the bytes of an ONNX file, students first, the teacher last; what was exported is proved."""
         paths = [Path(model) for model in self.models]
         if not paths:
@@ -77,7 +78,7 @@ class _Export:
     scale: int | None
     arch_options: Mapping[str, object] | None
     progress: Progress
-    announce: Announce
+    announce: Note
 
     def models(self, path: Path, role: Role, formats: Sequence[str], taken: set[str]) -> list[Model]:
         file = model_file(path)

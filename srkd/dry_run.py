@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 from compressor.data.batches import Batches
 from compressor.data.prepare import Found, find_images
 from compressor.data.store import placed
@@ -133,10 +133,10 @@ class DryRun:
 
 
 def dry_run(
-    request: Request, kind: DryRunKind = "estimate", *, progress: Progress = silent, announce: Announce = unheard
+    request: Request, kind: DryRunKind = "estimate", *, progress: Progress = no_progress, announce: Note = no_note
 ) -> DryRun:
     """Decide everything that the run would decide; `measure` also takes a few steps of it."""
-    if Place.here().world > 1:
+    if Rank.here().world > 1:
         raise UsageError("--dry-run tells of one process: start it without torchrun")
     if kind == "measure":
         decided = decide(request, progress, announce, choose_phi(request, announce, progress=progress))
@@ -242,7 +242,7 @@ class _Clock:
         pass
 
 
-def measure(decided: Decided, progress: Progress, announce: Announce) -> Measured:
+def measure(decided: Decided, progress: Progress, announce: Note) -> Measured:
     """Train for a few steps as the run would, and validate once."""
     rule, device, total = decided.preset.schedule, decided.device, WARM_UP_STEPS + TIMED_STEPS
     stages = decided.preset.stages(decided.methods, decided.pace)

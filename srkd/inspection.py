@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.base.errors import SrkdError
-from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of, said_by
+from compressor.base.files import file_sha256
+from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of
+from compressor.inference.origin import said_by
 from compressor.inference.teacher_check import TeacherCheck, check_teacher
-from compressor.models.checkpoints.files import file_sha256
 from compressor.models.cost import Cost, LayerCost, cost, layer_costs
 from compressor.models.networks.base import Spec
 from compressor.models.networks.dialect import Assumption

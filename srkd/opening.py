@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from compressor.base.context import Announce, unheard
+from compressor.base.context import Note, no_note
 from compressor.base.errors import UsageError
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
-from compressor.inference.open import ForeignRuntime, open_model
+from compressor.inference.foreign_runtime import ForeignRuntime
+from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -31,7 +32,7 @@ class Opening:
     precision: str | None = None
     threads: int | None = None
 
-    def open(self, model: Model, announce: Announce = unheard) -> Runtime:
+    def open(self, model: Model, announce: Note = no_note) -> Runtime:
         """One model, ready to run; what takes minutes first, such as another GPU's engine, is announced."""
         if isinstance(model, Teacher):
             if model.network is not None:
@@ -74,9 +75,7 @@ def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
     return scales.pop()
 
 
-def image_sets(
-    data: str | Path | None, *, scale: int, lr: str | Path | None, announce: Announce
-) -> tuple[ImageSet, ...]:
+def image_sets(data: str | Path | None, *, scale: int, lr: str | Path | None, announce: Note) -> tuple[ImageSet, ...]:
     """The sets of a data folder, or the embedded validation photos."""
     if data is None:
         if lr is not None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor.base.context import Announce, Progress, silent
+from compressor.base.context import Note, Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
 from recipes.loading import load_preset
-from recipes.looking import LooksThrough, find_phi, looking
+from recipes.looking import UsesPerceptualNet, bind_phi, find_phi
 from recipes.phi import Resolved
 from srkd.request import Request, path_of
 
@@ -20,7 +20,7 @@ EMBEDDED = "the embedded teacher"
 
 
 def choose_phi(
-    request: Request, announce: Announce, *, download: bool = True, progress: Progress = silent
+    request: Request, announce: Note, *, download: bool = True, progress: Progress = no_progress
 ) -> Resolved | None:
     """Said aloud; None where the recipe's methods look through none."""
     methods = load_preset(request.recipe, request.settings).build_methods()
@@ -32,25 +32,25 @@ def choose_phi(
     return found
 
 
-def choose_phi_once(request: Request, group: Processes, progress: Progress, announce: Announce) -> Resolved | None:
+def choose_phi_once(request: Request, group: Processes, progress: Progress, announce: Note) -> Resolved | None:
     """The leading process looks, and downloads; the others take its word, and read the file where it lies."""
-    found = group.together(lambda: choose_phi(request, announce, progress=progress) if group.leads else None)
+    found = group.run_on_all(lambda: choose_phi(request, announce, progress=progress) if group.leads else None)
     # A choice in a tuple: None would stand for a process that does not lead.
     return group.from_leader((found,))[0]
 
 
-def through_the_embedded(methods: Sequence[Method], teacher: Teacher | None, announce: Announce) -> tuple[Method, ...]:
+def through_the_embedded(methods: Sequence[Method], teacher: Teacher | None, announce: Note) -> tuple[Method, ...]:
     """Told where the teacher that was given has no blocks to look through, and the method can do without them."""
     found = phi_of(methods)
     if found is None or found.kind != "teacher" or teacher is None or teacher.network is not None:
         return tuple(methods)
     announce(f"phi: {EMBEDDED}'s first blocks, as {teacher.called} teacher gives outputs only")
-    return looking(methods, found.owned_by(EMBEDDED))
+    return bind_phi(methods, found.owned_by(EMBEDDED))
 
 
 def phi_of(methods: Sequence[Method]) -> Resolved | None:
     """What these methods were given."""
-    return next((method.resolved for method in methods if isinstance(method, LooksThrough)), None)
+    return next((method.resolved for method in methods if isinstance(method, UsesPerceptualNet)), None)
 
 
 def phi_in(facts: Mapping[str, Any]) -> Resolved | None:

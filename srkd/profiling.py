@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.assets import embedded_teacher
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import file_sha256
 from export.contestants import Settings
 from export.profiling import ProfileReport, profile_models
 
@@ -26,7 +26,7 @@ class Profiling:
     teacher: str | Path | None = None
     settings: Settings = field(default_factory=Settings)
 
-    def run(self, progress: Progress = silent, announce: Announce = unheard) -> ProfileReport:
+    def run(self, progress: Progress = no_progress, announce: Note = no_note) -> ProfileReport:
         """Measure everything in turns."""
         teacher, settings = self.teacher, self.settings
         if teacher is None and len(self.models) == 1:
@@ -49,7 +49,7 @@ class RunTeacher:
     options: Mapping[str, object]
 
 
-def teacher_of_run(run: Path, announce: Announce) -> RunTeacher | None:
+def teacher_of_run(run: Path, announce: Note) -> RunTeacher | None:
     """The teacher named in run.json, if its bytes are what they were."""
     facts_file = run / RUN_FACTS
     if not facts_file.is_file():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet
 from compressor.inference import evaluate as evaluation
@@ -30,7 +30,7 @@ class Scoring:
     self_ensemble: bool = False
     tile: int | None = None
 
-    def evaluate(self, progress: Progress = silent, announce: Announce = unheard) -> Evaluation:
+    def evaluate(self, progress: Progress = no_progress, announce: Note = no_note) -> Evaluation:
         """Scores by the protocol."""
         runtimes, sets, scale = self._opened(announce)
         return evaluation.evaluate(
@@ -43,7 +43,7 @@ class Scoring:
             progress=progress,
         )
 
-    def explain(self, progress: Progress = silent, announce: Announce = unheard) -> tuple[Evaluation, ...]:
+    def explain(self, progress: Progress = no_progress, announce: Note = no_note) -> tuple[Evaluation, ...]:
         """The same, followed by the conventions that these figures are mistaken for."""
         runtimes, sets, scale = self._opened(announce)
         return evaluation.explain(
@@ -56,7 +56,7 @@ class Scoring:
             progress=progress,
         )
 
-    def _opened(self, announce: Announce) -> tuple[list[Runtime], tuple[ImageSet, ...], int]:
+    def _opened(self, announce: Note) -> tuple[list[Runtime], tuple[ImageSet, ...], int]:
         runtimes = [self.opening.open(model, announce) for model in self.models]
         scale = common_scale(runtimes, self.opening.scale)
         return runtimes, image_sets(self.data, scale=scale, lr=self.lr, announce=announce), scale

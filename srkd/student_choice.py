@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.models.init_from import Taken, start_from
 from compressor.models.networks.base import Network, Spec
@@ -32,7 +32,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Pupil:
+class StudentInit:
     """The student before its first step, and where its weights come from."""
 
     network: Network
@@ -46,7 +46,7 @@ class Pupil:
         return {"init": self.init, "select": self.select, "init_from": taken}
 
 
-def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int, announce: Announce) -> Pupil:
+def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int, announce: Note) -> StudentInit:
     """The student, with hints and what `--init-from` gave said aloud."""
     network, init = _by_spec(shape, teacher, seed) if shape.spec is not None else _cut(teacher, preset, shape, seed)
     channels = network.descriptor.channels
@@ -63,10 +63,10 @@ def choose_student(teacher: Teacher | None, preset: Preset, shape: Shape, seed: 
         taken = start_from(network, shape.init_from)
         for line in taken.lines():
             announce(line)
-    return Pupil(network, init, shape.select or "leading", taken)
+    return StudentInit(network, init, shape.select or "leading", taken)
 
 
-def require_inside(pupil: Pupil, method: str, *, labelled: bool) -> None:
+def require_inside(pupil: StudentInit, method: str, *, labelled: bool) -> None:
     """Refuse what means nothing where the student is trained inside the teacher, on the teacher's own weights."""
     inside = f"{method} trains the student on slices of the teacher's own weights"
     if pupil.init != "inherit":

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compressor.base.context import Announce, Progress
+from compressor.base.context import Note, Progress
 from compressor.base.machine import facts
 from compressor.base.processes import Processes, interruption
 from compressor.data.batches import Batches
@@ -28,14 +28,14 @@ from compressor.training.events import Reference, RunEvents, mean_psnr_y, quanti
 from compressor.training.loop import run_stages
 from compressor.training.method import Method
 from compressor.training.run_folder import RunFolder
-from compressor.training.speed import PLAIN_PACE, Pace
+from compressor.training.speed import PLAIN_MODE, ExecutionMode
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
 from srkd.console import plain
 from srkd.phi_choice import phi_of
-from srkd.student_choice import Pupil
+from srkd.student_choice import StudentInit
 from srkd.trials_report import TrialsReport
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
@@ -89,12 +89,12 @@ class TrainingRun:
     methods: tuple[Method, ...]
     recipe: str
     teacher: Teacher | None
-    pupil: Pupil
+    pupil: StudentInit
     data: Data
     device: torch.device
     seed: int
     cache: TeacherCache | None = None
-    pace: Pace = PLAIN_PACE
+    pace: ExecutionMode = PLAIN_MODE
     reference: Reference | None = None
     """What is held against the student, where another run of the same teacher and images has measured it."""
     processes: Processes = field(default_factory=Processes)
@@ -103,21 +103,21 @@ class TrainingRun:
     def student(self) -> Network:
         return self.pupil.network
 
-    def go(self, progress: Progress, announce: Announce) -> CompressReport:
+    def go(self, progress: Progress, announce: Note) -> CompressReport:
         """Train, write the averaged student and say what it came to."""
         with self.folder.nothing_lost():
             return self._go(progress, announce)
 
-    def _go(self, progress: Progress, announce: Announce) -> CompressReport:
+    def _go(self, progress: Progress, announce: Note) -> CompressReport:
         started, processes = time.monotonic(), self.processes
         self._require_alike()
         # First of all: from here on a killed run can be continued.
-        processes.together(lambda: self.folder.write_facts(self.facts()))
+        processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
         processes.going_on(lambda: "before the first step", self.folder.continuing)
         stages = self.preset.stages(self.methods, self.pace)
         teacher = None if self.teacher is None else self.teacher.placed(self.device)
         reference = self.reference or self._reference(teacher)
-        state = processes.together(lambda: self._state(stages, teacher, announce))
+        state = processes.run_on_all(lambda: self._state(stages, teacher, announce))
         follow_leader(state, processes, stages, None if teacher is None else teacher.network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.going_on(lambda: f"at step {state.done} of {steps}", self.folder.continuing)
@@ -160,7 +160,7 @@ class TrainingRun:
                 f"has another {what} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _state(self, stages: Sequence[Stage], teacher: Teacher | None, announce: Announce) -> State:
+    def _state(self, stages: Sequence[Stage], teacher: Teacher | None, announce: Note) -> State:
         """A fresh state, or the newest saved one; metrics of later steps are forgotten."""
         own = None if teacher is None else teacher.network
         state = State.fresh(self._placed(self.student), own, stages[0], self.seed)
@@ -176,20 +176,20 @@ class TrainingRun:
         self.folder.forget_after(state.done)
         return state
 
-    def _batches(self, teacher: Teacher | None, progress: Progress, announce: Announce) -> Batches:
+    def _batches(self, teacher: Teacher | None, progress: Progress, announce: Note) -> Batches:
         rule, device = self.preset.schedule, self.device
         store = placed(self.data.train, device, announce)
         batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=self.seed, device=device)
         batches = batches.shared(self.processes.place.share(rule.batch))
         return batches if teacher is None else self._labelled(batches, teacher, progress, announce)
 
-    def _labelled(self, batches: Batches, teacher: Teacher, progress: Progress, announce: Announce) -> Batches:
+    def _labelled(self, batches: Batches, teacher: Teacher, progress: Progress, announce: Note) -> Batches:
         """With what the teacher cache knows, if there is one. The leader fills it, and then who has another disk."""
         cache, processes = self.cache, self.processes
         if cache is None:
             return batches
-        first = processes.together(lambda: cache.filled(teacher, progress, announce) if processes.leads else None)
-        labels = processes.together(lambda: first or cache.filled(teacher, progress, announce))
+        first = processes.run_on_all(lambda: cache.filled(teacher, progress, announce) if processes.leads else None)
+        labels = processes.run_on_all(lambda: first or cache.filled(teacher, progress, announce))
         return cache.serve(labels, teacher, batches, announce)
 
     def _placed(self, network: Network) -> Network:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compressor.base.context import Announce, Progress, unheard
+from compressor.base.context import Note, Progress, no_note
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.base.machine import facts as machine_facts
@@ -39,16 +39,14 @@ class Decide(Protocol):
     """How a request becomes a student and batches; `shared` lends its teacher, images and pace."""
 
     def __call__(
-        self, request: Request, progress: Progress, announce: Announce, *, shared: Decided | None = None
+        self, request: Request, progress: Progress, announce: Note, *, shared: Decided | None = None
     ) -> Decided: ...
 
 
 class Single(Protocol):
     """How one run is begun or, where its folder has a run.json, continued."""
 
-    def __call__(
-        self, request: Request, run: Path, decided: Decided, progress: Progress, announce: Announce
-    ) -> object: ...
+    def __call__(self, request: Request, run: Path, decided: Decided, progress: Progress, announce: Note) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,11 @@ class Hands:
     decide: Decide
     single: Single
     progress: Progress
-    announce: Announce
+    announce: Note
 
 
 @dataclass(frozen=True)
-class Wish:
+class TrialOptions:
     """What the user wants beside the run itself."""
 
     with_baseline: bool = False
@@ -92,13 +90,13 @@ class Trials:
 
     out: Path
     request: Request
-    wish: Wish
+    wish: TrialOptions
     own: Decided
     plan: tuple[Trial, ...]
     hands: Hands
 
     @classmethod
-    def of(cls, out: Path, request: Request, wish: Wish, own: Decided, hands: Hands) -> Trials:
+    def of(cls, out: Path, request: Request, wish: TrialOptions, own: Decided, hands: Hands) -> Trials:
         rows = variants(request, own, wish.with_baseline, hands.announce)
         # Seed by seed, so that a plan that is stopped early has pairs to compare.
         seeds = range(request.seed, request.seed + wish.seeds)
@@ -131,7 +129,7 @@ class Trials:
             self.hands.announce(f"{title} (finished before)")
             return
         self.hands.announce(title)
-        decided = self.hands.decide(trial.request, self.hands.progress, unheard, shared=self.own)
+        decided = self.hands.decide(trial.request, self.hands.progress, no_note, shared=self.own)
         require_comparable(trial.variant, decided, self.own)
         if results:
             decided = decided._replace(reference=_reference(results[0]["result"]))
@@ -215,10 +213,10 @@ class Trials:
         )
 
 
-def wish_of(facts: Mapping[str, Any]) -> Wish:
+def trial_options_of(facts: Mapping[str, Any]) -> TrialOptions:
     """What a run.json says was wanted; a single run's says nothing of it."""
     told = facts.get("trials")
-    return Wish() if told is None else Wish(bool(told["with_baseline"]), int(told["seeds"]))
+    return TrialOptions() if told is None else TrialOptions(bool(told["with_baseline"]), int(told["seeds"]))
 
 
 def _reference(told: Mapping[str, Any]) -> Reference:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from compressor.base.context import Announce, unheard
+from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 
 if sys.platform != "win32":
@@ -67,7 +67,7 @@ class CacheFolder:
     path: Path
     limit: int = DEFAULT_LIMIT
 
-    def find(self, key: str, read: Callable[[Path], T], announce: Announce) -> T | None:
+    def find(self, key: str, read: Callable[[Path], T], announce: Note) -> T | None:
         """`read` of the entry, or None where there is no sound one.
 
         `read` gets the entry's folder, maps its files, and raises SrkdError on damage.
@@ -89,7 +89,7 @@ class CacheFolder:
         return found
 
     def make(
-        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Announce
+        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Note
     ) -> T | None:
         """`read` of the entry after `write` has made it, here or in another process; None where it can't be kept.
 
@@ -98,14 +98,14 @@ class CacheFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self._alone(key, announce):
-                found = self.find(key, read, unheard)
+                found = self.find(key, read, no_note)
                 return found if found is not None else self._made(key, read, write, size, announce)
         except OSError as error:
             announce(f"nothing is kept in the cache folder {self.path}: {error.strerror or error}")
             return None
 
     @contextmanager
-    def growing(self, key: str, announce: Announce) -> Iterator[Path]:
+    def growing(self, key: str, announce: Note) -> Iterator[Path]:
         """The folder of an entry that grows in place, for one process at a time; it may be new, and it may be damaged.
 
         Whoever writes maps a file of it first, so that it counts as in use.
@@ -149,7 +149,7 @@ class CacheFolder:
         return True
 
     def _made(
-        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Announce
+        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Note
     ) -> T | None:
         if not self.make_room(size):
             announce(
@@ -182,7 +182,7 @@ class CacheFolder:
                 shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
-    def _alone(self, key: str, announce: Announce) -> Iterator[None]:
+    def _alone(self, key: str, announce: Note) -> Iterator[None]:
         """One process at a time makes an entry; a lock dies with its process."""
         path = self.path / f"{key}.lock"
         while True:

@@ -1,21 +1,36 @@
-"""Progress as a plain callable, so that nothing in the ground knows a terminal."""
+"""What a long operation reports to, and the processes it runs in: one object, passed whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from compressor.base.processes import Processes
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(title, done, total)."""
 
-
-Announce: TypeAlias = Callable[[str], None]
+Note: TypeAlias = Callable[[str], None]
 """Receives one line for a person."""
 
 
-def silent(title: str, done: int, total: int) -> None:
-    """The progress of a caller who does not want any."""
+def no_progress(title: str, done: int, total: int) -> None:
+    """Report no progress."""
 
 
-def unheard(line: str) -> None:
-    """The announcements of a caller who does not want any."""
+def no_note(line: str) -> None:
+    """Drop the line."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """`progress` and `note` are called in the leading process only; the others report nothing."""
+
+    progress: Progress = no_progress
+    note: Note = no_note
+    processes: Processes = field(default_factory=Processes)
+
+
+QUIET = Context()
+"""One process that reports nothing."""

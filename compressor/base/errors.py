@@ -6,7 +6,8 @@ What was perhaps meant by a name that nobody knows.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SrkdError(Exception):
@@ -56,6 +57,28 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+
+
+@contextmanager
+def one_line(what: str, *, first: bool = False) -> Iterator[None]:
+    """Turn whatever a library raises into one line: `what`, then the last line of its message, or the `first`.
+
+    Interpreters put the cause into the last line. Out of memory passes unchanged: tiling answers it with smaller tiles.
+    """
+    try:
+        yield
+    except SrkdError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SrkdError(f"{what}: {reason_of(error, first=first)}") from error
+
+
+def reason_of(error: BaseException, *, first: bool = False) -> str:
+    """The last (or first) line of an error's message; its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0 if first else -1][:300]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

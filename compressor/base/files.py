@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from compressor.base.errors import Unwritable
+from compressor.base.errors import SrkdError, Unwritable
 
 
 @contextmanager
@@ -119,3 +121,20 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
+    try:
+        with open(path, "rb") as handle:
+            return sha256_of(handle)
+    except OSError as error:
+        raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def sha256_of(handle: IO[bytes]) -> str:
+    """SHA-256 of the rest of an open file, read in pieces."""
+    digest = hashlib.sha256()
+    while chunk := handle.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor.base.errors import SrkdError
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
+
+if TYPE_CHECKING:
+    import torch
 
 AT_ONCE: Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
     signal.SIGINT: signal.default_int_handler,
@@ -104,8 +105,8 @@ class ToldElsewhere(SrkdError):
 class Processes:
     """One process. `Group` in group.py overrides everything here that needs another one."""
 
-    def __init__(self, place: Place | None = None) -> None:
-        self.place = place or Place()
+    def __init__(self, place: Rank | None = None) -> None:
+        self.place = place or Rank()
         self.wish = Interruption(launched=not self.alone)
 
     @property
@@ -135,7 +136,7 @@ class Processes:
         """Every process's value, by rank."""
         return [value]
 
-    def together(self, work: Callable[[], T]) -> T:
+    def run_on_all(self, work: Callable[[], T]) -> T:
         """Do `work` on every process. A mistake of any ends all of them, and the leading one tells it."""
         return work()
 

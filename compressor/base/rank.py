@@ -12,7 +12,7 @@ from compressor.base.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """One process of `world`; `local_rank` counts those of this machine, `restarts` how often torchrun began anew."""
 
     rank: int = 0
@@ -21,7 +21,7 @@ class Place:
     restarts: int = 0
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> Place:
+    def here(cls, environment: Mapping[str, str] = os.environ) -> Rank:
         """From what torchrun sets; a process that nobody numbered is alone."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()

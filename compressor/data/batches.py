@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from compressor.data.sampler import Draw, Sampler, Witness
+from compressor.data.sampler import BatchHashes, Draw, Sampler
 from compressor.data.store import ImageStore, Plane, carried, packed
 
 View = Literal["whole", "zoom-out"]
@@ -93,11 +93,11 @@ class Batches:
         return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
 
     @cached_property
-    def witness(self) -> Witness:
+    def witness(self) -> BatchHashes:
         """What was drawn, as hashes."""
         # Without a hold on self, which would be a cycle: files stay in use until the last reference to them is gone.
         sampler, samples = self.sampler, self.whole or self.samples
-        return Witness(lambda step: sampler.draw(step, samples))
+        return BatchHashes(lambda step: sampler.draw(step, samples))
 
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)

@@ -21,7 +21,7 @@ import PIL
 import torch
 
 from compressor.base.cache_folder import SPARE, CacheFolder, told
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import available_memory, usable_cores
 from compressor.data.store import (
@@ -164,8 +164,8 @@ def build_store(
     lr_patch: int,
     border: Border = "mirror",
     cache: CacheFolder | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
 ) -> ImageStore:
     """Every source decoded, or taken from the cache; LR images made where none are given."""
     found = decode_all(sources, scale=scale, border=border, cache=cache, progress=progress, announce=announce)
@@ -178,8 +178,8 @@ def decode_all(
     scale: int,
     border: Border = "mirror",
     cache: CacheFolder | None = None,
-    progress: Progress = silent,
-    announce: Announce = unheard,
+    progress: Progress = no_progress,
+    announce: Note = no_note,
     small: int = SMALL,
 ) -> Decoded:
     """The images of `sources`, from the cache where they have not changed since, and kept there where it is allowed."""
@@ -225,7 +225,7 @@ class Reading:
         with open_planes(folder) as (lr, hr):
             write_index(folder, self.into(lr, hr))
 
-    def without_cache(self, room: Room, announce: Announce) -> Decoded:
+    def without_cache(self, room: Room, announce: Note) -> Decoded:
         """In memory where it fits, otherwise in a nameless file in the folder for temporary files."""
         available = int(available_memory() * MEMORY_SHARE)
         if room.bytes <= available:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import Source, build_store, decode_all
 from compressor.data.store import Decoded, ImageStore
@@ -77,7 +77,7 @@ class Data:
 
 
 def prepare_data(
-    choice: DataChoice, *, scale: int, lr_patch: int, progress: Progress = silent, announce: Announce = unheard
+    choice: DataChoice, *, scale: int, lr_patch: int, progress: Progress = no_progress, announce: Note = no_note
 ) -> Data:
     """Decode the training images and set validation images apart; what was left out is announced."""
     reading = _Reading(choice, scale, lr_patch, progress, announce)
@@ -136,7 +136,7 @@ class _Reading:
     scale: int
     lr_patch: int
     progress: Progress
-    announce: Announce
+    announce: Note
 
     def lr_only(self, folder: Path) -> Data:
         """LR images without labels; whatever tells how good the student is has HR images."""

@@ -65,7 +65,7 @@ DIGEST_BYTES = 8
 """Of each step; steps are folded into 16 bytes a row of metrics."""
 
 
-class Witness:
+class BatchHashes:
     """Keeps a hash of each step's draw until a row of metrics tells it.
 
     The draw is hashed where the batch is made, a few hundred bytes a step; `again` draws a step anew, for the steps

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from compressor.base.cache_folder import mapped, told
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 
 
@@ -273,7 +273,7 @@ def free_memory(device: torch.device) -> int | None:
 def placed(
     store: ImageStore,
     device: torch.device,
-    announce: Announce,
+    announce: Note,
     free: Callable[[torch.device], int | None] = free_memory,
 ) -> ImageStore:
     """The store on the device where it fits; on a CPU the store as it is, which the system keeps in memory."""
@@ -286,7 +286,7 @@ def has_room(
     size: int,
     what: str,
     device: torch.device,
-    announce: Announce,
+    announce: Note,
     free: Callable[[torch.device], int | None] = free_memory,
 ) -> bool:
     """Whether so many bytes may lie on the device; says so."""

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import torch
 
 from compressor.base.cache_folder import CacheFolder, mapped, told
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.precision import Precision, autocast
 from compressor.data.batches import Batches, Labels, View
@@ -73,7 +73,7 @@ class OutputFile:
         return self.folder.path / self.name / "outputs.jsonl"
 
     @contextmanager
-    def held(self, announce: Announce) -> Iterator[None]:
+    def held(self, announce: Note) -> Iterator[None]:
         """Nobody else writes the entry meanwhile, which may just be making what is wanted here, nor removes it."""
         with self.folder.growing(self.name, announce):
             with _one_line(self.data), open(self.data, "a+b") as file:
@@ -241,7 +241,9 @@ class TeacherCache:
             },
         }
 
-    def filled(self, teacher: Teacher, progress: Progress = silent, announce: Announce = unheard) -> dict[View, Labels]:
+    def filled(
+        self, teacher: Teacher, progress: Progress = no_progress, announce: Note = no_note
+    ) -> dict[View, Labels]:
         """Run the teacher where an image has no sound output yet, and map what there is then."""
         return {
             one.view: Labels(
@@ -253,7 +255,7 @@ class TeacherCache:
             for one in self.views
         }
 
-    def serve(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, announce: Announce) -> Batches:
+    def serve(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, announce: Note) -> Batches:
         """The batches with what was kept, and a line on how far that is from the teacher's own outputs."""
         device = batches.device or torch.device("cpu")
         if device.type != "cpu" and has_room(self.bytes, "the teacher's outputs", device, announce):
@@ -263,7 +265,7 @@ class TeacherCache:
         announce(difference_line(difference(teacher, served, self.precision)))
         return served
 
-    def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Announce) -> Plane:
+    def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Note) -> Plane:
         with one.file.held(announce):
             entries = one.file.sound(one.keys, progress)
             missing = {key: index for index, key in enumerate(one.keys) if key not in entries}

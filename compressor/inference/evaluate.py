@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
@@ -72,7 +72,7 @@ def evaluate(
     protocol: Protocol | None = None,
     self_ensemble: bool = False,
     tile: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Score models on sets by one protocol (default: Y, border = scale). Stored LR images are used where a set has
     them, otherwise they are made; the model `bicubic` is always the first row, without the ensemble."""
@@ -88,7 +88,7 @@ def explain(
     protocol: Protocol | None = None,
     self_ensemble: bool = False,
     tile: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[Evaluation, ...]:
     """`evaluate`, followed by the conventions people mistake it for: PSNR over RGB, no border cropped, LR made by
     Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""

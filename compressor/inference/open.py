@@ -1,9 +1,4 @@
-"""Foreign models (TorchScript, torch.export, spandrel) behind the protocol of every runtime.
-
-`open_model`: any model file, ready to run.
-
-Which checkpoint an exported file was made from, found by its hash: for those who want the network itself.
-"""
+"""`open_model`: any model file, ready to run. Importing this table imports no torch."""
 
 from __future__ import annotations
 
@@ -15,49 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import torch
-
-from compressor.base.context import Announce, unheard
+from compressor.base.context import Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError, nearest
-from compressor.models.checkpoints.files import file_sha256
-from compressor.models.networks.base import Descriptor, Spec
-from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import read_sidecar
-from compressor.runtimes.onnx_file import read_facts
 from compressor.runtimes.tensorrt.driver import driver_missing
-from compressor.runtimes.torch_runtime import torch_device
-from compressor.teachers.teacher import Teacher
 
+# The command line reads the table for its help, which imports no torch.
 if TYPE_CHECKING:
     from compressor.runtimes.base import Runtime
     from compressor.teachers.teacher import Teacher
-
-
-class ForeignRuntime:
-    """A teacher that is none of our networks, in fp32, on the device asked for where its kind can go there."""
-
-    name = "torch"
-    layout = "runtime"
-    precision = "fp32"
-    spec: Spec | None = None
-
-    def __init__(self, teacher: Teacher, *, label: str, device: str = "cpu") -> None:
-        self.label = label
-        self.metadata: Mapping[str, str] = {}
-        self.descriptor: Descriptor = teacher.descriptor
-        self._teacher = teacher.placed(torch_device(device))
-        self.device = str(self._teacher.place)
-
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
-        sr: torch.Tensor = self._teacher(lr)
-        if lr.device.type == "cuda":
-            torch.cuda.synchronize(lr.device)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
-
-
-# The command line reads the table for its help, which imports no torch.
 
 
 @dataclass(frozen=True)
@@ -71,7 +31,7 @@ class Request:
     device: str
     precision: str | None
     threads: int | None
-    announce: Announce = unheard
+    announce: Note = no_note
 
 
 def absent(modules: Iterable[str]) -> tuple[str, ...]:
@@ -121,13 +81,14 @@ def _open_compiled(request: Request) -> Runtime:
 
 
 def _open_checkpoint(request: Request, *, compiled: bool) -> Runtime:
-    import torch
 
     from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime
     from compressor.teachers.teacher import load_teacher
 
     teacher = load_teacher(request.path, scale=request.scale, arch_options=request.arch_options)
     if request.threads is not None:
+        import torch
+
         torch.set_num_threads(request.threads)
     if teacher.network is None:
         if compiled:
@@ -144,6 +105,7 @@ def _open_checkpoint(request: Request, *, compiled: bool) -> Runtime:
 
 
 def _foreign(request: Request, teacher: Teacher) -> Runtime:
+    from compressor.inference.foreign_runtime import ForeignRuntime
 
     if request.precision not in (None, "fp32"):
         raise UsageError(f"{request.path}: {teacher.called} model runs in fp32 here, not {request.precision}")
@@ -315,7 +277,7 @@ def open_model(
     runtime: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
-    announce: Announce = unheard,
+    announce: Note = no_note,
 ) -> Runtime:
     """Open a checkpoint, a run folder (its student) or an exported file.
 
@@ -362,82 +324,3 @@ def runtime_of(file: Path) -> str:
         if file.suffix.lower() in kind.suffixes:
             return name
     return "torch"
-
-
-SOURCE = "srkd.source_sha256"
-CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
-
-
-def said_by(path: Path) -> Mapping[str, str]:
-    """The `srkd.*` keys of an exported file. Where it cannot run, it is read without being run."""
-    read = READERS.get(runtime_of(path))
-    return read(path) if read is not None else open_model(path).metadata
-
-
-def checkpoint_beside(path: Path) -> Path:
-    """The checkpoint that `path` was exported from, in its folder or the one above; one line where there is none."""
-    source = said_by(path).get(SOURCE, "")
-    if not source:
-        raise SrkdError(f"{path} does not say what it was made from")
-    folder = path.resolve().parent
-    for file in (*_checkpoints(folder), *_checkpoints(folder.parent)):
-        if file_sha256(file) == source:
-            return file
-    raise SrkdError(f"{path} was made from a checkpoint with the SHA-256 {source[:12]}…, which is not beside it")
-
-
-def checkpoint_of(model: str | Path, announce: Announce = unheard) -> Path:
-    """A checkpoint or run folder itself; of an exported file the checkpoint beside it."""
-    path = Path(model)
-    if runtime_of(path) == "torch":
-        return path
-    file = model_file(path)
-    try:
-        found = checkpoint_beside(file)
-    except SrkdError as error:
-        raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
-    announce(f"{path} is an exported file: starting from {found}, which it was made from")
-    return found
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    try:
-        return sorted(file for file in folder.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
-    except OSError as error:
-        raise SrkdError(f"{folder}: {error.strerror or error}") from error
-
-
-def _of_onnx(path: Path) -> Mapping[str, str]:
-    return read_facts(path).metadata
-
-
-def _of_sidecar(path: Path) -> Mapping[str, str]:
-    return read_sidecar(path).metadata
-
-
-def _of_engine(path: Path) -> Mapping[str, str]:
-    from compressor.runtimes.tensorrt.engine_file import read_engine
-
-    facts = read_engine(path).facts
-    return {} if facts is None else facts.metadata
-
-
-def _of_package(path: Path) -> Mapping[str, str]:
-    missing = absent(RUNTIMES["coreml"].needs)
-    if missing:
-        raise SrkdError(f"{path}: {MissingExtra(', '.join(missing), 'coreml')}")
-    from compressor.runtimes.coreml_runtime import read_metadata
-
-    return read_metadata(path)
-
-
-READERS: Mapping[str, Callable[[Path], Mapping[str, str]]] = MappingProxyType(
-    {
-        "onnxruntime": _of_onnx,
-        "ncnn": _of_sidecar,
-        "executorch": _of_sidecar,
-        "tensorrt": _of_engine,
-        "coreml": _of_package,
-    }
-)
-"""Formats that say what they are to others than their own runtime."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
@@ -73,7 +73,7 @@ def upscale(
     overlap: int = UNBOUNDED_OVERLAP,
     self_ensemble: bool = False,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> UpscaleReport:
     """Enlarge pictures and write them beside their sources, or to `output` (a folder, or a file for one picture).
 

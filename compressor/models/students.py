@@ -314,7 +314,7 @@ def _index(term: Term, orders: Mapping[Key, torch.Tensor]) -> torch.Tensor:
     return order + term.start
 
 
-class Inside:
+class StudentView:
     """The forward of a student of `spec` inside `whole`; every gradient lands in `whole` (CSD, model/edsr.py).
 
     `skeleton` is the student's own module: its features are read there. Its weights are never used.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import Image, describe, one_line, spec_in
+from compressor.runtimes.metadata import Image, describe, spec_in
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.machine import native_silence
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import Sidecar, one_line, read_sidecar
+from compressor.runtimes.metadata import Sidecar, read_sidecar
 
 METHOD = "forward"
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.machine import native_silence
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import Array, Image, describe, one_line, spec_in
+from compressor.runtimes.metadata import Array, Image, describe, spec_in
 
 IDENTIFIER = b"TFL3"
 

@@ -6,8 +6,7 @@ Files that carry their `srkd.*` keys inside: from these to a descriptor, and for
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -163,16 +162,3 @@ def describe(spec: Spec | None, image: Image, label: str, run: Callable[[torch.T
     descriptor = Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)
     require_output(probe, out, descriptor, label)
     return descriptor
-
-
-@contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Native libraries raise what they like, over several lines of which the last says most."""
-    try:
-        yield
-    except SrkdError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else type(error).__name__
-        raise SrkdError(f"{what}: {reason[:300]}") from error

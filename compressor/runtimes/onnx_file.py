@@ -9,8 +9,7 @@ it does not compute at all. Rounding each result makes both tell the truth, slow
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +38,7 @@ def read_facts(path: Path) -> OnnxFacts:
 
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
-    with one_line(f"{path} is not an ONNX file"):
+    with one_line(f"{path} is not an ONNX file", first=True):
         model = onnx.load_model(str(path), load_external_data=False)
         metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
         facts = OnnxFacts(_precision(model), metadata)
@@ -64,7 +63,7 @@ def _require_companions(model: onnx.ModelProto, path: Path) -> None:
         file = path.parent / name
         if not file.is_file():
             raise SrkdError(f"{path} keeps its weights in {name}, which is not beside it: put both in one folder")
-        with one_line(f"{path} does not say where in {name} {tensor.name} is"):
+        with one_line(f"{path} does not say where in {name} {tensor.name} is", first=True):
             end = int(told.get("offset", "0")) + int(told.get("length", "0"))
         if file.stat().st_size < end:
             raise SrkdError(f"{file} has {file.stat().st_size} bytes: {tensor.name} of {path.name} ends at {end}")
@@ -80,18 +79,6 @@ def _precision(model: onnx.ModelProto) -> str:
         if len(tensor.dims) > 1:
             sizes[names.get(tensor.data_type, "fp32")] += int(np.prod(tensor.dims, dtype=np.float64))
     return sizes.most_common(1)[0][0] if sizes else "fp32"
-
-
-@contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """protobuf and ONNX Runtime raise types of their own, some of them only Exception."""
-    try:
-        yield
-    except SrkdError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SrkdError(f"{what}: {reason[:300]}") from error
 
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)

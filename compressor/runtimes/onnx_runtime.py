@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, one_line
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import require_input, require_output
 from compressor.runtimes.metadata import spec_in
-from compressor.runtimes.onnx_file import one_line, read_facts
+from compressor.runtimes.onnx_file import read_facts
 from compressor.runtimes.onnx_providers import CPU, Choice, choose
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
@@ -99,7 +99,7 @@ class OnnxRuntime:
         image = self._image
         # A file with a fixed batch, which is one, takes several images one after the other.
         batches = [one[None] for one in lr] if image.batch == 1 and len(lr) > 1 else [lr]
-        with one_line(f"{self.label}: ONNX Runtime failed on {tuple(lr.shape)}"):
+        with one_line(f"{self.label}: ONNX Runtime failed on {tuple(lr.shape)}", first=True):
             outputs = [image.given_back(self._one(image.fed(batch), scale)) for batch in batches]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
 
@@ -121,7 +121,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = self.threads
         # Threads that keep spinning after a run would take the cores of whoever runs next, and spoil their timing.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        with one_line(f"{path} is not a model ONNX Runtime can open"):
+        with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
             session = onnxruntime.InferenceSession(
                 _rounded(path) if self.rounded else str(path),
                 options,

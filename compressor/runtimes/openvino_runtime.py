@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import Image, describe, one_line, spec_in
+from compressor.runtimes.metadata import Image, describe, spec_in
 
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}

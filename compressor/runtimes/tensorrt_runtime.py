@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build
@@ -35,8 +35,8 @@ class TensorRTRuntime:
         *,
         label: str | None = None,
         device: str = "cuda",
-        progress: Progress = silent,
-        announce: Announce = unheard,
+        progress: Progress = no_progress,
+        announce: Note = no_note,
     ) -> None:
         index = device_index(device)
         require_trt()

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 
 import torch
-import torch._dynamo.exc
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Network, Spec
@@ -125,6 +124,8 @@ class TorchCompiledRuntime(TorchRuntime):
         return compiled
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
+        import torch._dynamo.exc  # here, because it takes a second and loads sympy
+
         try:
             return super().run(lr)
         except torch._dynamo.exc.TorchDynamoException as error:

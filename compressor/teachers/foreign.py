@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.base.errors import SrkdError, one_line
 from compressor.models.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
@@ -59,25 +58,6 @@ class Foreign(Protocol):
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]
-
-
-class one_line(AbstractContextManager[None]):
-    """Whatever a library raises becomes one line that begins with `what`."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, SrkdError):
-            if is_out_of_memory(error):
-                return  # tiling answers it by smaller tiles
-            raise SrkdError(f"{self.what}: {reason_of(error)}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """The last line of a library's message, where interpreters put the cause; or the name of the error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
 
 
 def as_image(output: object, what: str) -> torch.Tensor:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.errors import one_line
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.teachers.foreign import ForeignFacts, one_line, smallest_multiple
+from compressor.teachers.foreign import ForeignFacts, smallest_multiple
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, one_line
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 from compressor.models.checkpoints.pickles import read_pickle, read_storages
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleModel, Run, one_line, params_of, probe, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleModel, Run, params_of, probe, run_module
 
 TEXT_LIMIT_BYTES = 256 * 2**20
 TORCHSCRIPT_FILES = re.compile(

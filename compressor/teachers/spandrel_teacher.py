@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from compressor.base.errors import MissingExtra, SrkdError
+from compressor.base.errors import MissingExtra, SrkdError, one_line
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleModel, one_line, params_of, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleModel, params_of, run_module
 
 
 class NotKnown(SrkdError):

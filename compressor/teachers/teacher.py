@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import file_sha256
 from compressor.models.checkpoints.load import Loaded, UnknownNetwork, load_checkpoint, read_states, weights_file
 from compressor.models.checkpoints.save import tensor_bytes
 from compressor.models.networks.base import Descriptor, Network, Spec, Tap

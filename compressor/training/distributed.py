@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: 
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Interrupted, LostProcess, Processes, ToldElsewhere, Unanimous
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 
 EVERY = 2.0
 """Seconds between two signs of life."""
@@ -104,7 +104,7 @@ PATIENCE = timedelta(hours=12)
 class Group(Processes):
     """One of several processes. `last_words` prints the line of a process that cannot raise an error any more."""
 
-    def __init__(self, place: Place, last_words: Callable[[str], None]) -> None:
+    def __init__(self, place: Rank, last_words: Callable[[str], None]) -> None:
         super().__init__(place)
         self.last_words = last_words
         self.where: Callable[[], str] = lambda: "before the first step"
@@ -153,7 +153,7 @@ class Group(Processes):
             dist.all_gather_object(values, value)
         return values
 
-    def together(self, work: Callable[[], T]) -> T:
+    def run_on_all(self, work: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = work()
@@ -229,7 +229,7 @@ class _Everyone(torch.autograd.Function):
 
 
 @contextmanager
-def processes(place: Place, last_words: Callable[[str], None]) -> Iterator[Processes]:
+def processes(place: Rank, last_words: Callable[[str], None]) -> Iterator[Processes]:
     """The processes of this run, for as long as it lasts."""
     if place.world == 1:
         yield Processes(place)
@@ -253,7 +253,7 @@ def processes(place: Place, last_words: Callable[[str], None]) -> Iterator[Proce
         group.close(well=True)
 
 
-def own_device(name: str, place: Place) -> str:
+def own_device(name: str, place: Rank) -> str:
     """`cuda` is each process's own GPU; a numbered one would be shared by all of them."""
     if place.world == 1 or name == "cpu":
         return name
@@ -272,7 +272,7 @@ def _meeting_point() -> tuple[str, int]:
         raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
 
 
-def _store(place: Place) -> Store:
+def _store(place: Rank) -> Store:
     """Where the processes tell each other their addresses, under names of this attempt: torchrun keeps the store when
     it begins anew, and one that is early would find the address of a process that has ended."""
     store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=PATIENCE))

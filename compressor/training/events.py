@@ -12,10 +12,10 @@ from itertools import accumulate
 
 import torch
 
-from compressor.base.context import Announce, Progress
+from compressor.base.context import Note, Progress
 from compressor.base.processes import Interrupted, Processes
 from compressor.data.prepare import ValidationImage
-from compressor.data.sampler import Witness
+from compressor.data.sampler import BatchHashes
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import upscale_bicubic
 from compressor.models.networks.base import Network
@@ -75,9 +75,9 @@ class RunEvents:
         images: Sequence[ValidationImage],
         reference: Reference,
         progress: Progress,
-        announce: Announce,
+        announce: Note,
         processes: Processes,
-        witness: Witness | None = None,
+        witness: BatchHashes | None = None,
     ) -> None:
         self.folder, self.stages = folder, stages
         self.ends = tuple(accumulate(stage.schedule.steps for stage in stages))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from compressor.base.context import unheard
+from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
@@ -26,7 +26,7 @@ from compressor.teachers.foreign import ForeignFacts
 from compressor.teachers.teacher import Teacher
 from compressor.training.losses import collect
 from compressor.training.method import Role
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Forward, Runner, Step
@@ -88,7 +88,7 @@ def footprint(stage: Stage, student: Spec, teacher: Teacher | None, batched: Bat
     with torch.device("meta"), _Living() as living:
         frozen = None if teacher is None else _stand_in(teacher)
         state = _state(stage, build(student), frozen)
-        cast = players(stage, state, frozen, unheard, Processes())
+        cast = build_networks(stage, state, frozen, no_note, Processes())
         students = [_Recorded(runner) for runner in cast.students]
         teaches = None if cast.teacher is None else _Recorded(cast.teacher)
         cast = replace(cast, students=students, teacher=teaches)

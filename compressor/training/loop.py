@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Unanimous
 from compressor.data.batches import Batch
@@ -21,10 +21,10 @@ from compressor.models.students import network_sha256
 from compressor.teachers.teacher import Teacher
 from compressor.training.guard import Skipped, require_paths
 from compressor.training.losses import Losses, calibrate, collect, require_shared
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from compressor.training.step import Cast, Step, begin_step
+from compressor.training.step import Step, StepNetworks, begin_step
 
 
 class BatchSource(Protocol):
@@ -65,7 +65,9 @@ def train(
 ) -> None:
     """Run `stage` from where `state` stands to its end."""
     processes = processes or Processes()
-    hands = Hands(stage, state, players(stage, state, teacher, events.note, processes), processes, events.note, seed)
+    hands = Hands(
+        stage, state, build_networks(stage, state, teacher, events.note, processes), processes, events.note, seed
+    )
     began_here = state.done
     for number in range(state.done, state.began + stage.schedule.steps):
         batch = batches.at(number)
@@ -89,9 +91,9 @@ class Hands:
 
     stage: Stage
     state: State
-    cast: Cast
+    cast: StepNetworks
     processes: Processes
-    note: Announce
+    note: Note
     seed: int
 
     def step(self, number: int, batch: Batch) -> tuple[Losses, Skipped | None]:
@@ -114,7 +116,7 @@ class Hands:
         for part in range(self.stage.updates):
             step = Step(number, self.seed, batch, self.cast, part)
             terms = {method.name: method.terms(step) for method in self.stage.methods}
-            self.processes.together(functools.partial(require_shared, terms))
+            self.processes.run_on_all(functools.partial(require_shared, terms))
 
     def update(self, step: Step) -> tuple[Losses, Skipped | None]:
         """Forward, backward, and the optimiser's move, unless the guard objects."""
@@ -123,7 +125,7 @@ class Hands:
             begin_step()
         losses = collect(stage, state, step)
         if step.number == state.began:
-            processes.together(functools.partial(require_paths, losses.terms, state.trained))
+            processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained))
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.training.method import Calibrated, calibration_steps
@@ -127,7 +127,7 @@ def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:
     return {**asked, **{name: weight for name, weight in stage.weights.items() if name in asked}}
 
 
-def calibrate(stage: Stage, state: State, losses: Losses, note: Announce) -> None:
+def calibrate(stage: Stage, state: State, losses: Losses, note: Note) -> None:
     """Let a good step count for the weights that are still to be found."""
     asked = asked_weights(stage)
     if not state.calibration.open(asked):

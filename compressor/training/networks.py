@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
 from compressor.models.networks.base import Network, Spec
-from compressor.models.students import Inside
+from compressor.models.students import StudentView
 from compressor.teachers.teacher import Teacher
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Cast, CompiledAtFirst, Runner
+from compressor.training.step import CompiledAtFirst, Runner, StepNetworks
 
 
-def players(stage: Stage, state: State, teacher: Network | None, note: Announce, processes: Processes) -> Cast:
+def build_networks(
+    stage: Stage, state: State, teacher: Network | None, note: Note, processes: Processes
+) -> StepNetworks:
     """Students and teacher, each in its precision, compiled where the stage's pace says so; modules and helpers."""
     device, pace = next(state.trained.parameters()).device, stage.pace
 
@@ -23,7 +25,7 @@ def players(stage: Stage, state: State, teacher: Network | None, note: Announce,
         return Runner(network, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def inside(spec: Spec) -> Runner:
-        student = Inside(state.trained, spec, state.segments)
+        student = StudentView(state.trained, spec, state.segments)
         return Runner(student.skeleton, trains=True, autocast=lambda: autocast(pace.precision, device), forward=student)
 
     if state.role == "joint":
@@ -41,4 +43,4 @@ def players(stage: Stage, state: State, teacher: Network | None, note: Announce,
         method.name: method.helpers(own_teacher, state.student).to(device).eval().requires_grad_(False)
         for method in stage.methods
     }
-    return Cast(students, teaches, state.modules, helpers, processes)
+    return StepNetworks(students, teaches, state.modules, helpers, processes)

@@ -31,7 +31,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path, sync
 from compressor.models.checkpoints.save import save_network
@@ -70,7 +70,7 @@ class SavedStates:
                 raise Unwritable(old, error) from error
         return path
 
-    def take_up(self, load: Callable[[Path], None], announce: Announce) -> Path | None:
+    def take_up(self, load: Callable[[Path], None], announce: Note) -> Path | None:
         """Load the newest state that can be read; None where none was ever saved. Damaged ones are put aside."""
         damaged: dict[Path, Damaged] = {}
         for path in reversed(self.paths()):
@@ -266,7 +266,7 @@ class NoStates(SavedStates):
         pass
 
 
-class FolderElsewhere(RunFolder):
+class NullRunFolder(RunFolder):
     """Has a run folder's names and writes nothing, so that every process runs the same code."""
 
     def __init__(self, path: Path) -> None:

@@ -57,7 +57,7 @@ ASK_NOTHING = Asked()
 
 
 @dataclass(frozen=True)
-class Pace:
+class ExecutionMode:
     """What was chosen, and the measured milliseconds a step (forward and backward of the student) it rests on."""
 
     precision: Precision
@@ -75,7 +75,7 @@ class Pace:
         return autocast(self.precision, device)
 
     def facts(self) -> dict[str, Any]:
-        """For run.json; `Pace(**facts)` is the same again, so that a resumed run does not choose anew."""
+        """For run.json; `ExecutionMode(**facts)` is the same again, so that a resumed run does not choose anew."""
         return asdict(self)
 
     def line(self, lr_patch: int) -> str:
@@ -93,30 +93,30 @@ class Pace:
         )
 
 
-PLAIN_PACE = Pace(PLAIN.precision, PLAIN.layout)
+PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
 
 
-def plain_pace(asked: Asked) -> Pace:
+def plain_mode(asked: Asked) -> ExecutionMode:
     """What was asked for, with nothing measured: what is left open is fp32 and not compiled."""
     precision: Precision = "fp32" if asked.precision == "auto" else asked.precision
-    return Pace(precision, PLAIN.layout, asked.teacher_precision, asked.compile == "on")
+    return ExecutionMode(precision, PLAIN.layout, asked.teacher_precision, asked.compile == "on")
 
 
-def choose_pace(
+def choose_execution_mode(
     student: Network, *, steps: int, batch: int, lr_patch: int, device: torch.device, asked: Asked = ASK_NOTHING
-) -> Pace:
+) -> ExecutionMode:
     """The fastest way to train `student` (which is left as it is) on `device`, among those that were not ruled out."""
     candidates = _candidates(device, asked.precision)
     compiled = wants_compilation(asked.compile, device=device, steps=steps)
     plain = candidates[0]
     patch_seconds = _once(_Trial(student, plain, 1, lr_patch, device))
     if patch_seconds * batch * steps < WORTH_SECONDS or len(candidates) == 1:
-        return Pace(plain.precision, plain.layout, asked.teacher_precision, compiled)
+        return ExecutionMode(plain.precision, plain.layout, asked.teacher_precision, compiled)
     patches = max(1, min(batch, int(STEP_SECONDS / patch_seconds)))
     trials = [_Trial(student, candidate, patches, lr_patch, device) for candidate in candidates]
     step_ms = _measured(trials)
     fastest = _fastest(candidates, step_ms)
-    return Pace(fastest.precision, fastest.layout, asked.teacher_precision, compiled, patches, step_ms)
+    return ExecutionMode(fastest.precision, fastest.layout, asked.teacher_precision, compiled, patches, step_ms)
 
 
 def _fastest(candidates: Sequence[Candidate], step_ms: Mapping[str, float]) -> Candidate:

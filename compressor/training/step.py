@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import nn
 
-from compressor.base.context import Announce
+from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch, Labelled
@@ -42,7 +42,7 @@ def wants_compilation(asked: Compile, *, device: torch.device, steps: int) -> bo
 class CompiledAtFirst:
     """`network`'s forward: compiled at the first call, eager for good (and one line says so) where that fails."""
 
-    def __init__(self, network: Network, *, trains: bool, announce: Announce) -> None:
+    def __init__(self, network: Network, *, trains: bool, announce: Note) -> None:
         self.network, self.trains, self.announce = network, trains, announce
         self._forward: Forwarder | None = None
 
@@ -175,7 +175,7 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Cast:
+class StepNetworks:
     """Who plays in a step: the students (the first is the one that leaves the run), the teacher, and the methods' own
     modules and frozen helpers, by the method's name."""
 
@@ -189,7 +189,7 @@ class Cast:
 class Step:
     """`step.student()` and `step.teacher()` run on the batch's LR image, or on any input given."""
 
-    def __init__(self, number: int, seed: int, batch: Batch, cast: Cast, part: int = 0) -> None:
+    def __init__(self, number: int, seed: int, batch: Batch, cast: StepNetworks, part: int = 0) -> None:
         """`part` counts the updates of a step; each sees the same batch and runs the networks anew."""
         self.number, self.seed, self.part = number, seed, part
         self.lr, self._hr, self._cast = batch.lr, batch.hr, cast

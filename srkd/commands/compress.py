@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 from srkd.console import Console
 from srkd.parameters import Bytes, Device, Setting
 from srkd.verb import verb
@@ -133,7 +133,7 @@ def command(
                 announce=console.say,
                 **options,
             )
-    if not Place.here().leads:
+    if not Rank.here().leads:
         return
     if console.wants_json:
         console.emit("compress", report)

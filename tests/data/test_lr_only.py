@@ -16,7 +16,7 @@ from compressor.data.decode import build_store
 from compressor.images.sets import LrImage, find_lr_images
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.options import make_method
 from srkd.cli import run
 from srkd.compression import compress, resume
@@ -50,7 +50,7 @@ def test_the_label_is_the_teachers_output_unclipped_and_without_gradient(recipe)
     teacher, student = (build(EDSRSpec(scale=2, width=width, depth=1), seed=width) for width in (8, 4))
     lr = torch.rand(1, 3, 9, 9) * 30 - 10
     frozen = Runner(teacher, trains=False)
-    step = Step(0, 0, Batch(lr, None), Cast([Runner(student, trains=True)], frozen))
+    step = Step(0, 0, Batch(lr, None), StepNetworks([Runner(student, trains=True)], frozen))
     with torch.no_grad():
         sr = teacher(lr)
     assert torch.equal(step.hr, sr) and not step.hr.requires_grad and float(sr.max()) > 1
@@ -64,7 +64,7 @@ def test_the_label_is_the_teachers_output_unclipped_and_without_gradient(recipe)
 def test_hr_images_stay_the_label_where_there_are_some():
     lr, hr = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8)
     network = build(EDSRSpec(scale=2, width=4, depth=1), seed=0)
-    assert Step(0, 0, Batch(lr, hr), Cast([Runner(network, trains=True)])).hr is hr
+    assert Step(0, 0, Batch(lr, hr), StepNetworks([Runner(network, trains=True)])).hr is hr
 
 
 @pytest.mark.parametrize("recipe", ["logits", "scratch", "inherit"])

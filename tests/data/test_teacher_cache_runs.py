@@ -31,7 +31,7 @@ from compressor.training.loop import train
 from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.loading import load_preset
 from recipes.logits import Logits
 from srkd.cli import run as srkd_in_process
@@ -80,7 +80,7 @@ class Upcycled(PlainMethod):
 def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
     lr = torch.rand(2, 3, PATCH, PATCH)
     student, teacher = Runner(edsr(), trains=True), Runner(edsr(1), trains=False)
-    step = Step(0, 0, Batch(lr, lr), Cast([student], teacher))
+    step = Step(0, 0, Batch(lr, lr), StepNetworks([student], teacher))
     assert step.zoomed_out() is step.zoomed_out()
     assert torch.equal(step.zoomed_out(), imresize(lr, 1 / SCALE))
     Upcycled().terms(step)
@@ -144,7 +144,7 @@ def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
     teacher = Teacher(edsr(1))
     batch = served(teacher, store, tmp_path).at(0)
     frozen = Runner(teacher.network, trains=False)
-    step = Step(0, 0, batch, Cast([Runner(edsr(2), trains=True)], frozen))
+    step = Step(0, 0, batch, StepNetworks([Runner(edsr(2), trains=True)], frozen))
     assert torch.equal(step.teacher().sr, batch.labels["whole"].sr) and frozen.forwards == 0
     featured = step.teacher(taps=("body_end",))
     assert frozen.forwards == 1 and featured.features["body_end"].shape[1] == 6

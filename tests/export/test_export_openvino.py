@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.context import silent
+from compressor.base.context import no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor, Network, Spec
@@ -198,14 +198,14 @@ def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) 
 
 
 def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
-    (entry,), notes = enter([good], None, Settings(), tmp_path, silent)
+    (entry,), notes = enter([good], None, Settings(), tmp_path, no_progress)
     assert (entry.runtime.name, entry.runtime.precision, notes) == ("openvino", "fp32", [])
     assert entry.libraries == ("openvino",), "what running takes, not what making took"
     with pytest.raises(
         SrkdError,
         match=r"small\.openvino\.xml runs under openvino, which was not asked for",
     ):
-        enter([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, silent)
+        enter([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, no_progress)
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        (entry,), _ = enter([good], None, Settings(precision="bf16"), tmp_path, silent)
+        (entry,), _ = enter([good], None, Settings(precision="bf16"), tmp_path, no_progress)
         assert entry.runtime.precision == "bf16"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import srkd
-from compressor.inference.open import checkpoint_beside, open_model
+from compressor.inference.open import open_model
+from compressor.inference.origin import checkpoint_beside
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build

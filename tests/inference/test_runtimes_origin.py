@@ -10,8 +10,8 @@ from onnx import TensorProto
 
 import srkd
 from compressor.base.errors import SrkdError
-from compressor.inference.open import checkpoint_beside, said_by
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import file_sha256
+from compressor.inference.origin import checkpoint_beside, said_by
 from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build

@@ -33,7 +33,7 @@ SPECS: tuple[Spec, ...] = (
     SwinIRSpec(2, 4, (2,), (2,), window=2, upsampler="pixelshuffledirect"),
     CompactSpec(4, 4, 2),
 )
-WRAPPERS = ("params", "params_ema", "state_dict", "model", "net_g", "unheard of", "")
+WRAPPERS = ("params", "params_ema", "state_dict", "model", "net_g", "no_note of", "")
 PREFIXES = ("module.", "model.", "net_g.", "model.net.", "ema_model.", "a.", "")
 
 

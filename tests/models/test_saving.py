@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import file_sha256
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
@@ -67,7 +67,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import sys; from compressor.models.checkpoints.load import load_checkpoint as load;"
         "from compressor.models.checkpoints.save import save_network as save;"
-        "from compressor.models.checkpoints.files import *;"
+        "from compressor.base.files import *;"
         "save(load(sys.argv[1]).network, sys.argv[2], metadata={'srkd.scores': '{}', 'srkd.recipe': 'csd'});"
         "print(file_sha256(Path(sys.argv[2])))"
     )

@@ -24,12 +24,12 @@ from compressor.training.footprint import Batched, footprint
 from compressor.training.loop import run_stages
 from compressor.training.method import Calibrated
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.clsd import Clsd
 from recipes.composition import refusals
 from recipes.ds import DeepSupervision
 from recipes.loading import load_preset
-from recipes.looking import looking
+from recipes.looking import bind_phi
 from recipes.options import make_method
 from recipes.phi import resolve_phi
 from recipes.scratch import Scratch
@@ -52,7 +52,7 @@ def clsd(**options: object) -> Clsd:
 def step_of(method: Clsd, one: Network, teacher: Network, batch: Batch) -> Step:
     torch.manual_seed(1)
     modules = nn.ModuleDict({"clsd": method.modules(None, one)})
-    cast = Cast([Runner(one, trains=True)], modules=modules, helpers={"clsd": method.helpers(teacher, one)})
+    cast = StepNetworks([Runner(one, trains=True)], modules=modules, helpers={"clsd": method.helpers(teacher, one)})
     return Step(0, 0, batch, cast)
 
 
@@ -140,7 +140,7 @@ def test_lambda_is_calibrated_unless_it_is_given() -> None:
 
 def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     one = student()
-    method = looking([clsd()], resolve_phi("teacher"))[0]
+    method = bind_phi([clsd()], resolve_phi("teacher"))[0]
     method.check(None, one)
     phi = method.helpers(None, one)["phi"]
     assert phi.network.spec.width == 48 and phi.levels >= 1

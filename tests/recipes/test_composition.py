@@ -20,7 +20,7 @@ from compressor.models.students import student_of_spec
 from compressor.training.loop import Hands, run_stages, train
 from compressor.training.losses import asked_weights
 from compressor.training.method import Calibrated, Kind, Method, PlainMethod
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
@@ -119,7 +119,7 @@ def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
     preset = load_preset("scratch").with_steps(5).model_copy(update={"weights": weights})
     one, batch = preset.stage(methods), Waves(2, range(2)).at(0)
     state = State.fresh(student, teacher, one)
-    hands = Hands(one, state, players(one, state, teacher, silent, Processes()), Processes(), silent, 3)
+    hands = Hands(one, state, build_networks(one, state, teacher, silent, Processes()), Processes(), silent, 3)
     hands.rehearse(0, batch)
     return float(hands.step(0, batch)[0].total.detach())
 

@@ -20,12 +20,12 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
-from compressor.models.students import Inside, build_student, network_sha256, student_of_spec
+from compressor.models.students import StudentView, build_student, network_sha256, student_of_spec
 from compressor.training.loop import train
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Cast, Step
+from compressor.training.step import Step, StepNetworks
 from recipes.composition import refusals
 from recipes.csd import Csd
 from recipes.csd_lite import CsdLite
@@ -57,17 +57,17 @@ def joint_stage(method: Csd, steps: int = 1) -> Stage:
     return load_preset("scratch", ("schedule.rate=1e-3",)).with_steps(steps).stages([method])[-1]
 
 
-def played(method: CsdLite, teacher: Network, student: Network) -> tuple[State, Cast]:
+def played(method: CsdLite, teacher: Network, student: Network) -> tuple[State, StepNetworks]:
     one = joint_stage(method) if isinstance(method, Csd) else stage([method], steps=1)
     state = State.fresh(student, teacher, one)
-    return state, players(one, state, teacher, lambda line: None, Processes())
+    return state, build_networks(one, state, teacher, lambda line: None, Processes())
 
 
-def terms_of(method: CsdLite, cast: Cast, number: int = 0) -> dict[str, Tensor]:
+def terms_of(method: CsdLite, cast: StepNetworks, number: int = 0) -> dict[str, Tensor]:
     return method.terms(Step(number, 3, batch(), cast))
 
 
-def contrast_of(method: CsdLite, cast: Cast, number: int = 0) -> float:
+def contrast_of(method: CsdLite, cast: StepNetworks, number: int = 0) -> float:
     return float(terms_of(method, cast, number)["contrast"].detach())
 
 
@@ -119,7 +119,7 @@ def test_vgg_gets_no_gradient_and_passes_it_on() -> None:
     torch.manual_seed(0)
     vgg = VGG19()
     _, cast = played(Csd(phi="teacher"), teacher, build_student(teacher, width=0.5))
-    cast = Cast(cast.students, cast.teacher, state.modules, {"csd": nn.ModuleDict({"phi": vgg})})
+    cast = StepNetworks(cast.students, cast.teacher, state.modules, {"csd": nn.ModuleDict({"phi": vgg})})
     terms_of(method, cast)["contrast"].backward()
     assert all(p.grad is None and not p.requires_grad for p in vgg.parameters())
     assert any(p.grad is not None for p in cast.students[0].forward.whole.parameters())  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     one = joint_stage(method, steps=3)
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
     train(one, state, Still(), teacher, Recorder(), seed=0)
-    cast = players(one, state, teacher, lambda line: None, Processes())
+    cast = build_networks(one, state, teacher, lambda line: None, Processes())
     seen, images = cast.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
     assert all(torch.equal(a, b) for a, b in zip(seen(images), TeacherPhi(teacher)(images), strict=True))
     assert not torch.equal(seen(images)[0], TeacherPhi(state.trained)(images)[0])
@@ -178,7 +178,7 @@ def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> Non
         outputs[compat] = cast.students[0](lr, ()).sr
         with torch.no_grad():
             torch.testing.assert_close(state.averaged()(lr), outputs[compat])
-    torch.testing.assert_close(outputs["csd"], Inside(teacher, student.spec, "contiguous")(lr))
+    torch.testing.assert_close(outputs["csd"], StudentView(teacher, student.spec, "contiguous")(lr))
     assert not torch.equal(outputs[""], outputs["csd"])
 
 

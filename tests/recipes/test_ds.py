@@ -23,7 +23,7 @@ from compressor.models.taps import read_taps
 from compressor.training.loop import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.ds import DeepSupervision
 from recipes.loading import load_preset
@@ -39,7 +39,7 @@ def student(seed: int = 0, depth: int = 3) -> Network:
 
 
 def step_of(network: Network, modules: nn.ModuleDict) -> Step:
-    return Step(0, 0, smooth_patch(6).at(0), Cast([Runner(network, trains=True)], modules=modules))
+    return Step(0, 0, smooth_patch(6).at(0), StepNetworks([Runner(network, trains=True)], modules=modules))
 
 
 def run(one: Stage, depth: int = 3, recorder: Recorder | None = None) -> State:
@@ -135,7 +135,7 @@ def test_heads_fit_every_network(spec: CARNSpec | SwinIRSpec | EDSRSpec) -> None
     one, method = build(spec, seed=0), DeepSupervision()
     modules = nn.ModuleDict({"ds": method.modules(None, one)})
     batch = Batch(torch.rand(1, 3, 5, 5), torch.rand(1, 3, 5 * spec.scale, 5 * spec.scale))
-    terms = method.terms(Step(0, 0, batch, Cast([Runner(one, trains=True)], modules=modules)))
+    terms = method.terms(Step(0, 0, batch, StepNetworks([Runner(one, trains=True)], modules=modules)))
     assert all(bool(torch.isfinite(term)) for term in terms.values())
 
 

@@ -22,7 +22,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.dukd import CODE, DUKD
 from recipes.loading import read_preset
 from recipes.options import make_method
@@ -56,7 +56,7 @@ def played(
 ) -> dict[str, torch.Tensor]:
     """The terms of all updates of one step."""
     scale = student.descriptor.scale
-    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=trains))
+    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=trains))
     batch = Waves(scale, range(8), side=side).at(number)
     terms: dict[str, torch.Tensor] = {}
     for part in range(method.updates):
@@ -67,7 +67,7 @@ def played(
 def test_the_sum_is_the_papers():
     """Written anew from the equations, with the inputs that were drawn."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
-    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     batch = Waves(2).at(4)
     assert batch.hr is not None
     method = DUKD().fitted(teacher, student)
@@ -238,7 +238,7 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
         "whole": Labelled(batch.lr, torch.zeros_like(batch.hr)),
         "zoom-out": Labelled(smaller, torch.zeros_like(batch.lr)),
     }
-    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     method = DUKD(augment=False)
     terms = method.terms(Step(0, 7, Batch(batch.lr, batch.hr, labels), cast))
     assert len(teacher.seen) == 1 and teacher.seen[0].shape == batch.lr.shape, "zoom-in alone"
@@ -263,7 +263,7 @@ def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):
 def test_without_hr_images_crops_are_of_the_teachers_output(photos: Path, tmp_path: Path):
     student, teacher = Upscaler(0.9), Upscaler(0.5)
     batch = Waves(2, range(8)).at(0)
-    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False))
+    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     terms = DUKD().terms(Step(0, 7, Batch(batch.lr, None), cast))
     assert torch.equal(terms["pixel"], terms["logits"])
     output = 0.5 * batch.lr.repeat_interleave(2, -2).repeat_interleave(2, -1)

@@ -20,7 +20,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.taps import read_taps
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.facd import FACD
 from recipes.fakd import FAKD
 from recipes.feature_taps import Matched
@@ -50,7 +50,7 @@ def net(spec: Spec, seed: int = 0) -> Network:
 
 def step_of(method: Feature, student: Network, teacher: Network, batch: Batch) -> Step:
     modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
-    return Step(0, 0, batch, Cast([Runner(student, trains=True)], Runner(teacher, trains=False), modules))
+    return Step(0, 0, batch, StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False), modules))
 
 
 def of_waves(method: Feature, teacher: Network | None = None, batch: Batch | None = None) -> Step:

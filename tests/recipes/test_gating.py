@@ -15,7 +15,7 @@ from compressor.data.batches import Batch
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
 from compressor.training.method import Calibrated
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.dukd import DUKD
 from recipes.facd import FACD
@@ -44,7 +44,7 @@ def step_of(method: Any, better: str) -> Step:
         images = {"S": student(lr), "T": teacher(lr)}
     hr = torch.stack([images[who][at] for at, who in enumerate(better)])
     modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
-    cast = Cast([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
+    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
     return Step(0, 0, Batch(lr, hr), cast)
 
 

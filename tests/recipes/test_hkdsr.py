@@ -21,14 +21,14 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import Inside, network_sha256
+from compressor.models.students import StudentView, network_sha256
 from compressor.models.taps import read_taps
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
 from compressor.training.loop import run_stages
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr, Tuning
@@ -61,7 +61,7 @@ def step_of(
     student: nn.Module, teacher: nn.Module | None, batch: Batch, modules: nn.ModuleDict | None = None, number: int = 0
 ) -> Step:
     taught = None if teacher is None else Runner(teacher, trains=False)  # type: ignore[arg-type]
-    return Step(number, 0, batch, Cast([Runner(student, trains=True)], taught, modules or nn.ModuleDict()))  # type: ignore[arg-type]
+    return Step(number, 0, batch, StepNetworks([Runner(student, trains=True)], taught, modules or nn.ModuleDict()))  # type: ignore[arg-type]
 
 
 def gates_of(method: Hkdsr, student: Network, teacher: Network | None = None) -> nn.ModuleDict:
@@ -107,7 +107,7 @@ def test_intermediate_images_cost_one_forward_and_have_the_gradients_they_should
 
 
 def test_a_student_inside_the_teacher_has_no_intermediate_images() -> None:
-    inside = Inside(build(EDSR), replace(EDSR, width=4))
+    inside = StudentView(build(EDSR), replace(EDSR, width=4))
     with pytest.raises(SrkdError, match="slice"):
         Runner(inside.skeleton, trains=True, forward=inside)(torch.rand(1, 3, 6, 6), (), ("body[0]",))
 

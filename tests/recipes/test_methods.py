@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.base.processes import Processes
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -22,9 +22,9 @@ from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256
 from compressor.training.losses import asked_weights
 from compressor.training.method import Calibrated
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.state import State
-from compressor.training.step import Cast, Step
+from compressor.training.step import Step, StepNetworks
 from recipes.catalogue import METHODS
 from tests.support.commands import ROOT
 from tests.support.method_runs import Curve, Pair, Waves, measured, numbers, total
@@ -41,14 +41,14 @@ def first_batch(row: Row) -> Batch:
     return Waves(row.student.scale).at(0)
 
 
-def cast_of(pair: Pair, state: State) -> Cast:
+def cast_of(pair: Pair, state: State) -> StepNetworks:
     """Who plays in the first step of the last stage."""
     for stage in pair.stages[1:]:
         state.enter(stage, pair.teacher)
-    return players(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
+    return build_networks(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
 
 
-def terms_of(pair: Pair, cast: Cast, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
+def terms_of(pair: Pair, cast: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
     """The terms of each update of a step."""
     for part in range(pair.stages[-1].updates):
         step = Step(0, 3, batch, cast, part)
@@ -201,7 +201,7 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
 
 
 def test_two_processes_are_one(tmp_path: Path):
-    alone = measured(Processes(Place()))
+    alone = measured(Processes(Rank()))
     code, _, err = ended(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
     assert code == 0, err
     both = json.loads((tmp_path / "found.json").read_text())

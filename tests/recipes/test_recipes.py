@@ -12,9 +12,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.losses import collect
 from compressor.training.method import PlainMethod
-from compressor.training.stage import Schedule
+from compressor.training.schedule import Schedule
 from compressor.training.state import State
-from compressor.training.step import Cast, Runner, Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.catalogue import METHODS, preset_names
 from recipes.loading import load_preset, read_preset
 from recipes.options import make_method
@@ -36,7 +36,7 @@ class Constant(nn.Module):
 def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant, Constant | None]:
     student, teacher = Constant(s), None if t is None else Constant(t)
     frozen = None if teacher is None else Runner(teacher, trains=False)
-    cast = Cast([Runner(student, trains=True)], frozen)
+    cast = StepNetworks([Runner(student, trains=True)], frozen)
     return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), cast), student, teacher
 
 

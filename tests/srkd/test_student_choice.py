@@ -24,12 +24,12 @@ from compressor.teachers.teacher import Teacher
 from recipes.loading import load_preset
 from srkd.cli import run
 from srkd.compression import compress
-from srkd.student_choice import Pupil, Shape, choose_student
+from srkd.student_choice import Shape, StudentInit, choose_student
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """A rate that moves no weight: the student that is written is the one that was made."""
 
-Choose = Callable[..., tuple[Pupil, list[str]]]
+Choose = Callable[..., tuple[StudentInit, list[str]]]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def choose(teacher: Teacher) -> Choose:
-    def choose(**shape: Any) -> tuple[Pupil, list[str]]:
+    def choose(**shape: Any) -> tuple[StudentInit, list[str]]:
         said: list[str] = []
         return choose_student(teacher, load_preset("logits"), Shape(**shape), 0, said.append), said
 

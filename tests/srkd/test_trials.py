@@ -16,7 +16,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Interrupted
 from compressor.data.batches import Batches
 from compressor.data.decode import build_store
-from compressor.data.sampler import Witness
+from compressor.data.sampler import BatchHashes
 from compressor.images.sets import ImagePair
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -322,7 +322,7 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
     draw = source.sampler.draw(0, range(2))
 
     def told(changed: object) -> str:
-        witness = Witness(lambda step: draw)
+        witness = BatchHashes(lambda step: draw)
         witness.saw(0, changed)  # type: ignore[arg-type]
         return witness.tell(0, 1)["batches"]
 

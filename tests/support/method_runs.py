@@ -15,7 +15,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.base.randomness import uniforms
-from compressor.base.rank import Place, leave
+from compressor.base.rank import Rank, leave
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
@@ -160,7 +160,7 @@ def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torc
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with started(Place.here(), sys.exit) as group:
+    with started(Rank.here(), sys.exit) as group:
         found = measured(group)
         if group.leads:
             Path(sys.argv[1]).write_text(json.dumps(found))

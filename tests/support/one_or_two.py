@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.base.rank import Place, leave
+from compressor.base.rank import Rank, leave
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.networks.base import Network
@@ -135,7 +135,7 @@ def refusals(processes: Processes) -> dict[str, str | None]:
     return {
         "same": told(lambda: processes.agree("a", "has other data")),
         "other": told(lambda: processes.agree(str(processes.place.rank), "has other data")),
-        "failed": told(lambda: processes.together(fails_on_the_last)),
+        "failed": told(lambda: processes.run_on_all(fails_on_the_last)),
         "weights": told(lambda: diverged(processes)),
     }
 
@@ -156,7 +156,7 @@ def measured(photos: Path, processes: Processes) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with started(Place.here(), sys.exit) as group:
+    with started(Rank.here(), sys.exit) as group:
         found = measured(Path(sys.argv[1]), group)
         if group.leads:
             Path(sys.argv[2]).write_text(json.dumps(found))

@@ -17,9 +17,9 @@ from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.models.networks.base import Network
 from compressor.training.losses import asked_weights
-from compressor.training.networks import players
+from compressor.training.networks import build_networks
 from compressor.training.state import State
-from compressor.training.step import Cast, Step
+from compressor.training.step import Step, StepNetworks
 from recipes.terms import upcycling
 from recipes.terms.fusion import FusionGate
 from recipes.terms.heads import AuxiliaryHead
@@ -42,7 +42,7 @@ class Stretched:
         for stage in pair.stages[1:]:
             state.enter(stage, pair.teacher)
         stage = pair.stages[-1]
-        cast = stretched(players(stage, state, pair.teacher, lambda line: None, Processes()), top)
+        cast = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
         monkeypatch.setattr(upcycling, "_inverted", lambda images, samples: inverted(images, samples, top))
         weights, batch = asked_weights(stage), Waves(row.student.scale).at(0)
         assert batch.hr is not None
@@ -69,7 +69,7 @@ def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
     return gradient, torch.cat([p.detach().reshape(-1) for p in trained]) - before
 
 
-def stretched(cast: Cast, top: float) -> Cast:
+def stretched(cast: StepNetworks, top: float) -> StepNetworks:
     """The same cast in [0, top]: every network once, though it may play several parts."""
     runners = [*cast.students, *([cast.teacher] if cast.teacher else [])]
     for network in {id(runner.network): runner.network for runner in runners}.values():

@@ -23,7 +23,7 @@ needs_spandrel = pytest.mark.skipif(
 
 
 def test_without_spandrel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
+    torch.save({"no_note.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
     monkeypatch.setattr(spandrel_teacher, "spandrel_is_here", lambda: False)
     with pytest.raises(MissingExtra, match=r"unknown network.*pip install 'srkd\[spandrel\]'"):
         load_teacher(tmp_path / "unknown.pth")
@@ -34,7 +34,7 @@ def test_without_spandrel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 @needs_spandrel
 def test_what_spandrel_does_not_know_either_is_told_once(tmp_path: Path) -> None:
-    torch.save({"unheard.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
+    torch.save({"no_note.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
     with pytest.raises(UnknownNetwork, match=r"unknown network.*; spandrel does not know it either"):
         load_teacher(tmp_path / "unknown.pth")
 

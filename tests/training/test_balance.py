@@ -13,7 +13,7 @@ from compressor.data.prepare import ValidationImage
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import AFTER, ROWS, Balance
 from compressor.training.losses import Losses
-from compressor.training.run_folder import FolderElsewhere, RunFolder
+from compressor.training.run_folder import NullRunFolder, RunFolder
 from tests.training.test_training import smooth_patch, stage
 
 
@@ -88,4 +88,4 @@ def test_pixel_losses_of_further_students_are_pixel_losses() -> None:
     balance = Balance()
     rows = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
     assert not any(balance.see(AFTER + step, rows) for step in range(2 * ROWS))
-    assert FolderElsewhere(Path("nowhere")).flags() == ()
+    assert NullRunFolder(Path("nowhere")).flags() == ()

@@ -21,11 +21,11 @@ from PIL import Image
 
 from compressor.base.errors import UsageError
 from compressor.base.processes import Processes
-from compressor.base.rank import Place
+from compressor.base.rank import Rank
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.run_folder import FolderElsewhere, RunFolder
+from compressor.training.run_folder import NullRunFolder, RunFolder
 from srkd.compression import compress
 from tests.support.commands import ROOT
 from tests.support.one_or_two import measured
@@ -239,22 +239,22 @@ def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone)
 
 
 def test_a_batch_is_shared_evenly_or_refused():
-    shares = [list(Place(rank, 4).share(8)) for rank in range(4)]
-    assert shares == [[0, 1], [2, 3], [4, 5], [6, 7]] and list(Place().share(3)) == [0, 1, 2]
+    shares = [list(Rank(rank, 4).share(8)) for rank in range(4)]
+    assert shares == [[0, 1], [2, 3], [4, 5], [6, 7]] and list(Rank().share(3)) == [0, 1, 2]
     with pytest.raises(UsageError, match=r"batch of 16 .* 3 processes: --set schedule.batch=15 or 18"):
-        Place(0, 3).share(16)
+        Rank(0, 3).share(16)
     with pytest.raises(UsageError, match=r"schedule.batch=8,"):
-        Place(0, 8).share(4)
+        Rank(0, 8).share(4)
 
 
 def test_the_place_is_what_torchrun_says():
     said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert Place.here(said) == Place(5, 8, 1, 2) and not Place.here(said).leads
-    assert Place.here({}) == Place() and Place().leads
+    assert Rank.here(said) == Rank(5, 8, 1, 2) and not Rank.here(said).leads
+    assert Rank.here({}) == Rank() and Rank().leads
     with pytest.raises(UsageError, match="RANK='x'"):
-        Place.here({**said, "RANK": "x"})
+        Rank.here({**said, "RANK": "x"})
     with pytest.raises(UsageError, match="RANK=8"):
-        Place.here({**said, "RANK": "8"})
+        Rank.here({**said, "RANK": "8"})
 
 
 def test_only_the_leading_process_writes(tmp_path):
@@ -262,8 +262,8 @@ def test_only_the_leading_process_writes(tmp_path):
     reading = {"__init__", "read_facts", "safe", "nothing_lost"}
     private = {name for name in vars(RunFolder) if name.startswith("_")}
     writing = {name for name, value in vars(RunFolder).items() if callable(value)} - reading - private
-    assert writing and writing <= vars(FolderElsewhere).keys()
-    folder = FolderElsewhere(tmp_path / "run")
+    assert writing and writing <= vars(NullRunFolder).keys()
+    folder = NullRunFolder(tmp_path / "run")
     folder.log("line")
     folder.metrics("train", 1, {"loss": 1.0})
     folder.write_facts({})

@@ -57,14 +57,14 @@ def started(arguments: list[str], program: str = "", most_bytes: int | None = No
 
 KILLED_IN_A_SAVE = """
 import os, signal
-from compressor import atomic
-finished = atomic._sync
+from compressor.base import files
+finished = files._sync
 def dies(path):
     if path.name.startswith(".state-"):
         os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     finished(path)
-atomic._sync = dies
+files._sync = dies
 """
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from compressor.base.errors import SrkdError, UsageError, nearest
-from compressor.base.files import atomic_path
-from compressor.models.checkpoints.files import file_sha256
+from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.load import OWN_DIALECT, Loaded, load_checkpoint, recognise
 from compressor.models.checkpoints.save import METADATA_KEYS, save_network
 from compressor.models.networks.base import Network

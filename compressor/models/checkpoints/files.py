@@ -8,7 +8,6 @@ holds for it, and all of them together never past a small multiple of the file (
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import stat
@@ -25,6 +24,7 @@ from typing import IO, Any
 import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.base.files import sha256_of
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
 
 PICKLE_BYTES_LIMIT = 64 * 2**20
@@ -247,7 +247,7 @@ def open_container(path: Path) -> Iterator[Container]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SrkdError("not a file: give a checkpoint (.pt, .pth, .safetensors) or a run folder")
         with open(path, "rb") as handle:
-            sha256 = _sha256(handle)
+            sha256 = sha256_of(handle)
             size_bytes = handle.tell()
             yield Container(_open(handle, size_bytes), sha256, size_bytes)
     except FileNotFoundError as error:
@@ -258,22 +258,6 @@ def open_container(path: Path) -> Iterator[Container]:
         if not is_out_of_memory(error):
             raise
         raise SrkdError("does not fit into memory") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
-    try:
-        with open(path, "rb") as handle:
-            return _sha256(handle)
-    except OSError as error:
-        raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _sha256(handle: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := handle.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _open(handle: IO[bytes], size_bytes: int) -> Opened:

@@ -17,13 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from compressor.base.context import Progress, silent
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run_apart(task: str, job: Mapping[str, object], doing: str, progress: Progress = silent) -> dict[str, Any]:
+def run_apart(task: str, job: Mapping[str, object], doing: str, progress: Progress = no_progress) -> dict[str, Any]:
     """The result of one of the tasks in `child.py`; `doing` says in errors what was tried."""
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours, a task of the table

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.base.cache_folder import default_folder
-from compressor.base.context import Announce, Progress, silent, unheard
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError
 from compressor.runtimes.tensorrt.apart import run_apart
 from compressor.runtimes.tensorrt.build import BuildJob
@@ -51,7 +51,7 @@ def folder() -> Path:
 
 
 def build_engine(
-    onnx: Path, path: Path, precision: str, shapes: Shapes, trt: Any, cuda: Cuda, progress: Progress = silent
+    onnx: Path, path: Path, precision: str, shapes: Shapes, trt: Any, cuda: Cuda, progress: Progress = no_progress
 ) -> dict[str, object]:
     """Write an engine file; facts for a report. The build happens in another process."""
     machine = machine_here(trt, cuda)
@@ -68,7 +68,7 @@ def build_engine(
 
 
 def usable_engine(
-    path: Path, trt: Any, cuda: Cuda, progress: Progress = silent, announce: Announce = unheard
+    path: Path, trt: Any, cuda: Cuda, progress: Progress = no_progress, announce: Note = no_note
 ) -> EngineFile:
     """The engine, or the same one built anew for this machine; what it does to a process was tried in another."""
     file = read_engine(path)
@@ -80,7 +80,7 @@ def usable_engine(
 
 
 def _renewed(
-    file: EngineFile, facts: EngineFacts, trt: Any, cuda: Cuda, progress: Progress, announce: Announce
+    file: EngineFile, facts: EngineFacts, trt: Any, cuda: Cuda, progress: Progress, announce: Note
 ) -> EngineFile:
     here = machine_here(trt, cuda)
     why = f"{file.path} was built for another machine ({'; '.join(facts.machine.differences(here))})"

@@ -19,8 +19,8 @@ from compressor.models.students import network_sha256
 from compressor.training import speed as pace
 from compressor.training import step as compiled
 from compressor.training.loop import train
-from compressor.training.networks import players
-from compressor.training.speed import Asked, Candidate, Pace, choose_pace
+from compressor.training.networks import build_networks
+from compressor.training.speed import Asked, Candidate, ExecutionMode, choose_execution_mode
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import CompiledAtFirst, wants_compilation
@@ -36,8 +36,8 @@ def network(width: int = 8) -> Network:
     return build(EDSRSpec(scale=2, width=width, depth=2), seed=3)
 
 
-def chosen(steps: int = 10**6, asked: Asked = pace.ASK_NOTHING) -> Pace:
-    return choose_pace(network(), steps=steps, batch=4, lr_patch=12, device=CPU, asked=asked)
+def chosen(steps: int = 10**6, asked: Asked = pace.ASK_NOTHING) -> ExecutionMode:
+    return choose_execution_mode(network(), steps=steps, batch=4, lr_patch=12, device=CPU, asked=asked)
 
 
 def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
@@ -65,7 +65,9 @@ def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: fl
 
 def test_a_precision_that_the_recipe_names_is_compared_with_itself() -> None:
     """Only bf16 was measured: there is no fp32 to be faster than."""
-    found = Pace("bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0})
+    found = ExecutionMode(
+        "bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0}
+    )
     assert "bf16, contiguous: 1.50 times bf16 channels last here" in found.line(12)
 
 
@@ -100,7 +102,7 @@ def test_measuring_leaves_the_student_as_it_was() -> None:
     student = network()
     before = network_sha256(student), student.training
     state = torch.random.get_rng_state()
-    choose_pace(student, steps=10**6, batch=2, lr_patch=12, device=CPU)
+    choose_execution_mode(student, steps=10**6, batch=2, lr_patch=12, device=CPU)
     assert (network_sha256(student), student.training) == before
     assert all(parameter.grad is None for parameter in student.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -115,7 +117,7 @@ def test_the_teacher_runs_in_its_own_precision() -> None:
     def target(teacher_precision: str) -> torch.Tensor:
         preset = load_preset("logits", [f"schedule.teacher_precision={teacher_precision}"])
         one = preset.stage(preset.build_methods())
-        cast = players(one, State.fresh(network(), None, one), network(16), print, Processes())
+        cast = build_networks(one, State.fresh(network(), None, one), network(16), print, Processes())
         assert cast.teacher is not None
         return cast.teacher(smooth_patch().at(0).lr, ()).sr
 
@@ -141,10 +143,10 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     recorded = json.loads((run / "run.json").read_text())["pace"]
     assert recorded["precision"] == "bf16"
 
-    def measured(*_: object, **__: object) -> Pace:
+    def measured(*_: object, **__: object) -> ExecutionMode:
         raise AssertionError("a resumed run measured again")
 
-    monkeypatch.setattr(compression, "choose_pace", measured)
+    monkeypatch.setattr(compression, "choose_execution_mode", measured)
     compression.resume(run)
     assert json.loads((run / "run.json").read_text())["pace"] == recorded
 
