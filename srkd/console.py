@@ -1,4 +1,4 @@
-"""The only place that prints: lines, tables, progress, the one JSON object, errors."""
+"""The terminal: lines, tables, progress bars, the JSON object, errors. Nothing else in srkd prints."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import Context, Progress, no_progress
 
 if TYPE_CHECKING:
     import rich.progress
 
-PATIENCE = 1.0
-"""Seconds of work before a progress bar appears: shorter jobs stay quiet."""
+PROGRESS_AFTER_SECONDS = 1.0
+"""A job that is done sooner shows no progress bar."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """How one command talks: results go to stdout, or to stderr when stdout is kept for JSON."""
+    """The output of one command: results go to stdout, or to stderr where stdout is kept for JSON."""
 
     verbose: bool = False
     quiet: bool = False
@@ -32,33 +32,33 @@ class Console:
 
     @property
     def wants_json(self) -> bool:
-        """Whether the command was asked for one JSON object instead of tables."""
+        """True under --json: one JSON object instead of tables."""
         return self.json_stream is not None
 
     def say(self, text: str) -> None:
-        """A line about what is done; no_progress under -q."""
+        """Print a line about the work; -q silences it."""
         if not self.quiet:
             _write(text, self._out())
 
     def result(self, text: str) -> None:
-        """A line the user asked for; -q does not silence it."""
+        """Print a line that the user asked for; -q does not silence it."""
         _write(text, self._out())
 
     def detail(self, text: str) -> None:
-        """A line only -v shows."""
+        """Print a line under -v only."""
         if self.verbose:
             _write(text, sys.stderr)
 
     def warn(self, text: str) -> None:
-        """Something the user should know even under -q."""
+        """Print a warning, under -q too."""
         _write(f"srkd: warning: {text}", sys.stderr)
 
     def error(self, text: str) -> None:
-        """The one line that ends a failed command."""
+        """Print the line that ends a failed command."""
         _write(f"srkd: {text}", sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """Print rows under headings; columns that hold numbers are set flush right. The title is a line of its own."""
+        """Print rows under headings; columns of numbers are right-aligned. The title is a separate line."""
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -66,11 +66,11 @@ class Console:
         stream = self._out()
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):
-            numeric = any(_looks_numeric(row[index]) for row in rows)
+            numeric = any(_is_numeric(row[index]) for row in rows)
             table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        # No figure is ever cut: a terminal that is too narrow breaks the line itself.
+        # No figure is cut: a terminal that is too narrow wraps the line.
         rich_console = RichConsole(file=stream, width=10_000, markup=False, highlight=False, emoji=False)
         with rich_console.capture() as capture:
             rich_console.print(table)
@@ -78,8 +78,14 @@ class Console:
         _write("\n".join(lines), stream)
 
     @contextmanager
+    def context(self) -> Iterator[Context]:
+        """Yield the context of a long operation: its notes are lines of this console, its progress is shown as bars."""
+        with self.progress() as progress:
+            yield Context(progress, self.say)
+
+    @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Yield a progress callable: bars with an estimate on a terminal, nothing elsewhere."""
+        """Yield a progress callable: bars with the time left on a terminal, nothing elsewhere."""
         if self.quiet or not sys.stderr.isatty():
             yield no_progress
             return
@@ -90,28 +96,28 @@ class Console:
             bars.close()
 
     def emit(self, verb: str, payload: object) -> None:
-        """Write the command's one JSON object, with its schema and the machine's facts."""
+        """Print the command's JSON object, with its schema and the facts of the machine."""
         from compressor.base.machine import facts
 
-        body = plain(payload)
+        body = json_value(payload)
         if not isinstance(body, dict):
-            raise TypeError(f"the payload of srkd.{verb} is no object but {type(body).__name__}")
-        whole = {"schema": f"srkd.{verb}/1", **body, "machine": facts()}
+            raise TypeError(f"the payload of srkd.{verb} is a {type(body).__name__}, not an object")
+        document = {"schema": f"srkd.{verb}/1", **body, "machine": facts()}
         stream = self.json_stream or sys.stdout
-        _write(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False), stream)
+        _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json else sys.stdout
 
 
-def plain(value: object) -> object:
-    """A value as JSON can hold it: dataclasses become objects, paths text, what is not finite null."""
+def json_value(value: object) -> object:
+    """Return `value` as JSON can hold it: dataclasses become objects, paths text, infinity and NaN null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, float):
@@ -121,27 +127,27 @@ def plain(value: object) -> object:
 
 @contextmanager
 def stdout_for_json() -> Iterator[TextIO]:
-    """Yield the real stdout while everything else written there, by C libraries too, goes to stderr."""
+    """Yield the real stdout, while all other output to it, also that of C libraries, goes to stderr."""
     with ExitStack() as stack:
         try:
             descriptor = sys.stdout.fileno()
         except (OSError, ValueError):
-            yield stack.enter_context(_python_stdout_kept())
+            yield stack.enter_context(_redirected_python_stdout())
             return
         sys.stdout.flush()
-        kept = os.dup(descriptor)
-        stream = stack.enter_context(os.fdopen(kept, "w", encoding="utf-8"))
+        saved = os.dup(descriptor)
+        stream = stack.enter_context(os.fdopen(saved, "w", encoding="utf-8"))
         os.dup2(sys.stderr.fileno(), descriptor)
         try:
             yield stream
         finally:
             sys.stdout.flush()
             stream.flush()
-            os.dup2(kept, descriptor)
+            os.dup2(saved, descriptor)
 
 
 @contextmanager
-def _python_stdout_kept() -> Iterator[TextIO]:
+def _redirected_python_stdout() -> Iterator[TextIO]:
     real = sys.stdout
     with redirect_stdout(sys.stderr):
         yield real
@@ -151,30 +157,30 @@ def _write(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # The reader has gone or the disk is full. What is left in the buffer must not fail once more at the end.
+        # The reader is gone or the disk is full. The rest of the buffer must not fail again when the program ends.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise
 
 
-def _looks_numeric(cell: str) -> bool:
+def _is_numeric(cell: str) -> bool:
     digits = sum(character.isdigit() for character in cell)
     return bool(cell) and (cell[0].isdigit() or cell[0] in "+-−±") and digits * 3 >= len(cell)
 
 
 class _Bars:
-    """One bar a title, drawn on stderr once the work has lasted longer than PATIENCE."""
+    """A bar for each title, on stderr, once the work has lasted longer than PROGRESS_AFTER_SECONDS."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
         self._screen: rich.progress.Progress | None = None
         self._tasks: dict[str, rich.progress.TaskID] = {}
 
     def update(self, title: str, done: int, total: int) -> None:
         if self._screen is None:
-            if time.monotonic() - self._begun < PATIENCE or done >= total:
+            if time.monotonic() - self._start < PROGRESS_AFTER_SECONDS or done >= total:
                 return
-            self._screen = self._draw()
+            self._screen = self._open_screen()
         if title not in self._tasks:
             self._tasks[title] = self._screen.add_task(title, total=total)
         self._screen.update(self._tasks[title], completed=done, total=total, visible=done < total)
@@ -184,7 +190,7 @@ class _Bars:
             self._screen.stop()
 
     @staticmethod
-    def _draw() -> rich.progress.Progress:
+    def _open_screen() -> rich.progress.Progress:
         from rich.console import Console as RichConsole
         from rich.progress import (
             BarColumn,

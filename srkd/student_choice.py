@@ -14,7 +14,7 @@ from compressor.models.networks.registry import build
 from compressor.models.students import Select, build_student, parse_student, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
 from recipes.preset import Preset
-from srkd.console import plain
+from srkd.console import json_value
 
 Init = Literal["inherit", "random"]
 
@@ -42,7 +42,7 @@ class StudentInit:
 
     def facts(self) -> dict[str, Any]:
         """For run.json."""
-        taken = None if self.init_from is None else plain(self.init_from)
+        taken = None if self.init_from is None else json_value(self.init_from)
         return {"init": self.init, "select": self.select, "init_from": taken}
 
 

@@ -33,7 +33,7 @@ from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
 from recipes.preset import Preset
-from srkd.console import plain
+from srkd.console import json_value
 from srkd.phi_choice import phi_of
 from srkd.student_choice import StudentInit
 from srkd.trials_report import TrialsReport
@@ -140,7 +140,7 @@ class TrainingRun:
         if processes.leads:
             report = self._report(state, score, teacher, reference, time.monotonic() - started)
             report = dataclasses.replace(report, teacher_joint=joint)
-            self.folder.write_facts({**self.facts(), "result": plain(report)})
+            self.folder.write_facts({**self.facts(), "result": json_value(report)})
         return processes.from_leader(report)
 
     def _joint(self, state: State) -> Quality | None:
@@ -218,7 +218,7 @@ class TrainingRun:
             "student": self.student.spec.to_dict(),
             "start": self.pupil.facts(),
             "teacher": self._teacher_facts(),
-            "phi": plain(phi_of(self.methods)),
+            "phi": json_value(phi_of(self.methods)),
             "teacher_cache": None if self.cache is None else self.cache.facts(),
             "data": {
                 "origin": data.origin,

@@ -21,7 +21,7 @@ from compressor.models.cost import Cost
 from compressor.training.events import Reference
 from compressor.training.run_folder import FACTS, read_facts, write_facts
 from srkd.baselines import Variant, require_comparable, variants
-from srkd.console import plain
+from srkd.console import json_value
 from srkd.phi_choice import phi_of
 from srkd.same_batches import SameBatches, compare_batches
 from srkd.training_run import JOINT_TEACHER, CompressReport, Quality
@@ -176,7 +176,7 @@ class Trials:
             "machine": machine_facts(),
             "request": dataclasses.asdict(self.request),
             "pace": self.own.pace.facts(),
-            "phi": plain(phi_of(self.own.methods)),
+            "phi": json_value(phi_of(self.own.methods)),
             "trials": {**dataclasses.asdict(self.wish), "runs": [trial.name for trial in self.plan]},
         }
 
@@ -190,7 +190,7 @@ class Trials:
             with atomic_path(self.out / name) as temporary:
                 shutil.copyfile(self.out / trials.chosen.run / name, temporary)
         report = self._report(facts["result"], trials)
-        write_facts(self.out, {**facts, **self._facts(), "result": plain(report)})
+        write_facts(self.out, {**facts, **self._facts(), "result": json_value(report)})
         return report
 
     def _report(self, told: Mapping[str, Any], trials: TrialsReport) -> CompressReport:

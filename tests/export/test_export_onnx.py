@@ -36,7 +36,7 @@ from export.exporting import ExportReport, FileReport, export_model
 from export.formats import FORMATS
 from export.metadata import Source, export_metadata
 from export.verify import ProofInput, proof_inputs, verify
-from srkd.console import plain
+from srkd.console import json_value
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
 SPECS = (
@@ -365,7 +365,7 @@ def test_what_keeps_something_from_other_images_is_caught(network: Network) -> N
 
 
 def test_the_report_is_json_with_the_agreed_keys(network: Network, tmp_path: Path) -> None:
-    body = plain(export_model(network, SOURCE, ["onnx"], tmp_path))
+    body = json_value(export_model(network, SOURCE, ["onnx"], tmp_path))
     assert isinstance(body, dict)
     (file,) = body["files"]
     assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)

@@ -27,7 +27,7 @@ from export.profiling import ProfileReport, Row, profile_models
 from export.timing import MIN_ROUNDS, Timing, compare, take_turns
 from export.to_onnx import convert
 from export.verify import Proof
-from srkd.console import plain
+from srkd.console import json_value
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -181,7 +181,7 @@ def test_quality_stands_beside_speed(report: ProfileReport) -> None:
 
 
 def test_the_report_is_json_with_the_agreed_keys(report: ProfileReport) -> None:
-    body = plain(report)
+    body = json_value(report)
     assert isinstance(body, dict)
     agreed = "model runtime device precision lr_size batch threads params macs latency_ms fps peak_memory_mb"
     agreed += " speedup_same_runtime speedup_vs_teacher_eager verdict"

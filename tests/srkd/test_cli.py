@@ -16,7 +16,7 @@ import pytest
 import srkd as api
 from compressor.base.errors import SrkdError, UsageError
 from srkd.cli import VERBS, cli, run
-from srkd.console import Console, plain
+from srkd.console import Console, json_value
 from srkd.parameters import Device, Setting, Size, Sizes
 from srkd.verb import guarded
 from tests.support.commands import ROOT, python, srkd
@@ -213,7 +213,7 @@ def test_json_keeps_stdout_for_itself() -> None:
 
 
 def test_plain_values() -> None:
-    assert plain({"a": (1, Path("x"), float("nan")), 2: None}) == {"a": [1, "x", None], "2": None}
+    assert json_value({"a": (1, Path("x"), float("nan")), 2: None}) == {"a": [1, "x", None], "2": None}
 
 
 def test_tables_are_not_cut_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
