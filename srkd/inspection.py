@@ -19,7 +19,7 @@ from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.metadata import spec_in
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.teachers.teacher import load_teacher
-from srkd.parameters import size
+from srkd.parameters import format_size
 
 OUTPUTS_ONLY = "no network of srkd: as a teacher it gives outputs only"
 
@@ -89,7 +89,7 @@ def _inspected(
         params=teacher.params if counted is None else counted.params,
         macs=None if counted is None else counted.macs,
         macs_plus=None if counted is None else counted.macs_plus,
-        lr_size=size(lr_size),
+        lr_size=format_size(lr_size),
         bytes=origin.bytes,
         sha256=origin.sha256,
         wrapping=origin.wrapping,
@@ -131,7 +131,7 @@ def _told(
         params=None if counted is None else counted.params,
         macs=None if counted is None else counted.macs,
         macs_plus=None if counted is None else counted.macs_plus,
-        lr_size=size(lr_size),
+        lr_size=format_size(lr_size),
         bytes=sum(part.stat().st_size for part in parts),
         sha256=_sha256(parts),
         wrapping=wrapping,

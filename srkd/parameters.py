@@ -1,69 +1,67 @@
-"""The kinds of value that several verbs take: sizes, bytes, key=value pairs, devices."""
+"""Values of the command line that several verbs take: sizes, bytes, key=value pairs, devices, lists of names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
 from compressor.base.cache_folder import bytes_of
 from compressor.base.errors import UsageError
+from compressor.runtimes.onnx_providers import PROVIDERS
+
+T = TypeVar("T")
+
+DEVICES = {"cpu": "", "cuda": r"\d+", "mps": ""} | {name: row.part for name, row in PROVIDERS.items()}
+"""Device → pattern of what may follow its colon. torch's devices, and those of ONNX Runtime."""
 
 
-def size(width_height: tuple[int, int]) -> str:
-    """Width and height as `WxH`."""
-    return f"{width_height[0]}x{width_height[1]}"
+class Parsed(click.ParamType[T]):
+    """A click type made of a function that reads text; values that are no text, such as defaults, pass."""
 
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self.parse = parse
 
-class Size(click.ParamType[tuple[int, int]]):
-    """`WxH` in pixels, as everywhere on the command line and in JSON."""
-
-    name = "WxH"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        found = re.fullmatch(r"([1-9][0-9]{0,4})[xX×]([1-9][0-9]{0,4})", str(value).strip())
-        if not found:
-            self.fail(f"{value!r} is no size: width x height in pixels, such as 320x180", param, ctx)
-        return int(found[1]), int(found[2])
-
-
-class Sizes(click.ParamType[tuple[tuple[int, int], ...]]):
-    """`WxH[,WxH...]`."""
-
-    name = "WxH[,WxH]"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[int, int], ...]:
-        return tuple(Size().convert(part, param, ctx) for part in str(value).split(","))
-
-
-class Bytes(click.ParamType[int]):
-    """`500MB`, `8GB` or a plain number of bytes."""
-
-    name = "SIZE"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        if not isinstance(value, str):
+            return value  # type: ignore[return-value]
         try:
-            return bytes_of(str(value))
+            return self.parse(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
 
-class Setting(click.ParamType[tuple[str, object]]):
-    """`key=value`; the value is read as a number, true/false or text."""
-
-    name = "key=value"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, object]:
-        key, equals, text = str(value).partition("=")
-        if not equals or not key.strip():
-            self.fail(f"{value!r} is no setting: write key=value, such as res_scale=0.1", param, ctx)
-        return key.strip(), scalar(text.strip())
+def format_size(width_height: tuple[int, int]) -> str:
+    """Return width and height as `WxH`."""
+    return f"{width_height[0]}x{width_height[1]}"
 
 
-def scalar(text: str) -> object:
-    """A written value as the plainest type that reads it."""
+def parse_size(text: str) -> tuple[int, int]:
+    """Read `WxH` in pixels."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX×]([1-9][0-9]{0,4})", text.strip())
+    if not match:
+        raise UsageError(f"{text!r} is not a size: give width x height in pixels, such as 320x180")
+    return int(match[1]), int(match[2])
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Read `WxH[,WxH...]`."""
+    return tuple(parse_size(part) for part in text.split(","))
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """Read `key=value`; the value becomes a number, a bool or text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"{text!r} is not a setting: write key=value, such as res_scale=0.1")
+    return key.strip(), parse_scalar(value.strip())
+
+
+def parse_scalar(text: str) -> object:
+    """Return `text` as a bool, an int or a float where it reads as one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -74,32 +72,29 @@ def scalar(text: str) -> object:
     return text
 
 
-class Device(click.ParamType[str]):
-    """`cpu`, `cuda`, `cuda:1` or `mps`, for ONNX files also `tensorrt`, `openvino` or `openvino:GPU`; whether it exists
-    is found out when it is used."""
-
-    name = "device"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        if not re.fullmatch(r"cpu|(cuda|tensorrt)(:\d+)?|mps|openvino(:(CPU|GPU|NPU)(\.\d+)?)?", text):
-            self.fail(f"{text!r} is no device: cpu, cuda, cuda:N, mps, tensorrt or openvino", param, ctx)
-        return text
+def parse_device(text: str) -> str:
+    """Check a device word such as `cuda:1`. Whether the device exists shows when it is used."""
+    name, colon, part = text.partition(":")
+    if name not in DEVICES or (colon and not (DEVICES[name] and re.fullmatch(DEVICES[name], part))):
+        raise UsageError(f"{text!r} is not a device: give {', '.join(DEVICES)}, some with a number as in cuda:1")
+    return text
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """`a,b`: some of the names given, each once."""
+SIZE = Parsed("WxH", parse_size)
+SIZES = Parsed("WxH[,WxH]", parse_sizes)
+BYTES = Parsed("SIZE", bytes_of)
+SETTING = Parsed("key=value", parse_setting)
+DEVICE = Parsed("device", parse_device)
 
-    name = "name[,name]"
 
-    def __init__(self, *known: str) -> None:
-        self.known = known
+def names_of(*choices: str) -> Parsed[tuple[str, ...]]:
+    """Return the type of a list `a,b` of `choices`, in which each counts once."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        asked = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
-        for part in asked:
-            if part not in self.known:
-                self.fail(f"{part!r} is none of {', '.join(self.known)}", param, ctx)
-        return asked
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        for name in names:
+            if name not in choices:
+                raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
+        return names
+
+    return Parsed("name[,name]", parse)

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from compressor.base.rank import Rank
 from srkd.console import Console
-from srkd.parameters import Bytes, Device, Setting
+from srkd.parameters import BYTES, DEVICE, SETTING
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ EPILOG = """Examples:
 )
 @click.option(
     "--cache-size",
-    type=Bytes(),
+    type=BYTES,
     default="20GB",
     show_default=True,
     help="Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.",
@@ -78,10 +78,10 @@ EPILOG = """Examples:
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Repeat with so many seeds: mean and spread."
 )
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
 @click.option(
-    "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the teacher's file does not say."
+    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the teacher's file does not say."
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5."

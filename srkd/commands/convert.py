@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srkd.console import Console
-from srkd.parameters import Setting
+from srkd.parameters import SETTING
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ EPILOG = """Examples:
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; none: beside the model, as _CODE.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option(
-    "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say: res_scale=0.1."
+    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the file does not say: res_scale=0.1."
 )
 def command(
     console: Console,

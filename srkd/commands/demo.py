@@ -14,7 +14,7 @@ import click
 
 from compressor.base.errors import UsageError
 from srkd.console import Console
-from srkd.parameters import Setting
+from srkd.parameters import SETTING
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ EPILOG = """Examples:
     "--app", type=click.Path(path_type=Path), metavar="DIR", help="Another built app than srkd's own, to show these in."
 )
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What a file does not say.")
+@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
 def command(
     console: Console,
     *,

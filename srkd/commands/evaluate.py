@@ -10,7 +10,7 @@ import click
 
 from compressor.inference.open import RUNTIMES
 from srkd.console import Console
-from srkd.parameters import Device, Setting
+from srkd.parameters import DEVICE, SETTING
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ EPILOG = """Examples:
     "--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: its own, or made."
 )
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file; needed without a MODEL.")
-@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What a file does not say.")
+@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
 @click.option("--border", type=click.IntRange(0), help="Pixels cropped on each side; none: as many as the scale.")
 @click.option(
     "--lr-border",
@@ -54,7 +54,7 @@ EPILOG = """Examples:
 @click.option("--tile", type=click.IntRange(0), help="LR pixels a side; none: by memory, 0: never.")
 @click.option("--explain", is_flag=True, help="The same by the conventions that these figures are mistaken for.")
 @click.option("--per-image", is_flag=True, help="A row an image as well; JSON always has them.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the models run.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Where the models run.")
 @click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic, in torch and OpenVINO."

@@ -11,7 +11,7 @@ import click
 from compressor.base.errors import SrkdError
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.console import Console
-from srkd.parameters import Setting, Size, Sizes
+from srkd.parameters import SETTING, SIZE, SIZES
 from srkd.verb import Body, verb
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def one_flag_a_format(body: Body) -> Body:
 @one_flag_a_format
 @click.option("--all", "everything", is_flag=True, help="Every format that this machine has what it takes for.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder to write to; none: beside the model.")
-@click.option("--static", type=Size(), help="The only LR size that the files shall take; none: any, where it can be.")
+@click.option("--static", type=SIZE, help="The only LR size that the files shall take; none: any, where it can be.")
 @click.option(
     "--sizes",
-    type=Sizes(),
+    type=SIZES,
     help="LR sizes that a TensorRT engine is tuned for, and takes at most; none: 256x256,512x512.",
 )
 @click.option(
@@ -66,7 +66,7 @@ def one_flag_a_format(body: Body) -> Body:
 )
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option(
-    "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say: res_scale=0.1."
+    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the file does not say: res_scale=0.1."
 )
 def command(
     console: Console,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srkd.console import Console
-from srkd.parameters import Setting, Size
+from srkd.parameters import SETTING, SIZE
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ EPILOG = """Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
 @click.option(
-    "--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say: res_scale=0.1."
+    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the file does not say: res_scale=0.1."
 )
 @click.option(
-    "--lr-size", type=Size(), default="256x256", show_default=True, help="The LR image that MACs are counted for."
+    "--lr-size", type=SIZE, default="256x256", show_default=True, help="The LR image that MACs are counted for."
 )
 @click.option("--layers", is_flag=True, help="What each layer costs.")
 @click.option("--check", is_flag=True, help="Run it on an embedded photo: is its range, res_scale and mean right?")

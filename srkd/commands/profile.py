@@ -9,7 +9,7 @@ import click
 
 from compressor.inference.open import RUNTIMES
 from srkd.console import Console
-from srkd.parameters import Device, Names, Setting, Sizes
+from srkd.parameters import DEVICE, SETTING, SIZES, names_of
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ EPILOG = """Examples:
 )
 @click.option(
     "--runtime",
-    type=Names(*RUNTIMES),
+    type=names_of(*RUNTIMES),
     default="torch,onnxruntime",
     show_default=True,
     help=f"Of {', '.join(RUNTIMES)}, separated by commas; checkpoints are exported for those that need it.",
 )
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the models run.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Where the models run.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),
@@ -44,7 +44,7 @@ EPILOG = """Examples:
     show_default=True,
     help="Of the arithmetic in torch and OpenVINO; of other files it lies in the file.",
 )
-@click.option("--lr-size", type=Sizes(), default="128x128", show_default=True, help="Sizes of the LR image.")
+@click.option("--lr-size", type=SIZES, default="128x128", show_default=True, help="Sizes of the LR image.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at once.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; none: as many as torch takes.")
 @click.option(
@@ -53,7 +53,7 @@ EPILOG = """Examples:
 @click.option("--memory/--no-memory", default=True, help="Measure memory, in a process of its own for each row.")
 @click.option("--quality/--no-quality", default=True, help="Y-PSNR on the embedded validation photos.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What a file does not say.")
+@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
 def command(
     console: Console, *, models: tuple[Path, ...], arch_options: tuple[tuple[str, Any], ...], **options: Any
 ) -> None:

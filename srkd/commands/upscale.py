@@ -10,7 +10,7 @@ import click
 from compressor.base.errors import SrkdError
 from compressor.inference.open import RUNTIMES
 from srkd.console import Console
-from srkd.parameters import Device, Setting, size
+from srkd.parameters import DEVICE, SETTING, format_size
 from srkd.verb import verb
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ EPILOG = """Examples:
 )
 @click.option("--self-ensemble", is_flag=True, help="Mean over the eight symmetries; eight times the work.")
 @click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option("--arch-option", "arch_options", type=Setting(), multiple=True, help="What the file does not say.")
-@click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the model runs.")
+@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What the file does not say.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Where the model runs.")
 @click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic, in torch and OpenVINO."
@@ -76,7 +76,9 @@ def command(
     else:
         for done in report.done:
             seam = "" if done.seam is None else f", seams differ by up to {done.seam:.1e}"
-            console.result(f"{done.output}  {size(done.lr_size)} -> {size(done.sr_size)}, {done.seconds:.1f} s{seam}")
+            console.result(
+                f"{done.output}  {format_size(done.lr_size)} -> {format_size(done.sr_size)}, {done.seconds:.1f} s{seam}"
+            )
     for failed in report.failed:
         console.error(failed.reason)
     if report.failed:
@@ -85,4 +87,4 @@ def command(
 
 
 def _told(done: Upscaled) -> dict[str, object]:
-    return {**vars(done), "lr_size": size(done.lr_size), "sr_size": size(done.sr_size)}
+    return {**vars(done), "lr_size": format_size(done.lr_size), "sr_size": format_size(done.sr_size)}

@@ -26,7 +26,7 @@ from compressor.runtimes.onnx_providers import PROVIDERS, choose, providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from export.conversion import Conversion
 from export.to_onnx import convert
-from srkd.parameters import Device
+from srkd.parameters import parse_device
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 EVERYTHING = [row.name for row in PROVIDERS.values()]
@@ -204,7 +204,7 @@ def test_a_binding_says_type_shape_and_place() -> None:
     ],
 )
 def test_where_torch_stands_beside_it(word: str, torchs: str) -> None:
-    assert torch_device_for(word) == torchs and Device().convert(word, None, None) == word
+    assert torch_device_for(word) == torchs and parse_device(word) == word
 
 
 @pytest.mark.skipif("openvino" not in providers_here(), reason="needs onnxruntime-openvino in place of onnxruntime")

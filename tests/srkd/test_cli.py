@@ -17,7 +17,7 @@ import srkd as api
 from compressor.base.errors import SrkdError, UsageError
 from srkd.cli import VERBS, cli, run
 from srkd.console import Console, json_value
-from srkd.parameters import Device, Setting, Size, Sizes
+from srkd.parameters import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_device, parse_setting, parse_size, parse_sizes
 from srkd.verb import guarded
 from tests.support.commands import ROOT, python, srkd
 
@@ -225,12 +225,15 @@ def test_tables_are_not_cut_where_nobody_looks(capsys: pytest.CaptureFixture[str
 
 
 def test_parameters() -> None:
-    assert Size().convert("320x180", None, None) == (320, 180)
-    assert Sizes().convert("64x64,320x180", None, None) == ((64, 64), (320, 180))
-    assert Setting().convert("res_scale=0.1", None, None) == ("res_scale", 0.1)
-    assert Setting().convert("a=true", None, None) == ("a", True)
-    assert Setting().convert("a=b=c", None, None) == ("a", "b=c")
-    assert Device().convert("cuda:1", None, None) == "cuda:1"
-    for kind, bad in [(Size(), "320"), (Size(), "0x5"), (Sizes(), "1x1,"), (Setting(), "x"), (Device(), "gpu")]:
+    assert parse_size("320x180") == (320, 180)
+    assert parse_sizes("64x64,320x180") == ((64, 64), (320, 180))
+    assert parse_setting("res_scale=0.1") == ("res_scale", 0.1)
+    assert parse_setting("a=true") == ("a", True)
+    assert parse_setting("a=b=c") == ("a", "b=c")
+    assert SIZE.convert((3, 2), None, None) == (3, 2)
+    for word in ("cpu", "cuda", "cuda:1", "mps", "tensorrt:0", "openvino:GPU.1"):
+        assert parse_device(word) == word
+    bad_devices = [(DEVICE, word) for word in ("gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", "openvino:TPU")]
+    for kind, bad in [(SIZE, "320"), (SIZE, "0x5"), (SIZES, "1x1,"), (SETTING, "x"), (BYTES, "lots"), *bad_devices]:
         with pytest.raises(click.BadParameter, match=re.escape(repr(bad.split(",")[-1]))):
             kind.convert(bad, None, None)
