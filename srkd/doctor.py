@@ -1,32 +1,23 @@
-"""What this installation can do, what each missing piece would add, and the command that brings it."""
+"""What this installation can do, what each missing piece would add, and the command that installs it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu, installed_version
-from compressor.inference.open import RUNTIMES, RuntimeKind, absent
+from compressor.inference.open import RUNTIMES, absent
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from demo.serving import NEEDS
-from export.formats import FORMATS, Format
+from export.formats import FORMATS
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
-
-OTHERS: Mapping[str, tuple[tuple[str, ...], str, str]] = MappingProxyType(
-    {
-        "spandrel": (("spandrel",), "teachers of 42 more architectures, by their published files", "spandrel"),
-        "demo": (NEEDS, "the server of `srkd demo` (`srkd demo --build` needs nothing more)", "demo"),
-    }
-)
-"""Name → modules, what they add, the extra that brings them; for what is neither a format nor a runtime."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package that every installation has; `version` None: it is missing."""
+    """A package of every installation; `version` None: it is missing."""
 
     name: str
     version: str | None
@@ -34,7 +25,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Piece:
-    """Something that can be there or not. `command` is what to type where it is not; `remark` a limit that stays."""
+    """An optional part. `command` installs it where it is missing; `remark` is a limit that no package removes."""
 
     name: str
     adds: str
@@ -43,7 +34,7 @@ class Piece:
     command: str | None
     remark: str | None = None
     version: str | None = None
-    """Of its first package that a plain installation has not, where that is installed."""
+    """The version of the optional package, if it is installed."""
 
 
 @dataclass(frozen=True)
@@ -56,54 +47,52 @@ class Diagnosis:
     others: tuple[Piece, ...]
 
     @property
-    def ok(self) -> bool:
-        """Whether all that a plain installation has is there."""
-        return all(package.version is not None for package in self.core)
+    def missing_core(self) -> tuple[str, ...]:
+        """The packages of a plain installation that are missing."""
+        return tuple(package.name for package in self.core if package.version is None)
 
 
 def diagnose() -> Diagnosis:
-    """Look, without importing anything heavy that is optional."""
+    """Look for packages and devices. Of optional packages, nothing large is imported."""
+    providers = providers_here()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),
         gpu=gpu(),
-        onnxruntime_devices=tuple(providers_here()),
-        formats=tuple(_format(row) for row in FORMATS.values()),
-        runtimes=tuple(_runtime(name, kind) for name, kind in RUNTIMES.items()),
+        onnxruntime_devices=tuple(providers),
+        formats=tuple(
+            _piece(row.name, f"--{row.name}: {row.told}", row.needs, row.extra, row.obstacle(), row.not_run_here())
+            for row in FORMATS.values()
+        ),
+        runtimes=tuple(
+            _piece(name, f"runs {row.takes}", row.needs, row.extra, row.obstacle()) for name, row in RUNTIMES.items()
+        ),
         others=(
-            *(_piece(name, adds, modules, extra) for name, (modules, adds, extra) in OTHERS.items()),
-            *_providers(),
+            _piece(
+                "spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",), "spandrel"
+            ),
+            _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", NEEDS, "demo"),
+            # ONNX Runtime's device words: each of its builds has some of them.
+            *(
+                Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
+                for name, row in PROVIDERS.items()
+            ),
         ),
     )
 
 
-def _format(row: Format) -> Piece:
-    piece = _piece(row.name, f"--{row.name}: {row.told}", row.needs, row.extra)
-    return _hindered(replace(piece, remark=row.not_run_here()), row.obstacle())
-
-
-def _runtime(name: str, kind: RuntimeKind) -> Piece:
-    return _hindered(_piece(name, f"runs {kind.takes}", kind.needs, kind.extra), kind.obstacle())
-
-
-def _hindered(piece: Piece, obstacle: str | None) -> Piece:
-    """A package is of no use without its device or system, and nothing that can be typed brings that."""
-    return piece if obstacle is None else replace(piece, ready=False, command=None, remark=obstacle)
-
-
-def _providers() -> list[Piece]:
-    """Device words of ONNX Runtime: one of its builds has some of them."""
-    here = providers_here()
-    return [
-        Piece(f"--device {device}", row.adds, device in here, (), None if device in here else row.command)
-        for device, row in PROVIDERS.items()
-    ]
-
-
-def _piece(name: str, adds: str, modules: tuple[str, ...], extra: str | None) -> Piece:
+def _piece(
+    name: str,
+    adds: str,
+    modules: tuple[str, ...],
+    extra: str | None,
+    obstacle: str | None = None,
+    remark: str | None = None,
+) -> Piece:
+    """Return what is there of `modules`. An `obstacle` (no device, another system) is not removed by any package."""
     missing = absent(modules)
-    command = None
-    if missing:
-        command = MissingExtra.command(extra) if extra else "pip install --force-reinstall srkd"
-    own = next((module for module in modules if module not in CORE), None)
-    version = installed_version(own) if own is not None and not missing else None
-    return Piece(name, adds, not missing, missing, command, version=version)
+    optional = next((module for module in modules if module not in CORE), None)
+    version = installed_version(optional) if optional is not None and not missing else None
+    if obstacle is not None:
+        return Piece(name, adds, False, missing, None, obstacle, version)
+    command = MissingExtra.command(extra) if extra else "pip install --force-reinstall srkd"
+    return Piece(name, adds, not missing, missing, command if missing else None, remark, version)

@@ -1,4 +1,4 @@
-"""`srkd doctor`: what is installed, what is missing, and what to type."""
+"""`srkd doctor`: what is installed, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ EPILOG = """Examples:
 @verb("doctor", epilog=EPILOG)
 @click.option("--trt", is_flag=True, help="Try TensorRT on this GPU: build, run, compare and time a tiny network.")
 def command(console: Console, *, trt: bool) -> None:
-    """Tell what is installed here, what each missing piece would add, and the command that brings it."""
+    """Show what is installed here, what each missing piece would add, and the command that installs it."""
     from srkd.doctor import diagnose
 
     if trt:
-        _try_tensorrt(console)
+        run_tensorrt_test(console)
         return
     diagnosis = diagnose()
     if console.wants_json:
         console.emit("doctor", diagnosis)
     else:
         show(console, diagnosis)
-    absent = [package.name for package in diagnosis.core if package.version is None]
-    if absent:
-        raise SrkdError(f"{', '.join(absent)} is missing: pip install --force-reinstall srkd")
+    if diagnosis.missing_core:
+        raise SrkdError(f"{', '.join(diagnosis.missing_core)} is missing: pip install --force-reinstall srkd")
 
 
 def show(console: Console, diagnosis: Diagnosis) -> None:
-    """Versions first, then a line a piece."""
+    """Print versions, then a row for each piece."""
     console.say(", ".join(f"{package.name} {package.version or 'MISSING'}" for package in diagnosis.core))
     console.say(f"GPU: {diagnosis.gpu['name'] if diagnosis.gpu else 'none that torch can use'}")
     console.say(f"ONNX Runtime runs on: {', '.join(diagnosis.onnxruntime_devices)}")
@@ -52,16 +51,19 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
         ("runtimes of profile, evaluate and upscale", diagnosis.runtimes),
         ("others", diagnosis.others),
     ):
-        console.table(["", "here", "what it adds", "to have it"], [_row(piece) for piece in pieces], title=title)
+        console.table(
+            ["", "installed", "what it adds", "how to get it"], [_row(piece) for piece in pieces], title=title
+        )
 
 
 def _row(piece: Piece) -> tuple[str, ...]:
     here = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
-    told = "; ".join(line for line in (piece.command, piece.remark) if line)
-    return piece.name, f"{here}, {piece.version}" if piece.version else here, piece.adds, told
+    remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
+    return piece.name, f"{here}, {piece.version}" if piece.version else here, piece.adds, remedy
 
 
-def _try_tensorrt(console: Console) -> None:
+def run_tensorrt_test(console: Console) -> None:
+    """Build, run, compare and time a tiny network in TensorRT on this GPU."""
     from export.trt_selftest import self_test
 
     with console.progress() as progress:
@@ -78,15 +80,16 @@ def _try_tensorrt(console: Console) -> None:
 
 
 def show_trials(console: Console, report: TrtReport) -> None:
-    """What to paste into an issue: the machine, then a row a precision."""
+    """Print what belongs into an issue: the machine, then a row for each precision."""
     import platform
 
     from srkd import __version__
 
-    here = report.machine
-    assert here is not None
+    machine = report.machine
+    assert machine is not None
     console.result(
-        f"srkd {__version__}, TensorRT {here.tensorrt}, {here.gpu} ({here.capability}), driver {here.driver}, "
+        f"srkd {__version__}, TensorRT {machine.tensorrt}, {machine.gpu} ({machine.capability}), "
+        f"driver {machine.driver}, "
         f"{report.binding}, Python {platform.python_version()}, {platform.platform(terse=True)}"
     )
     console.table(

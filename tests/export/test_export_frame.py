@@ -287,7 +287,7 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srkd.doctor.FORMATS", {**FORMATS, "new": row})
     diagnosis = diagnose()
     pieces = {piece.name: piece for piece in diagnosis.formats}
-    assert diagnosis.ok and pieces["onnx"].ready and pieces["onnx"].command is None
+    assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
     assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
     assert pieces["new"].command == "pip install 'srkd[ncnn]'"
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
