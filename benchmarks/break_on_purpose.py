@@ -305,7 +305,7 @@ BREAKS = (
     ),
     Break(
         "LR patch of an HR patch",
-        "recipes/preset.py",
+        "recipes/config/preset.py",
         '"lr_patch": rule.hr_patch // scale',
         '"lr_patch": rule.hr_patch // 4',
         ("recipes/test_recipes.py",),

@@ -20,7 +20,7 @@ import srkd
 from compressor.assets import embedded_teacher
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
-from recipes.loading import is_file, load_preset
+from recipes.config.reading import is_recipe_file, load_preset
 from srkd.compression import compress, resume
 from srkd.gains import Gain, Spread
 
@@ -103,7 +103,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """The run folder of a contender and seed, trained, taken up where it stopped, or kept."""
     folder = budget.out / f"{one.name}-seed{seed}"
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
-    if (folder / "run.json").is_file():
+    if (folder / "run.json").is_recipe_file():
         told = facts_of(folder)
         _require_same(folder, told, one, budget, settings)
         if "result" not in told:
@@ -153,7 +153,7 @@ def _require_same(
 def scored(folder: Path, data: Path) -> dict[str, float]:
     """Y-PSNR by set, evaluated once."""
     kept = folder / "benchmarks.json"
-    if kept.is_file():
+    if kept.is_recipe_file():
         found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
@@ -245,7 +245,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 def preset_contender(file: Path, options: Mapping[str, Sequence[str]], *, width: float) -> Contender:
     """A recipe of one's own, under its file's name; `options` are added to methods on which it is silent."""
-    if not is_file(str(file)):
+    if not is_recipe_file(str(file)):
         raise SystemExit(f"--preset {file}: a preset is a YAML file")
     preset = load_preset(str(file))
     added = tuple(

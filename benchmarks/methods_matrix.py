@@ -27,7 +27,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Conversion
 from export.to_onnx import convert, open_runtime
-from recipes.options import make_method
+from recipes.config.options import make_method
 from tests.support.method_runs import Pair
 from tests.support.methods_table import ROWS, Row
 

@@ -22,7 +22,7 @@ from compressor.training.networks import build_networks
 from compressor.training.run_folder import RunFolder
 from compressor.training.speed import choose_execution_mode
 from compressor.training.state import State
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 
 LONG = 1_000_000
 """Steps of the run that is never finished: no validation falls into what is timed."""

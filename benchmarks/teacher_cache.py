@@ -38,7 +38,7 @@ from compressor.training.losses import Losses
 from compressor.training.method import Method
 from compressor.training.state import State
 from compressor.training.step import Step
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from recipes.logits import Logits
 from srkd.compression import compress
 

@@ -9,7 +9,7 @@ from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
     from compressor.training.method import PlainMethod
-    from recipes.entry import Contribution, MethodEntry
+    from recipes.catalogue import Contribution, MethodEntry
     from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress
 
@@ -35,8 +35,8 @@ __all__ = [
 
 _HOMES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
-    "Contribution": "recipes.entry",
-    "MethodEntry": "recipes.entry",
+    "Contribution": "recipes.catalogue",
+    "MethodEntry": "recipes.catalogue",
     "PlainMethod": "compressor.training.method",
 }
 

@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.students import student_cuts, student_text
 
 if TYPE_CHECKING:
-    from recipes.preset import Preset
+    from recipes.config.preset import Preset
     from srkd.compression import Decided
     from srkd.request import Request
     from srkd.student_choice import Init

@@ -29,10 +29,10 @@ from compressor.training.method import Method
 from compressor.training.run_folder import FACTS, RunFolder
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from recipes.catalogue import preset_names
-from recipes.loading import label, load_preset
+from recipes.config.preset import Preset
+from recipes.config.reading import load_preset, recipe_label
 from recipes.looking import bind_phi
 from recipes.phi import Resolved
-from recipes.preset import Preset
 from recipes.tap_check import tap_lines
 from srkd import continuing
 from srkd.caching import views_to_cache
@@ -228,7 +228,9 @@ def decide(
     if pace is None and group.leads:
         pace = _choose_pace(preset, pupil.network, where, announce, len(group.place.share(preset.schedule.batch)))
     pace = pace or PLAIN_MODE
-    return Decided(preset, methods, label(request.recipe), master, pupil, images, where, request.seed, cache, pace)
+    return Decided(
+        preset, methods, recipe_label(request.recipe), master, pupil, images, where, request.seed, cache, pace
+    )
 
 
 def choose_networks(

@@ -30,7 +30,7 @@ from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.loop import train
 from compressor.training.losses import Losses
 from compressor.training.state import State
-from recipes.loading import label
+from recipes.config.reading import recipe_label
 from srkd.compression import Decided, Networks, choose_networks, decide, device_of
 from srkd.phi_choice import choose_phi
 from srkd.request import Request
@@ -175,7 +175,7 @@ def estimate(request: Request, networks: Networks) -> DryRun:
         ratio = original.macs / small.macs
     return DryRun(
         dry_run="estimate",
-        recipe=label(request.recipe),
+        recipe=recipe_label(request.recipe),
         title=preset.title,
         teacher=original,
         student=small,

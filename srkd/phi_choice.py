@@ -11,7 +11,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from recipes.looking import UsesPerceptualNet, bind_phi, find_phi
 from recipes.phi import Resolved
 from srkd.request import Request, path_of

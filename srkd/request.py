@@ -12,7 +12,7 @@ from compressor.base.cache_folder import DEFAULT_LIMIT, bytes_of
 from compressor.data.prepare import DataChoice
 from compressor.images.resize import Border
 from compressor.models.students import Select
-from recipes.loading import is_file
+from recipes.config.reading import is_recipe_file
 from srkd.student_choice import Init
 
 
@@ -52,7 +52,7 @@ class Request:
         paths = ("teacher", "data", "lr", "val", "init_from", "lr_only", "phi_weights")
         values |= {name: _absolute(values.get(name)) for name in paths}
         recipe = str(values["recipe"])
-        values["recipe"] = str(Path(recipe).resolve()) if is_file(recipe) else recipe
+        values["recipe"] = str(Path(recipe).resolve()) if is_recipe_file(recipe) else recipe
         values["arch_options"], values["settings"] = dict(values["arch_options"]), tuple(values["settings"])
         values["cache_size"] = bytes_of(values["cache_size"])
         return cls(**values)

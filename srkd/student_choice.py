@@ -13,7 +13,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.models.students import Select, build_student, parse_student, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
-from recipes.preset import Preset
+from recipes.config.preset import Preset
 from srkd.console import json_value
 
 Init = Literal["inherit", "random"]

@@ -32,7 +32,7 @@ from compressor.training.speed import PLAIN_MODE, ExecutionMode
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
-from recipes.preset import Preset
+from recipes.config.preset import Preset
 from srkd.console import json_value
 from srkd.phi_choice import phi_of
 from srkd.student_choice import StudentInit

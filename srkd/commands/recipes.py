@@ -11,7 +11,7 @@ from srkd.console import Console
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from recipes.listing import Listed
+    from recipes.config.listing import RecipeRow
 
 EPILOG = """Examples:
 
@@ -34,7 +34,7 @@ def command() -> None:
 @verb("ls")
 def ls(console: Console) -> None:
     """List every recipe: its methods, what it wants of a teacher, its length."""
-    from recipes.listing import list_recipes
+    from recipes.config.listing import list_recipes
 
     found = list_recipes()
     if console.wants_json:
@@ -47,7 +47,7 @@ def ls(console: Console) -> None:
         console.warn(note)
 
 
-def _row(recipe: Listed) -> tuple[str, ...]:
+def _row(recipe: RecipeRow) -> tuple[str, ...]:
     methods = ", ".join(recipe.methods)
     return (recipe.name, recipe.title, methods, TEACHERS[recipe.needs], f"{recipe.steps:,}", recipe.package)
 
@@ -62,7 +62,7 @@ def show(console: Console, *, name: str | None, schema: bool) -> None:
     if name is None:
         _show_schema(console)
         return
-    from recipes.listing import show_recipe
+    from recipes.config.listing import show_recipe
 
     found = show_recipe(name)
     if console.wants_json:
@@ -73,7 +73,7 @@ def show(console: Console, *, name: str | None, schema: bool) -> None:
 
 def _show_schema(console: Console) -> None:
     from recipes.catalogue import catalogue
-    from recipes.schema import preset_schema, schema_text
+    from recipes.config.schema import preset_schema, schema_text
 
     methods = catalogue().methods
     if console.wants_json:
@@ -87,7 +87,7 @@ def _show_schema(console: Console) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def cp(console: Console, *, name: str, file: Path) -> None:
     """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is left as it is."""
-    from recipes.listing import copy_recipe
+    from recipes.config.listing import copy_recipe
 
     copied = copy_recipe(name, file)
     if console.wants_json:
@@ -101,7 +101,7 @@ def cp(console: Console, *, name: str, file: Path) -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 def validate(console: Console, *, files: tuple[str, ...]) -> None:
     """Check recipes, a line a mistake: file, line, key, value, what was expected. Exit 1 if there is one."""
-    from recipes.listing import validate_recipe
+    from recipes.config.listing import validate_recipe
 
     found = [validate_recipe(file) for file in files]
     if console.wants_json:

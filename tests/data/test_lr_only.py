@@ -17,7 +17,7 @@ from compressor.images.sets import LrImage, find_lr_images
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.step import Runner, Step, StepNetworks
-from recipes.options import make_method
+from recipes.config.options import make_method
 from srkd.cli import run
 from srkd.compression import compress, resume
 from tests.support.small_runs import SMALL

@@ -32,7 +32,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from recipes.logits import Logits
 from srkd.cli import run as srkd_in_process
 from srkd.compression import compress, resume

@@ -27,10 +27,10 @@ from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.clsd import Clsd
 from recipes.composition import refusals
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
-from recipes.loading import load_preset
 from recipes.looking import bind_phi
-from recipes.options import make_method
 from recipes.phi import resolve_phi
 from recipes.scratch import Scratch
 from recipes.terms.ratio import bicubic_negatives

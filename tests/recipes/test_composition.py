@@ -24,8 +24,8 @@ from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
-from recipes.loading import load_preset, read_preset
-from recipes.options import make_method
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset, read_preset
 from recipes.scratch import Scratch
 from tests.support.method_runs import Waves
 from tests.support.methods_table import ROWS, Row

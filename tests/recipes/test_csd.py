@@ -27,9 +27,9 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.composition import refusals
+from recipes.config.reading import load_preset
 from recipes.csd import Csd
 from recipes.csd_lite import CsdLite
-from recipes.loading import load_preset
 from recipes.logits import Logits
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from recipes.terms.ratio import bicubic_negatives, contrast_ratio

@@ -25,9 +25,9 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
-from recipes.loading import load_preset
-from recipes.options import make_method
 from recipes.scratch import Scratch
 from tests.recipes.test_composition import Any as OfKind
 from tests.training.test_stages import Saving

@@ -23,9 +23,9 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Runner, Step, StepNetworks
+from recipes.config.options import make_method
+from recipes.config.reading import read_preset
 from recipes.dukd import CODE, DUKD
-from recipes.loading import read_preset
-from recipes.options import make_method
 from recipes.terms.upcycling import apply, draw_operations, invert, zoom_in, zoom_in_cells
 from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import dukd_ablation, equal_budget, methods_compared
 from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 
 TINY = ("batch=2", "lr_patch=8", "precision=fp32", "compile=off")
 ONE = Contender("mine", "scratch", student="edsr:width=4,depth=1,scale=2")

@@ -21,12 +21,12 @@ from compressor.models.networks.registry import build
 from compressor.models.taps import read_taps
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset
 from recipes.facd import FACD
 from recipes.fakd import FAKD
 from recipes.feature_taps import Matched
 from recipes.lfd import LFD
-from recipes.loading import load_preset
-from recipes.options import make_method
 from recipes.tap_check import tap_lines
 from recipes.terms.affinity import affinity
 from recipes.terms.contrast import contrast

@@ -17,11 +17,11 @@ from compressor.models.networks.registry import build
 from compressor.training.method import Calibrated
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
+from recipes.config.reading import load_preset, read_preset
 from recipes.dukd import DUKD
 from recipes.facd import FACD
 from recipes.fakd import FAKD
 from recipes.lfd import LFD
-from recipes.loading import load_preset, read_preset
 from recipes.logits import Logits
 from recipes.terms.affinity import affinity_l1
 from srkd.compression import compress

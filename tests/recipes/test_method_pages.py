@@ -11,8 +11,8 @@ from benchmarks.equal_budget import SETS
 from benchmarks.method_costs import Cost
 from benchmarks.methods_compared import CALLED, all_contenders, all_methods, ranking
 from recipes.catalogue import METHODS, catalogue, preset_names
-from recipes.loading import load_preset
-from recipes.options import options_of
+from recipes.config.options import options_model
+from recipes.config.reading import load_preset
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 TITLES = {"lfd": "LFD-style", "facd": "FACD-style", "clsd": "CLSD-style"}
@@ -25,7 +25,7 @@ def test_a_page_says_all_that_a_reader_wants(method: str) -> None:
     assert page.startswith("# " + TITLES.get(method, ""))
     for what in (r"\bWhen\b", r"\b[Cc]osts?\b", r"\b(Ours|Our result|Results)\b", r"results\.md", r"three seeds"):
         assert re.search(what, page), what
-    for option in options_of(catalogue().method(method)).model_fields:
+    for option in options_model(catalogue().method(method)).model_fields:
         assert f"`{option}`" in page, option
 
 

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from compressor.base.errors import UsageError
-from recipes.catalogue import METHODS
-from recipes.entry import MethodEntry
-from recipes.loading import load_preset, read_preset
-from recipes.options import make_method, options_of
-from recipes.problems import PresetError, Problem
-from recipes.schema import COMMENT, our_schema_file, preset_schema, schema_text
-from recipes.yaml_text import parse_value, parse_yaml
+from recipes.catalogue import METHODS, MethodEntry
+from recipes.config.errors import PresetError, Problem
+from recipes.config.options import make_method, options_model
+from recipes.config.reading import load_preset, read_preset
+from recipes.config.schema import COMMENT, preset_schema, schema_path, schema_text
+from recipes.config.yaml_text import parse_value, parse_yaml
 
-PRESETS = our_schema_file().parent
+PRESETS = schema_path().parent
 GOOD: dict[str, Any] = {
     "title": "t",
     "source": "s",
@@ -86,7 +85,7 @@ def test_every_mistake_is_told_at_once_with_line_key_value_and_what_was_expected
         (["schedule.rate=fast"], "--set schedule.rate=fast: expected a number"),
         (["schedule.batches=3"], "--set schedule.batches=3: unknown key, did you mean batch?"),
         (["steps=3"], "did you mean schedule.steps?"),
-        (["title.x=1"], "title is a plain value and holds no x"),
+        (["title.x=1"], "title is a plain value and has no key x"),
         (["methods.1.name=scratch"], "methods has entries 0 to 0, not 1"),
         (["schedule.betas.2=0.5"], "schedule.betas has entries 0 to 1, not 2"),
         (["schedule.batch=true"], "expected a whole number"),
@@ -127,11 +126,11 @@ def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
         ("", "f: expected keys and values"),
         ("- 1\n", "f: expected keys and values"),
         ("title: [\n", "f:2: not YAML"),
-        ("title: a\nsource: b\ntitle: c\n", "f:3: not YAML: title is given twice"),
+        ("title: a\nsource: b\ntitle: c\n", "f:3: not YAML: the key title appears twice"),
         ("title: &a x\nsource: *a\n", "f:2: not YAML: aliases"),
         ("title: !!python/name:os.system x\n", "f:1: not YAML: the tag"),
         ("title: " + "[" * 1500, "f: nested too deeply"),
-        ("? [a]\n: b\n", "f:1: not YAML: a key is a plain word"),
+        ("? [a]\n: b\n", "f:1: not YAML: a key must be a plain word"),
     ],
 )
 def test_what_is_no_preset_at_all_is_one_line(text, told):
@@ -193,14 +192,14 @@ def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch
 @pytest.mark.parametrize("name", METHODS)
 def test_entries_say_what_the_methods_need(name):
     # The most that it may need: a φ of the teacher's blocks wants more of the teacher than VGG-19.
-    most = {"phi": "teacher"} if "phi" in options_of(METHODS[name]).model_fields else {}
+    most = {"phi": "teacher"} if "phi" in options_model(METHODS[name]).model_fields else {}
     method = make_method(name, most)
     needs = "network" if method.needs_network else "outputs" if method.needs_teacher else "nothing"
     assert METHODS[name].needs == needs
 
 
 def test_the_schema_on_file_is_the_generated_one():
-    assert our_schema_file().read_text() == schema_text(METHODS), "run python -m recipes.schema"
+    assert schema_path().read_text() == schema_text(METHODS), "run python -m recipes.config.schema"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))

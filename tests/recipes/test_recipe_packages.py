@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import METHODS, gather
-from recipes.entry import Contribution, MethodEntry
-from recipes.loading import load_preset
-from recipes.schema import COMMENT, our_schema_file
+from recipes.catalogue import METHODS, Contribution, MethodEntry, build_catalogue
+from recipes.config.reading import load_preset
+from recipes.config.schema import COMMENT, schema_path
 from srkd.cli import run
 from tests.support.commands import ROOT, Outcome, python, srkd
 
@@ -43,14 +42,14 @@ def of(**methods: str) -> Contribution:
 
 
 def test_a_package_adds_names_and_says_whose_they_are(point):
-    found = gather([point("lab", of(echo="nowhere:Echo"))])
+    found = build_catalogue([point("lab", of(echo="nowhere:Echo"))])
     assert found.method("echo").package == "lab" and found.notes == []
     with pytest.raises(SrkdError, match=r"nowhere:Echo of lab cannot be imported \(ModuleNotFoundError"):
         found.method("echo").load()
 
 
 def test_our_names_stay_ours_and_both_packages_are_named(point):
-    found = gather([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
+    found = build_catalogue([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
     assert found.method("logits") == METHODS["logits"]
     assert found.notes == ["method logits of lab is refused: srkd has a method of that name"]
     assert found.method("echo").package == "lab"
@@ -59,17 +58,17 @@ def test_our_names_stay_ours_and_both_packages_are_named(point):
 def test_a_name_of_two_packages_means_neither_whatever_their_order(point):
     points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
     for order in (points, points[::-1]):
-        found = gather(order)
-        with pytest.raises(UsageError, match="by one and by three and by two, and is nobody's"):
+        found = build_catalogue(order)
+        with pytest.raises(UsageError, match="by one and by three and by two, so none of them is used"):
             found.method("echo")
 
 
 @pytest.mark.parametrize(
     "value, told",
-    [("no contribution", "is no Contribution"), (Contribution(presets="json"), "has no folder presets/")],
+    [("no contribution", "is not a Contribution"), (Contribution(presets="json"), "has no folder presets/")],
 )
 def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, value, told):
-    found = gather([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
+    found = build_catalogue([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
     assert len(found.notes) == 1 and "broken" in found.notes[0] and told in found.notes[0]
     assert found.preset("logits").package == "srkd" and found.method("echo").package == "lab"
     with pytest.raises(UsageError, match=r"no recipe is called 'mine'.*broken"):
@@ -77,13 +76,13 @@ def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, val
 
 
 def test_a_package_that_is_not_there_is_a_note():
-    found = gather([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
+    found = build_catalogue([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
     assert "gone" in found.notes[0] and set(found.methods) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", ["Echo", "../x", "", "a b", "x.yaml"])
 def test_names_are_plain_words(point, name):
-    assert "small letters" in gather([point("lab", of(**{name: "a:B"}))]).notes[0]
+    assert "small letters" in build_catalogue([point("lab", of(**{name: "a:B"}))]).notes[0]
 
 
 @pytest.mark.parametrize("where, needs", [("nowhere", "nothing"), ("a:B", "everything")])
@@ -145,7 +144,7 @@ def test_ls_imports_no_torch_and_lists_every_preset():
     *table, last = python("-c", program).out.strip().splitlines()
     assert last == "0 False False"
     rows = {line.split()[0]: line for line in table[2:]}
-    assert {path.stem for path in our_schema_file().parent.glob("*.yaml")} == set(rows)
+    assert {path.stem for path in schema_path().parent.glob("*.yaml")} == set(rows)
     assert "outputs" in rows["logits"] and "250,000" in rows["logits-paper"] and "no teacher" in rows["scratch"]
 
 
@@ -162,10 +161,10 @@ def test_ls_as_json(capfd):
 
 
 def test_show_prints_the_file_and_the_schema(capfd):
-    file = our_schema_file().parent / "logits.yaml"
+    file = schema_path().parent / "logits.yaml"
     assert ask(capfd, "show", "logits")[1] == file.read_text()
     assert json.loads(ask(capfd, "show", "logits", "--json")[1])["text"] == file.read_text()
-    assert json.loads(ask(capfd, "show", "--schema")[1]) == json.loads(our_schema_file().read_text())
+    assert json.loads(ask(capfd, "show", "--schema")[1]) == json.loads(schema_path().read_text())
     assert "json_schema" in json.loads(ask(capfd, "show", "--schema", "--json")[1])
 
 
@@ -182,10 +181,8 @@ def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
     assert ask(capfd, "cp", "logits", target)[0] == 0
     assert load_preset(str(target)) == load_preset("logits")
     schema = target.read_text().splitlines()[0].removeprefix(COMMENT)
-    assert schema == our_schema_file().as_uri()
-    assert (
-        target.read_text().splitlines()[1:] == (our_schema_file().parent / "logits.yaml").read_text().splitlines()[1:]
-    )
+    assert schema == schema_path().as_uri()
+    assert target.read_text().splitlines()[1:] == (schema_path().parent / "logits.yaml").read_text().splitlines()[1:]
     target.write_text("mine")
     code, _, err = ask(capfd, "cp", "scratch", target)
     assert code == 1 and "left as it is" in err and target.read_text() == "mine"
@@ -196,7 +193,7 @@ def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
 
 def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    shutil.copy(our_schema_file().parent / "scratch.yaml", good)
+    shutil.copy(schema_path().parent / "scratch.yaml", good)
     bad.write_text("title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: 0\n  rte: 1\n")
     code, out, _ = ask(capfd, "validate", good, bad, "logits", "nosuch", tmp_path / "none.yaml")
     lines = out.splitlines()

@@ -16,8 +16,8 @@ from compressor.training.schedule import Schedule
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.catalogue import METHODS, preset_names
-from recipes.loading import load_preset, read_preset
-from recipes.options import make_method
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset, read_preset
 
 
 class Constant(nn.Module):
@@ -140,7 +140,7 @@ def test_a_patch_is_given_in_lr_or_in_hr_pixels():
         read_preset(text, "mine")
     assert load_preset("csd-paper", ("schedule.lr_patch=20",)).at_scale(2).schedule.lr_patch == 20
     assert load_preset("csd", ("schedule.hr_patch=96",)).at_scale(3).schedule.lr_patch == 32
-    with pytest.raises(UsageError, match=r"hr_patch=192 is no multiple of the scale 5: --set schedule.hr_patch=190"):
+    with pytest.raises(UsageError, match=r"hr_patch=192 is not a multiple of the scale 5: --set schedule.hr_patch=190"):
         load_preset("csd-paper").at_scale(5)
 
 

@@ -14,9 +14,9 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from recipes.config.options import make_method
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr
-from recipes.options import make_method
 from recipes.tap_check import tap_lines
 from recipes.terms.fusion import fusion_gate
 from recipes.terms.heads import auxiliary_head

@@ -25,7 +25,7 @@ from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.method import PlainMethod
 from compressor.training.state import State
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from srkd.cli import run
 from srkd.dry_run import TIMED_STEPS, dry_run, duration
 from srkd.request import Request
@@ -127,7 +127,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.loop import train
 from compressor.training.state import State
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 import psutil
 torch.set_num_threads(1)
 

@@ -21,7 +21,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students import build_student, network_sha256
 from compressor.teachers.teacher import Teacher
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from srkd.cli import run
 from srkd.compression import compress
 from srkd.student_choice import Shape, StudentInit, choose_student

@@ -28,8 +28,8 @@ from compressor.training.losses import Losses
 from compressor.training.method import Method
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from recipes.loading import load_preset
-from recipes.options import make_method
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset
 from tests.support.methods_table import ROWS, Row
 
 BATCH, LR_SIDE = 4, 12

@@ -28,7 +28,7 @@ from compressor.training.losses import Losses, averaged
 from compressor.training.method import PlainMethod
 from compressor.training.state import State, follow_leader, require_alike
 from compressor.training.step import Step
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from recipes.logits import Logits
 
 BATCH, STEPS = 4, 30

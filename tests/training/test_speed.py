@@ -24,7 +24,7 @@ from compressor.training.speed import Asked, Candidate, ExecutionMode, choose_ex
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import CompiledAtFirst, wants_compilation
-from recipes.loading import load_preset
+from recipes.config.reading import load_preset
 from srkd import compression
 from srkd.continuing import pace_of
 from tests.training.test_training import Recorder, smooth_patch

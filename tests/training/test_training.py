@@ -24,8 +24,8 @@ from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import EMA, State
+from recipes.config.reading import load_preset
 from recipes.inherit import Inherit
-from recipes.loading import load_preset
 from recipes.logits import Logits
 from recipes.scratch import Scratch
 

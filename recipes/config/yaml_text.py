@@ -1,6 +1,7 @@
-"""YAML as presets use it: the core values of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
+"""YAML as recipes use it: the core values of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
 
-Anchors, tags and duplicate keys are refused: a preset says each thing once, and reads the same in every editor.
+Anchors, tags and duplicate keys are refused: a recipe says each thing once, and reads the same in every editor. PyYAML
+composes the tree; ruamel.yaml reads YAML 1.2, but its values, tags, anchors and dates would need the same walk as here.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from typing import Any
 
 import yaml
 
-from recipes.problems import Path, one_problem
+from recipes.config.errors import KeyPath, file_error
 
 CORE = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """Only reads the tree; the values are made here."""
+    """Composes the tree only; `_value` makes the values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -39,31 +40,31 @@ for _tag, _pattern, _first in (
 
 @dataclass(frozen=True)
 class Document:
-    """Values, and the line on which each path stands."""
+    """The values of a file, and the line of each path."""
 
     values: dict[str, Any]
-    lines: dict[Path, int]
+    lines: dict[KeyPath, int]
 
 
-def parse_yaml(text: str, where: str) -> Document:
-    """The mapping that a file holds, or one line."""
-    lines: dict[Path, int] = {}
+def parse_yaml(text: str, file: str) -> Document:
+    """Read the mapping in a file's text, or raise one line that names the `file`."""
+    lines: dict[KeyPath, int] = {}
     try:
         tree = yaml.compose(text, _Loader)
         values = None if tree is None else _value(tree, (), lines)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
-        raise one_problem(where, f"not YAML: {getattr(error, 'problem', None) or error}", line) from error
+        raise file_error(file, f"not YAML: {getattr(error, 'problem', None) or error}", line) from error
     except RecursionError as error:
-        raise one_problem(where, "nested too deeply for a preset") from error
+        raise file_error(file, "nested too deeply for a recipe") from error
     if not isinstance(values, dict):
-        raise one_problem(where, "expected keys and values, such as title: My recipe")
+        raise file_error(file, "expected keys and values, such as title: My recipe")
     return Document(values, lines)
 
 
 def parse_value(text: str) -> Any:
-    """The right side of `--set key=value`; what is no YAML is text."""
+    """Read the right side of `--set key=value`; text that is not YAML stays text."""
     try:
         tree = yaml.compose(text, _Loader)
         return None if tree is None else _value(tree, (), {})
@@ -71,23 +72,20 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _value(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+def _value(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Any:
+    """The value of a node; `lines` receives the line of every path below it."""
     lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, path, lines)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, index), lines) for index, item in enumerate(node.value)]
-    return _scalar(node)
-
-
-def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(node)
     values: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key is a plain word", problem_mark=key.start_mark)
+            raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
         name = str(key.value)
         if name in values:
-            raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"the key {name} appears twice", problem_mark=key.start_mark)
         place = (*path, name)
         lines[place] = key.start_mark.line + 1
         values[name] = _value(value, place, lines)
@@ -108,4 +106,4 @@ def _scalar(node: yaml.Node) -> Any:
         number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         # 2e4 is a whole number, as in JSON schema.
         return int(number) if math.isfinite(number) and number.is_integer() else number
-    raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not read", problem_mark=node.start_mark)
+    raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not supported", problem_mark=node.start_mark)

@@ -1,4 +1,4 @@
-"""The options of a method: the fields of its dataclass, read as types; a wrong one is told like any other key."""
+"""The options of a method: the fields of its dataclass, checked by their types like the keys of a recipe."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import catalogue
-from recipes.entry import MethodEntry, Needs
-from recipes.problems import Origin, Path, PresetError, Problem, told
+from recipes.catalogue import MethodEntry, Needs, catalogue
+from recipes.config.errors import KeyPath, Origin, PresetError, Problem
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
@@ -35,22 +34,22 @@ FIXED = (
 
 
 @cache
-def options_of(entry: MethodEntry) -> type[BaseModel]:
-    """A model with the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and words."""
-    found = entry.load()
-    if not dataclasses.is_dataclass(found):
-        raise SrkdError(f"the method {entry.where} of {entry.package} is no dataclass: its fields are its options")
+def options_model(entry: MethodEntry) -> type[BaseModel]:
+    """A model of the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and help."""
+    method = entry.load()
+    if not dataclasses.is_dataclass(method):
+        raise SrkdError(f"the method {entry.where} of {entry.package} is not a dataclass: its fields are its options")
     try:
-        hints = get_type_hints(found, include_extras=True)
-        fields = {
+        hints = get_type_hints(method, include_extras=True)
+        fields: dict[str, Any] = {
             field.name: (hints[field.name], _default(field))
-            for field in dataclasses.fields(found)
+            for field in dataclasses.fields(method)
             if field.init and field.name not in FIXED
         }
         config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-        return create_model(f"{found.__name__}Options", __config__=config, **cast("dict[str, Any]", fields))
+        return create_model(f"{method.__name__}Options", __config__=config, **fields)
     except (NameError, TypeError, PydanticUserError) as error:
-        what = f"the options of the method {entry.where} of {entry.package} have no types that a file can hold"
+        what = f"the options of the method {entry.where} of {entry.package} have types that a file cannot hold"
         raise SrkdError(f"{what}: {error}") from error
 
 
@@ -62,18 +61,20 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return ...
 
 
-def read_options(entry: MethodEntry, options: Any, path: Path, origin: Origin) -> tuple[dict[str, Any], list[Problem]]:
-    """The options that were given, as their types, and what is wrong with them."""
-    model = options_of(entry)
+def read_options(
+    entry: MethodEntry, options: Any, path: KeyPath, origin: Origin
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The options as their types, and the mistakes in them."""
+    model = options_model(entry)
     try:
-        read = model.model_validate_json(json.dumps(options, default=str), strict=True)
+        values = model.model_validate_json(json.dumps(options, default=str), strict=True)
     except ValidationError as error:
-        return {}, [told(detail, path, origin, model.model_fields, ()) for detail in error.errors()]
-    return {name: getattr(read, name) for name in read.model_fields_set}, []
+        return {}, [origin.pydantic_problem(detail, model.model_fields, prefix=path) for detail in error.errors()]
+    return {name: getattr(values, name) for name in values.model_fields_set}, []
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """The method with its options, or one line that names everything that is wrong."""
+    """Build a method with its options, or raise one line that names every mistake."""
     entry = catalogue().method(name)
     values, problems = read_options(entry, dict(options), (), Origin(f"method {name}", {}, {}))
     if problems:

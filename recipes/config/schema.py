@@ -1,8 +1,8 @@
-"""The JSON schema of a preset, for editors: made from the models, one branch a method with its own options.
+"""The JSON schema of a recipe, for editors: from the models, one branch a method with the method's own options.
 
-    python -m recipes.schema
+    python -m recipes.config.schema
 
-writes recipes/presets/schema.json anew after a method or a key has changed.
+writes recipes/presets/schema.json again after a method or a key has changed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from compressor.base.files import atomic_path
-from recipes.catalogue import METHODS
-from recipes.entry import MethodEntry
-from recipes.options import options_of
-from recipes.preset import MethodRule, Part, Preset
+from recipes.catalogue import METHODS, MethodEntry
+from recipes.config.options import options_model
+from recipes.config.preset import MethodRule, Preset, PresetPart
 
-FILE = "schema.json"
 COMMENT = "# yaml-language-server: $schema="
 """The first line of a preset: the language server of YAML in VS Code, Vim, Emacs, JetBrains and others reads it."""
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without the titles that repeat each key: editors show the descriptions."""
+    """A schema without the titles that repeat each key: editors show the descriptions."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
-    """Draft 7, which every editor reads, and closed: an unknown key, method or option is marked."""
+    """Build the schema in draft 7, which every editor reads, and closed: unknown keys, methods, options are marked."""
     whole = _schema_of(Preset)
     definitions: dict[str, Any] = whole.pop("definitions")
     definitions.pop(MethodRule.__name__)
@@ -58,36 +56,39 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(schema_generator=_Untitled, ref_template="#/definitions/{model}")
     if "$defs" in schema:
         schema["definitions"] = schema.pop("$defs")
-    return cast("dict[str, Any]", _draft_7(schema))
+    return cast("dict[str, Any]", _to_draft_7(schema))
 
 
-def _draft_7(schema: Any) -> Any:
-    """What pydantic writes in the words of a later draft: a tuple's entries."""
+def _to_draft_7(schema: Any) -> Any:
+    """Rename the one keyword of a later draft that pydantic writes: that of a tuple's entries."""
     if isinstance(schema, list):
-        return [_draft_7(item) for item in schema]
+        return [_to_draft_7(item) for item in schema]
     if isinstance(schema, dict):
-        return {("items" if key == "prefixItems" else key): _draft_7(value) for key, value in schema.items()}
+        return {("items" if key == "prefixItems" else key): _to_draft_7(value) for key, value in schema.items()}
     return schema
 
 
-def _method_rule(name: str, entry: MethodEntry) -> type[Part]:
-    """`name` and `options` of one method; the options' model has the method's name, so that two never share one."""
-    options = create_model(f"options-{name}", __base__=options_of(entry))
-    asked: Any = ... if any(field.is_required() for field in options.model_fields.values()) else None
-    given = Field(description="what the method can be told") if asked is ... else Field(default_factory=options)
-    fields = {"name": (Literal[name], Field(description="of the method")), "options": (options, given)}
-    return create_model(f"method-{name}", __base__=Part, **cast("dict[str, Any]", fields))
+def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
+    """A model of one method's `name` and `options`, both named after the method so that definitions never collide."""
+    options = create_model(f"options-{name}", __base__=options_model(entry))
+    required = any(field.is_required() for field in options.model_fields.values())
+    default = Field(description="options of the method") if required else Field(default_factory=options)
+    fields: dict[str, Any] = {
+        "name": (Literal[name], Field(description="name of the method")),
+        "options": (options, default),
+    }
+    return create_model(f"method-{name}", __base__=PresetPart, **fields)
 
 
 def schema_text(methods: Mapping[str, MethodEntry]) -> str:
     return json.dumps(preset_schema(methods), indent=2, ensure_ascii=False) + "\n"
 
 
-def our_schema_file() -> Path:
-    """Beside our presets."""
-    return Path(str(resources.files("recipes"))) / "presets" / FILE
+def schema_path() -> Path:
+    """The file of srkd's own schema, beside its presets."""
+    return Path(str(resources.files("recipes"))) / "presets" / "schema.json"
 
 
 if __name__ == "__main__":
-    with atomic_path(our_schema_file()) as temporary:
+    with atomic_path(schema_path()) as temporary:
         temporary.write_text(schema_text(METHODS), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A preset is data: student rule, methods, schedule. Pydantic holds its shape. Nothing here imports torch by itself."""
+"""A preset is data: student rule, methods, schedule. Pydantic checks its shape; only stages import torch."""
 
 from __future__ import annotations
 
@@ -17,93 +17,94 @@ if TYPE_CHECKING:
     from compressor.training.speed import Asked, ExecutionMode
     from compressor.training.stage import Stage
 
-SOONEST_VALIDATION = 25
-"""Steps between validations where the preset leaves them open: a short run validates at its end only."""
-
+MIN_VALIDATE_EVERY = 25
+"""The least number of steps between validations unless the preset sets it: a short run validates at its end only."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Part(BaseModel):
-    """A piece of a preset: frozen, and unknown keys are errors."""
+class PresetPart(BaseModel):
+    """A part of a preset: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class StudentRule(Part):
-    """How the student is made where the command line does not say."""
+class StudentRule(PresetPart):
+    """How the student is built unless the command line says otherwise."""
 
-    init: Literal["inherit", "random"] = Field(default="random", description="weights cut from the teacher, or drawn")
+    init: Literal["inherit", "random"] = Field(default="random", description="weights cut from the teacher, or random")
     width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
     depth: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's blocks")
 
 
-class ScheduleRule(Part):
-    """Length, batches and rate of a run. `--steps` rescales milestones and warm-up."""
+class ScheduleRule(PresetPart):
+    """Length, batches and learning rate of a run. `--steps` rescales milestones and warm-up."""
 
     steps: int = Field(default=25_000, ge=1, description="updates of the student")
-    batch: int = Field(default=16, ge=1, description="patches a step, over all processes")
+    batch: int = Field(default=16, ge=1, description="patches per step, over all processes")
     lr_patch: int = Field(default=48, ge=1, description="side of a patch in LR pixels")
     hr_patch: int | None = Field(
-        default=None, ge=1, description="side of a patch in HR pixels, in place of lr_patch: the same at every scale"
+        default=None, ge=1, description="side of a patch in HR pixels, instead of lr_patch: the same at every scale"
     )
     rate: float = Field(default=1e-4, gt=0, description="learning rate")
-    decay: Literal["constant", "milestones", "cosine"] = Field(default="constant", description="course of the rate")
+    decay: Literal["constant", "milestones", "cosine"] = Field(default="constant", description="how the rate changes")
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="steps at which the rate is multiplied by `factor`"
     )
-    factor: float = Field(default=0.1, gt=0, le=1, description="of the rate at each milestone")
+    factor: float = Field(default=0.1, gt=0, le=1, description="multiplies the rate at each milestone")
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="of Adam")
-    eps: float = Field(default=1e-8, gt=0, description="of Adam")
-    clip: float | None = Field(default=None, gt=0, description="bound on the gradient norm")
-    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the average; 0 follows the weights")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="betas of Adam")
+    eps: float = Field(default=1e-8, gt=0, description="epsilon of Adam")
+    clip: float | None = Field(default=None, gt=0, description="largest gradient norm; larger ones are scaled down")
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 copies the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the student; auto: bf16 where a short measurement finds it faster"
+        default="auto",
+        description="precision of the student; auto: bf16 where a short measurement finds it faster",
     )
-    teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the frozen teacher")
+    teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the frozen teacher")
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile; auto: on a GPU, for runs long enough to gain from it"
     )
     validate_every: int = Field(
-        default=0, ge=0, description="steps between validations; 0 means a tenth of the run, at least 25"
+        default=0, ge=0, description="steps between validations; 0: a tenth of the run, at least 25"
     )
 
 
-class MethodRule(Part):
+class MethodRule(PresetPart):
     """A method by name, with its options."""
 
-    name: str = Field(description="of a method; `srkd recipes ls` has those of the recipes")
-    options: dict[str, Any] = Field(default_factory=dict, description="what the method can be told")
+    name: str = Field(description="name of a method; `srkd recipes ls` lists methods")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
 
 
-class Preset(Part):
-    """What `srkd compress --recipe NAME` runs."""
+class Preset(PresetPart):
+    """A recipe, as `srkd compress --recipe NAME` runs it."""
 
     title: str = Field(min_length=1, description="what it is, in a few words")
     source: str = Field(description="where the method and its numbers come from")
-    methods: tuple[MethodRule, ...] = Field(min_length=1, description="whose terms are summed by weight")
+    methods: tuple[MethodRule, ...] = Field(min_length=1, description="methods; their terms are summed by weight")
     weights: dict[str, float] = Field(
-        default_factory=dict, description="of terms by name, where methods that share a term disagree, or to change it"
+        default_factory=dict,
+        description="weights of terms by name: to change one, or where methods that share a term disagree",
     )
     student: StudentRule = StudentRule()
     schedule: ScheduleRule = ScheduleRule()
 
     def with_steps(self, steps: int) -> Preset:
-        """The same shape over `steps` updates."""
+        """The preset with its schedule rescaled to `steps` updates."""
         shape = self.learning_rate().rescaled(steps)
         changed = {"steps": steps, "milestones": tuple(shape.milestones), "warmup": shape.warmup}
         return self.model_copy(update={"schedule": self.schedule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:
-        """The same with the LR patch that belongs to `hr_patch`, where the recipe gives that."""
+        """The preset with `hr_patch`, if it has one, turned into `lr_patch` for a scale."""
         rule = self.schedule
         if rule.hr_patch is None:
             return self
         if rule.hr_patch % scale:
             raise UsageError(
-                f"schedule.hr_patch={rule.hr_patch} is no multiple of the scale {scale}: "
+                f"schedule.hr_patch={rule.hr_patch} is not a multiple of the scale {scale}: "
                 f"--set schedule.hr_patch={max(1, rule.hr_patch // scale) * scale}"
             )
         changed = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
@@ -114,24 +115,24 @@ class Preset(Part):
         return Schedule(rule.steps, rule.rate, rule.decay, rule.milestones, rule.factor, rule.warmup)
 
     def build_methods(self) -> tuple[Method, ...]:
-        from recipes.options import make_method
+        from recipes.config.options import make_method
 
         return tuple(make_method(rule.name, rule.options) for rule in self.methods)
 
     def asked(self) -> Asked:
-        """What the preset says about speed; the machine decides the rest."""
+        """The preset's wishes about speed; the machine decides the rest."""
         from compressor.training.speed import Asked
 
         rule = self.schedule
         return Asked(rule.precision, rule.teacher_precision, rule.compile)
 
-    def stages(self, methods: Sequence[Method], pace: ExecutionMode | None = None) -> tuple[Stage, ...]:
-        """What the methods want done before, and then the student's own stage, which `steps` counts."""
-        main = self.stage(methods, pace)
+    def stages(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
+        """The stages that methods need before, then the student's own stage, which `steps` counts."""
+        main = self.stage(methods, mode)
         return (*(prelude_stage(prelude, main) for method in methods for prelude in method.preludes()), main)
 
-    def stage(self, methods: Sequence[Method], pace: ExecutionMode | None = None) -> Stage:
-        """The stage at the pace that was chosen for the machine; without one, plain."""
+    def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> Stage:
+        """The student's own stage, in the execution mode chosen for the machine; plain without one."""
         from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Optimiser, Stage
 
@@ -144,17 +145,17 @@ class Preset(Part):
             schedule=self.learning_rate(),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
-            pace=plain_mode(self.asked()) if pace is None else pace,
+            pace=plain_mode(self.asked()) if mode is None else mode,
             trains="joint" if any(method.trains == "joint" for method in methods) else "student",
             segments=segments,
             updates=max((method.updates for method in methods), default=1),
             weights=self.weights,
-            validate_every=rule.validate_every or max(SOONEST_VALIDATION, rule.steps // 10),
+            validate_every=rule.validate_every or max(MIN_VALIDATE_EVERY, rule.steps // 10),
         )
 
 
 def prelude_stage(prelude: Prelude, main: Stage) -> Stage:
-    """A stage before the main one: its share of the steps, at its own constant rate, validated at its end."""
+    """A stage before the main one: a share of its steps, at a constant rate, validated at its end."""
     steps = max(1, round(prelude.share * main.schedule.steps))
     return replace(
         main,

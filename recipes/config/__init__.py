@@ -1,0 +1,1 @@
+"""Recipes as YAML files: their models, their reader with all mistakes at once, their JSON schema, their list."""

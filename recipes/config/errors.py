@@ -1,0 +1,134 @@
+"""The mistakes of a recipe: each with file, line, key, value and what was expected, all reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.base.errors import UsageError
+
+KeyPath = tuple[str | int, ...]
+"""The keys and list indices that lead to a value: ("methods", 0, "options", "kappa")."""
+
+EXPECTED = {
+    "missing": "is missing",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected text",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "model_type": "expected keys and values",
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "too_short": "expected at least {min_length} entries, not {actual_length}",
+    "too_long": "expected at most {max_length} entries, not {actual_length}",
+    "literal_error": "expected {expected}",
+}
+"""Our wording by pydantic's name of a mistake; pydantic's own message serves for all others."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake. `setting` is the `--set` that made it; `line` is the one in the file."""
+
+    file: str
+    line: int | None
+    key: str
+    value: str | None
+    expected: str
+    setting: str | None = None
+
+    def __str__(self) -> str:
+        if self.setting is not None:
+            key = self.key if self.expected.startswith("unknown key") else ""
+            return f"--set {self.setting}: {self.expected}{f' ({key})' if key not in self.setting else ''}"
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        value = "" if self.value is None else f"={self.value}"
+        return f"{place}: {self.key}{value}{': ' if self.key else ''}{self.expected}"
+
+
+class PresetError(UsageError):
+    """A recipe with mistakes. The message is one line; `problems` lists the mistakes."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, problems)))
+
+
+def file_error(file: str, expected: str, line: int | None = None) -> PresetError:
+    """A mistake of the file as a whole."""
+    return PresetError([Problem(file, line, "", None, expected)])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source of a recipe's values: its file, the line of each path, the setting that last wrote a path."""
+
+    file: str
+    lines: Mapping[KeyPath, int]
+    settings: Mapping[KeyPath, str]
+
+    def problem(self, path: KeyPath, value: str | None, expected: str) -> Problem:
+        """The mistake at `path`, placed at the setting or line of it, or of the nearest value that contains it."""
+        parents = [path[:length] for length in range(len(path), -1, -1)]
+        setting = next((self.settings[parent] for parent in parents if parent in self.settings), None)
+        line = next((self.lines[parent] for parent in parents if parent in self.lines), None)
+        return Problem(self.file, line if setting is None else None, ".".join(map(str, path)), value, expected, setting)
+
+    def pydantic_problem(
+        self,
+        error: Mapping[str, Any],
+        siblings: Iterable[str],
+        *,
+        prefix: KeyPath = (),
+        other_paths: Iterable[str] = (),
+    ) -> Problem:
+        """A mistake that pydantic reported.
+
+        An unknown key is compared with `siblings`, the keys valid beside it, and with `other_paths`, those elsewhere.
+        """
+        kind, path = error["type"], (*prefix, *error["loc"])
+        if kind == "extra_forbidden":
+            return self.problem(path, None, f"unknown key, {suggest_key(str(path[-1]), siblings, other_paths)}")
+        if kind == "missing":
+            return self.problem(path, None, EXPECTED[kind])
+        limits = {
+            name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in error.get("ctx", {}).items()
+        }
+        if kind in EXPECTED:
+            expected = EXPECTED[kind].format(**limits)
+        else:
+            expected = "expected " + error["msg"].removeprefix("Input should be ")
+        if kind == "literal_error" and isinstance(error["input"], str):
+            choices = [choice.strip("'") for choice in str(limits["expected"]).replace(" or ", ", ").split(", ")]
+            for match in difflib.get_close_matches(error["input"], choices, n=1):
+                expected += f", did you mean {match!r}?"
+        return self.problem(path, format_value(error["input"]), expected)
+
+
+def suggest_key(name: str, siblings: Iterable[str], other_paths: Iterable[str] = ()) -> str:
+    """The nearest key to an unknown one: one valid beside it, or the path of one elsewhere in a recipe."""
+    siblings = list(siblings)
+    elsewhere = {path.rpartition(".")[2]: path for path in other_paths}
+    for candidates in ({key: key for key in siblings}, elsewhere):
+        for match in difflib.get_close_matches(name, candidates, n=1):
+            return f"did you mean {candidates[match]}?"
+    return f"there are {', '.join(siblings)}" if siblings else "there are none here"
+
+
+def format_value(value: object) -> str:
+    """The value as a recipe's file writes it, shortened to 60 characters."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

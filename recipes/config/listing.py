@@ -1,0 +1,115 @@
+"""The recipes that can be used, without importing a method: for `srkd recipes`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from recipes.catalogue import METHODS, Needs, catalogue
+from recipes.config.errors import PresetError, Problem, file_error
+from recipes.config.preset import Preset
+from recipes.config.reading import is_recipe_file, load_preset
+from recipes.config.yaml_text import parse_yaml
+
+
+@dataclass(frozen=True)
+class RecipeRow:
+    """A recipe in the table of recipes. `needs` is the most that one of its methods needs of a teacher."""
+
+    name: str
+    title: str
+    methods: tuple[str, ...]
+    needs: Needs
+    steps: int
+    package: str
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """All recipes by name; `notes` are lines about installed packages and recipes that cannot be used."""
+
+    recipes: tuple[RecipeRow, ...]
+    notes: tuple[str, ...]
+
+
+def list_recipes() -> RecipeTable:
+    """Every recipe that can be read; one that cannot is a note."""
+    entries, rows, notes = catalogue(), [], list(catalogue().notes)
+    for name, file in sorted(entries.presets.items()):
+        try:
+            preset = Preset.model_validate(parse_yaml(file.text(), f"recipe {name} of {file.package}").values)
+            methods = tuple(rule.name for rule in preset.methods)
+            needs: Needs = max((entries.method(method).needs for method in methods), key=get_args(Needs).index)
+        except (SrkdError, ValueError) as error:
+            reason = str(error) if isinstance(error, SrkdError) else f"srkd recipes validate {name} says what is wrong"
+            notes.append(f"recipe {name} of {file.package} cannot be used: {reason}")
+            continue
+        rows.append(RecipeRow(name, preset.title, methods, needs, preset.schedule.steps, file.package))
+    return RecipeTable(tuple(rows), tuple(notes))
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """The text of a recipe's file."""
+
+    name: str
+    package: str
+    text: str
+
+
+def show_recipe(name: str) -> RecipeText:
+    file = catalogue().preset(name)
+    return RecipeText(name, file.package, file.text())
+
+
+@dataclass(frozen=True)
+class RecipeCopy:
+    name: str
+    path: Path
+
+
+def copy_recipe(name: str, target: Path) -> RecipeCopy:
+    """Copy a recipe to a file, or into a folder, for the user to change. An existing file is never overwritten."""
+    text = show_recipe(name).text
+    path = target / f"{name}.yaml" if target.is_dir() else target
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: a recipe's file must end in .yaml, because a word alone is a recipe's name")
+    if path.exists():
+        raise SrkdError(f"{path} exists and is left as it is: choose another name")
+    with atomic_path(path) as temporary:
+        temporary.write_text(_with_absolute_schema(text), encoding="utf-8")
+    return RecipeCopy(name, path)
+
+
+def _with_absolute_schema(text: str) -> str:
+    """The text with the full address of srkd's schema, or with none where that schema lacks one of its methods."""
+    from recipes.config.schema import COMMENT, schema_path
+
+    lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
+    rules = parse_yaml(text, "recipe").values.get("methods", [])
+    if all(rule.get("name") in METHODS for rule in rules):
+        lines.insert(0, COMMENT + schema_path().as_uri())
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A file and every mistake in it."""
+
+    file: str
+    valid: bool
+    problems: tuple[Problem, ...]
+
+
+def validate_recipe(recipe: str) -> Validation:
+    """Check a recipe by file or name, its methods and their options included."""
+    try:
+        load_preset(recipe if is_recipe_file(recipe) or not Path(recipe).exists() else str(Path(recipe).resolve()))
+    except PresetError as error:
+        return Validation(recipe, False, error.problems)
+    except SrkdError as error:
+        return Validation(recipe, False, file_error(recipe, str(error)).problems)
+    return Validation(recipe, True, ())

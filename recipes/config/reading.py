@@ -1,0 +1,214 @@
+"""From a recipe's name or file, and `--set key=value` settings, to a valid preset, or all of its mistakes at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from compressor.base.errors import SrkdError, UsageError, nearest
+from recipes.catalogue import catalogue
+from recipes.composition import disagreements, refusals
+from recipes.config.errors import KeyPath, Origin, PresetError, Problem, file_error
+from recipes.config.options import options_model, read_options
+from recipes.config.preset import MethodRule, Preset, ScheduleRule, StudentRule
+from recipes.config.yaml_text import parse_value, parse_yaml
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
+
+MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
+    (): Preset,
+    ("student",): StudentRule,
+    ("schedule",): ScheduleRule,
+    ("methods",): MethodRule,
+}
+"""The models by the keys that lead to them; the entries of a list share one."""
+
+
+def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
+    """The preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings on top."""
+    if not is_recipe_file(recipe):
+        return read_preset(catalogue().preset(recipe).text(), f"recipe {recipe}", settings)
+    try:
+        text = Path(recipe).read_text(encoding="utf-8")
+    except OSError as error:
+        raise file_error(recipe, f"{error.strerror}; a recipe is a name or a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise file_error(recipe, f"not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return read_preset(text, recipe, settings)
+
+
+def is_recipe_file(recipe: str) -> bool:
+    """Whether a recipe is a file: names have neither dots nor slashes."""
+    return recipe.endswith((".yaml", ".yml")) or "/" in recipe or "\\" in recipe
+
+
+def recipe_label(recipe: str) -> str:
+    """The recipe in a run's files: its name, or its file's name without folder and ending."""
+    return Path(recipe).stem if is_recipe_file(recipe) else recipe
+
+
+def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
+    """The preset in a file's text, or a PresetError with every mistake in keys, values, methods and options."""
+    document = parse_yaml(text, file)
+    values = document.values
+    origin, problems = _apply(settings, values, Origin(file, document.lines, {}))
+    try:
+        preset = Preset.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        problems += [_shape_problem(detail, values, origin) for detail in error.errors()]
+    problems += _option_problems(values, origin)
+    if problems:
+        raise PresetError(sorted(problems, key=lambda problem: (problem.setting is not None, problem.line or 0)))
+    try:
+        methods = preset.build_methods()
+    except PresetError:
+        raise
+    except SrkdError as error:
+        raise type(error)(f"{file}: {error}") from error
+    if problems := _composition_problems(preset, methods, origin):
+        raise PresetError(problems)
+    return preset
+
+
+def _shape_problem(detail: Any, values: Mapping[str, Any], origin: Origin) -> Problem:
+    """A mistake in anything but the options of methods."""
+    keys = tuple(piece for piece in detail["loc"][:-1] if isinstance(piece, str))
+    siblings = MODELS[keys].model_fields if keys in MODELS else ()
+    elsewhere = [".".join((*path, name)) for path, part in MODELS.items() for name in part.model_fields if path != keys]
+    if not keys:
+        options = [f"{rule.get('name')}.{option}" for rule in _method_rules(values) for option in _options_of(rule)]
+        elsewhere = [*options, *elsewhere]
+    return origin.pydantic_problem(detail, siblings, other_paths=elsewhere)
+
+
+def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]:
+    """Names that no method has, and options that a method does not take."""
+    problems: list[Problem] = []
+    for index, rule in enumerate(_method_rules(values)):
+        name, options = rule.get("name"), rule.get("options", {})
+        if not isinstance(name, str):
+            continue  # A mistake of the shape, reported as such.
+        try:
+            entry = catalogue().method(name)
+        except UsageError as error:
+            problems.append(origin.problem(("methods", index, "name"), None, str(error)))
+            continue
+        if isinstance(options, dict):
+            problems += read_options(entry, options, ("methods", index, "options"), origin)[1]
+    return problems
+
+
+def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
+    """Methods that do not go together, a batch or patch that they cannot use, and weights of unknown terms."""
+    schedule = preset.schedule
+    lines = [*refusals(methods), *disagreements(methods, preset.weights)]
+    problems = [origin.problem(("methods",), None, line) for line in lines]
+    for method in methods:
+        if schedule.batch < method.smallest_batch:
+            expected = f"expected at least {method.smallest_batch}: {method.name} compares the patches of a batch"
+            problems.append(origin.problem(("schedule", "batch"), str(schedule.batch), expected))
+    if schedule.hr_patch is not None and "lr_patch" in schedule.model_fields_set:
+        expected = f"give it or lr_patch={schedule.lr_patch}, not both"
+        problems.append(origin.problem(("schedule", "hr_patch"), str(schedule.hr_patch), expected))
+    terms = {term for method in methods for term in method.weights}
+    for term in preset.weights.keys() - terms:
+        expected = f"none of these methods has this term; {nearest(term, sorted(terms))}"
+        problems.append(origin.problem(("weights", term), None, expected))
+    return problems
+
+
+def _method_rules(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of `methods`; {} for an entry that is not a mapping."""
+    rules = values.get("methods")
+    return [rule if isinstance(rule, dict) else {} for rule in rules] if isinstance(rules, list) else []
+
+
+def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
+    """The option names of the method that a rule names; none for an unknown method."""
+    try:
+        return tuple(options_model(catalogue().method(str(rule.get("name")))).model_fields)
+    except SrkdError:
+        return ()
+
+
+# --set key=value: a key by its path, or a method's option by its bare name.
+
+
+def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> tuple[Origin, list[Problem]]:
+    """Change `values` in place; a later setting wins. The origin then names the setting of each path."""
+    places: dict[KeyPath, str] = {}
+    problems = []
+    if settings:
+        _fill_in_lists(values)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        try:
+            if not equals or not all(key.split(".")):
+                raise UsageError("not of the form key=value")
+            for path in _target_paths(values, key):
+                value = parse_value(text)
+                _put(values, path, value)
+                if path in (("schedule", "lr_patch"), ("schedule", "hr_patch")) and value is not None:
+                    # The patch size is given in LR or in HR pixels: the setting replaces the file's.
+                    values["schedule"].pop("hr_patch" if path[1] == "lr_patch" else "lr_patch", None)
+                places[path] = setting
+        except UsageError as error:
+            problems.append(Problem("", None, key, None, str(error), setting))
+    return Origin(origin.file, origin.lines, places), problems
+
+
+def _fill_in_lists(values: dict[str, Any]) -> None:
+    """Write the default lists that the file leaves out, so that a setting can reach one entry of a list."""
+    schedule = values.get("schedule", {})
+    if isinstance(schedule, dict):
+        lists = {name: value for name, value in ScheduleRule().model_dump(mode="json").items() if type(value) is list}
+        values["schedule"] = {**lists, **schedule}
+
+
+def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
+    """The paths that a key sets: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, `kappa` of all methods."""
+    first, *rest = key.split(".")
+    if first in Preset.model_fields:
+        return [(first, *(int(piece) if piece.isdecimal() else piece for piece in rest))]
+    rules = _method_rules(values)
+    if named := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
+        return [("methods", index, "options", *rest) for index in named]
+    if holders := [index for index, rule in enumerate(rules) if first in _options_of(rule)]:
+        return [("methods", index, "options", first, *rest) for index in holders]
+    elsewhere = [name for name in sorted(catalogue().methods) if first in _options_of({"name": name})]
+    if elsewhere and rules:
+        names = " nor ".join(str(rule.get("name")) for rule in rules)
+        raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, and not of {names}")
+    # Unknown: the check of the whole preset suggests the nearest key.
+    return [(first, *rest)]
+
+
+def _put(values: Any, path: KeyPath, value: Any) -> None:
+    """Set the value at `path`. Missing keys on the way are added; list entries must exist."""
+    for depth, key in enumerate(path, start=1):
+        last = depth == len(path)
+        if isinstance(values, dict):
+            key = str(key)
+            if not last and values.get(key) is None:
+                values[key] = {}
+        else:
+            key = _list_index(values, path[:depth])
+        if last:
+            values[key] = value
+        else:
+            values = values[key]
+
+
+def _list_index(values: Any, path: KeyPath) -> int:
+    """The last piece of `path` as an index into the list `values`."""
+    parent, index = ".".join(map(str, path[:-1])), str(path[-1])
+    if not isinstance(values, list):
+        raise UsageError(f"{parent} is a plain value and has no key {index}")
+    if not index.isdecimal() or int(index) >= len(values):
+        raise UsageError(f"{parent} has entries 0 to {len(values) - 1}, not {index}")
+    return int(index)
