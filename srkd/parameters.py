@@ -19,11 +19,12 @@ DEVICES = {"cpu": "", "cuda": r"\d+", "mps": ""} | {name: row.part for name, row
 
 
 class Parsed(click.ParamType[T]):
-    """A click type made of a function that reads text; values that are no text, such as defaults, pass."""
+    """A click type made of a function that reads text, and one that writes it; values that are no text pass."""
 
-    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], T], show: Callable[[T], str] = str) -> None:
         self.name = name
         self.parse = parse
+        self.show = show
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
         if not isinstance(value, str):
@@ -50,6 +51,12 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     """Read `WxH[,WxH...]`."""
     return tuple(parse_size(part) for part in text.split(","))
+
+
+def format_bytes(size: int) -> str:
+    """Return a number of bytes in the largest unit that divides it, such as `20GB`."""
+    units = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
+    return next((f"{size // bytes}{unit}" for unit, bytes in units.items() if size and size % bytes == 0), str(size))
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -80,9 +87,14 @@ def parse_device(text: str) -> str:
     return text
 
 
-SIZE = Parsed("WxH", parse_size)
-SIZES = Parsed("WxH[,WxH]", parse_sizes)
-BYTES = Parsed("SIZE", bytes_of)
+def format_sizes(sizes: tuple[tuple[int, int], ...]) -> str:
+    """Return sizes as `WxH[,WxH...]`."""
+    return ",".join(format_size(size) for size in sizes)
+
+
+SIZE = Parsed("WxH", parse_size, format_size)
+SIZES = Parsed("WxH[,WxH]", parse_sizes, format_sizes)
+BYTES = Parsed("SIZE", bytes_of, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)
 
@@ -97,4 +109,4 @@ def names_of(*choices: str) -> Parsed[tuple[str, ...]]:
                 raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
         return names
 
-    return Parsed("name[,name]", parse)
+    return Parsed("name[,name]", parse, ",".join)

@@ -18,31 +18,45 @@ import click
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from srkd.console import Console, stdout_for_json
+from srkd.options import Options, command_line_options, from_command_line
 
 Body = Callable[..., None]
-"""A verb's own function: body(console, **options)."""
+"""The function of a verb: body(console, options), and click options of its own by name."""
 
 
-def verb(name: str, *, figures: bool = True, epilog: str = "") -> Callable[[Body], click.Command]:
-    """Make a click command of a function that takes the console first and its options by name.
+def verb(
+    name: str, options: type[Options] | None = None, *, figures: bool = True, epilog: str = ""
+) -> Callable[[Body], click.Command]:
+    """Make a click command of a function that takes the console and an object of `options`.
 
-    `figures` says that the verb prints numbers and so has --json.
+    Options of click that the function has beside them are passed by name. `figures`: the verb prints numbers, so it
+    has --json.
     """
 
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
-        def run(*, verbose: bool, quiet: bool, as_json: bool = False, **options: object) -> None:
+        def run(*, verbose: bool, quiet: bool, as_json: bool = False, **values: object) -> None:
             inherited = click.get_current_context().find_object(Console) or Console()
             with ExitStack() as stack:
                 stream = stack.enter_context(stdout_for_json()) if as_json else None
                 console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
-                guarded(console, functools.partial(body, console, **options))
+                if options is None:
+                    guarded(console, functools.partial(body, console, **values))
+                else:
+                    guarded(console, functools.partial(_with_options, body, console, options, values))
 
         command = click.command(name, epilog=epilog or None)(run)
+        if options is not None:
+            command.params = [*command_line_options(options), *command.params]
         command.params.extend(_common_options(figures))
         return command
 
     return decorate
+
+
+def _with_options(body: Body, console: Console, options: type[Options], values: dict[str, object]) -> None:
+    chosen = from_command_line(options, values)
+    body(console, chosen, **values)
 
 
 def guarded(console: Console, body: Callable[[], None]) -> None:

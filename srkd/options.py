@@ -1,0 +1,288 @@
+"""How an option is declared, once: as a field of a frozen dataclass, from which everything else is made.
+
+    @dataclass(frozen=True, kw_only=True)
+    class UpscaleOptions(Options):
+        tile: Annotated[int | None, Option("LR pixels a side; none: by memory, 0: never.", minimum=0)] = None
+
+Such a class gives the options of the command line (`command_line_options`), the keywords, signature and help of the
+Python function (`public`), the check of every value, and the object that run.json keeps (`to_json`, `from_json`).
+A field without `Option` is no word of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import numbers
+import os
+import textwrap
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
+from compressor.base.errors import SrkdError, UsageError
+from srkd.console import json_value
+
+
+@dataclass(frozen=True)
+class Option:
+    """The part of an option that the field's name, type and default do not say."""
+
+    help: str
+    flags: tuple[str, ...] = ()
+    """Such as ("-o", "--out"); none: the field's name with dashes."""
+    metavar: str | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+    above_minimum: bool = False
+    """The minimum itself is not allowed."""
+    type: click.ParamType[Any] | None = None
+    """How a word becomes a value, where the field's type does not say it. With a sequence one word holds all values."""
+    argument: bool = False
+    """A positional argument of the command line."""
+    flag_per_value: Mapping[str, str] | None = None
+    """A flag for each value, with its help; the field is the tuple of the chosen values."""
+    in_json: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one verb. A wrong value is a `UsageError` that names its flag, from Python as from a command."""
+
+    progress: Progress = no_progress
+    announce: Note = no_note
+
+    def __post_init__(self) -> None:
+        for declaration in declarations(type(self)):
+            value = declaration.check(getattr(self, declaration.name))
+            object.__setattr__(self, declaration.name, value)
+
+    def context(self) -> Context:
+        return Context(self.progress, self.announce)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One option: its name, its type without `Annotated`, its default (`dataclasses.MISSING`: none), its `Option`."""
+
+    name: str
+    annotation: Any
+    default: Any
+    option: Option
+
+    @property
+    def flag(self) -> str:
+        """The word that names the option in an error message."""
+        if self.option.argument:
+            return self.option.metavar or self.name.upper()
+        return self.option.flags[-1] if self.option.flags else "--" + self.name.replace("_", "-")
+
+    @functools.cached_property
+    def alternatives(self) -> tuple[Any, ...]:
+        return _alternatives(self.annotation)
+
+    @property
+    def is_mapping(self) -> bool:
+        return any(_is_generic(kind, Mapping) for kind in self.alternatives)
+
+    @property
+    def is_multiple(self) -> bool:
+        """Several values, each a word of its own on the command line."""
+        is_sequence = any(_is_generic(kind, Sequence) for kind in self.alternatives)
+        return self.is_mapping or (is_sequence and (self.option.type is None or self.option.argument))
+
+    @functools.cached_property
+    def value_type(self) -> click.ParamType[Any]:
+        """The click type of one word."""
+        option = self.option
+        if option.type is not None:
+            return option.type
+        kinds = self.alternatives
+        if self.is_multiple:
+            items = [
+                item for kind in kinds if _is_generic(kind, Sequence) for item in get_args(kind) if item is not ...
+            ]
+            kinds = tuple(kind for item in items for kind in _alternatives(item))
+        if Path in kinds:
+            return click.Path(path_type=Path)
+        choices = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        if choices:
+            return click.Choice(choices)
+        if int in kinds:
+            return click.IntRange(option.minimum, option.maximum, option.above_minimum)
+        if float in kinds:
+            return click.FloatRange(option.minimum, option.maximum, option.above_minimum)
+        return click.STRING
+
+    def check(self, value: Any) -> Any:
+        """Return the value as the command line would read it; a wrong one is refused with the flag and the value."""
+        if value is self.default or (value is None and type(None) in self.alternatives):
+            return value
+        if self.is_mapping:
+            return dict(value)
+        if self.is_multiple:
+            is_alone = isinstance(value, str) or not isinstance(value, Sequence)
+            return tuple(self._check_one(item) for item in ([value] if is_alone else value))
+        return self._check_one(value)
+
+    def _check_one(self, value: Any) -> Any:
+        kind = self.value_type
+        is_plain = self.option.type is None
+        expected: tuple[type, ...]
+        if bool in self.alternatives:
+            kind, expected, name = click.BOOL, (bool,), "True or False"
+        elif isinstance(kind, click.IntRange):
+            expected, name = (numbers.Integral,), "an integer"
+        elif isinstance(kind, click.FloatRange):
+            expected, name = (numbers.Real,), "a number"
+        elif isinstance(kind, click.Path):
+            expected, name = (str, os.PathLike), "a path"
+        else:
+            expected, name = (str,), "text"
+        is_bool_as_number = isinstance(value, bool) and bool not in expected
+        if is_plain and (is_bool_as_number or not isinstance(value, expected)):
+            raise UsageError(f"{self.flag}: {value!r} is not {name}")
+        if isinstance(kind, click.Path):
+            return value
+        try:
+            return kind.convert(value, None, None)
+        except click.BadParameter as error:
+            raise UsageError(f"{self.flag}: {error.message.rstrip('.')}") from error
+
+    def parameters(self) -> list[click.Parameter]:
+        """Return the option (or the flags) of the command line."""
+        option, is_required = self.option, self.default is dataclasses.MISSING
+        if option.argument:
+            count, kind = -1 if self.is_multiple else 1, self.value_type
+            return [click.Argument([self.name], type=kind, nargs=count, required=is_required, metavar=option.metavar)]
+        if option.flag_per_value is not None:
+            return [
+                click.Option([f"--{value}", self.name], flag_value=value, multiple=True, help=text)
+                for value, text in option.flag_per_value.items()
+            ]
+        words = [*(option.flags or (self.flag,)), self.name]
+        if bool in self.alternatives:
+            if self.default is True:
+                words[0] = f"{words[0]}/--no-{words[0].removeprefix('--')}"
+            return [click.Option(words, is_flag=True, default=self.default, help=option.help)]
+        return [
+            click.Option(
+                words,
+                type=self.value_type,
+                multiple=self.is_multiple,
+                required=is_required,
+                metavar=option.metavar,
+                default=self._default_text(),
+                show_default=True,
+                help=option.help,
+            )
+        ]
+
+    def _default_text(self) -> str | None:
+        """The default as a user writes it, for the help."""
+        if self.default in (None, dataclasses.MISSING) or self.is_multiple:
+            return None
+        show: Callable[[Any], str] = getattr(self.option.type, "show", str)
+        return show(self.default)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _is_generic(kind: Any, base: type) -> bool:
+    origin = get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, base)
+
+
+def declarations(options: type[Options]) -> tuple[Declaration, ...]:
+    """Return what a class declares, in the order of its fields."""
+    hints = get_type_hints(options, include_extras=True)
+    rows = []
+    for field in dataclasses.fields(options):
+        if get_origin(hints[field.name]) is not Annotated:
+            continue
+        annotation, *extras = get_args(hints[field.name])
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        rows.append(Declaration(field.name, annotation, default, next(e for e in extras if isinstance(e, Option))))
+    return tuple(rows)
+
+
+def command_line_options(options: type[Options]) -> list[click.Parameter]:
+    """Return the parameters of a click command."""
+    return [parameter for declaration in declarations(options) for parameter in declaration.parameters()]
+
+
+def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:
+    """Take the fields of `options` out of a command's values; what the user did not write keeps its default."""
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given: dict[str, Any] = {}
+    for declaration in declarations(options):
+        value = values.pop(declaration.name)
+        if context.get_parameter_source(declaration.name) is not default:
+            given[declaration.name] = value
+    return options(**given)
+
+
+def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R], name: str) -> Callable[P, R]:
+    """Return the Python function of a verb: the fields of `options` are its keywords, and `run` does the work.
+
+    Its docstring is that of `run` with a section that lists the arguments.
+    """
+
+    def function(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen = options(*args, **kwargs)
+        return run(chosen, chosen.context())
+
+    assert isinstance(options, type) and issubclass(options, Options)
+    hints, signature = get_type_hints(options), inspect.signature(options)
+    parameters = [each.replace(annotation=hints[each.name]) for each in signature.parameters.values()]
+    returned = get_type_hints(run)["return"]
+    vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = run.__module__
+    function.__annotations__ = {**{each.name: each.annotation for each in parameters}, "return": returned}
+    function.__doc__ = f"{inspect.cleandoc(run.__doc__ or '')}\n\n{_argument_section(options)}"
+    return function
+
+
+def _argument_section(options: type[Options]) -> str:
+    texts = {declaration.name: declaration.option.help for declaration in declarations(options)}
+    texts |= {"progress": "Called as progress(title, done, total).", "announce": "Receives one line for a person."}
+    lines = [
+        textwrap.fill(f"{name}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name, text in texts.items()
+    ]
+    return "\n".join(["Args:", *lines])
+
+
+def to_json(options: Options) -> dict[str, Any]:
+    """Return the options as run.json keeps them."""
+    return {
+        row.name: json_value(getattr(options, row.name)) for row in declarations(type(options)) if row.option.in_json
+    }
+
+
+def from_json(options: type[OptionsT], values: Mapping[str, Any], where: str, **others: Any) -> OptionsT:
+    """Return the options that `to_json` wrote; `others` are fields that it leaves out."""
+    expected = {row.name for row in declarations(options) if row.option.in_json}
+    differing = sorted(expected.symmetric_difference(values))
+    if differing:
+        raise SrkdError(
+            f"{where}: run.json was written by another version of srkd, and the run cannot be continued "
+            f"(options that only one of the two has: {', '.join(differing)}); start a new run"
+        )
+    return options(**values, **others)

@@ -1,0 +1,166 @@
+"""One declaration an option: the command line, the Python function, the checks and run.json all follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from srkd.console import Console
+from srkd.options import Option, Options, from_json, public, to_json
+from srkd.parameters import SETTING, SIZES
+from srkd.verb import verb
+
+
+@dataclass(frozen=True)
+class PaintOptions(Options):
+    model: Annotated[str | Path, Option("File to paint.", argument=True)]
+    _: dataclasses.KW_ONLY
+    layers: Annotated[int | None, Option("How many layers.", minimum=1, maximum=8)] = None
+    ratio: Annotated[float, Option("Share of it.", minimum=0, maximum=1, above_minimum=True)] = 0.5
+    colour: Annotated[Literal["red", "blue"], Option("Its colour.")] = "red"
+    words: Annotated[Sequence[str], Option("Words on it.", flags=("--word",))] = ()
+    extras: Annotated[Mapping[str, Any] | None, Option("Whatever else.", flags=("--extra",), type=SETTING)] = None
+    sizes: Annotated[Sequence[tuple[int, int]], Option("Sizes.", type=SIZES, in_json=False)] = ((2, 2),)
+    formats: Annotated[Sequence[str], Option("Formats.", flag_per_value={"gif": "A GIF.", "tiff": "A TIFF."})] = ()
+    dry: Annotated[bool, Option("Without water.")] = False
+    frame: Annotated[bool, Option("With a frame.")] = True
+    out: Annotated[Path | str | None, Option("Where it goes.", flags=("-o", "--out"), in_json=False)] = None
+
+
+def run_paint(options: PaintOptions, context: Context) -> PaintOptions:
+    """Paint a picture."""
+    context.note(f"painting {options.model}")
+    return options
+
+
+paint = public(PaintOptions, run_paint, "paint")
+
+
+def painted(*words: str) -> PaintOptions:
+    seen: list[PaintOptions] = []
+
+    @verb("paint", PaintOptions)
+    @click.option("--twice", is_flag=True)
+    def command(console: Console, options: PaintOptions, twice: bool) -> None:
+        """Paint."""
+        seen.append(dataclasses.replace(options, layers=2) if twice else options)
+
+    result = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return seen[0]
+
+
+def test_python_and_the_command_line_give_the_same_options() -> None:
+    words = "x.pt --layers 3 --ratio 1 --colour blue --word a --word b --extra k=0.5 --sizes 3x4,5x6 --gif --tiff"
+    python = paint(
+        "x.pt",
+        layers=3,
+        ratio=1,
+        colour="blue",
+        words=["a", "b"],
+        extras={"k": 0.5},
+        sizes=((3, 4), (5, 6)),
+        formats=("gif", "tiff"),
+        dry=True,
+        frame=False,
+        out="there",
+    )
+    command = painted(*words.split(), "--dry", "--no-frame", "-o", "there")
+    assert [str(v) for v in to_json(command).values()] == [str(v) for v in to_json(python).values()]
+    assert str(command.out) == python.out and command.sizes == python.sizes and python.words == ("a", "b")
+
+
+def test_defaults_are_those_of_the_class_and_other_click_options_are_passed_by_name() -> None:
+    assert painted("x.pt") == dataclasses.replace(paint("x.pt"), model=Path("x.pt"))
+    assert painted("x.pt", "--twice").layers == 2
+    assert paint("x.pt", words="alone").words == ("alone",)
+
+
+def test_help_shows_types_ranges_and_defaults() -> None:
+    @verb("paint", PaintOptions)
+    def command(console: Console, options: PaintOptions) -> None:
+        """Paint."""
+
+    text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    for part in (
+        "[1<=x<=8]",
+        "[default: 0.5; 0<x<=1]",
+        "[red|blue]",
+        "--frame / --no-frame",
+        "-o, --out",
+        "--extra KEY=VALUE",
+        "[default: 2x2]",
+        "--gif A GIF.",
+    ):
+        assert part in text, part
+
+
+def test_the_python_function_shows_its_signature_and_its_help() -> None:
+    signature = inspect.signature(paint)
+    assert list(signature.parameters) == [field.name for field in _positional_first(dataclasses.fields(PaintOptions))]
+    assert signature.parameters["layers"].annotation == (int | None) and signature.return_annotation is PaintOptions
+    assert signature.parameters["model"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert paint.__doc__ is not None and paint.__doc__.startswith("Paint a picture.\n\nArgs:")
+    assert "    layers: How many layers." in paint.__doc__ and "announce: " in paint.__doc__
+    assert paint.__name__ == "paint" and paint.__module__ == __name__
+
+
+def _positional_first(fields: tuple[dataclasses.Field[Any], ...]) -> list[dataclasses.Field[Any]]:
+    return sorted(fields, key=lambda field: bool(field.kw_only))
+
+
+def test_callbacks_become_the_context() -> None:
+    lines: list[str] = []
+    paint("x.pt", announce=lines.append)
+    assert lines == ["painting x.pt"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "parts"),
+    [
+        ({"layers": 9}, ["--layers", "9"], ("--layers", "9 is not in the range 1<=x<=8")),
+        ({"layers": "many"}, ["--layers", "many"], ("--layers", "'many' is not")),
+        ({"layers": 2.5}, ["--layers", "2.5"], ("--layers", "2.5", "integer")),
+        ({"ratio": 0}, ["--ratio", "0"], ("--ratio", "0<x<=1")),
+        ({"colour": "green"}, ["--colour", "green"], ("--colour", "'green' is not one of 'red', 'blue'")),
+        ({"sizes": "3"}, ["--sizes", "3"], ("--sizes", "'3'", "320x180")),
+    ],
+)
+def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str], parts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        paint("x.pt", **value)
+
+    @verb("paint", PaintOptions)
+    def command(console: Console, options: PaintOptions) -> None:
+        """Paint."""
+
+    result = CliRunner().invoke(command, ["x.pt", *words])
+    assert caught.value.exit_code == result.exit_code == 2
+    for part in parts:
+        assert part in str(caught.value) and part in result.output
+
+
+@pytest.mark.parametrize("value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}])
+def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is not"):
+        PaintOptions(**{"model": "x.pt", **value})
+
+
+def test_json_reads_back_to_equal_options() -> None:
+    options = paint("x.pt", layers=2, words=("a",), extras={"k": 1}, out="there")
+    kept = to_json(options)
+    assert not {"out", "sizes"} & set(kept) and "progress" not in kept
+    assert from_json(PaintOptions, kept, "--resume there", out="there") == options
+    for other in ({**kept, "new": 1}, {key: kept[key] for key in kept if key != "layers"}):
+        with pytest.raises(SrkdError, match=r"--resume there: .*another version of srkd.*(new|layers)"):
+            from_json(PaintOptions, other, "--resume there")
