@@ -249,14 +249,14 @@ BREAKS = (
     ),
     Break(
         "sign of a Haar band",
-        "recipes/terms/haar.py",
+        "recipes/terms/hkdsr.py",
         "(a - b - c + d) / 2",
         "(a - b + c + d) / 2",
         ("recipes/test_terms_images.py",),
     ),
     Break(
         "sigmoid before HKDSR's softmax",
-        "recipes/terms/fusion.py",
+        "recipes/terms/hkdsr.py",
         "torch.sigmoid(self.choose(torch.relu(self.squeeze(pooled))))",
         "self.choose(torch.relu(self.squeeze(pooled)))",
         ("recipes/test_terms_images.py",),
@@ -274,13 +274,6 @@ BREAKS = (
         "BLOCKS = 5",
         "BLOCKS = 4",
         ("recipes/test_terms_heads.py",),
-    ),
-    Break(
-        "square of PAMS' attention",
-        "recipes/terms/attention.py",
-        ".square().mean(1).flatten(1), dim=1)",
-        ".abs().mean(1).flatten(1), dim=1)",
-        ("recipes/test_terms_features.py",),
     ),
     Break(
         "terms of one name are one quantity",

@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.randomness import next_torch_seed
 from compressor.models.networks.base import Network
 from compressor.training.footprint import peak_of
 from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Shape
 from compressor.training.step import Step
 from recipes.tap_check import own_taps
 from recipes.terms.heads import auxiliary_head
-from recipes.terms.initialised import next_seed
 
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="features of the student that get a head each")]
 
@@ -66,7 +66,7 @@ def heads_on(method: str, student: Network, taps: Sequence[str]) -> list[Compare
 
 
 def heads_for(student: Network, taps: Sequence[str]) -> nn.ModuleDict:
-    return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_seed()) for _ in taps)})
+    return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_torch_seed()) for _ in taps)})
 
 
 def head_images(step: Step, method: str, taps: Sequence[str]) -> list[torch.Tensor]:

@@ -29,8 +29,7 @@ from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod, Share, learned, regressors
 from recipes.gating import GATE
 from recipes.terms.contrast import Form, Gate, contrast
-from recipes.terms.distances import pairwise_bytes
-from recipes.terms.precision import widened
+from recipes.terms.distances import pairwise_bytes, widen
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class FACD(FeatureMethod):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         seen = self.matched(step)
         pairs = zip(learned(step, self), seen.features, strict=True)
-        ours = [regressor(widened(feature)) for regressor, (feature, _) in pairs]
+        ours = [regressor(widen(feature)) for regressor, (feature, _) in pairs]
         theirs = [step.everyone(feature) for _, feature in seen.features]
         apart = contrast(ours, theirs, self.form, first=step.samples.start)
         step.observe("ungated_contrast", apart.mean())

@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
+from compressor.base.randomness import next_torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.taps import resolve_tap
@@ -37,9 +38,7 @@ from compressor.training.footprint import peak_of
 from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Prelude, Shape
 from compressor.training.step import Forward, Step
 from recipes.tap_check import own_taps
-from recipes.terms.fusion import fusion_gate
-from recipes.terms.haar import band_l1, windowed_matrix_l1
-from recipes.terms.initialised import next_seed
+from recipes.terms.hkdsr import band_l1, fusion_gate, windowed_matrix_l1
 
 TUNING_RATE = 1e-5
 OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
@@ -148,7 +147,9 @@ class Hkdsr(PlainMethod):
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         channels, count = student.descriptor.channels, len(self.student_taps) + 1
-        return nn.ModuleDict({"gates": nn.ModuleList(fusion_gate(channels, seed=next_seed()) for _ in range(count))})
+        return nn.ModuleDict(
+            {"gates": nn.ModuleList(fusion_gate(channels, seed=next_torch_seed()) for _ in range(count))}
+        )
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         ours = outputs(step.student(images=self.student_taps), self.student_taps)

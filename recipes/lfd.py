@@ -24,8 +24,8 @@ from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated, Shape
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod, Share, learned, regressors
+from recipes.terms.distances import widen
 from recipes.terms.matching import attended_bytes, attended_distance
-from recipes.terms.precision import widened
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class LFD(FeatureMethod):
         seen = self.matched(step)
         found = []
         for regressor, (ours, theirs) in zip(learned(step, self), seen.features, strict=True):
-            level = step.everyone(widened(theirs).abs().flatten(1).mean(1)).mean()
+            level = step.everyone(widen(theirs).abs().flatten(1).mean(1)).mean()
             # The features may be of half precision, the weights of the regressor are not.
-            found.append(attended_distance(regressor(widened(ours)), theirs, level))
+            found.append(attended_distance(regressor(widen(ours)), theirs, level))
         apart, opened = torch.stack(found).sum(0), self.opened(step, seen.student, seen.teacher)
         if self.gate != "off":
             step.observe("ungated_matching", apart.mean())

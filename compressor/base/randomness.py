@@ -33,13 +33,24 @@ def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: i
 
 
 @contextmanager
-def drawn(stream: str, seed: int) -> Iterator[None]:
-    """Within the block torch's own generator is a function of stream and seed, for layers that initialise themselves;
-    afterwards it is as it was."""
-    key = hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=8).digest()
+def torch_seed(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block, for layers that initialise themselves, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(key, "little") >> 1)
+        torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def drawn(stream: str, seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block by stream and seed, and restore it afterwards."""
+    key = hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=8).digest()
+    with torch_seed(int.from_bytes(key, "little") >> 1):
+        yield
+
+
+def next_torch_seed() -> int:
+    """Draw a seed from torch's generator: for each of several modules that are built under one `torch_seed`."""
+    return int(torch.randint(2**62, (), device="cpu").item())
 
 
 def places(

@@ -1,4 +1,4 @@
-"""FAKD's spatial affinity: how alike the features of any two positions are, whatever the number of channels.
+"""FAKD's spatial affinity: the similarity of the features at any two positions, whatever the number of channels.
 
     f̂ = f / (‖f‖ over channels + 1e-8),   A(F) = f̂ᵀ f̂   (B,N,N), N = h·w,   d(F, G) = mean |A(F) - A(G)|
 
@@ -21,24 +21,24 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from compressor.base.errors import UsageError
-from recipes.terms.precision import full_precision, widened
+from recipes.terms.distances import full_precision, widen
 
 EPS = 1e-8
 MEMORY_BOUND_BYTES = 256 * 2**20
-"""What the rows of A that exist at one time may take."""
+"""The most memory for the rows of A that exist at one time."""
 TENSORS_AT_ONCE = 2
-"""Copies of those rows that exist at one time: the differences, and what a sum over them needs."""
+"""Copies of those rows that exist at one time: the differences, and the ones that their sum needs."""
 
 
 def unit_columns(feature: torch.Tensor) -> torch.Tensor:
-    """f̂ of (B,C,h,w) as (B,C,N); a position whose channels are all zero stays zero and gets no gradient."""
-    flat = widened(feature).flatten(2)
+    """Return f̂ of (B,C,h,w) as (B,C,N); a position whose channels are all zero stays zero and gets no gradient."""
+    flat = widen(feature).flatten(2)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return torch.where(norm > 0, flat / (norm + EPS), 0.0)
 
 
 def affinity(feature: torch.Tensor) -> torch.Tensor:
-    """A(F) as it is written, whole: for small maps."""
+    """Return A(F) whole, as the formula has it: for small maps."""
     with full_precision(feature):
         unit = unit_columns(feature)
         return unit.transpose(1, 2) @ unit
@@ -47,22 +47,25 @@ def affinity(feature: torch.Tensor) -> torch.Tensor:
 def affinity_l1(
     student: torch.Tensor, teacher: torch.Tensor, *, memory_bound_bytes: int = MEMORY_BOUND_BYTES
 ) -> torch.Tensor:
-    """d(student, teacher) of each sample, (B,); the mean is FAKD's term at one tap. The teacher gets no gradient."""
+    """Return d(student, teacher) of each sample, (B,), whose mean is FAKD's term at one tap.
+
+    The teacher gets no gradient.
+    """
     if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
         raise UsageError(
-            f"affinities are compared at equal sizes: the student's map is {tuple(student.shape)}, the teacher's "
+            f"affinities need maps of equal size: the student's is {tuple(student.shape)}, the teacher's "
             f"{tuple(teacher.shape)} (N,C,h,w): choose other taps"
         )
     positions = student.shape[-2] * student.shape[-1]
     rows = rows_within(memory_bound_bytes, student.shape[0], positions)
     with full_precision(student):
-        ours, theirs = unit_columns(student), unit_columns(teacher.detach())
-        distances: torch.Tensor = _AffinityL1.apply(ours, theirs, rows)  # type: ignore[no-untyped-call]
+        columns = unit_columns(student), unit_columns(teacher.detach())
+        distances: torch.Tensor = _AffinityL1.apply(*columns, rows)  # type: ignore[no-untyped-call]
     return distances
 
 
 def rows_within(memory_bound_bytes: int, batch: int, positions: int) -> int:
-    """How many rows of A fit: at least one."""
+    """Return the number of rows of A that fit into the bound, at least one."""
     row_bytes = TENSORS_AT_ONCE * 4 * batch * positions
     return min(positions, max(1, memory_bound_bytes // row_bytes))
 
@@ -75,9 +78,9 @@ def affinity_bytes(
     *,
     memory_bound_bytes: int = MEMORY_BOUND_BYTES,
 ) -> int:
-    """What one tap needs at its peak beside its features, at most: rows of A, f̂ of both sides, the student's gradient.
+    """Return the most memory of one tap beside its features: rows of A, f̂ of both sides, the student's gradient.
 
-    Features of half precision are copied to fp32 first, which is counted.
+    The fp32 copies of features of half precision are counted too.
     """
     rows = rows_within(memory_bound_bytes, batch, positions)
     maps = 4 * batch * positions * (3 * student_channels + 2 * teacher_channels)
@@ -85,7 +88,7 @@ def affinity_bytes(
 
 
 class _AffinityL1(torch.autograd.Function):
-    """mean |SᵀS - TᵀT| of each sample, rows at a time; d/dS = 2·S·sign(SᵀS - TᵀT) / N²."""
+    """The mean |SᵀS - TᵀT| of each sample, rows at a time; d/dS = 2·S·sign(SᵀS - TᵀT) / N²."""
 
     @staticmethod
     def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int) -> torch.Tensor:

@@ -18,8 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from recipes.terms.distances import pairwise_l1, sample_l1
-from recipes.terms.precision import full_precision, widened
+from recipes.terms.distances import full_precision, pairwise_l1, sample_l1, widen
 
 EPS = 1e-7
 TEMPERATURE = 0.1
@@ -50,7 +49,7 @@ def ratio_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> 
 
 def infonce_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
     with full_precision(student):
-        u, target = (F.normalize(widened(side).mean((2, 3)), dim=1) for side in (student, teacher.detach()))
+        u, target = (F.normalize(widen(side).mean((2, 3)), dim=1) for side in (student, teacher.detach()))
         likeness = u @ target.T / TEMPERATURE
         return F.cross_entropy(likeness, first + torch.arange(len(u), device=u.device), reduction="none")
 

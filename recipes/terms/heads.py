@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import ResidualBlock
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
-from recipes.terms.initialised import initialised
 
 WIDTH = 64
 BLOCKS = 5
@@ -49,7 +49,8 @@ def auxiliary_head(network: Network, *, seed: int) -> AuxiliaryHead:
     mean = getattr(spec, "mean", DIV2K_MEAN if channels == 3 else (0.0,))
     img_range = float(getattr(spec, "img_range", 1.0))
     width = int(getattr(spec, "width"))  # noqa: B009 - every network with taps has one, the base class has not
-    return initialised(seed, lambda: AuxiliaryHead(width, spec.scale, img_range=img_range, mean=mean))
+    with torch_seed(seed):
+        return AuxiliaryHead(width, spec.scale, img_range=img_range, mean=mean)
 
 
 def _entry(channels: int) -> nn.Module:

@@ -13,15 +13,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recipes.terms.initialised import initialised
-from recipes.terms.precision import widened
+from compressor.base.randomness import torch_seed
+from recipes.terms.distances import widen
 
 SMALLEST_LEVEL = 1e-8
 
 
 def regressor(student_channels: int, teacher_channels: int, *, seed: int) -> nn.Conv2d:
     """r: a 1×1 convolution with bias, trained with the student and never exported."""
-    return initialised(seed, lambda: nn.Conv2d(student_channels, teacher_channels, 1))
+    with torch_seed(seed):
+        return nn.Conv2d(student_channels, teacher_channels, 1)
 
 
 def attention(error: torch.Tensor) -> torch.Tensor:
@@ -38,8 +39,8 @@ def attended_distance(
 
     `level` is n where the batch is larger than these samples.
     """
-    target = widened(teacher.detach())
-    error = (widened(regressed) - target).abs()
+    target = widen(teacher.detach())
+    error = (widen(regressed) - target).abs()
     level = target.abs().mean() if level is None else level
     return (attention(error) * error).flatten(1).mean(1) / level.clamp_min(SMALLEST_LEVEL)
 

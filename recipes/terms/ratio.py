@@ -11,7 +11,7 @@ Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_lo
 - The code draws a permutation of 0…K-1 and so always takes the first K of the batch, whose order means nothing in a
   sum. We draw K of the batch without replacement; `compat="csd"` takes the first K. A smaller batch gives all it has.
 - The code detaches the positive only under a flag, which its README sets: whoever calls decides, by detaching.
-- The code's cosine variant runs along the batch axis, surely unintended, and is left out.
+- The code's cosine variant runs along the batch axis, surely by mistake, and is left out.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
-from recipes.terms.distances import pairwise_l1, sample_l1
-from recipes.terms.precision import full_precision, widened
+from recipes.terms.distances import full_precision, pairwise_l1, sample_l1, widen
 
 EPS = 1e-7
 LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
@@ -33,7 +32,7 @@ NEGATIVES = 10
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
-    """v for a φ of fewer levels: the last entries."""
+    """Return v for a φ of so many levels: the last entries."""
     if not 1 <= levels <= len(LEVEL_WEIGHTS):
         raise UsageError(f"φ has {levels} levels: the ratio weighs 1 to {len(LEVEL_WEIGHTS)}")
     return LEVEL_WEIGHTS[-levels:]
@@ -42,7 +41,7 @@ def level_weights(levels: int) -> tuple[float, ...]:
 def sample_distances(
     anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Of each sample at each level, (B, levels, 2): mean |φ(P) - φ(S)|, and Σ_k mean |φ(N_k) - φ(S)|.
+    """Return mean |φ(P) - φ(S)| and Σ_k mean |φ(N_k) - φ(S)| of each sample at each level, (B, levels, 2).
 
     The gradient reaches S, and P unless the caller detached it, never N.
     """
@@ -54,7 +53,7 @@ def sample_distances(
 
 
 def ratio_of(distances: torch.Tensor) -> torch.Tensor:
-    """R of the distances of every sample of the batch: means first, then the ratio."""
+    """Return R from the distances of every sample of the batch: means first, then the ratio."""
     near, far = distances.mean(0).unbind(1)
     return (near.new_tensor(level_weights(len(near))) * near / (far + EPS)).sum()
 
@@ -62,14 +61,14 @@ def ratio_of(distances: torch.Tensor) -> torch.Tensor:
 def contrast_ratio(
     anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """R of the features of S, P and N: a tensor a level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
+    """Return R of the features of S, P and N: a tensor per level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
     return ratio_of(sample_distances(anchors, positives, negatives))
 
 
 def negative_indices(
     samples: Sequence[int], count: int, *, seed: int, step: int, compat: Literal["", "csd"] = ""
 ) -> list[int]:
-    """Which images of the batch serve as negatives; `samples` are the batch's global sample indices."""
+    """Return the indices of the negatives in the batch; `samples` are the batch's global sample indices."""
     if compat == "csd":
         return list(range(min(count, len(samples))))
     order = uniforms("csd-negatives", seed, step, samples, 1)[:, 0].argsort(kind="stable")
@@ -77,6 +76,6 @@ def negative_indices(
 
 
 def bicubic_negatives(lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """N of LR images: torch's bicubic (a = -0.75, no antialiasing, corners not aligned), unclamped, no gradient."""
+    """Return LR images by torch's bicubic (a = -0.75), no antialiasing, corners not aligned, unclamped, no gradient."""
     with full_precision(lr):
-        return F.interpolate(widened(lr.detach()), scale_factor=float(scale), mode="bicubic", align_corners=False)
+        return F.interpolate(widen(lr.detach()), scale_factor=float(scale), mode="bicubic", align_corners=False)

@@ -33,10 +33,10 @@ from recipes.terms.contrast import contrast
 from recipes.terms.spread import HORIZON, RunningSpread
 from srkd.compression import compress
 from tests.models.test_networks import SMALL
-from tests.recipes.test_terms_features import PeakMemory
 from tests.support import official
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
+from tests.support.tensors import PeakMemory
 
 Feature: TypeAlias = FAKD | LFD | FACD
 METHODS: tuple[Feature, ...] = (FAKD(), LFD(), FACD(gate="off"))

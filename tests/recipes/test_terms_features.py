@@ -1,80 +1,21 @@
-"""Terms on features: affinity (FAKD), matching (LFD-style), contrast (FACD-style), normalised attention (PAMS)."""
+"""Terms on features: affinity (FAKD), matching (LFD-style), contrast (FACD-style)."""
 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from compressor.base.errors import UsageError
 from recipes.terms import affinity as affinity_file
 from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
-from recipes.terms.attention import attention_distance, normalised_attention
 from recipes.terms.contrast import contrast, error_gap, gate_of
 from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1
-from recipes.terms.initialised import initialised
 from recipes.terms.matching import attended_bytes, attended_distance, attention, regressor
-from tests.support.shared import GOLDEN
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f"{name}.npz").items()}
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    at = at.clone().requires_grad_()
-    loss(at).sum().backward()
-    assert at.grad is not None
-    return at.grad
-
-
-def close(ours: Tensor, theirs: Tensor, relative: float = 1e-5) -> bool:
-    """Within a share of the largest."""
-    return bool((ours - theirs).abs().max() <= relative * theirs.abs().max())
-
-
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside held at one time."""
-
-    def __init__(self, *given: Tensor) -> None:
-        super().__init__()
-        self.live_bytes = self.peak_bytes = 0
-        self.known = {tensor.untyped_storage()._cdata for tensor in given}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
-                storage = tensor.untyped_storage()
-                self.known.add(storage._cdata)
-                self.live_bytes += storage.nbytes()
-                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        return result
-
-    def freed(self, key: int, size_bytes: int) -> None:
-        self.known.discard(key)
-        self.live_bytes -= size_bytes
-
-
-def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> int:
-    """Forward and backward."""
-    student = student.clone().requires_grad_()
-    with PeakMemory(student, teacher) as memory:
-        term(student, teacher).sum().backward()
-    return memory.peak_bytes
+from tests.support.tensors import close, golden, gradient_of, noise, peak_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -207,7 +148,6 @@ def test_a_regressor_depends_on_its_seed_alone() -> None:
     assert first(noise(1, 3, 2, 2)).shape == (1, 5, 2, 2)
     assert torch.equal(first.weight, again.weight)
     assert not torch.equal(first.weight, other.weight)
-    assert isinstance(initialised(0, lambda: torch.nn.Identity()), torch.nn.Identity)
 
 
 # FACD-style
@@ -282,21 +222,6 @@ def test_gates_open_where_the_teacher_is_better() -> None:
         gate_of("soft", gap)
 
 
-# PAMS
-
-
-def test_normalised_attention() -> None:
-    feature = noise(2, 4, 3, 5)
-    ours = normalised_attention(feature)
-    energy = feature.square().mean(1).reshape(2, -1)
-    assert torch.allclose(ours, energy / energy.norm(dim=1, keepdim=True), rtol=1e-6)
-    assert torch.allclose(normalised_attention(7 * feature), ours, rtol=1e-5)
-    teacher = noise(2, 9, 3, 5, seed=1)
-    by_hand = (ours - normalised_attention(teacher)).square().mean()
-    assert attention_distance(feature, teacher).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
-    assert gradient_of(lambda s: attention_distance(s, teacher), torch.zeros(2, 4, 3, 5)).eq(0).all()
-
-
 # all
 
 
@@ -305,7 +230,6 @@ def test_normalised_attention() -> None:
     [
         affinity_l1,
         attended_distance,
-        attention_distance,
         lambda s, t: contrast([s], [t]),
         lambda s, t: contrast([s], [t], "infonce"),
     ],

@@ -10,7 +10,7 @@ from compressor.models.cost import cost
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.taps import read_taps
 from recipes.terms.heads import auxiliary_head
-from tests.recipes.test_terms_features import noise
+from tests.support.tensors import noise
 
 STUDENTS = (
     {"arch": "edsr", "scale": 3, "width": 64, "depth": 3},

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, places
-from recipes.terms.fusion import fusion_gate
-from recipes.terms.haar import band_l1, haar, haar_levels, matrix_l1, windowed_matrix_l1
+from recipes.terms.hkdsr import band_l1, fusion_gate, haar, matrix_l1, windowed_matrix_l1
 from recipes.terms.upcycling import (
     Operations,
     apply,
@@ -25,9 +24,19 @@ from recipes.terms.upcycling import (
     zoom_in_cells,
     zoom_out,
 )
-from tests.recipes.test_terms_features import close, golden, gradient_of, noise
+from tests.support.tensors import close, golden, gradient_of, noise
 
 # HKDSR: bands
+
+
+def haar_levels(images: Tensor, levels: int) -> list[Tensor]:
+    """The coarsest low band, then the three high bands of each level, the finest first."""
+    low, high = images, list[Tensor]()
+    for _ in range(levels):
+        bands = haar(low)
+        low = bands.low
+        high += bands.high
+    return [low, *high]
 
 
 @pytest.mark.parametrize("size", ["even", "odd"])

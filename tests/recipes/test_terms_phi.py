@@ -23,7 +23,7 @@ from recipes.terms.ratio import (
     negative_indices,
     sample_distances,
 )
-from tests.recipes.test_terms_features import close, golden, gradient_of, noise
+from tests.support.tensors import close, golden, gradient_of, noise
 
 SMALL_TEACHERS = (
     {"arch": "edsr", "scale": 2, "width": 8, "depth": 7},

@@ -18,11 +18,11 @@ from recipes.config.options import make_method
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr
 from recipes.tap_check import tap_lines
-from recipes.terms.fusion import fusion_gate
 from recipes.terms.heads import auxiliary_head
+from recipes.terms.hkdsr import fusion_gate
 from srkd.compression import compress
-from tests.recipes.test_terms_features import PeakMemory
 from tests.support.methods_table import DEEPER, TEACHER
+from tests.support.tensors import PeakMemory
 
 MASTER = EDSRSpec(scale=2, width=8, depth=6)
 

@@ -21,8 +21,8 @@ from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.terms import upcycling
-from recipes.terms.fusion import FusionGate
 from recipes.terms.heads import AuxiliaryHead
+from recipes.terms.hkdsr import FusionGate
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row
 

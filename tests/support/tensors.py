@@ -1,0 +1,67 @@
+"""Tensors, gradients, golden cases and peak memory, for the tests of terms and methods."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.support.shared import GOLDEN
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f"{name}.npz").items()}
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    at = at.clone().requires_grad_()
+    loss(at).sum().backward()
+    assert at.grad is not None
+    return at.grad
+
+
+def close(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:
+    """Whether the largest difference is within a share of the largest expected value."""
+    return bool((actual - expected).abs().max() <= relative * expected.abs().max())
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors created inside the block held at one time."""
+
+    def __init__(self, *existing: Tensor) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = 0
+        self.storages = {tensor.untyped_storage()._cdata for tensor in existing}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.storages:
+                storage = tensor.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.live_bytes += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        return result
+
+    def freed(self, key: int, size_bytes: int) -> None:
+        self.storages.discard(key)
+        self.live_bytes -= size_bytes
+
+
+def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> int:
+    """Return the peak memory of a term's forward and backward pass."""
+    student = student.clone().requires_grad_()
+    with PeakMemory(student, teacher) as memory:
+        term(student, teacher).sum().backward()
+    return memory.peak_bytes
