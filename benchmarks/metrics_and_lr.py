@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks import golden_networks
+from compressor.base.choices import Border
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import Protocol, psnr_y, ssim_y
-from compressor.images.resize import Border, downscale_u8, mod_crop
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImageSet, find_sets
 from compressor.inference.evaluate import evaluate
 from compressor.inference.open import open_model

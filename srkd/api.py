@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compressor.base.choices import Border
 from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.images.metrics import Protocol
-from compressor.images.resize import Border
 from compressor.inference import upscale as upscaling
 from compressor.inference.evaluate import Evaluation
 from compressor.inference.origin import checkpoint_of

@@ -12,16 +12,15 @@ import torch
 
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import DEFAULT_LIMIT
+from compressor.base.choices import Border, Select
 from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
 from compressor.base.rank import Rank
 from compressor.data.prepare import Data, prepare_data
 from compressor.data.teacher_cache import TeacherCache
-from compressor.images.resize import Border
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.networks.base import Network
-from compressor.models.students import Select
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import own_device, processes
 from compressor.training.events import Reference

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from compressor.base.cache_folder import DEFAULT_LIMIT, bytes_of
+from compressor.base.choices import Border, Select
 from compressor.data.prepare import DataChoice
-from compressor.images.resize import Border
-from compressor.models.students import Select
 from recipes.config.reading import is_recipe_file
 from srkd.student_choice import Init
 

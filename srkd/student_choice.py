@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from compressor.base.choices import Select
 from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.models.init_from import Taken, start_from
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
-from compressor.models.students import Select, build_student, parse_student, student_of_spec, width_hint
+from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
 from recipes.config.preset import Preset
 from srkd.console import json_value

@@ -21,6 +21,7 @@ import PIL
 import torch
 
 from compressor.base.cache_folder import SPARE, CacheFolder, told
+from compressor.base.choices import Border
 from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import available_memory, usable_cores
@@ -38,7 +39,7 @@ from compressor.data.store import (
     write_index,
 )
 from compressor.images.files import image_size, read_rgb_u8
-from compressor.images.resize import Border, downscale_u8, mod_crop
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, LrImage
 
 Source: TypeAlias = ImagePair | LrImage

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
+from compressor.base.choices import Border
 from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import Source, build_store, decode_all
 from compressor.data.store import Decoded, ImageStore
-from compressor.images.resize import Border
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
 
 MAX_HR_SIDE = 480

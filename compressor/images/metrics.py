@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
-from compressor.images.resize import Border
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)
 Y_OFFSET = 16.0

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
-
-Border: TypeAlias = Literal["mirror", "clamp"]
-"""What lies beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
 
 _LARGEST_EXACT_FLOAT32 = 2**24
 

@@ -24,19 +24,16 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 
+from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.save import tensor_bytes
 from compressor.models.networks.axes import Axis, AxisPlan, Cut, Segments, cuts
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import architecture, build
-
-Init = Literal["inherit", "random"]
-Select = Literal["leading", "l1"]
-"""Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
 
 
 def build_student(

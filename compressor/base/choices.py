@@ -1,0 +1,14 @@
+"""Words that options of the command line share with the code below; importing this loads nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Border: TypeAlias = Literal["mirror", "clamp"]
+"""What lies beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
+
+Init: TypeAlias = Literal["inherit", "random"]
+"""The weights a student starts from: cut from the teacher's, or random."""
+
+Select: TypeAlias = Literal["leading", "l1"]
+"""Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
