@@ -87,7 +87,7 @@ class FieldLoop:
         self, spec: Spec, teacher: Teacher | None, folder: Path, *, batch: int, lr_patch: int, device: torch.device
     ) -> None:
         self.student = build(spec, seed=10).to(device).train()
-        self.teacher = None if teacher is None else copy.deepcopy(teacher.own("outputs")).to(device).eval()
+        self.teacher = None if teacher is None else copy.deepcopy(teacher.require_network("outputs")).to(device).eval()
         if self.teacher is not None:
             self.teacher.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.student)

@@ -76,7 +76,7 @@ def main() -> int:
 def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
     """A run of the method on the embedded photos, its student cut from the embedded teacher."""
     teacher = load_teacher(embedded_teacher())
-    network = teacher.own("weights")
+    network = teacher.require_network("weights")
     spec = network.spec.narrowed(options.width)
     return OwnLoop(
         spec,

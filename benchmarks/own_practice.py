@@ -54,7 +54,7 @@ class OwnLoop:
         methods = [method.fitted(own, student) for method in preset.build_methods()]
         self.stage = preset.with_steps(LONG).stage(methods, self.pace)
         placed: Network = student.to(memory_format=self.pace.memory_format)  # type: ignore[call-overload]
-        self.teacher = None if teacher is None else teacher.placed(device).network
+        self.teacher = None if teacher is None else teacher.move_to(device).network
         self.state = State.fresh(placed, self.teacher, self.stage)
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
         self.batches = Batches.over(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)

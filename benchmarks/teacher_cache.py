@@ -124,7 +124,7 @@ def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Cal
     print(f"\nEDSR 32/256 → 32/64 x{SCALE}, random weights, fp32, batch {batch}, LR patch {lr_patch}, {device}")
     print(f"{'':16}{'steps/s without':>16}{'with':>8}{'ratio':>8}{'by MACs':>9}")
     store = small_store(lr_patch)
-    teacher = Teacher(build(TEACHER, seed=0)).placed(device)
+    teacher = Teacher(build(TEACHER, seed=0)).move_to(device)
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             plain = Batches.over(store.to(device), batch=batch, lr_patch=lr_patch, seed=0)
@@ -149,7 +149,7 @@ def in_turns(
     stage = load_preset("logits", ["schedule.steps=3"]).stage([method])
     for _ in range(rounds):
         for source, measured in zip(sources, seconds, strict=True):
-            student = build(STUDENT, seed=1).to(teacher.place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            student = build(STUDENT, seed=1).to(teacher.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             clock = Clock(now)
             train(stage, State.fresh(student, teacher.network, stage), source, teacher.network, clock, seed=0)
             measured += clock.seconds()

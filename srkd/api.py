@@ -16,9 +16,9 @@ from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
-from compressor.teachers.teacher import load_teacher
+from compressor.teachers.teacher import Teacher, load_teacher
 from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
 from export.conversion import IO, Choices, Shuffle, tuned_and_largest
 from export.exporting import ExportReport, export_model
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network:
+def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
     """The network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
     A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
@@ -57,9 +57,9 @@ def load(path: str | Path, *, scale: int | None = None, **arch_options: object) 
     return teacher if teacher.network is None else teacher.network.requires_grad_(True)
 
 
-def save(network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
+def save(network: ImageModel, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a network as safetensors with its spec in the header; `load` reads it back bit for bit."""
-    save_network(network, Path(path), metadata=metadata or {})
+    save_network(network.require_network("weights"), Path(path), metadata=metadata or {})
 
 
 def inspect(

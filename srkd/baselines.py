@@ -90,7 +90,7 @@ def _uncut(decided: Decided) -> str | None:
     if teacher is None:
         return "there is no teacher"
     if teacher.network is None:
-        return f"{teacher.called} teacher gives outputs only"
+        return f"the {teacher.backend} teacher gives outputs only"
     try:
         student_cuts(teacher.network.spec, decided.pupil.network.spec)
     except SrkdError as error:

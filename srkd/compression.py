@@ -298,13 +298,12 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
         )
     if teacher.network is not None:
         return
-    teacher.recipes_for_outputs = recipes_for_outputs()
     if any(method.needs_network for method in methods):
         through = phi_of(methods)
         own = "" if through is None or through.kind != "teacher" else f" (phi is {through.how})"
         raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher{own}, and {teacher.called} teacher gives "
-            f"outputs only; recipes that take it: {', '.join(teacher.recipes_for_outputs)}"
+            f"recipe {recipe} needs weights or features of its teacher{own}, and the {teacher.backend} teacher gives "
+            f"outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
         )
 
 

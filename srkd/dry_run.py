@@ -167,7 +167,7 @@ def estimate(request: Request, networks: Networks) -> DryRun:
     if rule.precision != "fp32":
         notes.append("memory is that of fp32; in bf16 activations take about half")
     if teacher is not None and teacher.network is None:
-        notes.append(f"memory is without that of {teacher.called} teacher, which is not known")
+        notes.append(f"memory is without that of the {teacher.backend} teacher, which is not known")
     original = None if teacher is None else _teacher(teacher)
     small = _own(pupil.network)
     ratio = None
@@ -248,14 +248,14 @@ def measure(decided: Decided, progress: Progress, announce: Note) -> Measured:
     stages = decided.preset.stages(decided.methods, decided.pace)
     stage, steps = stages[-1], sum(one.schedule.steps for one in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=total))
-    teacher = None if decided.teacher is None else decided.teacher.placed(device)
+    teacher = None if decided.teacher is None else decided.teacher.move_to(device)
     own = None if teacher is None else teacher.network
     student = decided.pupil.network.to(device).to(memory_format=decided.pace.memory_format)  # type: ignore[call-overload]
     state = State.fresh(student, own, short, decided.seed)
     store = placed(decided.data.train, device, announce)
     batches = Batches.over(store, batch=rule.batch, lr_patch=rule.lr_patch, seed=decided.seed, device=device)
     clock = _Clock(progress, total)
-    train(short, state, batches, own or teacher, clock, seed=decided.seed)
+    train(short, state, batches, teacher, clock, seed=decided.seed)
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]
     mean = statistics.fmean(seconds)
     begun = time.perf_counter()

@@ -12,12 +12,11 @@ from compressor.base.errors import UsageError
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference.foreign_runtime import ForeignRuntime
 from compressor.inference.open import open_model
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
-from compressor.teachers.teacher import Teacher
 
-Model: TypeAlias = "str | Path | Network | Runtime"
+Model: TypeAlias = "str | Path | ImageModel | Runtime"
 """A checkpoint, a run folder, an exported file, a network or teacher, or a runtime that is open already."""
 
 
@@ -34,13 +33,11 @@ class Opening:
 
     def open(self, model: Model, announce: Note = no_note) -> Runtime:
         """One model, ready to run; what takes minutes first, such as another GPU's engine, is announced."""
-        if isinstance(model, Teacher):
-            if model.network is not None:
-                return self.open(model.network)
-            return ForeignRuntime(model, label=model.architecture, device=self.device)
-        if isinstance(model, Network):
-            label = model.spec.arch
-            return TorchRuntime(model, label=label, device=self.device, precision=self.precision or "fp32")
+        if isinstance(model, ImageModel):
+            label = model.architecture
+            if model.network is None:
+                return ForeignRuntime(model, label=label, device=self.device)
+            return TorchRuntime(model.network, label=label, device=self.device, precision=self.precision or "fp32")
         if not isinstance(model, (str, Path)):
             return model
         return open_model(

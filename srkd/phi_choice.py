@@ -44,7 +44,7 @@ def through_the_embedded(methods: Sequence[Method], teacher: Teacher | None, ann
     found = phi_of(methods)
     if found is None or found.kind != "teacher" or teacher is None or teacher.network is not None:
         return tuple(methods)
-    announce(f"phi: {EMBEDDED}'s first blocks, as {teacher.called} teacher gives outputs only")
+    announce(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
     return bind_phi(methods, found.owned_by(EMBEDDED))
 
 

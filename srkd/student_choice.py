@@ -87,7 +87,7 @@ def _cut(teacher: Teacher | None, preset: Preset, shape: Shape, seed: int) -> tu
     if teacher.network is None:
         scale = teacher.descriptor.scale
         raise UsageError(
-            f"no student can be cut from {teacher.called} teacher: give its shape, "
+            f"no student can be cut from the {teacher.backend} teacher: give its shape, "
             f"--student compact:width=32,depth=8,scale={scale}"
         )
     rule = preset.student

@@ -115,7 +115,7 @@ class TrainingRun:
         processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
         processes.going_on(lambda: "before the first step", self.folder.continuing)
         stages = self.preset.stages(self.methods, self.pace)
-        teacher = None if self.teacher is None else self.teacher.placed(self.device)
+        teacher = None if self.teacher is None else self.teacher.move_to(self.device)
         reference = self.reference or self._reference(teacher)
         state = processes.run_on_all(lambda: self._state(stages, teacher, announce))
         follow_leader(state, processes, stages, None if teacher is None else teacher.network)
@@ -237,7 +237,7 @@ class TrainingRun:
         return {
             "path": str(origin.path.resolve()),
             "sha256": origin.sha256,
-            "kind": self.teacher.kind,
+            "kind": self.teacher.backend,
             "options": dict(origin.options),
         }
 

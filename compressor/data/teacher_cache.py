@@ -287,10 +287,10 @@ class TeacherCache:
     def _output(self, teacher: Teacher, one: CachedView, index: int) -> tuple[torch.Tensor, float]:
         """The unclamped output for one image in half precision, and the seam where tiles are not exact."""
         model = teacher.descriptor
-        with _arithmetic(teacher.place, self.precision):
+        with _arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
-                _unit(one.shown.image(index))[None].to(teacher.place),
+                _unit(one.shown.image(index))[None].to(teacher.device),
                 scale=model.scale,
                 radius=model.receptive_radius,
                 size_multiple=model.size_multiple,
@@ -308,7 +308,7 @@ class TeacherCache:
 def teacher_key(teacher: Teacher) -> str:
     """A hash of everything that decides what a teacher gives."""
     file = "" if teacher.network is not None or teacher.origin is None else teacher.origin.sha256
-    return _hash(json.dumps([teacher.kind, teacher.fingerprint(), file, teacher.img_range]).encode())
+    return _hash(json.dumps([teacher.backend, teacher.fingerprint(), file, teacher.img_range]).encode())
 
 
 def image_key(image: torch.Tensor) -> str:
@@ -333,7 +333,7 @@ def difference(teacher: Teacher, batches: Batches, precision: Precision = "fp32"
     few = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
     figures = {}
     for view, known in few.labels.items():
-        with _arithmetic(teacher.place, precision):
+        with _arithmetic(teacher.device, precision):
             direct = teacher(known.lr).float()
         figures[view] = float(psnr(PEAK * known.sr, PEAK * direct).mean())
     return figures

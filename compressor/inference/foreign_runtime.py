@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.base import Descriptor, ImageModel, Spec
 from compressor.runtimes.base import require_input, require_output
 from compressor.runtimes.torch_runtime import torch_device
-from compressor.teachers.teacher import Teacher
 
 
 class ForeignRuntime:
@@ -20,12 +19,12 @@ class ForeignRuntime:
     precision = "fp32"
     spec: Spec | None = None
 
-    def __init__(self, teacher: Teacher, *, label: str, device: str = "cpu") -> None:
+    def __init__(self, teacher: ImageModel, *, label: str, device: str = "cpu") -> None:
         self.label = label
         self.metadata: Mapping[str, str] = {}
         self.descriptor: Descriptor = teacher.descriptor
-        self._teacher = teacher.placed(torch_device(device))
-        self.device = str(self._teacher.place)
+        self._teacher = teacher.move_to(torch_device(device))
+        self.device = str(self._teacher.device)
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)

@@ -92,7 +92,9 @@ def _open_checkpoint(request: Request, *, compiled: bool) -> Runtime:
         torch.set_num_threads(request.threads)
     if teacher.network is None:
         if compiled:
-            raise UsageError(f"{request.path}: {teacher.called} model runs as it is, not compiled: use --runtime torch")
+            raise UsageError(
+                f"{request.path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch"
+            )
         return _foreign(request, teacher)
     header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
     return (TorchCompiledRuntime if compiled else TorchRuntime)(
@@ -108,7 +110,7 @@ def _foreign(request: Request, teacher: Teacher) -> Runtime:
     from compressor.inference.foreign_runtime import ForeignRuntime
 
     if request.precision not in (None, "fp32"):
-        raise UsageError(f"{request.path}: {teacher.called} model runs in fp32 here, not {request.precision}")
+        raise UsageError(f"{request.path}: the {teacher.backend} model runs in fp32 here, not {request.precision}")
     return ForeignRuntime(teacher, label=request.label, device=request.device)
 
 

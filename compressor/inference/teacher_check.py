@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,10 +21,7 @@ from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8, reflected_indices, upscale_bicubic
 from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
-from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
-from compressor.models.networks.registry import build
-from compressor.teachers.teacher import Teacher
+from compressor.models.networks.base import ImageModel
 
 PHOTO = "chelsea"
 LR_SIDE = 64
@@ -36,11 +33,6 @@ NEARER_DB = 3.0
 PLAUSIBLE_DB = 20.0
 """What is below this is no teacher under any setting, and the better of two kinds of noise is not worth naming."""
 FEWER_CHANGES_DB = 0.5
-ALTERNATIVES: Mapping[str, tuple[Any, ...]] = {
-    "img_range": (1.0, 255.0),
-    "res_scale": (1.0, 0.1),
-    "mean": (DIV2K_MEAN, DIV_FLICKR_MEAN),
-}
 
 
 @dataclass(frozen=True)
@@ -87,12 +79,10 @@ class TeacherCheck:
         return tuple(told)
 
 
-def check_teacher(teacher: Network) -> TeacherCheck:
+def check_teacher(teacher: ImageModel) -> TeacherCheck:
     """Run a teacher on the photograph; where it is far from bicubic, try what it may have been trained with."""
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher(_copy(teacher, teacher.spec))
     scale = teacher.descriptor.scale
-    fixed = None if teacher.foreign is None else teacher.foreign.facts.fixed_size
-    hr, lr = _photo(scale, fixed or (LR_SIDE, LR_SIDE))
+    hr, lr = _photo(scale, teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE))
     bicubic = upscale_bicubic(lr, scale)
     sr = _outputs(teacher, lr)
     to_bicubic = _psnr(sr, bicubic)
@@ -119,7 +109,8 @@ def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Te
     return hr[None].float() / 255, downscale_u8(hr, scale)[None].float() / 255
 
 
-def _outputs(teacher: Teacher, lr: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
     """RGB; a one-channel teacher gets Y, as it does everywhere."""
     if teacher.descriptor.channels == 1:
         ycbcr = rgb_to_ycbcr(lr)
@@ -139,7 +130,7 @@ def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _nearest_alternative(
-    teacher: Teacher, lr: torch.Tensor, bicubic: torch.Tensor, now: float
+    teacher: ImageModel, lr: torch.Tensor, bicubic: torch.Tensor, now: float
 ) -> tuple[Mapping[str, Any], float] | None:
     """The fewest changed settings that come near; None where none is 3 dB nearer than what is set."""
     best: tuple[Mapping[str, Any], float] | None = None
@@ -153,32 +144,13 @@ def _nearest_alternative(
     return best
 
 
-def _alternatives(teacher: Teacher) -> Iterator[tuple[Mapping[str, Any], Teacher]]:
-    """Other settings of the same weights, those with the fewest changes first."""
-    if teacher.foreign is not None:
-        other = 255.0 if teacher.img_range == 1.0 else 1.0
-        yield {"img_range": other}, Teacher(teacher.foreign, img_range=other)
-        return
-    network = teacher.own("weights")
-    fields = network.spec.to_dict()
-    choices = [
-        [(name, value) for value in values if value != fields[name]]
-        for name, values in ALTERNATIVES.items()
-        if name in fields and (name == "res_scale" or fields.get("mean_shift", "constant") == "constant")
-    ]
+def _alternatives(teacher: ImageModel) -> Iterator[tuple[Mapping[str, Any], ImageModel]]:
+    """Yield the same weights under other settings, those with the fewest changes first."""
+    choices = [[(name, value) for value in values] for name, values in teacher.alternatives.items()]
     for count in range(1, len(choices) + 1):
         for chosen in itertools.combinations(choices, count):
             for changes in itertools.product(*chosen):
-                spec = replace(network.spec, **dict(changes))
-                yield dict(changes), Teacher(_copy(network, spec))
-
-
-def _copy(network: Network, spec: Spec) -> Network:
-    """The same weights under another spec."""
-    device = next(network.parameters()).device
-    copy = build(spec).to(device)
-    copy.load_state_dict(network.state_dict(), strict=True)
-    return copy
+                yield dict(changes), teacher.with_settings(dict(changes))
 
 
 def _written(value: Any) -> str:

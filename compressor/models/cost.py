@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
 
@@ -191,9 +191,9 @@ class LayerCost:
     macs: int
 
 
-def cost(network: Network | Spec, lr_size: tuple[int, int] = (256, 256)) -> Cost:
+def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> Cost:
     """Parameters and MACs of a network, or of a spec before anything is built, for one image of W × H LR pixels."""
-    spec = network if isinstance(network, Spec) else network.spec
+    spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
     if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
         raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")
     return _count(spec, lr_size)

@@ -20,8 +20,6 @@ A student inside its teacher: it runs on slices of the teacher's own parameters,
 from __future__ import annotations
 
 import copy
-import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -30,14 +28,13 @@ import torch
 
 from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
-from compressor.models.checkpoints.save import tensor_bytes
 from compressor.models.networks.axes import Axis, AxisPlan, Cut, Segments, cuts
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import architecture, build
 
 
 def build_student(
-    teacher: Network,
+    teacher: ImageModel,
     *,
     width: float = 1.0,
     depth: float = 1.0,
@@ -51,8 +48,9 @@ def build_student(
     `select="l1"` keeps the strongest channels instead of the leading ones. `segments="contiguous"` reads the fusions
     of CARN as CSD's code does: the leading columns of the concatenation.
     """
-    spec = reduced_spec(teacher.spec, width, depth)
-    return student_of_spec(teacher, spec, init=init, seed=seed, segments=segments, select=select)
+    network = teacher.require_network("weights")
+    spec = reduced_spec(network.spec, width, depth)
+    return student_of_spec(network, spec, init=init, seed=seed, segments=segments, select=select)
 
 
 def reduced_spec(spec: Spec, width: float, depth: float) -> Spec:
@@ -190,11 +188,7 @@ def width_hint(spec: Spec) -> str | None:
 
 def network_sha256(network: Network) -> str:
     """A hash over the spec and every named tensor: equal before and after means that nothing was trained."""
-    digest = hashlib.sha256(repr(dataclasses.asdict(network.spec)).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
+    return network.fingerprint()
 
 
 Key = tuple[str, str]

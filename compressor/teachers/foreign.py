@@ -1,60 +1,151 @@
-"""What a foreign model is, and how the scale and the sizes of one that does not say them are found: by running it."""
+"""Foreign models: networks that srkd does not know, run by the library of their file.
+
+The scale and the sizes of a model whose file does not tell them are found by running it on small images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, one_line
-from compressor.models.networks.base import Descriptor
+from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
+from compressor.models.networks.windows import padded_index
 
 PROBE_SIDES = (64, 61, 96)
 """A multiple of every window in use, an odd one, and a larger one for models that refuse small images."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
+RANGES = (1.0, 255.0)
+"""The value ranges of images that foreign models are trained on."""
+
+
 @dataclass(frozen=True)
 class ForeignFacts:
-    """What is known of a foreign model, whose sizes its descriptor states.
+    """What is known about a foreign model; its descriptor states the sizes that it takes itself."""
 
-    `fixed_size` is the (width, height) in LR pixels of one that takes no other.
-    """
-
-    kind: str
-    """As a person reads it: "TorchScript", "ONNX", "torch.export", "spandrel"."""
+    backend: str
+    """The code that runs it: "TorchScript", "ONNX", "torch.export" or "spandrel"."""
     architecture: str
     descriptor: Descriptor
     params: int | None
-    fixed_size: tuple[int, int] | None = None
     largest_batch: int | None = None
 
-    @property
-    def called(self) -> str:
-        """The kind with its article: "an ONNX", "a TorchScript"."""
-        return f"an {self.kind}" if self.kind == "ONNX" else f"a {self.kind}"
 
-
-class Foreign(Protocol):
-    """A model in the value range of its own file, NCHW, on the device that it was moved to."""
+class Program(Protocol):
+    """An open foreign file: images in the value range of the file, NCHW, on the device that it was moved to."""
 
     @property
     def facts(self) -> ForeignFacts: ...
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        """Without gradients; what the model's library has to say of a failure becomes one line."""
+        """Run without gradients; a failure of the library becomes one line."""
         ...
 
-    def move(self, device: torch.device) -> torch.device:
-        """Go to a device where the kind can; the device on which it now runs."""
+    def move_to(self, device: torch.device) -> torch.device:
+        """Move to a device where the library can; return the device on which it now runs."""
         ...
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Weights by name, where the kind shows them."""
+        """Yield the weights by name, where the library shows them."""
         ...
+
+
+class ForeignModel(ImageModel):
+    """A program as a model of images in [0,1] of any size: it gives outputs only."""
+
+    network = None
+
+    def __init__(self, program: Program, img_range: float = 1.0) -> None:
+        super().__init__()
+        self.program, self.facts, self.img_range = program, program.facts, img_range
+        self._device = torch.device("cpu")
+        for name, tensor in program.tensors():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise SrkdError(f"tensor {name[:100]} of this {self.backend} model holds NaN or infinity")
+
+    @property
+    def backend(self) -> str:
+        return self.facts.backend
+
+    @property
+    def architecture(self) -> str:
+        return self.facts.architecture
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Sizes that the program does not take are padded here, so that callers may give any."""
+        return replace(self.facts.descriptor, size_multiple=1, min_size=1)
+
+    @property
+    def params(self) -> int | None:
+        return self.facts.params
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def move_to(self, device: torch.device) -> ForeignModel:
+        self._device = self.program.move_to(device)
+        return self
+
+    @property
+    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"img_range": tuple(value for value in RANGES if value != self.img_range)}
+
+    def with_settings(self, settings: Mapping[str, Any]) -> ForeignModel:
+        return ForeignModel(self.program, **settings)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.program.tensors(), key=lambda pair: pair[0]):
+            digest.update(name.encode() + tensor_bytes(tensor))
+        return digest.hexdigest()
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Pad to a size that the program takes, run it in its own range, and crop."""
+        program = self.facts.descriptor
+        height, width = lr.shape[-2:]
+        if lr.dim() != 4 or lr.shape[1] != program.channels:
+            raise UsageError(f"the {self.backend} model takes (N, {program.channels}, H, W), got {tuple(lr.shape)}")
+        if program.fixed_size is not None and program.fixed_size != (width, height):
+            fixed = "{}x{}".format(*program.fixed_size)
+            raise SrkdError(
+                f"this {self.backend} model takes images of {fixed} only, not {width}x{height}: "
+                "export it with dynamic height and width"
+            )
+        inputs = _padded(lr.to(self._device, torch.float32), program) * self.img_range
+        batch = self.facts.largest_batch or len(inputs)
+        outputs = [self._run_batch(part, self.facts.largest_batch or len(part)) for part in torch.split(inputs, batch)]
+        sr = torch.cat(outputs).float() / self.img_range
+        return sr[..., : height * program.scale, : width * program.scale].to(lr.device)
+
+    def _run_batch(self, images: torch.Tensor, batch: int) -> torch.Tensor:
+        """Run up to `batch` images; a fixed batch is filled up by repeating the last image."""
+        missing = batch - len(images)
+        inputs = images if missing == 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
+        outputs = self.program.run(inputs)
+        scale = self.facts.descriptor.scale
+        expected = (batch, images.shape[1], images.shape[2] * scale, images.shape[3] * scale)
+        if tuple(outputs.shape) != expected:
+            raise SrkdError(f"the {self.backend} model gave shape {tuple(outputs.shape)} instead of {expected}")
+        return outputs[: len(images)]
+
+
+def _padded(lr: torch.Tensor, program: Descriptor) -> torch.Tensor:
+    """Reflect at the right and lower edge, as spandrel and the networks' own test scripts do, to a size it takes."""
+    for axis in (-2, -1):
+        size = lr.shape[axis]
+        target = -(-max(size, program.min_size) // program.size_multiple) * program.size_multiple
+        if target != size:
+            lr = lr.index_select(axis, padded_index(size, target, lr.device, repeat_edge=False))
+    return lr
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -115,16 +206,16 @@ def _odd_multiple(multiple: int, about: int) -> int:
     return multiple * (count if count % 2 else count + 1)
 
 
-class ModuleModel:
-    """The part that kinds which are torch modules share."""
+class ModuleProgram:
+    """A program that is a torch module."""
 
-    def __init__(self, module: nn.Module, facts: ForeignFacts, what: str) -> None:
-        self.module, self.facts, self.what = module, facts, what
+    def __init__(self, module: nn.Module, facts: ForeignFacts, label: str) -> None:
+        self.module, self.facts, self.label = module, facts, label
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        return run_module(self.module, images, self.what)
+        return run_module(self.module, images, self.label)
 
-    def move(self, device: torch.device) -> torch.device:
+    def move_to(self, device: torch.device) -> torch.device:
         self.module.to(device)
         return device
 

@@ -22,7 +22,7 @@ class _Graph:
     weights: tuple[tuple[str, torch.Tensor], ...]
 
 
-class OnnxModel:
+class OnnxProgram:
     """A session; its weights are read beside it, so that a NaN among them can be named."""
 
     def __init__(self, path: Path) -> None:
@@ -31,18 +31,17 @@ class OnnxModel:
         graph = _read(path)
         self._weights = graph.weights
         found = self.runtime.descriptor
-        fixed = found.fixed_size
-        if self.runtime.spec is None and fixed is None and graph.batch in (None, 1):
+        if self.runtime.spec is None and found.fixed_size is None and graph.batch in (None, 1):
             multiple = smallest_multiple(self.runtime.run, found.channels, found.scale)
             found = replace(found, size_multiple=multiple, min_size=multiple)
         name = "unknown" if self.runtime.spec is None else self.runtime.spec.arch
         params = sum(tensor.numel() for _, tensor in self._weights)
-        self.facts = ForeignFacts("ONNX", name, found, params, fixed, graph.batch)
+        self.facts = ForeignFacts("ONNX", name, found, params, graph.batch)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.runtime.run(images)
 
-    def move(self, device: torch.device) -> torch.device:
+    def move_to(self, device: torch.device) -> torch.device:
         """To CUDA where this ONNX Runtime has it; else it stays on the CPU, and images travel."""
         if device.type == "cuda" and "cuda" in providers_here():
             self.runtime = OnnxRuntime(self.path, device=str(device))
@@ -51,11 +50,6 @@ class OnnxModel:
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         return self._weights
-
-
-def open_onnx(path: Path) -> OnnxModel:
-    """A model of one image input and one image output."""
-    return OnnxModel(path)
 
 
 def _read(path: Path) -> _Graph:

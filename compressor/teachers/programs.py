@@ -29,7 +29,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 from compressor.models.checkpoints.pickles import read_pickle, read_storages
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleModel, Run, params_of, probe, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, Run, params_of, probe, run_module
 
 TEXT_LIMIT_BYTES = 256 * 2**20
 TORCHSCRIPT_FILES = re.compile(
@@ -213,7 +213,7 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
             waiting.extend(item)
 
 
-def open_torchscript(path: Path) -> ModuleModel:
+def open_torchscript(path: Path) -> ModuleProgram:
     """A traced or scripted module in eval mode, on the CPU; its scale is found by running small images."""
     check_torchscript(path)
     with one_line(f"{path} is no TorchScript file that this torch {torch.__version__} can open"):
@@ -222,26 +222,26 @@ def open_torchscript(path: Path) -> ModuleModel:
     what = f"TorchScript {path.name}"
     descriptor = probe(lambda images: run_module(module, images, what), None, what)
     facts = ForeignFacts("TorchScript", module.original_name, descriptor, params_of(module) or None)
-    return ModuleModel(module, facts, what)
+    return ModuleProgram(module, facts, what)
 
 
-class ExportedModel(ModuleModel):
+class ExportedProgram(ModuleProgram):
     """Devices are written into the graph, so a program is moved by a pass over it."""
 
     def __init__(self, program: Any, facts: ForeignFacts, what: str) -> None:
         super().__init__(_callable(program), facts, what)
         self._program = program
 
-    def move(self, device: torch.device) -> torch.device:
+    def move_to(self, device: torch.device) -> torch.device:
         from torch.export.passes import move_to_device_pass
 
-        with one_line(f"{self.what} cannot go to {device}"):
+        with one_line(f"{self.label} cannot go to {device}"):
             self._program = move_to_device_pass(self._program, str(device))
             self.module = _callable(self._program)
         return device
 
 
-def open_exported_program(path: Path) -> ExportedModel:
+def open_exported_program(path: Path) -> ExportedProgram:
     """A program of one image input and one image output."""
     check_export(path)
     with one_line(f"{path} is no torch.export program that this torch {torch.__version__} can open"):
@@ -256,7 +256,7 @@ def open_exported_program(path: Path) -> ExportedModel:
     fixed = (width, height) if height is not None and width is not None else None
     descriptor = probe(run, channels, what) if fixed is None else _of_fixed_size(run, channels, fixed, batch or 1, what)
     params = sum(tensor.numel() for name, tensor in program.named_parameters())
-    return ExportedModel(program, ForeignFacts("torch.export", "unknown", descriptor, params, fixed, batch), what)
+    return ExportedProgram(program, ForeignFacts("torch.export", "unknown", descriptor, params, batch), what)
 
 
 def _callable(program: Any) -> nn.Module:
@@ -284,4 +284,4 @@ def _of_fixed_size(run: Run, channels: int, fixed: tuple[int, int], batch: int, 
     scale = output.shape[-1] // width if output.dim() == 4 else 0
     if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
         raise SrkdError(f"{what} gives shape {tuple(output.shape)} for {batch, channels, height, width}: no image")
-    return Descriptor(scale=scale, channels=channels)
+    return Descriptor(scale=scale, channels=channels, fixed_size=fixed)

@@ -17,18 +17,18 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, one_line
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleModel, params_of, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, params_of, run_module
 
 
 class NotKnown(SrkdError):
     """spandrel recognises no network in these tensors."""
 
 
-def spandrel_is_here() -> bool:
+def is_spandrel_installed() -> bool:
     return importlib.util.find_spec("spandrel") is not None
 
 
-def open_spandrel(state: Mapping[str, torch.Tensor], what: str) -> ModuleModel:
+def open_spandrel(state: Mapping[str, torch.Tensor], what: str) -> ModuleProgram:
     """The network that spandrel finds in a state dict, as a model of [0,1] images."""
     spandrel = import_spandrel()
     try:
@@ -49,10 +49,10 @@ def open_spandrel(state: Mapping[str, torch.Tensor], what: str) -> ModuleModel:
         min_size=max(1, needs.minimum),
     )
     facts = ForeignFacts("spandrel", name, descriptor, params_of(found.model))
-    return SpandrelModel(found, facts, f"{what} ({name})")
+    return SpandrelProgram(found, facts, f"{what} ({name})")
 
 
-class SpandrelModel(ModuleModel):
+class SpandrelProgram(ModuleProgram):
     """spandrel's own call clamps to [0,1] and gives tensors that no loss may keep; here its network is called."""
 
     def __init__(self, found: Any, facts: ForeignFacts, what: str) -> None:
@@ -61,12 +61,12 @@ class SpandrelModel(ModuleModel):
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         call = self._call
-        return run_module(self.module if call is None else lambda image: call(self.module, image), images, self.what)
+        return run_module(self.module if call is None else lambda image: call(self.module, image), images, self.label)
 
 
 def import_spandrel() -> Any:
     """The package; two of its 42 architectures want three names of torchvision when it is imported."""
-    if not spandrel_is_here():
+    if not is_spandrel_installed():
         raise MissingExtra("spandrel", "spandrel")
     with torchvision_stand_in(), one_line("spandrel is installed but cannot be imported"):
         return importlib.import_module("spandrel")

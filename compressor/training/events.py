@@ -18,8 +18,7 @@ from compressor.data.prepare import ValidationImage
 from compressor.data.sampler import BatchHashes
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import upscale_bicubic
-from compressor.models.networks.base import Network
-from compressor.teachers.teacher import Teacher
+from compressor.models.networks.base import ImageModel
 from compressor.training.guard import Balance, Skipped
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
@@ -28,19 +27,14 @@ from compressor.training.state import State, require_alike
 
 
 @torch.no_grad()
-def quantised_sr(network: Network | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
+def quantised_sr(network: ImageModel | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
     """The network's output in fp32, or the bicubic upscale where no network is given; rounded to 8 bit, on the CPU."""
-    sr = upscale_bicubic(lr, scale) if network is None else network(lr.to(_device(network, lr)))
+    sr = upscale_bicubic(lr, scale) if network is None else network(lr.to(network.device))
     return to_u8(sr.float()).cpu().float() / 255
 
 
-def _device(network: Network, lr: torch.Tensor) -> torch.device:
-    """A teacher moves images itself."""
-    return lr.device if isinstance(network, Teacher) else next(network.parameters()).device
-
-
 def mean_psnr_y(
-    network: Network | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
+    network: ImageModel | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
 ) -> float:
     """Mean Y-PSNR in dB, border = scale; no network means bicubic. Processes share the images in turn."""
     processes = processes or Processes()

@@ -20,10 +20,9 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.models.cost import OnMeta
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
-from compressor.teachers.foreign import ForeignFacts
-from compressor.teachers.teacher import Teacher
+from compressor.teachers.foreign import ForeignFacts, ForeignModel
 from compressor.training.losses import collect
 from compressor.training.method import Role
 from compressor.training.networks import build_networks
@@ -83,7 +82,7 @@ class Batched:
     labels: bool = True
 
 
-def footprint(stage: Stage, student: Spec, teacher: Teacher | None, batched: Batched) -> Footprint:
+def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, batched: Batched) -> Footprint:
     """Run one step of `stage` on shapes alone."""
     with torch.device("meta"), _Living() as living:
         frozen = None if teacher is None else _stand_in(teacher)
@@ -127,10 +126,10 @@ def peak_of(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
     return peak
 
 
-def _state(stage: Stage, student: Network, teacher: Network | None) -> State:
+def _state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
     """As a stage begins, without an optimiser and an average: they take part in no forward or backward pass."""
     networks: dict[Role, Network] = {"student": student}
-    own = None if isinstance(teacher, Teacher) else teacher
+    own = None if teacher is None else teacher.network
     if stage.trains != "student":
         if own is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher: it must be one of our networks")
@@ -171,7 +170,7 @@ class _Recorded(Runner):
     """A runner in fp32, not compiled, that notes which features are asked for."""
 
     def __init__(self, runner: Runner) -> None:
-        super().__init__(runner.network, trains=runner.trains, forward=runner.forward)
+        super().__init__(runner.model, trains=runner.trains, forward=runner.forward)
         self.taps: set[str] = set()
 
     def __call__(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str] = ()) -> Forward:
@@ -179,9 +178,17 @@ class _Recorded(Runner):
         return super().__call__(lr, taps, images)
 
 
+def _stand_in(teacher: ImageModel) -> ImageModel:
+    """The teacher on the meta device; a foreign one gives images of the right size and computes nothing."""
+    if teacher.network is not None:
+        return build(teacher.network.spec).requires_grad_(False)
+    facts = ForeignFacts(teacher.backend, teacher.architecture, teacher.descriptor, teacher.params)
+    return ForeignModel(_ShapeOnly(facts)).move_to(torch.device("meta"))
+
+
 @dataclass(frozen=True)
 class _ShapeOnly:
-    """A foreign teacher that gives images of the right size and computes nothing."""
+    """A program that gives images of the right size and computes nothing."""
 
     facts: ForeignFacts
 
@@ -190,18 +197,11 @@ class _ShapeOnly:
         scale = self.facts.descriptor.scale
         return images.new_empty(batch, channels, height * scale, width * scale)
 
-    def move(self, device: torch.device) -> torch.device:
+    def move_to(self, device: torch.device) -> torch.device:
         return device
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         return ()
-
-
-def _stand_in(teacher: Teacher) -> Network:
-    """The teacher on the meta device."""
-    if teacher.foreign is not None:
-        return Teacher(_ShapeOnly(teacher.foreign.facts)).placed(torch.device("meta"))
-    return build(teacher.spec).requires_grad_(False)
 
 
 def _bytes(module: nn.Module) -> int:

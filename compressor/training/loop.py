@@ -16,9 +16,7 @@ from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Unanimous
 from compressor.data.batches import Batch
-from compressor.models.networks.base import Network
-from compressor.models.students import network_sha256
-from compressor.teachers.teacher import Teacher
+from compressor.models.networks.base import ImageModel
 from compressor.training.guard import Skipped, require_paths
 from compressor.training.losses import Losses, calibrate, collect, require_shared
 from compressor.training.networks import build_networks
@@ -57,7 +55,7 @@ def train(
     stage: Stage,
     state: State,
     batches: BatchSource,
-    teacher: Network | None,
+    teacher: ImageModel | None,
     events: Events,
     *,
     seed: int,
@@ -174,7 +172,7 @@ def run_stages(
     stages: Sequence[Stage],
     state: State,
     batches: BatchSource,
-    teacher: Network | None,
+    teacher: ImageModel | None,
     events: Events,
     *,
     seed: int,
@@ -182,7 +180,7 @@ def run_stages(
 ) -> None:
     """Run the stages in order, from wherever `state` stands: the middle of one, or the end of one."""
     processes = processes or Processes()
-    own = teacher.network if isinstance(teacher, Teacher) else teacher
+    own = None if teacher is None else teacher.network
     for index in range(state.stage, len(stages)):
         if index > state.stage:
             state.enter(stages[index], own)
@@ -194,23 +192,20 @@ def run_stage(
     stage: Stage,
     state: State,
     batches: BatchSource,
-    teacher: Network | None,
+    teacher: ImageModel | None,
     events: Events,
     *,
     seed: int,
     processes: Processes | None = None,
 ) -> None:
     """Run one stage; the teacher has the same weights before and after it, to the bit."""
-    own = teacher.network if isinstance(teacher, Teacher) else None
     tuned = state.networks.get("teacher") if state.role == "student" else None
     before = fingerprint(teacher), fingerprint(tuned)
-    train(stage, state, batches, own or teacher, events, seed=seed, processes=processes)
+    train(stage, state, batches, teacher, events, seed=seed, processes=processes)
     if (fingerprint(teacher), fingerprint(tuned)) != before:
         raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 
 
-def fingerprint(teacher: Network | None) -> str | None:
+def fingerprint(teacher: ImageModel | None) -> str | None:
     """A hash of all its weights."""
-    if teacher is None:
-        return None
-    return teacher.fingerprint() if isinstance(teacher, Teacher) else network_sha256(teacher)
+    return None if teacher is None else teacher.fingerprint()

@@ -5,24 +5,23 @@ from __future__ import annotations
 from compressor.base.context import Note
 from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.students import StudentView
-from compressor.teachers.teacher import Teacher
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import CompiledAtFirst, Runner, StepNetworks
 
 
 def build_networks(
-    stage: Stage, state: State, teacher: Network | None, note: Note, processes: Processes
+    stage: Stage, state: State, teacher: ImageModel | None, note: Note, processes: Processes
 ) -> StepNetworks:
     """Students and teacher, each in its precision, compiled where the stage's pace says so; modules and helpers."""
     device, pace = next(state.trained.parameters()).device, stage.pace
 
-    def runner(network: Network, precision: Precision, trains: bool) -> Runner:
-        compiles = pace.compiled and not isinstance(network, Teacher)
-        compiled = CompiledAtFirst(network, trains=trains, announce=note) if compiles else None
-        return Runner(network, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
+    def runner(model: ImageModel, precision: Precision, trains: bool) -> Runner:
+        network = model.network if pace.compiled else None
+        compiled = None if network is None else CompiledAtFirst(network, trains=trains, announce=note)
+        return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def inside(spec: Spec) -> Runner:
         student = StudentView(state.trained, spec, state.segments)
@@ -38,7 +37,7 @@ def build_networks(
         students = [runner(state.trained, pace.precision, True)]
         teaching = state.teaching(teacher)
         teaches = runner(teaching, pace.teacher_precision, False) if teaching is not None else None
-    own_teacher = teacher.network if isinstance(teacher, Teacher) else teacher
+    own_teacher = None if teacher is None else teacher.network
     helpers = {
         method.name: method.helpers(own_teacher, state.student).to(device).eval().requires_grad_(False)
         for method in stage.methods

@@ -20,9 +20,8 @@ from torch import nn
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.base.randomness import drawn
-from compressor.models.checkpoints.save import tensor_bytes
 from compressor.models.networks.axes import Segments
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students import student_of_spec
 from compressor.training.guard import Guard
 from compressor.training.method import Calibration, Role
@@ -99,7 +98,7 @@ class State:
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
-    def teaching(self, teacher: Network | None) -> Network | None:
+    def teaching(self, teacher: ImageModel | None) -> ImageModel | None:
         """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came.
 
         A copy that is being tuned learns from the images; where they have no labels, the teacher as it came gives them.

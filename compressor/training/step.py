@@ -22,9 +22,8 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch, Labelled
 from compressor.images.resize import imresize
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel, Network
 from compressor.models.taps import read_taps, resolve_tap
-from compressor.teachers.teacher import Teacher
 
 Compile = Literal["auto", "on", "off"]
 Forwarder: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -96,7 +95,7 @@ class Runner:
 
     def __init__(
         self,
-        network: Network,
+        model: ImageModel,
         *,
         trains: bool,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -104,13 +103,18 @@ class Runner:
         compiled: Forwarder | None = None,
     ) -> None:
         """`forward` runs the network on weights that are not its own; `compiled` where no features are asked for."""
-        self.network, self.trains, self.autocast = network, trains, autocast
-        self.forward: Forwarder = network if forward is None else forward
+        self.model, self.trains, self.autocast = model, trains, autocast
+        self.forward: Forwarder = model if forward is None else forward
         self.compiled: Forwarder = self.forward if compiled is None else compiled
         self.memory: dict[int, tuple[torch.Tensor, Forward]] = {}
         self.wanted: list[tuple[set[str], set[str]]] = []
         """Taps and images asked of the first input of a step, of the second, and so on."""
         self.forwards = 0
+
+    @property
+    def network(self) -> Network:
+        """The network, for its spec, taps and parts; a model that gives outputs only refuses."""
+        return self.model.require_network("features")
 
     def forget(self) -> None:
         self.memory.clear()
@@ -152,18 +156,14 @@ class Runner:
         return sorted(features), sorted(finished)
 
     def _features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
-        """A foreign teacher has no features, and says so when they are asked for."""
-        if taps and isinstance(self.network, Teacher):
-            return read_taps(self.network.own("features"), taps)
-        return read_taps(self.network, taps)
+        return read_taps(self.network, taps) if taps else nullcontext({})
 
     def _unfinished(self, images: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         if not images:
             return nullcontext({})
-        if self.forward is not self.network:
+        if self.forward is not self.model:
             raise SrkdError("a student inside the teacher has no intermediate images: its tail is a slice of another's")
-        network = self.network.own("features") if isinstance(self.network, Teacher) else self.network
-        return read_taps(network, ("head", *images), padded=True)
+        return read_taps(self.network, ("head", *images), padded=True)
 
     def _finished(
         self, tap: str, unfinished: Mapping[str, torch.Tensor], lr: torch.Tensor, sr: torch.Tensor
@@ -266,7 +266,7 @@ class Step:
 
     @property
     def scale(self) -> int:
-        return self._cast.students[0].network.descriptor.scale
+        return self._cast.students[0].model.descriptor.scale
 
     @property
     def samples(self) -> range:

@@ -207,7 +207,7 @@ def test_the_first_line_says_whose_blocks_it_looks_through(tmp_path: Path) -> No
         compress(teacher, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=told.append)
         lines = [line for line in told if line.startswith("phi: ")]
         if teacher == foreign:
-            assert lines[1] == "phi: the embedded teacher's first blocks, as an ONNX teacher gives outputs only"
+            assert lines[1] == "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only"
         else:
             assert lines == [f"phi: {how}"]
         assert json.loads((out / "run.json").read_text())["phi"]["how"] == how

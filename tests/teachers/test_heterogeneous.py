@@ -11,7 +11,7 @@ import torch
 import srkd
 from compressor.models.networks.registry import build
 from compressor.models.students import parse_student
-from compressor.teachers.spandrel_teacher import import_spandrel, spandrel_is_here
+from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from compressor.teachers.teacher import load_teacher
 from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin
@@ -27,7 +27,7 @@ def onnx(folder: Path) -> Path:
 
 def rrdb(folder: Path) -> Path:
     """A small network that spandrel knows and srkd does not."""
-    if not spandrel_is_here():
+    if not is_spandrel_installed():
         pytest.skip("spandrel is not installed: pip install --no-deps spandrel einops")
     import_spandrel()
     network = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB").RRDBNet
@@ -51,7 +51,7 @@ def test_the_students_images_come_nearer_to_the_teachers(
     run, file = tmp_path / "run", make(tmp_path)
     compress(file, recipe="dukd", student=student, data=photos, steps=30, out=run, settings=SETTINGS)
     teacher, lr = load_teacher(file), Waves(2, range(8)).at(99).lr
-    assert (teacher.kind, teacher.network) == (kind, None)
+    assert (teacher.backend, teacher.network) == (kind, None)
     with torch.no_grad():
         target = teacher(lr)
         before = (build(parse_student(student), seed=10)(lr) - target).abs().mean()

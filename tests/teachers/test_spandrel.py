@@ -18,13 +18,14 @@ from tests.support.commands import python
 from tests.support.shared import benchmarks, needs_shared, shared_dir
 
 needs_spandrel = pytest.mark.skipif(
-    not spandrel_teacher.spandrel_is_here(), reason="spandrel is not installed: pip install --no-deps spandrel einops"
+    not spandrel_teacher.is_spandrel_installed(),
+    reason="spandrel is not installed: pip install --no-deps spandrel einops",
 )
 
 
 def test_without_spandrel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"no_note.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "unknown.pth")
-    monkeypatch.setattr(spandrel_teacher, "spandrel_is_here", lambda: False)
+    monkeypatch.setattr(spandrel_teacher, "is_spandrel_installed", lambda: False)
     with pytest.raises(MissingExtra, match=r"unknown network.*pip install 'srkd\[spandrel\]'"):
         load_teacher(tmp_path / "unknown.pth")
     with pytest.raises(MissingExtra):
@@ -77,6 +78,6 @@ def test_published_checkpoints_score_what_they_should(name: str, kind: str, psnr
     shared = shared_dir()
     assert shared is not None
     path = shared / "data" / "checkpoints" / name
-    assert load_teacher(path).kind == kind
+    assert load_teacher(path).backend == kind
     scores = srkd.evaluate(path, data=benchmarks() / "Set5").models[path.stem]["Set5"]
     assert scores.psnr_y == pytest.approx(psnr_y, abs=0.01)

@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_outputs_of_its_network(kind: str, files: dict[str, Path]) -> None:
     teacher = load_teacher(files[kind])
-    assert (teacher.kind, teacher.network, teacher.descriptor.scale, teacher.params) == (kind, None, 2, 336)
+    assert (teacher.backend, teacher.network, teacher.descriptor.scale, teacher.params) == (kind, None, 2, 336)
     assert teacher.descriptor.size_multiple == 1
     for shape in ((1, 3, 1, 1), (3, 3, 7, 13), (2, 3, 16, 5)):
         lr = torch.rand(shape)
@@ -42,22 +42,19 @@ def test_every_kind_gives_the_outputs_of_its_network(kind: str, files: dict[str,
         torch.testing.assert_close(sr, wanted, atol=1e-6, rtol=0)
     before = teacher.fingerprint()
     assert teacher.fingerprint() == before and len(before) == 64
-    assert teacher.placed(torch.device("cpu")).place == torch.device("cpu")
+    assert teacher.move_to(torch.device("cpu")).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_foreign_teacher_has_no_features_and_names_the_recipes_that_need_none(
-    kind: str, files: dict[str, Path]
-) -> None:
+def test_a_foreign_teacher_has_no_features_and_says_which_recipes_need_none(kind: str, files: dict[str, Path]) -> None:
     teacher = load_teacher(files[kind])
-    teacher.recipes_for_outputs = ("scratch", "logits")
     for ask in (
-        lambda: teacher.taps,
         lambda: teacher.spec,
-        lambda: teacher.stem(torch.rand(1, 3, 4, 4)),
+        lambda: teacher.require_network("features"),
+        lambda: Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), (), ["body[0]"]),
         lambda: Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), ["pre_up"]),
     ):
-        with pytest.raises(SrkdError, match=f"an? {kind} teacher gives outputs only.* take it: scratch, logits"):
+        with pytest.raises(SrkdError, match=f"the {kind} model gives outputs only.* a recipe that needs outputs only"):
             ask()
     assert Runner(teacher, trains=False)(torch.rand(1, 3, 4, 4), []).sr.shape == (1, 3, 8, 8)
 
@@ -69,16 +66,17 @@ def test_a_trace_of_our_own_network_as_a_teacher(tmp_path: Path) -> None:
     lr = torch.rand(2, 3, 6, 5)
     with torch.no_grad():
         torch.testing.assert_close(teacher(lr), network(lr), atol=1e-6, rtol=0)
-    assert (teacher.kind, teacher.architecture, teacher.descriptor.scale) == ("TorchScript", "EDSR", 3)
+    assert (teacher.backend, teacher.architecture, teacher.descriptor.scale) == ("TorchScript", "EDSR", 3)
 
 
 def test_a_network_gives_outputs_taps_and_parts() -> None:
     network = build(EDSRSpec(2, 4, 2), seed=0)
     teacher = Teacher(network)
     lr = torch.rand(1, 3, 5, 6)
-    shallow = teacher.stem(lr)
-    assert torch.equal(teacher.finish(teacher.body(shallow), shallow, lr), teacher(lr))
-    assert (teacher.kind, teacher.architecture, teacher.taps.keys()) == ("srkd", "edsr", network.taps.keys())
+    own = teacher.require_network("parts")
+    shallow = own.stem(lr)
+    assert torch.equal(own.finish(own.body(shallow), shallow, lr), teacher(lr))
+    assert (teacher.backend, teacher.architecture, own.taps.keys()) == ("srkd", "edsr", network.taps.keys())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
@@ -184,7 +182,7 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
             srkd.export(path, out=tmp_path)
     foreign = srkd.load(files["ONNX"])
     for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, own)):
-        with pytest.raises(SrkdError, match="an ONNX teacher gives outputs only"):
+        with pytest.raises(SrkdError, match="the ONNX model gives outputs only"):
             ask()
     photo = benchmarks_like(tmp_path)
     by_file, by_object = (srkd.evaluate(model, data=photo).models for model in (files["ONNX"], foreign))

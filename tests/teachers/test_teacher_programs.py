@@ -87,7 +87,7 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
             load_teacher(path)
         assert str(path) in str(raised.value) and not sentinel.exists()
     same = rewritten(good, tmp_path / "same.pt2", lambda name, content: content, {})
-    assert load_teacher(same).kind == "torch.export"
+    assert load_teacher(same).backend == "torch.export"
 
 
 @pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])

@@ -10,7 +10,7 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import Network, Spec, tensor_bytes
 
 FORMAT = "srkd/1"
 METADATA_KEYS = frozenset(
@@ -54,11 +54,6 @@ def save_network(
         stream.write(_header(tensors, {**metadata_of(network.spec), **extra}))
         for tensor in tensors.values():
             stream.write(tensor_bytes(tensor))
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The tensor's values, row by row, little-endian."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

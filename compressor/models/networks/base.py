@@ -1,11 +1,9 @@
-"""What every network says about itself: spec, descriptor, taps and parts.
-
-What a network's file offers to the rest of the ground.
-"""
+"""What every network offers: spec, descriptor, taps and parts, and its `Architecture` to the registry."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -21,6 +19,8 @@ from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.dialect import Dialect
 
 S = TypeVar("S", bound="Spec")
+M = TypeVar("M", bound="ImageModel")
+N = TypeVar("N", bound="Network")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Spec:
             for name, value in options.items()
         }
         return type(self).from_dict({**self.to_dict(), **values})
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        """Values that published files were trained with, by field, of fields that no tensor of a file shows."""
+        return {}
 
     def narrowed(self: S, width: float) -> S:
         """The spec at a fraction of the channels (0 < width <= 1)."""
@@ -144,8 +149,71 @@ class Tap:
     side: Literal["output", "input"] = "output"
 
 
-class Network(nn.Module, ABC):
-    """Float RGB in [0,1], NCHW, in and out; whatever scaling a lineage wants lives inside.
+class ImageModel(nn.Module, ABC):
+    """A model of images: float RGB in [0,1], NCHW, in and out."""
+
+    img_range: float = 1.0
+    """The largest value of the images that it was trained on, where it is no setting of a spec."""
+
+    @property
+    @abstractmethod
+    def descriptor(self) -> Descriptor:
+        """The facts that a caller must know."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Network | None:
+        """The network with its spec, features and weights; None for a foreign model, which gives outputs only."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """The name of its architecture; "unknown" where a foreign file does not tell."""
+
+    @property
+    @abstractmethod
+    def backend(self) -> str:
+        """The code that runs it: "srkd", "TorchScript", "ONNX", "torch.export" or "spandrel"."""
+
+    @property
+    @abstractmethod
+    def params(self) -> int | None:
+        """The number of parameters; None where a foreign file does not tell."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device that it runs on."""
+
+    @abstractmethod
+    def move_to(self: M, device: torch.device) -> M:
+        """Move to a device, in place; a foreign model that cannot go there stays, and its images travel."""
+
+    @property
+    @abstractmethod
+    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
+        """Other values of the settings that a file does not hold, such as its value range, by setting."""
+
+    @abstractmethod
+    def with_settings(self: M, settings: Mapping[str, Any]) -> M:
+        """Return a copy with the same weights under other settings."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of everything that training changes: equal before and after means that nothing was trained."""
+
+    def require_network(self, purpose: str) -> Network:
+        """Return the network, or refuse in one line that names the `purpose` it was needed for."""
+        if self.network is None:
+            raise SrkdError(
+                f"the {self.backend} model gives outputs only, and {purpose} was asked of it: give a checkpoint of a "
+                "network that srkd knows, or use a recipe that needs outputs only"
+            )
+        return self.network
+
+
+class Network(ImageModel):
+    """Float RGB in [0,1], NCHW, in and out; whatever scaling a code base wants happens inside.
 
     Parts: `stem(lr)` gives the shallow feature, `body(feature)` runs the repeated blocks, and
     `finish(feature, shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished
@@ -156,34 +224,80 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        """The shallow feature."""
+        """Return the shallow feature."""
 
     @abstractmethod
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        """The repeated blocks."""
+        """Run the repeated blocks."""
 
     @abstractmethod
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """The image that the network's own tail makes of a deep feature."""
+        """Return the image that the network's own tail makes of a deep feature."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         shallow = self.stem(lr)
         return self.finish(self.body(shallow), shallow, lr)
 
     def for_size(self, height: int, width: int) -> Network:
-        """The same function for a batch of one image of that size, for converters that know no free sizes; this
-        network itself where its operations are simple enough anyway."""
+        """Return the same function for a batch of one image of that size, for converters that know no free sizes.
+
+        This is the network itself where its operations are simple enough anyway.
+        """
         return self
 
     @property
     @abstractmethod
-    def descriptor(self) -> Descriptor:
-        """What a caller must know."""
+    def taps(self) -> dict[str, Tap]:
+        """The submodule to read for each canonical address (head, body[k], body_end, pre_up)."""
 
     @property
-    @abstractmethod
-    def taps(self) -> dict[str, Tap]:
-        """Canonical address (head, body[k], body_end, pre_up) → where to read it."""
+    def network(self) -> Network:
+        return self
+
+    @property
+    def architecture(self) -> str:
+        return self.spec.arch
+
+    @property
+    def backend(self) -> str:
+        return "srkd"
+
+    @property
+    def params(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def move_to(self: M, device: torch.device) -> M:
+        self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    @property
+    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            name: tuple(value for value in values if value != getattr(self.spec, name))
+            for name, values in self.spec.undetectable.items()
+        }
+
+    def with_settings(self: N, settings: Mapping[str, Any]) -> N:
+        changed = type(self)(dataclasses.replace(self.spec, **settings)).to(self.device)
+        changed.load_state_dict(self.state_dict(), strict=True)
+        return changed.eval()
+
+    def fingerprint(self) -> str:
+        """Return a hash over the spec and every named tensor."""
+        digest = hashlib.sha256(repr(dataclasses.asdict(self.spec)).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor_bytes(tensor))
+        return digest.hexdigest()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """Return the tensor's values, row by row, little-endian."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ convolution is not scaled; the long skip adds the head's output.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -44,6 +45,10 @@ class EDSRSpec(ShiftedSpec):
         positive(self, "width")
         positive(self, "depth", limit=1024)
         upsampler_factors(self.scale)
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        return {**super().undetectable, "res_scale": (1.0, 0.1)}
 
     def narrowed(self, width: float) -> EDSRSpec:
         return replace(self, width=kept_units("width", width, self.width))

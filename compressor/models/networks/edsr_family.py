@@ -15,7 +15,14 @@ from torch import nn
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.dialect import Assumption, Reading, State, read_mean_shift, rows
-from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors
+from compressor.models.networks.layers import (
+    DIV2K_MEAN,
+    DIV_FLICKR_MEAN,
+    MeanShift,
+    Upsampler,
+    scale_from_upsampler,
+    upsampler_factors,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,12 @@ class ShiftedSpec(Spec):
             raise UsageError(f"{self.arch}: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
         if not self.img_range > 0:
             raise UsageError(f"{self.arch}: img_range={self.img_range:g} is not above 0")
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        if self.mean_shift == "file":
+            return {}
+        return {"img_range": (1.0, 255.0), "mean": (DIV2K_MEAN, DIV_FLICKR_MEAN)}
 
 
 def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:

@@ -6,8 +6,9 @@ res_scale (its `.mul` is commented out), BasicSR's multiplies by it: the spec ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -45,6 +46,10 @@ class RCANSpec(ShiftedSpec):
         super().__post_init__()
         positive(self, "width", "groups", "depth", "hidden")
         upsampler_factors(self.scale)
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        return {**super().undetectable, "res_scale": (1.0, 0.1)}
 
     def narrowed(self, width: float) -> RCANSpec:
         """⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""

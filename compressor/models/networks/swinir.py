@@ -15,7 +15,7 @@ How SwinIR's files name their tensors, and what their shapes say.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -79,6 +79,10 @@ class SwinIRSpec(Spec):
     @property
     def hidden(self) -> int:
         return int(self.width * self.mlp_ratio)
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"img_range": (1.0, 255.0)}
 
     def narrowed(self, width: float) -> SwinIRSpec:
         """Whole heads, at least one; each keeps its channels."""
