@@ -1,12 +1,12 @@
-"""φ: the frozen networks in whose features images are compared, VGG-19 or the teacher's own first blocks.
+"""φ, the frozen network in whose features images are compared: VGG-19, or the teacher's first blocks.
 
     VGG-19     ReLU 1_1, 2_1, 3_1, 4_1, 5_1: outputs of the layers 1, 6, 11, 20, 29, fed 255·image without ImageNet's
                mean and deviation (CSD, loss/contrast_loss.py; Simonyan and Zisserman, 2015, configuration E)
     teacher    a copy of the teacher's stem and first blocks, a level after each block: at least one, at most five, as
-               many as cost no more than VGG-19 on the same image ([choice]: for where no VGG-19 is at hand)
+               many as cost no more than VGG-19 on the same image ([choice]: for machines without VGG-19)
 
 VGG-19 is written here without torchvision; names and shapes are those of its file (`features.N.weight`), so that
-vgg19-dcbb9e9d.pth loads as it is. Its ImageNet weights were never at hand where this was written: names, shapes, taps
+vgg19-dcbb9e9d.pth loads as it is. Its ImageNet weights were not available where this was written: names, shapes, taps
 and cost are tested against the published layer list, the loader with files of random weights. No figure here was
 obtained with the real ones.
 """
@@ -38,16 +38,19 @@ VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 51
 """Configuration E up to conv5_1: a number is a 3×3 convolution to so many channels and a ReLU."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
 COMPARED_AT = (192, 192)
-"""The image for which the cost of φ is counted: an HR patch of the published runs."""
+"""The image size at which the cost of φ is counted: an HR patch of the published runs."""
 
 
 class Phi(nn.Module, ABC):
-    """Images in [0,1] → one feature map a level. Frozen and in eval mode for good; gradients pass to the images."""
+    """A network from images in [0,1] to one feature map a level.
+
+    It is always frozen and in eval mode; gradients pass through it to the images.
+    """
 
     levels: int
 
     def freeze(self) -> None:
-        """No parameter takes part in training, nor keeps what the network it was copied from had gathered."""
+        """Exclude all parameters from training, and drop the gradients that a copied network brought with it."""
         self.zero_grad(set_to_none=True)
         self.requires_grad_(False)
         self.eval()
@@ -76,22 +79,22 @@ class VGG19(Phi):
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """A grey image is looked at as three equal channels."""
+        """Return the features of each level; a grey image counts as three equal channels."""
         x = 255 * images.expand(-1, 3, -1, -1)
-        seen = []
+        levels = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in VGG19_TAPS:
-                seen.append(x)
-        return tuple(seen)
+                levels.append(x)
+        return tuple(levels)
 
 
 def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
-    """From torchvision's file of the whole VGG-19 (later layers and the classifier are left out), or of its features.
+    """Load torchvision's file of the whole VGG-19, or of its features; later layers and the classifier are left out.
 
-    The file is opened without running code of it. `sha256`: what the file's must begin with.
+    No code in the file runs. Its SHA-256 must begin with `sha256`.
     """
-    # On meta nothing is drawn from torch's global generator for weights that the file replaces.
+    # On meta, initialising the weights that the file replaces takes nothing from torch's global generator.
     with torch.device("meta"):
         vgg = VGG19()
     try:
@@ -100,8 +103,8 @@ def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
                 raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
             refs = unwrap(container.content).refs
             state = {
-                name: container.tensor(_fitting(refs, name, ours.shape)).float().contiguous()
-                for name, ours in vgg.state_dict().items()
+                name: container.tensor(_require_shape(refs, name, value.shape)).float().contiguous()
+                for name, value in vgg.state_dict().items()
             }
     except SrkdError as error:
         raise SrkdError(f"{path}: {error}") from error
@@ -110,50 +113,50 @@ def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
     return vgg
 
 
-def _fitting(refs: Mapping[str, TensorRef], name: str, shape: torch.Size) -> TensorRef:
-    found = refs.get(name)
-    if found is None or tuple(found.shape) != tuple(shape):
-        what = "missing" if found is None else f"of shape {str(tuple(found.shape))[:60]}"
-        raise SrkdError(f"no VGG-19: {name} is {what}, not of {tuple(shape)}: give torchvision's vgg19-dcbb9e9d.pth")
-    return found
+def _require_shape(refs: Mapping[str, TensorRef], name: str, shape: torch.Size) -> TensorRef:
+    ref = refs.get(name)
+    if ref is None or tuple(ref.shape) != tuple(shape):
+        actual = "missing" if ref is None else f"of shape {str(tuple(ref.shape))[:60]}"
+        raise SrkdError(f"not VGG-19: {name} is {actual}, not of {tuple(shape)}: give torchvision's vgg19-dcbb9e9d.pth")
+    return ref
 
 
-class _Reached(Exception):
-    """Ends a forward pass early."""
+class _LastLevelReached(Exception):
+    """Raised to end a forward pass at φ's last level."""
 
 
 class TeacherPhi(Phi):
-    """The teacher's stem and first blocks; what lies behind them is not even copied."""
+    """A copy of the teacher's stem and first blocks, without the layers behind them."""
 
     def __init__(self, teacher: Network) -> None:
         super().__init__()
         plan = plan_teacher_phi(teacher.spec)
         self.levels = len(plan.macs)
         self.taps = tuple(f"body[{k}]" for k in range(self.levels))
-        self.network = _first_part(teacher, plan.modules)
+        self.network = _copy_modules(teacher, plan.modules)
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         last = self.network.get_submodule(self.network.taps[self.taps[-1]].module)
         with read_taps(self.network, self.taps) as features:
             # Registered after the tap's own hook, so the last level is there when this one ends the pass.
-            handle = last.register_forward_hook(_stop)
+            handle = last.register_forward_hook(_stop_here)
             try:
                 self.network(images)
-            except _Reached:
+            except _LastLevelReached:
                 return tuple(features[tap] for tap in self.taps)
             finally:
                 handle.remove()
         raise AssertionError("the last level was never reached")
 
 
-def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
-    raise _Reached
+def _stop_here(module: nn.Module, inputs: Any, output: Any) -> None:
+    raise _LastLevelReached
 
 
 @dataclass(frozen=True)
 class TeacherPhiPlan:
-    """What φ = teacher takes: MACs up to each of its levels, and the modules that run until the last."""
+    """The MACs of φ = teacher up to each of its levels, and the modules that run until the last."""
 
     macs: tuple[int, ...]
     modules: frozenset[str]
@@ -161,16 +164,19 @@ class TeacherPhiPlan:
 
 @lru_cache(maxsize=64)
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Count on the meta device, as compressor.models.cost does: convolutions, linear layers and attention products."""
-    bound = vgg19_macs()
-    macs, modules = _levels(spec)
-    count = max(1, sum(cost <= bound for cost in macs))
+    """Choose the levels of φ = teacher by their MACs.
+
+    Counted on the meta device, as compressor.models.cost does: convolutions, linear layers and attention products.
+    """
+    limit = vgg19_macs()
+    macs, modules = _count_levels(spec)
+    count = max(1, sum(cost <= limit for cost in macs))
     return TeacherPhiPlan(tuple(macs[:count]), frozenset(modules[count - 1]))
 
 
 @lru_cache(maxsize=1)
 def vgg19_macs() -> int:
-    """13.31 G for 192×192."""
+    """Count the MACs of VGG-19 at 192×192: 13.31 G."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -178,43 +184,39 @@ def vgg19_macs() -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _levels(spec: Spec) -> tuple[list[int], list[list[str]]]:
-    """At each of the first blocks' ends: MACs so far without mean shift, and the names of the modules that have run."""
+def _count_levels(spec: Spec) -> tuple[list[int], list[list[str]]]:
+    """Return, at the end of each of the first blocks, the MACs so far without mean shift and the modules run so far."""
     from torch.utils.flop_counter import FlopCounterMode
 
     macs: list[int] = []
     modules: list[list[str]] = []
-    ran: list[str] = []
-    shifts: list[int] = []
+    started: list[str] = []
+    shift_flops: list[int] = []
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(spec)
         blocks = [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]
         for name, module in network.named_modules():
-            module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+            module.register_forward_pre_hook(lambda *_, name=name: started.append(name))
             if isinstance(module, MeanShift):
-                module.register_forward_pre_hook(lambda *_: shifts.append(-counter.get_total_flops()))
-                module.register_forward_hook(lambda *_: shifts.append(counter.get_total_flops()))
+                module.register_forward_pre_hook(lambda *_: shift_flops.append(-counter.get_total_flops()))
+                module.register_forward_hook(lambda *_: shift_flops.append(counter.get_total_flops()))
         for block in blocks:
 
-            def reached(*_: object) -> None:
-                macs.append((counter.get_total_flops() - sum(shifts)) // 2)
-                modules.append(list(ran))
+            def record(*_: object) -> None:
+                macs.append((counter.get_total_flops() - sum(shift_flops)) // 2)
+                modules.append(list(started))
 
-            network.get_submodule(network.taps[block].module).register_forward_hook(reached)
+            network.get_submodule(network.taps[block].module).register_forward_hook(record)
         network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
     return macs, modules
 
 
-def _first_part(teacher: Network, ran: frozenset[str]) -> Network:
-    """A copy of the teacher without the modules that do not run."""
-    used = {name for run in ran for name in _with_outer(run)}
-    left_out = {id(module): nn.Identity() for name, module in teacher.named_modules() if name not in used}
-    # deepcopy takes what its memo already holds for an object instead of copying it.
-    part = copy.deepcopy(teacher, dict(left_out))
-    assert isinstance(part, Network)
-    return part
-
-
-def _with_outer(name: str) -> list[str]:
-    pieces = name.split(".")
-    return ["", *(".".join(pieces[:end]) for end in range(1, len(pieces) + 1))]
+def _copy_modules(teacher: Network, names: frozenset[str]) -> Network:
+    """Copy the teacher with only the named modules and those that contain them."""
+    pieces = [name.split(".") for name in names]
+    used = {"", *(".".join(path[:end]) for path in pieces for end in range(1, len(path) + 1))}
+    # deepcopy uses an object's entry in the memo instead of copying the object.
+    memo = {id(module): nn.Identity() for name, module in teacher.named_modules() if name not in used}
+    copied = copy.deepcopy(teacher, dict(memo))
+    assert isinstance(copied, Network)
+    return copied

@@ -1,4 +1,4 @@
-"""DUKD's new inputs, made of the batch itself, and the invertible augmentation of the student's input.
+"""DUKD's new inputs, made from the batch itself, and the invertible augmentation of the student's input.
 
     zoom-in    a crop of y as large as x          zoom-out    imresize(x, 1/s): float, neither rounded nor clipped
     apply      i: 1 - v, h: rows upside down, v: columns mirrored, t: transposed, in this order, each by a coin a sample
@@ -30,7 +30,7 @@ PROBABILITY = 0.3
 
 @dataclass(frozen=True)
 class Operations:
-    """Which samples get which operation: boolean tensors of shape (B,), on the CPU."""
+    """The samples that get each operation: boolean tensors of shape (B,), on the CPU."""
 
     inverted: torch.Tensor
     upended: torch.Tensor
@@ -41,73 +41,75 @@ class Operations:
 def draw_operations(
     probability: float, *, stream: str, seed: int, step: int, samples: Sequence[int], copies: int = 1
 ) -> Operations:
-    """Each operation by a coin of its own for each sample; `copies` of the batch lie one after the other."""
-    drawn = torch.from_numpy(uniforms(f"dukd-{stream}", seed, step, samples, 4 * copies) < probability)
-    by_copy = drawn.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
+    """Draw each operation for each sample with a probability; `copies` of the batch lie one after the other."""
+    coins = torch.from_numpy(uniforms(f"dukd-{stream}", seed, step, samples, 4 * copies) < probability)
+    by_copy = coins.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
     return Operations(*by_copy.unbind(1))
 
 
 def apply(images: torch.Tensor, operations: Operations) -> torch.Tensor:
-    """i, h, v, t in this order; images are square unless nothing is transposed."""
-    images = _inverted(images, operations.inverted)
-    images = _where(operations.upended, images.flip(-2), images)
-    images = _where(operations.mirrored, images.flip(-1), images)
-    return _transposed(images, operations.transposed)
+    """Apply i, h, v, t in this order; images are square unless nothing is transposed."""
+    images = _invert_colours(images, operations.inverted)
+    images = _replace(operations.upended, images.flip(-2), images)
+    images = _replace(operations.mirrored, images.flip(-1), images)
+    return _transpose(images, operations.transposed)
 
 
 def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -> torch.Tensor:
-    """What undoes `apply`, on the input or on any image of the network: t, v, h, i. `bug` is the official order."""
+    """Undo `apply` on the input or on any image of the network: t, v, h, i. `bug` uses the official order."""
     if bug:
         return apply(images, operations)
-    images = _transposed(images, operations.transposed)
-    images = _where(operations.mirrored, images.flip(-1), images)
-    images = _where(operations.upended, images.flip(-2), images)
-    return _inverted(images, operations.inverted)
+    images = _transpose(images, operations.transposed)
+    images = _replace(operations.mirrored, images.flip(-1), images)
+    images = _replace(operations.upended, images.flip(-2), images)
+    return _invert_colours(images, operations.inverted)
 
 
 def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
-    """A crop of (height, width) of each HR patch, at a random place of its own."""
-    height, width = _fitting(hr, size)
-    (where,) = places("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
-    return crop_each(hr, where, height, width)
+    """Crop each HR patch to (height, width) at a random place."""
+    height, width = _require_size(hr, size)
+    (corners,) = places("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
+    return crop_each(hr, corners, height, width)
 
 
 def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: int, step: int) -> torch.Tensor:
-    """`count` cells of the grid of LR-sized tiles, the same for the whole batch, one after the other: (count·B,…)."""
-    height, width = _fitting(hr, size)
+    """Cut `count` cells of the grid of LR-sized tiles, the same for the whole batch: (count·B,…), cell by cell."""
+    height, width = _require_size(hr, size)
     columns = hr.shape[-1] // width
     cells = hr.shape[-2] // height * columns
     if not 1 <= count <= cells:
-        raise UsageError(f"an HR patch has {cells} cells of the LR patch's size: {count} of them cannot be drawn")
-    # One draw for the whole batch: that of sample 0, which every process can make.
-    chosen = uniforms("dukd-cells", seed, step, [0], cells)[0].argsort(kind="stable")[:count]
-    corners = [(int(cell) // columns * height, int(cell) % columns * width) for cell in chosen]
+        raise UsageError(
+            f"an HR patch has {cells} cells of the LR patch's size, fewer than the {count} asked for: use fewer cells"
+        )
+    # One draw for the whole batch: that of sample 0, which every process can repeat.
+    order = uniforms("dukd-cells", seed, step, [0], cells)[0].argsort(kind="stable")
+    corners = [(int(cell) // columns * height, int(cell) % columns * width) for cell in order[:count]]
     return torch.cat([hr[..., top : top + height, left : left + width] for top, left in corners])
 
 
 def zoom_out(lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """The LR patch shrunk once more by the scale."""
+    """Shrink the LR patch once more by the scale."""
     return imresize(lr, 1 / scale)
 
 
-def _fitting(hr: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
+def _require_size(hr: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     if height > hr.shape[-2] or width > hr.shape[-1]:
         raise UsageError(f"a crop of {width}x{height} does not fit into HR patches of {hr.shape[-1]}x{hr.shape[-2]}")
     return height, width
 
 
-def _where(samples: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _replace(samples: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return torch.where(samples.to(images.device)[:, None, None, None], changed, images)
 
 
-def _inverted(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    return _where(samples, 1 - images, images)
+def _invert_colours(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    return _replace(samples, 1 - images, images)
 
 
-def _transposed(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+def _transpose(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     if images.shape[-1] == images.shape[-2]:
-        return _where(samples, images.transpose(-1, -2), images)
+        return _replace(samples, images.transpose(-1, -2), images)
     if samples.any():
         raise UsageError(f"only square patches can be transposed, these are {images.shape[-1]}x{images.shape[-2]}")
     return images
