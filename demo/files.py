@@ -1,17 +1,25 @@
-"""The table of files that a demo serves: read once at the start, held in memory, found by their exact address."""
+"""The files that the demo serves, as a table in memory: read from a built app's folder, written as a static site."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import secrets
+import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, Unwritable
+
+APP = Path(__file__).parent / "app" / "dist"
+"""Where the built app lies in a wheel, and where the build puts it in a checkout."""
+
+CATALOGUE = "api/models.json"
+"""The address of the list of models and samples that the app reads first."""
 
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -35,21 +43,56 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         ".woff2": "font/woff2",
     }
 )
-"""Ours, not the machine's: a wrong entry in /etc/mime.types would keep a browser from compiling the wasm."""
+"""Not the machine's table: a wrong entry in /etc/mime.types would keep a browser from compiling the wasm."""
 
 ENCODINGS: Mapping[str, str] = MappingProxyType({".br": "br", ".gz": "gzip"})
-"""Suffix of a compressed file that lies beside its original → its name in HTTP. The best first."""
+"""Suffix of a compressed file beside its original → its name in HTTP, the preferred one first."""
 
-HASHED = re.compile(r"[.-][0-9a-f]{10,}\.")
-"""Names that change when their content does, so that such a file may be kept for good. No date is that long."""
+HASHED_NAME = re.compile(r"[.-][0-9a-f]{10,}\.")
+"""Names that change with their content, so that a browser may keep the file for good. No date is that long."""
 
-MOST_FILES, MOST_BYTES = 2000, 500_000_000
-"""Of a built app: more than that is a folder that was named by mistake, and memory is not filled with it."""
+MAX_FILES, MAX_BYTES = 2000, 500_000_000
+"""The limits of a built app. A larger folder was named by mistake, and memory is not filled with it."""
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "worker-src 'self' blob:",
+        "connect-src 'self' blob:",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "style-src 'self'",
+        "font-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""WebAssembly is compiled, no script is evaluated; nothing is fetched from, or sent to, another host."""
+
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        # These two give the page SharedArrayBuffer, and with it threads.
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Embedder-Policy": "require-corp",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
+    }
+)
+"""The headers of every answer: what the app may do, and that no other page may use it."""
+
+SECURE_ONLY_HEADERS = ("Cross-Origin-Opener-Policy",)
+"""A browser ignores these on a page that is not a secure context, and complains in the page's console."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file as it was when the demo began."""
+    """One file as it was when the demo started."""
 
     content: bytes
     media_type: str
@@ -58,57 +101,61 @@ class Asset:
     encoded: Mapping[str, bytes] = field(default_factory=dict)
     """Compressed forms by their name in HTTP."""
 
+    @property
+    def cache_control(self) -> str:
+        """How long a browser may keep the file; `no-cache`: it asks every time, and 304 says that nothing changed."""
+        return "public, max-age=31536000, immutable" if self.immutable else "no-cache"
 
-def asset(address: str, content: bytes, encoded: Mapping[str, bytes] | None = None) -> Asset:
-    """A file of the table; what it is is told by the end of its address."""
-    suffix = Path(address).suffix.lower()
+
+def build_asset(address: str, content: bytes, encoded: Mapping[str, bytes] | None = None) -> Asset:
+    """Return an entry of the table. Its address decides its media type and whether it is immutable."""
     return Asset(
         content,
-        MEDIA_TYPES.get(suffix, "application/octet-stream"),
+        MEDIA_TYPES.get(Path(address).suffix.lower(), "application/octet-stream"),
         hashlib.sha256(content).hexdigest(),
-        HASHED.search(address) is not None,
+        HASHED_NAME.search(address) is not None,
         dict(encoded or {}),
     )
 
 
 def hashed_address(folder: str, stem: str, suffix: str, content: bytes) -> str:
-    """`folder/stem-HASH.suffix`: another content is another address, so that no browser shows an old one."""
+    """Return `folder/stem-HASH.suffix`: new content gets a new address, so that no browser shows an old file."""
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "file"
     return f"{folder}/{safe}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
 
 
-def read_app(folder: Path) -> dict[str, Asset]:
-    """Address → file for everything in the folder of a built app. Links are refused: they could lead anywhere."""
+def read_app(folder: Path | None = None) -> dict[str, Asset]:
+    """Read every file of a built app, by address; None: the app of this installation.
+
+    Links are refused, because they could lead anywhere. A compressed file beside its original becomes a form of it
+    and has no address of its own.
+    """
+    if folder is None and not (APP / "index.html").is_file():
+        raise SrkdError(
+            "this installation of srkd carries no built demo app: in a checkout, `make demo` builds it "
+            "(`python scripts/build_demo.py` alone), and a wheel made from there carries it"
+        )
+    folder = folder or APP
     if not (folder / "index.html").is_file():
         raise SrkdError(f"{folder} holds no built app: there is no index.html in it")
     contents: dict[str, bytes] = {}
-    room = MOST_BYTES
-    for path in _files(folder):
-        if len(contents) == MOST_FILES:
-            raise SrkdError(f"{folder} holds more than {MOST_FILES} files: that is no built app")
-        content = read_file(path, room)
-        room -= len(content)
+    bytes_left = MAX_BYTES
+    for path in _walk(folder):
+        if len(contents) == MAX_FILES:
+            raise SrkdError(f"{folder} holds more than {MAX_FILES} files: that is not a built app")
+        content = read_file(path, bytes_left)
+        bytes_left -= len(content)
         contents[path.relative_to(folder).as_posix()] = content
-    return dict(_with_compressed(contents))
+    assets = {}
+    for address, content in contents.items():
+        if address[-3:] in ENCODINGS and address[:-3] in contents:
+            continue
+        encoded = {name: contents[address + end] for end, name in ENCODINGS.items() if address + end in contents}
+        assets[address] = build_asset(address, content, encoded)
+    return assets
 
 
-def read_file(path: Path, limit: int = 2**31) -> bytes:
-    """A regular file's bytes; a device, a pipe or a link swapped in meanwhile is refused, not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        with open(os.open(path, flags), "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise SrkdError(f"{path} is no regular file: the demo serves plain files only")
-            content = file.read(limit + 1) if facts.st_size <= limit else b""
-    except OSError as error:
-        raise SrkdError(f"cannot read {path}: {error.strerror or error}") from error
-    if facts.st_size > limit or len(content) > limit:
-        raise SrkdError(f"{path} is too large for a demo: there is room for {limit / 1e6:.0f} MB more")
-    return content
-
-
-def _files(folder: Path) -> Iterable[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -117,18 +164,72 @@ def _files(folder: Path) -> Iterable[Path]:
         if entry.is_symlink():
             raise SrkdError(f"{entry.path} is a symbolic link: a built app holds plain files only")
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
+            yield from _walk(Path(entry.path))
         else:
             yield Path(entry.path)
 
 
-def _with_compressed(contents: Mapping[str, bytes]) -> Iterable[tuple[str, Asset]]:
-    """Compressed files go with their originals and have no address of their own."""
-    for address, content in contents.items():
-        original, suffix = address[:-3], address[-3:]
-        if suffix in ENCODINGS and original in contents:
-            continue
-        encoded = {
-            name: contents[address + ending] for ending, name in ENCODINGS.items() if address + ending in contents
-        }
-        yield address, asset(address, content, encoded)
+def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
+    """Read a regular file. A device, a pipe or a link swapped in meanwhile is refused, not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise SrkdError(f"{path} is not a regular file: the demo serves plain files only")
+            content = file.read(limit_bytes + 1) if status.st_size <= limit_bytes else b""
+    except OSError as error:
+        raise SrkdError(f"cannot read {path}: {error.strerror or error}") from error
+    if status.st_size > limit_bytes or len(content) > limit_bytes:
+        raise SrkdError(f"{path} is too large for a demo: {limit_bytes / 1e6:.0f} MB are left of its limit")
+    return content
+
+
+def write_site(assets: Mapping[str, Asset], folder: Path) -> int:
+    """Write the table as a folder for any web host and return the bytes written.
+
+    The folder appears whole or not at all, and replaces an earlier site only.
+    """
+    folder = folder.absolute()
+    require_replaceable(folder)
+    new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    old = new.with_name(f"{new.name}.old")
+    try:
+        _write_files(assets, new)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise Unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return sum(len(asset.content) for asset in assets.values())
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse a path where anything but an earlier site lies."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise SrkdError(f"--build {folder}: something else has that name; name a new or empty folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CATALOGUE).is_file():
+        raise SrkdError(f"--build {folder}: the folder holds other files; name a new or empty one")
+
+
+def _write_files(assets: Mapping[str, Asset], folder: Path) -> None:
+    for address, asset in assets.items():
+        path = folder / address
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(asset.content)
+        for suffix, name in ENCODINGS.items():
+            if name in asset.encoded:
+                path.with_name(path.name + suffix).write_bytes(asset.encoded[name])
+    # The notation of Netlify and Cloudflare Pages; on other hosts the service worker adds the headers it can.
+    lines = ["/*", *(f"  {name}: {value}" for name, value in HEADERS.items())]
+    for address, asset in sorted(assets.items()):
+        if asset.immutable:
+            lines += [f"/{address}", f"  Cache-Control: {asset.cache_control}"]
+    (folder / "_headers").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # GitHub Pages passes over names that begin with _ unless this file is there.
+    (folder / ".nojekyll").touch()

@@ -1,144 +1,294 @@
-"""What the demo's server answers: GET and HEAD of a fixed table of files, and nothing else.
+"""The demo's web server: GET and HEAD of a fixed table of files, by uvicorn, with bounds on time, size and number.
 
-No address is ever joined to a folder: what is not a key of the table is not there, however it is written.
+No address is ever joined to a folder: what is not a key of the table does not exist, however it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from compressor.base.context import Note, no_note
 from demo.addresses import is_loopback
-from demo.files import ENCODINGS, Asset
-from demo.isolation import cache_control, headers_for
+from demo.files import ENCODINGS, HEADERS, SECURE_ONLY_HEADERS, Asset
 
-CHUNK = 65_536
-"""Bytes handed to a connection at a time: two hundred slow readers of 27 MB must not become 5 GB of buffers."""
+Message: TypeAlias = Mapping[str, Any]
+"""A scope or an event of ASGI."""
 
-INDEX = "index.html"
+CHUNK_BYTES = 65_536
+"""Bytes passed to a connection at a time: two hundred slow readers of 27 MB must not become 5 GB of buffers."""
+
+BACKLOG = 256
+SHUTDOWN_SECONDS = 3
+"""How long answers that are under way may still take after Ctrl-C."""
 
 
-def application(files: Mapping[str, Asset], header_bytes: int, heard: Note = no_note) -> ASGIApp:
-    """The ASGI application for a table of address → file. `heard` is told of every request."""
-    table = {f"/{address}": file for address, file in files.items()}
-    table["/"] = table[f"/{INDEX}"]
+@dataclass(frozen=True)
+class Limits:
+    """Seconds and numbers; the defaults are generous for a phone and short for whoever only holds a connection."""
 
-    async def answer(request: Request) -> Response:
-        file = table.get(request.scope["path"])
-        if file is None:
-            raise HTTPException(404)
-        return _answer(file, request.headers)
+    request_seconds: float = 10.0
+    """From the start of a connection, or the first byte of a later request, to the end of its headers."""
+    stalled_seconds: float = 30.0
+    """For a client to take what waits for it: some 100 kB, so that 4 kB/s are enough."""
+    idle_seconds: int = 5
+    connections: int = 512
+    """In all; the oldest that waits for no answer is closed to admit a new one."""
+    header_bytes: int = 16_384
 
-    app = Starlette(
-        routes=[Route("/{path:path}", answer, methods=["GET"])], exception_handlers={HTTPException: _refusal}
+
+def serve(
+    assets: Mapping[str, Asset],
+    sockets: Sequence[socket.socket],
+    ssl_context: ssl.SSLContext | None = None,
+    *,
+    on_ready: Callable[[], None],
+    note: Note = no_note,
+    limits: Limits = Limits(),
+) -> None:
+    """Answer until SIGINT or SIGTERM, which are raised again when everything is closed.
+
+    `on_ready` is called once connections are accepted; `note` receives a line for every request.
+    """
+    for bound in sockets:
+        bound.listen(BACKLOG)
+    config = uvicorn.Config(
+        FileApp(assets, limits.header_bytes, note),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        h11_max_incomplete_event_size=limits.header_bytes,
     )
-    app.router.redirect_slashes = False
-    return Bounded(app, header_bytes, heard)
+    on_ready()
+    try:
+        capped = replace(limits, connections=_cap_connections(limits.connections))
+        Server(config, capped, ssl_context).run(list(sockets))
+    finally:
+        for bound in sockets:
+            bound.close()
 
 
-def _answer(file: Asset, asked: Headers) -> Response:
-    encoding = _encoding(file, asked.get("accept-encoding", ""))
-    tag = f'"{file.sha256[:32]}{"-" + encoding if encoding else ""}"'
-    headers = {"ETag": tag, "Cache-Control": cache_control(file.immutable)}
-    if file.encoded:
-        headers["Vary"] = "Accept-Encoding"
-    if _same(tag, asked.get("if-none-match", "")):
-        return Response(status_code=304, headers=headers)
-    if encoding:
-        headers["Content-Encoding"] = encoding
-    return FileAnswer(file.encoded[encoding] if encoding else file.content, headers, file.media_type)
+def _cap_connections(connections: int) -> int:
+    """Take no more than half of the files that this process may have open."""
+    if sys.platform == "win32":
+        return connections
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(8, soft // 2))
 
 
-def _encoding(file: Asset, accepted: str) -> str:
-    """The best compressed form that the client takes and the file has; none: as it is."""
-    weights = {}
-    for part in accepted.lower().split(","):
+@dataclass(frozen=True)
+class Response:
+    status: HTTPStatus
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+class FileApp:
+    """The ASGI application for a table of address → file."""
+
+    def __init__(self, assets: Mapping[str, Asset], header_bytes: int, note: Note = no_note) -> None:
+        self.assets = {f"/{address}": asset for address, asset in assets.items()}
+        self.assets["/"] = self.assets["/index.html"]
+        self.header_bytes, self.note = header_bytes, note
+
+    async def __call__(self, scope: Message, receive: object, send: Callable[[Message], Awaitable[None]]) -> None:
+        request = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        response = self._respond(scope["method"], scope["path"], request, size)
+        secure = scope["scheme"] == "https" or _names_this_device(request.get("host", ""))
+        isolation = {name: value for name, value in HEADERS.items() if secure or name not in SECURE_ONLY_HEADERS}
+        headers = {**response.headers, **isolation}
+        self.note(f"{response.status.value} {scope['method']} {ascii(scope['path'])[1:-1]}")
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status.value,
+                "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            }
+        )
+        body = memoryview(b"" if scope["method"] == "HEAD" else response.body)
+        for start in range(0, len(body), CHUNK_BYTES):
+            chunk = bytes(body[start : start + CHUNK_BYTES])
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _respond(self, method: str, path: str, request: Mapping[str, str], size: int) -> Response:
+        # A body beside the headers is not read: the connection ends with the answer.
+        if size > self.header_bytes:
+            return _refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {"Connection": "close"})
+        if "transfer-encoding" in request or request.get("content-length", "0") != "0":
+            return _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"Connection": "close"})
+        if method not in ("GET", "HEAD"):
+            return _refuse(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        asset = self.assets.get(path)
+        if asset is None:
+            return _refuse(HTTPStatus.NOT_FOUND)
+        encoding = _choose_encoding(asset, request.get("accept-encoding", ""))
+        tag = f'"{asset.sha256[:32]}{"-" + encoding if encoding else ""}"'
+        headers = {"ETag": tag, "Cache-Control": asset.cache_control}
+        if asset.encoded:
+            headers["Vary"] = "Accept-Encoding"
+        if {"*", tag} & {part.strip().removeprefix("W/") for part in request.get("if-none-match", "").split(",")}:
+            return Response(HTTPStatus.NOT_MODIFIED, headers)
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        body = asset.encoded[encoding] if encoding else asset.content
+        headers |= {"Content-Length": str(len(body)), "Content-Type": asset.media_type}
+        return Response(HTTPStatus.OK, headers, body)
+
+
+def _refuse(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
+    body = f"{status.phrase}\n".encode()
+    standard = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
+    return Response(status, {**standard, "Cache-Control": "no-store", **(headers or {})}, body)
+
+
+def _choose_encoding(asset: Asset, accept_encoding: str) -> str:
+    """Return the best compressed form that the client accepts and the file has; "": the file as it is."""
+    accepted = {}
+    for part in accept_encoding.lower().split(","):
         name, _, parameters = part.partition(";")
-        weights[name.strip()] = parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+        accepted[name.strip()] = parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     for name in ENCODINGS.values():
-        if name in file.encoded and weights.get(name, weights.get("*", False)):
+        if name in asset.encoded and accepted.get(name, accepted.get("*", False)):
             return name
     return ""
 
 
-def _same(tag: str, condition: str) -> bool:
-    known = {part.strip().removeprefix("W/") for part in condition.split(",")}
-    return tag in known or "*" in known
-
-
-class FileAnswer(Response):
-    """Bytes that are in memory anyway, in pieces that wait for the client to take them."""
-
-    def __init__(self, content: bytes, headers: Mapping[str, str], media_type: str) -> None:
-        super().__init__(None, headers={**headers, "Content-Length": str(len(content))})
-        self.headers["Content-Type"] = media_type
-        self.content = content
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        size = 0 if scope["method"] == "HEAD" else len(self.content)
-        view = memoryview(self.content)
-        for start in range(0, size, CHUNK):
-            await send(
-                {"type": "http.response.body", "body": bytes(view[start : start + CHUNK]), "more_body": True},
-            )
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _refusal(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    headers = {**(error.headers or {}), "Cache-Control": "no-store"}
-    return PlainTextResponse(f"{error.detail}\n", status_code=error.status_code, headers=headers)
-
-
-class Bounded:
-    """Around the application: what is too large goes no further, and every answer has the headers of isolation."""
-
-    def __init__(self, app: ASGIApp, header_bytes: int, heard: Note) -> None:
-        self.app, self.header_bytes, self.heard = app, header_bytes, heard
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        isolating = headers_for(secure=_is_secure(scope))
-
-        async def send_isolated(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in isolating.items():
-                    headers[name] = value
-                self.heard(f"{message['status']} {scope['method']} {ascii(scope['path'])[1:-1]}")
-            await send(message)
-
-        refused = self._refused(scope)
-        # What was sent beside the headers is not read: the connection ends with the answer.
-        answer = PlainTextResponse(f"{refused[1]}\n", refused[0], {"Connection": "close"}) if refused else self.app
-        await answer(scope, receive, send_isolated)
-
-    def _refused(self, scope: Scope) -> tuple[int, str] | None:
-        headers = Headers(scope=scope)
-        size = len(scope["raw_path"]) + len(scope["query_string"])
-        size += sum(len(name) + len(value) for name, value in scope["headers"])
-        if size > self.header_bytes:
-            return 431, "Request Header Fields Too Large"
-        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-            return 413, "Content Too Large"
-        return None
-
-
-def _is_secure(scope: Scope) -> bool:
-    """Whether the browser takes the page for a secure context, by the address that it asked for."""
-    if scope["scheme"] == "https":
-        return True
+def _names_this_device(host_header: str) -> bool:
+    """True if the browser asked for its own machine, which makes the page a secure context without https."""
     try:
-        return is_loopback(urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or "")
+        return is_loopback(urlsplit(f"//{host_header}").hostname or "")
     except ValueError:
         return False
+
+
+class Connection(H11Protocol):
+    """One connection, with a deadline: uvicorn itself waits for ever for a request's rest and for a slow reader.
+
+    No option of uvicorn bounds either, or closes an idle connection so that a new client is admitted.
+    """
+
+    def __init__(self, config: uvicorn.Config, server_state: ServerState, limits: Limits) -> None:
+        super().__init__(config, server_state, app_state={})
+        self.limits = limits
+        self.opened = self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._on_deadline: Callable[[], None] | None = None
+
+    @property
+    def is_answering(self) -> bool:
+        """True from the arrival of a request to the end of its answer."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _update_deadline(self) -> None:
+        """Set the deadline of the connection's present state; one that runs for the same reason is left alone."""
+        seconds, action = 0.0, None
+        if self.transport.is_closing() or self.flow.write_paused:  # A closing one still waits for its last bytes.
+            seconds, action = self.limits.stalled_seconds, self.transport.abort
+        elif not self.is_answering and self.timeout_keep_alive_task is None:  # uvicorn's own timer bounds idleness.
+            seconds, action = self.limits.request_seconds, self._refuse_slow_request
+        if action == self._on_deadline:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._on_deadline = action
+        self._deadline = None if action is None else self.loop.call_later(seconds, action)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections and not self._close_oldest_idle():
+            self._close_with(HTTPStatus.SERVICE_UNAVAILABLE)
+        self._update_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._update_deadline()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._update_deadline()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._update_deadline()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._update_deadline()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._update_deadline()
+
+    def _refuse_slow_request(self) -> None:
+        # A client that has sent nothing yet, as a browser's spare connection, gets the answer too and ignores it.
+        self._close_with(HTTPStatus.REQUEST_TIMEOUT)
+        self._update_deadline()
+
+    def _close_with(self, status: HTTPStatus) -> None:
+        line = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self.transport.write(line.encode())
+        self.transport.close()
+
+    def _close_oldest_idle(self) -> bool:
+        """Close the oldest connection that waits for no answer: holding many must not lock others out."""
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        idle = [other for other in others if not other.is_answering and not other.transport.is_closing()]
+        oldest = min(idle, key=lambda other: other.opened, default=None)
+        if oldest is not None:
+            oldest.transport.abort()
+        return oldest is not None
+
+
+class Server(uvicorn.Server):
+    """uvicorn on bound sockets; no option of uvicorn bounds the time of a TLS handshake."""
+
+    def __init__(self, config: uvicorn.Config, limits: Limits, ssl_context: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self.limits, self.ssl_context = limits, ssl_context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                lambda: Connection(self.config, self.server_state, self.limits),
+                sock=bound,
+                ssl=self.ssl_context,
+                ssl_handshake_timeout=self.limits.request_seconds if self.ssl_context else None,
+                backlog=self.config.backlog,
+            )
+            for bound in sockets or []
+        ]
+        self.started = True

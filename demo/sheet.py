@@ -1,4 +1,4 @@
-"""A picture that compares: the same region by bicubic, student, teacher and the original, side by side."""
+"""A comparison sheet: the same region by bicubic, student, teacher and the original, side by side."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GAP_PIXELS = 6
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the sheet: an image (3,H,W) in [0,1] and the words under it."""
+    """One picture of the sheet: an image (3,H,W) in [0,1] and the caption under it."""
 
     image_01: torch.Tensor
     caption: str
 
 
 def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
-    """Panels in a row: the most detailed square of `side` / `zoom` pixels of the last one, enlarged unsmoothed."""
+    """Write the panels in a row: the last one's most detailed square of `side` / `zoom` pixels, enlarged unsmoothed."""
     crop = side // zoom
     top, left = most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
@@ -42,7 +42,7 @@ def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: i
 
 
 def most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
-    """Top and left of the square in which neighbouring pixels differ most: where networks differ too."""
+    """Return top and left of the square in which neighbouring pixels differ most: there networks differ too."""
     luma = image_01.mean(0)
     detail = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
     height, width = detail.shape

@@ -13,10 +13,8 @@ from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file, runtime_of
 from compressor.inference.origin import checkpoint_beside
+from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
-from demo.models import Model, NotForBrowsers, Role, read_model
-from demo.samples import samples
-from demo.site import site
 from srkd.api import export
 from srkd.profiling import teacher_of_run
 
@@ -67,7 +65,7 @@ class Demonstration:
 
 def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
     """The whole demo, by address: the built app, the models, and samples of their scale."""
-    return site(app, models, samples(models[0].scale))
+    return build_site(app, models, load_samples(models[0].scale))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu, installed_version
 from compressor.inference.open import RUNTIMES, absent
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
-from demo.serving import NEEDS
+from demo import SERVER_MODULES
 from export.formats import FORMATS
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
@@ -70,7 +70,9 @@ def diagnose() -> Diagnosis:
             _piece(
                 "spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",), "spandrel"
             ),
-            _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", NEEDS, "demo"),
+            _piece(
+                "demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", SERVER_MODULES, "demo"
+            ),
             # ONNX Runtime's device words: each of its builds has some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)

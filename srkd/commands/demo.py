@@ -20,10 +20,9 @@ from srkd.verb import verb
 if TYPE_CHECKING:
     import socket
 
-    from demo.addresses import Address
-    from demo.certificate import Certificate
+    from demo.addresses import Address, Certificate
+    from demo.catalogue import Model
     from demo.files import Asset
-    from demo.models import Model
 
 EPILOG = """Examples:
 
@@ -69,22 +68,23 @@ def command(
 
     MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Until Ctrl-C.
     """
-    from demo.serving import claim, require_extra
-    from demo.site import built_app, require_ours, write_site
+    from demo import require_server_modules
+    from demo.addresses import bind_sockets
+    from demo.files import read_app, require_replaceable, write_site
 
     # What is cheap to find wrong is told before the export, which takes a while.
     if build is None:
-        require_extra()
+        require_server_modules()
     else:
-        require_ours(build)
+        require_replaceable(build)
     certificate = _certificate(tls_cert, tls_key)
-    built = built_app(app)
+    built = read_app(app)
     if build is not None:
         files, shown = _prepared(console, built, named)
         _tell_built(console, build, write_site(files, build), shown)
         return
     with ExitStack() as stack:
-        sockets = [stack.enter_context(claimed) for claimed in claim(host, port)]
+        sockets = [stack.enter_context(claimed) for claimed in bind_sockets(host, port)]
         files, shown = _prepared(console, built, named)
         _serve(console, sockets, files, shown, certificate, open_browser)
 
@@ -94,7 +94,7 @@ def _certificate(certificate: Path | None, key: Path | None) -> Certificate | No
         return None
     if certificate is None or key is None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
-    from demo.certificate import read_certificate
+    from demo.addresses import read_certificate
 
     return read_certificate(certificate, key)
 
@@ -118,29 +118,26 @@ def _serve(
     certificate: Certificate | None,
     open_browser: bool,
 ) -> None:
-    from demo.addresses import addresses
-    from demo.models import listed
-    from demo.serving import serve
+    from demo.addresses import list_addresses
+    from demo.server import serve
 
-    found = addresses(sockets, certificate)
+    found = list_addresses(sockets, certificate)
 
     def begun() -> None:
         if console.wants_json:
-            console.emit("demo", {"addresses": found, "models": [listed(model) for model in shown]})
+            console.emit("demo", {"addresses": found, "models": [model.catalogue_entry() for model in shown]})
         else:
             _tell_models(console, shown)
             _tell_addresses(console, found)
         if open_browser:
             webbrowser.open(found[0].url)
 
-    serve(files, sockets, None if certificate is None else certificate.context, begun=begun, heard=console.detail)
+    serve(files, sockets, None if certificate is None else certificate.context, on_ready=begun, note=console.detail)
 
 
 def _tell_built(console: Console, folder: Path, size: int, shown: Sequence[Model]) -> None:
-    from demo.models import listed
-
     if console.wants_json:
-        console.emit("demo", {"folder": folder, "bytes": size, "models": [listed(model) for model in shown]})
+        console.emit("demo", {"folder": folder, "bytes": size, "models": [model.catalogue_entry() for model in shown]})
         return
     _tell_models(console, shown)
     console.result(f"{folder}  {size / 1e6:.1f} MB: put these files on any https host, under any path")
@@ -162,8 +159,7 @@ def _tell_models(console: Console, shown: Sequence[Model]) -> None:
 
 
 def _tell_addresses(console: Console, found: Sequence[Address]) -> None:
-    from demo.addresses import for_a_phone
-    from demo.serving import qr_code
+    from demo.addresses import draw_qr_code, phone_address
 
     console.say("")
     for address in found:
@@ -173,9 +169,9 @@ def _tell_addresses(console: Console, found: Sequence[Address]) -> None:
         if address.refuses:
             console.say(f"  browsers refuse: {', '.join(address.refuses)}")
         console.say(f"  because {address.why}")
-    phone = for_a_phone(found)
+    phone = phone_address(found)
     if phone is not None and not console.quiet:
-        drawn = qr_code(phone.url, sys.stdout.encoding)
+        drawn = draw_qr_code(phone.url, sys.stdout.encoding)
         console.say(f"\n{phone.url} for a phone's camera:\n{drawn}" if drawn else "")
     for line in _ways(found, phone):
         console.say(line)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser installs it")
-pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
 
 from app_models import Models
 from playwright.sync_api import Browser, Page

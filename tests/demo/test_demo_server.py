@@ -1,4 +1,4 @@
-"""The demo's server from outside: what it answers and refuses, whom it does not wait for, that nothing leaks."""
+"""The demo's server: what it answers and refuses, which clients it does not wait for, and that nothing leaks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 import concurrent.futures
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
 pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn")
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from compressor.base.errors import SrkdError, UsageError
-from demo import files, isolation
-from demo.limits import BoundedProtocol
-from demo.server import application
-from demo.serving import Limits, claim
+from demo import files
+from demo.addresses import bind_sockets
+from demo.server import CHUNK_BYTES, Connection, FileApp, Limits
 from tests.support.demo_process import HASHED_SCRIPT, SCRIPT, Served, received, served, write_app
+from tests.support.virtual_clock import run_in_virtual_time
 
 SECRET = b"nobody is meant to read this"
 
@@ -42,7 +42,7 @@ def server(folder: Path) -> Iterator[Served]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    """Whether a condition comes true in time."""
+    """Poll until a condition holds; False when it does not in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -66,7 +66,7 @@ def test_a_file_has_its_type_and_the_headers_of_isolation(server: Served, folder
     answer = server.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (200, kind)
     assert answer.body == (folder / (path.strip("/") or "index.html")).read_bytes()
-    assert {name: answer.headers[name.lower()] for name in isolation.HEADERS} == dict(isolation.HEADERS)
+    assert {name: answer.headers[name.lower()] for name in files.HEADERS} == dict(files.HEADERS)
     assert "server" not in answer.headers
 
 
@@ -83,9 +83,10 @@ def test_an_address_that_is_not_secure_is_not_sent_what_browsers_complain_of(
 
 
 def test_the_policy_evaluates_no_script_and_reaches_no_other_host() -> None:
-    assert "'unsafe-eval'" not in isolation.POLICY and "'unsafe-inline'" not in isolation.POLICY
-    assert "http" not in isolation.POLICY and "*" not in isolation.POLICY
-    assert isolation.POLICY.startswith("default-src 'none'")
+    policy = files.CONTENT_SECURITY_POLICY
+    assert policy.startswith("default-src 'none'")
+    for unwanted in ("'unsafe-eval'", "'unsafe-inline'", "http", "*"):
+        assert unwanted not in policy
 
 
 def test_head_is_get_without_the_body(server: Served) -> None:
@@ -156,7 +157,7 @@ def test_nothing_outside_the_table(server: Served, path: str) -> None:
     assert SECRET not in answer and b"root:" not in answer and b"<!doctype" not in answer
 
 
-def test_links_and_what_is_no_file_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_links_and_special_files_are_refused_at_the_start(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.txt").write_bytes(SECRET)
@@ -168,7 +169,7 @@ def test_links_and_what_is_no_file_are_refused_at_the_start(tmp_path: Path) -> N
     }.items():
         app = write_app(tmp_path / name)
         make(app / "icons" / "strange")
-        with pytest.raises(SrkdError, match=r"strange is (a symbolic link|no regular file)"):
+        with pytest.raises(SrkdError, match=r"strange is (a symbolic link|not a regular file)"):
             files.read_app(app)
 
 
@@ -190,10 +191,10 @@ def test_a_folder_named_by_mistake_is_not_read(tmp_path: Path, monkeypatch: pyte
         files.read_app(tmp_path)
     app = write_app(tmp_path / "dist")
     with monkeypatch.context() as patched:
-        patched.setattr(files, "MOST_FILES", 3)
+        patched.setattr(files, "MAX_FILES", 3)
         with pytest.raises(SrkdError, match="more than 3 files"):
             files.read_app(app)
-    monkeypatch.setattr(files, "MOST_BYTES", 60)
+    monkeypatch.setattr(files, "MAX_BYTES", 60)
     with pytest.raises(SrkdError, match="too large for a demo"):
         files.read_app(app)
 
@@ -240,89 +241,186 @@ def test_requests_one_after_the_other_on_one_connection(server: Served) -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"self.skipWaiting();") == 4
 
 
-def test_whoever_sends_slowly_is_not_waited_for(folder: Path) -> None:
-    """A byte now and then keeps no connection: the bound is on the whole request."""
+class MemoryTransport(asyncio.Transport):
+    """A client in memory that keeps what it is sent and when the server closed. It takes the end or does not."""
+
+    def __init__(self, *, takes_the_end: bool) -> None:
+        super().__init__()
+        self.takes_the_end = takes_the_end
+        self.written = b""
+        self.closed_at: float | None = None
+        self.aborted_at: float | None = None
+        self.ended = asyncio.Event()
+        self.connection: Connection | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.closed_at is not None or self.aborted_at is not None
+
+    def close(self) -> None:
+        if not self.is_closing():
+            self.closed_at = asyncio.get_running_loop().time()
+            if self.takes_the_end:
+                self._end()
+
+    def abort(self) -> None:
+        self.aborted_at = asyncio.get_running_loop().time()
+        self._end()
+
+    def _end(self) -> None:
+        assert self.connection is not None
+        asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+        self.ended.set()
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+def connect(*, takes_the_end: bool = True, page: bytes = b"<!doctype html>") -> tuple[MemoryTransport, Connection]:
+    """A connection with the default limits, within a running loop."""
+    limits = Limits()
+    app = FileApp({"index.html": files.build_asset("index.html", page)}, limits.header_bytes)
+    config = uvicorn.Config(app, http="h11", lifespan="off", log_config=None, timeout_keep_alive=limits.idle_seconds)
+    connection = Connection(config, ServerState(), limits)
+    transport = MemoryTransport(takes_the_end=takes_the_end)
+    transport.connection = connection
+    connection.connection_made(transport)
+    return transport, connection
+
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_a_client_that_sends_nothing_is_closed_after_ten_seconds() -> None:
+    async def talk() -> MemoryTransport:
+        transport, _ = connect()
+        await transport.ended.wait()
+        return transport
+
+    transport = run_in_virtual_time(talk())
+    assert transport.closed_at == 10.0 and transport.written.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_byte_now_and_then_keeps_no_connection() -> None:
+    """The bound is on the whole request, the first or a later one."""
+
+    async def talk(earlier: bytes) -> MemoryTransport:
+        transport, connection = connect()
+        if earlier:
+            connection.data_received(earlier)
+            await asyncio.sleep(3.0)
+        for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200:
+            connection.data_received(bytes([byte]))
+            await asyncio.sleep(0.5)
+            if transport.ended.is_set():
+                break
+        return transport
+
+    first, later = run_in_virtual_time(talk(b"")), run_in_virtual_time(talk(REQUEST))
+    assert first.closed_at == 10.0 and first.written.startswith(b"HTTP/1.1 408 ")
+    assert later.closed_at == 13.0 and later.written.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in later.written
+
+
+def test_an_idle_connection_is_closed_after_five_seconds() -> None:
+    async def talk() -> MemoryTransport:
+        transport, connection = connect()
+        for _ in range(3):
+            connection.data_received(REQUEST)
+            await asyncio.sleep(4.0)
+        await transport.ended.wait()
+        return transport
+
+    transport = run_in_virtual_time(talk())
+    assert transport.closed_at == 13.0 and transport.written.count(b"HTTP/1.1 200 ") == 3
+
+
+def test_a_reader_has_thirty_seconds_for_what_waits_and_no_bound_while_it_reads() -> None:
+    async def talk() -> tuple[MemoryTransport, int]:
+        transport, connection = connect(page=bytes(10 * CHUNK_BYTES))
+        connection.data_received(REQUEST)
+        connection.pause_writing()  # The transport's buffer is full.
+        for _ in range(4):
+            await asyncio.sleep(29.0)
+            connection.resume_writing()  # The client took it, and at once it is full again.
+            connection.pause_writing()
+        await asyncio.sleep(0.1)
+        sent = len(transport.written)
+        await transport.ended.wait()
+        return transport, sent
+
+    transport, sent = run_in_virtual_time(talk())
+    assert transport.aborted_at == 4 * 29.0 + 30.0
+    assert len(transport.written) == sent < 10 * CHUNK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "closed_at"),
+    [
+        (REQUEST.replace(b"Host: x", b"Host: x\r\nConnection: close"), b"200", 0.0),
+        (REQUEST, b"200", 5.0),
+        (b"no request\r\n\r\n", b"400", 0.0),
+        (b"GET / HT", b"408", 10.0),
+    ],
+)
+def test_an_end_that_is_not_taken_is_aborted_after_thirty_seconds(sent: bytes, status: bytes, closed_at: float) -> None:
+    """The last bytes fit into a buffer, so that nothing waits for the reader but the end itself."""
+
+    async def talk() -> MemoryTransport:
+        transport, connection = connect(takes_the_end=False)
+        connection.data_received(sent)
+        await transport.ended.wait()
+        return transport
+
+    transport = run_in_virtual_time(talk())
+    assert transport.written.startswith(b"HTTP/1.1 " + status)
+    assert (transport.closed_at, transport.aborted_at) == (closed_at, closed_at + 30.0)
+
+
+def test_clients_that_send_slowly_are_closed(folder: Path) -> None:
     with served(folder, request_seconds=1.0, idle_seconds=1) as running:
         with running.connect() as trickling, running.connect() as silent, running.connect() as second:
-            began = time.monotonic()
             second.sendall(b"GET /sw.js HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
-            ended = None
-            for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200:
-                try:
-                    trickling.sendall(bytes([byte]))
-                except OSError:
-                    ended = time.monotonic()
-                    break
-                time.sleep(0.05)
-            assert ended is not None and ended - began < 6.0
-            for connection in (trickling, silent, second):
+            assert trickle(trickling, b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200), "a byte now and then is enough"
+            for connection in (silent, second):
                 received(connection)
-            assert time.monotonic() - began < 8.0
         assert running.ask("/").status == 200
 
 
-def test_whoever_does_not_read_is_not_waited_for(folder: Path) -> None:
+def trickle(connection: socket.socket, request: bytes) -> bool:
+    """Send a byte at a time, listening in between; True when the server ended the connection before the last."""
+    connection.settimeout(0.05)
+    for byte in request:
+        try:
+            connection.sendall(bytes([byte]))
+            connection.recv(1000)
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
     with served(folder, stalled_seconds=1.0, idle_seconds=1) as running:
         before = running.memory()
         stalled = [running.connect() for _ in range(20)]
         for connection in stalled:
             connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert until(lambda: running.connections() == 20)
-        held = running.memory() - before
-        assert until(lambda: running.connections() == 0), "readers that do not read keep their connections"
-        # Twenty answers of 20 MB: what is buffered is a few chunks each, never the answers.
-        assert held < 20 * 2_000_000
-        assert running.ask("/").status == 200
         for connection in stalled:
+            connection.recv(1)
+        # Twenty answers of 20 MB: what is buffered is a few chunks each, never the answers.
+        assert running.memory() - before < 20 * 2_000_000
+        # Such a client is told nothing: its buffers are full. Only the server's process shows the end.
+        assert until(lambda: running.connections() == 0), "readers that do not read keep their connections"
+        for connection in stalled:
+            assert len(received(connection)) < 20_000_000
             connection.close()
-
-
-class Untaken(asyncio.Transport):
-    """A connection whose last bytes are never taken: it is closing for ever, unless somebody aborts it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written, self.closing = b"", False
-        self.aborted = asyncio.Event()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += bytes(data)
-
-    def close(self) -> None:
-        self.closing = True
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def abort(self) -> None:
-        self.aborted.set()
-
-
-@pytest.mark.parametrize(
-    ("sent", "answered"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
-        (b"no request\r\n\r\n", b"400"),
-        (b"GET / HT", b"408"),
-    ],
-)
-def test_an_end_that_is_not_taken_is_not_waited_for(sent: bytes, answered: bytes) -> None:
-    """The last bytes fit into a buffer, so that nothing waits for the reader but the end itself."""
-    limits = Limits(request_seconds=0.2, stalled_seconds=0.3, idle_seconds=0)
-    page = {"index.html": files.asset("index.html", b"<!doctype html>")}
-
-    async def talk() -> Untaken:
-        config = uvicorn.Config(application(page, 1000), lifespan="off", log_config=None, timeout_keep_alive=0)
-        connection = BoundedProtocol(config, ServerState(), limits)
-        transport = Untaken()
-        connection.connection_made(transport)
-        connection.data_received(sent)
-        await asyncio.wait_for(transport.aborted.wait(), 20)
-        return transport
-
-    transport = asyncio.run(talk())
-    assert transport.closing and transport.written.startswith(b"HTTP/1.1 " + answered)
+        assert running.ask("/").status == 200
 
 
 def test_held_connections_lock_nobody_out(folder: Path) -> None:
@@ -348,8 +446,8 @@ def test_too_many_answers_at_once_are_refused_in_words(folder: Path) -> None:
 
 
 def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
-    """Clients side by side that fetch files and compare them; how many answers were right."""
-    wanted = {
+    """Let clients side by side fetch files and compare them; return how many answers were right."""
+    expected = {
         path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
         for path in ("index.html", "sw.js", "icons/one.svg", HASHED_SCRIPT, "manifest.webmanifest")
     }
@@ -357,19 +455,19 @@ def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
     end = time.monotonic() + seconds
 
     def client(number: int) -> int:
-        right = 0
-        while right == 0 or time.monotonic() < end:
-            for path, sha256 in wanted.items():
+        correct = 0
+        while correct == 0 or time.monotonic() < end:
+            for path, sha256 in expected.items():
                 answer = running.ask(f"/{path}")
                 assert (answer.status, hashlib.sha256(answer.body).hexdigest()) == (200, sha256)
-                right += 1
+                correct += 1
             if number % 10 == 0:
                 assert hashlib.sha256(running.ask("/ort.wasm").body).hexdigest() == large
             if number % 7 == 0:  # Some leave in the middle of an answer.
                 with running.connect() as leaving:
                     leaving.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
                     leaving.recv(1000)
-        return right
+        return correct
 
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         return sum(pool.map(client, range(clients)))
@@ -400,13 +498,13 @@ def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
         "sw.js": False,
         "cafe.js": False,
     }.items():
-        assert files.asset(name, SCRIPT).immutable is kept, name
+        assert files.build_asset(name, SCRIPT).immutable is kept, name
 
 
-def test_a_port_that_is_taken_is_told(server: Served) -> None:
-    with pytest.raises(SrkdError, match=f"port {server.port}: it is taken"):
-        claim("127.0.0.1", server.port)
+def test_a_taken_port_is_an_error_in_one_line(server: Served) -> None:
+    with pytest.raises(SrkdError, match=f"port {server.port}: the port is taken"):
+        bind_sockets("127.0.0.1", server.port)
     with pytest.raises(UsageError, match="no such address"):
-        claim("no.such.host.invalid", 0)
+        bind_sockets("no.such.host.invalid", 0)
     with pytest.raises(SrkdError, match="this machine has no such address"):
-        claim("192.0.2.77", 0)
+        bind_sockets("192.0.2.77", 0)

@@ -20,15 +20,14 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-import demo.site
+import demo.files
 import srkd.demonstration
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from demo.files import read_app
-from demo.models import read_model
-from demo.site import CATALOGUE, built_app, site, write_site
+from demo.catalogue import build_site, read_model
+from demo.files import CATALOGUE, read_app, write_site
 from srkd.demonstration import Demonstration, demo_files
 from tests.support.demo_process import HASHED_SCRIPT, write_app
 
@@ -96,7 +95,7 @@ def test_what_a_page_cannot_run_is_refused_in_one_line(tmp_path: Path, checkpoin
         enlarger(tmp_path / "outside.onnx", outside=True): "keeps weights in a file beside it",
         enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8): "uint8",
         tmp_path / "noise.onnx": "is not an ONNX file",
-        tmp_path / "student.param": "is no ONNX file, and browsers run only those",
+        tmp_path / "student.param": "is not an ONNX file, and browsers run only those",
         tmp_path / "nowhere.onnx": "no such file",
     }.items():
         with pytest.raises(SrkdError, match=told) as raised:
@@ -241,11 +240,11 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
 
 
 def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.site, "APP", tmp_path / "nowhere")
+    monkeypatch.setattr(demo.files, "APP", tmp_path / "nowhere")
     with pytest.raises(SrkdError, match="carries no built demo app: in a checkout, `make demo` builds it"):
-        built_app(None)
-    monkeypatch.setattr(demo.site, "APP", write_app(tmp_path / "dist"))
-    assert "index.html" in built_app(None)
-    assert "index.html" in site(built_app(None), [], [])
+        read_app()
+    monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
+    assert "index.html" in read_app()
+    assert "index.html" in build_site(read_app(), [], [])
     with pytest.raises(SrkdError, match="holds no built app"):
-        built_app(tmp_path)
+        read_app(tmp_path)

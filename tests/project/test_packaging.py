@@ -95,7 +95,7 @@ def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
 
 
 def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, tmp_path: Path) -> None:
-    program = "from demo.site import APP, built_app; print(len(built_app(None)) if APP.exists() else APP)"
+    program = "from demo.files import APP, read_app; print(len(read_app()) if APP.exists() else APP)"
     if ask(installed, tmp_path, program).isdigit():
         return  # The app is built here, so this wheel carries it.
     script = installed.parent / "srkd"

@@ -128,21 +128,21 @@ def served(folder: Path, certificate: tuple[Path, Path] | None = None, **limits:
 
 
 def main() -> None:
-    from demo.certificate import read_certificate
+    from demo.addresses import bind_sockets, read_certificate
     from demo.files import read_app
-    from demo.serving import Limits, claim, serve
+    from demo.server import Limits, serve
 
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    context = read_certificate(*map(Path, options["tls"])).context if options["tls"] else None
-    sockets = claim("127.0.0.1", 0)
+    ssl_context = read_certificate(*map(Path, options["tls"])).context if options["tls"] else None
+    sockets = bind_sockets("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     limits = Limits(**options["limits"])
 
-    def begun() -> None:
+    def print_port() -> None:
         sys.stdout.write(f"{port}\n")
         sys.stdout.flush()
 
-    serve(read_app(folder), sockets, context, begun=begun, limits=limits)
+    serve(read_app(folder), sockets, ssl_context, on_ready=print_port, limits=limits)
 
 
 if __name__ == "__main__":

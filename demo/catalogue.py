@@ -1,0 +1,189 @@
+"""The models and sample photos that the demo shows, and the catalogue of them that the app reads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from demo.files import CATALOGUE, Asset, build_asset, hashed_address, read_file
+
+if TYPE_CHECKING:
+    import onnx
+
+SCHEMA = "srkd.demo-models/1"
+SUFFIX = ".onnx"
+
+Role = Literal["student", "teacher", "int8"]
+
+
+class NotForBrowsers(SrkdError):
+    """A model that runs elsewhere but not in a page; another file of the same network may."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX file that a browser will run. Sizes are in LR pixels; `fixed_size` is (width, height)."""
+
+    name: str
+    role: Role
+    precision: str
+    content: bytes
+    sha256: str
+    scale: int
+    channels: int
+    size_multiple: int
+    min_size: int
+    receptive_radius: int | None
+    fixed_size: tuple[int, int] | None
+    input: str
+    output: str
+    architecture: str | None
+    metadata: Mapping[str, str]
+
+    @property
+    def address(self) -> str:
+        return hashed_address("models", self.name, SUFFIX, self.content)
+
+    @property
+    def megabytes(self) -> float:
+        return len(self.content) / 1e6
+
+    def catalogue_entry(self) -> dict[str, Any]:
+        """Return the model's entry in api/models.json."""
+        size = self.fixed_size
+        return {
+            "name": self.name,
+            "role": self.role,
+            "precision": self.precision,
+            "url": self.address,
+            "bytes": len(self.content),
+            "sha256": self.sha256,
+            "scale": self.scale,
+            "channels": self.channels,
+            "fixed_size": None if size is None else {"width": size[0], "height": size[1]},
+            "size_multiple": self.size_multiple,
+            "min_size": self.min_size,
+            "receptive_radius": self.receptive_radius,
+            "input": self.input,
+            "output": self.output,
+            "architecture": self.architecture,
+            "metadata": dict(self.metadata),
+        }
+
+
+def read_model(path: Path, name: str, role: Role) -> Model:
+    """Open a file in ONNX Runtime, as a browser will, and keep its bytes; refuse what a page cannot run."""
+    if path.suffix.lower() != SUFFIX:
+        raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
+    file = path.resolve()
+    runtime = OnnxRuntime(file, label=path.stem, threads=1)
+    content = read_file(file)
+    graph = _read_graph(content, path)
+    descriptor = runtime.descriptor
+    return Model(
+        name=name,
+        role="int8" if runtime.precision == "int8" else role,
+        precision=runtime.precision,
+        content=content,
+        sha256=hashlib.sha256(content).hexdigest(),
+        scale=descriptor.scale,
+        channels=descriptor.channels,
+        size_multiple=descriptor.size_multiple,
+        min_size=descriptor.min_size,
+        receptive_radius=descriptor.receptive_radius,
+        fixed_size=descriptor.fixed_size,
+        input=graph.input[0].name,
+        output=graph.output[0].name,
+        architecture=None if runtime.spec is None else runtime.spec.arch,
+        metadata=dict(runtime.metadata),
+    )
+
+
+def _read_graph(content: bytes, path: Path) -> onnx.GraphProto:
+    import onnx
+
+    graph = onnx.load_model_from_string(content).graph
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise NotForBrowsers(f"{path} keeps weights in a file beside it, which a browser does not get")
+    element_type = graph.input[0].type.tensor_type.elem_type
+    if element_type != onnx.TensorProto.FLOAT:
+        type_name = onnx.TensorProto.DataType.Name(element_type).lower()
+        raise NotForBrowsers(f"{path} takes {type_name}, and the demo feeds float32 in [0,1]")
+    return graph
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo as PNG, with its title and credit."""
+
+    name: str
+    title: str
+    credit: str
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def address(self) -> str:
+        return hashed_address("samples", self.name, ".png", self.content)
+
+    def catalogue_entry(self) -> dict[str, Any]:
+        """Return the sample's entry in api/models.json."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "credit": self.credit,
+            "url": self.address,
+            "bytes": len(self.content),
+            "width": self.width,
+            "height": self.height,
+        }
+
+
+def load_samples(scale: int) -> tuple[Sample, ...]:
+    """Return two photos downscaled by `scale`, as a model of this scale sees them in training, and one in full size.
+
+    The embedded networks were trained on none of them.
+    """
+    small, large = embedded_photos("val"), embedded_photos("train")
+    return (
+        _encode("chelsea", "A cat", "Stéfan van der Walt, CC0", downscale_u8(read_rgb_u8(small["chelsea"]), scale)),
+        _encode(
+            "astronaut", "An astronaut", "NASA, public domain", downscale_u8(read_rgb_u8(small["astronaut"]), scale)
+        ),
+        _encode("coffee", "Coffee, larger", "Rachel Michetti, CC0", read_rgb_u8(large["coffee"])),
+    )
+
+
+def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor) -> Sample:
+    pixels = rgb_u8.reshape(rgb_u8.shape[-3:]).permute(1, 2, 0).contiguous().numpy()
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG", optimize=True)
+    return Sample(name, title, credit, png.getvalue(), width=pixels.shape[1], height=pixels.shape[0])
+
+
+def build_site(app: Mapping[str, Asset], models: Sequence[Model], samples: Sequence[Sample]) -> dict[str, Asset]:
+    """Return the whole demo as a table of address → file: the app, the models, the samples and their catalogue."""
+    catalogue = {
+        "schema": SCHEMA,
+        "models": [model.catalogue_entry() for model in models],
+        "samples": [sample.catalogue_entry() for sample in samples],
+    }
+    text = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    contents = {model.address: model.content for model in models}
+    contents |= {sample.address: sample.content for sample in samples}
+    contents[CATALOGUE] = text.encode()
+    return {**app, **{address: build_asset(address, content) for address, content in contents.items()}}
