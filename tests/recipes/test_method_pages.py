@@ -1,8 +1,9 @@
-"""docs/methods has a page a method: what it is, when to use it, what it costs, every option, our result."""
+"""docs/methods has a page a method: what it is, when to use it, its cost, every option with its default, our result."""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,58 @@ from recipes.config.reading import load_preset
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 TITLES = {"lfd": "LFD-style", "facd": "FACD-style", "clsd": "CLSD-style"}
-"""What methods whose sources leave choices to us are called wherever a user meets them."""
+"""The names of methods whose sources leave choices to us, wherever a user meets them."""
+every_method = pytest.mark.parametrize("method", sorted(METHODS))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_page_says_all_that_a_reader_wants(method: str) -> None:
-    page = (PAGES / f"{method}.md").read_text(encoding="utf-8")
+def read(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def table_rows(page: str, first: str) -> list[list[str]]:
+    """The cells of the rows under each table heading whose first column is `first`."""
+    rows, inside = [], False
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        inside = line.startswith("|") and (inside or cells[0] == first)
+        if inside and cells[0] != first and not cells[0].startswith("--"):
+            rows.append(cells)
+    return rows
+
+
+@every_method
+def test_a_page_has_a_title_the_three_answers_and_links_to_the_results(method: str) -> None:
+    page = read(method)
     assert page.startswith("# " + TITLES.get(method, ""))
-    for what in (r"\bWhen\b", r"\b[Cc]osts?\b", r"\b(Ours|Our result|Results)\b", r"results\.md", r"three seeds"):
-        assert re.search(what, page), what
-    for option in options_model(catalogue().method(method)).model_fields:
-        assert f"`{option}`" in page, option
+    labels = [label.lower() for label in re.findall(r"^(?:## |(?:.*\. )?\*\*)([\w ]+)", page, re.MULTILINE)]
+    for topics in (("when",), ("cost",), ("our", "result")):
+        assert any(topic in label for label in labels for topic in topics), (topics, labels)
+    assert "](results.md)" in page
+
+
+@every_method
+def test_every_option_is_documented_and_every_documented_one_exists(method: str) -> None:
+    page, options = read(method), options_model(catalogue().method(method)).model_fields
+    assert [option for option in options if f"`{option}`" not in page] == []
+    documented = {name: row[1] for row in table_rows(page, "option") for name in re.findall(r"`(\w+)`", row[0])}
+    assert set(documented) <= set(options)
+    for name, text in documented.items():
+        default = options[name].default
+        text = text.strip("`")
+        if isinstance(default, bool):
+            assert text == str(default).lower(), name
+        elif isinstance(default, (int, float)):
+            assert float(Fraction(text)) == pytest.approx(default), name
+        elif isinstance(default, str) and default and "," not in page.split(f"`{name}`")[0].splitlines()[-1]:
+            assert text == default, name
+
+
+@every_method
+def test_scores_on_a_page_are_those_of_the_results_of_three_seeds(method: str) -> None:
+    title, results = TITLES.get(method, method), read("results")
+    row = next(row for row in table_rows(results, "") if row[0] == title)
+    assert method == "scratch" or "(3 seeds)" in row[4]
+    assert [score for score in re.findall(r"\d\d\.\d{3} ± \d\.\d{3}", read(method)) if score not in results] == []
 
 
 @pytest.mark.parametrize("method", sorted(TITLES))
@@ -35,20 +77,19 @@ def test_a_reconstructed_method_is_called_so(method: str) -> None:
         assert load_preset(name).title.startswith(TITLES[method])
 
 
-SPANS = re.compile(r"`[^`]*`|\]\([^)]*\)|^ {4,}.*$|^--.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^ {4,}.*$|^--.*$", re.MULTILINE)
 """Code, addresses of links and commands, where a method goes by its recipe's name."""
 
 
 def bare_names(text: str) -> list[str]:
-    """Where a reconstructed method has its paper's name alone.
+    """The places where a reconstructed method has its paper's name alone.
 
-    A possessive is the authors' own work (CLSD's table, FACD's abstract), a name in quotation marks a row's of theirs.
+    A possessive is the authors' own work (CLSD's table, FACD's abstract), a name in quotation marks one of their rows.
     """
-    words = SPANS.sub(" ", text)
-    return re.findall(r"(?<![\w\"'-])(?:CLSD|FACD|LFD|clsd|facd|lfd)(?!-style|'s|[\w\"'])", words)
+    return re.findall(r"(?<![\w\"'-])(?:CLSD|FACD|LFD|clsd|facd|lfd)(?!-style|'s|[\w\"'])", CODE.sub(" ", text))
 
 
-def test_a_bare_name_is_found_and_a_possessive_is_the_papers() -> None:
+def test_a_bare_name_is_recognised_and_a_possessive_is_the_papers() -> None:
     assert (
         bare_names('FACD\'s gate, CLSD-style, `lfd`, [LFD-style](lfd.md), rows "LFD"\n\n    srkd --recipe clsd\n') == []
     )
@@ -56,10 +97,10 @@ def test_a_bare_name_is_found_and_a_possessive_is_the_papers() -> None:
 
 
 ROOT = PAGES.parent.parent
-TOLD = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
 
 
-@pytest.mark.parametrize("page", TOLD, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
 def test_no_page_calls_a_reconstructed_method_by_its_papers_name(page: Path) -> None:
     assert bare_names(page.read_text(encoding="utf-8")) == []
 
