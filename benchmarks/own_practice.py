@@ -18,6 +18,7 @@ from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.loop import train
+from compressor.training.method import fit_methods
 from compressor.training.networks import build_networks
 from compressor.training.run_folder import RunFolder
 from compressor.training.speed import choose_execution_mode
@@ -51,7 +52,7 @@ class OwnLoop:
             student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, asked=preset.asked()
         )
         own = None if teacher is None else teacher.network
-        methods = [method.fitted(own, student) for method in preset.build_methods()]
+        methods = fit_methods(preset.build_methods(), own, student)
         self.stage = preset.with_steps(LONG).stage(methods, self.pace)
         placed: Network = student.to(memory_format=self.pace.memory_format)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.move_to(device).network

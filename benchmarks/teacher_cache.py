@@ -53,8 +53,6 @@ class Upcycling:
     """The inputs of DUKD: the LR patch, an HR crop of its size, the LR patch shrunk. For timing; not the method."""
 
     name: str = "upcycling"
-    needs_teacher: bool = True
-    needs_network: bool = False
     teacher_views: tuple[View, ...] = ("whole", "zoom-out")
 
     @property

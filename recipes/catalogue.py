@@ -13,30 +13,43 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, resources
-from typing import Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args, runtime_checkable
 
 from compressor.base.errors import SrkdError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
 
 GROUP = "srkd.recipes"
 """The entry point group by which a package adds methods and presets."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
-Needs = Literal["nothing", "outputs", "network"]
-"""The most a method may need of a teacher: no teacher, any teacher's outputs, or a network that srkd can build."""
+TeacherNeeds = Literal["nothing", "outputs", "network"]
+"""What a method needs of its teacher: no teacher, any teacher's outputs, or a network that srkd can build."""
+TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
+"""From the least to the most."""
+
+
+@runtime_checkable
+class ChoosesTeacherNeeds(Protocol):
+    """A method whose options decide what it needs of the teacher; its entry in the catalogue says the most."""
+
+    @property
+    def teacher_needs(self) -> TeacherNeeds: ...
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method as `module:Class`, imported on first use, and what it needs of a teacher."""
+    """A method as `module:Class`, imported on first use, and the most that it needs of a teacher."""
 
     where: str
-    needs: Needs
+    needs: TeacherNeeds
     package: str = "srkd"
     """The distribution that provides it; the catalogue fills it in."""
 
     def __post_init__(self) -> None:
-        if self.needs not in get_args(Needs):
-            raise SrkdError(f"method {self.where}: needs={self.needs!r} is not one of {', '.join(get_args(Needs))}")
+        if self.needs not in TEACHER_NEEDS:
+            raise SrkdError(f"method {self.where}: needs={self.needs!r} is not one of {', '.join(TEACHER_NEEDS)}")
         if self.where.count(":") != 1:
             raise SrkdError(f"method {self.where!r} does not have the form module:Class")
 
@@ -175,6 +188,13 @@ def _preset_files(package: str, module: str | None) -> list[PresetFile]:
         raise SrkdError(f"{module} has no folder presets/")
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
     return [PresetFile(name, package, module) for name in names]
+
+
+def teacher_needs(method: Method) -> TeacherNeeds:
+    """Return what the method needs of its teacher: as its options decide, or as its entry says."""
+    if isinstance(method, ChoosesTeacherNeeds):
+        return method.teacher_needs
+    return catalogue().method(method.name).needs
 
 
 def preset_names() -> tuple[str, ...]:

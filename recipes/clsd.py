@@ -28,11 +28,12 @@ from torch import nn
 from compressor.assets import embedded_teacher
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.training.method import Calibrated, Compared, Kind
+from compressor.training.method import Calibrated
 from compressor.training.step import Step
+from recipes.composition import Kind
 from recipes.contrasting import Contrasts
 from recipes.ds import Taps, head_images, heads_for, heads_on, supervised
-from recipes.tap_check import own_taps
+from recipes.tap_check import Compared, own_taps
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,17 @@ class Clsd(Contrasts):
     lam: Annotated[float | None, Field(ge=0, description="λ; left out, it is calibrated to `rho`")] = None
     rho: Annotated[float, Field(ge=0.1, le=0.3, description="share of the pixel loss that λ begins with")] = 0.2
     name: str = "clsd"
-    needs_teacher: bool = False
     kind: Kind = "heads"
-
-    @property
-    def needs_network(self) -> bool:
-        """Without one φ is made of the embedded teacher's blocks."""
-        return False
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
         contrast = Calibrated(self.rho) if self.lam is None else self.lam
         return {"pixel": 1.0, "heads": self.head_weight, "heads_contrast": contrast}
 
-    def check(self, teacher: Network | None, student: Network) -> None:
-        super().check(self.looked_through(teacher), student)
+    def fit(self, teacher: Network | None, student: Network) -> Clsd:
+        super().fit(self.looked_through(teacher), student)
         own_taps(self.name, "student", student, self.taps)
+        return self
 
     def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
         return heads_on(self.name, student, self.taps)

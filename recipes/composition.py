@@ -8,10 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from compressor.training.method import Calibrated, Kind, Method
+    from compressor.training.method import Calibrated, Method
+
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint"]
+"""What a method adds to the pixel loss."""
+
+
+@runtime_checkable
+class AddsToPixelLoss(Protocol):
+    """A method that says what it adds to the pixel loss; one that does not adds nothing."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+
+def kind_of(method: Method) -> Kind:
+    """What the method adds to the pixel loss."""
+    return method.kind if isinstance(method, AddsToPixelLoss) else "pixel"
+
 
 WHOLE, GATED = "logits", "gated_logits"
 """What the L1 to the teacher's image is called, of all patches and of those that a gate lets through."""
@@ -24,31 +41,27 @@ REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"heads"}): "one set of auxiliary heads at a time",
     frozenset({"bands"}): "the bands would count twice",
     frozenset({"joint"}): "a teacher can be trained jointly once",
-    frozenset({"quantised"}): "a student is quantised once",
     frozenset({"joint", "output"}): MOVING,
     frozenset({"joint", "feature"}): MOVING,
     frozenset({"joint", "contrast"}): "joint training has its own contrast",
     frozenset({"joint", "heads"}): "heads hang on a student of its own, and this one lives inside the teacher",
     frozenset({"joint", "bands"}): MOVING,
-    frozenset({"joint", "quantised"}): "quantisation is the last stage: start it from the distilled student",
     frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",
-    frozenset({"quantised", "feature"}): "a quantised student learns from pixels and the teacher's image or attention",
-    frozenset({"quantised", "data"}): "a quantised student learns from pixels and the teacher's image or attention",
-    frozenset({"quantised", "contrast"}): "a quantised student learns from pixels and the teacher's image or attention",
-    frozenset({"quantised", "heads"}): "a quantised student learns from pixels and the teacher's image or attention",
-    frozenset({"quantised", "bands"}): "a quantised student learns from pixels and the teacher's image or attention",
 }
 
 
 def refusals(methods: Sequence[Method]) -> list[str]:
     """One line for each pair that does not go together."""
+    from compressor.training.stage import updates_of
+
     found = []
     for first, second in combinations(methods, 2):
-        reason = REFUSED.get(frozenset({first.kind, second.kind}))
+        reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)}))
         reason = reason or _gated_apart(first, second) or _learnt_twice(first, second)
-        if first.updates != second.updates:
-            more, other = (first, second) if first.updates > second.updates else (second, first)
-            reason = reason or f"{more.name} makes {more.updates} updates a step, and {other.name} would count in each"
+        other, more = sorted((first, second), key=updates_of)
+        if updates_of(more) != updates_of(other):
+            text = f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
+            reason = reason or text
         if reason is not None:
             found.append(f"{first.name} and {second.name} do not go together: {reason}")
     return found

@@ -31,8 +31,9 @@ from compressor.data.batches import View
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students import require_slice
-from compressor.training.method import Kind, Role
 from compressor.training.step import Step
+from recipes.catalogue import TeacherNeeds
+from recipes.composition import Kind
 from recipes.csd_lite import CsdLite
 
 Width = Annotated[float, Field(gt=0, lt=1)]
@@ -47,12 +48,11 @@ class Csd(CsdLite):
     ] = ()
     name: str = "csd"
     kind: Kind = "joint"
-    trains: Role = "joint"
     teacher_views: tuple[View, ...] = ()
 
     @property
-    def needs_network(self) -> bool:
-        return True
+    def teacher_needs(self) -> TeacherNeeds:
+        return "network"
 
     @property
     def segments(self) -> Segments:
@@ -63,8 +63,8 @@ class Csd(CsdLite):
         further = {"widths_pixel": 1.0} if self.widths else {}
         return {**super().weights, **further, "teacher": self.lam_teacher}
 
-    def check(self, teacher: Network | None, student: Network) -> None:
-        super().check(teacher, student)
+    def fit(self, teacher: Network | None, student: Network) -> Csd:
+        super().fit(teacher, student)
         if teacher is None:
             raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of our networks")
         for spec in (student.spec, *self.branches(teacher.spec)):
@@ -72,6 +72,7 @@ class Csd(CsdLite):
                 require_slice(teacher.spec, spec)
             except UsageError as error:
                 raise UsageError(f"{self.name} trains a slice of the teacher's own weights: {error}") from error
+        return self
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
         return [teacher.narrowed(width) for width in self.widths]

@@ -22,8 +22,9 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.training.method import Kind
 from compressor.training.step import Step
+from recipes.catalogue import TeacherNeeds
+from recipes.composition import Kind
 from recipes.contrasting import Contrasts
 
 CSD_WEIGHT = 0.784314
@@ -33,9 +34,13 @@ CSD_WEIGHT = 0.784314
 class CsdLite(Contrasts):
     lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
     name: str = "csd-lite"
-    needs_teacher: bool = True
     kind: Kind = "contrast"
     teacher_views: tuple[View, ...] = ("whole",)
+
+    @property
+    def teacher_needs(self) -> TeacherNeeds:
+        """A φ made of the teacher's first blocks needs its network; VGG-19 needs its outputs only."""
+        return "network" if self.is_the_teachers else "outputs"
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from compressor.base.randomness import next_torch_seed
 from compressor.models.networks.base import Network
 from compressor.training.footprint import peak_of
-from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Shape
+from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.step import Step
-from recipes.tap_check import own_taps
+from recipes.composition import Kind
+from recipes.tap_check import Compared, Shape, own_taps
 from recipes.terms.heads import auxiliary_head
 
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="features of the student that get a head each")]
@@ -35,16 +36,15 @@ class DeepSupervision(PlainMethod):
     taps: Taps = ("rel(1/3)", "rel(2/3)")
     head_weight: Annotated[float, Field(ge=0, description="w, of the images of all heads together")] = 1.0
     name: str = "ds"
-    needs_teacher: bool = False
-    needs_network: bool = False
     kind: Kind = "heads"
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
         return {"pixel": 1.0, "heads": self.head_weight}
 
-    def check(self, teacher: Network | None, student: Network) -> None:
+    def fit(self, teacher: Network | None, student: Network) -> DeepSupervision:
         own_taps(self.name, "student", student, self.taps)
+        return self
 
     def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
         return heads_on(self.name, student, self.taps)

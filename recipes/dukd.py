@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.data.batches import View
 from compressor.models.networks.base import Network
-from compressor.training.method import Kind, PlainMethod
+from compressor.training.method import PlainMethod
 from compressor.training.step import Step
+from recipes.composition import Kind
 from recipes.terms.upcycling import PROBABILITY, apply, draw_operations, invert, zoom_in, zoom_in_cells
 
 Switch = Literal["auto", "on", "off"]
@@ -71,8 +72,6 @@ class DUKD(PlainMethod):
     cells: Annotated[int | None, Field(ge=1, description="crops of a patch in variant code; none: its own")] = None
     bug: Annotated[bool, Field(description="undo the augmentation in the official order, which is wrong")] = False
     name: str = "dukd"
-    needs_teacher: bool = True
-    needs_network: bool = False
     kind: Kind = "data"
 
     def __post_init__(self) -> None:
@@ -81,7 +80,7 @@ class DUKD(PlainMethod):
         if self.cells is not None and self.variant != "code":
             raise UsageError(f"dukd: cells={self.cells} is of variant code, and this is {self.variant}: leave it out")
 
-    def fitted(self, teacher: Network | None, student: Network) -> DUKD:
+    def fit(self, teacher: Network | None, student: Network) -> DUKD:
         """Zoom-out off where SwinIR plays; the code's settings for this student."""
         swinir = "swinir" in {network.spec.arch for network in (teacher, student) if network is not None}
         if self.variant != "code":
@@ -108,11 +107,11 @@ class DUKD(PlainMethod):
         return self.zoom_out != "off"
 
     @property
-    def updates(self) -> int:  # type: ignore[override] # a fact of the variant, and never set
+    def updates(self) -> int:
         return 2 if self.variant == "code" else 1
 
     @property
-    def teacher_views(self) -> tuple[View, ...]:  # type: ignore[override]
+    def teacher_views(self) -> tuple[View, ...]:
         views: dict[View, bool] = {"whole": self.logits, "zoom-out": self.zooms_out}
         return tuple(view for view, wanted in views.items() if wanted)
 

@@ -24,10 +24,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
-from compressor.training.method import Calibrated, Shape
+from compressor.training.method import Calibrated
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod, Share, learned, regressors
 from recipes.gating import GATE
+from recipes.tap_check import Shape
 from recipes.terms.contrast import Form, Gate, contrast
 from recipes.terms.distances import pairwise_bytes, widen
 

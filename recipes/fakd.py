@@ -23,9 +23,9 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
-from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod
+from recipes.tap_check import Shape
 from recipes.terms.affinity import MEMORY_BOUND_BYTES, affinity_bytes, affinity_l1
 
 RCAN_GROUPS = 10

@@ -16,10 +16,10 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.models.taps import tap_shapes
-from compressor.training.method import Compared, Kind, Shape
 from compressor.training.step import Step
+from recipes.composition import Kind
 from recipes.gating import Gated
-from recipes.tap_check import own_taps
+from recipes.tap_check import Compared, Shape, own_taps
 from recipes.terms.matching import regressor
 
 TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; none: the usual ones")
@@ -44,8 +44,6 @@ class FeatureMethod(Gated):
     teacher_taps: Annotated[tuple[str, ...], TEACHER_TAPS] = ()
     name: str = ""
     kind: Kind = "feature"
-    needs_teacher: bool = True
-    needs_network: bool = True
     term: ClassVar[str]
     last: ClassVar[str] = "pre_up"
 

@@ -35,9 +35,11 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.taps import resolve_tap
 from compressor.training.footprint import peak_of
-from compressor.training.method import Calibrated, Compared, Kind, PlainMethod, Prelude, Shape
+from compressor.training.method import Calibrated, PlainMethod
+from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
-from recipes.tap_check import own_taps
+from recipes.composition import Kind
+from recipes.tap_check import Compared, Shape, own_taps
 from recipes.terms.hkdsr import band_l1, fusion_gate, windowed_matrix_l1
 
 TUNING_RATE = 1e-5
@@ -53,8 +55,6 @@ class Tuning(PlainMethod):
 
     taps: tuple[str, ...]
     name: str = "hkdsr-tuning"
-    needs_teacher: bool = False
-    needs_network: bool = False
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
@@ -79,8 +79,6 @@ class Hkdsr(PlainMethod):
     ] = 1 / 3
     compat: Annotated[Literal["", "hkdsr"], Field(description="ω as HKDSR's code has it")] = ""
     name: str = "hkdsr"
-    needs_teacher: bool = True
-    needs_network: bool = True
     kind: Kind = "bands"
 
     def __post_init__(self) -> None:
@@ -96,12 +94,13 @@ class Hkdsr(PlainMethod):
         bands = usual if self.band_weight is None else self.band_weight
         return {"pixel": 1.0, "bands": bands, "fusion": self.fusion_weight}
 
-    def preludes(self) -> Sequence[Prelude]:
+    def earlier_stages(self) -> Sequence[EarlierStage]:
         if self.tuning == 0:
             return ()
-        return (Prelude("tune the teacher", Tuning(self.teacher_taps), "teacher", self.tuning, TUNING_RATE),)
+        tuning = Tuning(self.teacher_taps)
+        return (EarlierStage("tune the teacher", tuning, self.tuning, TUNING_RATE, tunes_teacher=True),)
 
-    def check(self, teacher: Network | None, student: Network) -> None:
+    def fit(self, teacher: Network | None, student: Network) -> Hkdsr:
         """Both must be able to finish an intermediate feature."""
         for side, network, taps in self._sides(teacher, student):
             if network.taps["body_end"] == network.taps["pre_up"]:
@@ -112,6 +111,7 @@ class Hkdsr(PlainMethod):
             for tap, own in zip(taps, own_taps(self.name, side, network, taps), strict=True):
                 if not own.startswith("body["):
                     raise UsageError(f"hkdsr finishes what a block gave, and {tap} is none: use body[k] or rel(p)")
+        return self
 
     def _sides(self, teacher: Network | None, student: Network) -> list[tuple[str, Network, tuple[str, ...]]]:
         pupil = ("student", student, self.student_taps)

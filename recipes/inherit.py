@@ -19,5 +19,3 @@ class Inherit(Scratch):
     """The loss of scratch; that the student is a slice of the teacher is the recipe's student rule."""
 
     name: str = "inherit"
-    needs_teacher: bool = True
-    needs_network: bool = True

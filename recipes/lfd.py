@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
-from compressor.training.method import Calibrated, Shape
+from compressor.training.method import Calibrated
 from compressor.training.step import Step
 from recipes.feature_taps import FeatureMethod, Share, learned, regressors
+from recipes.tap_check import Shape
 from recipes.terms.distances import widen
 from recipes.terms.matching import attended_bytes, attended_distance
 

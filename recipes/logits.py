@@ -19,8 +19,8 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
-from compressor.training.method import Kind
 from compressor.training.step import Step
+from recipes.composition import Kind
 from recipes.gating import Gated
 
 
@@ -30,8 +30,6 @@ class Logits(Gated):
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
     name: str = "logits"
-    needs_teacher: bool = True
-    needs_network: bool = False
     kind: Kind = "output"
     teacher_views: tuple[View, ...] = ("whole",)
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 from torch import nn
@@ -34,15 +34,11 @@ class UsesPerceptualNet(PlainMethod):
     def is_the_teachers(self) -> bool:
         return self.phi == "teacher" if self.resolved is None else self.resolved.kind == "teacher"
 
-    @property
-    def needs_network(self) -> bool:
-        """Where φ is the teacher's, outputs are not enough."""
-        return self.is_the_teachers
-
-    def check(self, teacher: Network | None, student: Network) -> None:
+    def fit(self, teacher: Network | None, student: Network) -> Method:
         if self.is_the_teachers and teacher is not None:
             # Remembered: what a dry run counts afterwards is not mixed with the counting of φ.
             plan_teacher_phi(teacher.spec)
+        return cast(Method, self)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """`teacher` is the one that was loaded, also where a copy of it is trained."""

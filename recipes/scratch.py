@@ -23,8 +23,6 @@ class Scratch(PlainMethod):
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})
     name: str = "scratch"
-    needs_teacher: bool = False
-    needs_network: bool = False
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         return {"pixel": F.l1_loss(step.student().sr, step.hr)}

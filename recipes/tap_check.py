@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.models.taps import resolve_tap, tap_shapes
-from compressor.training.method import Compared, Method
+from compressor.training.method import Method
+
+Shape: TypeAlias = Sequence[int]
+"""The shape of a feature: N, C, h, w."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A pair of features that a term compares, by their taps; the student's alone where the term needs no other.
+
+    `bytes_of(student, teacher, processes)` is what the term takes at its peak beside them, from their shapes.
+    """
+
+    term: str
+    student: str
+    teacher: str | None
+    bytes_of: Callable[[Shape, Shape, int], int]
+
+
+@runtime_checkable
+class ComparesFeatures(Protocol):
+    """A method whose terms build on features: the pairs are checked and reported before training."""
+
+    def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]: ...
 
 
 def own_taps(method: str, side: str, network: Network, addresses: Sequence[str]) -> list[str]:
@@ -30,9 +55,9 @@ def tap_lines(
     """A line for each pair of features that the methods compare, or one they build on; `batch` is that of a process."""
     lines = []
     for method in methods:
-        pairs = method.compares(teacher, student)
-        if not pairs:
+        if not isinstance(method, ComparesFeatures):
             continue
+        pairs = method.compares(teacher, student)
         ours = _shapes(student, [pair.student for pair in pairs], batch, lr_patch)
         asked = [pair.teacher for pair in pairs if pair.teacher is not None]
         theirs = {} if teacher is None else _shapes(teacher, asked, batch, lr_patch)

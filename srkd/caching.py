@@ -7,7 +7,10 @@ from pathlib import Path
 
 from compressor.base.errors import UsageError
 from compressor.data.batches import View
+from compressor.data.teacher_cache import teacher_views
 from compressor.training.method import Method
+from compressor.training.stage import HasEarlierStages
+from recipes.catalogue import teacher_needs
 
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
@@ -18,20 +21,16 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> 
             "leave it out, or take the recipe without -paper"
         )
     for method in methods:
-        if any(prelude.trains == "teacher" for prelude in method.preludes()):
+        if isinstance(method, HasEarlierStages) and any(one.tunes_teacher for one in method.earlier_stages()):
             raise UsageError(
                 f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
                 "that teaches: leave it out"
             )
     # Without HR images the teacher's output for the batch is the label.
     asked: list[View] = ["whole"] if lr_only else []
-    for method in methods:
-        # A method of another package may say nothing of views: then the teacher itself answers it.
-        asked += getattr(method, "teacher_views", ())
-    views = tuple(dict.fromkeys(asked))
+    views = tuple(dict.fromkeys([*asked, *teacher_views(methods)]))
     if not views:
-        why = (
-            "wants other things of its teacher" if any(method.needs_teacher for method in methods) else "has no teacher"
-        )
+        has_teacher = any(teacher_needs(method) != "nothing" for method in methods)
+        why = "wants other things of its teacher" if has_teacher else "has no teacher"
         raise UsageError(f"--teacher-cache keeps a teacher's outputs, and recipe {recipe} {why}: leave it out")
     return views

@@ -24,10 +24,11 @@ from compressor.models.networks.base import Network
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import own_device, processes
 from compressor.training.events import Reference
-from compressor.training.method import Method
+from compressor.training.method import Method, fit_methods
 from compressor.training.run_folder import FACTS, RunFolder
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
-from recipes.catalogue import preset_names
+from compressor.training.stage import TrainsJointly
+from recipes.catalogue import preset_names, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.looking import bind_phi
@@ -247,7 +248,7 @@ def choose_networks(
     batch = len(place.share(preset.schedule.batch))
     methods = bind_phi(preset.build_methods(), phi if shared is None else phi_of(shared.methods))
     # Without HR images the teacher gives the labels, whatever the recipe.
-    needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
+    needed = any(teacher_needs(method) != "nothing" for method in methods) or request.lr_only is not None
     master = None if shared is None else shared.teacher
     if shared is None and (request.teacher is not None or needed or request.student is None):
         master = _load_teacher(request.teacher, request.scale, request.arch_options, announce)
@@ -258,11 +259,10 @@ def choose_networks(
     pupil = choose_student(master, preset, shape, request.seed, announce)
     preset = preset.at_scale(pupil.network.spec.scale)
     own, side = None if master is None else master.network, preset.schedule.lr_patch
+    methods = fit_methods(methods, own, pupil.network)
     for method in methods:
-        method.check(own, pupil.network)
-        if method.trains == "joint":
+        if isinstance(method, TrainsJointly):
             require_inside(pupil, method.name, labelled=request.lr_only is None)
-    methods = tuple(method.fitted(own, pupil.network) for method in methods)
     for line in tap_lines(methods, own, pupil.network, batch=batch, lr_patch=side, processes=place.world):
         announce(line)
     return Networks(preset, methods, master, pupil, needed)
@@ -298,7 +298,7 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
         )
     if teacher.network is not None:
         return
-    if any(method.needs_network for method in methods):
+    if any(teacher_needs(method) == "network" for method in methods):
         through = phi_of(methods)
         own = "" if through is None or through.kind != "teacher" else f" (phi is {through.how})"
         raise UsageError(
@@ -312,7 +312,7 @@ def recipes_for_outputs() -> tuple[str, ...]:
     found = []
     for name in preset_names():
         with suppress(SrkdError):
-            if not any(method.needs_network for method in load_preset(name).build_methods()):
+            if not any(teacher_needs(method) == "network" for method in load_preset(name).build_methods()):
                 found.append(name)
     return tuple(found)
 

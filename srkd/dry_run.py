@@ -30,6 +30,7 @@ from compressor.training.footprint import Batched, Footprint, footprint
 from compressor.training.loop import train
 from compressor.training.losses import Losses
 from compressor.training.state import State
+from recipes.catalogue import teacher_needs
 from recipes.config.reading import recipe_label
 from srkd.compression import Decided, Networks, choose_networks, decide, device_of
 from srkd.phi_choice import choose_phi
@@ -141,7 +142,7 @@ def dry_run(
     if kind == "measure":
         decided = decide(request, progress, announce, choose_phi(request, announce, progress=progress))
         methods = decided.methods
-        needed = any(method.needs_teacher for method in methods) or request.lr_only is not None
+        needed = any(teacher_needs(method) != "nothing" for method in methods) or request.lr_only is not None
         networks = Networks(decided.preset, methods, decided.teacher, decided.pupil, needed)
         report = estimate(request, networks)
         return dataclasses.replace(report, dry_run="measure", measured=measure(decided, progress, announce))
@@ -201,7 +202,7 @@ def _needs(networks: Networks, step: Footprint | None) -> tuple[str, ...]:
         needs.append("outputs")
     if networks.pupil.init == "inherit":
         needs.append("weights (the student is cut from it)")
-    elif any(method.needs_network for method in networks.methods) and not (step and step.taps):
+    elif any(teacher_needs(method) == "network" for method in networks.methods) and not (step and step.taps):
         needs.append("weights or features")
     return tuple(needs)
 

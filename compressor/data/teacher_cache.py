@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 
@@ -40,6 +40,20 @@ from compressor.teachers.teacher import Teacher
 BYTES = 2
 HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
 """So that a new file too has something to map, and by that is in use."""
+
+
+@runtime_checkable
+class HasTeacherViews(Protocol):
+    """A method that says for which inputs it wants the teacher's output alone, so that a cache may give it."""
+
+    @property
+    def teacher_views(self) -> Sequence[View]: ...
+
+
+def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
+    """Return the views that the methods want outputs of, each once."""
+    views = [view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views]
+    return tuple(dict.fromkeys(views))
 
 
 @dataclass(frozen=True)

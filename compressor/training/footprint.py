@@ -24,9 +24,8 @@ from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
 from compressor.training.losses import collect
-from compressor.training.method import Role
 from compressor.training.networks import build_networks
-from compressor.training.stage import Stage
+from compressor.training.stage import Role, Stage
 from compressor.training.state import State
 from compressor.training.step import Forward, Runner, Step
 
@@ -130,14 +129,14 @@ def _state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
     """As a stage begins, without an optimiser and an average: they take part in no forward or backward pass."""
     networks: dict[Role, Network] = {"student": student}
     own = None if teacher is None else teacher.network
-    if stage.trains != "student":
+    if stage.role != "student":
         if own is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher: it must be one of our networks")
-        networks[stage.trains] = build(own.spec)
-    networks[stage.trains].train().requires_grad_(True)
+        networks[stage.role] = build(own.spec)
+    networks[stage.role].train().requires_grad_(True)
     modules = nn.ModuleDict({method.name: method.modules(own, student) for method in stage.methods})
     nothing: Any = None
-    return State(networks, modules, nothing, nothing, role=stage.trains)
+    return State(networks, modules, nothing, nothing, role=stage.role)
 
 
 class _Living(OnMeta):  # type: ignore[no-untyped-call]

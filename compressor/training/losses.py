@@ -13,7 +13,7 @@ import torch
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.training.method import Calibrated, calibration_steps
+from compressor.training.calibration import Calibrated, calibration_steps
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -100,7 +100,7 @@ def collect(stage: Stage, state: State, step: Step) -> Losses:
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
         terms.update(method.terms(step))
-    weights = state.calibration.weights(asked_weights(stage))
+    weights = state.calibration.resolve(asked_weights(stage))
     unweighted = terms.keys() - weights.keys()
     if unweighted:
         raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
@@ -130,9 +130,9 @@ def asked_weights(stage: Stage) -> dict[str, float | Calibrated]:
 def calibrate(stage: Stage, state: State, losses: Losses, note: Note) -> None:
     """Let a good step count for the weights that are still to be found."""
     asked = asked_weights(stage)
-    if not state.calibration.open(asked):
+    if not state.calibration.is_pending(asked):
         return
     raw = {name: float(number.detach()) for name, number in {**losses.observed, **losses.terms}.items()}
     steps = calibration_steps(stage.schedule.steps)
-    for name, weight in state.calibration.see(raw, asked, steps=steps).items():
-        note(f"weight of {name}: {weight:.6g}, calibrated over {state.calibration.seen} steps")
+    for name, weight in state.calibration.update(raw, asked, steps=steps).items():
+        note(f"weight of {name}: {weight:.6g}, calibrated over {state.calibration.count} steps")

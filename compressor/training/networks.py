@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
 from compressor.base.context import Note
 from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
-from compressor.models.networks.base import ImageModel, Spec
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.students import StudentView
-from compressor.training.stage import Stage
+from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State
 from compressor.training.step import CompiledAtFirst, Runner, StepNetworks
+
+
+@runtime_checkable
+class HasHelpers(Protocol):
+    """A method whose terms look through frozen networks: `step.helpers[name]`; neither trained nor saved."""
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict: ...
 
 
 def build_networks(
@@ -29,7 +40,7 @@ def build_networks(
 
     if state.role == "joint":
         own = state.trained.spec
-        asked = [spec for method in stage.methods for spec in method.branches(own)]
+        asked = [spec for one in stage.methods if isinstance(one, TrainsJointly) for spec in one.branches(own)]
         more = [spec for spec in dict.fromkeys(asked) if spec != state.student.spec]
         students = [inside(spec) for spec in (state.student.spec, *more)]
         teaches: Runner | None = runner(state.trained, pace.precision, True)
@@ -41,5 +52,6 @@ def build_networks(
     helpers = {
         method.name: method.helpers(own_teacher, state.student).to(device).eval().requires_grad_(False)
         for method in stage.methods
+        if isinstance(method, HasHelpers)
     }
     return StepNetworks(students, teaches, state.modules, helpers, processes)

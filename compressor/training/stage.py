@@ -3,12 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
 
 from compressor.models.networks.axes import Segments
-from compressor.training.method import Method, Role
+from compressor.models.networks.base import Spec
+from compressor.training.method import Method
 from compressor.training.schedule import Schedule
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
+
+Role = Literal["student", "teacher", "joint"]
+"""The network that a stage trains: the student; a copy of the teacher, which teaches the later stages; or a copy of the
+teacher with the students inside it."""
+
+
+@runtime_checkable
+class TrainsJointly(Protocol):
+    """A method that trains a copy of the teacher, with the students inside it on slices of its weights."""
+
+    @property
+    def segments(self) -> Segments:
+        """How a student inside the teacher reads the concatenations of its fusions."""
+        ...
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        """Return further students that are trained beside the student: step.student(branch=1) and so on."""
+        ...
+
+
+@runtime_checkable
+class SeveralUpdates(Protocol):
+    """A method whose step has several updates: the optimiser moves after each, and the networks run anew for each.
+
+    Gradients are cleared before the first only. `step.part` counts the updates.
+    """
+
+    @property
+    def updates(self) -> int: ...
+
+
+@runtime_checkable
+class HasEarlierStages(Protocol):
+    """A method that wants stages before its own."""
+
+    def earlier_stages(self) -> Sequence[EarlierStage]: ...
+
+
+@dataclass(frozen=True)
+class EarlierStage:
+    """A stage before the main one: `share` of its steps, at a constant rate of its own, validated at its end.
+
+    With `tunes_teacher` it trains a copy of the teacher, which teaches the later stages.
+    """
+
+    name: str
+    method: Method
+    share: float
+    rate: float
+    tunes_teacher: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,13 +74,15 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Average:
+    """The exponential moving average of the trained weights."""
+
     decay: float = 0.999
     warmup: bool = True
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage is data: the loop runs one."""
+    """A stage is data: the loop runs one. `weights` of terms by name win over the methods' own."""
 
     name: str
     methods: Sequence[Method]
@@ -36,10 +90,47 @@ class Stage:
     optimiser: Optimiser
     average: Average
     pace: ExecutionMode = PLAIN_MODE
-    trains: Role = "student"
-    segments: Segments = "each"
-    """Of a student inside the teacher."""
-    updates: int = 1
+    tunes_teacher: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Of terms by name, in place of the methods' own."""
     validate_every: int = 1000
+
+    @property
+    def role(self) -> Role:
+        """The network that this stage trains."""
+        if self.tunes_teacher:
+            return "teacher"
+        return "joint" if any(isinstance(method, TrainsJointly) for method in self.methods) else "student"
+
+    @property
+    def segments(self) -> Segments:
+        """How a student inside the teacher reads concatenations."""
+        return next((method.segments for method in self.methods if isinstance(method, TrainsJointly)), "each")
+
+    @property
+    def updates(self) -> int:
+        """Updates in a step."""
+        return max((updates_of(method) for method in self.methods), default=1)
+
+
+def updates_of(method: Method) -> int:
+    """Return how often the optimiser moves in a step of the method."""
+    return method.updates if isinstance(method, SeveralUpdates) else 1
+
+
+def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:
+    """Return the stages that the methods want before `main`, and `main` itself."""
+    wanted = [one for method in main.methods if isinstance(method, HasEarlierStages) for one in method.earlier_stages()]
+    stages = []
+    for one in wanted:
+        steps = max(1, round(one.share * main.schedule.steps))
+        stages.append(
+            replace(
+                main,
+                name=one.name,
+                methods=(one.method,),
+                schedule=Schedule(steps, one.rate),
+                tunes_teacher=one.tunes_teacher,
+                validate_every=steps,
+            )
+        )
+    return (*stages, main)

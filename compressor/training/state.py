@@ -23,9 +23,9 @@ from compressor.base.randomness import drawn
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students import student_of_spec
+from compressor.training.calibration import Calibration
 from compressor.training.guard import Guard
-from compressor.training.method import Calibration, Role
-from compressor.training.stage import Stage
+from compressor.training.stage import Role, Stage
 from compressor.training.state_file import pack, read_parts, unpack, write_parts
 
 
@@ -80,7 +80,7 @@ class State:
         networks: dict[Role, Network] = {"student": student}
         modules = nn.ModuleDict()
         begun = _begin(stage, networks, modules, teacher, seed)
-        return cls(networks, modules, *begun, role=stage.trains, segments=stage.segments, seed=seed)
+        return cls(networks, modules, *begun, role=stage.role, segments=stage.segments, seed=seed)
 
     @property
     def student(self) -> Network:
@@ -113,7 +113,7 @@ class State:
         Modules of earlier stages are kept, and trained where a method of this stage has their name.
         """
         self.trained.eval().requires_grad_(False)
-        self.role, self.segments = stage.trains, stage.segments
+        self.role, self.segments = stage.role, stage.segments
         self.optimiser, self.ema = _begin(stage, self.networks, self.modules, teacher, self.seed)
         self.guard, self.calibration = Guard(), Calibration()
         self.stage, self.began = self.stage + 1, self.done
@@ -163,11 +163,11 @@ def _begin(
     stage: Stage, networks: dict[Role, Network], modules: nn.ModuleDict, teacher: Network | None, seed: int
 ) -> tuple[torch.optim.Adam, EMA]:
     """Make what `stage` needs and has not got: the network in its role, and modules; an optimiser and an average."""
-    if stage.trains not in networks:
+    if stage.role not in networks:
         if teacher is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher, and there is none: add --teacher FILE")
-        networks[stage.trains] = copy.deepcopy(teacher)
-    trained = networks[stage.trains].train().requires_grad_(True)
+        networks[stage.role] = copy.deepcopy(teacher)
+    trained = networks[stage.role].train().requires_grad_(True)
     device = next(trained.parameters()).device
     for method in stage.methods:
         if method.name not in modules:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from recipes.catalogue import METHODS, Needs, catalogue
+from recipes.catalogue import METHODS, TEACHER_NEEDS, TeacherNeeds, catalogue
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import is_recipe_file, load_preset
@@ -22,7 +21,7 @@ class RecipeRow:
     name: str
     title: str
     methods: tuple[str, ...]
-    needs: Needs
+    needs: TeacherNeeds
     steps: int
     package: str
 
@@ -42,7 +41,7 @@ def list_recipes() -> RecipeTable:
         try:
             preset = Preset.model_validate(parse_yaml(file.text(), f"recipe {name} of {file.package}").values)
             methods = tuple(rule.name for rule in preset.methods)
-            needs: Needs = max((entries.method(method).needs for method in methods), key=get_args(Needs).index)
+            needs: TeacherNeeds = max((entries.method(method).needs for method in methods), key=TEACHER_NEEDS.index)
         except (SrkdError, ValueError) as error:
             reason = str(error) if isinstance(error, SrkdError) else f"srkd recipes validate {name} says what is wrong"
             notes.append(f"recipe {name} of {file.package} cannot be used: {reason}")

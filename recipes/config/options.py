@@ -6,12 +6,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import MethodEntry, Needs, catalogue
+from recipes.catalogue import TEACHER_NEEDS, ChoosesTeacherNeeds, MethodEntry, catalogue
 from recipes.config.errors import KeyPath, Origin, PresetError, Problem
 
 if TYPE_CHECKING:
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 
 FIXED = (
     "name",
-    "needs_teacher",
-    "needs_network",
     "teacher_views",
     "weights",
     "kind",
-    "trains",
     "updates",
     "smallest_batch",
     "segments",
@@ -83,16 +80,10 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
         method = cast("Method", entry.load()(**values))
     except (ValueError, TypeError) as error:
         raise UsageError(f"method {name}: {error}") from error
-    rank = get_args(Needs).index
-    if rank(_needs(method)) > rank(entry.needs) or method.name != name:
+    needs = method.teacher_needs if isinstance(method, ChoosesTeacherNeeds) else entry.needs
+    if TEACHER_NEEDS.index(needs) > TEACHER_NEEDS.index(entry.needs) or method.name != name:
         raise SrkdError(
-            f"the method {name} of {entry.package} is called {method.name!r} and needs {_needs(method)!r}, "
+            f"the method {name} of {entry.package} is called {method.name!r} and needs {needs!r}, "
             f"its entry says {name!r} and {entry.needs!r}: correct one of them"
         )
     return method
-
-
-def _needs(method: Method) -> Needs:
-    if method.needs_network:
-        return "network"
-    return "outputs" if method.needs_teacher else "nothing"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,8 +11,7 @@ from compressor.base.errors import UsageError
 from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from compressor.models.networks.axes import Segments
-    from compressor.training.method import Method, Prelude
+    from compressor.training.method import Method
     from compressor.training.speed import Asked, ExecutionMode
     from compressor.training.stage import Stage
 
@@ -128,8 +126,9 @@ class Preset(PresetPart):
 
     def stages(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
         """The stages that methods need before, then the student's own stage, which `steps` counts."""
-        main = self.stage(methods, mode)
-        return (*(prelude_stage(prelude, main) for method in methods for prelude in method.preludes()), main)
+        from compressor.training.stage import with_earlier_stages
+
+        return with_earlier_stages(self.stage(methods, mode))
 
     def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> Stage:
         """The student's own stage, in the execution mode chosen for the machine; plain without one."""
@@ -137,8 +136,6 @@ class Preset(PresetPart):
         from compressor.training.stage import Average, Optimiser, Stage
 
         rule = self.schedule
-        joint: list[Segments] = [method.segments for method in methods if method.trains == "joint"]
-        segments: Segments = joint[0] if joint else "each"
         return Stage(
             name="distil",
             methods=methods,
@@ -146,23 +143,6 @@ class Preset(PresetPart):
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             pace=plain_mode(self.asked()) if mode is None else mode,
-            trains="joint" if any(method.trains == "joint" for method in methods) else "student",
-            segments=segments,
-            updates=max((method.updates for method in methods), default=1),
             weights=self.weights,
             validate_every=rule.validate_every or max(MIN_VALIDATE_EVERY, rule.steps // 10),
         )
-
-
-def prelude_stage(prelude: Prelude, main: Stage) -> Stage:
-    """A stage before the main one: a share of its steps, at a constant rate, validated at its end."""
-    steps = max(1, round(prelude.share * main.schedule.steps))
-    return replace(
-        main,
-        name=prelude.name,
-        methods=(prelude.method,),
-        schedule=Schedule(steps, prelude.rate),
-        trains=prelude.trains,
-        updates=prelude.method.updates,
-        validate_every=steps,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,13 +103,21 @@ def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]
     return problems
 
 
+@runtime_checkable
+class NeedsBatch(Protocol):
+    """A method whose terms compare the patches of a batch: with fewer, over all processes, they mean nothing."""
+
+    @property
+    def smallest_batch(self) -> int: ...
+
+
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
     """Methods that do not go together, a batch or patch that they cannot use, and weights of unknown terms."""
     schedule = preset.schedule
     lines = [*refusals(methods), *disagreements(methods, preset.weights)]
     problems = [origin.problem(("methods",), None, line) for line in lines]
     for method in methods:
-        if schedule.batch < method.smallest_batch:
+        if isinstance(method, NeedsBatch) and schedule.batch < method.smallest_batch:
             expected = f"expected at least {method.smallest_batch}: {method.name} compares the patches of a batch"
             problems.append(origin.problem(("schedule", "batch"), str(schedule.batch), expected))
     if schedule.hr_patch is not None and "lr_patch" in schedule.model_fields_set:

@@ -18,7 +18,7 @@ from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, Batches, View
 from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import HEADER, TeacherCache
+from compressor.data.teacher_cache import HEADER, TeacherCache, teacher_views
 from compressor.images.resize import imresize
 from compressor.images.sets import ImagePair
 from compressor.models.checkpoints.save import save_network
@@ -61,8 +61,6 @@ class Upcycled(PlainMethod):
     """A method that wants the teacher's output for the batch shrunk once more."""
 
     name: str = "upcycled"
-    needs_teacher: bool = True
-    needs_network: bool = False
     teacher_views: tuple[View, ...] = ("zoom-out",)
 
     @property
@@ -131,7 +129,7 @@ def stage(*methods: object, steps: int = 3) -> Stage:
 @pytest.mark.parametrize("methods", [(Logits(),), (Upcycled(),), (Logits(), Upcycled())])
 def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
     teacher = Teacher(edsr(1))
-    views = tuple(view for method in methods for view in method.teacher_views)
+    views = teacher_views(methods)
     batches = served(teacher, store, tmp_path, views, batch=2)
     fed = counting(teacher)
     one, recorder = stage(*methods), Recorder()

@@ -141,7 +141,7 @@ def test_lambda_is_calibrated_unless_it_is_given() -> None:
 def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     one = student()
     method = bind_phi([clsd()], resolve_phi("teacher"))[0]
-    method.check(None, one)
+    method.fit(None, one)
     phi = method.helpers(None, one)["phi"]
     assert phi.network.spec.width == 48 and phi.levels >= 1
     assert all(p.device.type == "cpu" and not p.requires_grad for p in phi.parameters())
@@ -174,7 +174,7 @@ def test_what_it_goes_with_and_what_it_refuses() -> None:
     for kind, goes in (("output", True), ("feature", True), ("joint", False), ("heads", False)):
         assert (refusals([clsd(), OfKind("other", kind)]) == []) is goes  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no tap"):
-        clsd(taps=("body[9]",)).check(None, student())
+        clsd(taps=("body[9]",)).fit(None, student())
 
 
 def test_presets_say_style_and_the_papers_insists_on_vgg19() -> None:

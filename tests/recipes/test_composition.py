@@ -17,13 +17,14 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import student_of_spec
+from compressor.training.calibration import Calibrated
 from compressor.training.loop import Hands, run_stages, train
 from compressor.training.losses import asked_weights
-from compressor.training.method import Calibrated, Kind, Method, PlainMethod
+from compressor.training.method import Method, PlainMethod, fit_methods
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step
-from recipes.composition import REFUSED, disagreements, refusals
+from recipes.composition import REFUSED, Kind, disagreements, refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.scratch import Scratch
@@ -42,7 +43,6 @@ ALLOWED: tuple[tuple[Kind, Kind], ...] = (
     ("heads", "output"),
     ("heads", "feature"),
     ("heads", "data"),
-    ("quantised", "output"),
 )
 """What the compatibility table of the specification names as allowed."""
 
@@ -53,7 +53,6 @@ EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
     ("joint", "contrast"),
     ("joint", "heads"),
     ("joint", "bands"),
-    ("joint", "quantised"),
 )
 
 
@@ -61,8 +60,6 @@ EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
 class Any(PlainMethod):
     name: str
     kind: Kind
-    needs_teacher: bool = False
-    needs_network: bool = False
     weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
 
 
@@ -115,7 +112,7 @@ def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
     """Of the first step of a recipe of these methods; shared terms are the same, or it is refused."""
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
     student = student_of_spec(teacher, HALF)
-    methods = [method.fitted(teacher, student) for method in methods]
+    methods = fit_methods(methods, teacher, student)
     preset = load_preset("scratch").with_steps(5).model_copy(update={"weights": weights})
     one, batch = preset.stage(methods), Waves(2, range(2)).at(0)
     state = State.fresh(student, teacher, one)

@@ -293,11 +293,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_csd_goes_with_no_frozen_teacher_and_no_quantisation() -> None:
+def test_csd_goes_with_no_frozen_teacher() -> None:
     assert any("its teacher is trained with the student" in line for line in refusals([Csd(), Logits()]))
-
-    (line,) = refusals([Csd(), Logits(name="pams", kind="quantised")])
-    assert "csd and pams do not go together: quantisation is the last stage" in line
 
 
 @pytest.mark.usefixtures("offline")

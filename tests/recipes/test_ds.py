@@ -143,9 +143,9 @@ def test_taps_are_options_and_are_checked_before_training() -> None:
     method = make_method("ds", {"taps": ["body[0]", "body_end"], "head_weight": 0.5})
     assert method.weights["heads"] == 0.5 and len(method.modules(None, student())["heads"]) == 2  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"did you mean 'body\[1\]'|there are head"):
-        DeepSupervision(taps=("body[11]",)).check(None, student())
+        DeepSupervision(taps=("body[11]",)).fit(None, student())
     with pytest.raises(UsageError, match="before the first"):
-        DeepSupervision().check(None, student(depth=2))
+        DeepSupervision().fit(None, student(depth=2))
     with pytest.raises(UsageError, match="taps"):
         make_method("ds", {"taps": []})
 

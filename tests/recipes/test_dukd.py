@@ -70,7 +70,7 @@ def test_the_sum_is_the_papers():
     cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     batch = Waves(2).at(4)
     assert batch.hr is not None
-    method = DUKD().fitted(teacher, student)
+    method = DUKD().fit(teacher, student)
     terms = method.terms(Step(4, 7, batch, cast))
     drawn = {"seed": 7, "step": 4, "samples": range(4)}
     with torch.no_grad():
@@ -187,18 +187,18 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
     ids=lambda value: getattr(value, "arch", None),
 )
 def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expected: tuple[object, ...]):
-    fitted = DUKD(variant="code").fitted(None, build(spec))
+    fitted = DUKD(variant="code").fit(None, build(spec))
     assert (fitted.pixel_weight, fitted.probability, fitted.zoom_out, fitted.cells) == expected
-    own = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fitted(None, build(spec))
+    own = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fit(None, build(spec))
     assert (own.pixel_weight, own.zoom_out, own.cells) == (3.0, "on", expected[3])
 
 
 def test_the_code_has_no_settings_for_other_networks():
     student = build(CARNSpec(2, width=4))
     with pytest.raises(UsageError, match="the student is carn x2: give pixel_weight, probability, zoom_out and cells"):
-        DUKD(variant="code").fitted(None, student)
+        DUKD(variant="code").fit(None, student)
     given = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
-    assert given.fitted(None, student) == given
+    assert given.fit(None, student) == given
     assert len(CODE) == 9
 
 

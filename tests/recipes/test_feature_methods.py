@@ -257,7 +257,7 @@ def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
         pair = Pair.made(FACD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
         seen = pair.train(state)[0]
-        found.append(state.calibration.found["patch_contrast"])
+        found.append(state.calibration.weights["patch_contrast"])
         assert found[-1] == pytest.approx(0.2 * seen["raw/pixel"] / seen["seen/ungated_contrast"], rel=1e-5)
     assert found[0] == found[1] == found[2]
 

@@ -108,7 +108,7 @@ def test_features_are_weighed_before_the_gate() -> None:
         pair = Pair.made(LFD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
         pair.train(state)
-        found.append(state.calibration.found["matching"])
+        found.append(state.calibration.weights["matching"])
     assert found[0] == pytest.approx(found[1]) == pytest.approx(found[2])
     weight = LFD(gate="hard").weights["matching"]
     assert isinstance(weight, Calibrated) and weight.by == "ungated_matching"

@@ -210,7 +210,7 @@ def test_gates_and_student_learn_and_the_teacher_does_not() -> None:
 )
 def test_a_network_without_a_tail_behind_a_skip_is_refused(teacher: Spec, student: Spec, named: str) -> None:
     with pytest.raises(UsageError, match=f"{named} has no such single tail input"):
-        Hkdsr().check(build(teacher), build(student))
+        Hkdsr().fit(build(teacher), build(student))
 
 
 def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
@@ -220,8 +220,8 @@ def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
         make_method("hkdsr", {"compat": "hkdsr", "fsm": "matrix"})
     for tap, wrong in (("body_end", "is none"), ("body[7]", "no tap"), ("rel(1/9)", "before the first")):
         with pytest.raises(UsageError, match=wrong):
-            Hkdsr(teacher_taps=(tap,), student_taps=("rel(1)",)).check(build(EDSR), build(EDSR))
-    Hkdsr().check(build(PAIRS[1][0]), build(PAIRS[2][0]))
+            Hkdsr(teacher_taps=(tap,), student_taps=("rel(1)",)).fit(build(EDSR), build(EDSR))
+    Hkdsr().fit(build(PAIRS[1][0]), build(PAIRS[2][0]))
     assert "do not go together" in refusals([Hkdsr(), OfKind("csd", "joint")])[0]
     assert refusals([Hkdsr(), Logits()]) == []
 
@@ -240,7 +240,7 @@ def run(both: tuple[Stage, ...], batches: OnePatch, recorder: Recorder) -> tuple
 
 def test_the_teachers_copy_is_tuned_first_and_teaches_then() -> None:
     both, recorder = stages(), Recorder()
-    assert [(one.trains, one.schedule.steps) for one in both] == [("teacher", 2), ("student", 6)]
+    assert [(one.role, one.schedule.steps) for one in both] == [("teacher", 2), ("student", 6)]
     assert both[0].schedule.at(0) == both[0].schedule.at(1) == 1e-5
     state, teacher = run(both, smooth_patch(), recorder)
     assert network_sha256(teacher) == network_sha256(build(EDSR, seed=1)) != network_sha256(state.networks["teacher"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compressor.base.errors import UsageError
-from recipes.catalogue import METHODS, MethodEntry
+from recipes.catalogue import METHODS, MethodEntry, teacher_needs
 from recipes.config.errors import PresetError, Problem
 from recipes.config.options import make_method, options_model
 from recipes.config.reading import load_preset, read_preset
@@ -184,9 +184,10 @@ def test_a_preset_as_a_file_is_what_its_name_gives(tmp_path):
 def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
     from recipes.catalogue import catalogue
 
-    monkeypatch.setitem(catalogue().methods, "logits", MethodEntry("recipes.logits:Logits", "nothing", "elsewhere"))
+    entry = MethodEntry("recipes.csd_lite:CsdLite", "nothing", "elsewhere")
+    monkeypatch.setitem(catalogue().methods, "csd-lite", entry)
     with pytest.raises(Exception, match=r"elsewhere.*needs 'outputs'"):
-        make_method("logits", {})
+        make_method("csd-lite", {"phi": "vgg19"})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -194,8 +195,7 @@ def test_entries_say_what_the_methods_need(name):
     # The most that it may need: a φ of the teacher's blocks wants more of the teacher than VGG-19.
     most = {"phi": "teacher"} if "phi" in options_model(METHODS[name]).model_fields else {}
     method = make_method(name, most)
-    needs = "network" if method.needs_network else "outputs" if method.needs_teacher else "nothing"
-    assert METHODS[name].needs == needs
+    assert METHODS[name].needs == teacher_needs(method)
 
 
 def test_the_schema_on_file_is_the_generated_one():

@@ -98,7 +98,7 @@ def test_inherit_and_scratch_share_their_loss_but_not_their_student_rule():
 
 def test_a_term_without_weight_is_refused():
     class Odd(PlainMethod):
-        name, needs_teacher, weights = "odd", False, {"pixel": 1.0}
+        name, weights = "odd", {"pixel": 1.0}
 
         def terms(self, step):
             return {"pixel": step.student().sr.mean(), "forgotten": step.student().sr.sum()}

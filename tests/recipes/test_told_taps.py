@@ -66,7 +66,7 @@ def test_wrong_taps_are_told_with_their_side_before_anything_is_written(
 ) -> None:
     chosen = make_method(method, options)
     with pytest.raises(UsageError, match=message):
-        chosen.check(build(MASTER), build(DEEPER))
+        chosen.fit(build(MASTER), build(DEEPER))
     with pytest.raises(UsageError, match=message):
         chosen.compares(build(MASTER), build(DEEPER))
 

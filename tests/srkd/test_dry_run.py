@@ -47,8 +47,6 @@ class Asking(PlainMethod):
     """Asks the teacher for features and for a second input, and brings a module of its own."""
 
     name: str = "asking"
-    needs_teacher: bool = True
-    needs_network: bool = True
     weights: Mapping[str, float] = field(default_factory=lambda: {"feature": 1.0, "small": 1.0})
 
     def modules(self, teacher: Any, student: Any) -> nn.ModuleDict:

@@ -25,8 +25,8 @@ from compressor.training.distributed import processes as started
 from compressor.training.guard import Skipped
 from compressor.training.loop import run_stages
 from compressor.training.losses import Losses
-from compressor.training.method import Method
-from compressor.training.stage import Stage
+from compressor.training.method import Method, fit_methods
+from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State, follow_leader
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
@@ -96,10 +96,9 @@ class Pair:
     ) -> Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
-        inside = frozen is not None and method.trains == "joint"
+        inside = frozen is not None and isinstance(method, TrainsJointly)
         pupil = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
-        method.check(frozen, pupil)
-        method = method.fitted(frozen, pupil)
+        (method,) = fit_methods([method], frozen, pupil)
         return cls(method, preset.stages([method]), frozen, pupil)
 
     def fresh(self) -> State:

@@ -39,8 +39,6 @@ class Contrast(PlainMethod):
     """Every student sample is to resemble the teacher's of the same image more than those of all other samples."""
 
     name: str = "contrast"
-    needs_teacher: bool = True
-    needs_network: bool = True
     weights: Mapping[str, float] = field(default_factory=lambda: {"contrast": 0.05})
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:

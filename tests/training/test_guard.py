@@ -33,8 +33,6 @@ class Faulty(PlainMethod):
 
     factors: Mapping[int, float]
     name: str = "faulty"
-    needs_teacher: bool = False
-    needs_network: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0, "still": 1.0})
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:

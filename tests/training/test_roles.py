@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
+from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256, student_of_spec
+from compressor.training.calibration import Calibrated, Calibration, calibration_steps
 from compressor.training.loop import run_stages
-from compressor.training.method import Calibrated, Calibration, PlainMethod, Role, calibration_steps
+from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -34,9 +36,7 @@ class Together(PlainMethod):
     """Students inside the teacher, all on the pixel loss; the teacher's own image is a target without gradient."""
 
     name: str = "together"
-    needs_teacher: bool = True
-    needs_network: bool = True
-    trains: Role = "joint"
+    segments: Segments = "each"
     more: tuple[float, ...] = ()
     weights: Mapping[str, float] = field(default_factory=lambda: {"students": 1.0, "teacher": 1.0, "pull": 0.1})
 
@@ -53,7 +53,7 @@ class Together(PlainMethod):
 
 
 def joint(steps: int = 6, **options: object) -> Stage:
-    return replace(stage([Together(**options)], steps=steps, rate=1e-3), trains="joint")  # type: ignore[arg-type]
+    return stage([Together(**options)], steps=steps, rate=1e-3)  # type: ignore[arg-type]
 
 
 def pupil(teacher: Network, width: float = 0.5) -> Network:
@@ -139,7 +139,7 @@ def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
 
 
 def tuned_first() -> tuple[Stage, Stage]:
-    first = replace(stage([Scratch(name="tuning")], steps=4, rate=1e-3), trains="teacher")
+    first = replace(stage([Scratch(name="tuning")], steps=4, rate=1e-3), tunes_teacher=True)
     return first, stage([Logits()], steps=4, rate=1e-3)
 
 
@@ -179,7 +179,7 @@ class InParts(Scratch):
 
 def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
     """As in DUKD's code: the second update moves by g1(θ0) + g2(θ1). Seen through plain gradient descent."""
-    one = replace(stage([InParts()], steps=1, rate=1e-2), updates=2)
+    one = stage([InParts()], steps=1, rate=1e-2)
     state = State.fresh(network(0), None, one)
     parameters = list(state.trained.parameters())
     state.optimiser = torch.optim.SGD(parameters, lr=1e-2)  # type: ignore[assignment]
@@ -214,7 +214,7 @@ def test_a_weight_is_calibrated_to_its_share_and_frozen():
     assert calibration_steps(40) == 4
     assert all(row["weighted/extra"] == 0 for row in rows[:4]) and rows[4]["weighted/extra"] > 0
     expected = 0.2 * sum(row["raw/pixel"] for row in rows[:4]) / sum(row["raw/extra"] for row in rows[:4])
-    assert state.calibration.found == {"extra": pytest.approx(expected)}
+    assert state.calibration.weights == {"extra": pytest.approx(expected)}
     assert {round(row["weighted/extra"] / row["raw/extra"], 9) for row in rows[4:]} == {round(expected, 9)}
     assert recorder.notes == [f"weight of extra: {expected:.6g}, calibrated over 4 steps"]
 
@@ -238,7 +238,7 @@ def test_a_given_weight_skips_calibration():
 
 def test_a_term_of_zero_cannot_be_calibrated():
     with pytest.raises(SrkdError, match="extra cannot be calibrated"):
-        Calibration().see({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
+        Calibration().update({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
 
 
 def test_calibration_lasts_a_tenth_of_a_short_run_and_a_hundred_steps_of_a_long_one():

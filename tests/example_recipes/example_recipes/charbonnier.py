@@ -21,8 +21,6 @@ from srkd import PlainMethod
 class Charbonnier(PlainMethod):
     eps: Annotated[float, Field(gt=0, description="below this a difference counts by its square")] = 1e-3
     name: str = "charbonnier"
-    needs_teacher: bool = False
-    needs_network: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"charbonnier": 1.0})
 
     def terms(self, step):
