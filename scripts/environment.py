@@ -1,7 +1,7 @@
-"""Make (or find) the environment that `make` works in. Needs only Python's standard library.
+"""Create or update the environment that `make` works in. Needs only Python's standard library.
 
-An active environment that has torch is used as it is: what srkd lacks is added, its torch is not touched.
-Otherwise `.venv` is made from constraints.txt, with the CPU build of torch.
+An active environment that has torch is used: missing packages are added, its torch is not changed.
+Otherwise `.venv` is created from constraints.txt, with the CPU build of torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ STAMP = ".srkd-environment"
 
 
 def interpreter(environment: Path) -> Path:
-    """The Python of an environment, on either kind of system."""
+    """Return the path of an environment's Python, on Windows or elsewhere."""
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def active_with_torch() -> Path | None:
-    """The activated virtual or conda environment, if it brings a torch of its own."""
+    """Return the activated virtual or conda environment, if torch is installed in it."""
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         value = os.environ.get(variable)
         if not value or Path(value).resolve() == ROOT / ".venv":
@@ -37,33 +37,33 @@ def active_with_torch() -> Path | None:
     return None
 
 
-def made_by_this_python(environment: Path) -> bool:
-    """False for an environment that another Python made: it is made anew."""
-    facts = environment / "pyvenv.cfg"
-    return facts.exists() and f"version = {sys.version.split()[0]}" in facts.read_text()
+def is_from_this_python(environment: Path) -> bool:
+    """False if another version of Python created the environment; it is then created anew."""
+    config = environment / "pyvenv.cfg"
+    return config.exists() and f"version = {sys.version.split()[0]}" in config.read_text()
 
 
 def fingerprint() -> str:
-    """Changes when the environment has to be brought up to date."""
+    """Return a hash that changes when the environment has to be updated."""
     parts = [str(ROOT), sys.version]
     parts += [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def pip(python: Path, *arguments: str, quiet_failure: bool = False) -> bool:
-    """Run pip install in the environment; True when it went well."""
+    """Run pip install in the environment; return True if it succeeded."""
     command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     stderr = subprocess.DEVNULL if quiet_failure else None
     return subprocess.run(command, cwd=ROOT, check=False, stderr=stderr).returncode == 0
 
 
 def pinned_torch() -> str:
-    """The torch requirement of constraints.txt."""
+    """Return the torch requirement of constraints.txt."""
     return next(line.strip() for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
 
 
 def install_torch(python: Path) -> None:
-    """The CPU build, where it can be had: from the package index, else from TORCH_INDEX; else what the index has."""
+    """Install the CPU build of torch from TORCH_INDEX or the package index; else the build that the index has."""
     torch, index = pinned_torch(), os.environ.get("TORCH_INDEX", "")
     attempts = [[f"{torch}+cpu"], [torch]] if sys.platform == "linux" else [[torch]]
     if index:
@@ -71,23 +71,23 @@ def install_torch(python: Path) -> None:
     for position, requirement in enumerate(attempts):
         last = position == len(attempts) - 1
         if last and sys.platform == "linux":
-            say("no CPU build of torch in the package index: taking its own build (gigabytes where that is CUDA's);")
+            say("the package index has no CPU build of torch: installing the default one (gigabytes if it has CUDA);")
             say("set TORCH_INDEX to PyTorch's CPU wheel index to avoid it")
         if pip(python, "-c", str(CONSTRAINTS), *requirement, quiet_failure=not last):
             return
-    stop(f"cannot install {torch}: see pip's message above (`make clean` starts anew)")
+    stop(f"cannot install {torch}: see pip's message above (`make clean` starts over)")
 
 
-def install(environment: Path, *, own: bool) -> None:
-    """Bring the environment up to date with pyproject.toml and constraints.txt."""
+def install(environment: Path, *, is_active: bool) -> None:
+    """Update the environment to pyproject.toml and constraints.txt."""
     python = interpreter(environment)
-    if own:
-        if not python.exists() or not made_by_this_python(environment):
-            say(f"making {environment.name} with Python {sys.version.split()[0]} (once; downloads about 400 MB)")
+    if not is_active:
+        if not python.exists() or not is_from_this_python(environment):
+            say(f"creating {environment.name} with Python {sys.version.split()[0]} (once; downloads about 400 MB)")
             try:
                 venv.create(environment, with_pip=True, clear=True)
             except (subprocess.CalledProcessError, OSError) as error:
-                stop(f"cannot make {environment}: {error} (on Debian and Ubuntu: apt install python3-venv)")
+                stop(f"cannot create {environment}: {error} (on Debian and Ubuntu: apt install python3-venv)")
         install_torch(python)
         pinned = ["-c", str(CONSTRAINTS)]
         done = pip(python, *pinned, "hatchling") and pip(python, *pinned, "--no-build-isolation", "-e", ".[dev]")
@@ -97,7 +97,7 @@ def install(environment: Path, *, own: bool) -> None:
         say(f"using the active environment {environment} and its torch {torch}")
         done = pip(python, f"torch=={torch}", "-e", ".[dev]")
     if not done:
-        stop("pip could not install srkd: see its message above (`make clean` starts anew)")
+        stop("pip could not install srkd: see its message above (`make clean` starts over)")
 
 
 def say(message: str) -> None:
@@ -113,10 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--where", action="store_true", help="print the environment's folder and change nothing")
     options = parser.parse_args()
-    if sys.version_info < (3, 10):  # noqa: UP036 - whoever runs this may have an older one
+    if sys.version_info < (3, 10):  # noqa: UP036 - the user's Python may be older
         stop(
             f"srkd needs Python 3.10 or newer and this is {sys.version.split()[0]}: "
-            "name another one, as in `make PYTHON=python3.12 test`"
+            "choose another one, as in `make PYTHON=python3.12 test`"
         )
     active = active_with_torch()
     environment = active or ROOT / ".venv"
@@ -126,7 +126,7 @@ def main() -> None:
     stamp = environment / STAMP
     if stamp.exists() and stamp.read_text() == fingerprint() and interpreter(environment).exists():
         return
-    install(environment, own=active is None)
+    install(environment, is_active=active is not None)
     stamp.write_text(fingerprint())
 
 

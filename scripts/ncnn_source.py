@@ -1,8 +1,8 @@
-"""Fetch ncnn's sources, of the version installed here, from the package index: `build/ncnn-VERSION`, for demo/ncnn.
+"""Download ncnn's sources, in the installed version, from the package index to `build/ncnn-VERSION`, for demo/ncnn.
 
-ncnn's Python package comes with its library inside; what a C++ program needs, headers and a library to link, is built
-from the sources. Their package dates its version by the day of the build, so pip's usual check of versions refuses it:
-the older resolver, which does not check, is asked for.
+ncnn's Python package contains only the finished library. A C++ program needs headers and a library to link, which are
+built from the sources. The source package dates its version by the day of the build, so pip's usual check of versions
+refuses it: the older resolver, which does not check, is used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def folder(version: str) -> Path:
-    """Where the sources of a version lie."""
+def source_folder(version: str) -> Path:
+    """Return the folder for the sources of a version."""
     return ROOT / "build" / f"ncnn-{version}"
 
 
 def fetch(version: str) -> Path:
-    """The folder, filled if it is not there yet."""
-    target = folder(version)
+    """Download the sources if they are missing, and return their folder."""
+    target = source_folder(version)
     if (target / "CMakeLists.txt").is_file():
         return target
     target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The wheel carries the built app, so that its users need no Node."""
+"""A build hook that puts the built app into the wheel, so that its users need no Node."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WITHOUT = "SRKD_WITHOUT_APP"
 
 
 class AppHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Builds the app and puts it into the wheel; an editable install uses the working tree's."""
+    """Build the app and add it to the wheel; an editable install uses the app in the working tree."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
         if os.environ.get(WITHOUT) and not build_demo.is_built():
-            self.app.display_warning(f"{WITHOUT} is set: a wheel without the demo's app")
+            self.app.display_warning(f"{WITHOUT} is set: the wheel does not contain the demo's app")
             return
         try:
             folder = build_demo.build()

@@ -1,4 +1,4 @@
-"""The script behind `make`: which environment it takes, and that it changes nothing when asked where."""
+"""scripts/environment.py, the script behind `make`: which environment it uses, and that --where changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def where(python: str = sys.executable, **environment: str) -> subprocess.Comple
 
 
 def fake_environment(folder: Path, *, torch: bool) -> Path:
-    """An environment whose Python says that it has torch, or not."""
+    """Create an environment whose Python answers that torch is installed, or not."""
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\nexit {0 if torch else 1}\n")
@@ -28,18 +28,18 @@ def fake_environment(folder: Path, *, torch: bool) -> Path:
     return folder
 
 
-def test_without_an_active_environment_it_is_the_clones_own() -> None:
+def test_without_an_active_environment_it_uses_venv_of_the_clone() -> None:
     assert where().stdout.strip() == str(ROOT / ".venv")
 
 
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 @pytest.mark.parametrize("torch", [True, False])
-def test_an_active_environment_is_taken_if_it_has_torch(tmp_path: Path, variable: str, torch: bool) -> None:
+def test_an_active_environment_is_used_if_it_has_torch(tmp_path: Path, variable: str, torch: bool) -> None:
     active = fake_environment(tmp_path / "active", torch=torch)
     assert where(**{variable: str(active)}).stdout.strip() == str(active if torch else ROOT / ".venv")
 
 
-def test_an_active_environment_that_is_gone_is_not_taken(tmp_path: Path) -> None:
+def test_an_active_environment_that_was_deleted_is_not_used(tmp_path: Path) -> None:
     assert where(VIRTUAL_ENV=str(tmp_path / "gone")).stdout.strip() == str(ROOT / ".venv")
 
 

@@ -1,4 +1,4 @@
-"""srkd -> recipes, export, demo -> compressor, and nobody but the console prints."""
+"""Imports go srkd -> recipes, export, demo -> compressor, without cycles, and only the console prints."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_nothing_outside_the_console_prints() -> None:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Every module of ours that a file imports: at its top, inside functions, and for types only."""
+    """Return the modules of this project that a file imports: at its top, inside functions, and for types only."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
-            inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules |= inside & MODULES.keys() or {node.module}
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules |= submodules & MODULES.keys() or {node.module}
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
     return modules & MODULES.keys()
@@ -55,17 +55,17 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 @pytest.mark.xfail(strict=False, reason="until srkd, demo and TensorRT have none")
-def test_no_imports_go_in_circles() -> None:
-    """Lazy imports and imports for types count too: a circle is a circle, whenever it is walked."""
+def test_no_import_cycles() -> None:
+    """Lazy imports and imports for types count too."""
     graph = {name: imports_of(path) - {name} for name, path in MODULES.items()}
     sorter: TopologicalSorter[str] = TopologicalSorter(graph)
     try:
         sorter.prepare()
     except CycleError as error:
-        pytest.fail(f"imports go in a circle: {' -> '.join(error.args[1])}")
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_say_what_they_are(path: Path) -> None:
+def test_every_file_has_a_docstring(path: Path) -> None:
     if path.read_text().strip():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path.name} has no docstring"

@@ -1,4 +1,4 @@
-"""The wheel: it holds all it needs, and works in an empty environment from another folder."""
+"""The wheel: it holds every file, and works in an empty environment from another folder."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    # Node and the npm registry are not asked for here; the browser tests build the app and look for it in a wheel.
-    bare = {**os.environ, "SRKD_WITHOUT_APP": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=bare)
+    # Without Node and the npm registry; the browser tests build the app and look for it in a wheel.
+    environment = {**os.environ, "SRKD_WITHOUT_APP": "1"}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("srkd-*.whl")
     return built
@@ -50,7 +50,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def ask(python: Path, folder: Path, program: str) -> str:
+def run_python(python: Path, folder: Path, program: str) -> str:
     done = subprocess.run([str(python), "-I", "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -64,39 +64,39 @@ def package_files() -> Iterator[str]:
 
 
 def test_the_wheel_holds_every_file(wheel: Path) -> None:
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    assert [name for name in package_files() if name not in inside] == []
-    strangers = {name.split("/")[0] for name in inside} - set(PACKAGES)
-    assert strangers == {f"srkd-{srkd.__version__}.dist-info"}
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert [name for name in package_files() if name not in names] == []
+    others = {name.split("/")[0] for name in names} - set(PACKAGES)
+    assert others == {f"srkd-{srkd.__version__}.dist-info"}
 
 
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+def test_the_metadata_of_the_wheel(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     info = f"srkd-{srkd.__version__}.dist-info"
-    told = archive.read(f"{info}/METADATA").decode()
-    assert f"\nVersion: {srkd.__version__}\n" in told
-    assert "\nLicense-Expression: Apache-2.0\n" in told
-    assert "\nRequires-Python: >=3.10\n" in told
+    text = archive.read(f"{info}/METADATA").decode()
+    assert f"\nVersion: {srkd.__version__}\n" in text
+    assert "\nLicense-Expression: Apache-2.0\n" in text
+    assert "\nRequires-Python: >=3.10\n" in text
     assert "srkd = srkd.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
 
 
 def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
     names = ", ".join(PACKAGES)
-    where = json.loads(
-        ask(installed, tmp_path, f"import {names}, json; print(json.dumps([m.__file__ for m in ({names})]))")
+    files = json.loads(
+        run_python(installed, tmp_path, f"import {names}, json; print(json.dumps([m.__file__ for m in ({names})]))")
     )
-    assert all(Path(file).is_relative_to(installed.parent.parent) for file in where)
+    assert all(Path(file).is_relative_to(installed.parent.parent) for file in files)
     script = installed.parent / "srkd"
     for arguments in (["--version"], ["--help"], ["inspect", "--help"]):
         done = subprocess.run([str(script), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert ask(installed, tmp_path, "import srkd; print(all(getattr(srkd, n) for n in srkd.__all__))") == "True"
+    assert run_python(installed, tmp_path, "import srkd; print(all(getattr(srkd, n) for n in srkd.__all__))") == "True"
 
 
 def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, tmp_path: Path) -> None:
     program = "from demo.files import APP, read_app; print(len(read_app()) if APP.exists() else APP)"
-    if ask(installed, tmp_path, program).isdigit():
+    if run_python(installed, tmp_path, program).isdigit():
         return  # The app is built here, so this wheel carries it.
     script = installed.parent / "srkd"
     done = subprocess.run([str(script), "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -105,20 +105,20 @@ def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, 
 
 
 def requirements(wheel: Path) -> list[str]:
-    """What the wheel's metadata asks for, extras included."""
+    """Return the requirements in the wheel's metadata, extras included."""
     info = zipfile.ZipFile(wheel).read(f"srkd-{srkd.__version__}.dist-info/METADATA").decode()
     return [line.partition(": ")[2] for line in info.splitlines() if line.startswith("Requires-Dist: ")]
 
 
 def name_of(requirement: str) -> str:
-    found = re.match(r"[A-Za-z0-9._-]+", requirement)
-    assert found
-    return found[0].lower()
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match
+    return match[0].lower()
 
 
 def third_party_imports() -> dict[str, str]:
-    """Every module outside the standard library that our packages import, and a file that does."""
-    found: dict[str, str] = {}
+    """Return every module outside the standard library that our packages import, and a file that imports it."""
+    imports: dict[str, str] = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -129,27 +129,27 @@ def third_party_imports() -> dict[str, str]:
                 else:
                     continue
                 for module in modules:
-                    found[module.split(".")[0]] = str(path.relative_to(ROOT))
-    return {name: file for name, file in found.items() if name not in sys.stdlib_module_names | set(PACKAGES)}
+                    imports[module.split(".")[0]] = str(path.relative_to(ROOT))
+    return {name: file for name, file in imports.items() if name not in sys.stdlib_module_names | set(PACKAGES)}
 
 
 def test_everything_imported_is_declared(wheel: Path) -> None:
-    wanted = {name_of(requirement) for requirement in requirements(wheel)}
+    declared = {name_of(requirement) for requirement in requirements(wheel)}
     # cuda-python holds nothing itself: it asks for the packages that do.
     owners = {**metadata.packages_distributions(), "cuda": ["cuda-python"]}
     undeclared = {
         module: file
         for module, file in third_party_imports().items()
-        if not {owner.lower() for owner in owners.get(module, [module.replace("_", "-")])} & wanted
+        if not {owner.lower() for owner in owners.get(module, [module.replace("_", "-")])} & declared
     }
     assert undeclared == {}
 
 
 def test_dependencies_are_ranges_and_constraints_are_pins(wheel: Path) -> None:
-    asked = requirements(wheel)
-    assert [text for text in asked if "==" in text.split(";")[0]] == []
+    ranges = requirements(wheel)
+    assert [text for text in ranges if "==" in text.split(";")[0]] == []
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in pins if "==" not in line.split(";")[0]] == []
     pinned = {name_of(line) for line in pins}
-    tested = [text for text in asked if "extra ==" not in text or "extra == 'dev'" in text]
+    tested = [text for text in ranges if "extra ==" not in text or "extra == 'dev'" in text]
     assert [text for text in tested if name_of(text) not in pinned] == []

@@ -1,4 +1,4 @@
-"""Every command in the README runs, in order, in one folder that holds what a reader would have."""
+"""Every command in the README runs, in order, in one folder with the files that a reader would have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORTER = {
     "demo": ["--app", "app", "--build", "site"],
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
 }
-"""What a test adds to a command so that it ends soon; click takes the last of an option given twice."""
+"""Options that a test adds to a command so that it ends soon; click takes the last of a repeated option."""
 
 
 def blocks(language: str) -> list[str]:
@@ -43,7 +43,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A reader's folder: edsr.pt in the EDSR-PyTorch dialect, photos/, and `srkd` on the path."""
+    """Create a reader's folder: edsr.pt with the names of EDSR-PyTorch, photos/, and `srkd` on the path."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
@@ -60,13 +60,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def edsr_pytorch(spec: EDSRSpec) -> dict[str, torch.Tensor]:
-    """A state dict as EDSR-PyTorch saves it."""
-    ours = build(spec, seed=3).state_dict()
+    """Return a state dict as EDSR-PyTorch saves it."""
+    weights = build(spec, seed=3).state_dict()
     names = {"head": "head.0", "body_end": f"body.{spec.depth}", "upsampler.convs.0": "tail.0.0", "tail": "tail.1"}
     for block in range(spec.depth):
         names |= {f"blocks.{block}.conv{k}": f"body.{block}.body.{2 * k - 2}" for k in (1, 2)}
     state = {
-        f"{theirs}.{kind}": ours[f"{name}.{kind}"] for name, theirs in names.items() for kind in ("weight", "bias")
+        f"{official}.{kind}": weights[f"{name}.{kind}"]
+        for name, official in names.items()
+        for kind in ("weight", "bias")
     }
     mean = 255 * torch.tensor(spec.mean)
     for side, sign in (("sub_mean", -1.0), ("add_mean", 1.0)):
@@ -99,8 +101,8 @@ def test_the_readme_knows_every_verb() -> None:
 def test_every_file_named_exists() -> None:
     named = re.findall(r"`([\w./-]+\.(?:md|txt|py|toml))`", README + (ROOT / "CONTRIBUTING.md").read_text())
     invented = {"compressor/networks/tiny.py", "recipes/echo.py"}
-    elsewhere = {"edsr.py", "logits.py"}
-    assert [name for name in named if not (ROOT / name).exists() and name not in invented | elsewhere] == []
+    without_folder = {"edsr.py", "logits.py"}
+    assert [name for name in named if not (ROOT / name).exists() and name not in invented | without_folder] == []
 
 
 def test_every_srkd_command_runs(desk: Path) -> None:
@@ -146,11 +148,11 @@ def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Pat
 
 @pytest.mark.slow
 def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
-    told = subprocess.run(
+    dry_run = subprocess.run(
         ["make", "-n", f"PYTHON={sys.executable}", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     shutil.rmtree(desk / "runs" / "quickstart", ignore_errors=True)
-    for step in quickstart_lines(told.stdout):
+    for step in quickstart_lines(dry_run.stdout):
         done = run(shortened(step), desk)
         assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
     for word in ("params", "GMAC", "FPS", "PSNR-Y", "teacher", "quickstart"):
@@ -158,7 +160,7 @@ def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
 
 
 def quickstart_lines(dry_run: str) -> list[str]:
-    """The srkd commands of a dry run, without the environment's folder."""
-    found = re.findall(r"^\S*/bin/(srkd .*)$", dry_run, flags=re.MULTILINE)
-    assert found
-    return found
+    """Return the srkd commands of a dry run, without the environment's folder."""
+    lines = re.findall(r"^\S*/bin/(srkd .*)$", dry_run, flags=re.MULTILINE)
+    assert lines
+    return lines
