@@ -1,17 +1,20 @@
-"""The public functions: the command line's words as keyword arguments, frozen dataclasses as answers."""
+"""The public functions of srkd. Their keywords are the options of the command line; they return frozen dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from compressor.base.choices import Border
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.context import Context
+from compressor.base.errors import UsageError
 from compressor.images.metrics import Protocol
+from compressor.images.sets import ImageSet, embedded_pairs, find_sets
+from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
 from compressor.inference.evaluate import Evaluation
 from compressor.inference.origin import checkpoint_of
-from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -19,15 +22,15 @@ from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
 from compressor.teachers.teacher import Teacher, load_teacher
-from export.contestants import DEFAULT_LR_SIZES, DEFAULT_RUNTIMES, DEFAULT_SECONDS, Settings
-from export.conversion import IO, Choices, Shuffle, tuned_and_largest
+from export.contestants import Settings
+from export.conversion import Choices, tuned_and_largest
 from export.exporting import ExportReport, export_model
 from export.metadata import Source
-from export.profiling import ProfileReport
-from srkd.inspection import Inspection, inspect_file
-from srkd.opening import Model, Opening, listed
-from srkd.profiling import Profiling
-from srkd.scoring import Grey, Scoring
+from export.profiling import ProfileReport, profile_models
+from srkd.inspection import Inspection, run_inspect
+from srkd.models import as_tuple, common_scale, find_run_teacher, open_runtime
+from srkd.options import public
+from srkd.verb_options import EvaluateOptions, ExportOptions, InspectOptions, ProfileOptions, UpscaleOptions
 
 __all__ = [
     "Cost",
@@ -48,8 +51,11 @@ __all__ = [
 ]
 
 
+R = TypeVar("R")
+
+
 def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
-    """The network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
+    """Return the network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
     A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
     """
@@ -67,152 +73,132 @@ def inspect(
     *,
     scale: int | None = None,
     lr_size: tuple[int, int] = (256, 256),
-    check: bool = False,
     layers: bool = False,
+    check: bool = False,
     **arch_options: object,
 ) -> Inspection:
-    """What a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
+    """Return what a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
 
-    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` tells what each layer costs.
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer.
     """
-    return inspect_file(path, scale=scale, lr_size=lr_size, arch_options=arch_options, check=check, layers=layers)
+    return run_inspect(
+        InspectOptions(path, scale=scale, lr_size=lr_size, layers=layers, check=check, arch_options=arch_options)
+    )
 
 
-def export(
-    model: str | Path,
-    *,
-    formats: Sequence[str] = (),
-    out: str | Path | None = None,
-    static: tuple[int, int] | None = None,
-    io: IO = "float",
-    shuffle: Shuffle = "crd",
-    sizes: Sequence[tuple[int, int]] | None = None,
-    scale: int | None = None,
-    arch_options: Mapping[str, object] | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
-) -> ExportReport:
+def run_export(options: ExportOptions, context: Context) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    No format means ONNX. The files lie beside the model's own unless `out` names another folder. `static` is the only
-    size (width, height) that the files shall take; `sizes` are what a TensorRT engine is tuned for and the largest that
-    it takes. Of an exported file the checkpoint it was made from is taken, which must be beside it.
+    Sizes are (width, height). Of an exported file the checkpoint it was made from is taken, which must be beside it.
     """
-    loaded = load_checkpoint(checkpoint_of(model, announce), scale=scale, arch_options=arch_options)
-    source = Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path)
-    folder = loaded.path.parent if out is None else Path(out)
-    choices = Choices(lr_size=static, io=io, shuffle=shuffle, sizes=tuned_and_largest(sizes))
-    return export_model(loaded.network, source, formats, folder, progress, choices=choices)
-
-
-def evaluate(
-    models: Model | Sequence[Model] = (),
-    *,
-    data: str | Path | None = None,
-    lr: str | Path | None = None,
-    scale: int | None = None,
-    arch_options: Mapping[str, object] | None = None,
-    border: int | None = None,
-    lr_border: Border = "mirror",
-    grey: Grey = "rgb",
-    self_ensemble: bool = False,
-    tile: int | None = None,
-    device: str = "cpu",
-    runtime: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
-) -> Evaluation:
-    """Y-PSNR and SSIM of models side by side, bicubic always the first; no data means the embedded photos.
-
-    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets.
-    """
-    scoring = Scoring(
-        models=listed(models),
-        data=data,
-        lr=lr,
-        opening=Opening(scale, arch_options, device, runtime, precision, threads),
-        protocol=Protocol(border=border, lr_border=lr_border, grey=grey),
-        self_ensemble=self_ensemble,
-        tile=tile,
+    checkpoint = checkpoint_of(options.model, context.note)
+    loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
+    return export_model(
+        loaded.network,
+        Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path),
+        options.formats,
+        loaded.path.parent if options.out is None else Path(options.out),
+        context.progress,
+        choices=Choices(
+            lr_size=options.static, io=options.io, shuffle=options.shuffle, sizes=tuned_and_largest(options.sizes)
+        ),
     )
-    return scoring.evaluate(progress, announce)
 
 
-def profile(
-    models: str | Path | Sequence[str | Path],
-    *,
-    teacher: str | Path | None = None,
-    runtime: Sequence[str] = DEFAULT_RUNTIMES,
-    device: str = "cpu",
-    precision: str = "fp32",
-    lr_size: Sequence[tuple[int, int]] = DEFAULT_LR_SIZES,
-    batch: int = 1,
-    threads: int | None = None,
-    seconds: float = DEFAULT_SECONDS,
-    memory: bool = True,
-    quality: bool = True,
-    scale: int | None = None,
-    arch_options: Mapping[str, object] | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
-) -> ProfileReport:
-    """Speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
+export = public(ExportOptions, run_export, "export")
+
+
+def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
+    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
 
     A single run folder brings the teacher it was distilled from. Sizes are (width, height) of the LR image.
     """
+    models, teacher = as_tuple(options.models), options.teacher
     settings = Settings(
-        runtimes=tuple(runtime),
-        device=device,
-        precision=precision,
-        lr_sizes=tuple(lr_size),
-        batch=batch,
-        threads=threads,
-        seconds=seconds,
-        memory=memory,
-        quality=quality,
-        scale=scale,
-        arch_options=arch_options,
+        runtimes=tuple(options.runtime),
+        device=options.device,
+        precision=options.precision,
+        lr_sizes=tuple(options.lr_size),
+        batch=options.batch,
+        threads=options.threads,
+        seconds=options.seconds,
+        memory=options.memory,
+        quality=options.quality,
+        scale=options.scale,
+        arch_options=options.arch_options,
     )
-    paths = [models] if isinstance(models, (str, Path)) else list(models)
-    return Profiling(paths, teacher, settings).run(progress, announce)
+    run_teacher = find_run_teacher(Path(models[0]), context.note) if teacher is None and len(models) == 1 else None
+    if run_teacher is not None:
+        teacher = run_teacher.path
+        # The student's file holds all facts about it, so the options can only be about the teacher.
+        settings = replace(
+            settings,
+            scale=run_teacher.scale if options.scale is None else options.scale,
+            arch_options=None,
+            teacher_options={**run_teacher.options, **(options.arch_options or {})},
+        )
+    return profile_models(models, teacher=teacher, settings=settings, progress=context.progress)
 
 
-def upscale(
-    model: Model,
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path | None = None,
-    suffix: str | None = None,
-    extension: str | None = None,
-    tile: int | None = None,
-    overlap: int = UNBOUNDED_OVERLAP,
-    self_ensemble: bool = False,
-    overwrite: bool = False,
-    scale: int | None = None,
-    arch_options: Mapping[str, object] | None = None,
-    device: str = "cpu",
-    runtime: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
-) -> UpscaleReport:
-    """Enlarge files, folders and globs; a picture that fails does not stop the rest, the report tells of it.
+profile = public(ProfileOptions, run_profile, "profile")
+
+
+def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
+    """Score models side by side by Y-PSNR and SSIM; bicubic is always the first, and no data means the embedded photos.
+
+    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets.
+    """
+    return _score(evaluation.evaluate, options, context)
+
+
+evaluate = public(EvaluateOptions, run_evaluate, "evaluate")
+
+
+def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
+    """Score as `evaluate` does, then by the conventions that these figures are mistaken for."""
+    return _score(evaluation.explain, options, context)
+
+
+def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
+    runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
+    scale = common_scale(runtimes, options.scale)
+    return score(
+        runtimes,
+        _image_sets(options, scale, context),
+        scale=scale,
+        protocol=Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey),
+        self_ensemble=options.self_ensemble,
+        tile=options.tile,
+        progress=context.progress,
+    )
+
+
+def _image_sets(options: EvaluateOptions, scale: int, context: Context) -> tuple[ImageSet, ...]:
+    if options.data is not None:
+        return find_sets(Path(options.data), scale=scale, lr=None if options.lr is None else Path(options.lr))
+    if options.lr is not None:
+        raise UsageError(f"an LR folder without its images: give --data beside --lr {options.lr}")
+    context.note("no --data: scoring on the embedded validation photos")
+    return (ImageSet("embedded", embedded_pairs("val")),)
+
+
+def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
+    """Enlarge files, folders and globs; a picture that fails does not stop the rest, and the report names it.
 
     Outputs lie beside their sources with `_x4` (the scale) in their names, or under `out`.
     """
-    opening = Opening(scale, arch_options, device, runtime, precision, threads)
     return upscaling.upscale(
-        [inputs] if isinstance(inputs, (str, Path)) else list(inputs),
-        opening.open(model, announce),
-        output=out,
-        suffix=suffix,
-        extension=extension,
-        tile=tile,
-        overlap=overlap,
-        self_ensemble=self_ensemble,
-        overwrite=overwrite,
-        progress=progress,
+        as_tuple(options.inputs),
+        open_runtime(options.model, options, context),
+        output=options.out,
+        suffix=options.suffix,
+        extension=options.extension,
+        tile=options.tile,
+        overlap=options.overlap,
+        self_ensemble=options.self_ensemble,
+        overwrite=options.overwrite,
+        progress=context.progress,
     )
+
+
+upscale = public(UpscaleOptions, run_upscale, "upscale")

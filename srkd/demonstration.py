@@ -1,4 +1,4 @@
-"""What `srkd demo` shows: the models that were named, as ONNX files, beside their teacher."""
+"""The models of `srkd demo`, as ONNX files: those that the user names, beside their teacher."""
 
 from __future__ import annotations
 
@@ -9,128 +9,113 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file, runtime_of
 from compressor.inference.origin import checkpoint_beside
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
 from srkd.api import export
-from srkd.profiling import teacher_of_run
+from srkd.models import as_tuple, find_run_teacher
+from srkd.verb_options import DemoOptions
 
-STUDENT_FORMATS, TEACHER_FORMATS = ("onnx", "fp16"), ("onnx",)
+FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher": ("onnx",)}
 
 
-@dataclass(frozen=True)
-class Demonstration:
-    """Models by path; none: the embedded student. `scale` and `arch_options` say what their files do not."""
-
-    models: Sequence[str | Path] = ()
-    teacher: str | Path | None = None
-    scale: int | None = None
-    arch_options: Mapping[str, object] | None = None
-
-    def prepare(self, progress: Progress = no_progress, announce: Note = no_note) -> tuple[Model, ...]:
-        """Every model as the bytes of an ONNX file, students first, the teacher last; what was exported is proved."""
-        paths = [Path(model) for model in self.models]
-        if not paths:
-            announce("no MODEL: showing the embedded student")
-            paths = [embedded_student()]
-        with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
-            work = _Export(Path(folder), self.scale, self.arch_options, progress, announce)
-            shown: list[Model] = []
-            for path in paths:
-                shown += work.models(path, "student", STUDENT_FORMATS, {model.name for model in shown})
-            _require_one_kind(shown)
-            return (*shown, *self._teacher(paths, shown, work))
-
-    def _teacher(self, paths: Sequence[Path], shown: Sequence[Model], work: _Export) -> list[Model]:
-        names = {model.name for model in shown}
-        if self.teacher is not None:
-            found = work.models(Path(self.teacher), "teacher", TEACHER_FORMATS, names)
-            _require_one_kind([shown[0], *found])
-            return found
-        run = teacher_of_run(paths[0], work.announce) if len(paths) == 1 else None
-        if run is not None:
-            options = {**run.options, **(self.arch_options or {})}
-            own = _Export(work.folder, self.scale or run.scale, options, work.progress, work.announce)
-            return own.models(run.path, "teacher", TEACHER_FORMATS, names)
-        if (shown[0].scale, shown[0].channels) != (4, 3):
-            work.announce(f"no teacher beside it: the embedded one is x4 in colour, {shown[0].name} is not (--teacher)")
-            return []
-        work.announce("no --teacher: showing the embedded teacher beside it")
-        embedded = _Export(work.folder, None, None, work.progress, work.announce)
-        return embedded.models(embedded_teacher(), "teacher", TEACHER_FORMATS, names)
+def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
+    """Return every model as the bytes of an ONNX file, students first, the teacher last. Exports are verified."""
+    paths = [Path(model) for model in as_tuple(options.models)]
+    if not paths:
+        context.note("no MODEL: showing the embedded student")
+        paths = [embedded_student()]
+    with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
+        reader = _ModelReader(Path(folder), options.scale, options.arch_options, context)
+        models: list[Model] = []
+        for path in paths:
+            models += reader.read(path, "student", {model.name for model in models})
+        _require_one_kind(models)
+        return (*models, *_teacher_models(options, paths, models, reader))
 
 
 def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
-    """The whole demo, by address: the built app, the models, and samples of their scale."""
+    """Return the whole demo, by address: the built app, the models, and samples of their scale."""
     return build_site(app, models, load_samples(models[0].scale))
 
 
+def _teacher_models(
+    options: DemoOptions, paths: Sequence[Path], students: Sequence[Model], reader: _ModelReader
+) -> list[Model]:
+    names, note = {model.name for model in students}, reader.context.note
+    if options.teacher is not None:
+        models = reader.read(Path(options.teacher), "teacher", names)
+        _require_one_kind([students[0], *models])
+        return models
+    run_teacher = find_run_teacher(paths[0], note) if len(paths) == 1 else None
+    if run_teacher is not None:
+        arch_options = {**run_teacher.options, **(options.arch_options or {})}
+        reader = replace(reader, scale=options.scale or run_teacher.scale, arch_options=arch_options)
+        return reader.read(run_teacher.path, "teacher", names)
+    if (students[0].scale, students[0].channels) != (4, 3):
+        note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
+        return []
+    note("no --teacher: showing the embedded teacher beside it")
+    return replace(reader, scale=None, arch_options=None).read(embedded_teacher(), "teacher", names)
+
+
 @dataclass(frozen=True)
-class _Export:
-    """How a path becomes ONNX files in a folder that is thrown away."""
+class _ModelReader:
+    """Reads paths as ONNX models; exports go to `folder`, which is deleted later."""
 
     folder: Path
     scale: int | None
     arch_options: Mapping[str, object] | None
-    progress: Progress
-    announce: Note
+    context: Context
 
-    def models(self, path: Path, role: Role, formats: Sequence[str], taken: set[str]) -> list[Model]:
+    def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
+        """Return the model of a path, in every format of its role; no two models have one name."""
         file = model_file(path)
         stem = file.stem if file == path else path.resolve().name
-        if runtime_of(file) == "torch":
-            read = self._exported(path, stem, role, formats)
-        else:
-            read = self._as_it_is(file, stem, role, formats)
-        found = []
-        for model in read:
-            name = stem if model.precision == "fp32" or len(read) == 1 else f"{stem}-{model.precision}"
-            found.append(replace(model, name=_free(name, taken)))
-            taken.add(found[-1].name)
-        return found
+        is_checkpoint = runtime_of(file) == "torch"
+        models = self._export(path, stem, role) if is_checkpoint else self._read_exported(file, stem, role)
+        for index, model in enumerate(models):
+            name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
+            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+            name = next(candidate for candidate in names if candidate not in used_names)
+            models[index] = replace(model, name=name)
+            used_names.add(name)
+        return models
 
-    def _as_it_is(self, file: Path, stem: str, role: Role, formats: Sequence[str]) -> list[Model]:
-        """An exported file, or what its checkpoint gives where browsers do not run the file."""
+    def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
+        """Return an exported file, or an export of its checkpoint where browsers cannot run the file."""
         try:
             return [read_model(file, stem, role)]
-        except NotForBrowsers as refused:
+        except NotForBrowsers as refusal:
             try:
                 checkpoint = checkpoint_beside(file)
             except SrkdError as error:
-                raise SrkdError(f"{refused}; {error}: name its checkpoint, or a plain ONNX file") from error
-            self.announce(f"{refused}: showing {checkpoint.name}, which it was made from")
-            return self._exported(checkpoint, stem, role, formats)
+                raise SrkdError(f"{refusal}; {error}: name its checkpoint, or a plain ONNX file") from error
+            self.context.note(f"{refusal}: showing {checkpoint.name}, which it was made from")
+            return self._export(checkpoint, stem, role)
 
-    def _exported(self, path: Path, stem: str, role: Role, formats: Sequence[str]) -> list[Model]:
-        out = Path(tempfile.mkdtemp(dir=self.folder))
+    def _export(self, path: Path, stem: str, role: Role) -> list[Model]:
         report = export(
             path,
-            formats=formats,
-            out=out,
+            formats=FORMATS[role],
+            out=Path(tempfile.mkdtemp(dir=self.folder)),
             scale=self.scale,
             arch_options=self.arch_options,
-            progress=self.progress,
+            progress=self.context.progress,
         )
         for file in report.files:
             if file.path is None and file.format == "onnx":
                 raise SrkdError(f"{path} cannot be shown: {file.reason}")
             if file.path is None:
-                self.announce(f"{path} is not shown in {file.precision}: {file.reason}")
+                self.context.note(f"{path} is not shown in {file.precision}: {file.reason}")
         return [read_model(file.path, stem, role) for file in report.files if file.path is not None]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """`name`, or with a number where two files are called alike."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(each for each in names if each not in taken)
 
 
 def _require_one_kind(models: Sequence[Model]) -> None:
     """Pictures are laid over each other: all must be of one size."""
-    kinds = {(model.scale, model.channels) for model in models}
-    if len(kinds) > 1:
-        told = ", ".join(f"{m.name} x{m.scale} with {m.channels} channels" for m in models)
-        raise UsageError(f"the models differ ({told}): the demo compares models of one scale and kind")
+    if len({(model.scale, model.channels) for model in models}) > 1:
+        kinds = ", ".join(f"{model.name} x{model.scale} with {model.channels} channels" for model in models)
+        raise UsageError(f"the models differ ({kinds}): the demo compares models of one scale and kind")

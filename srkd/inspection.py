@@ -18,6 +18,7 @@ from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.metadata import spec_in
 from compressor.teachers.teacher import load_teacher
 from srkd.parameters import format_size
+from srkd.verb_options import InspectOptions
 
 OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs only"
 
@@ -47,35 +48,23 @@ class Inspection:
     """The result on an embedded photo, under --check."""
 
 
-def inspect_file(
-    path: str | Path,
-    *,
-    scale: int | None,
-    lr_size: tuple[int, int],
-    arch_options: Mapping[str, object],
-    check: bool = False,
-    layers: bool = False,
-) -> Inspection:
+def run_inspect(options: InspectOptions) -> Inspection:
     """Read a checkpoint, a run folder's student, an exported or a foreign file."""
-    file = model_file(Path(path))
-    if runtime_of(file) == "torch":
-        inspection = _inspect_checkpoint(file, scale, lr_size, arch_options, check)
-    else:
-        inspection = _inspect_exported(file, lr_size, arch_options, check)
-    if not layers:
+    file = model_file(Path(options.path))
+    inspect_kind = _inspect_checkpoint if runtime_of(file) == "torch" else _inspect_exported
+    inspection = inspect_kind(file, options)
+    if not options.layers:
         return inspection
     if inspection.spec is None:
         raise SrkdError(f"{file}: the layers of {inspection.architecture} are not known: leave out --layers")
-    return replace(inspection, layers=layer_costs(spec_from_dict(inspection.spec), lr_size))
+    return replace(inspection, layers=layer_costs(spec_from_dict(inspection.spec), options.lr_size))
 
 
-def _inspect_checkpoint(
-    file: Path, scale: int | None, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool
-) -> Inspection:
-    teacher = load_teacher(file, scale=scale, arch_options=arch_options)
+def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
+    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
-    network_cost = None if network is None else cost(network, lr_size)
+    network_cost = None if network is None else cost(network, options.lr_size)
     return Inspection(
         path=origin.path,
         architecture=teacher.architecture,
@@ -85,35 +74,33 @@ def _inspect_checkpoint(
         params=teacher.params if network_cost is None else network_cost.params,
         macs=None if network_cost is None else network_cost.macs,
         macs_plus=None if network_cost is None else network_cost.macs_plus,
-        lr_size=format_size(lr_size),
+        lr_size=format_size(options.lr_size),
         bytes=origin.bytes,
         sha256=origin.sha256,
         wrapping=origin.wrapping,
         assumed=origin.assumed,
         notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
         metadata=_srkd_keys(origin.header or {}),
-        check=check_teacher(teacher) if check else None,
+        check=check_teacher(teacher) if options.check else None,
     )
 
 
-def _inspect_exported(
-    file: Path, lr_size: tuple[int, int], arch_options: Mapping[str, object], check: bool
-) -> Inspection:
+def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     """Read the metadata of an exported file, which need not run here; a foreign one is opened."""
     name = runtime_of(file)
     if name == "onnxruntime":
         model = open_model(file)
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
-        checked = check_teacher(load_teacher(file, arch_options=arch_options)) if check else None
-    elif check:
+        checked = check_teacher(load_teacher(file, arch_options=options.arch_options)) if options.check else None
+    elif options.check:
         raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
     else:
         metadata = said_by(file)
         spec = spec_in(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
         dialect, wrapping, checked = name, RUNTIMES[name].takes, None
-    network_cost = None if spec is None else cost(spec, lr_size)
+    network_cost = None if spec is None else cost(spec, options.lr_size)
     parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
     hashes = [file_sha256(part) for part in parts]
     return Inspection(
@@ -125,7 +112,7 @@ def _inspect_exported(
         params=None if network_cost is None else network_cost.params,
         macs=None if network_cost is None else network_cost.macs,
         macs_plus=None if network_cost is None else network_cost.macs_plus,
-        lr_size=format_size(lr_size),
+        lr_size=format_size(options.lr_size),
         bytes=sum(part.stat().st_size for part in parts),
         # A folder has the hash of its files' hashes.
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),

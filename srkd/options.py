@@ -208,10 +208,12 @@ def _is_generic(kind: Any, base: type) -> bool:
 
 
 def declarations(options: type[Options]) -> tuple[Declaration, ...]:
-    """Return what a class declares, in the order of its fields."""
+    """Return what a class declares, in the order of its fields, those of its base classes last."""
     hints = get_type_hints(options, include_extras=True)
+    levels = [inspect.get_annotations(base) for base in options.__mro__]
+    fields = dataclasses.fields(options)
     rows = []
-    for field in dataclasses.fields(options):
+    for field in sorted(fields, key=lambda field: next(i for i, names in enumerate(levels) if field.name in names)):
         if get_origin(hints[field.name]) is not Annotated:
             continue
         annotation, *extras = get_args(hints[field.name])
@@ -249,7 +251,8 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
 
     assert isinstance(options, type) and issubclass(options, Options)
     hints, signature = get_type_hints(options), inspect.signature(options)
-    parameters = [each.replace(annotation=hints[each.name]) for each in signature.parameters.values()]
+    order = [declaration.name for declaration in declarations(options)] + ["progress", "announce"]
+    parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in order]
     returned = get_type_hints(run)["return"]
     vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
     function.__name__ = function.__qualname__ = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -97,6 +98,8 @@ SIZES = Parsed("WxH[,WxH]", parse_sizes, format_sizes)
 BYTES = Parsed("SIZE", bytes_of, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)
+MODEL = click.Path(path_type=Path)
+"""The type of a model that may be more than a file: from Python, networks and open runtimes pass."""
 
 
 def names_of(*choices: str) -> Parsed[tuple[str, ...]]:

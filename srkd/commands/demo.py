@@ -1,4 +1,4 @@
-"""`srkd demo`: the student in a browser, on this machine or on a phone."""
+"""`srkd demo`: models in a browser, on this machine or on a phone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import click
 
 from compressor.base.errors import UsageError
 from srkd.console import Console
-from srkd.parameters import SETTING
 from srkd.verb import verb
+from srkd.verb_options import DemoOptions
 
 if TYPE_CHECKING:
     import socket
@@ -34,116 +32,88 @@ EPILOG = """Examples:
 """
 
 
-@verb("demo", epilog=EPILOG)
-@click.argument("models", metavar="[MODEL]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--teacher", type=click.Path(path_type=Path), help="To compare with; none: the run folder's own, or the embedded."
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: the network too.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate with its chain, PEM: serve https.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key, PEM.")
-@click.option("--open", "open_browser", is_flag=True, help="Open this machine's browser.")
-@click.option(
-    "--build", type=click.Path(path_type=Path), metavar="DIR", help="Write files for an https host; serve nothing."
-)
-@click.option(
-    "--app", type=click.Path(path_type=Path), metavar="DIR", help="Another built app than srkd's own, to show these in."
-)
-@click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
-def command(
-    console: Console,
-    *,
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    open_browser: bool,
-    build: Path | None,
-    app: Path | None,
-    **named: Any,
-) -> None:
-    """Show MODELs in an app that runs them in the browser.
+@verb("demo", DemoOptions, epilog=EPILOG)
+def command(console: Console, options: DemoOptions) -> None:
+    """Show MODELs in an app that runs them in the browser, until Ctrl-C.
 
-    MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Until Ctrl-C.
+    MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student.
     """
     from demo import require_server_modules
     from demo.addresses import bind_sockets
     from demo.files import read_app, require_replaceable, write_site
 
-    # What is cheap to find wrong is told before the export, which takes a while.
+    # The export takes a while: what is wrong and quick to check is reported before it.
+    build = None if options.build is None else Path(options.build)
     if build is None:
         require_server_modules()
     else:
         require_replaceable(build)
-    certificate = _certificate(tls_cert, tls_key)
-    built = read_app(app)
+    certificate = _read_certificate(options)
+    app = read_app(None if options.app is None else Path(options.app))
     if build is not None:
-        files, shown = _prepared(console, built, named)
-        _tell_built(console, build, write_site(files, build), shown)
+        files, models = _prepare(console, app, options)
+        _show_site(console, build, write_site(files, build), models)
         return
     with ExitStack() as stack:
-        sockets = [stack.enter_context(claimed) for claimed in bind_sockets(host, port)]
-        files, shown = _prepared(console, built, named)
-        _serve(console, sockets, files, shown, certificate, open_browser)
+        sockets = [stack.enter_context(listener) for listener in bind_sockets(options.host, options.port)]
+        files, models = _prepare(console, app, options)
+        _serve(console, sockets, files, models, certificate, options.open_browser)
 
 
-def _certificate(certificate: Path | None, key: Path | None) -> Certificate | None:
-    if certificate is None and key is None:
+def _read_certificate(options: DemoOptions) -> Certificate | None:
+    if options.tls_cert is None and options.tls_key is None:
         return None
-    if certificate is None or key is None:
+    if options.tls_cert is None or options.tls_key is None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
     from demo.addresses import read_certificate
 
-    return read_certificate(certificate, key)
+    return read_certificate(Path(options.tls_cert), Path(options.tls_key))
 
 
-def _prepared(
-    console: Console, app: Mapping[str, Asset], named: Mapping[str, Any]
+def _prepare(
+    console: Console, app: Mapping[str, Asset], options: DemoOptions
 ) -> tuple[dict[str, Asset], tuple[Model, ...]]:
-    from srkd.demonstration import Demonstration, demo_files
+    from srkd.demonstration import demo_files, demo_models
 
-    options = {**named, "arch_options": dict(named["arch_options"])}
-    with console.progress() as progress:
-        shown = Demonstration(**options).prepare(progress, console.say)
-    return demo_files(app, shown), shown
+    with console.context() as context:
+        models = demo_models(options, context)
+    return demo_files(app, models), models
 
 
 def _serve(
     console: Console,
     sockets: Sequence[socket.socket],
     files: Mapping[str, Asset],
-    shown: Sequence[Model],
+    models: Sequence[Model],
     certificate: Certificate | None,
     open_browser: bool,
 ) -> None:
     from demo.addresses import list_addresses
     from demo.server import serve
 
-    found = list_addresses(sockets, certificate)
+    reachable = list_addresses(sockets, certificate)
 
-    def begun() -> None:
+    def announce() -> None:
         if console.wants_json:
-            console.emit("demo", {"addresses": found, "models": [model.catalogue_entry() for model in shown]})
+            console.emit("demo", {"addresses": reachable, "models": [model.catalogue_entry() for model in models]})
         else:
-            _tell_models(console, shown)
-            _tell_addresses(console, found)
+            _show_models(console, models)
+            _show_addresses(console, reachable)
         if open_browser:
-            webbrowser.open(found[0].url)
+            webbrowser.open(reachable[0].url)
 
-    serve(files, sockets, None if certificate is None else certificate.context, on_ready=begun, note=console.detail)
+    serve(files, sockets, None if certificate is None else certificate.context, on_ready=announce, note=console.detail)
 
 
-def _tell_built(console: Console, folder: Path, size: int, shown: Sequence[Model]) -> None:
+def _show_site(console: Console, folder: Path, size: int, models: Sequence[Model]) -> None:
     if console.wants_json:
-        console.emit("demo", {"folder": folder, "bytes": size, "models": [model.catalogue_entry() for model in shown]})
+        console.emit("demo", {"folder": folder, "bytes": size, "models": [model.catalogue_entry() for model in models]})
         return
-    _tell_models(console, shown)
+    _show_models(console, models)
     console.result(f"{folder}  {size / 1e6:.1f} MB: put these files on any https host, under any path")
 
 
-def _tell_models(console: Console, shown: Sequence[Model]) -> None:
+def _show_models(console: Console, models: Sequence[Model]) -> None:
     rows = [
         (
             model.name,
@@ -153,41 +123,43 @@ def _tell_models(console: Console, shown: Sequence[Model]) -> None:
             f"x{model.scale}",
             f"{model.megabytes:.2f}",
         )
-        for model in shown
+        for model in models
     ]
     console.table(["model", "role", "network", "precision", "scale", "MB"], rows)
 
 
-def _tell_addresses(console: Console, found: Sequence[Address]) -> None:
+def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:
     from demo.addresses import draw_qr_code, phone_address
 
     console.say("")
-    for address in found:
+    for address in addresses:
         reach = "this machine only" if address.this_machine_only else "every device that reaches this machine"
         console.result(f"{address.url}  ({reach})")
         console.say(f"  works: {', '.join(address.allows)}")
         if address.refuses:
             console.say(f"  browsers refuse: {', '.join(address.refuses)}")
         console.say(f"  because {address.why}")
-    phone = phone_address(found)
+    phone = phone_address(addresses)
     if phone is not None and not console.quiet:
-        drawn = draw_qr_code(phone.url, sys.stdout.encoding)
-        console.say(f"\n{phone.url} for a phone's camera:\n{drawn}" if drawn else "")
-    for line in _ways(found, phone):
+        code = draw_qr_code(phone.url, sys.stdout.encoding)
+        console.say(f"\n{phone.url} for a phone's camera:\n{code}" if code else "")
+    for line in _phone_advice(addresses, phone):
         console.say(line)
     console.say("Ctrl-C ends it.")
 
 
-def _ways(found: Sequence[Address], phone: Address | None) -> list[str]:
-    """How a phone gets the whole app, where these addresses do not give it."""
+def _phone_advice(addresses: Sequence[Address], phone: Address | None) -> list[str]:
+    """Return how a phone gets the whole app, where these addresses do not allow it."""
     if phone is not None and not phone.refuses:
         return []
-    port = urlsplit(found[0].url).port
-    ways = ["The whole app on a phone (docs/demo.md):"]
-    if not found[0].url.startswith("https"):
-        ways.append(f"  by USB, Android: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port}/ on the phone")
-    ways.append("  by https from here: srkd demo --host 0.0.0.0 --tls-cert CERT --tls-key KEY")
-    ways.append("  by https from elsewhere: srkd demo --build DIR, files for any static host")
+    port = urlsplit(addresses[0].url).port
+    lines = ["The whole app on a phone (docs/demo.md):"]
+    if not addresses[0].url.startswith("https"):
+        lines.append(
+            f"  by USB, Android: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port}/ on the phone"
+        )
+    lines.append("  by https from here: srkd demo --host 0.0.0.0 --tls-cert CERT --tls-key KEY")
+    lines.append("  by https from elsewhere: srkd demo --build DIR, files for any static host")
     if phone is None:
-        ways.append("Without https, one thread and no camera stream: srkd demo --host 0.0.0.0")
-    return ways
+        lines.append("Without https, one thread and no camera stream: srkd demo --host 0.0.0.0")
+    return lines

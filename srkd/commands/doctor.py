@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from compressor.base.errors import SrkdError
 from srkd.console import Console
 from srkd.verb import verb
+from srkd.verb_options import DoctorOptions
 
 if TYPE_CHECKING:
     from export.trt_selftest import Trial, TrtReport
@@ -23,13 +22,12 @@ EPILOG = """Examples:
 """
 
 
-@verb("doctor", epilog=EPILOG)
-@click.option("--trt", is_flag=True, help="Try TensorRT on this GPU: build, run, compare and time a tiny network.")
-def command(console: Console, *, trt: bool) -> None:
+@verb("doctor", DoctorOptions, epilog=EPILOG)
+def command(console: Console, options: DoctorOptions) -> None:
     """Show what is installed here, what each missing piece would add, and the command that installs it."""
     from srkd.doctor import diagnose
 
-    if trt:
+    if options.trt:
         run_tensorrt_test(console)
         return
     diagnosis = diagnose()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from compressor.inference.open import RUNTIMES
 from srkd.console import Console
-from srkd.parameters import DEVICE, SETTING
 from srkd.verb import verb
+from srkd.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
     from compressor.inference.evaluate import Evaluation
@@ -25,90 +23,32 @@ EPILOG = """Examples:
 """
 
 
-@verb("evaluate", epilog=EPILOG)
-@click.argument("models", metavar="[MODEL]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of HR images, a set with HR/ and LR*X4/, or several sets."
-)
-@click.option(
-    "--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: its own, or made."
-)
-@click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file; needed without a MODEL.")
-@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
-@click.option("--border", type=click.IntRange(0), help="Pixels cropped on each side; none: as many as the scale.")
-@click.option(
-    "--lr-border",
-    type=click.Choice(["mirror", "clamp"]),
-    default="mirror",
-    show_default=True,
-    help="Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.",
-)
-@click.option(
-    "--grey",
-    type=click.Choice(["rgb", "raw"]),
-    default="rgb",
-    show_default=True,
-    help="Grey files: replicated to RGB and then Y, or their raw values.",
-)
-@click.option("--self-ensemble", is_flag=True, help="Mean over the eight symmetries; eight times the work.")
-@click.option("--tile", type=click.IntRange(0), help="LR pixels a side; none: by memory, 0: never.")
-@click.option("--explain", is_flag=True, help="The same by the conventions that these figures are mistaken for.")
-@click.option("--per-image", is_flag=True, help="A row an image as well; JSON always has them.")
-@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Where the models run.")
-@click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="Insist on a runtime.")
-@click.option(
-    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the arithmetic, in torch and OpenVINO."
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of a model.")
-def command(
-    console: Console,
-    *,
-    models: tuple[Path, ...],
-    data: Path | None,
-    lr: Path | None,
-    border: int | None,
-    lr_border: Any,
-    grey: Any,
-    self_ensemble: bool,
-    tile: int | None,
-    explain: bool,
-    per_image: bool,
-    arch_options: tuple[tuple[str, Any], ...],
-    **opening: Any,
-) -> None:
+@verb("evaluate", EvaluateOptions, epilog=EPILOG)
+@click.option("--explain", is_flag=True, help="Add the same by the conventions that these figures are mistaken for.")
+@click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
+def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
     """Score models on benchmark images, bicubic always beside them.
 
     MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
     """
-    from compressor.images.metrics import Protocol
-    from srkd.opening import Opening
-    from srkd.scoring import Scoring
+    from srkd.api import run_evaluate, run_explain
 
-    scoring = Scoring(
-        models=models,
-        data=data,
-        lr=lr,
-        opening=Opening(arch_options=dict(arch_options), **opening),
-        protocol=Protocol(border=border, lr_border=lr_border, grey=grey),
-        self_ensemble=self_ensemble,
-        tile=tile,
-    )
-    with console.progress() as progress:
-        run = scoring.explain if explain else lambda p, a: (scoring.evaluate(p, a),)
-        asked, *neighbours = run(progress, console.say)
+    with console.context() as context:
+        results = run_explain(options, context) if explain else (run_evaluate(options, context),)
+    evaluation, *by_other_conventions = results
     if console.wants_json:
-        extra = {"explain": [other.to_dict() for other in neighbours]} if explain else {}
-        console.emit("evaluate", {**asked.to_dict(), **extra})
+        extra = {"explain": [other.to_dict() for other in by_other_conventions]} if explain else {}
+        console.emit("evaluate", {**evaluation.to_dict(), **extra})
         return
-    show(console, asked)
+    show(console, evaluation)
     if per_image:
-        show_images(console, asked)
-    if neighbours:
-        show_neighbours(console, asked, neighbours)
+        show_images(console, evaluation)
+    if explain:
+        show_conventions(console, results)
 
 
 def show(console: Console, evaluation: Evaluation) -> None:
-    """A row a model, two columns a set."""
+    """Print a row for each model, two columns for each set."""
     sets = _set_names(evaluation)
     columns = ["model", *(f"{name} {figure}" for name in sets for figure in ("PSNR-Y", "SSIM-Y"))]
     rows = []
@@ -121,7 +61,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
 
 
 def show_images(console: Console, evaluation: Evaluation) -> None:
-    """A row an image, two columns a model."""
+    """Print a row for each image, two columns for each model."""
     models = list(evaluation.models)
     for name in _set_names(evaluation):
         stems = evaluation.models[models[0]][name].images
@@ -133,17 +73,19 @@ def show_images(console: Console, evaluation: Evaluation) -> None:
         console.table(columns, rows, title=f"{name}, {_title(evaluation)}")
 
 
-def show_neighbours(console: Console, asked: Evaluation, neighbours: Sequence[Evaluation]) -> None:
-    """The mean PSNR of each model and set by each convention, and what it differs by."""
-    sets = _set_names(asked)
+def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
+    """Print the mean PSNR of each model and set by each convention, and its difference to the first."""
+    first = results[0]
+    sets = _set_names(first)
     rows = []
-    for evaluation in (asked, *neighbours):
+    for evaluation in results:
         for model, scores in evaluation.models.items():
-            cells = [f"{scores[name].psnr_y:.3f}" for name in sets]
-            moved = [f"{scores[name].psnr_y - asked.models[model][name].psnr_y:+.3f}" for name in sets]
-            cells = [text for pair in zip(cells, moved, strict=True) for text in pair]
+            cells = []
+            for name in sets:
+                psnr = scores[name].psnr_y
+                cells += [f"{psnr:.3f}", f"{psnr - first.models[model][name].psnr_y:+.3f}"]
             rows.append([str(evaluation.protocol), model, *cells])
-    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "differs by"))]
+    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "difference"))]
     console.table(columns, rows, title="the same outputs by other conventions: not to be compared with one another")
 
 

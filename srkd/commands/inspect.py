@@ -1,15 +1,12 @@
-"""`srkd inspect`: what a file holds."""
+"""`srkd inspect`: the contents of a model file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from srkd.console import Console
-from srkd.parameters import SETTING, SIZE
 from srkd.verb import verb
+from srkd.verb_options import InspectOptions
 
 if TYPE_CHECKING:
     from compressor.models.cost import LayerCost
@@ -26,70 +23,66 @@ EPILOG = """Examples:
 """
 
 
-@verb("inspect", epilog=EPILOG)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option(
-    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the file does not say: res_scale=0.1."
-)
-@click.option(
-    "--lr-size", type=SIZE, default="256x256", show_default=True, help="The LR image that MACs are counted for."
-)
-@click.option("--layers", is_flag=True, help="What each layer costs.")
-@click.option("--check", is_flag=True, help="Run it on an embedded photo: is its range, res_scale and mean right?")
-def command(console: Console, *, model: Path, arch_options: tuple[tuple[str, Any], ...], **options: Any) -> None:
-    """Tell the network in MODEL, its cost, and what was assumed.
+@verb("inspect", InspectOptions, epilog=EPILOG)
+def command(console: Console, options: InspectOptions) -> None:
+    """Show the network in MODEL, its cost, and what was assumed.
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder or an exported file.
     """
-    from srkd.inspection import inspect_file
+    from srkd.inspection import run_inspect
 
-    found = inspect_file(model, arch_options=dict(arch_options), **options)
+    inspection = run_inspect(options)
     if console.wants_json:
-        console.emit("inspect", found)
+        console.emit("inspect", inspection)
     else:
-        show(console, found)
+        show(console, inspection)
 
 
-def show(console: Console, found: Inspection) -> None:
-    """A line a fact."""
-    spec = {} if found.spec is None else {key: value for key, value in found.spec.items() if key != "arch"}
-    assumed = {item.field for item in found.assumed}
+def show(console: Console, inspection: Inspection) -> None:
+    """Print a line for each fact."""
+    spec = {} if inspection.spec is None else {key: value for key, value in inspection.spec.items() if key != "arch"}
+    assumed = {item.field for item in inspection.assumed}
     rows = [
-        ("file", f"{found.path}, {found.bytes / 1e6:.2f} MB"),
-        ("sha256", found.sha256),
-        ("network", f"{found.architecture} x{found.scale}, {found.dialect} dialect ({found.wrapping})"),
-        *(("", f"{key} = {_value(value)}{' (assumed)' if key in assumed else ''}") for key, value in spec.items()),
-        ("params", _count(found.params)),
-        (f"MACs at {found.lr_size}", _count(found.macs)),
-        ("MAC+", _count(found.macs_plus)),
-        *((key, value) for key, value in found.metadata.items() if key != "srkd.spec"),
+        ("file", f"{inspection.path}, {inspection.bytes / 1e6:.2f} MB"),
+        ("sha256", inspection.sha256),
+        (
+            "network",
+            f"{inspection.architecture} x{inspection.scale}, {inspection.dialect} dialect ({inspection.wrapping})",
+        ),
+        *(
+            ("", f"{key} = {_format_value(value)}{' (assumed)' if key in assumed else ''}")
+            for key, value in spec.items()
+        ),
+        ("params", _format_count(inspection.params)),
+        (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
+        ("MAC+", _format_count(inspection.macs_plus)),
+        *((key, value) for key, value in inspection.metadata.items() if key != "srkd.spec"),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         console.result(f"{name:<{width}}  {value}".rstrip())
-    for item in found.assumed:
+    for item in inspection.assumed:
         console.result(
-            f"assumed: {item.field} = {_value(item.value)}: {item.why}; --arch-option {item.field}=... sets it"
+            f"assumed: {item.field} = {_format_value(item.value)}: {item.why}; --arch-option {item.field}=... sets it"
         )
-    for note in found.notes:
+    for note in inspection.notes:
         console.result(f"note: {note}")
-    for line in () if found.check is None else found.check.lines():
+    for line in () if inspection.check is None else inspection.check.lines():
         console.result(line)
-    if found.layers is not None:
-        headings = ["layer", "kind", "params", f"MACs at {found.lr_size}", "share"]
-        console.table(headings, [_row(layer, found.macs or 1) for layer in found.layers])
+    if inspection.layers is not None:
+        headings = ["layer", "kind", "params", f"MACs at {inspection.lr_size}", "share"]
+        console.table(headings, [_row(layer, inspection.macs or 1) for layer in inspection.layers])
 
 
 def _row(layer: LayerCost, total: int) -> tuple[str, ...]:
     return (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
 
 
-def _count(number: int | None) -> str:
+def _format_count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, (tuple, list)):
-        return ", ".join(_value(item) for item in value)
+        return ", ".join(_format_value(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

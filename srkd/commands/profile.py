@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from compressor.inference.open import RUNTIMES
 from srkd.console import Console
-from srkd.parameters import DEVICE, SETTING, SIZES, names_of
 from srkd.verb import verb
+from srkd.verb_options import ProfileOptions
 
 if TYPE_CHECKING:
     from export.profiling import ProfileReport, Row
@@ -24,47 +20,16 @@ EPILOG = """Examples:
 """
 
 
-@verb("profile", epilog=EPILOG)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--teacher", type=click.Path(path_type=Path), help="What all is compared with; none: the run folder's own."
-)
-@click.option(
-    "--runtime",
-    type=names_of(*RUNTIMES),
-    default="torch,onnxruntime",
-    show_default=True,
-    help=f"Of {', '.join(RUNTIMES)}, separated by commas; checkpoints are exported for those that need it.",
-)
-@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Where the models run.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the arithmetic in torch and OpenVINO; of other files it lies in the file.",
-)
-@click.option("--lr-size", type=SIZES, default="128x128", show_default=True, help="Sizes of the LR image.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at once.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; none: as many as torch takes.")
-@click.option(
-    "--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Time for each row at each size."
-)
-@click.option("--memory/--no-memory", default=True, help="Measure memory, in a process of its own for each row.")
-@click.option("--quality/--no-quality", default=True, help="Y-PSNR on the embedded validation photos.")
-@click.option("--scale", type=click.IntRange(1, 8), help="Which scale of a multi-scale file.")
-@click.option("--arch-option", "arch_options", type=SETTING, multiple=True, help="What a file does not say.")
-def command(
-    console: Console, *, models: tuple[Path, ...], arch_options: tuple[tuple[str, Any], ...], **options: Any
-) -> None:
+@verb("profile", ProfileOptions, epilog=EPILOG)
+def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs against their teacher; cost, memory and quality.
 
     MODEL is a checkpoint, a run folder or an exported file. A single run folder brings its own teacher.
     """
-    from srkd.api import profile
+    from srkd.api import run_profile
 
-    with console.progress() as progress:
-        report = profile(models, arch_options=dict(arch_options), progress=progress, announce=console.say, **options)
+    with console.context() as context:
+        report = run_profile(options, context)
     if console.wants_json:
         console.emit("profile", report)
     else:
@@ -72,7 +37,7 @@ def command(
 
 
 def show(console: Console, report: ProfileReport) -> None:
-    """What each model is, then how fast it is under each runtime and at each size."""
+    """Print, for each size, cost and quality of each model, then its speed under each runtime."""
     for size in dict.fromkeys(row.lr_size for row in report.rows):
         rows = [row for row in report.rows if row.lr_size == size]
         show_models(console, report, rows)
@@ -83,12 +48,10 @@ def show(console: Console, report: ProfileReport) -> None:
 
 
 def show_models(console: Console, report: ProfileReport, rows: list[Row]) -> None:
-    """A line a model: cost and quality."""
-    quality = {(item.model, item.scale): item for item in report.quality}
-    by_model = {row.model: row for row in rows}
-    scores = {model: item for (model, _), item in quality.items()}
+    """Print a row for each model: cost and quality."""
+    scores = {item.model: item for item in report.quality}
     lines = []
-    for model, row in by_model.items():
+    for model, row in {row.model: row for row in rows}.items():
         name = f"{model} (teacher)" if model == report.teacher else model
         cells = [name, _count(row.params), "-" if row.macs is None else f"{row.macs / 1e9:.2f}"]
         item = scores.get(model)
@@ -100,7 +63,7 @@ def show_models(console: Console, report: ProfileReport, rows: list[Row]) -> Non
 
 
 def show_speed(console: Console, rows: list[Row]) -> None:
-    """A line a model and runtime."""
+    """Print a row for each model and runtime: speed and memory."""
     first = rows[0]
     lines = [
         [
@@ -111,8 +74,8 @@ def show_speed(console: Console, rows: list[Row]) -> None:
             f"±{row.spread_percent / 2:.0f}%",
             f"{row.fps:.2f}",
             "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
-            _times(row.speedup_same_runtime),
-            _times(row.speedup_vs_teacher_eager),
+            _format_factor(row.speedup_same_runtime),
+            _format_factor(row.speedup_vs_teacher_eager),
             row.verdict or "-",
         ]
         for row in rows
@@ -137,5 +100,5 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def _times(factor: float | None) -> str:
+def _format_factor(factor: float | None) -> str:
     return "-" if factor is None else f"{factor:.2f}x"

@@ -1,4 +1,4 @@
-"""`srkd recipes`: what can be trained by, read, copied and checked."""
+"""`srkd recipes`: list, show, copy and check recipes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from srkd.console import Console
 from srkd.verb import verb
+from srkd.verb_options import CopyRecipeOptions, ShowRecipeOptions, ValidateRecipesOptions
 
 if TYPE_CHECKING:
     from recipes.config.listing import RecipeRow
@@ -33,17 +34,18 @@ def command() -> None:
 
 @verb("ls")
 def ls(console: Console) -> None:
-    """List every recipe: its methods, what it wants of a teacher, its length."""
+    """List every recipe: its methods, what it needs of a teacher, its length."""
     from recipes.config.listing import list_recipes
 
-    found = list_recipes()
+    listing = list_recipes()
     if console.wants_json:
-        console.emit("recipes", found)
+        console.emit("recipes", listing)
         return
-    strangers = any(recipe.package != "srkd" for recipe in found.recipes)
-    headings = ["recipe", "title", "methods", "of the teacher", "steps", *(["package"] if strangers else [])]
-    console.table(headings, [_row(recipe)[: len(headings)] for recipe in found.recipes])
-    for note in found.notes:
+    headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
+    if any(recipe.package != "srkd" for recipe in listing.recipes):
+        headings.append("package")
+    console.table(headings, [_row(recipe)[: len(headings)] for recipe in listing.recipes])
+    for note in listing.notes:
         console.warn(note)
 
 
@@ -52,23 +54,21 @@ def _row(recipe: RecipeRow) -> tuple[str, ...]:
     return (recipe.name, recipe.title, methods, TEACHERS[recipe.needs], f"{recipe.steps:,}", recipe.package)
 
 
-@verb("show")
-@click.argument("name", required=False)
-@click.option("--schema", is_flag=True, help="The JSON schema of recipes instead, installed packages included.")
-def show(console: Console, *, name: str | None, schema: bool) -> None:
-    """Print the YAML of a recipe, where its method and numbers come from included."""
-    if schema == (name is not None):
+@verb("show", ShowRecipeOptions)
+def show(console: Console, options: ShowRecipeOptions) -> None:
+    """Print the YAML of a recipe, with the sources of its method and numbers."""
+    if options.schema == (options.name is not None):
         raise click.UsageError("give the name of a recipe, or --schema")
-    if name is None:
+    if options.name is None:
         _show_schema(console)
         return
     from recipes.config.listing import show_recipe
 
-    found = show_recipe(name)
+    recipe = show_recipe(options.name)
     if console.wants_json:
-        console.emit("recipes", found)
+        console.emit("recipes", recipe)
     else:
-        console.result(found.text.rstrip("\n"))
+        console.result(recipe.text.rstrip("\n"))
 
 
 def _show_schema(console: Console) -> None:
@@ -82,14 +82,12 @@ def _show_schema(console: Console) -> None:
         console.result(schema_text(methods).rstrip("\n"))
 
 
-@verb("cp")
-@click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
-def cp(console: Console, *, name: str, file: Path) -> None:
-    """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is left as it is."""
+@verb("cp", CopyRecipeOptions)
+def cp(console: Console, options: CopyRecipeOptions) -> None:
+    """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is not overwritten."""
     from recipes.config.listing import copy_recipe
 
-    copied = copy_recipe(name, file)
+    copied = copy_recipe(options.name, Path(options.file))
     if console.wants_json:
         console.emit("recipes", copied)
         return
@@ -97,21 +95,21 @@ def cp(console: Console, *, name: str, file: Path) -> None:
     console.say(f"wrote {copied.path}; next: srkd compress --recipe {path} --out RUN")
 
 
-@verb("validate")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
-def validate(console: Console, *, files: tuple[str, ...]) -> None:
-    """Check recipes, a line a mistake: file, line, key, value, what was expected. Exit 1 if there is one."""
+@verb("validate", ValidateRecipesOptions)
+def validate(console: Console, options: ValidateRecipesOptions) -> None:
+    """Check recipes. Each mistake is one line: file, line, key, value, what was expected. Exit 1 if there is one."""
     from recipes.config.listing import validate_recipe
 
-    found = [validate_recipe(file) for file in files]
+    results = [validate_recipe(file) for file in options.files]
     if console.wants_json:
-        console.emit("recipes", {"files": found})
-    for one in () if console.wants_json else found:
-        if one.valid:
-            console.say(f"{one.file}: valid")
-        for problem in one.problems:
-            console.result(str(problem))
-    if not all(one.valid for one in found):
+        console.emit("recipes", {"files": results})
+    else:
+        for result in results:
+            if result.valid:
+                console.say(f"{result.file}: valid")
+            for problem in result.problems:
+                console.result(str(problem))
+    if not all(result.valid for result in results):
         raise click.exceptions.Exit(1)
 
 

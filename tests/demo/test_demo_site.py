@@ -22,13 +22,15 @@ from PIL import Image
 
 import demo.files
 import srkd.demonstration
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import build_site, read_model
 from demo.files import CATALOGUE, read_app, write_site
-from srkd.demonstration import Demonstration, demo_files
+from srkd.demonstration import demo_files, demo_models
+from srkd.verb_options import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)
@@ -113,7 +115,7 @@ def test_a_checkpoint_comes_as_onnx_files_beside_its_teacher(checkpoint: Path, t
     int8 = enlarger(tmp_path / "small.int8.onnx", int8=True)
     teacher = enlarger(tmp_path / "teacher.onnx")
     said: list[str] = []
-    shown = Demonstration([checkpoint, int8, int8], teacher).prepare(announce=said.append)
+    shown = demo_models(DemoOptions([checkpoint, int8, int8], teacher=teacher), Context(note=said.append))
     students = [model.precision for model in shown if model.role == "student"]
     assert students[0] == "fp32" and set(students) <= {"fp32", "fp16"}
     assert [model.name for model in shown][-3:] == ["small.int8", "small.int8-2", "teacher"]
@@ -130,7 +132,7 @@ def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatc
     monkeypatch.setattr(srkd.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
     monkeypatch.setattr(srkd.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
     said: list[str] = []
-    shown = Demonstration().prepare(announce=said.append)
+    shown = demo_models(DemoOptions(), Context(note=said.append))
     assert [shown[0].name, shown[-1].name] == ["small", "teacher"]
     assert said[0] == "no MODEL: showing the embedded student" and "embedded teacher" in said[-1]
 
@@ -145,15 +147,15 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
         "student": {"scale": 4},
     }
     (run / "run.json").write_text(json.dumps(facts))
-    shown = Demonstration([run]).prepare()
+    shown = demo_models(DemoOptions([run]), QUIET)
     assert (shown[0].name, shown[-1].name, shown[-1].role) == ("run", "own", "teacher")
     other = enlarger(tmp_path / "other.onnx", scale=2)
     with pytest.raises(UsageError, match=r"the models differ \(.*x4.*other x2"):
-        Demonstration([teacher, other]).prepare()
+        demo_models(DemoOptions([teacher, other]), QUIET)
     with pytest.raises(UsageError, match="the models differ"):
-        Demonstration([teacher], other).prepare()
+        demo_models(DemoOptions([teacher], teacher=other), QUIET)
     said: list[str] = []
-    assert [model.name for model in Demonstration([other]).prepare(announce=said.append)] == ["other"]
+    assert [model.name for model in demo_models(DemoOptions([other]), Context(note=said.append))] == ["other"]
     assert "no teacher beside it" in said[-1]
 
 

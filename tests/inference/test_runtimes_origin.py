@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 
 import srkd
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.inference.origin import checkpoint_beside, said_by
@@ -18,7 +19,8 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.metadata import sidecar_path, sidecar_text
 from compressor.runtimes.tensorrt.engine_file import EngineFacts, Machine, write_engine
 from compressor.runtimes.tensorrt.shapes import Shapes
-from srkd.demonstration import Demonstration
+from srkd.demonstration import demo_models
+from srkd.verb_options import DemoOptions
 from tests.demo.test_demo_site import enlarger
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)
@@ -67,7 +69,7 @@ def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: P
     phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
     (of_bytes,) = srkd.export(checkpoint, io="uint8").files
     said: list[str] = []
-    shown = Demonstration([phone, str(of_bytes.path)], teacher).prepare(announce=said.append)
+    shown = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=said.append))
     full = [model for model in shown if model.precision == "fp32"]
     assert [model.name for model in full] == ["phone", Path(str(of_bytes.path)).stem, "teacher"]
     assert full[0].content == full[1].content
@@ -85,7 +87,7 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
         assert (found.architecture, found.dialect, found.scale) == ("edsr", kind, 4)
         assert (found.params, found.macs, found.spec) == (asked.params, asked.macs, asked.spec)
         assert found.sha256 == file_sha256(file) and found.bytes == file.stat().st_size and found.layers
-        with pytest.raises(SrkdError, match="--check runs teachers"):
+        with pytest.raises(SrkdError, match="--check takes a checkpoint or an ONNX file"):
             srkd.inspect(file, check=True)
     elsewhere = tmp_path / "exported"
     elsewhere.mkdir()
@@ -106,9 +108,9 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
     foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)
     checkpoint.unlink()
     with pytest.raises(SrkdError, match=r"browsers run only those; .*not beside it: name its checkpoint, or a plain"):
-        Demonstration([phone]).prepare()
+        demo_models(DemoOptions([phone]), QUIET)
     with pytest.raises(SrkdError, match="uint8"):
-        Demonstration([foreign]).prepare()
+        demo_models(DemoOptions([foreign]), QUIET)
     sidecar_path(phone).unlink()
     with pytest.raises(SrkdError, match="does not say what it is"):
-        Demonstration([phone]).prepare()
+        demo_models(DemoOptions([phone]), QUIET)

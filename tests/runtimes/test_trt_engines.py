@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.runtimes.tensorrt.cuda import open_cuda
@@ -16,7 +17,8 @@ from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineFacts, Mac
 from compressor.runtimes.tensorrt.engines import build_engine, engine_name, folder, machine_here, usable_engine
 from compressor.runtimes.tensorrt.library import tensorrt
 from compressor.runtimes.tensorrt.shapes import dynamic_shapes
-from srkd.opening import Opening
+from srkd.models import open_runtime
+from srkd.verb_options import RuntimeOptions
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
 H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
@@ -169,5 +171,5 @@ def test_building_anew_is_told_to_whoever_opens_a_model(gpu: Nvidia, tmp_path: P
     path = built(tmp_path / "out")
     gpu.is_(gpu="NVIDIA L4|8|9")
     told: list[str] = []
-    Opening().open(path, told.append)
+    open_runtime(path, RuntimeOptions(), Context(note=told.append))
     assert len(told) == 1 and "building" in told[0] and "GPU NVIDIA H200 (9.0), here NVIDIA L4 (8.9)" in told[0]

@@ -26,7 +26,7 @@ from compressor.training.events import RunEvents
 from compressor.training.state import State
 from srkd.cli import run
 from srkd.compression import compress, resume
-from srkd.profiling import teacher_of_run
+from srkd.models import find_run_teacher
 from srkd.same_batches import compare_batches
 from srkd.training_run import CompressReport
 
@@ -87,7 +87,7 @@ def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan)
         assert (plan.run / file).read_bytes() == (plan.run / best / file).read_bytes()
     assert load_checkpoint(plan.run).network.spec == EDSRSpec(scale=2, width=4, depth=2)
     assert plan.student.psnr_y == own[best]
-    teacher = teacher_of_run(plan.run, lambda line: None)
+    teacher = find_run_teacher(plan.run, lambda line: None)
     assert teacher is not None and (teacher.path.name, teacher.scale) == ("teacher.safetensors", 2)
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import srkd
+from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
@@ -23,8 +24,8 @@ from export import exporting
 from export.formats import FORMATS
 from export.verify import Proof
 from srkd.cli import cli, run
-from srkd.opening import Opening, common_scale
-from srkd.profiling import teacher_of_run
+from srkd.models import common_scale, find_run_teacher, open_runtime
+from srkd.verb_options import RuntimeOptions
 
 Told = Callable[..., dict[str, Any]]
 
@@ -201,7 +202,9 @@ def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> 
         srkd.evaluate(model, lr=photos)
     with pytest.raises(SrkdError, match="does not exist"):
         srkd.evaluate(model, data=photos / "nowhere")
-    runtimes = [Opening().open(build(EDSRSpec(scale=scale, width=4, depth=1))) for scale in (2, 3)]
+    runtimes = [
+        open_runtime(build(EDSRSpec(scale=scale, width=4, depth=1)), RuntimeOptions(), QUIET) for scale in (2, 3)
+    ]
     with pytest.raises(UsageError, match="differ in scale"):
         common_scale(runtimes, None)
 
@@ -260,17 +263,17 @@ def write_run(folder: Path, teacher: dict[str, object] | None) -> Path:
 def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
     said: list[str] = []
     sha256 = srkd.inspect(model).sha256
-    found = teacher_of_run(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), said.append)
+    found = find_run_teacher(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), said.append)
     assert found is not None and (found.path, found.scale, found.options) == (model, 2, {})
     assert str(model) in said.pop()
-    assert teacher_of_run(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), said.append) is None
+    assert find_run_teacher(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), said.append) is None
     assert "has changed" in said.pop()
-    assert teacher_of_run(write_run(tmp_path / "c", None), said.append) is None
-    assert teacher_of_run(tmp_path, said.append) is None
+    assert find_run_teacher(write_run(tmp_path / "c", None), said.append) is None
+    assert find_run_teacher(tmp_path, said.append) is None
     assert said == []
     (tmp_path / "a" / "run.json").write_text("[]")
     with pytest.raises(SrkdError, match="give --teacher"):
-        teacher_of_run(tmp_path / "a", said.append)
+        find_run_teacher(tmp_path / "a", said.append)
 
 
 def test_what_was_said_of_a_runs_teacher_holds_for_the_teacher_alone(model: Path, tmp_path: Path) -> None:
@@ -279,7 +282,7 @@ def test_what_was_said_of_a_runs_teacher_holds_for_the_teacher_alone(model: Path
     for name, facts in (("told", told), ("silent", {**told, "options": {}})):
         run = write_run(tmp_path / name, facts)
         shutil.copy(model, run / "student.safetensors")
-        report = srkd.profile(run, seconds=0.05, memory=False, runtime=("torch",), lr_size=((16, 16),))
+        report = srkd.profile(run, seconds=0.1, memory=False, runtime=("torch",), lr_size=((16, 16),))
         student, teacher = ({item.model: item.psnr_y for item in report.quality}[who] for who in (name, report.teacher))
         gains.append(student - teacher)
     assert gains[1] == pytest.approx(0.0, abs=1e-6) and abs(gains[0]) > 1e-3

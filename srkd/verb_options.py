@@ -1,0 +1,254 @@
+"""The options of every verb but compress: what the command line and the Python functions take. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import click
+
+from compressor.inference.open import RUNTIMES
+from export.formats import DEFAULT_FORMATS, FORMATS
+from srkd.options import Option, Options
+from srkd.parameters import DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
+
+if TYPE_CHECKING:
+    from compressor.models.networks.base import ImageModel
+    from compressor.runtimes.base import Runtime
+
+    Model: TypeAlias = str | Path | ImageModel | Runtime
+else:
+    # The types of networks and runtimes need torch.
+    Model: TypeAlias = str | Path | object
+
+# One declaration of what several verbs share.
+Scale: TypeAlias = Annotated[int | None, Option("Scale to take from a multi-scale file.", minimum=1, maximum=8)]
+ArchOptions: TypeAlias = Annotated[
+    Mapping[str, object] | None,
+    Option("A fact that the file does not hold: res_scale=0.1.", flags=("--arch-option",), type=SETTING),
+]
+Device: TypeAlias = Annotated[
+    str, Option("cpu, cuda, cuda:N or mps; for ONNX files also tensorrt, openvino or openvino:GPU.", type=DEVICE)
+]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Threads: TypeAlias = Annotated[int | None, Option("CPU threads; none: as many as torch uses.", minimum=1)]
+Tile: TypeAlias = Annotated[
+    int | None, Option("Side of a tile in LR pixels; none: chosen by memory, 0: no tiles.", minimum=0)
+]
+SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(Options):
+    """How models are opened."""
+
+    scale: Scale = None
+    arch_options: ArchOptions = None
+    device: Device = "cpu"
+    runtime: Annotated[
+        str | None, Option("Runtime to use; none: the one the file is for.", type=click.Choice(list(RUNTIMES)))
+    ] = None
+    precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
+    threads: Threads = None
+
+
+FORMAT_FLAGS = {
+    row.name: f"{row.told}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    model: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True)]
+    _: KW_ONLY
+    formats: Annotated[
+        Sequence[str],
+        Option(
+            f"Names of formats: {', '.join(FORMATS)}; none: {', '.join(DEFAULT_FORMATS)}.",
+            flag_per_value=FORMAT_FLAGS,
+        ),
+    ] = ()
+    out: Annotated[str | Path | None, Option("Folder to write to; none: beside the model.", flags=("-o", "--out"))] = (
+        None
+    )
+    static: Annotated[
+        tuple[int, int] | None, Option("The only LR size that the files take; none: any, where possible.", type=SIZE)
+    ] = None
+    sizes: Annotated[
+        Sequence[tuple[int, int]] | None,
+        Option("LR sizes that a TensorRT engine is tuned for, and takes at most; none: 256x256,512x512.", type=SIZES),
+    ] = None
+    io: Annotated[
+        Literal["float", "uint8"],
+        Option("Images of the files: N,C,H,W in [0,1] unclamped, or N,H,W,C bytes, clamped and rounded inside."),
+    ] = "float"
+    shuffle: Annotated[
+        Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators know dcr only.")
+    ] = "crd"
+    scale: Scale = None
+    arch_options: ArchOptions = None
+
+
+@dataclass(frozen=True)
+class ProfileOptions(Options):
+    models: Annotated[
+        str | Path | Sequence[str | Path],
+        Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
+    ]
+    _: KW_ONLY
+    teacher: Annotated[str | Path | None, Option("Model to compare with; none: the teacher of a run folder.")] = None
+    runtime: Annotated[
+        Sequence[str],
+        Option(
+            f"Some of {', '.join(RUNTIMES)}; checkpoints are exported for those that need it.",
+            type=names_of(*RUNTIMES),
+        ),
+    ] = ("torch", "onnxruntime")
+    device: Device = "cpu"
+    precision: Annotated[
+        Precision, Option("Precision of the arithmetic in torch and OpenVINO; other files have one of their own.")
+    ] = "fp32"
+    lr_size: Annotated[Sequence[tuple[int, int]], Option("Sizes of the LR image.", type=SIZES)] = ((128, 128),)
+    batch: Annotated[int, Option("Images in a batch.", minimum=1)] = 1
+    threads: Threads = None
+    seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
+    memory: Annotated[bool, Option("Measure memory, in a separate process for each row.")] = True
+    quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
+    scale: Scale = None
+    arch_options: ArchOptions = None
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(RuntimeOptions):
+    models: Annotated[
+        Model | Sequence[Model],
+        Option(
+            "Checkpoints, run folders and exported files; none: bicubic alone.",
+            type=MODEL,
+            argument=True,
+            metavar="[MODEL]...",
+        ),
+    ] = ()
+    _: KW_ONLY
+    data: Annotated[
+        str | Path | None,
+        Option("Folder of HR images, a set with HR/ and LR*X4/, or several sets; none: the embedded photos."),
+    ] = None
+    lr: Annotated[
+        str | Path | None, Option("Folder of the LR images of --data; none: its LR*X4/, or made bicubically.")
+    ] = None
+    border: Annotated[int | None, Option("Pixels cropped on each side; none: as many as the scale.", minimum=0)] = None
+    lr_border: Annotated[
+        Literal["mirror", "clamp"],
+        Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB."),
+    ] = "mirror"
+    grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
+        "rgb"
+    )
+    self_ensemble: SelfEnsemble = False
+    tile: Tile = None
+
+
+@dataclass(frozen=True)
+class UpscaleOptions(RuntimeOptions):
+    model: Annotated[Model, Option("Checkpoint, run folder or exported file.", type=MODEL, argument=True)]
+    inputs: Annotated[
+        str | Path | Sequence[str | Path],
+        Option("Pictures, folders of pictures and globs.", argument=True, metavar="PICTURE..."),
+    ]
+    _: KW_ONLY
+    out: Annotated[
+        str | Path | None,
+        Option("Folder, or a file for one picture; none: beside the picture.", flags=("-o", "--out")),
+    ] = None
+    suffix: Annotated[str | None, Option("End of the names that are written; none: _x4 at scale 4.")] = None
+    extension: Annotated[
+        str | None, Option("Format to write, such as .png; none: the format of the picture.", metavar=".EXT")
+    ] = None
+    overwrite: Annotated[bool, Option("Write over files that exist, but never over an input.")] = False
+    tile: Tile = None
+    overlap: Annotated[
+        int,
+        Option(
+            "LR pixels around a tile, for networks that see the whole picture; others overlap as far as they see, "
+            "and are exact.",
+            minimum=0,
+        ),
+    ] = 16
+    self_ensemble: SelfEnsemble = False
+
+
+@dataclass(frozen=True)
+class InspectOptions(Options):
+    path: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True, metavar="MODEL")]
+    _: KW_ONLY
+    scale: Scale = None
+    arch_options: ArchOptions = None
+    lr_size: Annotated[tuple[int, int], Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
+    layers: Annotated[bool, Option("Add the cost of each layer.")] = False
+    check: Annotated[bool, Option("Run it on an embedded photo: are its range, res_scale and mean right?")] = False
+
+
+@dataclass(frozen=True)
+class ConvertOptions(Options):
+    model: Annotated[str | Path, Option("Checkpoint or run folder.", argument=True)]
+    _: KW_ONLY
+    to: Annotated[str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, swinir.", metavar="CODE")]
+    out: Annotated[
+        str | Path | None, Option("File to write; none: beside the model, as _CODE.", flags=("-o", "--out"))
+    ] = None
+    scale: Scale = None
+    arch_options: ArchOptions = None
+
+
+@dataclass(frozen=True)
+class DemoOptions(Options):
+    models: Annotated[
+        str | Path | Sequence[str | Path],
+        Option(
+            "Checkpoints, run folders and ONNX files; none: the embedded student.",
+            argument=True,
+            metavar="[MODEL]...",
+        ),
+    ] = ()
+    _: KW_ONLY
+    teacher: Annotated[
+        str | Path | None, Option("Model to compare with; none: the run folder's, or the embedded teacher.")
+    ] = None
+    host: Annotated[str, Option("Address to listen on; 0.0.0.0: the network too.")] = "127.0.0.1"
+    port: Annotated[int, Option("Port to listen on; 0: a free one.", minimum=0, maximum=65535)] = 8000
+    tls_cert: Annotated[str | Path | None, Option("Certificate with its chain, PEM: serve https.")] = None
+    tls_key: Annotated[str | Path | None, Option("Key of the certificate, PEM.")] = None
+    open_browser: Annotated[bool, Option("Open this machine's browser.", flags=("--open",))] = False
+    build: Annotated[str | Path | None, Option("Write files for an https host; serve nothing.", metavar="DIR")] = None
+    app: Annotated[
+        str | Path | None, Option("Built app to show the models in; none: the one of srkd.", metavar="DIR")
+    ] = None
+    scale: Scale = None
+    arch_options: ArchOptions = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    trt: Annotated[bool, Option("Test TensorRT on this GPU: build, run, compare and time a tiny network.")] = False
+
+
+@dataclass(frozen=True)
+class ShowRecipeOptions(Options):
+    name: Annotated[str | None, Option("Name of a recipe.", argument=True)] = None
+    schema: Annotated[
+        bool, Option("Print the JSON schema of recipes instead, those of installed packages included.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class CopyRecipeOptions(Options):
+    name: Annotated[str, Option("Name of a recipe.", argument=True)]
+    file: Annotated[str | Path, Option("File to write.", argument=True)]
+
+
+@dataclass(frozen=True)
+class ValidateRecipesOptions(Options):
+    files: Annotated[Sequence[str], Option("Recipe files.", argument=True, metavar="FILE...")]
