@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import click
 
+from compressor.base.choices import Border
 from compressor.inference.open import RUNTIMES
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.options import Option, Options
@@ -141,7 +142,7 @@ class EvaluateOptions(RuntimeOptions):
     ] = None
     border: Annotated[int | None, Option("Pixels cropped on each side; none: as many as the scale.", minimum=0)] = None
     lr_border: Annotated[
-        Literal["mirror", "clamp"],
+        Border,
         Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB."),
     ] = "mirror"
     grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
