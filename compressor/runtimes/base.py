@@ -1,8 +1,9 @@
-"""What can run a super-resolution model, whatever file it came from."""
+"""The protocol of everything that runs a super-resolution model, whatever file it came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,16 +13,16 @@ from compressor.models.networks.base import Descriptor, Spec
 
 
 class Runtime(Protocol):
-    """A model that is open and ready: `run` takes and gives float32 NCHW in [0,1]."""
+    """A model that is open and ready: `run` takes and returns float32 NCHW in [0,1]."""
 
     @property
     def name(self) -> str:
-        """Which runtime: "torch", "onnxruntime"."""
+        """The runtime's name in `RUNTIMES`: "torch", "onnxruntime"."""
         ...
 
     @property
     def label(self) -> str:
-        """How tables call the model: the file's stem, or a given name."""
+        """How tables call the model: the stem of its file, unless it was opened under another name."""
         ...
 
     @property
@@ -31,12 +32,12 @@ class Runtime(Protocol):
 
     @property
     def precision(self) -> str:
-        """What the arithmetic is done in: "fp32", "bf16", "fp16", "int8"."""
+        """The number format of the arithmetic: "fp32", "bf16", "fp16"; "int8" for files from elsewhere."""
         ...
 
     @property
     def layout(self) -> str:
-        """How features lie in memory where that is ours to choose ("channels_last"), else "runtime"."""
+        """The memory layout of features where srkd selects it ("channels_last"), else "runtime"."""
         ...
 
     @property
@@ -49,7 +50,7 @@ class Runtime(Protocol):
 
     @property
     def spec(self) -> Spec | None:
-        """The network's spec; None where the file does not say."""
+        """The network's spec; None where the file does not hold it."""
         ...
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ class Runtime(Protocol):
 
 
 def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """Refuse a tensor that the model was not made for, before a library says so in its own words."""
+    """Refuse a tensor that the model was not made for, before a library does in words of its own."""
     if lr.dim() != 4 or lr.shape[1] != descriptor.channels or not lr.is_floating_point() or not lr.numel():
         raise UsageError(
             f"{label} takes float images of shape (N, {descriptor.channels}, H, W), "
@@ -70,9 +71,27 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
 
 
 def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """A model that enlarges by something else than its stated scale is not to be trusted with anything."""
-    wanted = (lr.shape[0], descriptor.channels, lr.shape[2] * descriptor.scale, lr.shape[3] * descriptor.scale)
-    if tuple(sr.shape) != wanted:
+    """Refuse the output of a model that does not enlarge by its stated scale: nothing else of it can be trusted."""
+    expected = (lr.shape[0], descriptor.channels, lr.shape[2] * descriptor.scale, lr.shape[3] * descriptor.scale)
+    if tuple(sr.shape) != expected:
         raise SrkdError(
-            f"{label} gave shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {descriptor.scale} it is {wanted}"
+            f"{label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {descriptor.scale} "
+            f"{expected} is expected"
         )
+
+
+def require_cpu(device: str, runtime: str) -> None:
+    """Refuse any other device than the CPU."""
+    if device != "cpu":
+        raise UsageError(f"device {device!r}: {runtime} runs on cpu here")
+
+
+def read_header(path: Path, length: int) -> bytes:
+    """Read the first bytes of a file; one line where it is missing or cannot be read."""
+    if not path.is_file():
+        raise SrkdError(f"{path}: no such file")
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error

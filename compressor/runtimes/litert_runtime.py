@@ -1,97 +1,99 @@
-"""LiteRT's files (.tflite, also TensorFlow Lite's), ours and foreign ones, on the CPU."""
+"""LiteRT's files (.tflite, also TensorFlow Lite's), our own and foreign ones, on the CPU."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
-from compressor.models.networks.base import Descriptor, Spec
-from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import Array, Image, describe, spec_in
+from compressor.runtimes.base import Runtime, read_header, require_cpu
+from compressor.runtimes.file_runtime import (
+    Array,
+    FileRuntime,
+    ImageFormat,
+    describe,
+    image_format,
+    read_spec,
+    require_one_image,
+)
+from compressor.runtimes.table import OpenOptions
 
 IDENTIFIER = b"TFL3"
+DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 
 
-class LiteRtRuntime:
-    """An interpreter with XNNPACK. A file of free sizes is prepared anew whenever the size changes; one with a fixed
+def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
+    require_cpu(options.device, "LiteRT")
+    return LiteRtRuntime(path, label=options.label, threads=options.threads)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    _require_model(path)
+    return _read_facts(path)[0]
+
+
+class LiteRtRuntime(FileRuntime):
+    """An interpreter with XNNPACK. A file of free sizes is prepared again whenever the size changes; one with a fixed
     batch, which is one, takes several images one after the other. `threads` None: as many as torch uses."""
 
     name = "litert"
-    layout = "runtime"
-    device = "cpu"
 
-    def __init__(
-        self, path: Path, *, label: str | None = None, device: str = "cpu", threads: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, label: str = "", threads: int | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.label = label or path.stem
         self.threads = threads or torch.get_num_threads()
-        if device != "cpu":
-            raise UsageError(f"device {device!r}: LiteRT runs on cpu here")
-        _require_file(path)
+        _require_model(path)
         with one_line(f"{path} is not a model LiteRT can open"), native_silence():
-            # Its own check of the whole file comes first: what is read below is sound.
+            # LiteRT checks the whole file first: what is read below is sound.
             self._interpreter = Interpreter(str(path), num_threads=self.threads)
             self._interpreter.allocate_tensors()
-        self.metadata, self.precision = _facts(path)
-        self._image = _image(self._interpreter, self.label)
-        (given,), (taken,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._given, self._taken = given["index"], taken["index"]
-        self._shape = tuple(int(length) for length in given["shape"])
-        self.spec: Spec | None = spec_in(self.metadata, self.label)
-        self.descriptor: Descriptor = describe(self.spec, self._image, self.label, self._run)
-
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
-        sr = self._run(lr)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
+        self.metadata, self.precision = _read_facts(path)
+        self._image = _image_format(self._interpreter, self.label)
+        (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._input, self._output = source["index"], output["index"]
+        self._shape = tuple(int(length) for length in source["shape"])
+        self.spec = read_spec(self.metadata, self.label)
+        self.descriptor = describe(self.spec, self._image, self.label, self._run)
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         with one_line(f"{self.label}: LiteRT failed on {tuple(lr.shape)}"), native_silence():
-            return self._image.run(lr, self._one)
+            return self._image.run_arrays(lr, self._run_array)
 
-    def _one(self, fed: Array) -> Array:
-        if fed.shape != self._shape:
-            self._shape = ()  # unknown until it is there: a failure must not pass for this size
-            self._interpreter.resize_tensor_input(self._given, fed.shape)
+    def _run_array(self, images: Array) -> Array:
+        if images.shape != self._shape:
+            self._shape = ()  # unknown until the tensors are allocated: a failure must not pass for this size
+            self._interpreter.resize_tensor_input(self._input, images.shape)
             self._interpreter.allocate_tensors()
-            self._shape = fed.shape
-        self._interpreter.set_tensor(self._given, fed)
+            self._shape = images.shape
+        self._interpreter.set_tensor(self._input, images)
         self._interpreter.invoke()
-        output: Array = self._interpreter.get_tensor(self._taken)
+        output: Array = self._interpreter.get_tensor(self._output)
         return output
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise SrkdError(f"{path}: no such file")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
-    if head[4:8] != IDENTIFIER:
+def _require_model(path: Path) -> None:
+    if read_header(path, 8)[4:8] != IDENTIFIER:
         raise SrkdError(f"{path} is not a LiteRT model: it does not begin as one ({IDENTIFIER.decode()})")
 
 
-def _facts(path: Path) -> tuple[dict[str, str], str]:
-    """The `srkd.*` keys in the file, and what most of its weights are stored in."""
+def _read_facts(path: Path) -> tuple[dict[str, str], str]:
+    """Read the `srkd.*` keys in the file, and the number format of most of its weights."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {schema.TensorType.FLOAT16: "fp16", schema.TensorType.INT8: "int8", schema.TensorType.UINT8: "int8"}
     with one_line(f"{path} is not a LiteRT model"):
         model = schema.Model.GetRootAs(path.read_bytes(), 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
-        told = {entry.Name().decode(): bytes(model.Buffers(entry.Buffer()).DataAsNumpy()) for entry in entries}
-        metadata = {key: value.decode() for key, value in told.items() if key.startswith("srkd.")}
+        values = {entry.Name().decode(): bytes(model.Buffers(entry.Buffer()).DataAsNumpy()) for entry in entries}
+        metadata = {key: value.decode() for key, value in values.items() if key.startswith("srkd.")}
         graph = model.Subgraphs(0)
         sizes: Counter[str] = Counter()
         for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
@@ -100,21 +102,13 @@ def _facts(path: Path) -> tuple[dict[str, str], str]:
     return metadata, sizes.most_common(1)[0][0] if sizes else "fp32"
 
 
-def _image(interpreter: Any, label: str) -> Image:
+def _image_format(interpreter: Any, label: str) -> ImageFormat:
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise SrkdError(
-            f"{label} has {len(inputs)} inputs and {len(outputs)} outputs: a super-resolution model has one each"
-        )
-    kinds = tuple(np.dtype(detail["dtype"]).name for detail in (*inputs, *outputs))
-    whole = kinds[0] == "uint8"
-    quantized = any(detail["quantization"][0] for detail in (*inputs, *outputs))
-    if kinds not in (("float32", "float32"), ("uint8", "uint8")) or quantized:
-        raise SrkdError(f"{label} takes {kinds[0]} and gives {kinds[1]}: float32 in [0,1] or bytes are understood")
-    sizes: list[Any] = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
-    places = [axis for axis in (3, 1) if len(sizes) == 4 and sizes[axis] in (1, 3)]
-    if not places:
-        raise SrkdError(f"{label} takes images of shape {sizes}: expected (N, H, W, 3) or (N, 3, H, W), or 1 for 3")
-    channels = sizes.pop(places[0])
-    batch, height, width = sizes
-    return Image(channels, height, width, one=batch == 1, last=places[0] == 3, whole=whole)
+    require_one_image(label, len(inputs), len(outputs))
+    kinds = [np.dtype(detail["dtype"]).name for detail in (*inputs, *outputs)]
+    scaled = any(detail["quantization"][0] for detail in (*inputs, *outputs))
+    if kinds[0] != kinds[1] or kinds[0] not in DTYPES or scaled:
+        raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: only float32 in [0,1] or bytes are supported")
+    sizes = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
+    channels_first = len(sizes) == 4 and sizes[3] not in (1, 3) and sizes[1] in (1, 3)
+    return image_format(label, sizes, DTYPES[kinds[0]], channels_last=not channels_first)

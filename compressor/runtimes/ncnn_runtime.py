@@ -1,4 +1,4 @@
-"""ncnn networks (.param with .bin and .param.json beside it), in fp32 on the CPU, the images of a batch one by one."""
+"""ncnn networks (.param with .bin and .param.json beside it), in fp32 on the CPU, a batch image by image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Descriptor, Spec
-from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import read_sidecar
+from compressor.runtimes.base import Runtime, require_cpu
+from compressor.runtimes.file_runtime import Array, FileRuntime
+from compressor.runtimes.sidecar import read_sidecar
+from compressor.runtimes.table import OpenOptions
 
 INPUT, OUTPUT = "data", "output"
 """Names of blobs that the common upscalers built on ncnn look for."""
@@ -28,42 +30,43 @@ LOWER_PRECISION = (
     "use_bf16_storage",
     "use_int8_inference",
 )
-"""ncnn chooses a precision where it runs, not in the file: what would make it choose less than fp32."""
+"""ncnn selects a precision where it runs, not in the file: the options that would make it select less than fp32."""
 
 
-class NcnnRuntime:
+def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
+    require_cpu(options.device, "ncnn")
+    return NcnnRuntime(path, label=options.label, threads=options.threads)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    return read_sidecar(path).metadata
+
+
+class NcnnRuntime(FileRuntime):
     """A network that is loaded once. `threads` None: as many as torch uses, so that both are compared alike."""
 
     name = "ncnn"
-    layout = "runtime"
-    device = "cpu"
 
-    def __init__(self, path: Path, *, label: str | None = None, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, label: str = "", threads: int | None = None) -> None:
         self.label = label or path.stem
         self.threads = threads or torch.get_num_threads()
         sidecar = read_sidecar(path)
-        self.precision = sidecar.precision
-        self.metadata: Mapping[str, str] = sidecar.metadata
-        self.spec: Spec | None = sidecar.spec
-        self.descriptor: Descriptor = sidecar.descriptor
-        _require_whole(path, sidecar.facts.get("crc32"))
+        self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec
+        self.descriptor = sidecar.descriptor
+        _require_checksum(path, sidecar.facts.get("crc32"))
         self._net = self._open(path)
 
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
-        fed = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
-        sr = torch.from_numpy(np.stack([self._one(image) for image in fed])).to(lr.device)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        images = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
+        return torch.from_numpy(np.stack([self._run_image(image) for image in images])).to(lr.device)
 
-    def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        ncnn = load_ncnn()
+    def _run_image(self, image: Array) -> Array:
         extractor = self._net.create_extractor()
         # A copy that ncnn owns: layers that work in place would write into numpy's memory, or after its end.
-        extractor.input(INPUT, ncnn.Mat(image).clone())
-        failed, out = extractor.extract(OUTPUT)
-        if failed:
-            raise SrkdError(f"{self.label}: ncnn failed on {tuple(image.shape)} with {failed}; is there memory enough?")
+        extractor.input(INPUT, load_ncnn().Mat(image).clone())
+        code, out = extractor.extract(OUTPUT)
+        if code:
+            raise SrkdError(f"{self.label}: ncnn failed on {tuple(image.shape)} with {code}; is there enough memory?")
         return np.array(out, dtype=np.float32)
 
     def _open(self, path: Path) -> Any:
@@ -76,30 +79,30 @@ class NcnnRuntime:
         if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
             raise SrkdError(f"{path} is not a network that this ncnn can open; export it again, or update ncnn")
         if INPUT not in net.input_names() or OUTPUT not in net.output_names():
-            raise SrkdError(f"{path} takes {net.input_names()} and gives {net.output_names()}, not {INPUT}, {OUTPUT}")
+            raise SrkdError(f"{path} takes {net.input_names()} and returns {net.output_names()}, not {INPUT}, {OUTPUT}")
         return net
 
 
 def checksum(path: Path) -> str:
-    """Of a network and its weights, in eight hexadecimal digits."""
+    """Return the CRC-32 of a network and its weights, in eight hexadecimal digits."""
     return f"{zlib.crc32(path.with_suffix('.bin').read_bytes(), zlib.crc32(path.read_bytes())):08x}"
 
 
-def _require_whole(path: Path, expected: object) -> None:
-    """ncnn takes whatever bytes it finds for weights, and may crash on a network that is damaged."""
+def _require_checksum(path: Path, expected: object) -> None:
+    """Refuse damaged files: ncnn takes any bytes for weights, and may crash on a damaged network."""
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise SrkdError(f"{path}: its weights, {weights.name}, are not beside it")
     try:
-        found = checksum(path)
+        actual = checksum(path)
     except OSError as error:
         raise SrkdError(f"{path} or {weights.name} cannot be read: {error.strerror}") from error
-    if found != expected:
-        raise SrkdError(f"{path} and {weights.name} are damaged or not of one export (checksum {found}); export again")
+    if actual != expected:
+        raise SrkdError(f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again")
 
 
 def load_ncnn() -> Any:
-    """The module. Its threads sleep while they wait for each other: by default they spin, and where another program
+    """Import ncnn. Its threads sleep while they wait for each other: by default they spin, and where another program
     has the core that one of them needs, small layers take ten times as long."""
     before = os.environ.get("OMP_WAIT_POLICY")
     # ncnn brings an OpenMP library of its own, which reads this once, when it is loaded.

@@ -1,9 +1,7 @@
-"""What an ONNX file says before it is run: precision, metadata, and whether all of it is there.
-
-A half-precision ONNX file as float32 arithmetic with every result rounded, as hardware rounds it.
+"""ONNX files before they run: precision, metadata and completeness, and half precision emulated in float32.
 
 ONNX Runtime on a CPU computes an fp16 file in float32 from end to end: what overflows on every GPU passes there. bf16
-it does not compute at all. Rounding each result makes both tell the truth, slowly.
+it does not compute at all. `emulate_half` rounds each result, as hardware does: true results, slowly.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,22 +17,17 @@ from onnx import TensorProto, numpy_helper
 
 from compressor.base.errors import SrkdError, one_line
 
-if TYPE_CHECKING:
-    import onnx
-
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """What the file says that a session does not. `precision` is what most weights are stored in."""
+    """Facts that a session does not show. `precision` is the number format of most weights."""
 
     precision: str
     metadata: Mapping[str, str]
 
 
 def read_facts(path: Path) -> OnnxFacts:
-    """Weights kept outside the file are looked for, not read; what is no ONNX ends here, in one line."""
-    import onnx
-
+    """Read an ONNX file without its external weights, which are only looked for; one line for any other file."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     with one_line(f"{path} is not an ONNX file", first=True):
@@ -49,29 +41,25 @@ def read_facts(path: Path) -> OnnxFacts:
 
 
 def _require_companions(model: onnx.ModelProto, path: Path) -> None:
-    """The files that a model keeps its weights in lie beside it, and reach as far as it says."""
-    import onnx
-
+    """Refuse a model whose external weights are not beside it, or shorter than it says."""
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        told = {entry.key: entry.value for entry in tensor.external_data}
-        name = told.get("location", "")
-        plain = PurePosixPath(name)
-        if not name or plain.is_absolute() or ".." in plain.parts:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = entries.get("location", "")
+        location = PurePosixPath(name)
+        if not name or location.is_absolute() or ".." in location.parts:
             raise SrkdError(f"{path} keeps {tensor.name} in {name!r}, which is not beside it: refused")
         file = path.parent / name
         if not file.is_file():
             raise SrkdError(f"{path} keeps its weights in {name}, which is not beside it: put both in one folder")
         with one_line(f"{path} does not say where in {name} {tensor.name} is", first=True):
-            end = int(told.get("offset", "0")) + int(told.get("length", "0"))
+            end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
         if file.stat().st_size < end:
             raise SrkdError(f"{file} has {file.stat().st_size} bytes: {tensor.name} of {path.name} ends at {end}")
 
 
 def _precision(model: onnx.ModelProto) -> str:
-    import onnx
-
     names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
     sizes: Counter[str] = Counter()
@@ -85,64 +73,53 @@ HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 EXACT = frozenset(
     {
-        *(
-            "Abs",
-            "Concat",
-            "Constant",
-            "ConstantOfShape",
-            "DepthToSpace",
-            "Expand",
-            "Flatten",
-            "Gather",
-            "Identity",
-            "Max",
-        ),
-        *("MaxPool", "Min", "Neg", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+        *("Abs", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity"),
+        *("Max", "MaxPool", "Min", "Neg", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
         *("Transpose", "Unsqueeze", "Where"),
     }
 )
-"""What only moves or chooses values: what was rounded before needs no rounding after."""
+"""Operators that only move or select values: their results need no rounding."""
 
 
-def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in float32, inputs and outputs too. Names of values stay, so that each can be looked at."""
+def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in float32, inputs and outputs too, with each half result rounded. Names of values stay."""
     if any(node.domain not in ("", "ai.onnx") or _has_graph(node) for node in model.graph.node):
-        raise SrkdError("it holds operators of its own, so its half precision cannot be followed on this device")
+        raise SrkdError("it holds custom operators, so its half precision cannot be emulated on this device")
     copy = onnx.ModelProto()
     copy.CopyFrom(onnx.shape_inference.infer_shapes(model, data_prop=True))
     graph = copy.graph
     halves = _half_values(graph)
     for tensor in graph.initializer:
         if tensor.data_type in HALVES:
-            tensor.CopyFrom(_widened(tensor, tensor.name))
+            tensor.CopyFrom(_to_float(tensor))
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type in HALVES:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        nodes += _rewritten(node, halves)
+        nodes += _emulated_nodes(node, halves)
     del graph.node[:]
     graph.node.extend(nodes)
     return copy
 
 
-def holds_halves(model: onnx.ModelProto) -> bool:
+def has_half_weights(model: onnx.ModelProto) -> bool:
     return any(tensor.data_type in HALVES for tensor in model.graph.initializer)
 
 
 def _half_values(graph: onnx.GraphProto) -> dict[str, int]:
-    """Names of the values in half precision, and which."""
-    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    """Return the names of the values in half precision, and the type of each."""
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
-        found[value.name] = value.type.tensor_type.elem_type
-    return {name: kind for name, kind in found.items() if kind in HALVES}
+        types[value.name] = value.type.tensor_type.elem_type
+    return {name: kind for name, kind in types.items() if kind in HALVES}
 
 
-def _rewritten(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
-    """The node in float32, and for each of its half outputs a rounding."""
+def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
+    """Return the node in float32, and a rounding for each of its half outputs."""
     for attribute in node.attribute:
         if attribute.t.data_type in HALVES:
-            attribute.t.CopyFrom(_widened(attribute.t, attribute.t.name))
+            attribute.t.CopyFrom(_to_float(attribute.t))
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALVES:
             attribute.i = TensorProto.FLOAT
     following: list[onnx.NodeProto] = []
@@ -155,14 +132,15 @@ def _rewritten(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodePr
 
 
 def _rounding(name: str, kind: int) -> list[onnx.NodeProto]:
+    """Return the casts to half precision and back that make `name` from its exact value."""
     return [
         onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=kind),
         onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT),
     ]
 
 
-def _widened(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), name)
+def _to_float(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name)
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

@@ -1,4 +1,4 @@
-"""Where ONNX Runtime computes: a device word, the provider that answers to it, and its options."""
+"""The execution providers of ONNX Runtime: a device name, its provider, and the options of both."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to run where. `part` is what follows the colon of the device word."""
+class Target:
+    """A device, what runs on it, and the ONNX Runtime that runs it. `part` is what follows the colon of the device."""
 
     part: str
     precision: str
     threads: int
     version: tuple[int, ...]
-    """Of ONNX Runtime: names of options change."""
+    """The version of ONNX Runtime: names of options change."""
 
 
 @dataclass(frozen=True)
@@ -31,66 +31,66 @@ class Provider:
 
     name: str
     distribution: str
-    """What `pip install` brings it with, in place of the plain onnxruntime."""
+    """The distribution that `pip install` takes for it, in place of the plain onnxruntime."""
     part: str
-    """What may follow the colon, as a pattern."""
+    """A regular expression for what may follow the colon."""
     default_part: str
     adds: str
-    options: Callable[[Asked], dict[str, str]]
-    behind: tuple[str, ...] = ()
-    """Providers for operators that it leaves out, in this order; the CPU stands behind all."""
+    options: Callable[[Target], dict[str, str]]
+    fallbacks: tuple[str, ...] = ()
+    """Providers for operators that it leaves out, in this order; the CPU comes after all."""
     memory: Literal["cpu", "cuda"] = "cpu"
-    """Where its images lie."""
+    """The memory in which its images lie."""
 
     @property
     def command(self) -> str:
-        """What to type to have it: the distributions are builds of the same package, and only one can be there."""
+        """The command that installs it: the distributions are builds of the same package, and only one can be there."""
         return f"pip uninstall -y onnxruntime && pip install {self.distribution}"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Providers and options, as a session wants them; `device` is the full word: "cuda:0"."""
+class SelectedProviders:
+    """The names and options of providers, as a session takes them; `device` is the full name: "cuda:0"."""
 
-    providers: tuple[str, ...]
+    names: tuple[str, ...]
     options: tuple[Mapping[str, str], ...]
     device: str
     memory: Literal["cpu", "cuda"]
 
 
-def _cuda(asked: Asked) -> dict[str, str]:
+def _cuda(target: Target) -> dict[str, str]:
     # fp32 means fp32: TF32 is this provider's default.
-    return {"device_id": asked.part, "use_tf32": "0"}
+    return {"device_id": target.part, "use_tf32": "0"}
 
 
-def _tensorrt(asked: Asked) -> dict[str, str]:
+def _tensorrt(target: Target) -> dict[str, str]:
     """Engines and timings are kept: building one takes minutes."""
     from compressor.base.cache_folder import default_folder
 
     folder = str(default_folder() / "onnxruntime-tensorrt")
-    options = {"device_id": asked.part, "trt_fp16_enable": "1" if asked.precision == "fp16" else "0"}
-    if asked.precision == "bf16":
+    options = {"device_id": target.part, "trt_fp16_enable": "1" if target.precision == "fp16" else "0"}
+    if target.precision == "bf16":
         options["trt_bf16_enable"] = "1"
     options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
     return options | {"trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}
 
 
-def _openvino(asked: Asked) -> dict[str, str]:
-    """OpenVINO chooses a lower precision by itself where the processor has one, unless told."""
-    hint = {"fp16": "f16", "bf16": "bf16"}.get(asked.precision, "f32")
-    if asked.version >= (1, 24):
-        kind = asked.part.partition(".")[0]
-        wanted: dict[str, str] = {"INFERENCE_PRECISION_HINT": hint}
+def _openvino(target: Target) -> dict[str, str]:
+    """OpenVINO selects a lower precision by itself where the processor has one; a hint prevents that."""
+    hint = {"fp16": "f16", "bf16": "bf16"}.get(target.precision, "f32")
+    if target.version >= (1, 24):
+        kind = target.part.partition(".")[0]
+        config: dict[str, str] = {"INFERENCE_PRECISION_HINT": hint}
         if kind == "CPU":
-            wanted["INFERENCE_NUM_THREADS"] = str(asked.threads)
-        return {"device_type": asked.part, "load_config": json.dumps({kind: wanted})}
+            config["INFERENCE_NUM_THREADS"] = str(target.threads)
+        return {"device_type": target.part, "load_config": json.dumps({kind: config})}
     precision = "FP32" if hint == "f32" else "ACCURACY"
-    return {"device_type": asked.part, "precision": precision, "num_of_threads": str(asked.threads)}
+    return {"device_type": target.part, "precision": precision, "num_of_threads": str(target.threads)}
 
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType(
     {
-        "cpu": Provider(CPU, "onnxruntime", "", "", "ONNX files on the processor", lambda asked: {}),
+        "cpu": Provider(CPU, "onnxruntime", "", "", "ONNX files on the processor", lambda target: {}),
         "cuda": Provider(
             "CUDAExecutionProvider", "onnxruntime-gpu", r"\d+", "0", "ONNX files on an NVIDIA GPU", _cuda, memory="cuda"
         ),
@@ -101,7 +101,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
             "0",
             "ONNX files through TensorRT, which ONNX Runtime drives",
             _tensorrt,
-            behind=("CUDAExecutionProvider",),
+            fallbacks=("CUDAExecutionProvider",),
             memory="cuda",
         ),
         "openvino": Provider(
@@ -117,15 +117,15 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 
 
 def providers_here() -> dict[str, str]:
-    """Device → provider, for those that this installation of ONNX Runtime offers."""
+    """Return device → provider for the providers that this installation of ONNX Runtime has."""
     import onnxruntime
 
-    offered = onnxruntime.get_available_providers()
-    return {device: row.name for device, row in PROVIDERS.items() if row.name in offered}
+    available = onnxruntime.get_available_providers()
+    return {device: row.name for device, row in PROVIDERS.items() if row.name in available}
 
 
-def choose(device: str, precision: str, threads: int) -> Choice:
-    """The provider for a device word; one line for a word that means nothing, or what this installation lacks."""
+def select_providers(device: str, precision: str, threads: int) -> SelectedProviders:
+    """Return the providers for a device name; one line for an unknown name, or a provider that is not installed."""
     kind, _, part = device.partition(":")
     row = PROVIDERS.get(kind)
     if row is None or (part and not re.fullmatch(row.part, part)):
@@ -134,18 +134,18 @@ def choose(device: str, precision: str, threads: int) -> Choice:
         raise SrkdError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
     if precision == "fp32" and kind == "tensorrt":
         _forbid_tf32()
-    asked = Asked(part or row.default_part, precision, threads, _version())
-    names = [row.name, *(name for name in row.behind if name in providers_here().values())]
-    options = [row.options(asked), *(_cuda(asked) for _ in names[1:])]
+    target = Target(part or row.default_part, precision, threads, _version())
+    names = [row.name, *(name for name in row.fallbacks if name in providers_here().values())]
+    options = [row.options(target), *(_cuda(target) for _ in names[1:])]
     if row.name != CPU:
         names.append(CPU)
         options.append({})
-    word = f"{kind}:{asked.part}" if asked.part else kind
-    return Choice(tuple(names), tuple(options), word, row.memory)
+    name = f"{kind}:{target.part}" if target.part else kind
+    return SelectedProviders(tuple(names), tuple(options), name, row.memory)
 
 
 def torch_device_for(device: str) -> str:
-    """Where torch stands beside a device of ONNX Runtime's: `tensorrt:1` → `cuda:1`, `openvino` → `cpu`."""
+    """Return torch's device for a device of ONNX Runtime: `tensorrt:1` → `cuda:1`, `openvino` → `cpu`."""
     kind, colon, part = device.partition(":")
     row = PROVIDERS.get(kind)
     if row is None or kind == row.memory:

@@ -9,18 +9,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build
-from compressor.runtimes.base import require_input, require_output
-from compressor.runtimes.metadata import spec_in
+from compressor.runtimes.base import Runtime, require_input, require_output
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.tensorrt.cuda import Cuda, device_index, open_cuda
 from compressor.runtimes.tensorrt.driver import require_trt
+from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import usable_engine
 from compressor.runtimes.tensorrt.library import tensorrt
 from compressor.runtimes.tensorrt.session import Session, shape_of
 from compressor.runtimes.tensorrt.shapes import size_of
+
+
+def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
+    return TensorRTRuntime(
+        path,
+        label=options.label or None,
+        device=options.device,
+        progress=context.progress,
+        announce=context.note,
+    )
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    facts = read_engine(path).facts
+    return {} if facts is None else facts.metadata
 
 
 class TensorRTRuntime:
@@ -48,7 +65,7 @@ class TensorRTRuntime:
         self.device = f"cuda:{index}"
         self.metadata: Mapping[str, str] = {} if file.facts is None else file.facts.metadata
         self.precision = "as built" if file.facts is None else file.facts.precision
-        self.spec: Spec | None = spec_in(self.metadata, self.label)
+        self.spec: Spec | None = read_spec(self.metadata, self.label)
         self._cuda: Cuda = cuda
         self.session = Session(trt, cuda, file.plan, self.label)
         if self.session.shapes.smallest[0] > 1:

@@ -1,7 +1,4 @@
-"""PyTorch as it is, one operation after the other.
-
-PyTorch through its compiler: the first image of a kind of shape takes long, the others are quicker.
-"""
+"""PyTorch, one operation after the other, or compiled: then the first image of each kind of shape takes long."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.runtimes.base import require_input, require_output
 
@@ -27,7 +24,7 @@ class TorchRuntime:
     Half precisions are autocast: convolutions run in 16 bit, the mean shift at both ends stays in fp32, because eight
     bits of mantissa at a range of 255 would cost half a grey level. On a CPU, and on a GPU in half precision, features
     lie channels last: 1.05 to 1.8 times faster on every network tried, the result differing by less than 1e-6.
-    fp32 means fp32: TF32, which torch allows for convolutions unless told otherwise, is off while this runs.
+    fp32 means fp32: TF32, which torch allows for convolutions by default, is off while this runs.
     no_grad rather than inference_mode: as fast for convolutions, and callers may clamp the output in place.
     """
 
@@ -54,28 +51,28 @@ class TorchRuntime:
         self.layout = "channels_last" if self._channels_last() else "contiguous"
         self.network = copy.deepcopy(network).to(self._device, torch.float32).eval().requires_grad_(False)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
-        self._forward = self._prepared()
+        self._forward = self._build_forward()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
-        with torch.no_grad(), self._arithmetic():
-            placed = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
-            sr = self._forward(placed).float().contiguous()
+        with torch.no_grad(), self._precision_context():
+            images = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
+            sr = self._forward(images).float().contiguous()
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             sr = sr.to(lr.device)
         require_output(lr, sr, self.descriptor, self.label)
         return sr
 
-    def _prepared(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What runs: the network itself."""
+    def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the function that runs: the network itself."""
         return self.network
 
     def _channels_last(self) -> bool:
         return self._device.type == "cpu" or (self._device.type == "cuda" and self.precision != "fp32")
 
     @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
+    def _precision_context(self) -> Iterator[None]:
         with ExitStack() as stack:
             if self.precision != "fp32":
                 stack.enter_context(torch.autocast(self._device.type, PRECISIONS[self.precision]))
@@ -86,7 +83,7 @@ class TorchRuntime:
 
 @contextmanager
 def tf32_off() -> Iterator[None]:
-    """fp32 means fp32."""
+    """Turn TF32 off inside: fp32 means fp32."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -96,7 +93,7 @@ def tf32_off() -> Iterator[None]:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device called `name`, with its index; one line if there is none here."""
+    """Return the device called `name`, with its index; one line if there is none here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -119,7 +116,7 @@ class TorchCompiledRuntime(TorchRuntime):
 
     name = "torch-compiled"
 
-    def _prepared(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.network)
         return compiled
 
@@ -130,7 +127,7 @@ class TorchCompiledRuntime(TorchRuntime):
             return super().run(lr)
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = error.__cause__ or getattr(error, "inner_exception", None) or error
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             raise SrkdError(
-                f"{self.label}: torch.compile failed on {tuple(lr.shape)}: {reason[:300]}; use --runtime torch"
+                f"{self.label}: torch.compile failed on {tuple(lr.shape)}: {reason_of(cause, first=True)}; "
+                "use --runtime torch"
             ) from error

@@ -1,0 +1,88 @@
+"""Tables of rows by name: the rows of srkd itself, and those that installed packages add by an entry point."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from typing import Protocol, TypeVar
+
+from compressor.base.errors import UsageError, nearest
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=Named)
+
+
+class Table(Mapping[str, Row]):
+    """Rows by name. Installed packages are read at the first look-up, not when the table is made.
+
+    A package's entry point in `group` names an object whose `attribute` holds more rows. A package that cannot be
+    used becomes a line in `notes`, and nothing else suffers; a name that two packages bring belongs to neither.
+    """
+
+    def __init__(self, kind: str, rows: Iterable[Row], group: str, attribute: str) -> None:
+        self.kind, self.group, self.attribute = kind, group, attribute
+        self._own = {row.name: row for row in rows}
+        self._all: dict[str, Row] | None = None
+        self._notes: list[str] = []
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The rows by name, as they are kept."""
+        if self._all is None:
+            self._all = dict(self._own)  # set first: a package may look into the table while it is imported
+            self._add(metadata.entry_points(group=self.group))
+        return self._all
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each package, or name of a package, that was refused."""
+        return tuple(self._notes) if self.rows else ()
+
+    def find(self, name: str) -> Row:
+        """The row called `name`; a usage error with the nearest names and the notes where there is none."""
+        if name not in self.rows:
+            raise UsageError("; ".join([f"no {self.kind} is called {name!r}; {nearest(name, self.rows)}", *self.notes]))
+        return self.rows[name]
+
+    def _add(self, points: Iterable[metadata.EntryPoint]) -> None:
+        offers: dict[str, list[tuple[str, Row]]] = {}
+        for point in sorted(points, key=lambda point: (package_of(point), point.name)):
+            package = package_of(point)
+            try:
+                for row in getattr(point.load(), self.attribute):
+                    offers.setdefault(row.name, []).append((package, row))
+            except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                self._notes.append(f"the package {package} cannot be used: its entry point {point.value} gave {reason}")
+        for name, offered in offers.items():
+            packages = " and ".join(package for package, _ in offered)
+            if not NAME.fullmatch(name):
+                self._notes.append(f"{self.kind} {name!r} of {packages} is refused: use small letters, digits, - and _")
+            elif name in self._own:
+                self._notes.append(f"{self.kind} {name} of {packages} is refused: srkd has a {self.kind} of that name")
+            elif len(offered) > 1:
+                self._notes.append(f"{self.kind} {name} is in {packages}: neither is used, remove all but one")
+            else:
+                self.rows[name] = offered[0][1]
+
+    def __getitem__(self, name: str) -> Row:
+        return self.rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def package_of(point: metadata.EntryPoint) -> str:
+    """The name of the distribution that an entry point belongs to."""
+    return point.name if point.dist is None else str(point.dist.name)

@@ -1,0 +1,59 @@
+"""Checkpoints in torch, and foreign teachers (TorchScript, torch.export, spandrel, ONNX) as runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import ImageModel
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.file_runtime import FileRuntime
+from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime, torch_device
+from compressor.teachers.teacher import load_teacher
+
+
+def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    label, compiled = options.label or path.stem, options.runtime == "torch-compiled"
+    if teacher.network is None:
+        if compiled:
+            raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")
+        if options.precision not in (None, "fp32"):
+            raise UsageError(f"{path}: the {teacher.backend} model runs in fp32 here, not {options.precision}")
+        return ForeignRuntime(teacher, label=label, device=options.device)
+    header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
+    return (TorchCompiledRuntime if compiled else TorchRuntime)(
+        teacher.network,
+        label=label,
+        device=options.device,
+        precision=options.precision or "fp32",
+        metadata={key: value for key, value in header.items() if key.startswith("srkd.")},
+    )
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    return open_file(path, OpenOptions(), QUIET).metadata
+
+
+class ForeignRuntime(FileRuntime):
+    """A teacher that is not a network of srkd, in fp32, on the device of the options where its kind can go there."""
+
+    name = "torch"
+
+    def __init__(self, teacher: ImageModel, *, label: str, device: str = "cpu") -> None:
+        self.label, self.descriptor = label, teacher.descriptor
+        self._teacher = teacher.move_to(torch_device(device))
+        self.device = str(self._teacher.device)
+
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self._teacher(lr)
+        if lr.device.type == "cuda":
+            torch.cuda.synchronize(lr.device)
+        return sr

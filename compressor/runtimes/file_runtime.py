@@ -1,0 +1,159 @@
+"""The base of the runtimes that run exported files: images in the form a file takes, and a file's descriptor."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.runtimes.base import require_input, require_output
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+RunBatch: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+PROBE_SIDES = (8, 64)
+"""Pixels a side of the images that show the scale of a foreign file: the first is quick, some models refuse it."""
+
+
+class FileRuntime(ABC):
+    """An exported file that is open. A subclass sets the attributes and computes; shapes are checked here."""
+
+    name: str
+    label: str
+    descriptor: Descriptor
+    device: str = "cpu"
+    precision: str = "fp32"
+    layout: str = "runtime"
+    emulated: bool = False
+    """Whether the precision is computed in float32 and each result rounded: exact, and of no use for timing."""
+    metadata: Mapping[str, str] = {}
+    spec: Spec | None = None
+
+    def run(self, lr: torch.Tensor) -> torch.Tensor:
+        require_input(lr, self.descriptor, self.label)
+        (height, width), largest = lr.shape[-2:], self.descriptor.max_size
+        if largest is not None and (width > largest[0] or height > largest[1]):
+            raise UsageError(
+                f"{self.label} takes images of at most {largest[0]}x{largest[1]}, got {width}x{height}: "
+                "cut them into tiles"
+            )
+        sr = self._run(lr)
+        require_output(lr, sr, self.descriptor, self.label)
+        return sr
+
+    @abstractmethod
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        """Enlarge (N, C, h, w) in [0,1]; the result is on the device of `lr`."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """The images that a file takes. Batch, height and width are None where they are free. uint8 images are in 0..255,
+    all others in [0,1]; `channels_last` is N,H,W,C."""
+
+    channels: int
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None
+    channels_last: bool = False
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        return None if self.height is None or self.width is None else (self.width, self.height)
+
+    def encode(self, lr: torch.Tensor) -> torch.Tensor:
+        """Return N,C,H,W in [0,1] as the file takes it."""
+        images = lr.detach()
+        if self.dtype == torch.uint8:
+            images = images.float().clamp(0, 1).mul(255).round()
+        images = images.to(self.dtype)
+        return (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous()
+
+    def decode(self, sr: torch.Tensor) -> torch.Tensor:
+        """Return the file's output as float32 N,C,H,W. An output that is not an image keeps its shape, for errors."""
+        if self.channels_last and sr.dim() == 4:
+            sr = sr.permute(0, 3, 1, 2).contiguous()
+        return sr.float().div(255) if self.dtype == torch.uint8 else sr.float()
+
+    def run(self, lr: torch.Tensor, run_batch: RunBatch) -> torch.Tensor:
+        """Encode, run and decode; image by image where the file's batch is one."""
+        batches = lr.split(1) if self.batch == 1 and len(lr) > 1 else [lr]
+        outputs = [self.decode(run_batch(self.encode(batch))) for batch in batches]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
+
+    def run_arrays(self, lr: torch.Tensor, run_batch: Callable[[Array], Array]) -> torch.Tensor:
+        """Do as `run`, for a library that works on numpy arrays."""
+        return self.run(lr, lambda images: torch.from_numpy(run_batch(images.cpu().numpy())))
+
+
+def require_one_image(label: str, inputs: int, outputs: int) -> None:
+    """Refuse a model of several inputs or outputs."""
+    if inputs != 1 or outputs != 1:
+        raise SrkdError(f"{label} has {inputs} inputs and {outputs} outputs: a super-resolution model has one each")
+
+
+def image_format(
+    label: str, sizes: Sequence[int | None], dtype: torch.dtype, *, channels_last: bool, shape: object = None
+) -> ImageFormat:
+    """Return the format of images of these sizes (None: free); `shape` is how the library prints them."""
+    axis = 3 if channels_last else 1
+    if len(sizes) != 4 or sizes[axis] not in (1, 3):
+        expected = "(N, H, W, 3) or (N, H, W, 1)" if channels_last else "(N, 3, H, W) or (N, 1, H, W)"
+        raise SrkdError(f"{label} takes images of shape {list(sizes) if shape is None else shape}: expected {expected}")
+    batch, height, width = (size for index, size in enumerate(sizes) if index != axis)
+    return ImageFormat(sizes[axis] or 0, height, width, batch, channels_last, dtype)
+
+
+def read_spec(metadata: Mapping[str, str], label: str) -> Spec | None:
+    """Return the network's spec; None for a foreign file."""
+    if "srkd.spec" not in metadata:
+        return None
+    try:
+        return spec_from_dict(json.loads(metadata["srkd.spec"]))
+    except (ValueError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        raise SrkdError(f"{label}: its srkd.spec cannot be used: {error}") from error
+
+
+def build_descriptor(spec: Spec, fixed_size: tuple[int, int] | None) -> Descriptor:
+    """Return the descriptor of a spec's network, for a file that may take one size only."""
+    with torch.device("meta"):
+        return replace(build(spec).descriptor, fixed_size=fixed_size)
+
+
+def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -> Descriptor:
+    """Return the descriptor of a file: from its spec, or, for a foreign one, by running a small grey image."""
+    if spec is not None:
+        descriptor = build_descriptor(spec, image.fixed_size)
+        if descriptor.channels == image.channels:
+            return descriptor
+        raise SrkdError(f"{label} takes {image.channels} channels, but its srkd.spec says {descriptor.channels}")
+    probe, out = _run_probe(image, run)
+    scale = out.shape[-1] // probe.shape[-1] if out.dim() == 4 else 0
+    if scale < 1:
+        raise SrkdError(f"{label} returned shape {tuple(out.shape)} for {tuple(probe.shape)}: not an enlarged image")
+    descriptor = Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)
+    require_output(probe, out, descriptor, label)
+    return descriptor
+
+
+def _run_probe(image: ImageFormat, run: RunBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a small grey image that the model takes, and its output."""
+    *quick, last = (
+        torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
+        for side in PROBE_SIDES
+    )
+    for probe in quick:
+        try:
+            return probe, run(probe)
+        except SrkdError:
+            continue
+    return last, run(last)

@@ -1,0 +1,96 @@
+"""The JSON file beside an exported file, for formats that have no metadata of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.registry import spec_from_dict
+from compressor.runtimes.file_runtime import build_descriptor
+
+SCHEMA = "srkd.sidecar/1"
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """`lr_size` is the only image size (width, height) that the file takes, None for any; `facts` are the
+    converter's."""
+
+    format: str
+    precision: str
+    lr_size: tuple[int, int] | None
+    io: str
+    metadata: Mapping[str, str]
+    facts: Mapping[str, Any]
+    spec: Spec
+    descriptor: Descriptor
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return `student.param.json` for `student.param`."""
+    return path.with_name(path.name + ".json")
+
+
+def format_sidecar(
+    *,
+    format: str,
+    precision: str,
+    lr_size: tuple[int, int] | None,
+    io: str,
+    metadata: Mapping[str, str],
+    facts: Mapping[str, object],
+) -> str:
+    """Return the text of a sidecar; the same file always has the same text."""
+    content = {
+        "schema": SCHEMA,
+        "format": format,
+        "precision": precision,
+        "lr_size": None if lr_size is None else "{}x{}".format(*lr_size),
+        "io": io,
+        "metadata": dict(sorted(metadata.items())),
+        "facts": dict(facts),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read the sidecar of an exported file; one line where it is missing or damaged."""
+    file = sidecar_path(path)
+    if not file.is_file():
+        raise SrkdError(f"{path} cannot be described: {file.name} is not beside it; export it again")
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
+        size = None if content["lr_size"] is None else parse_size("lr_size", content["lr_size"])
+        metadata = {str(key): str(value) for key, value in content["metadata"].items() if str(key)[:5] == "srkd."}
+        spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
+        return Sidecar(
+            format=str(content["format"]),
+            precision=str(content["precision"]),
+            lr_size=size,
+            io=str(content["io"]),
+            metadata=metadata,
+            facts=dict(content["facts"]),
+            spec=spec,
+            descriptor=build_descriptor(spec, size),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError, OSError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise SrkdError(f"{file} cannot be used: {reason}; export the model again") from error
+
+
+def parse_size(key: str, text: str) -> tuple[int, int]:
+    """Return the width and height of `WxH`; ValueError where it is not a size."""
+    width, _, height = str(text).partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"{key} {text!r} is not a size")
+    return int(width), int(height)

@@ -1,0 +1,212 @@
+"""The table of runtimes: which module opens a kind of file, and what it needs. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from compressor.base.context import Context
+from compressor.base.entry_points import Table
+from compressor.base.errors import MissingExtra
+from compressor.runtimes.onnx_providers import PROVIDERS
+from compressor.runtimes.tensorrt.driver import driver_missing
+
+if TYPE_CHECKING:
+    from compressor.runtimes.base import Runtime
+
+GROUP = "srkd.formats"
+"""The entry point group by which a package adds runtimes (`runtimes`) and formats (`formats`)."""
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a model file is opened. None leaves a choice to the file."""
+
+    label: str = ""
+    """How tables call the model; empty: the stem of its file."""
+    scale: int | None = None
+    arch_options: Mapping[str, object] | None = None
+    """Facts that a checkpoint does not hold, such as res_scale."""
+    device: str = "cpu"
+    runtime: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    """The number of CPU threads; None: as many as torch uses."""
+
+
+class RuntimeModule(Protocol):
+    """The functions of a runtime's module."""
+
+    def open_file(self, path: Path, options: OpenOptions, context: Context) -> Runtime:
+        """Open the file, ready to run. The caller compares precision and scale with the options."""
+        ...
+
+    def read_metadata(self, path: Path) -> Mapping[str, str]:
+        """Read the `srkd.*` keys of a file, which need not be able to run here."""
+        ...
+
+
+def no_obstacle() -> str | None:
+    """Name no obstacle: the runtime works on every machine."""
+    return None
+
+
+@dataclass(frozen=True)
+class RuntimeEntry:
+    """A row of the table."""
+
+    name: str
+    files: str
+    """The files that it runs, in words."""
+    module: str
+    """The `RuntimeModule`."""
+    suffixes: tuple[str, ...] = ()
+    """Suffixes of its files; empty: every file that no other runtime has."""
+    alternative_to: str | None = None
+    """The runtime whose files it runs in another way: it has no suffixes, and is selected by name."""
+    needs: tuple[str, ...] = ()
+    """Modules that must be importable."""
+    extra: str | None = None
+    """The optional dependency group of srkd that installs them."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Regular expressions of the device names that it knows."""
+    selects_precision: bool = False
+    """Whether the precision is selected when a file is opened; otherwise the file has one."""
+    reads_torch_memory: bool = False
+    """Whether it takes a tensor on its own device without a copy through the host."""
+    opens_as_teacher: bool = False
+    """Whether its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
+    obstacle: Callable[[], str | None] = no_obstacle
+    """Returns in one line what this machine lacks that no package installs, or None."""
+
+    def missing_requirement(self) -> str | None:
+        """Return in one line what must be there before such a file can be opened, or None."""
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            return obstacle
+        missing = ", ".join(missing_modules(self.needs))
+        if not missing:
+            return None
+        return str(MissingExtra(missing, self.extra)) if self.extra else f"{missing} is not installed"
+
+    def load(self) -> RuntimeModule:
+        return cast(RuntimeModule, importlib.import_module(self.module))
+
+
+def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:
+    """The modules that are not installed; none is imported."""
+    return tuple(name for name in modules if importlib.util.find_spec(name) is None)
+
+
+def _not_macos() -> str | None:
+    return None if sys.platform == "darwin" else "Core ML's packages run on macOS only"
+
+
+CUDA = r"cuda(:\d+)?"
+
+RUNTIMES: Table[RuntimeEntry] = Table(
+    "runtime",
+    (
+        RuntimeEntry(
+            name="torch",
+            files="a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file",
+            module="compressor.inference.checkpoint_runtime",
+            devices=("cpu", CUDA, "mps"),
+            selects_precision=True,
+            reads_torch_memory=True,
+            opens_as_teacher=True,
+        ),
+        RuntimeEntry(
+            name="torch-compiled",
+            files="a checkpoint (.pt, .pth, .safetensors)",
+            module="compressor.inference.checkpoint_runtime",
+            alternative_to="torch",
+            devices=("cpu", CUDA, "mps"),
+            selects_precision=True,
+            reads_torch_memory=True,
+            opens_as_teacher=True,
+        ),
+        RuntimeEntry(
+            name="onnxruntime",
+            files="an ONNX file (.onnx)",
+            module="compressor.runtimes.onnx_runtime",
+            suffixes=(".onnx",),
+            devices=tuple(f"{device}(:{row.part})?" if row.part else device for device, row in PROVIDERS.items()),
+            reads_torch_memory=True,
+            opens_as_teacher=True,
+        ),
+        RuntimeEntry(
+            name="openvino",
+            files="an OpenVINO model (.xml, with its .bin)",
+            module="compressor.runtimes.openvino_runtime",
+            suffixes=(".xml",),
+            needs=("openvino",),
+            extra="openvino",
+            devices=("cpu", r"openvino(:(CPU|GPU|NPU)(\.\d+)?)?"),
+            selects_precision=True,
+        ),
+        RuntimeEntry(
+            name="ncnn",
+            files="an ncnn network (.param, with .bin and .param.json beside it)",
+            module="compressor.runtimes.ncnn_runtime",
+            suffixes=(".param",),
+            needs=("ncnn",),
+            extra="ncnn",
+        ),
+        RuntimeEntry(
+            name="tensorrt",
+            files="a TensorRT engine (.engine), on the NVIDIA GPU it was built for",
+            module="compressor.runtimes.tensorrt_runtime",
+            suffixes=(".engine",),
+            needs=("tensorrt",),
+            extra="tensorrt",
+            devices=(CUDA,),
+            reads_torch_memory=True,
+            obstacle=driver_missing,
+        ),
+        RuntimeEntry(
+            name="litert",
+            files="a LiteRT or TensorFlow Lite model (.tflite)",
+            module="compressor.runtimes.litert_runtime",
+            suffixes=(".tflite",),
+            needs=("ai_edge_litert",),
+            extra="litert",
+        ),
+        RuntimeEntry(
+            name="executorch",
+            files="an ExecuTorch program (.pte, with its .json)",
+            module="compressor.runtimes.executorch_runtime",
+            suffixes=(".pte",),
+            needs=("executorch",),
+            extra="executorch",
+        ),
+        RuntimeEntry(
+            name="coreml",
+            files="a Core ML package (.mlpackage), on macOS",
+            module="compressor.runtimes.coreml_runtime",
+            suffixes=(".mlpackage",),
+            needs=("coremltools",),
+            extra="coreml",
+            devices=("cpu", "coreml(:(gpu|ane))?"),
+            obstacle=_not_macos,
+        ),
+    ),
+    GROUP,
+    "runtimes",
+)
+
+
+def runtime_of(file: Path) -> str:
+    """Return the name of the runtime for files of this kind: by suffix, else torch, whose loader reads the content."""
+    return next((row.name for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes), "torch")
+
+
+def is_device(text: str) -> bool:
+    """Return whether any runtime knows a device of this name; whether it is here shows when it is used."""
+    return any(re.fullmatch(pattern, text) for row in RUNTIMES.values() for pattern in row.devices)
