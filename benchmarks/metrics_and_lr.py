@@ -22,6 +22,7 @@ from compressor.images.sets import ImageSet, find_sets
 from compressor.inference.evaluate import evaluate
 from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.table import OpenOptions
 
 SCALES = (2, 3, 4)
 DB, SSIM = 0.005, 0.0003
@@ -129,7 +130,7 @@ def carn_rows(data: Path) -> Iterator[Row]:
     checkpoint = data / "checkpoints" / "carn_m.pth"
     if not checkpoint.is_file():
         return
-    models: dict[int, Runtime] = {scale: open_model(checkpoint, scale=scale) for scale in SCALES}
+    models: dict[int, Runtime] = {scale: open_model(checkpoint, OpenOptions(scale=scale)) for scale in SCALES}
     for (name, scale), expected in CARN_M.items():
         found = _set(data, name, scale)
         if found is not None:

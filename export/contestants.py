@@ -8,10 +8,11 @@ from pathlib import Path
 
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, UsageError, nearest
-from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of
+from compressor.inference.open import model_file, open_model
 from compressor.models.cost import Cost, cost
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.exporting import convert_to, prove
 from export.formats import FORMATS
@@ -71,7 +72,7 @@ class Contestant:
     cost: Callable[[tuple[int, int]], Cost | None]
 
     def memory_job(self, how: Settings) -> MemoryJob:
-        own = "torch" in (self.runtime.name, RUNTIMES[self.runtime.name].instead_of)
+        own = "torch" in (self.runtime.name, RUNTIMES[self.runtime.name].alternative_to)
         return MemoryJob(
             path=str(self.file),
             runtime=self.runtime.name,
@@ -131,11 +132,13 @@ def _checkpoint(
     def in_torch(runtime: str) -> Runtime:
         return open_model(
             path,
-            scale=how.scale,
-            arch_options=how.options(is_teacher),
-            device=torch_device_for(how.device),
-            runtime=runtime,
-            precision=how.precision,
+            OpenOptions(
+                scale=how.scale,
+                arch_options=how.options(is_teacher),
+                device=torch_device_for(how.device),
+                runtime=runtime,
+                precision=how.precision,
+            ),
         )
 
     opened = in_torch("torch")
@@ -149,14 +152,16 @@ def _checkpoint(
         if name == "torch":
             continue
         try:
-            if RUNTIMES[name].instead_of == "torch":
+            if RUNTIMES[name].alternative_to == "torch":
                 runtime = in_torch(name)
                 entries.append(
                     Contestant(label, is_teacher, runtime, model_file(path), (), lambda size: cost(spec, size))
                 )
                 continue
             file = _exported_for(name, opened, label, folder)
-            runtime = open_model(file, device=how.device, threads=how.threads, precision=_precision(name, how))
+            runtime = open_model(
+                file, OpenOptions(device=how.device, threads=how.threads, precision=_precision(name, how))
+            )
         except SrkdError as error:
             notes.append(f"{label} is left out under {name}: {error}")
             continue
@@ -187,13 +192,13 @@ def _exported(path: Path, label: str, is_teacher: bool, how: Settings, notes: li
     if name not in how.runtimes and how.runtimes != DEFAULT_RUNTIMES:
         notes.append(f"{label} is left out: {path.name} runs under {name}, which was not asked for")
         return []
-    runtime = open_model(path, device=how.device, threads=how.threads, precision=_precision(name, how))
+    runtime = open_model(path, OpenOptions(device=how.device, threads=how.threads, precision=_precision(name, how)))
     return [Contestant(label, is_teacher, runtime, path, _libraries(name), _cost_of_file(path, runtime))]
 
 
 def _precision(runtime: str, how: Settings) -> str | None:
     """Of other runtimes it lies in the file."""
-    return how.precision if RUNTIMES[runtime].any_precision else None
+    return how.precision if RUNTIMES[runtime].selects_precision else None
 
 
 def _libraries(runtime: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch.export.graph_signature import InputKind
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
-from compressor.runtimes.onnx_file import holds_halves, rounded
+from compressor.runtimes.onnx_file import emulate_half, has_half_weights
 from export.conversion import Choices
 from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET
@@ -136,8 +136,8 @@ def _kind(model: onnx.ModelProto) -> int:
 
 def _open_inside(model: onnx.ModelProto, choices: Choices) -> onnx.ModelProto:
     """Half precision with every result rounded; bytes as the floats that lie between them."""
-    if holds_halves(model):
-        model = rounded(model)
+    if has_half_weights(model):
+        model = emulate_half(model)
     if choices.io == "uint8":
         graph = model.graph
         kept = [node for node in graph.node if not node.name.startswith("bytes/")]

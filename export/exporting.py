@@ -16,7 +16,7 @@ from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files
 from compressor.models.networks.base import Descriptor, Network
-from compressor.runtimes.metadata import sidecar_path, sidecar_text
+from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Choices, Conversion
 from export.formats import Format, find_formats
@@ -223,7 +223,7 @@ def convert_to(
     metadata = export_metadata(network, source)
     facts = row.load().convert(Conversion(plain, path, metadata, chosen, progress, row.precision))
     if row.sidecar:
-        text = sidecar_text(
+        text = format_sidecar(
             format=row.name,
             precision=row.precision,
             lr_size=chosen.lr_size,

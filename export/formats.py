@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.base.errors import MissingExtra, UsageError, nearest
-from compressor.inference.open import RUNTIMES, absent, no_obstacle
+from compressor.runtimes.table import RUNTIMES, missing_modules, no_obstacle
 from compressor.runtimes.tensorrt.driver import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
@@ -83,7 +83,7 @@ class Format:
 
     def missing(self) -> tuple[str, ...]:
         """What this installation lacks for it."""
-        return absent(self.needs)
+        return missing_modules(self.needs)
 
     def lacking(self) -> str | None:
         """In one line, what this machine lacks for writing it; None: nothing."""

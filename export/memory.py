@@ -22,6 +22,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.machine import peak_resident_bytes
 from compressor.inference.open import open_model
 from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import OpenOptions
 
 LONGEST_SECONDS = 900
 
@@ -77,12 +78,14 @@ def _measure(job: MemoryJob) -> list[float]:
     before = psutil.Process().memory_info().rss
     runtime = open_model(
         job.path,
-        scale=job.scale,
-        arch_options=job.arch_options,
-        device=job.device,
-        runtime=job.runtime,
-        precision=job.precision,
-        threads=job.threads,
+        OpenOptions(
+            scale=job.scale,
+            arch_options=job.arch_options,
+            device=job.device,
+            runtime=job.runtime,
+            precision=job.precision,
+            threads=job.threads,
+        ),
     )
     on_cuda = runtime.device.startswith("cuda")
     if torch_device_for(runtime.device).startswith("cuda") and not runtime.name.startswith("torch"):

@@ -25,4 +25,4 @@ def convert_half(job: Conversion, kind: int, opset: int) -> Mapping[str, object]
 
 def open_rounded(path: Path) -> Runtime:
     """On a CPU ONNX Runtime computes fp16 in float32: an overflow of every GPU would pass the proof."""
-    return OnnxRuntime(path, rounded=True)
+    return OnnxRuntime(path, emulate=True)

@@ -144,7 +144,7 @@ def _roundings(entries: Sequence[Contestant]) -> list[str]:
         f"{entry.label}: {entry.runtime.precision} is computed in float32 here and rounded after each operation, "
         "so its time says nothing about hardware that has it"
         for entry in entries
-        if isinstance(entry.runtime, OnnxRuntime) and entry.runtime.rounded
+        if isinstance(entry.runtime, OnnxRuntime) and entry.runtime.emulated
     ]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
-from compressor.runtimes.coreml_runtime import CoreMLRuntime, image_of
+from compressor.runtimes.coreml_runtime import CoreMLRuntime, read_image_format
 from export.conversion import CannotConvert, Conversion
 from export.fixed_copy import fixed_copy, needs_fixed_size
 from export.quiet import quiet
@@ -114,7 +114,7 @@ def _read_again(path: Path) -> tuple[Any, Any]:
 
 def _require_form(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
     """One image in, one image out, of the sizes that were asked for."""
-    image = image_of(spec, "the package")
+    image = read_image_format(spec, "the package")
     scale, channels = network.descriptor.scale, network.descriptor.channels
     fixed = None if size is None else (1, channels, size[1] * scale, size[0] * scale)
     found = tuple(spec.description.output[0].type.multiArrayType.shape)

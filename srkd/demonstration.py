@@ -11,8 +11,9 @@ from pathlib import Path
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import model_file, runtime_of
+from compressor.inference.open import model_file
 from compressor.inference.origin import checkpoint_beside
+from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
 from srkd.api import export

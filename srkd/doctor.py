@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu, installed_version
-from compressor.inference.open import RUNTIMES, absent
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
+from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
 from export.formats import FORMATS
 
@@ -64,7 +64,7 @@ def diagnose() -> Diagnosis:
             for row in FORMATS.values()
         ),
         runtimes=tuple(
-            _piece(name, f"runs {row.takes}", row.needs, row.extra, row.obstacle()) for name, row in RUNTIMES.items()
+            _piece(name, f"runs {row.files}", row.needs, row.extra, row.obstacle()) for name, row in RUNTIMES.items()
         ),
         others=(
             _piece(
@@ -91,7 +91,7 @@ def _piece(
     remark: str | None = None,
 ) -> Piece:
     """Return what is there of `modules`. An `obstacle` (no device, another system) is not removed by any package."""
-    missing = absent(modules)
+    missing = missing_modules(modules)
     optional = next((module for module in modules if module not in CORE), None)
     version = installed_version(optional) if optional is not None and not missing else None
     if obstacle is not None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.inference.open import RUNTIMES, model_file, open_model, runtime_of
-from compressor.inference.origin import said_by
+from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.inference.teacher_check import TeacherCheck, check_teacher
 from compressor.models.cost import LayerCost, cost, layer_costs
 from compressor.models.networks.dialect import Assumption
 from compressor.models.networks.registry import spec_from_dict
-from compressor.runtimes.metadata import spec_in
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import RUNTIMES, runtime_of
 from compressor.teachers.teacher import load_teacher
 from srkd.parameters import format_size
 from srkd.verb_options import InspectOptions
@@ -96,10 +96,10 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     elif options.check:
         raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
     else:
-        metadata = said_by(file)
-        spec = spec_in(metadata, file.name)
+        metadata = read_metadata(file)
+        spec = read_spec(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
-        dialect, wrapping, checked = name, RUNTIMES[name].takes, None
+        dialect, wrapping, checked = name, RUNTIMES[name].files, None
     network_cost = None if spec is None else cost(spec, options.lr_size)
     parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
     hashes = [file_sha256(part) for part in parts]

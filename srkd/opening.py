@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from compressor.base.context import Note, no_note
+from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import UsageError
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
-from compressor.inference.foreign_runtime import ForeignRuntime
+from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.open import open_model
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 Model: TypeAlias = "str | Path | ImageModel | Runtime"
@@ -40,16 +41,15 @@ class Opening:
             return TorchRuntime(model.network, label=label, device=self.device, precision=self.precision or "fp32")
         if not isinstance(model, (str, Path)):
             return model
-        return open_model(
-            model,
+        options = OpenOptions(
             scale=self.scale,
             arch_options=self.arch_options,
             device=self.device,
             runtime=self.runtime,
             threads=self.threads,
             precision=self.precision,
-            announce=announce,
         )
+        return open_model(model, options, Context(note=announce))
 
 
 def listed(models: Model | Sequence[Model]) -> tuple[Model, ...]:

@@ -11,12 +11,9 @@ import click
 
 from compressor.base.cache_folder import bytes_of
 from compressor.base.errors import UsageError
-from compressor.runtimes.onnx_providers import PROVIDERS
+from compressor.runtimes.table import device_patterns
 
 T = TypeVar("T")
-
-DEVICES = {"cpu": "", "cuda": r"\d+", "mps": ""} | {name: row.part for name, row in PROVIDERS.items()}
-"""Device → pattern of what may follow its colon. torch's devices, and those of ONNX Runtime."""
 
 
 class Parsed(click.ParamType[T]):
@@ -83,8 +80,9 @@ def parse_scalar(text: str) -> object:
 def parse_device(text: str) -> str:
     """Check a device word such as `cuda:1`. Whether the device exists shows when it is used."""
     name, colon, part = text.partition(":")
-    if name not in DEVICES or (colon and not (DEVICES[name] and re.fullmatch(DEVICES[name], part))):
-        raise UsageError(f"{text!r} is not a device: give {', '.join(DEVICES)}, some with a number as in cuda:1")
+    devices = device_patterns()
+    if name not in devices or (colon and not (devices[name] and re.fullmatch(devices[name], part))):
+        raise UsageError(f"{text!r} is not a device: give {', '.join(devices)}, some with a number as in cuda:1")
     return text
 
 

@@ -65,7 +65,9 @@ def model_file(path: Path) -> Path:
     if path.is_dir() and runtime_of(path) == "torch":
         student = path / RUN_FOLDER_WEIGHTS
         if not student.is_file():
-            raise SrkdError(f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
+            raise SrkdError(
+                f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file"
+            )
         return student
     if not path.exists():
         raise SrkdError(f"{path}: no such file or folder")

@@ -70,7 +70,7 @@ def read_image_format(spec: Any, label: str) -> ImageFormat:
         raise SrkdError(f"{label}: a super-resolution model has one input and one output")
     kind = spec.description.input[0].type
     if kind.WhichOneof("Type") != "multiArrayType":
-        raise SrkdError(f"{label} takes {kind.WhichOneof('Type')}: only tensors in [0,1] are supported")
+        raise SrkdError(f"{label} takes {kind.WhichOneof('Type')}: expected tensors in [0,1]")
     shape: list[int | None] = [int(length) for length in kind.multiArrayType.shape]
     if read_max_size(spec) is not None:
         shape[2:] = [None, None]

@@ -86,7 +86,7 @@ class ImageFormat:
 
     def run(self, lr: torch.Tensor, run_batch: RunBatch) -> torch.Tensor:
         """Encode, run and decode; image by image where the file's batch is one."""
-        batches = lr.split(1) if self.batch == 1 and len(lr) > 1 else [lr]
+        batches = torch.split(lr, 1) if self.batch == 1 and len(lr) > 1 else [lr]
         outputs = [self.decode(run_batch(self.encode(batch))) for batch in batches]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
 

@@ -108,7 +108,7 @@ def _image_format(interpreter: Any, label: str) -> ImageFormat:
     kinds = [np.dtype(detail["dtype"]).name for detail in (*inputs, *outputs)]
     scaled = any(detail["quantization"][0] for detail in (*inputs, *outputs))
     if kinds[0] != kinds[1] or kinds[0] not in DTYPES or scaled:
-        raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: only float32 in [0,1] or bytes are supported")
+        raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: expected float32 in [0,1] or bytes")
     sizes = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
     channels_first = len(sizes) == 4 and sizes[3] not in (1, 3) and sizes[1] in (1, 3)
     return image_format(label, sizes, DTYPES[kinds[0]], channels_last=not channels_first)

@@ -149,8 +149,7 @@ def _read_images(session: Any, label: str) -> tuple[str, str, ImageFormat, torch
     dtype, output_dtype = DTYPES.get(source.type), DTYPES.get(output.type)
     if dtype is None or output_dtype is None or (torch.uint8 in (dtype, output_dtype) and dtype != output_dtype):
         raise SrkdError(
-            f"{label} takes {source.type} and returns {output.type}: "
-            "only float32 or float16 in [0,1], or uint8, are supported"
+            f"{label} takes {source.type} and returns {output.type}: expected float32 or float16 in [0,1], or uint8"
         )
     sizes = [size if isinstance(size, int) else None for size in source.shape]
     image = image_format(label, sizes, dtype, channels_last=dtype == torch.uint8, shape=source.shape)

@@ -13,7 +13,14 @@ import torch
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.runtimes.base import Runtime, read_header
-from compressor.runtimes.file_runtime import FileRuntime, ImageFormat, describe, image_format, read_spec, require_one_image
+from compressor.runtimes.file_runtime import (
+    FileRuntime,
+    ImageFormat,
+    describe,
+    image_format,
+    read_spec,
+    require_one_image,
+)
 from compressor.runtimes.table import OpenOptions
 
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -127,7 +134,7 @@ def _image_format(model: Any, label: str) -> ImageFormat:
     source, output = model.inputs[0], model.outputs[0]
     kinds = [source.element_type.get_type_name(), output.element_type.get_type_name()]
     if kinds[0] != kinds[1] or kinds[0] not in DTYPES:
-        raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: only float32 in [0,1] or bytes are supported")
+        raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: expected float32 in [0,1] or bytes")
     shape = source.partial_shape
     sizes = [None if size.is_dynamic else size.get_length() for size in shape] if shape.rank.is_static else []
     return image_format(label, sizes, DTYPES[kinds[0]], channels_last=kinds[0] == "u8", shape=shape)

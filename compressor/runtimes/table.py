@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -74,8 +73,8 @@ class RuntimeEntry:
     """Modules that must be importable."""
     extra: str | None = None
     """The optional dependency group of srkd that installs them."""
-    devices: tuple[str, ...] = ("cpu",)
-    """Regular expressions of the device names that it knows."""
+    devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
+    """Device → regular expression of what may follow its colon."""
     selects_precision: bool = False
     """Whether the precision is selected when a file is opened; otherwise the file has one."""
     reads_torch_memory: bool = False
@@ -108,8 +107,6 @@ def _not_macos() -> str | None:
     return None if sys.platform == "darwin" else "Core ML's packages run on macOS only"
 
 
-CUDA = r"cuda(:\d+)?"
-
 RUNTIMES: Table[RuntimeEntry] = Table(
     "runtime",
     (
@@ -117,7 +114,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             name="torch",
             files="a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file",
             module="compressor.inference.checkpoint_runtime",
-            devices=("cpu", CUDA, "mps"),
+            devices={"cpu": "", "cuda": r"\d+", "mps": ""},
             selects_precision=True,
             reads_torch_memory=True,
             opens_as_teacher=True,
@@ -127,7 +124,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             files="a checkpoint (.pt, .pth, .safetensors)",
             module="compressor.inference.checkpoint_runtime",
             alternative_to="torch",
-            devices=("cpu", CUDA, "mps"),
+            devices={"cpu": "", "cuda": r"\d+", "mps": ""},
             selects_precision=True,
             reads_torch_memory=True,
             opens_as_teacher=True,
@@ -137,7 +134,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             files="an ONNX file (.onnx)",
             module="compressor.runtimes.onnx_runtime",
             suffixes=(".onnx",),
-            devices=tuple(f"{device}(:{row.part})?" if row.part else device for device, row in PROVIDERS.items()),
+            devices={device: row.part for device, row in PROVIDERS.items()},
             reads_torch_memory=True,
             opens_as_teacher=True,
         ),
@@ -148,7 +145,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             suffixes=(".xml",),
             needs=("openvino",),
             extra="openvino",
-            devices=("cpu", r"openvino(:(CPU|GPU|NPU)(\.\d+)?)?"),
+            devices={"cpu": "", "openvino": r"(CPU|GPU|NPU)(\.\d+)?"},
             selects_precision=True,
         ),
         RuntimeEntry(
@@ -166,7 +163,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             suffixes=(".engine",),
             needs=("tensorrt",),
             extra="tensorrt",
-            devices=(CUDA,),
+            devices={"cuda": r"\d+"},
             reads_torch_memory=True,
             obstacle=driver_missing,
         ),
@@ -193,7 +190,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
             suffixes=(".mlpackage",),
             needs=("coremltools",),
             extra="coreml",
-            devices=("cpu", "coreml(:(gpu|ane))?"),
+            devices={"cpu": "", "coreml": "gpu|ane"},
             obstacle=_not_macos,
         ),
     ),
@@ -207,6 +204,6 @@ def runtime_of(file: Path) -> str:
     return next((row.name for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes), "torch")
 
 
-def is_device(text: str) -> bool:
-    """Return whether any runtime knows a device of this name; whether it is here shows when it is used."""
-    return any(re.fullmatch(pattern, text) for row in RUNTIMES.values() for pattern in row.devices)
+def device_patterns() -> dict[str, str]:
+    """Return the devices of all runtimes: name → regular expression of what may follow its colon."""
+    return {name: part for row in RUNTIMES.values() for name, part in row.devices.items()}

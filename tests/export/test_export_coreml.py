@@ -19,6 +19,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.table import OpenOptions
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source
@@ -152,6 +153,6 @@ def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
     with torch.no_grad():
         torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-6, rtol=0)
     with pytest.raises(UsageError, match="Core ML runs on cpu, coreml"):
-        open_model(good, device="cuda")
+        open_model(good, OpenOptions(device="cuda"))
     with pytest.raises(UsageError, match="computes in fp32, not fp16"):
-        open_model(good, precision="fp16")
+        open_model(good, OpenOptions(precision="fp16"))

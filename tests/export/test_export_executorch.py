@@ -21,6 +21,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
+from compressor.runtimes.table import OpenOptions
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
 from export.metadata import Source
@@ -103,7 +104,7 @@ def test_more_networks_with_free_sizes(spec: Spec, tmp_path: Path) -> None:
 def test_the_file_says_what_it_is_and_nothing_is_printed(
     network: Network, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runtime = open_model(good, threads=1)
+    runtime = open_model(good, OpenOptions(threads=1))
     assert isinstance(runtime, ExecuTorchRuntime) and runtime.threads == 1
     assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("executorch", "cpu", "fp32", "small")
     assert runtime.spec == COMPACT and runtime.metadata["srkd.source_sha256"] == "ab" * 32
@@ -156,11 +157,11 @@ def test_a_bound_that_is_none(copied: Path, told: object) -> None:
 
 def test_what_is_asked_of_it_and_it_has_not(copied: Path) -> None:
     with pytest.raises(UsageError, match=r"computes in fp32, not bf16"):
-        open_model(copied, precision="bf16")
+        open_model(copied, OpenOptions(precision="bf16"))
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
-        open_model(copied, scale=3)
+        open_model(copied, OpenOptions(scale=3))
     with pytest.raises(UsageError, match="run on cpu here"):
-        open_model(copied, device="cuda:0")
+        open_model(copied, OpenOptions(device="cuda:0"))
     copied.with_name(copied.name + ".json").unlink()
     with pytest.raises(SrkdError, match="is not beside it; export it again"):
         open_model(copied)

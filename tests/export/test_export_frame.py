@@ -26,8 +26,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.metadata import read_sidecar, sidecar_path
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from export import to_onnx
 from export.conversion import CannotConvert, Choices, Conversion
 from export.exporting import FileReport, Verdict, export_model
@@ -201,7 +201,7 @@ def test_a_file_of_another_system_is_written_and_called_unproved(
     ("change", "told"),
     [
         (lambda told: {**told, "schema": "other/1"}, "its schema is 'other/1'"),
-        (lambda told: {**told, "lr_size": "0x4"}, "lr_size '0x4' is no size"),
+        (lambda told: {**told, "lr_size": "0x4"}, "lr_size '0x4' is not a size"),
         (lambda told: {key: value for key, value in told.items() if key != "metadata"}, "no 'metadata'"),
         (lambda told: {**told, "metadata": {"srkd.spec": "{"}}, "cannot be used"),
         (lambda told: {**told, "metadata": {"srkd.spec": '{"arch": "edsr", "width": -1}'}}, "cannot be used"),

@@ -18,6 +18,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.table import OpenOptions
 from export import litert_worker
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
@@ -99,7 +100,7 @@ def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
 def test_the_file_says_what_it_is_and_takes_any_size(
     network: Network, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runtime = open_model(good, threads=2)
+    runtime = open_model(good, OpenOptions(threads=2))
     assert (runtime.name, runtime.device, runtime.precision, runtime.label) == ("litert", "cpu", "fp32", "small")
     assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
     assert runtime.metadata["srkd.scores"] == '{"Set5 ×2": "30"}'
@@ -126,12 +127,12 @@ def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None
 
 
 def test_what_the_runtime_has_not_is_refused(good: Path) -> None:
-    with pytest.raises(UsageError, match="holds fp32, not fp16"):
-        open_model(good, precision="fp16")
+    with pytest.raises(UsageError, match="computes in fp32, not fp16"):
+        open_model(good, OpenOptions(precision="fp16"))
     with pytest.raises(UsageError, match="device 'cuda': LiteRT runs on cpu"):
-        open_model(good, device="cuda")
+        open_model(good, OpenOptions(device="cuda"))
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
-        open_model(good, scale=3)
+        open_model(good, OpenOptions(scale=3))
 
 
 def test_a_damaged_file_is_one_line(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.runtimes.metadata import read_sidecar, sidecar_path
 from compressor.runtimes.ncnn_runtime import checksum
+from compressor.runtimes.sidecar import read_sidecar, sidecar_path
+from compressor.runtimes.table import OpenOptions
 from export import ncnn_trial, to_ncnn
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
@@ -125,7 +126,7 @@ def test_window_attention_without_a_size_says_what_to_do(tmp_path: Path) -> None
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:
     """ncnn left alone computes in 16 bit where the processor can; a thousandth of the range would show it."""
     large = next(given.lr for given in proof_inputs(network.descriptor) if given.photo)
-    runtime = open_model(good, threads=1)
+    runtime = open_model(good, OpenOptions(threads=1))
     with torch.no_grad():
         assert (runtime.run(large) - network(large)).abs().max() < 5e-6
     options = runtime._net.opt  # type: ignore[attr-defined]
@@ -191,11 +192,11 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
 def test_what_ncnn_is_not_asked_for(good: Path) -> None:
     for options, told in (
         ({"device": "cuda"}, "ncnn runs on cpu here"),
-        ({"precision": "fp16"}, "holds fp32, not fp16"),
+        ({"precision": "fp16"}, "computes in fp32, not fp16"),
         ({"scale": 3}, "is for scale 2, not 3"),
     ):
         with pytest.raises(UsageError, match=told):
-            open_model(good, **options)  # type: ignore[arg-type]
+            open_model(good, OpenOptions(**options))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"shape \(N, 3, H, W\)"):
         open_model(good).run(torch.rand(1, 1, 8, 8))
 

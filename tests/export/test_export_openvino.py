@@ -18,6 +18,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.table import OpenOptions
 from export.contestants import Settings, enter
 from export.conversion import Choices
 from export.exporting import FileReport, export_model
@@ -91,9 +92,9 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     weight = network.state_dict()["blocks.0.conv1.weight"].numpy().tobytes()
     assert good.with_suffix(".bin").read_bytes().count(weight) == 1
     with pytest.raises(UsageError, match="is for scale 2, not 4"):
-        open_model(good, scale=4)
+        open_model(good, OpenOptions(scale=4))
     with pytest.raises(UsageError, match="needs no res_scale"):
-        open_model(good, arch_options={"res_scale": 0.1})
+        open_model(good, OpenOptions(arch_options={"res_scale": 0.1}))
 
 
 def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path: Path) -> None:
@@ -132,16 +133,16 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
     assert float((kept - wanted).abs().max()) < 1e-5, "an output changed with the next run"
     for precision, word in (("bf16", "BF16"), ("fp16", "FP16")):
         if word in able:
-            half = open_model(good, precision=precision, threads=1)
+            half = open_model(good, OpenOptions(precision=precision, threads=1))
             assert half.precision == precision and 1e-5 < float((half.run(lr) - wanted).abs().max()) < 0.1
         else:
             with pytest.raises(UsageError, match=rf"precision {precision}: OpenVINO has fp32.* on this CPU"):
-                open_model(good, precision=precision)
+                open_model(good, OpenOptions(precision=precision))
     with pytest.raises(UsageError, match="'int3' is not one of fp32, bf16, fp16"):
-        open_model(good, precision="int3")
+        open_model(good, OpenOptions(precision="int3"))
     with pytest.raises(SrkdError, match="device 'cuda': OpenVINO runs on cpu"):
-        open_model(good, device="cuda")
-    assert open_model(good, device="openvino:CPU").device == "cpu"
+        open_model(good, OpenOptions(device="cuda"))
+    assert open_model(good, OpenOptions(device="openvino:CPU")).device == "cpu"
 
 
 def cut(path: Path) -> None:

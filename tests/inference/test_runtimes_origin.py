@@ -12,11 +12,12 @@ import srkd
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.inference.origin import checkpoint_beside, said_by
+from compressor.inference.open import read_metadata
+from compressor.inference.origin import checkpoint_beside
 from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.metadata import sidecar_path, sidecar_text
+from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.tensorrt.engine_file import EngineFacts, Machine, write_engine
 from compressor.runtimes.tensorrt.shapes import Shapes
 from srkd.demonstration import demo_models
@@ -40,7 +41,7 @@ def told(checkpoint: Path) -> dict[str, str]:
 def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
     path.write_bytes(b"nothing that this machine could run")
     facts: Mapping[str, object] = {}
-    text = sidecar_text(format="f", precision="fp32", lr_size=None, io="float", metadata=metadata, facts=facts)
+    text = format_sidecar(format="f", precision="fp32", lr_size=None, io="float", metadata=metadata, facts=facts)
     sidecar_path(path).write_text(text)
     return path
 
@@ -57,7 +58,7 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
     exported.append(engine_file(folder / "c.engine", metadata))
     exported.append(Path(str(srkd.export(checkpoint).files[0].path)))
     for file in exported:
-        assert said_by(file)["srkd.source_sha256"] == metadata["srkd.source_sha256"]
+        assert read_metadata(file)["srkd.source_sha256"] == metadata["srkd.source_sha256"]
         assert checkpoint_beside(file) == checkpoint
     checkpoint.unlink()
     with pytest.raises(SrkdError, match=f"{metadata['srkd.source_sha256'][:12]}…, which is not beside it"):
@@ -112,5 +113,5 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
     with pytest.raises(SrkdError, match="uint8"):
         demo_models(DemoOptions([foreign]), QUIET)
     sidecar_path(phone).unlink()
-    with pytest.raises(SrkdError, match="does not say what it is"):
+    with pytest.raises(SrkdError, match=r"phone\.param\.json is not beside it"):
         demo_models(DemoOptions([phone]), QUIET)

@@ -15,15 +15,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-import compressor.runtimes.onnx_runtime as onnx_runtime
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.onnx_providers import PROVIDERS, choose, providers_here, torch_device_for
+from compressor.runtimes.onnx_providers import PROVIDERS, providers_here, select_providers, torch_device_for
 from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
+from compressor.runtimes.table import OpenOptions
 from export.conversion import Conversion
 from export.to_onnx import convert
 from srkd.parameters import parse_device
@@ -53,7 +53,7 @@ def offering(monkeypatch: pytest.MonkeyPatch, names: list[str], version: str = "
 @pytest.mark.parametrize("word", ["warp", "cuda:x", "cpu:0", "openvino:TPU", "tensorrt:GPU", ""])
 def test_a_device_word_that_means_nothing(word: str) -> None:
     with pytest.raises(UsageError, match="ONNX Runtime runs on cpu, cuda, tensorrt, openvino here"):
-        choose(word, "fp32", 1)
+        select_providers(word, "fp32", 1)
 
 
 @pytest.mark.parametrize(
@@ -77,36 +77,36 @@ def test_a_provider_that_is_not_installed_is_told_with_the_command(
 def test_each_word_has_its_provider_and_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offering(monkeypatch, EVERYTHING)
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path))
-    assert choose("cpu", "fp32", 1).providers == ("CPUExecutionProvider",)
-    cuda = choose("cuda:1", "fp32", 1)
-    assert cuda.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert select_providers("cpu", "fp32", 1).names == ("CPUExecutionProvider",)
+    cuda = select_providers("cuda:1", "fp32", 1)
+    assert cuda.names == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert cuda.options == ({"device_id": "1", "use_tf32": "0"}, {})
     assert (cuda.device, cuda.memory) == ("cuda:1", "cuda")
     for precision, fp16, bf16 in (("fp32", "0", None), ("fp16", "1", None), ("bf16", "0", "1")):
-        trt = choose("tensorrt", precision, 1)
-        assert trt.providers[:2] == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+        trt = select_providers("tensorrt", precision, 1)
+        assert trt.names[:2] == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
         assert (trt.options[0]["trt_fp16_enable"], trt.options[0].get("trt_bf16_enable")) == (fp16, bf16)
         assert trt.options[0]["trt_engine_cache_path"].startswith(str(tmp_path)) and trt.device == "tensorrt:0"
         assert trt.options[1] == {"device_id": "0", "use_tf32": "0"}
-    vino = choose("openvino:GPU.1", "fp32", 3)
+    vino = select_providers("openvino:GPU.1", "fp32", 3)
     assert json.loads(vino.options[0]["load_config"]) == {"GPU": {"INFERENCE_PRECISION_HINT": "f32"}}
     assert (vino.options[0]["device_type"], vino.device, vino.memory) == ("GPU.1", "openvino:GPU.1", "cpu")
-    told = json.loads(choose("openvino", "fp32", 3).options[0]["load_config"])
+    told = json.loads(select_providers("openvino", "fp32", 3).options[0]["load_config"])
     assert told == {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"}}
 
 
 def test_fp32_means_fp32_in_tensorrt_too(monkeypatch: pytest.MonkeyPatch) -> None:
     offering(monkeypatch, EVERYTHING)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    choose("tensorrt", "fp16", 1)
+    select_providers("tensorrt", "fp16", 1)
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
-    choose("tensorrt", "fp32", 1)
+    select_providers("tensorrt", "fp32", 1)
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 def test_an_older_onnx_runtime_has_other_names_for_openvinos_options(monkeypatch: pytest.MonkeyPatch) -> None:
     offering(monkeypatch, EVERYTHING, "1.22.0")
-    assert choose("openvino", "fp32", 2).options[0] == {
+    assert select_providers("openvino", "fp32", 2).options[0] == {
         "device_type": "CPU",
         "precision": "FP32",
         "num_of_threads": "2",
@@ -134,7 +134,7 @@ def test_a_session_is_opened_with_what_was_chosen(
 ) -> None:
     offering(monkeypatch, EVERYTHING)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    runtime = open_model(exported, device="tensorrt")
+    runtime = open_model(exported, OpenOptions(device="tensorrt"))
     assert [name for name, _ in runtime._session.asked] == [  # type: ignore[attr-defined]
         "TensorrtExecutionProvider",
         "CUDAExecutionProvider",
@@ -160,11 +160,11 @@ def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
     """On the CPU, by the calls that serve a GPU."""
     runtime = OnnxRuntime(exported)
     plain = runtime.run(LR)
-    runtime._place = torch.device("cpu")
+    runtime._gpu = torch.device("cpu")
     assert torch.equal(runtime.run(LR), plain)
     assert torch.equal(runtime.run(LR.transpose(2, 3)), OnnxRuntime(exported).run(LR.transpose(2, 3)))
     with pytest.raises(SrkdError, match="ONNX Runtime failed on"):
-        runtime.descriptor = onnx_runtime.Descriptor(scale=2)
+        runtime._scale = 2
         runtime.run(LR)
 
 
@@ -249,20 +249,20 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
     lr = LR + 0.5
     wanted = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
-    rounded = OnnxRuntime(fine, rounded=True)
-    assert rounded.rounded and rounded.precision == "fp16"
+    rounded = OnnxRuntime(fine, emulate=True)
+    assert rounded.emulated and rounded.precision == "fp16"
     difference = (rounded.run(lr) - wanted).abs().max()
     assert 1e-5 < difference < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
     # ONNX Runtime's own way on a CPU never leaves float32: 60,000 times 1.5 is no overflow there.
     assert OnnxRuntime(far).run(lr).isfinite().all()
-    assert OnnxRuntime(far, rounded=True).run(lr).isinf().all()
+    assert OnnxRuntime(far, emulate=True).run(lr).isinf().all()
 
 
 def test_bf16_runs_on_a_cpu_rounded(tmp_path: Path) -> None:
     path = two_convolutions(tmp_path / "b.onnx", 60_000.0, TensorProto.BFLOAT16)
     runtime = open_model(path)
-    assert runtime.precision == "bf16" and runtime.rounded  # type: ignore[attr-defined]
+    assert runtime.precision == "bf16" and runtime.emulated  # type: ignore[attr-defined]
     difference = (runtime.run(LR) - LR.mean(1, keepdim=True)).abs().max()
     assert 1e-4 < difference < 2e-2
 
@@ -272,7 +272,7 @@ def test_a_file_of_fp16_images(tmp_path: Path) -> None:
     weights = {"half": np.full((1, 1, 1, 1), 0.5, np.float16)}
     path = image_model(tmp_path / "h.onnx", nodes, weights, TensorProto.FLOAT16, ["n", 3, "h", "w"])
     for rounded in (False, True):
-        sr = OnnxRuntime(path, rounded=rounded).run(LR)
+        sr = OnnxRuntime(path, emulate=rounded).run(LR)
         assert sr.dtype == torch.float32
         torch.testing.assert_close(sr, LR / 2, atol=5e-4, rtol=0)
 
@@ -295,7 +295,7 @@ def test_bytes_in_and_floats_out_are_refused(tmp_path: Path) -> None:
     model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
     model.opset_import[0].version = 18
     onnx.save_model(model, str(tmp_path / "odd.onnx"))
-    with pytest.raises(SrkdError, match=r"takes tensor\(uint8\) and gives tensor\(float\)"):
+    with pytest.raises(SrkdError, match=r"takes tensor\(uint8\) and returns tensor\(float\)"):
         open_model(tmp_path / "odd.onnx")
 
 

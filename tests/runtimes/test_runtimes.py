@@ -21,6 +21,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import Conversion
 from export.to_onnx import convert
@@ -100,7 +101,7 @@ def test_an_unknown_precision(network: Network) -> None:
 
 
 def test_onnx_equals_the_network_and_says_what_it_is(network: Network, exported: Path) -> None:
-    runtime = open_model(exported, threads=1)
+    runtime = open_model(exported, OpenOptions(threads=1))
     for lr in (LR, LR[:1, :, :1, :1]):
         torch.testing.assert_close(runtime.run(lr), wanted(network, lr), atol=1e-6, rtol=0)
     assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
@@ -122,7 +123,7 @@ def test_metadata_that_lies_about_the_scale(exported: Path, tmp_path: Path) -> N
             if prop.key == "srkd.spec":
                 prop.value = json.dumps(EDSRSpec(width=8, depth=2, scale=2).to_dict())
 
-    assert "at scale 2 it is (2, 3, 14, 18)" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
+    assert "at scale 2 (2, 3, 14, 18) is expected" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
 
 
 @pytest.mark.parametrize("spec", ["{", "[]", '{"arch": "nothing"}', '{"arch": "edsr", "width": -1}', "[" * 100_000])
@@ -155,7 +156,7 @@ def test_mutated_files_open_or_are_refused_in_one_line(exported: Path, tmp_path:
             del content[rng.randrange(len(content)) :]
         path.write_bytes(content)
         try:
-            open_model(path, threads=1).run(LR)
+            open_model(path, OpenOptions(threads=1)).run(LR)
             opened += 1
         except SrkdError as error:
             assert "\n" not in str(error) and len(str(error)) < 600
@@ -239,12 +240,12 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
         (exported, {"runtime": "torch"}, "takes a checkpoint"),
         (exported, {"runtime": "tvm"}, "there are torch, torch-compiled, onnxruntime"),
         (exported, {"scale": 4}, "is for scale 3, not 4"),
-        (exported, {"precision": "bf16"}, "holds fp32, not bf16"),
+        (exported, {"precision": "bf16"}, "computes in fp32, not bf16"),
         (exported, {"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'"),
         (exported, {"threads": 0}, "threads=0"),
         (checkpoint, {"scale": 4}, "scale 3, not 4"),
     ]
     for path, options, message in cases:
         with pytest.raises(SrkdError, match=message) as caught:
-            open_model(path, **options)  # type: ignore[arg-type]
+            open_model(path, OpenOptions(**options))  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.runtimes.table import OpenOptions
 from export.contestants import Settings
 from export.profiling import profile_models
 from tests.support.commands import srkd
@@ -61,20 +62,20 @@ def test_a_checkpoint_is_compiled_when_that_is_asked_for(
 ) -> None:
     shapes = compiler(monkeypatch)
     assert open_model(checkpoint).name == "torch" and not shapes
-    runtime = open_model(checkpoint, runtime="torch-compiled")
+    runtime = open_model(checkpoint, OpenOptions(runtime="torch-compiled"))
     with torch.no_grad():
         torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
     assert (runtime.name, runtime.spec, shapes) == ("torch-compiled", network.spec, [9])
     other = checkpoint.with_suffix(".onnx")
     other.write_bytes(b"")
     with pytest.raises(UsageError, match=r"runtime torch-compiled takes a checkpoint \(.pt, .pth, .safetensors\)"):
-        open_model(other, runtime="torch-compiled")
+        open_model(other, OpenOptions(runtime="torch-compiled"))
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     compiler(monkeypatch, error=torch._dynamo.exc.TorchDynamoException("no C++ compiler\nwas found"))
     with pytest.raises(SrkdError, match=r"torch.compile failed on .*no C.. compiler; use --runtime torch") as caught:
-        open_model(checkpoint, runtime="torch-compiled").run(LR)
+        open_model(checkpoint, OpenOptions(runtime="torch-compiled")).run(LR)
     assert "\n" not in str(caught.value)
 
 
@@ -103,7 +104,7 @@ def test_the_words_of_runtime_are_the_table(verb: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a CPU")
 def test_the_compiler_itself(checkpoint: Path, network: Network) -> None:
-    runtime = open_model(checkpoint, runtime="torch-compiled")
+    runtime = open_model(checkpoint, OpenOptions(runtime="torch-compiled"))
     for lr in (LR, LR[:1, :, :5], LR[:, :, :1, :1]):
         with torch.no_grad():
             torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.tensorrt import driver
 from compressor.runtimes.tensorrt.cuda import open_cuda
 from compressor.runtimes.tensorrt.engine_file import read_engine
@@ -199,8 +200,8 @@ def test_a_crash_is_tried_once_and_elsewhere(one: Nvidia, tmp_path: Path) -> Non
 def test_devices(gpu: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:
     path = engine(tmp_path)
     with pytest.raises(error, match=message):
-        open_model(path, device=device)
-    assert open_model(path, device="cuda:0").device == "cuda:0"
+        open_model(path, OpenOptions(device=device))
+    assert open_model(path, OpenOptions(device="cuda:0")).device == "cuda:0"
 
 
 def test_no_gpu(gpu: Nvidia, tmp_path: Path) -> None:
@@ -224,10 +225,10 @@ def test_without_a_driver_nothing_native_is_called(one: Nvidia, tmp_path: Path) 
 
 def test_precision_and_scale_are_what_the_file_says(one: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
-    with pytest.raises(UsageError, match="runs in fp32, not fp16"):
-        open_model(path, precision="fp16")
+    with pytest.raises(UsageError, match="computes in fp32, not fp16"):
+        open_model(path, OpenOptions(precision="fp16"))
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
-        open_model(path, scale=3)
+        open_model(path, OpenOptions(scale=3))
 
 
 def test_images_on_the_device_are_run_where_they_lie(one: Nvidia, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.runtimes.table import OpenOptions
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd.compression import compress, recipes_for_outputs
@@ -191,7 +192,7 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
     lr = torch.rand(1, 3, 5, 4)
     torch.testing.assert_close(runtime.run(lr), load_teacher(files["torch.export"])(lr))
     with pytest.raises(UsageError, match="fp32 here, not bf16"):
-        open_model(files["TorchScript"], precision="bf16")
+        open_model(files["TorchScript"], OpenOptions(precision="bf16"))
     with pytest.raises(UsageError, match="takes float images"):
         runtime.run(torch.rand(1, 1, 5, 4))
 

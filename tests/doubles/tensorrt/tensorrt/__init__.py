@@ -242,10 +242,10 @@ def _as_hardware_rounds(content: bytes) -> bytes:
     """ONNX Runtime on a CPU has no convolution in bf16, and does fp16 in float32."""
     import onnx
 
-    from compressor.runtimes.onnx_file import holds_halves, rounded
+    from compressor.runtimes.onnx_file import emulate_half, has_half_weights
 
     model = onnx.load_model_from_string(content)
-    return rounded(model).SerializeToString() if holds_halves(model) else content
+    return emulate_half(model).SerializeToString() if has_half_weights(model) else content
 
 
 class ICudaEngine:
