@@ -12,10 +12,11 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
-from compressor.inference.foreign_runtime import ForeignRuntime
+from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.open import open_model
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from srkd.verb_options import Model, RuntimeOptions
 
@@ -34,16 +35,15 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
         return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
     if not isinstance(model, (str, Path)):
         return model
-    return open_model(
-        model,
+    open_options = OpenOptions(
         scale=options.scale,
         arch_options=options.arch_options,
         device=options.device,
         runtime=options.runtime,
         threads=options.threads,
         precision=options.precision,
-        announce=context.note,
     )
+    return open_model(model, open_options, context)
 
 
 def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import click
 
 from compressor.base.choices import Border
-from compressor.inference.open import RUNTIMES
+from compressor.runtimes.table import RUNTIMES
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.options import Option, Options
 from srkd.parameters import DEVICE, MODEL, SETTING, SIZE, SIZES, names_of

@@ -19,7 +19,7 @@ import export.formats
 import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_files
-from compressor.inference.open import RUNTIMES, open_model
+from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import fixed_spans
 from compressor.models.checkpoints.save import save_network
@@ -28,6 +28,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
+from compressor.runtimes.table import RUNTIMES
 from export import to_onnx
 from export.conversion import CannotConvert, Choices, Conversion
 from export.exporting import FileReport, Verdict, export_model

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from compressor.inference.open import RUNTIMES
+from compressor.runtimes.table import RUNTIMES
 from srkd.cli import VERBS
 from tests.support.commands import ROOT
 

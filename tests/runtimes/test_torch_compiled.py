@@ -12,12 +12,12 @@ import torch
 import torch._dynamo.exc
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import RUNTIMES, open_model
+from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.contestants import Settings
 from export.profiling import profile_models
 from tests.support.commands import srkd
