@@ -22,7 +22,7 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
 from srkd.compression import compress, resume
-from srkd.gains import Gain, Spread
+from srkd.trials_report import Gain, Spread
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")

@@ -34,7 +34,7 @@ from benchmarks.equal_budget import (
     told_to,
 )
 from recipes.catalogue import catalogue
-from srkd.gains import Gain
+from srkd.trials_report import Gain
 
 WIDTH = 0.5
 """Narrower and not shorter, because joint training takes no shorter student."""

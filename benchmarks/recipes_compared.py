@@ -21,7 +21,7 @@ from compressor.base.files import atomic_path
 from compressor.base.machine import facts
 from compressor.inference.evaluate import Evaluation
 from srkd.compression import compress, resume
-from srkd.gains import Gain, Spread
+from srkd.trials_report import Gain, Spread
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-3", "decay=cosine", "precision=bf16")

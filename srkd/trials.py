@@ -1,230 +1,334 @@
 """A recipe and its baselines over several seeds: one plan of runs that can die anywhere and be continued.
 
 The folder of a plan holds run.json, a run folder for each trial, and the recipe's best student by validation.
+
+A baseline is the same student without distillation, from random weights and from a slice of the teacher. Its options
+are options like any others, so that its run folder is one like any other: the recipe's whole schedule, its student,
+seed, images and device, with L1 to the ground truth as the only loss.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from compressor.base.context import Note, Progress, no_note
-from compressor.base.errors import SrkdError
+from compressor.base.choices import Init
+from compressor.base.context import Context, Note, no_note
+from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.base.machine import facts as machine_facts
-from compressor.base.processes import Interrupted, Interruption, interruption
+from compressor.base.processes import Interrupted, interruption
 from compressor.models.cost import Cost
+from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
 from compressor.training.run_folder import FACTS, read_facts, write_facts
-from srkd.baselines import Variant, require_comparable, variants
+from recipes.config.preset import Preset
+from srkd.compress_options import CompressOptions
+from srkd.config import RunConfig
 from srkd.console import json_value
-from srkd.phi_choice import phi_of
-from srkd.same_batches import SameBatches, compare_batches
-from srkd.training_run import JOINT_TEACHER, CompressReport, Quality
-from srkd.trials_report import Outcome, TrialsReport
+from srkd.options import to_json
+from srkd.run import JOINT_TEACHER, SHEET, STUDENT, CompressReport, Quality, train_run
+from srkd.trials_report import Outcome, SameBatches, TrialsReport
 
-if TYPE_CHECKING:
-    from srkd.compression import Decided
-    from srkd.request import Request
+TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
+"""The files of the chosen trial that are copied to the top, where every verb that takes a run folder looks."""
 
-TOP_FILES = ("student.safetensors", "comparison.png", JOINT_TEACHER)
-"""Of the chosen trial, what there is of them, copied to the top, where every verb that takes a run folder looks."""
+PIXEL_ONLY = frozenset({"scratch", "inherit"})
+"""Methods whose loss is L1 to the ground truth and nothing else: they differ in where the student starts."""
 
-
-class Decide(Protocol):
-    """How a request becomes a student and batches; `shared` lends its teacher, images and pace."""
-
-    def __call__(
-        self, request: Request, progress: Progress, announce: Note, *, shared: Decided | None = None
-    ) -> Decided: ...
-
-
-class Single(Protocol):
-    """How one run is begun or, where its folder has a run.json, continued."""
-
-    def __call__(self, request: Request, run: Path, decided: Decided, progress: Progress, announce: Note) -> object: ...
-
-
-@dataclass(frozen=True)
-class Hands:
-    """What does the work of a single run, and who hears of it."""
-
-    decide: Decide
-    single: Single
-    progress: Progress
-    announce: Note
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """What the user wants beside the run itself."""
-
-    with_baseline: bool = False
-    seeds: int = 1
-
-    @property
-    def several(self) -> bool:
-        return self.with_baseline or self.seeds > 1
+HASHES = ("batches", "first_pixels")
+"""Keys of a row of metrics.jsonl that hash the batches."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the plan."""
+    """One run of the plan: the recipe or a baseline, with one seed."""
 
-    variant: Variant
-    request: Request
+    variant: str
+    options: CompressOptions
+
+    @property
+    def folder(self) -> Path:
+        return self.options.run_folder
 
     @property
     def name(self) -> str:
-        """Its folder."""
-        return f"{self.variant.name}-seed{self.request.seed}"
+        return self.folder.name
 
 
 @dataclass(frozen=True)
 class Trials:
-    """A plan, begun or not."""
+    """The plan of runs that follows from a config; `config` is that of the recipe with the first seed."""
 
-    out: Path
-    request: Request
-    wish: TrialOptions
-    own: Decided
-    plan: tuple[Trial, ...]
-    hands: Hands
+    config: RunConfig
+    context: Context
 
-    @classmethod
-    def of(cls, out: Path, request: Request, wish: TrialOptions, own: Decided, hands: Hands) -> Trials:
-        rows = variants(request, own, wish.with_baseline, hands.announce)
-        # Seed by seed, so that a plan that is stopped early has pairs to compare.
-        seeds = range(request.seed, request.seed + wish.seeds)
-        plan = [Trial(row, dataclasses.replace(row.request, seed=seed)) for seed in seeds for row in rows]
-        return cls(out, request, wish, own, tuple(plan), hands)
+    @property
+    def folder(self) -> Path:
+        return self.config.options.run_folder
 
-    def go(self) -> CompressReport:
-        """Run what has not been run yet; the report is made of what the run folders say."""
-        write_facts(self.out, self._facts())
+    @cached_property
+    def plan(self) -> tuple[Trial, ...]:
+        """Seed by seed, so that a plan that is stopped early has pairs to compare."""
+        options = self.config.options
+        variants = {self.config.recipe: options}
+        if options.with_baseline:
+            variants |= baselines(self.config, self.context.note)
+        return tuple(
+            Trial(
+                variant,
+                dataclasses.replace(
+                    chosen, seed=seed, with_baseline=False, seeds=1, out=self.folder / f"{variant}-seed{seed}"
+                ),
+            )
+            for seed in range(options.seed, options.seed + options.seeds)
+            for variant, chosen in variants.items()
+        )
+
+    def run(self) -> CompressReport:
+        """Run the trials that are not finished; the report is made of the trials' run.json files."""
+        plan = self.plan
+        write_facts(self.folder, self._facts())
         results: list[dict[str, Any]] = []
         batches: dict[int, SameBatches] = {}
-        with interruption() as wish:
-            for number, trial in enumerate(self.plan, start=1):
-                place = f"run {number} of {len(self.plan)}"
-                self._complete(trial, place, results)
-                results.append(read_facts(self.out / trial.name))
-                seed = trial.request.seed
-                peers = [self.out / peer.name for peer in self.plan[:number] if peer.request.seed == seed]
-                batches[seed] = compare_batches(seed, peers)
-                if number < len(self.plan):
-                    self._stop_if(wish, f"interrupted after {place}")
+        with interruption() as stop:
+            for number, trial in enumerate(plan, start=1):
+                title = f"run {number} of {len(plan)}"
+                self._complete(trial, title, results)
+                results.append(read_facts(trial.folder))
+                seed = trial.options.seed
+                batches[seed] = compare_batches(seed, [t.folder for t in plan[:number] if t.options.seed == seed])
+                if number < len(plan) and stop.asked:
+                    raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
         return self._finish(results, tuple(batches.values()))
 
-    def _complete(self, trial: Trial, place: str, results: list[dict[str, Any]]) -> None:
+    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]]) -> None:
         """Begin a trial, continue it, or leave it when it is finished."""
-        title = f"{place}: {trial.variant.name}, seed {trial.request.seed}"
-        before = self._left_by(trial)
-        if before is not None and "result" in before:
-            self._require_same_ground(before, trial)
-            self.hands.announce(f"{title} (finished before)")
+        note, config = self.context.note, self.config
+        line = f"{title}: {trial.variant}, seed {trial.options.seed}"
+        facts = _read_begun(trial.folder)
+        if facts is not None and "result" in facts:
+            self._require_same_inputs(facts, trial)
+            note(f"{line} (finished before)")
             return
-        self.hands.announce(title)
-        decided = self.hands.decide(trial.request, self.hands.progress, no_note, shared=self.own)
-        require_comparable(trial.variant, decided, self.own)
+        note(line)
+        own = RunConfig.decide(trial.options, dataclasses.replace(self.context, note=no_note), shared=config)
+        for name, same in (
+            ("schedule", own.preset.schedule == config.preset.schedule),
+            ("student", own.student.spec == config.student.spec),
+        ):
+            if not same:
+                raise SrkdError(f"{trial.variant} would not have the recipe's {name}: this is a fault of srkd")
         if results:
-            decided = decided._replace(reference=_reference(results[0]["result"]))
+            own = dataclasses.replace(own, reference=_read_reference(results[0]["result"]))
+
+        def progress(part: str, done: int, total: int) -> None:
+            self.context.progress(f"{title}: {part}", done, total)
+
+        context = dataclasses.replace(self.context, progress=progress)
         try:
-            self.hands.single(trial.request, self.out / trial.name, decided, self._counted(place), self.hands.announce)
+            train_run(own, context, facts=facts, part_of=self.folder)
         except Interrupted as error:
-            raise Interrupted(f"{place}: {error}") from error
+            raise Interrupted(f"{title}: {error}") from error
 
-    def _counted(self, place: str) -> Progress:
-        def progress(title: str, done: int, total: int) -> None:
-            self.hands.progress(f"{place}: {title}", done, total)
-
-        return progress
-
-    def _stop_if(self, wish: Interruption, told: str) -> None:
-        if wish.asked:
-            raise Interrupted(f"{told}; continue with: srkd compress --resume {self.out}")
-
-    def _left_by(self, trial: Trial) -> dict[str, Any] | None:
-        """What an earlier process left of a trial; a folder it had only begun to make is made anew."""
-        folder = self.out / trial.name
-        if (folder / FACTS).is_file():
-            return read_facts(folder)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        return None
-
-    def _require_same_ground(self, before: Mapping[str, Any], trial: Trial) -> None:
+    def _require_same_inputs(self, facts: Mapping[str, Any], trial: Trial) -> None:
         """A finished trial counts only beside others of the same images and teacher."""
-        origin = None if self.own.teacher is None else self.own.teacher.origin
-        now = {"data": self.own.data.train.digest(), "teacher": None if origin is None else origin.sha256}
-        then = {"data": before["data"]["digest"], "teacher": (before["teacher"] or {}).get("sha256")}
+        teacher = self.config.teacher
+        origin = None if teacher is None else teacher.origin
+        now = {"data": self.config.data.train.digest(), "teacher": None if origin is None else origin.sha256}
+        before = {"data": facts["data"]["digest"], "teacher": (facts["teacher"] or {}).get("sha256")}
         for key, value in now.items():
-            if value != then[key]:
+            if value != before[key]:
                 raise SrkdError(
-                    f"--resume {self.out}: its {key} is not what it was when {trial.name} ran "
+                    f"--resume {self.folder}: its {key} is not what it was when {trial.name} ran "
                     "(run.json has it); put it back, or start a new run"
                 )
 
     def _facts(self) -> dict[str, Any]:
-        """run.json of the plan: what `--resume` needs."""
+        """Return run.json of the plan: what `--resume` needs."""
+        options = self.config.options
         return {
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
-            "request": dataclasses.asdict(self.request),
-            "pace": self.own.pace.facts(),
-            "phi": json_value(phi_of(self.own.methods)),
-            "trials": {**dataclasses.asdict(self.wish), "runs": [trial.name for trial in self.plan]},
+            "request": to_json(options),
+            "pace": self.config.mode.facts(),
+            "phi": json_value(self.config.phi),
+            "trials": {
+                "with_baseline": options.with_baseline,
+                "seeds": options.seeds,
+                "runs": [trial.name for trial in self.plan],
+            },
         }
 
-    def _finish(self, results: list[dict[str, Any]], batches: tuple[SameBatches, ...]) -> CompressReport:
-        """The chosen student to the top, and run.json with its facts, so that the folder is one like any other."""
-        named = zip(self.plan, results, strict=True)
-        outcomes = [Outcome.of(trial.name, trial.variant.name, facts) for trial, facts in named]
+    def _finish(self, results: Sequence[Mapping[str, Any]], batches: Sequence[SameBatches]) -> CompressReport:
+        """Copy the chosen student to the top and its facts into run.json: the folder is then one like any other."""
+        outcomes = [
+            Outcome.of(trial.name, trial.variant, facts) for trial, facts in zip(self.plan, results, strict=True)
+        ]
         trials = TrialsReport.of(outcomes, batches)
         facts = results[outcomes.index(trials.chosen)]
-        for name in filter(lambda name: (self.out / trials.chosen.run / name).is_file(), TOP_FILES):
-            with atomic_path(self.out / name) as temporary:
-                shutil.copyfile(self.out / trials.chosen.run / name, temporary)
-        report = self._report(facts["result"], trials)
-        write_facts(self.out, {**facts, **self._facts(), "result": json_value(report)})
-        return report
-
-    def _report(self, told: Mapping[str, Any], trials: TrialsReport) -> CompressReport:
-        return CompressReport(
-            run=self.out,
-            student_path=self.out / TOP_FILES[0],
-            recipe=told["recipe"],
-            steps=told["steps"],
+        for name in TOP_FILES:
+            source = self.folder / trials.chosen.run / name
+            if source.is_file():
+                with atomic_path(self.folder / name) as temporary:
+                    shutil.copyfile(source, temporary)
+        result = facts["result"]
+        report = CompressReport(
+            run=self.folder,
+            student_path=self.folder / STUDENT,
+            recipe=result["recipe"],
+            steps=result["steps"],
             seconds=sum(outcome.seconds for outcome in trials.runs),
-            protocol=told["protocol"],
-            images_used=told["images_used"],
-            images_skipped=told["images_skipped"],
-            student=_quality(told["student"]),
-            teacher=None if told["teacher"] is None else _quality(told["teacher"]),
-            bicubic=_quality(told["bicubic"]),
-            phi=told["phi"],
-            flags=tuple(told["flags"]),
-            teacher_joint=None if told["teacher_joint"] is None else _quality(told["teacher_joint"]),
+            protocol=result["protocol"],
+            images_used=result["images_used"],
+            images_skipped=result["images_skipped"],
+            student=_read_quality(result["student"]),
+            teacher=None if result["teacher"] is None else _read_quality(result["teacher"]),
+            bicubic=_read_quality(result["bicubic"]),
+            phi=result["phi"],
+            flags=tuple(result["flags"]),
+            teacher_joint=None if result["teacher_joint"] is None else _read_quality(result["teacher_joint"]),
             trials=trials,
         )
+        write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
+        return report
 
 
-def trial_options_of(facts: Mapping[str, Any]) -> TrialOptions:
-    """What a run.json says was wanted; a single run's says nothing of it."""
-    told = facts.get("trials")
-    return TrialOptions() if told is None else TrialOptions(bool(told["with_baseline"]), int(told["seeds"]))
+def _read_begun(folder: Path) -> dict[str, Any] | None:
+    """Return run.json of a trial that an earlier process began; a folder without one is removed and made anew."""
+    if (folder / FACTS).is_file():
+        return read_facts(folder)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    return None
 
 
-def _reference(told: Mapping[str, Any]) -> Reference:
-    """Bicubic and teacher as the first trial measured them: the same for all."""
-    teacher = told["teacher"]
-    return Reference(told["bicubic"]["psnr_y"], None if teacher is None else teacher["psnr_y"])
+def _read_reference(result: Mapping[str, Any]) -> Reference:
+    """Return the quality of bicubic and teacher as the first trial measured it: the same for all."""
+    teacher = result["teacher"]
+    return Reference(result["bicubic"]["psnr_y"], None if teacher is None else teacher["psnr_y"])
 
 
-def _quality(told: Mapping[str, Any]) -> Quality:
-    cost: Mapping[str, Any] | None = told["cost"]
-    return Quality(told["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
+def _read_quality(values: Mapping[str, Any]) -> Quality:
+    cost: Mapping[str, Any] | None = values["cost"]
+    return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
+
+
+# Baselines.
+
+
+def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
+    """Return the options of each baseline by its name; one that equals the recipe or cannot be made is left out."""
+    options = config.options
+    if config.data.train.hr is None:
+        raise UsageError(
+            "--with-baseline: without HR images the teacher is the only label, and nothing can be trained without it"
+        )
+    if config.cache is not None and any(view.shrink > 1 for view in config.cache.views):
+        raise UsageError(
+            "--with-baseline: the teacher cache of this recipe moves patches to other places than the baselines'; "
+            "leave out --teacher-cache"
+        )
+    starts = ["scratch"]
+    obstacle = _cutting_obstacle(config)
+    if obstacle is None:
+        starts.append("inherit")
+    else:
+        note(f"--with-baseline: only from random weights, not inherited: {obstacle}")
+    if options.init_from is not None:
+        starts.append("init-from")
+    if {rule.name for rule in config.preset.methods} <= PIXEL_ONLY:
+        inherits = config.student_init.init == "inherit"
+        recipe_start = "init-from" if options.init_from is not None else "inherit" if inherits else "scratch"
+        starts = [start for start in starts if start != recipe_start]
+    if not starts:
+        raise UsageError(
+            f"--with-baseline: recipe {options.recipe} from these weights is itself the only baseline there is; "
+            "leave it out, or name a teacher to cut the student from"
+        )
+    names = {start: f"{start}-baseline" if start == config.recipe else start for start in starts}
+    return {name: _baseline_options(start, config) for start, name in names.items()}
+
+
+def _cutting_obstacle(config: RunConfig) -> str | None:
+    """Why no student of this shape can be cut from the teacher; None where it can."""
+    teacher = config.teacher
+    if teacher is None:
+        return "there is no teacher"
+    if teacher.network is None:
+        return f"the {teacher.backend} teacher gives outputs only"
+    try:
+        student_cuts(teacher.network.spec, config.student.spec)
+    except SrkdError as error:
+        return str(error)
+    return None
+
+
+def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
+    """Return the recipe's options with other methods and other starting weights, and nothing else changed."""
+    options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
+    has_spec = options.student is not None
+    inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "init-from": student.init}
+    init = inits[start]
+    return dataclasses.replace(
+        options,
+        recipe="inherit" if start == "inherit" else "scratch",
+        teacher=teacher.origin.path if teacher is not None and teacher.origin is not None else None,
+        width=None if has_spec else options.width or rule.width,
+        depth=None if has_spec else options.depth or rule.depth,
+        student=student_text(student.network.spec) if has_spec else None,
+        init=init,
+        select=None if init == "random" else student.select,
+        init_from=options.init_from if start == "init-from" else None,
+        steps=None,
+        settings=schedule_settings(config.preset),
+        teacher_cache=False,
+        phi_weights=None,
+    )
+
+
+def schedule_settings(preset: Preset) -> tuple[str, ...]:
+    """Return the recipe's schedule as `--set` words, every field named: a baseline's preset adds nothing of its own."""
+    fields: dict[str, Any] = preset.schedule.model_dump(mode="json")
+    return tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in sorted(fields.items()))
+
+
+# Evidence that runs of one seed were trained on the same batches: the hashes in their metrics, row by row.
+
+
+def compare_batches(seed: int, runs: Sequence[Path]) -> SameBatches:
+    """Compare the hashes that all runs have; a difference is an error, since a gain would mean nothing.
+
+    A row that one run lacks, because a machine went down before it was on disk, is not compared.
+    """
+    hashes_of = {run.name: batch_hashes(run) for run in runs}
+    (first, hashes), *others = hashes_of.items()
+    shared = sorted(set(hashes).intersection(*(other for _, other in others)))
+    for key in shared:
+        for name, other in others:
+            if other[key] != hashes[key]:
+                step, kind = key
+                raise SrkdError(
+                    f"{first} and {name} did not see the same batches up to step {step} "
+                    f"({kind} {hashes[key]} and {other[key]}): their difference would not be the recipe's"
+                )
+    if not shared:
+        raise SrkdError(f"{', '.join(hashes_of)}: no metrics.jsonl row has hashes of batches to compare")
+    digest = hashlib.blake2b("".join(hashes[key] for key in shared).encode(), digest_size=16).hexdigest()
+    return SameBatches(seed, digest, len({step for step, _ in shared}), shared[-1][0], tuple(hashes_of))
+
+
+def batch_hashes(run: Path) -> Mapping[tuple[int, str], str]:
+    """Return the hashes of a run's metrics by step and kind."""
+    hashes: dict[tuple[int, str], str] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        hashes.update({(row["step"], name): row[name] for name in HASHES if name in row})
+    return hashes

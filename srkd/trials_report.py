@@ -1,18 +1,97 @@
-"""What a plan of runs came to: a row a variant, gains over the baselines, and the evidence beside them."""
+"""The result of a plan of runs: a row a variant, the gains over the baselines, and the evidence beside them.
+
+A gain is called one by a rule: paired differences over seeds against their own spread.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from srkd.gains import Gain, Spread
-from srkd.same_batches import SameBatches
+Verdict = Literal["better", "worse", "no difference", "spread unknown"]
+
+DEVIATIONS = 2.0
+"""A mean difference below this many standard deviations counts as no difference."""
+RESOLUTION = 0.0005
+"""dB: a difference that three digits do not show counts as none, whatever its spread."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean, and the standard deviation over seeds (n-1) where there are at least two."""
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if not values:
+            raise ValueError("the mean of no values is not defined")
+        mean = math.fsum(values) / len(values)
+        if len(values) < 2:
+            return cls(mean, None)
+        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.sd is None else f" ± {self.sd:.3f}")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain of a recipe over a baseline, in dB: one difference a seed, both runs on the same batches."""
+
+    over: str
+    differences: tuple[float, ...]
+    mean: float
+    sd: float | None
+    verdict: Verdict
+
+    @classmethod
+    def between(cls, over: str, recipe: Sequence[float], baseline: Sequence[float]) -> Gain:
+        """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds."""
+        differences = tuple(a - b for a, b in zip(recipe, baseline, strict=True))
+        spread = Spread.of(differences)
+        return cls(over, differences, spread.mean, spread.sd, _verdict(spread))
+
+    def line(self) -> str:
+        """Return the gain as text, or that there is none."""
+        name = f"gain over {self.over}"
+        if self.sd is None:
+            return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds 3)"
+        figures = f"{self.mean:+.3f} ± {self.sd:.3f} dB"
+        seeds = f"{len(self.differences)} seeds"
+        if self.verdict == "no difference":
+            return f"{name}: no difference ({figures}, {seeds})"
+        return f"{name}: {figures} ({'worse, ' if self.verdict == 'worse' else ''}{seeds})"
+
+
+def _verdict(spread: Spread) -> Verdict:
+    if spread.sd is None:
+        return "spread unknown"
+    if abs(spread.mean) < max(DEVIATIONS * spread.sd, RESOLUTION):
+        return "no difference"
+    return "better" if spread.mean > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class SameBatches:
+    """The evidence that the runs of one seed saw the same batches.
+
+    `digest` is over the hashes of `rows` rows of metrics, up to step `steps`.
+    """
+
+    seed: int
+    digest: str
+    rows: int
+    steps: int
+    runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to: Y-PSNR in dB on the validation images."""
+    """The result of one trial: Y-PSNR in dB on the validation images."""
 
     run: str
     variant: str
@@ -22,7 +101,7 @@ class Outcome:
 
     @classmethod
     def of(cls, run: str, variant: str, facts: Mapping[str, Any]) -> Outcome:
-        """From the run.json of a finished run."""
+        """Read it from the run.json of a finished run."""
         result = facts["result"]
         return cls(run, variant, int(facts["seed"]), result["student"]["psnr_y"], result["seconds"])
 
@@ -36,6 +115,11 @@ class Row:
     mean: float
     sd: float | None
 
+    @classmethod
+    def of(cls, name: str, psnr_y: Sequence[float]) -> Row:
+        spread = Spread.of(psnr_y)
+        return cls(name, tuple(psnr_y), spread.mean, spread.sd)
+
     @property
     def spread(self) -> Spread:
         return Spread(self.mean, self.sd)
@@ -43,7 +127,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TrialsReport:
-    """Rows (the recipe first), what the recipe gains over each baseline, and that the batches were the same."""
+    """Rows (the recipe first), its gain over each baseline, and the evidence that the batches were the same."""
 
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
@@ -54,35 +138,28 @@ class TrialsReport:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome], batches: Sequence[SameBatches]) -> TrialsReport:
-        """Outcomes in the order of the plan: seed by seed, the recipe first."""
-        figures: dict[str, list[float]] = {}
+        """Build the report from outcomes in the order of the plan: seed by seed, the recipe first."""
+        psnr_y: dict[str, list[float]] = {}
         for outcome in outcomes:
-            figures.setdefault(outcome.variant, []).append(outcome.psnr_y)
-        rows = tuple(_row(name, values) for name, values in figures.items())
-        own = rows[0]
+            psnr_y.setdefault(outcome.variant, []).append(outcome.psnr_y)
+        recipe, *baselines = (Row.of(name, values) for name, values in psnr_y.items())
         return cls(
             seeds=tuple(dict.fromkeys(outcome.seed for outcome in outcomes)),
-            rows=rows,
-            gains=tuple(Gain.between(row.name, own.psnr_y, row.psnr_y) for row in rows[1:]),
-            chosen=max((o for o in outcomes if o.variant == own.name), key=lambda outcome: outcome.psnr_y),
+            rows=(recipe, *baselines),
+            gains=tuple(Gain.between(row.name, recipe.psnr_y, row.psnr_y) for row in baselines),
+            chosen=max((o for o in outcomes if o.variant == recipe.name), key=lambda outcome: outcome.psnr_y),
             runs=tuple(outcomes),
             batches=tuple(batches),
         )
 
     def lines(self) -> tuple[str, ...]:
-        """For a person, below the table."""
-        return (*(gain.line() for gain in self.gains), *self._about_the_file())
-
-    def _about_the_file(self) -> tuple[str, ...]:
+        """Return the lines below the table: the gains, and which run student.safetensors is from."""
+        gains = tuple(gain.line() for gain in self.gains)
         if len(self.seeds) == 1:
-            return ()
+            return gains
         best = f"{self.chosen.psnr_y:.3f} dB, seed {self.chosen.seed}"
         return (
+            *gains,
             f"student.safetensors is the best of {len(self.seeds)} seeds by validation ({best}); "
             "the table has mean ± sd over them",
         )
-
-
-def _row(name: str, values: Sequence[float]) -> Row:
-    spread = Spread.of(values)
-    return Row(name, tuple(values), spread.mean, spread.sd)

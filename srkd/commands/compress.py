@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from compressor.base.rank import Rank
+from srkd.compress_options import CompressOptions
 from srkd.console import Console
-from srkd.parameters import BYTES, DEVICE, SETTING
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from srkd.dry_run import DryRunKind
-    from srkd.training_run import CompressReport, Quality
+    from srkd.dry_run import DryRun, DryRunKind
+    from srkd.run import CompressReport, Quality
 
 EPILOG = """Examples:
 
@@ -28,111 +28,36 @@ EPILOG = """Examples:
 """
 
 
-@verb("compress", epilog=EPILOG)
-@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint of the teacher; none: the embedded EDSR.")
-@click.option(
-    "--recipe", default="logits", show_default=True, help="A name of `srkd recipes ls`, or a file such as ./my.yaml."
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of HR images, a set with HR/, or several sets.")
-@click.option(
-    "--lr", type=click.Path(path_type=Path), help="Folder of the LR images of --data; none: made bicubically."
-)
-@click.option(
-    "--val", type=click.Path(path_type=Path), help="Validation images; none: some of --data, or embedded ones."
-)
-@click.option(
-    "--lr-border",
-    type=click.Choice(["mirror", "clamp"]),
-    default="mirror",
-    show_default=True,
-    help="Border of the downscale that makes LR images; clamp as an older MATLAB did.",
-)
-@click.option(
-    "--lr-only",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of LR images without HR partners: the teacher's output is their only label.",
-)
-@click.option(
-    "--cache-size",
-    type=BYTES,
-    default="20GB",
-    show_default=True,
-    help="Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.",
-)
-@click.option("--width", type=float, help="Fraction of the teacher's channels that the student keeps.")
-@click.option("--depth", type=float, help="Fraction of the teacher's blocks that the student keeps.")
-@click.option("--student", metavar="SPEC", help="The student's whole shape, such as edsr:width=48,depth=16,scale=4.")
-@click.option("--init", type=click.Choice(["inherit", "random"]), help="Weights cut from the teacher, or drawn.")
-@click.option(
-    "--select", type=click.Choice(["leading", "l1"]), help="Which channels are inherited: the first, or the strongest."
-)
-@click.option(
-    "--init-from", type=click.Path(path_type=Path), help="Start from this file's weights where name and shape agree."
-)
-@click.option("--steps", type=click.IntRange(1), help="Updates; milestones and warm-up are rescaled.")
-@click.option("--seed", type=int, default=10, show_default=True, help="The same seed gives the same run.")
-@click.option(
-    "--with-baseline", is_flag=True, help="Train the same student on the same batches without distillation, too."
-)
-@click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Repeat with so many seeds: mean and spread."
-)
-@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps.")
-@click.option("--scale", type=click.IntRange(1, 8), help="Scale to take from a multi-scale teacher file.")
-@click.option(
-    "--arch-option", "arch_options", type=SETTING, multiple=True, help="What the teacher's file does not say."
-)
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: schedule.batch=8, kappa=0.5."
-)
-@click.option(
-    "--teacher-cache", is_flag=True, help="Run the teacher once over whole images, keep its outputs in fp16, crop them."
-)
+@verb("compress", CompressOptions, epilog=EPILOG)
 @click.option(
     "--dry-run",
     type=click.Choice(["estimate", "measure"]),
     is_flag=False,
     flag_value="estimate",
-    help="Write nothing: tell cost, forwards, memory and what is needed; =measure also times 20 steps.",
+    help="Write nothing: report cost, forwards, memory and needs; =measure also times 20 steps.",
 )
-@click.option(
-    "--phi-weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="vgg19-dcbb9e9d.pth of torchvision, for contrastive recipes (csd, csd-lite, clsd).",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to write; must not exist yet.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
-def command(
-    console: Console,
-    *,
-    arch_options: tuple[tuple[str, Any], ...],
-    resume: Path | None,
-    dry_run: DryRunKind | None,
-    **options: Any,
-) -> None:
+def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
 
     The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
     """
     from srkd import compression
 
-    alone_or_with_out(resume, options["out"], dry_run)
-    if dry_run is not None:
-        tell_dry_run(console, dry_run, {"arch_options": dict(arch_options), **options})
-        return
-    with console.progress() as progress:
+    if resume is not None:
+        require_alone()
+    with console.context() as context:
+        if dry_run is not None:
+            from srkd import dry_run as dry_runs
+
+            if options.is_plan:
+                console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
+            show_dry_run(console, dry_runs.dry_run(options, dry_run, context))
+            return
         if resume is not None:
-            report = compression.resume(resume, progress=progress, announce=console.say)
+            report = compression.resume(resume, progress=context.progress, announce=context.note)
         else:
-            report = compression.compress(
-                options.pop("teacher"),
-                arch_options=dict(arch_options),
-                progress=progress,
-                announce=console.say,
-                **options,
-            )
+            report = compression.run_compress(options, context)
     if not Rank.here().leads:
         return
     if console.wants_json:
@@ -141,42 +66,30 @@ def command(
         show(console, report)
 
 
-def alone_or_with_out(resume: Path | None, out: Path | None, dry_run: str | None) -> None:
-    """--resume takes no other option that would change the run; without it --out is needed by all that write."""
-    if resume is None:
-        if out is None and dry_run is None:
-            raise click.UsageError("missing option '--out': the run folder to write")
-        return
+def require_alone() -> None:
+    """Refuse every option beside --resume that would change the run."""
     context = click.get_current_context()
-    quiet = ("resume", "as_json", "verbose", "quiet")
-    given = [
+    others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in quiet
+        if parameter.name not in ("resume", "as_json", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
-    if given:
-        raise click.UsageError(f"--resume goes alone: {', '.join(given)} would change the run; leave it out")
+    if others:
+        raise click.UsageError(f"--resume goes alone: {', '.join(others)} would change the run; leave it out")
 
 
-def tell_dry_run(console: Console, kind: DryRunKind, words: dict[str, Any]) -> None:
-    """What the run would be; of several runs, one of them."""
-    from srkd.dry_run import dry_run
-    from srkd.request import Request
-
-    if words["seeds"] > 1 or words["with_baseline"]:
-        console.say("one run is told of those that --seeds and --with-baseline ask for")
-    with console.progress() as progress:
-        found = dry_run(Request.of(words), kind, progress=progress, announce=console.say)
+def show_dry_run(console: Console, report: DryRun) -> None:
+    """Print a line a fact, or the object."""
     if console.wants_json:
-        console.emit("compress", found)
+        console.emit("compress", report)
         return
-    for name, value in found.rows():
+    for name, value in report.rows():
         console.result(f"{name:<12}{value}".rstrip())
 
 
 def show(console: Console, report: CompressReport) -> None:
-    """Student, baselines, teacher and bicubic side by side, and what the recipe gains."""
+    """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
     bicubic, trials = report.bicubic.psnr_y, report.trials
     if trials is None:
         rows = [_row("student", report.student, f"{report.student.psnr_y:.3f}", report.student.psnr_y - bicubic)]
@@ -211,7 +124,7 @@ def show(console: Console, report: CompressReport) -> None:
 
 
 def _row(name: str, quality: Quality, psnr_y: str, over_bicubic: float) -> tuple[str, ...]:
-    """What a model costs, and its figure as text: with its spread where there is one."""
+    """Return a row: cost, and the PSNR as text (with its spread where there is one)."""
     cost = quality.cost
     figures = ("-", "-") if cost is None else (f"{cost.params:,}", f"{cost.macs / 1e9:.2f}")
     return (name, *figures, psnr_y, f"{over_bicubic:+.3f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 import recipes.phi
 import srkd
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
@@ -33,9 +33,9 @@ from recipes.csd_lite import CsdLite
 from recipes.logits import Logits
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from recipes.terms.ratio import bicubic_negatives, contrast_ratio
+from srkd.compress_options import CompressOptions
 from srkd.compression import compress, resume
 from srkd.dry_run import dry_run
-from srkd.request import Request
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.small_runs import SMALL
 from tests.training.test_training import Recorder, stage
@@ -315,11 +315,9 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
 def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("fetched"))
-    fields = [field.name for field in dataclasses.fields(Request) if field.default is dataclasses.MISSING]
-    given = {"teacher": edsr, "recipe": "csd-paper", "arch_options": {}, "settings": SMALL, "cache_size": 0, "seed": 1}
     told: list[str] = []
-    asked = Request.of({**dict.fromkeys(fields), **given, "lr_border": "mirror", "device": "cpu"})
-    found = dry_run(asked, announce=told.append)
+    options = CompressOptions(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
+    found = dry_run(options, context=Context(note=told.append))
     assert told[0].startswith("phi: VGG-19, if https://")
     assert found.step is not None and found.step.memory.frozen > 4 * 12_945_216
 

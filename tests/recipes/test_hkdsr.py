@@ -35,7 +35,7 @@ from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr, Tuning
 from recipes.logits import Logits
-from srkd.caching import views_to_cache
+from srkd.config import views_to_cache
 from tests.recipes.test_composition import Any as OfKind
 from tests.training.test_stages import Saving
 from tests.training.test_training import OnePatch, Recorder, smooth_patch

@@ -104,7 +104,7 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
     "arguments, code, told",
     [
         (["--recipe", "logit"], 2, "did you mean 'logits'"),
-        (["--width", "1.5"], 2, "width=1.5 is outside (0, 1]"),
+        (["--width", "1.5"], 2, "'--width': 1.5 is not in the range 0<x<=1"),
         (["--set", "schedule.batches=3"], 2, "did you mean batch"),
         (["--data", "nowhere"], 1, "nowhere"),
         (["--student", "edsr:widht=3"], 2, "width"),

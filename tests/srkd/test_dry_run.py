@@ -27,8 +27,8 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli import run
-from srkd.dry_run import TIMED_STEPS, dry_run, duration
-from srkd.request import Request
+from srkd.compress_options import CompressOptions
+from srkd.dry_run import TIMED_STEPS, dry_run, format_duration
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
 
@@ -178,20 +178,14 @@ def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def words(**said: Any) -> dict[str, Any]:
-    defaults = dict.fromkeys(Request.__dataclass_fields__)
-    usual = {"recipe": "logits", "lr_border": "mirror", "seed": 10, "device": "cpu", "arch_options": {}, "settings": ()}
-    return {**defaults, **usual, "cache_size": 10**9, "teacher_cache": False, **said}
-
-
 def test_it_tells_what_the_run_would_be(teacher, photos):
-    found = dry_run(Request.of(words(teacher=teacher, data=photos, width=0.5, steps=100)))
+    found = dry_run(CompressOptions(teacher=teacher, data=photos, width=0.5, steps=100))
     assert found.teacher is not None and found.teacher.spec["width"] == 8 and found.student.spec["width"] == 4
     assert found.speedup_expected == pytest.approx(found.teacher.macs / found.student.macs)
     assert (found.steps, found.batch, found.init) == (100, 16, "inherit")
     assert (found.data.origin, found.data.training, found.data.labels) == ("photos", 3, "HR")
     assert found.needs == ("outputs", "weights (the student is cut from it)") and found.notes != ()
-    alone = dry_run(Request.of(words(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos)))
+    alone = dry_run(CompressOptions(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos))
     assert alone.teacher is None and alone.needs == () and alone.speedup_expected is None
 
 
@@ -200,16 +194,16 @@ def test_images_are_counted_and_not_read(teacher, tmp_path):
     folder.mkdir()
     for index in range(40):
         (folder / f"{index}.png").write_bytes(b"no image")
-    found = dry_run(Request.of(words(teacher=teacher, data=folder))).data
+    found = dry_run(CompressOptions(teacher=teacher, data=folder)).data
     assert found.training + found.validation == 40 and found.validation == 2
-    unlabelled = dry_run(Request.of(words(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5)))
+    unlabelled = dry_run(CompressOptions(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5))
     assert unlabelled.data.labels == "teacher" and unlabelled.step.teacher_forwards == 1
 
 
 def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
     file = save_torchscript(twin(), tmp_path / "model.pt")
-    asked = words(teacher=file, data=photos, student="edsr:width=4,depth=1")
-    found = dry_run(Request.of(asked))
+    options = CompressOptions(teacher=file, data=photos, student="edsr:width=4,depth=1")
+    found = dry_run(options)
     assert found.teacher.macs is None and found.speedup_expected is None
     assert found.step.teacher_forwards == 1 and found.needs == ("outputs",)
     assert any("TorchScript" in note for note in found.notes)
@@ -218,12 +212,12 @@ def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
 def test_mistakes_are_those_of_a_run(teacher, tmp_path):
     for said in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
         with pytest.raises(SrkdError):
-            dry_run(Request.of(words(teacher=teacher, **said)))
+            dry_run(CompressOptions(teacher=teacher, **said))
 
 
 def test_measuring_takes_the_runs_own_steps(teacher, photos):
     small = ("schedule.batch=1", "schedule.lr_patch=8", "schedule.validate_every=50")
-    found = dry_run(Request.of(words(teacher=teacher, data=photos, steps=120, settings=small)), "measure")
+    found = dry_run(CompressOptions(teacher=teacher, data=photos, steps=120, settings=small), "measure")
     figures = found.measured
     assert found.dry_run == "measure" and figures is not None and figures.steps == TIMED_STEPS
     assert figures.steps_per_second == pytest.approx(1e3 / figures.ms_per_step)
@@ -250,12 +244,12 @@ def test_on_the_command_line(teacher, photos, tmp_path, capfd):
 
 @pytest.mark.parametrize("seconds, told", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
 def test_durations_read_as_one_plans_with_them(seconds, told):
-    assert duration(seconds) == told
+    assert format_duration(seconds) == told
 
 
 def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
     for scale, side in ((2, 96), (3, 64)):
         student = f"edsr:width=4,depth=1,scale={scale}"
         settings = ("schedule.hr_patch=192", "schedule.batch=2")
-        found = dry_run(Request.of(words(recipe="scratch", student=student, data=photos, settings=settings)))
+        found = dry_run(CompressOptions(recipe="scratch", student=student, data=photos, settings=settings))
         assert found.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(found.rows())["steps"]

@@ -23,8 +23,9 @@ from compressor.models.students import build_student, network_sha256
 from compressor.teachers.teacher import Teacher
 from recipes.config.reading import load_preset
 from srkd.cli import run
+from srkd.compress_options import CompressOptions
 from srkd.compression import compress
-from srkd.student_choice import Shape, StudentInit, choose_student
+from srkd.config import StudentInit, choose_student
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """A rate that moves no weight: the student that is written is the one that was made."""
@@ -41,7 +42,7 @@ def teacher() -> Teacher:
 def choose(teacher: Teacher) -> Choose:
     def choose(**shape: Any) -> tuple[StudentInit, list[str]]:
         said: list[str] = []
-        return choose_student(teacher, load_preset("logits"), Shape(**shape), 0, said.append), said
+        return choose_student(teacher, load_preset("logits"), CompressOptions(seed=0, **shape), said.append), said
 
     return choose
 
@@ -61,7 +62,7 @@ def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
 
 
 def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: Choose) -> None:
-    pupil, said = choose(spec="compact:width=8,depth=2")
+    pupil, said = choose(student="compact:width=8,depth=2")
     assert pupil.network.spec == CompactSpec(2, width=8, depth=2)
     assert pupil.init == "random"
     assert said == [
@@ -70,7 +71,7 @@ def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: C
 
 
 def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:
-    pupil, said = choose(spec="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
+    pupil, said = choose(student="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
     assert pupil.network.spec == RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
     own, kept = dict(network_of(teacher).named_parameters()), dict(pupil.network.named_parameters())
     middle = own["groups.1.blocks.1.conv1.weight"][:8, :8]
@@ -86,7 +87,7 @@ def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -
 
 def test_a_width_that_the_teacher_has_is_no_hint() -> None:
     teacher, said = Teacher(build(EDSRSpec(2, width=20, depth=2))), list[str]()
-    choose_student(teacher, load_preset("logits"), Shape(width=1.0, depth=0.5), 0, said.append)
+    choose_student(teacher, load_preset("logits"), CompressOptions(width=1.0, depth=0.5, seed=0), said.append)
     assert said == []
 
 
@@ -94,12 +95,12 @@ def test_a_width_that_the_teacher_has_is_no_hint() -> None:
     ("shape", "told"),
     [
         ({"width": 0.5, "select": "l1", "init": "random"}, "--select l1 chooses what is inherited"),
-        ({"spec": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
-        ({"spec": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
-        ({"spec": "compact:width=8", "init": "inherit"}, "a compact cannot inherit from a rcan"),
-        ({"spec": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
-        ({"spec": "compact:channels=1"}, "the student has 1 channels, the teacher 3"),
-        ({"spec": "swinir:width=33"}, "not a multiple of every one of heads"),
+        ({"student": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
+        ({"student": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
+        ({"student": "compact:width=8", "init": "inherit"}, "a compact cannot inherit from a rcan"),
+        ({"student": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
+        ({"student": "compact:channels=1"}, "the student has 1 channels, the teacher 3"),
+        ({"student": "swinir:width=33"}, "not a multiple of every one of heads"),
         ({"width": 0.5, "init_from": Path("nowhere.pth")}, "nowhere.pth"),
     ],
 )
@@ -111,9 +112,9 @@ def test_contradictions_are_told(shape: dict[str, Any], told: str, choose: Choos
 
 def test_a_student_without_a_teacher_has_colour() -> None:
     with pytest.raises(UsageError, match="trains on RGB"):
-        choose_student(None, load_preset("scratch"), Shape(spec="compact:channels=1"), 0, print)
+        choose_student(None, load_preset("scratch"), CompressOptions(student="compact:channels=1"), print)
     with pytest.raises(UsageError, match="add --teacher FILE"):
-        choose_student(None, load_preset("scratch"), Shape(spec="compact", init="inherit"), 0, print)
+        choose_student(None, load_preset("scratch"), CompressOptions(student="compact", init="inherit"), print)
 
 
 def saved(spec: Spec, path: Path) -> Network:

@@ -27,8 +27,8 @@ from compressor.training.state import State
 from srkd.cli import run
 from srkd.compression import compress, resume
 from srkd.models import find_run_teacher
-from srkd.same_batches import compare_batches
-from srkd.training_run import CompressReport
+from srkd.run import CompressReport
+from srkd.trials import compare_batches
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
 

@@ -25,8 +25,9 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import CompiledAtFirst, wants_compilation
 from recipes.config.reading import load_preset
-from srkd import compression
-from srkd.continuing import pace_of
+from srkd import compression, config
+from srkd.config import read_execution_mode
+from srkd.run import TrainingRun
 from tests.training.test_training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
@@ -136,7 +137,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compression.TrainingRun, "_report", stop)
+    monkeypatch.setattr(TrainingRun, "_report", stop)
     with pytest.raises(KeyboardInterrupt):
         srkd.compress(recipe="scratch", student=student, steps=2, settings=small, out=run)
     monkeypatch.undo()
@@ -146,14 +147,14 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     def measured(*_: object, **__: object) -> ExecutionMode:
         raise AssertionError("a resumed run measured again")
 
-    monkeypatch.setattr(compression, "choose_execution_mode", measured)
+    monkeypatch.setattr(config, "choose_execution_mode", measured)
     compression.resume(run)
     assert json.loads((run / "run.json").read_text())["pace"] == recorded
 
 
 def test_a_run_folder_without_a_pace_is_refused() -> None:
     with pytest.raises(SrkdError, match="pace"):
-        pace_of({"pace": {"speed": "high"}})
+        read_execution_mode({"pace": {"speed": "high"}})
 
 
 def test_compilation_is_for_long_runs_on_a_gpu() -> None:

@@ -1,0 +1,482 @@
+"""Everything that is decided before the first step of a run: one frozen object, passed whole.
+
+`RunNetworks` holds what follows from the options before an image is read (recipe, teacher, student); `RunConfig` adds
+the images and how the steps run. Every mistake in the options is reported here, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.assets import embedded_teacher
+from compressor.base.cache_folder import bytes_of
+from compressor.base.choices import Init, Select
+from compressor.base.context import Context, Note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.batches import View
+from compressor.data.prepare import Data, DataChoice, prepare_data
+from compressor.data.teacher_cache import TeacherCache, teacher_views
+from compressor.inference.teacher_check import check_teacher
+from compressor.models.init_from import Taken, start_from
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import build
+from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.distributed import own_device
+from compressor.training.events import Reference
+from compressor.training.method import Method, fit_methods
+from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
+from compressor.training.stage import HasEarlierStages, TrainsJointly
+from recipes.catalogue import preset_names, teacher_needs
+from recipes.config.preset import Preset
+from recipes.config.reading import load_preset, recipe_label
+from recipes.looking import UsesPerceptualNet, bind_phi, find_phi
+from recipes.phi import Resolved
+from recipes.tap_check import tap_lines
+from srkd.compress_options import CompressOptions, path_of
+from srkd.console import json_value
+
+EMBEDDED = "the embedded teacher"
+
+
+@dataclass(frozen=True)
+class StudentInit:
+    """The student before its first step, and where its weights come from."""
+
+    network: Network
+    init: Init
+    select: Select
+    init_from: Taken | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json keeps."""
+        init_from = None if self.init_from is None else json_value(self.init_from)
+        return {"init": self.init, "select": self.select, "init_from": init_from}
+
+
+@dataclass(frozen=True)
+class RunNetworks:
+    """The recipe, its teacher and its student."""
+
+    options: CompressOptions
+    preset: Preset
+    methods: tuple[Method, ...]
+    teacher: Teacher | None
+    student_init: StudentInit
+
+    @property
+    def student(self) -> Network:
+        return self.student_init.network
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name, as the files of the run have it."""
+        return recipe_label(self.options.recipe)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a step runs the teacher: without HR images it gives the labels, whatever the recipe."""
+        return _needs_teacher(self.methods, self.options)
+
+    @property
+    def phi(self) -> Resolved | None:
+        """The network that contrastive methods compare features of."""
+        return phi_of(self.methods)
+
+    @classmethod
+    def decide(
+        cls,
+        options: CompressOptions,
+        context: Context,
+        *,
+        shared: RunConfig | None = None,
+        facts: Mapping[str, Any] | None = None,
+        download: bool = True,
+    ) -> RunNetworks:
+        """Read the recipe, load the teacher, build the student, and refuse what does not fit together.
+
+        `shared` is another run of the same plan, `facts` the run.json of a run that is continued: φ is then theirs.
+        Without `download` φ is named but not fetched.
+        """
+        processes = context.processes
+        preset = processes.run_on_all(lambda: load_recipe(options))
+        if shared is not None:
+            phi = shared.phi
+        elif facts is not None:
+            phi = read_phi(facts)
+        else:
+            phi = choose_phi(preset, options, context, download=download)
+        return processes.run_on_all(lambda: cls._decide(options, context, preset, phi, shared))
+
+    @classmethod
+    def _decide(
+        cls,
+        options: CompressOptions,
+        context: Context,
+        preset: Preset,
+        phi: Resolved | None,
+        shared: RunConfig | None,
+    ) -> RunNetworks:
+        methods = bind_phi(preset.build_methods(), phi)
+        if shared is not None:
+            teacher = shared.teacher
+        elif options.teacher is not None or options.student is None or _needs_teacher(methods, options):
+            teacher = load_run_teacher(options, context.note)
+            require_fit(teacher, options.recipe, methods)
+        else:
+            teacher = None
+        methods = use_embedded_phi(methods, teacher, context.note)
+        start = choose_student(teacher, preset, options, context.note)
+        student, preset = start.network, preset.at_scale(start.network.spec.scale)
+        network = None if teacher is None else teacher.network
+        methods = fit_methods(methods, network, student)
+        for method in methods:
+            if isinstance(method, TrainsJointly):
+                require_inside(start, method.name, has_labels=options.lr_only is None)
+        rank, rule = context.processes.place, preset.schedule
+        batch = len(rank.share(rule.batch))
+        for line in tap_lines(methods, network, student, batch=batch, lr_patch=rule.lr_patch, processes=rank.world):
+            context.note(line)
+        return cls(options, preset, methods, teacher, start)
+
+
+@dataclass(frozen=True)
+class RunConfig(RunNetworks):
+    """A run, decided: its networks, its images, and how its steps run."""
+
+    data: Data
+    device: torch.device
+    cache: TeacherCache | None = None
+    mode: ExecutionMode = PLAIN_MODE
+    reference: Reference | None = None
+    """Bicubic's and the teacher's quality, where another run of the plan has measured them."""
+
+    @classmethod
+    def decide(
+        cls,
+        options: CompressOptions,
+        context: Context,
+        *,
+        shared: RunConfig | None = None,
+        facts: Mapping[str, Any] | None = None,
+        download: bool = True,
+    ) -> RunConfig:
+        """Decide the networks, read the images, choose the execution mode.
+
+        A run that is continued keeps the mode it began in (`facts` is its run.json). Another run of the same plan has
+        the teacher, images, φ and mode of `shared`.
+        """
+        processes = context.processes
+        device = processes.run_on_all(lambda: open_device(own_device(options.device, processes.place)))
+        processes.run_on_all(lambda: data_choice(options))
+        networks = RunNetworks.decide(options, context, shared=shared, facts=facts, download=download)
+        data, cache = processes.run_on_all(lambda: _prepare_images(networks, context, shared))
+        config = cls(options, networks.preset, networks.methods, networks.teacher, networks.student_init, data, device)
+
+        def choose_mode() -> ExecutionMode | None:
+            if shared is not None:
+                return shared.mode
+            if facts is not None:
+                return read_execution_mode(facts)
+            return config._measure_mode(context) if processes.leads else None
+
+        mode = processes.from_leader(processes.run_on_all(choose_mode))
+        return replace(config, cache=cache, mode=mode)
+
+    def _measure_mode(self, context: Context) -> ExecutionMode:
+        rule = self.preset.schedule
+        mode = choose_execution_mode(
+            self.student,
+            steps=rule.steps,
+            batch=len(context.processes.place.share(rule.batch)),
+            lr_patch=rule.lr_patch,
+            device=self.device,
+            asked=self.preset.asked(),
+        )
+        context.note(mode.line(rule.lr_patch))
+        return mode
+
+
+def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
+    """Return the mode that a run began in: another one would not continue to the same bits."""
+    try:
+        return ExecutionMode(**facts["pace"])
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say in which execution mode (pace) the run trained ({error})") from error
+
+
+def open_device(name: str) -> torch.device:
+    """Return the device, or refuse one that cannot be used here."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+# The recipe and φ.
+
+
+def load_recipe(options: CompressOptions) -> Preset:
+    """Return the recipe's preset with `--set` and `--steps` applied."""
+    preset = load_preset(options.recipe, options.settings)
+    return preset if options.steps is None else preset.with_steps(options.steps)
+
+
+def _needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
+    return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
+
+
+def choose_phi(preset: Preset, options: CompressOptions, context: Context, *, download: bool = True) -> Resolved | None:
+    """Find φ and announce it; None for a recipe without. The leading process finds (and downloads) it for all."""
+    processes = context.processes
+
+    def find() -> Resolved | None:
+        if not processes.leads:
+            return None
+        weights = path_of(options.phi_weights)
+        phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
+        if phi is None:
+            return None
+        phi = phi.owned_by(EMBEDDED) if options.teacher is None else phi
+        context.note(f"phi: {phi.how}")
+        return phi
+
+    # A tuple, since None alone stands for a process that does not lead.
+    return processes.from_leader((processes.run_on_all(find),))[0]
+
+
+def phi_of(methods: Sequence[Method]) -> Resolved | None:
+    """Return the φ that the methods were bound to."""
+    return next((method.resolved for method in methods if isinstance(method, UsesPerceptualNet)), None)
+
+
+def read_phi(facts: Mapping[str, Any]) -> Resolved | None:
+    """Return the φ that a run began with: continued, it uses the same, whatever has become of the cache since."""
+    values = facts.get("phi")
+    try:
+        return None if values is None else Resolved(**{**values, "path": values["path"] and Path(values["path"])})
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say which phi the run uses ({error})") from error
+
+
+def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
+    """Take the embedded teacher's blocks as φ where the run's own teacher gives outputs only."""
+    phi = phi_of(methods)
+    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
+        return tuple(methods)
+    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
+    return bind_phi(methods, phi.owned_by(EMBEDDED))
+
+
+# The teacher.
+
+
+def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
+    """Load `--teacher`, or the embedded one, and announce what had to be assumed."""
+    path = options.teacher
+    if path is None:
+        path = embedded_teacher()
+        note("no --teacher: using the embedded teacher")
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options)
+    if teacher.origin is not None:
+        for assumption in teacher.origin.assumed:
+            note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
+        for line in teacher.origin.notes:
+            note(f"teacher: {line}")
+    return teacher
+
+
+def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
+    """Refuse a teacher that cannot give what the recipe needs."""
+    if teacher.descriptor.channels != 3:
+        raise UsageError(
+            "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
+        )
+    if teacher.network is not None:
+        return
+    if any(teacher_needs(method) == "network" for method in methods):
+        phi = phi_of(methods)
+        reason = "" if phi is None or phi.kind != "teacher" else f" (phi is {phi.how})"
+        raise UsageError(
+            f"recipe {recipe} needs weights or features of its teacher{reason}, and the {teacher.backend} teacher gives "
+            f"outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
+        )
+
+
+def recipes_for_outputs() -> tuple[str, ...]:
+    """Return the recipes that need at most outputs of a teacher; one that does not load is left out."""
+    names = []
+    for name in preset_names():
+        with suppress(SrkdError):
+            if not any(teacher_needs(method) == "network" for method in load_preset(name).build_methods()):
+                names.append(name)
+    return tuple(names)
+
+
+# The student.
+
+
+def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
+    """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
+    has_spec = options.student is not None
+    network, init = _student_of_spec(options, teacher) if has_spec else _cut_student(teacher, preset, options)
+    channels = network.descriptor.channels
+    if channels != 3:
+        raise UsageError(f"the student takes {channels} channel, and compress trains on RGB images: use 3 channels")
+    if has_spec and options.init is None and preset.student.init == "inherit":
+        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
+    teacher_spec = None if teacher is None or teacher.network is None else teacher.network.spec
+    hint = width_hint(network.spec)
+    has_teacher_width = teacher_spec is not None and teacher_spec.to_dict().get("width") == network.spec.to_dict().get(
+        "width"
+    )
+    if hint is not None and not has_teacher_width:
+        note(hint)
+    init_from = None
+    if options.init_from is not None:
+        init_from = start_from(network, options.init_from)
+        for line in init_from.lines():
+            note(line)
+    return StudentInit(network, init, options.select or "leading", init_from)
+
+
+def _cut_student(teacher: Teacher | None, preset: Preset, options: CompressOptions) -> tuple[Network, Init]:
+    """By width and depth, from a network of ours."""
+    if teacher is None:
+        raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
+    if teacher.network is None:
+        scale = teacher.descriptor.scale
+        raise UsageError(
+            f"no student can be cut from the {teacher.backend} teacher: give its shape, "
+            f"--student compact:width=32,depth=8,scale={scale}"
+        )
+    rule = preset.student
+    init = options.init or rule.init
+    student = build_student(
+        teacher.network,
+        width=rule.width if options.width is None else options.width,
+        depth=rule.depth if options.depth is None else options.depth,
+        init=init,
+        seed=options.seed,
+        select=_select(options, init),
+    )
+    return student, init
+
+
+def _student_of_spec(options: CompressOptions, teacher: Teacher | None) -> tuple[Network, Init]:
+    """`--student`: random weights, or cut ones where `--init inherit` says so and the teacher is of its kind."""
+    if options.width is not None or options.depth is not None:
+        raise UsageError("--student gives the whole shape: leave out --width and --depth")
+    text, init = options.student or "", options.init or "random"
+    select = _select(options, init)
+    scale = None if teacher is None else teacher.descriptor.scale
+    if init == "inherit":
+        if teacher is None or teacher.network is None:
+            raise UsageError("--init inherit cuts the student from its teacher: add --teacher FILE of a known network")
+        spec = parse_student(text, like=teacher.network.spec, scale=scale)
+        return student_of_spec(teacher.network, spec, select=select), init
+    spec = parse_student(text, scale=scale)
+    if scale is not None and spec.scale != scale:
+        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
+    student = build(spec, seed=options.seed)
+    if teacher is not None and student.descriptor.channels != teacher.descriptor.channels:
+        raise UsageError(
+            f"the student has {student.descriptor.channels} channels, the teacher {teacher.descriptor.channels}: "
+            f"add channels={teacher.descriptor.channels} to --student"
+        )
+    return student, init
+
+
+def _select(options: CompressOptions, init: Init) -> Select:
+    if options.select is not None and init == "random":
+        raise UsageError(f"--select {options.select} chooses what is inherited: add --init inherit")
+    return options.select or "leading"
+
+
+def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
+    """Refuse options that mean nothing where the student is trained on slices of the teacher's own weights."""
+    inside = f"{method} trains the student on slices of the teacher's own weights"
+    if student.init != "inherit":
+        raise UsageError(f"{inside}, and these would be random: --init inherit")
+    if student.select != "leading":
+        raise UsageError(f"{inside}, the leading ones: leave out --select {student.select}")
+    if student.init_from is not None:
+        raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
+    if not has_labels:
+        raise UsageError(f"--lr-only: {method} trains its teacher, which then cannot be the only label; use csd-lite")
+
+
+# The images.
+
+
+def data_choice(options: CompressOptions) -> DataChoice:
+    """Return the choice of images; options that contradict each other are refused."""
+    return DataChoice(
+        data=path_of(options.data),
+        lr=path_of(options.lr),
+        val=path_of(options.val),
+        lr_border=options.lr_border,
+        lr_only=path_of(options.lr_only),
+        cache_size=bytes_of(options.cache_size),
+    )
+
+
+def _prepare_images(
+    networks: RunNetworks, context: Context, shared: RunConfig | None
+) -> tuple[Data, TeacherCache | None]:
+    """Check the teacher on a photo, decode the images, and plan which of the teacher's outputs are kept."""
+    options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
+    views: tuple[View, ...] = ()
+    if options.teacher_cache:
+        views = views_to_cache(options.recipe, networks.methods, lr_only=options.lr_only is not None)
+    if shared is not None:
+        data = shared.data
+    else:
+        if teacher is not None and networks.needs_teacher:
+            for line in check_teacher(teacher).lines():
+                context.note(line)
+        data = prepare_data(
+            data_choice(options),
+            scale=networks.student.spec.scale,
+            lr_patch=rule.lr_patch,
+            progress=context.progress,
+            announce=context.note,
+        )
+    if not views or teacher is None:
+        return data, None
+    folder, precision = data_choice(options).cache(), rule.teacher_precision
+    cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
+    return data, cache
+
+
+def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
+    """Return the views whose teacher outputs `--teacher-cache` can keep, or refuse a recipe that has none."""
+    if Path(recipe).stem.endswith("-paper"):
+        raise UsageError(
+            f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
+            "leave it out, or take the recipe without -paper"
+        )
+    for method in methods:
+        if isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages()):
+            raise UsageError(
+                f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
+                "that teaches: leave it out"
+            )
+    # Without HR images the teacher's output for the batch is the label.
+    views: list[View] = ["whole"] if lr_only else []
+    views += teacher_views(methods)
+    if not views:
+        has_teacher = any(teacher_needs(method) != "nothing" for method in methods)
+        reason = "needs other things of its teacher" if has_teacher else "has no teacher"
+        raise UsageError(f"--teacher-cache keeps a teacher's outputs, and recipe {recipe} {reason}: leave it out")
+    return tuple(dict.fromkeys(views))

@@ -1,0 +1,329 @@
+"""One training run, begun or continued: its run folder, the references, the loop, and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.base.machine import facts as machine_facts
+from compressor.base.processes import Processes, interruption
+from compressor.data.batches import Batches, Labels, View
+from compressor.data.store import placed
+from compressor.images.metrics import Protocol
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import Cost, cost
+from compressor.models.networks.base import Network
+from compressor.teachers.teacher import Teacher
+from compressor.training.events import Reference, RunEvents, mean_psnr_y, quantised_sr
+from compressor.training.loop import run_stages
+from compressor.training.run_folder import NullRunFolder, RunFolder, read_facts, require_run
+from compressor.training.stage import Stage
+from compressor.training.state import State, follow_leader
+from demo.sheet import Panel, write_sheet
+from srkd.config import RunConfig
+from srkd.console import json_value
+from srkd.options import to_json
+from srkd.trials_report import TrialsReport
+
+SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
+"""Keys of run.json that must be equal on every process, and when a run is continued."""
+
+STUDENT = "student.safetensors"
+SHEET = "comparison.png"
+JOINT_TEACHER = "teacher_joint.safetensors"
+"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
+
+    psnr_y: float
+    cost: Cost | None
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """The result of a run, or of a plan of runs."""
+
+    run: Path
+    student_path: Path
+    recipe: str
+    steps: int
+    seconds: float
+    protocol: str
+    images_used: int
+    images_skipped: dict[str, str]
+    student: Quality
+    teacher: Quality | None
+    bicubic: Quality
+    phi: str | None = None
+    """The network that a contrastive method compared features of."""
+    teacher_joint: Quality | None = None
+    """The teacher that was trained with the student inside it."""
+    flags: tuple[str, ...] = ()
+    """Remarks of the run that a reader of its result should know."""
+    trials: TrialsReport | None = None
+    """A run with baselines or several seeds; the student is then the best of the recipe's by validation."""
+
+
+def train_run(
+    config: RunConfig, context: Context, *, facts: Mapping[str, Any] | None = None, part_of: Path | None = None
+) -> CompressReport:
+    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it."""
+    path = config.options.run_folder
+    folder = open_run_folder(path, context.processes, resumed=facts is not None, part_of=part_of)
+    run = TrainingRun(config, folder, context)
+    if facts is not None:
+        context.processes.run_on_all(lambda: require_same(facts, run.facts(), path))
+    with folder.nothing_lost():
+        return run.train()
+
+
+def open_run_folder(
+    path: Path, processes: Processes, *, resumed: bool = False, part_of: Path | None = None
+) -> RunFolder:
+    """Return the folder that the leading process writes; the others write nothing."""
+
+    def open_folder() -> RunFolder:
+        return RunFolder(path, resumed=resumed, part_of=part_of) if processes.leads else NullRunFolder(path)
+
+    folder = processes.run_on_all(open_folder)
+    if not processes.alone:
+        folder.program = "torchrun ... -m srkd"
+    return folder
+
+
+def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
+    """Return run.json of a run that can be continued; only the leading process need have the folder."""
+
+    def read() -> dict[str, Any] | None:
+        if not processes.leads:
+            return None
+        require_run(run)
+        facts = read_facts(run)
+        if "result" in facts:
+            raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
+        return facts
+
+    return processes.from_leader(processes.run_on_all(read))
+
+
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another recipe, teacher, student or other images."""
+    for key in SAME:
+        if json.loads(json.dumps(now[key])) != before.get(key):
+            raise SrkdError(
+                f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
+                "put it back, or start a new run"
+            )
+
+
+def place_student(config: RunConfig) -> Network:
+    """Move the student to the run's device, in the memory layout of its execution mode."""
+    return config.student.to(config.device).to(memory_format=config.mode.memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def build_batches(config: RunConfig, context: Context) -> Batches:
+    """Return this process's part of every batch, without kept outputs of the teacher."""
+    rule = config.preset.schedule
+    store = placed(config.data.train, config.device, context.note)
+    batches = Batches.over(
+        store, batch=rule.batch, lr_patch=rule.lr_patch, seed=config.options.seed, device=config.device
+    )
+    return batches.shared(context.processes.place.share(rule.batch))
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run in its folder, from the first step (or the last saved state) to the report."""
+
+    config: RunConfig
+    folder: RunFolder
+    context: Context
+
+    def train(self) -> CompressReport:
+        """Train, write the averaged student, and return the report."""
+        config, processes, started = self.config, self.context.processes, time.monotonic()
+        self._require_same_everywhere()
+        # First of all: from here on a killed run can be continued.
+        processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
+        processes.going_on(lambda: "before the first step", self.folder.continuing)
+        stages = config.preset.stages(config.methods, config.mode)
+        teacher = None if config.teacher is None else config.teacher.move_to(config.device)
+        reference = config.reference or self._measure_reference(teacher)
+        state = processes.run_on_all(lambda: self._load_state(stages, teacher))
+        follow_leader(state, processes, stages, None if teacher is None else teacher.network)
+        steps = sum(stage.schedule.steps for stage in stages)
+        processes.going_on(lambda: f"at step {state.done} of {steps}", self.folder.continuing)
+        batches = self._label(build_batches(config, self.context), teacher)
+        with interruption(processes.wish) as processes.wish:
+            events = RunEvents(
+                self.folder,
+                stages=stages,
+                images=config.data.validation,
+                reference=reference,
+                progress=self.context.progress,
+                announce=self.context.note,
+                processes=processes,
+                witness=batches.witness if processes.leads else None,
+            )
+            run_stages(stages, state, batches, teacher, events, seed=config.options.seed, processes=processes)
+        student, joint = self._psnr_y(state.averaged()), None
+        if state.role == "joint":
+            whole = state.ema.network
+            joint = Quality(self._psnr_y(whole), cost(whole.spec))
+        report = None
+        if processes.leads:
+            self._write_networks(state, student, teacher)
+            report = self._report(state, student, joint, reference, time.monotonic() - started)
+            self.folder.write_facts({**self.facts(), "result": json_value(report)})
+        return processes.from_leader(report)
+
+    def _psnr_y(self, network: Network | None) -> float:
+        """Mean Y-PSNR on the validation images; None: bicubic."""
+        images, scale = self.config.data.validation, self.config.student.spec.scale
+        return mean_psnr_y(network, images, scale, self.context.processes)
+
+    def _measure_reference(self, teacher: Teacher | None) -> Reference:
+        return Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
+
+    def _require_same_everywhere(self) -> None:
+        """Every process must have loaded and read the same, perhaps on another machine."""
+        facts = self.facts()
+        for key in SAME:
+            values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
+            self.context.processes.agree(
+                json.dumps(values, sort_keys=True),
+                f"has another {key} than rank 0: the same files must lie at the same path on every machine",
+            )
+
+    def _load_state(self, stages: Sequence[Stage], teacher: Teacher | None) -> State:
+        """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
+        network = None if teacher is None else teacher.network
+        state = State.fresh(place_student(self.config), network, stages[0], self.config.options.seed)
+        self.folder.states.sweep()
+
+        def note(line: str) -> None:
+            self.folder.log(line)
+            self.context.note(line)
+
+        path = self.folder.states.take_up(lambda path: state.load(path, stages, network), note)
+        if path is not None:
+            note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
+        self.folder.forget_after(state.done)
+        return state
+
+    def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
+        """Add the outputs of the teacher cache, if there is one: the leader fills it, then whoever has another disk."""
+        cache, context, processes = self.config.cache, self.context, self.context.processes
+        if cache is None or teacher is None:
+            return batches
+
+        def fill() -> Mapping[View, Labels]:
+            return cache.filled(teacher, context.progress, context.note)
+
+        first = processes.run_on_all(lambda: fill() if processes.leads else None)
+        labels = processes.run_on_all(lambda: first or fill())
+        return cache.serve(labels, teacher, batches, context.note)
+
+    def facts(self) -> dict[str, Any]:
+        """Return run.json: enough to know what this run was, and to repeat it."""
+        config, data = self.config, self.config.data
+        return {
+            "schema": "srkd.compress/1",
+            "machine": machine_facts(),
+            "request": to_json(config.options),
+            "recipe": config.recipe,
+            "preset": config.preset.model_dump(mode="json"),
+            "seed": config.options.seed,
+            "device": str(config.device),
+            "pace": config.mode.facts(),
+            "processes": self.context.processes.place.world,
+            "student": config.student.spec.to_dict(),
+            "start": config.student_init.facts(),
+            "teacher": self._teacher_facts(),
+            "phi": json_value(config.phi),
+            "teacher_cache": None if config.cache is None else config.cache.facts(),
+            "data": {
+                "origin": data.origin,
+                "labels": "teacher" if data.train.hr is None else "HR",
+                "used": len(data.train),
+                "digest": data.train.digest(),
+                "skipped": {str(image.path): image.reason for image in data.train.skipped},
+                "validation": [image.name for image in data.validation],
+            },
+        }
+
+    def _teacher_facts(self) -> dict[str, Any] | None:
+        teacher = self.config.teacher
+        if teacher is None or teacher.origin is None:
+            return None
+        origin = teacher.origin
+        return {
+            "path": str(origin.path.resolve()),
+            "sha256": origin.sha256,
+            "kind": teacher.backend,
+            "options": dict(origin.options),
+        }
+
+    def _report(
+        self, state: State, psnr_y: float, joint: Quality | None, reference: Reference, seconds: float
+    ) -> CompressReport:
+        config, teacher = self.config, None
+        if reference.teacher is not None:
+            network = None if config.teacher is None else config.teacher.network
+            teacher = Quality(reference.teacher, None if network is None else cost(network.spec))
+        return CompressReport(
+            run=self.folder.path,
+            student_path=self.folder.path / STUDENT,
+            recipe=config.recipe,
+            steps=state.done,
+            seconds=seconds,
+            protocol=self._protocol,
+            images_used=len(config.data.train),
+            images_skipped={str(image.path): image.reason for image in config.data.train.skipped},
+            student=Quality(psnr_y, cost(config.student.spec)),
+            teacher=teacher,
+            bicubic=Quality(reference.bicubic, None),
+            phi=None if config.phi is None else config.phi.how,
+            teacher_joint=joint,
+            flags=self.folder.flags(),
+        )
+
+    @property
+    def _protocol(self) -> str:
+        return str(Protocol(border=self.config.student.spec.scale))
+
+    def _write_networks(self, state: State, psnr_y: float, teacher: Teacher | None) -> None:
+        """Write comparison.png, the student and, where it was trained too, the teacher."""
+        student = state.averaged()
+        self._write_sheet(student, teacher)
+        origin = {
+            "srkd.recipe": self.config.recipe,
+            "srkd.source_sha256": (self._teacher_facts() or {}).get("sha256", ""),
+        }
+        scores = {
+            "srkd.protocol": self._protocol,
+            "srkd.scores": json.dumps({"validation_psnr_y": round(psnr_y, 4)}),
+        }
+        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
+        if state.role == "joint":
+            save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+    def _write_sheet(self, student: Network, teacher: Teacher | None) -> None:
+        """Write comparison.png: bicubic, student, teacher and original of the first validation image."""
+        image, scale = self.config.data.validation[0], self.config.student.spec.scale
+        networks: dict[str, Network | None] = {"bicubic": None, "student": student}
+        if teacher is not None:
+            networks["teacher"] = teacher
+        pictures = {caption: quantised_sr(network, image.lr, scale) for caption, network in networks.items()}
+        pictures["original"] = image.hr
+        panels = [Panel(picture[0].cpu(), caption) for caption, picture in pictures.items()]
+        write_sheet(panels, self.folder.path / SHEET)
