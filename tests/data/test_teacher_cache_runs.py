@@ -210,7 +210,7 @@ def stop_at(beginning: str):
 
 @pytest.mark.parametrize(
     "recipe, told",
-    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "wants other things")],
+    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "needs other things")],
 )
 def test_recipes_without_use_for_a_cache_refuse_it(recipe, told, given, tmp_path, capfd):
     words = ["--teacher", given["teacher"], "--data", given["data"], "--recipe", recipe, "--out", tmp_path / "run"]
