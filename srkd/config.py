@@ -308,8 +308,8 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
         phi = phi_of(methods)
         reason = "" if phi is None or phi.kind != "teacher" else f" (phi is {phi.how})"
         raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher{reason}, and the {teacher.backend} teacher gives "
-            f"outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
+            f"recipe {recipe} needs weights or features of its teacher{reason}, and the {teacher.backend} teacher "
+            f"gives outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
         )
 
 

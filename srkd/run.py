@@ -18,7 +18,7 @@ from compressor.data.store import placed
 from compressor.images.metrics import Protocol
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, quantised_sr
 from compressor.training.loop import run_stages
@@ -186,7 +186,7 @@ class TrainingRun:
             self.folder.write_facts({**self.facts(), "result": json_value(report)})
         return processes.from_leader(report)
 
-    def _psnr_y(self, network: Network | None) -> float:
+    def _psnr_y(self, network: ImageModel | None) -> float:
         """Mean Y-PSNR on the validation images; None: bicubic."""
         images, scale = self.config.data.validation, self.config.student.spec.scale
         return mean_psnr_y(network, images, scale, self.context.processes)
@@ -320,7 +320,7 @@ class TrainingRun:
     def _write_sheet(self, student: Network, teacher: Teacher | None) -> None:
         """Write comparison.png: bicubic, student, teacher and original of the first validation image."""
         image, scale = self.config.data.validation[0], self.config.student.spec.scale
-        networks: dict[str, Network | None] = {"bicubic": None, "student": student}
+        networks: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
         if teacher is not None:
             networks["teacher"] = teacher
         pictures = {caption: quantised_sr(network, image.lr, scale) for caption, network in networks.items()}
