@@ -1,4 +1,4 @@
-"""srkd compresses image super-resolution networks. This is the public API; importing it does not import torch."""
+"""The public API of srkd, which compresses image super-resolution networks. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "upscale",
 ]
 
-_HOMES = dict.fromkeys(__all__, "srkd.api") | {
+_MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "Contribution": "recipes.catalogue",
     "MethodEntry": "recipes.catalogue",
@@ -44,7 +44,7 @@ _HOMES = dict.fromkeys(__all__, "srkd.api") | {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'srkd' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""`python -m srkd` is `srkd`."""
+"""Run `srkd` as `python -m srkd`."""
 
 from srkd.cli import main
 

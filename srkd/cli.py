@@ -1,8 +1,7 @@
-"""The command line: verbs in the order a user meets them, each loaded when it is needed."""
+"""The command line: a group of verbs, each of which is imported when it is used."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,17 +10,19 @@ from typing import NoReturn
 
 import click
 
+from compressor.base.errors import nearest
 from srkd import __version__
 from srkd.console import Console
+from srkd.verb import console_options
 
 VERBS = ("compress", "export", "profile", "evaluate", "upscale", "inspect", "recipes", "convert", "demo", "doctor")
-"""In the order a user meets them; `srkd/commands/VERB.py` holds each as `command`."""
+"""In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`."""
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 class Verbs(click.Group):
-    """A group whose commands are imported on demand."""
+    """A group of commands that are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -37,9 +38,7 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.5)
-            guess = f"did you mean '{near[0]}'?" if near else f"the verbs are {', '.join(VERBS)}"
-            ctx.fail(f"no verb {name!r}: {guess}")
+            ctx.fail(f"{name!r} is not a verb: {nearest(name, VERBS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -50,7 +49,7 @@ def _print_completion(ctx: click.Context, parameter: click.Parameter, shell: str
 
     completion = get_completion_class(shell)
     if completion is None:
-        ctx.fail(f"no completion for {shell!r}: one of {', '.join(SHELLS)}")
+        ctx.fail(f"no completion for {shell!r}: give one of {', '.join(SHELLS)}")
     click.echo(completion(cli, {}, "srkd", "_SRKD_COMPLETE").source())
     ctx.exit()
 
@@ -69,16 +68,17 @@ def _print_completion(ctx: click.Context, parameter: click.Parameter, shell: str
     callback=_print_completion,
     help='Print a shell\'s completion script: eval "$(srkd --completion bash)".',
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error.")
-@click.option("-q", "--quiet", is_flag=True, help="Only results, warnings and errors.")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
-    """Compress image super-resolution networks, export them, and measure what came out."""
+    """Compress image super-resolution networks, export them, and measure the result."""
     ctx.obj = Console(verbose=verbose, quiet=quiet)
 
 
+cli.params += console_options(json=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script: run and leave with 0 done, 1 failed, 2 wrong usage or 130 interrupted."""
+    """Run the command line and exit with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
     code = run(arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
         from compressor.base.rank import leave
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a sign gets a question mark, not a failure.
+        # A terminal that lacks a character shows a question mark; the command does not fail.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
@@ -110,7 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         Console().error(error.format_message())
         return error.exit_code
     except BrokenPipeError:
-        return 1  # The reader of our output has gone (`srkd ... | head`): nothing is left to say.
+        return 1  # The reader of the output is gone (`srkd ... | head`): nothing can be printed.
 
 
 def _usage_line(error: click.UsageError) -> str:

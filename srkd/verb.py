@@ -1,4 +1,4 @@
-"""What every verb has in common: -v, -q, --json, and how a failure is told."""
+"""The frame of every verb: its options, -v, -q, --json, and one line for whatever fails."""
 
 from __future__ import annotations
 
@@ -21,48 +21,42 @@ from srkd.console import Console, stdout_for_json
 from srkd.options import Options, command_line_options, from_command_line
 
 Body = Callable[..., None]
-"""The function of a verb: body(console, options), and click options of its own by name."""
+"""The function of a verb: body(console, options), and further click options by name."""
 
 
-def verb(
-    name: str, options: type[Options] | None = None, *, figures: bool = True, epilog: str = ""
-) -> Callable[[Body], click.Command]:
+def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -> Callable[[Body], click.Command]:
     """Make a click command of a function that takes the console and an object of `options`.
 
-    Options of click that the function has beside them are passed by name. `figures`: the verb prints numbers, so it
-    has --json.
+    Click options that the function has in addition, for the command line alone, are passed by name.
     """
 
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
-        def run(*, verbose: bool, quiet: bool, as_json: bool = False, **values: object) -> None:
+        def run(*, verbose: bool, quiet: bool, as_json: bool, **values: object) -> None:
             inherited = click.get_current_context().find_object(Console) or Console()
             with ExitStack() as stack:
                 stream = stack.enter_context(stdout_for_json()) if as_json else None
                 console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
-                if options is None:
-                    guarded(console, functools.partial(body, console, **values))
-                else:
-                    guarded(console, functools.partial(_with_options, body, console, options, values))
+                guarded(console, functools.partial(_call, body, console, options, values))
 
         command = click.command(name, epilog=epilog or None)(run)
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
-        command.params.extend(_common_options(figures))
+        command.params += console_options(json=True)
         return command
 
     return decorate
 
 
-def _with_options(body: Body, console: Console, options: type[Options], values: dict[str, object]) -> None:
-    chosen = from_command_line(options, values)
-    body(console, chosen, **values)
+def _call(body: Body, console: Console, options: type[Options] | None, values: dict[str, object]) -> None:
+    arguments = () if options is None else (from_command_line(options, values),)
+    body(console, *arguments, **values)
 
 
 def guarded(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; whatever goes wrong becomes one line and an exit code."""
     try:
-        with _sigterm_unwinds(), nullcontext() if console.verbose else _libraries_hushed():
+        with _sigterm_unwinds(), nullcontext() if console.verbose else _quiet_libraries():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -77,14 +71,16 @@ def guarded(console: Console, body: Callable[[], None]) -> None:
         if is_out_of_memory(error):
             _finish(console, "not enough memory: try smaller images, tiles or batches, or another device", 1)
         else:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            _finish(console, f"internal error: {told}; rerun with -v for the traceback", 1)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            _finish(console, f"internal error: {reason}; rerun with -v for the traceback", 1)
 
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM ends a verb by way of its `finally`, so that temporary files go; the code is a shell's, 143. What handles
-    the signal itself (a training, a server) goes on to do so."""
+    """Let SIGTERM end a verb through its `finally` blocks, so that temporary files are removed; the exit code is 143.
+
+    Code that handles the signal itself (training, the demo server) keeps its handler.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -100,8 +96,8 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 
 @contextmanager
-def _libraries_hushed() -> Iterator[None]:
-    """Libraries warn their programmers; a user sees that only under -v."""
+def _quiet_libraries() -> Iterator[None]:
+    """Silence the warnings of libraries, which are for programmers; -v shows them."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -120,12 +116,13 @@ def _finish(console: Console, message: str, exit_code: int) -> None:
     raise click.exceptions.Exit(exit_code)
 
 
-def _common_options(figures: bool) -> list[click.Parameter]:
+def console_options(*, json: bool) -> list[click.Parameter]:
+    """Return the options that decide what is printed; `json` adds --json."""
     options: list[click.Parameter] = [
-        click.Option(["-v", "--verbose"], is_flag=True, help="Say more; show the traceback of an error."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Only results, warnings and errors."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),
     ]
-    if figures:
-        help_text = "One JSON object on stdout, everything else on stderr."
+    if json:
+        help_text = "Print one JSON object on stdout, everything else on stderr."
         options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=help_text))
     return options

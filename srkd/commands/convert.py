@@ -21,9 +21,9 @@ EPILOG = """Examples:
 
 @verb("convert", ConvertOptions, epilog=EPILOG)
 def command(console: Console, options: ConvertOptions) -> None:
-    """Write MODEL as a checkpoint of another code base, every value unchanged.
+    """Write MODEL as a checkpoint of another code base.
 
-    What that code base keeps in option files and not in checkpoints (res_scale, the range) is printed.
+    Values do not change. What that code base keeps in option files (res_scale, the range) is printed.
     """
     from compressor.models.checkpoints.convert import convert_file
 

@@ -34,9 +34,9 @@ EPILOG = """Examples:
 
 @verb("demo", DemoOptions, epilog=EPILOG)
 def command(console: Console, options: DemoOptions) -> None:
-    """Show MODELs in an app that runs them in the browser, until Ctrl-C.
+    """Show MODELs in an app that runs them in the browser.
 
-    MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student.
+    MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Ctrl-C ends it.
     """
     from demo import require_server_modules
     from demo.addresses import bind_sockets

@@ -24,7 +24,10 @@ EPILOG = """Examples:
 
 @verb("doctor", DoctorOptions, epilog=EPILOG)
 def command(console: Console, options: DoctorOptions) -> None:
-    """Show what is installed here, what each missing piece would add, and the command that installs it."""
+    """Show what is installed, and how to get what is missing.
+
+    Each missing piece is listed with what it would add and the command that installs it.
+    """
     from srkd.doctor import diagnose
 
     if options.trt:

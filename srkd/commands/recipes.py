@@ -29,7 +29,10 @@ TEACHERS = {"nothing": "no teacher", "outputs": "outputs", "network": "weights o
 
 @click.group("recipes", epilog=EPILOG)
 def command() -> None:
-    """List, show, copy and check recipes; those of installed packages are among them."""
+    """List, show, copy and check recipes.
+
+    Recipes of installed packages are included.
+    """
 
 
 @verb("ls")

@@ -92,7 +92,7 @@ def test_every_verb_has_the_common_options(verb: str) -> None:
         (["evaluat"], "did you mean 'evaluate'?"),
         (["evaluate", "--dta", "x"], "--data"),
         (["inspect"], "Missing argument"),
-        (["frobnicate"], "the verbs are"),
+        (["frobnicate"], "there are compress, export"),
         (["evaluate", "x", "--device", "tpu"], "cpu, cuda"),
     ],
 )
