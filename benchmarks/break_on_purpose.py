@@ -123,7 +123,7 @@ BREAKS = (
     Break(
         "hidden units of RCAN's attention",
         "compressor/models/networks/rcan.py",
-        'hidden=kept_units("width", width, self.hidden)',
+        'hidden=scale_count("width", width, self.hidden)',
         "hidden=self.hidden",
         ("models/test_students.py",),
     ),

@@ -19,12 +19,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.models.networks.base import Spec
-from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.registry import NETWORKS, architecture
 from export.conversion import Conversion
 from export.to_onnx import convert, open_runtime
 from recipes.config.options import make_method
@@ -33,14 +28,7 @@ from tests.support.methods_table import ROWS, Row
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods" / "matrix.md"
 SCALES = (2, 3, 4)
-NETWORKS: Mapping[str, Spec] = {
-    "edsr": EDSRSpec(width=8, depth=3),
-    "carn": CARNSpec(width=8),
-    "carn_m": CARNMSpec(width=16),
-    "rcan": RCANSpec(width=8, groups=3, depth=1, hidden=2),
-    "swinir": SwinIRSpec(width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4, features=6),
-    "compact": CompactSpec(width=8, depth=3),
-}
+TEACHERS: Mapping[str, Spec] = {name: architecture(name).small.narrowed(0.4) for name in NETWORKS}
 """Teachers; three blocks, so that taps by thirds have their places."""
 WIDTH, STEPS = 0.5, 3
 WORKS = "yes"
@@ -59,7 +47,7 @@ def methods() -> dict[str, Row]:
 
 def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
     """What becomes of one combination; anything but a refusal in one line is a fault, and raised."""
-    teacher = replace(NETWORKS[arch], scale=scale)
+    teacher = replace(TEACHERS[arch], scale=scale)
     row = methods()[method]
     try:
         pair = Pair.made(make_method(method, row.options), teacher.narrowed(WIDTH), teacher, steps=STEPS)

@@ -21,18 +21,13 @@ from benchmarks.slices import lively, run, zero_masked
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, run_tiled
-from compressor.models.checkpoints.convert import home_state
+from compressor.models.checkpoints.convert import state_in_dialect
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.cost import cost
 from compressor.models.networks.base import Spec
-from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, architecture, build
-from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, network_sha256
+from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.students import build_student
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Conversion
 from export.to_onnx import convert
@@ -43,14 +38,7 @@ WIDTHS = (0.29, 0.5, 0.7)
 COMPACT_FILE = "realesr-animevideov3_rezipped.pth"
 ODD_SIZES = ((1, 1), (2, 13), (7, 13), (17, 33), (11, 9))
 TILE = 24
-SMALL: dict[str, Spec] = {
-    "edsr": EDSRSpec(width=20, depth=3),
-    "carn": CARNSpec(width=20),
-    "carn_m": CARNMSpec(width=20),
-    "rcan": RCANSpec(width=20, groups=2, depth=2, hidden=5),
-    "swinir": SwinIRSpec(width=21, depths=(2, 2), heads=(7, 7), window=4, features=8),
-    "compact": CompactSpec(width=20, depth=3),
-}
+SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
 """A network of each kind that is measured in moments; its weights are random."""
 
 COLUMNS = (
@@ -72,10 +60,10 @@ def dialects(arch: str) -> str:
         for dialect in architecture(arch).dialects:
             network = build(SMALL[arch], seed=0)
             path = Path(folder) / f"{dialect.name}.pth"
-            torch.save(home_state(network, dialect)[0], path)
+            torch.save(state_in_dialect(network, dialect)[0], path)
             options = {"res_scale": 1.0} if "res_scale" in network.spec.to_dict() else {}
             back = load_checkpoint(path, arch_options=options)
-            if back.dialect == dialect.name and network_sha256(back.network) == network_sha256(network):
+            if back.dialect == dialect.name and back.network.fingerprint() == network.fingerprint():
                 held.append(dialect.name)
     return ", ".join(held)
 
@@ -182,7 +170,7 @@ class Line:
 
 def lines(found: Sequence[Row], shared: Path | None) -> list[Line]:
     made = []
-    for arch in MODULES:
+    for arch in NETWORKS:
         held, counted, sliced, parity, tiled = (column(arch) for column in MEASURED)
         made.append(Line((arch, held, golden(found, arch, shared), counted, sliced, parity, tiled)))
     return made

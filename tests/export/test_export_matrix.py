@@ -15,7 +15,7 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import Choices
 from export.exporting import export_model
@@ -36,11 +36,11 @@ IN_EVERY_RUN = {"edsr": 3, "carn": 2, "carn_m": 4, "rcan": 3, "swinir": 2, "comp
 LATER = (pytest.mark.slow, pytest.mark.matrix)
 CELLS = [
     pytest.param(arch, scale, fixed, marks=() if IN_EVERY_RUN[arch] == scale else LATER)
-    for arch in MODULES
+    for arch in NETWORKS
     for scale in SCALES
     for fixed in (None, (24, 20))
 ]
-HALVES = [pytest.param(arch, format, marks=LATER) for arch in MODULES for format in ("fp16", "bf16")]
+HALVES = [pytest.param(arch, format, marks=LATER) for arch in NETWORKS for format in ("fp16", "bf16")]
 
 
 @pytest.mark.parametrize(("arch", "scale", "fixed"), CELLS)

@@ -21,7 +21,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV_FLICKR_MEAN
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.students import network_sha256
 from compressor.teachers.teacher import load_teacher
 from srkd.cli import run
@@ -102,7 +102,7 @@ def test_the_range_of_a_foreign_teacher_is_found_out(top: float, tmp_path: Path)
     assert wrong.img_range == 256.0 - top
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_untrained_networks_are_not_explained_away(name: str) -> None:
     spec = RCANSpec(groups=1, depth=2) if name == "rcan" else architecture(name).spec()
     if name == "compact":

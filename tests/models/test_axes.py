@@ -9,8 +9,8 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_index
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.registry import MODULES, architecture, build
-from tests.models.test_networks import VARIANTS, label, small_networks
+from compressor.models.networks.registry import NETWORKS, architecture, build
+from tests.support.networks import VARIANTS, label, tiny_networks
 
 
 def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, ...]) -> AxisPlan:
@@ -91,7 +91,7 @@ def test_blocks_of_a_shorter_student_come_from_the_middle_of_the_teachers() -> N
     }
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS, CARNMSpec(3, width=12, groups=3)], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS, CARNMSpec(3, width=12, groups=3)], ids=label)
 def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
     declared = architecture(spec.arch).axes(spec)
     network = build(spec)
@@ -120,5 +120,5 @@ def test_refusals_name_what_does_not_fit() -> None:
 
 
 def test_every_network_has_a_width_to_cut() -> None:
-    for name in MODULES:
+    for name in NETWORKS:
         assert "width" in architecture(name).axes(architecture(name).spec()).axes

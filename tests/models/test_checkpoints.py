@@ -19,8 +19,8 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import network_sha256
 from tests.support import official
+from tests.support.networks import same_network, save_state
 from tests.support.shared import needs_shared, shared_dir
 
 State = official.State
@@ -38,25 +38,15 @@ DIALECTS: list[tuple[str, Callable[[], State], int | None, Spec]] = [
 ]
 
 
-def saved(content: object, folder: Path, **how: object) -> Path:
-    path = folder / "checkpoint.pth"
-    torch.save(content, path, **how)  # type: ignore[arg-type]
-    return path
-
-
 def weights_of(loaded: Loaded) -> dict[str, torch.Tensor]:
     return dict(loaded.network.named_parameters())
-
-
-def same(one: Network, other: Network) -> bool:
-    return network_sha256(one) == network_sha256(other)
 
 
 @pytest.fixture(name="plain")
 def _plain(tmp_path: Path) -> tuple[State, Network]:
     """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
     state = official.basicsr_edsr(2, 8, 2)
-    return state, load_checkpoint(saved(state, tmp_path)).network
+    return state, load_checkpoint(save_state(state, tmp_path)).network
 
 
 @pytest.mark.parametrize(
@@ -68,7 +58,7 @@ def test_hyper_parameters_are_inferred(
     dialect: str, state: Callable[[], State], scale: int | None, spec: Spec, tmp_path: Path
 ) -> None:
     made = state()
-    loaded = load_checkpoint(saved(made, tmp_path), scale=scale)
+    loaded = load_checkpoint(save_state(made, tmp_path), scale=scale)
     assert (loaded.dialect, loaded.network.spec) == (dialect, spec)
     assert not loaded.network.training
     values = {tensor.double().sum().item() for tensor in weights_of(loaded).values()}
@@ -93,13 +83,13 @@ def test_hyper_parameters_are_inferred(
 def test_what_the_file_does_not_hold_is_said(
     state: Callable[[], State], assumed: dict[str, object], tmp_path: Path
 ) -> None:
-    loaded = load_checkpoint(saved(state(), tmp_path))
+    loaded = load_checkpoint(save_state(state(), tmp_path))
     assert {one.field: one.value for one in loaded.assumed} == assumed
     assert all(one.why.startswith("not in the file; ") for one in loaded.assumed)
 
 
 def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
-    path = saved(official.basicsr_edsr(2, 8, 1), tmp_path)
+    path = save_state(official.basicsr_edsr(2, 8, 1), tmp_path)
     loaded = load_checkpoint(path, arch_options={"res_scale": "0.1", "mean": "0.5,0.5,0.25", "img_range": 1})
     assert loaded.network.spec == EDSRSpec(2, 8, 1, 0.1, mean=(0.5, 0.5, 0.25), img_range=1.0)
     assert loaded.assumed == ()
@@ -118,7 +108,7 @@ def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, object], said: str, tmp_path: Path) -> None:
     state = official.basicsr_edsr(2, 8, 1)
-    path = saved({"params": state, "params_ema": state}, tmp_path)
+    path = save_state({"params": state, "params_ema": state}, tmp_path)
     with pytest.raises(UsageError) as raised:
         load_checkpoint(path, arch_options=options)
     assert said in str(raised.value)
@@ -126,7 +116,7 @@ def test_options_that_make_no_sense(options: dict[str, object], said: str, tmp_p
 
 
 def test_an_option_that_contradicts_the_file_names_the_tensors(tmp_path: Path) -> None:
-    path = saved(official.basicsr_edsr(2, 8, 2), tmp_path)
+    path = save_state(official.basicsr_edsr(2, 8, 2), tmp_path)
     with pytest.raises(SrkdError, match=r"conv_first\.weight is \(8, 3, 3, 3\) and should be \(9, 3, 3, 3\)"):
         load_checkpoint(path, arch_options={"width": 9})
     with pytest.raises(SrkdError, match=r"4 unexpected \(body\.1\.conv1\.weight"):
@@ -159,27 +149,27 @@ def test_an_option_that_contradicts_the_file_names_the_tensors(tmp_path: Path) -
 )
 def test_wrappers(wrap: Callable[[State], object], wrapping: str, plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
-    loaded = load_checkpoint(saved(wrap(state), tmp_path))
-    assert same(loaded.network, network)
+    loaded = load_checkpoint(save_state(wrap(state), tmp_path))
+    assert same_network(loaded.network, network)
     assert not wrapping or loaded.wrapping == wrapping.replace("bare > ", "")
 
 
 def test_averaged_weights_are_preferred_and_said(plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
     other = {name: tensor * 2 for name, tensor in state.items()}
-    path = saved({"params": other, "params_ema": state}, tmp_path)
+    path = save_state({"params": other, "params_ema": state}, tmp_path)
     loaded = load_checkpoint(path)
-    assert same(loaded.network, network)
+    assert same_network(loaded.network, network)
     said = loaded.assumed[0]
     assert (said.field, said.value) == ("weights", "params_ema")
     assert "params" in said.why
     chosen = load_checkpoint(path, arch_options={"weights": "params"})
-    assert not same(chosen.network, network)
+    assert not same_network(chosen.network, network)
     assert "weights" not in {one.field for one in chosen.assumed}
 
 
 def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
-    path = saved(official.carn((2, 3, 4), 8), tmp_path)
+    path = save_state(official.carn((2, 3, 4), 8), tmp_path)
     with pytest.raises(UsageError, match=r"holds scales 2, 3, 4: choose one with --scale"):
         load_checkpoint(path)
     with pytest.raises(UsageError, match="holds scales 2, 3, 4, not 8"):
@@ -192,7 +182,7 @@ def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [official.edsr_pytorch(2, 8, 1), official.carn((2,), 8)])
 def test_a_scale_that_the_file_is_not_for(state: State, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for scale 2, not 4"):
-        load_checkpoint(saved(state, tmp_path), scale=4)
+        load_checkpoint(save_state(state, tmp_path), scale=4)
 
 
 def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> None:
@@ -202,7 +192,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> N
     state["tail.1.weight"] = torch.zeros(3, 8, 1, 1)
     state["body.0.body.0.bias"] = torch.zeros(8, dtype=torch.int32)
     with pytest.raises(SrkdError) as raised:
-        load_checkpoint(saved(state, tmp_path))
+        load_checkpoint(save_state(state, tmp_path))
     said = str(raised.value)
     assert "recognised as edsr (edsr-pytorch names)" in said
     assert "1 missing (body.1.body.2.bias)" in said
@@ -216,14 +206,14 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> N
 def test_a_gap_in_the_blocks_is_named(tmp_path: Path) -> None:
     state = {k: v for k, v in official.basicsr_edsr(2, 8, 4).items() if not k.startswith("body.2.")}
     with pytest.raises(SrkdError, match="block numbers 2 are missing"):
-        load_checkpoint(saved(state, tmp_path))
+        load_checkpoint(save_state(state, tmp_path))
 
 
 def test_an_unknown_network_is_told_with_the_nearest(tmp_path: Path) -> None:
     state = {f"{name}.wt": tensor for name, tensor in official.carn((2,), 8).items()}
     state["entry.bias"] = torch.ones(1)
     with pytest.raises(SrkdError, match=r"unknown network: its 71 tensors .* nearest is carn .* known are edsr, carn"):
-        load_checkpoint(saved(state, tmp_path))
+        load_checkpoint(save_state(state, tmp_path))
 
 
 def test_loading_leaves_the_random_generator_alone(plain: tuple[State, Network], tmp_path: Path) -> None:
@@ -260,7 +250,7 @@ def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:
     state = dict(official.edsr_pytorch(2, 8, 1))
     for side in ("sub_mean", "add_mean"):
         state[f"{side}.bias"] = state[f"{side}.bias"] * (1023 / 255)
-    network = load_checkpoint(saved(state, tmp_path)).network
+    network = load_checkpoint(save_state(state, tmp_path)).network
     assert network.spec.img_range == pytest.approx(1023, rel=1e-6)
     flat = torch.full((1, 3, 4, 4), 0.25)
     with torch.no_grad():

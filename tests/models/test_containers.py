@@ -21,8 +21,8 @@ from compressor.models.checkpoints.pickles import TensorRef
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from tests.models.test_checkpoints import same, saved
 from tests.support import official
+from tests.support.networks import same_network, save_state
 from tests.support.shared import needs_shared, shared_dir
 
 State = official.State
@@ -32,7 +32,7 @@ State = official.State
 def _plain(tmp_path: Path) -> tuple[State, Network]:
     """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
     state = official.basicsr_edsr(2, 8, 2)
-    return state, load_checkpoint(saved(state, tmp_path)).network
+    return state, load_checkpoint(save_state(state, tmp_path)).network
 
 
 def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Network], tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Ne
         "device": torch.device("cpu"),
         "dtype": torch.float32,
     }
-    assert same(load_checkpoint(saved(content, tmp_path)).network, network)
+    assert same_network(load_checkpoint(save_state(content, tmp_path)).network, network)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Ne
 )
 def test_containers(how: dict[str, object], plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
-    assert same(load_checkpoint(saved(state, tmp_path, **how)).network, network)
+    assert same_network(load_checkpoint(save_state(state, tmp_path, **how)).network, network)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -74,36 +74,36 @@ def test_tensors_that_share_a_storage(legacy: bool, plain: tuple[State, Network]
     for name, tensor in state.items():
         views[name] = flat[begin : begin + tensor.numel()].reshape(tensor.shape)
         begin += tensor.numel()
-    path = saved(views, tmp_path, _use_new_zipfile_serialization=not legacy)
-    assert same(load_checkpoint(path).network, network)
+    path = save_state(views, tmp_path, _use_new_zipfile_serialization=not legacy)
+    assert same_network(load_checkpoint(path).network, network)
 
 
 def test_deflated_archives(plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
-    with zipfile.ZipFile(saved(state, tmp_path)) as archive:
+    with zipfile.ZipFile(save_state(state, tmp_path)) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     packed = tmp_path / "packed.pth"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in records.items():
             archive.writestr(name, content)
     assert packed.stat().st_size < (tmp_path / "checkpoint.pth").stat().st_size
-    assert same(load_checkpoint(packed).network, network)
+    assert same_network(load_checkpoint(packed).network, network)
 
 
 def test_archives_without_checksums(plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
     set_crc32_options(False)
     try:
-        path = saved(state, tmp_path)
+        path = save_state(state, tmp_path)
     finally:
         set_crc32_options(True)
-    assert same(load_checkpoint(path).network, network)
+    assert same_network(load_checkpoint(path).network, network)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_load_as_fp32(dtype: torch.dtype, plain: tuple[State, Network], tmp_path: Path) -> None:
     state, _ = plain
-    loaded = load_checkpoint(saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path))
+    loaded = load_checkpoint(save_state({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path))
     head = dict(loaded.network.named_parameters())["head.weight"]
     assert head.dtype == torch.float32
     assert torch.equal(head, state["conv_first.weight"].to(dtype).float())
@@ -113,7 +113,7 @@ def test_foreign_safetensors(plain: tuple[State, Network], tmp_path: Path) -> No
     state, network = plain
     save_file(state, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
     loaded = load_checkpoint(tmp_path / "foreign.safetensors")
-    assert same(loaded.network, network)
+    assert same_network(loaded.network, network)
     assert (loaded.dialect, dict(loaded.header)) == ("basicsr", {"format": "pt"})
 
 
@@ -160,4 +160,4 @@ def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
 )
 def test_what_is_no_state_dict(content: object, said: str, tmp_path: Path) -> None:
     with pytest.raises(SrkdError, match=said):
-        load_checkpoint(saved(content, tmp_path))
+        load_checkpoint(save_state(content, tmp_path))

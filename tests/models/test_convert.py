@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.checkpoints.convert import TARGETS, convert_file
+from compressor.models.checkpoints.convert import code_bases, convert_file, find_dialect, state_in_dialect
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
@@ -18,26 +18,16 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV_FLICKR_MEAN
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.networks.windows import shift_mask
-from compressor.models.students import network_sha256
 from srkd.cli import run
-from tests.models.test_networks import VARIANTS, small_networks
 from tests.support import official, official_rcan
+from tests.support.networks import VARIANTS, save_new, tiny_networks
 from tests.support.shared import needs_shared, shared_dir
 
-ALL = [*small_networks(), *VARIANTS]
-PAIRS = [(spec, to) for spec in ALL for to in TARGETS if spec.arch in TARGETS[to].dialects]
-
-
-def saved(spec: Spec, folder: Path) -> Path:
-    path = folder / f"{spec.arch}.safetensors"
-    network = build(spec, seed=3)
-    if getattr(spec, "mean_shift", "") == "file":
-        network.add_mean.bias.mul_(1.01)  # type: ignore[union-attr, operator]
-    save_network(network, path)
-    return path
+ALL = [*tiny_networks(), *VARIANTS]
+PAIRS = [(spec, to) for spec in ALL for to in code_bases() if find_dialect(spec.arch, to)]
 
 
 def stored(path: Path) -> dict[str, torch.Tensor]:
@@ -48,21 +38,21 @@ def stored(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_network_has_a_way_home() -> None:
-    assert {spec.arch for spec, _ in PAIRS} == set(MODULES)
-    assert {to for _, to in PAIRS} == set(TARGETS)
+    assert {spec.arch for spec, _ in PAIRS} == set(NETWORKS)
+    assert {to for _, to in PAIRS} == set(code_bases())
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", code_bases())
 def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
     tried = refused = 0
     for number, spec in enumerate(spec for spec, target in PAIRS if target == to):
         folder = tmp_path / str(number)
         folder.mkdir()
-        path = saved(spec, folder)
+        path = save_new(spec, folder)
         try:
             written = convert_file(path, to)
         except SrkdError as error:
-            assert any(why in str(error) for why in ("mean shift", "ignores res_scale", "cannot say scale=8")), error
+            assert any(why in str(error) for why in ("mean_shift=file", "res_scale=0.1", "cannot hold scale=8")), error
             assert [one.name for one in folder.iterdir()] == [path.name]
             refused += 1
             continue
@@ -70,7 +60,7 @@ def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
         unused = {"features": spec.features} if isinstance(spec, SwinIRSpec) else {}
         again = load_checkpoint(written.path, arch_options={**written.needs, **unused})
         assert (again.dialect, again.network.spec, again.wrapping) == (written.dialect, spec, written.wrapping)
-        assert network_sha256(again.network) == network_sha256(load_checkpoint(path).network)
+        assert again.network.fingerprint() == load_checkpoint(path).network.fingerprint()
         assert (again.sha256, again.bytes) == (written.sha256, written.bytes)
         first = written.path.read_bytes()
         assert convert_file(path, to, folder / "other name.pt").sha256 == again.sha256
@@ -81,35 +71,43 @@ def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
 
 def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
     spec = EDSRSpec(2, 8, 1, res_scale=0.1, mean=DIV_FLICKR_MEAN, img_range=1.0)
-    path = saved(spec, tmp_path)
+    path = save_new(spec, tmp_path)
     assert convert_file(path, "basicsr").needs == {"res_scale": 0.1, "mean": DIV_FLICKR_MEAN, "img_range": 1.0}
     assert convert_file(path, "edsr-pytorch").needs == {"res_scale": 0.1}
     assert convert_file(path, "csd").needs == {}
-    path = saved(EDSRSpec(2, 8, 1), tmp_path)
+    path = save_new(EDSRSpec(2, 8, 1), tmp_path)
     assert (convert_file(path, "basicsr").needs, convert_file(path, "csd").needs) == ({}, {"res_scale": 1.0})
-    path = saved(SwinIRSpec(2, 12, (2,), (2,), window=4, img_range=255.0, features=4), tmp_path)
+    path = save_new(SwinIRSpec(2, 12, (2,), (2,), window=4, img_range=255.0, features=4), tmp_path)
     assert convert_file(path, "swinir").needs == {"img_range": 255.0}
 
 
 @pytest.mark.parametrize(
     ("spec", "to", "said"),
     [
-        (EDSRSpec(2, 8, 1, mean_shift="file"), "basicsr", "basicsr files have no mean shift"),
-        (RCANSpec(2, 8, 1, 1, 2, res_scale=0.1), "rcan", "rcan's RCAN ignores res_scale, this one has 0.1"),
-        (CARNSpec(2, 4, img_range=255.0), "carn", "carn works on \\[0,1\\]"),
+        (
+            EDSRSpec(2, 8, 1, mean_shift="file"),
+            "basicsr",
+            "only mean_shift=constant.*to csd or edsr-pytorch or fakd or rcan or srkd",
+        ),
+        (
+            RCANSpec(2, 8, 1, 1, 2, res_scale=0.1),
+            "rcan",
+            "only res_scale=1.0.*has res_scale=0.1.*to basicsr or srkd",
+        ),
+        (CARNSpec(2, 4, img_range=255.0), "carn", "only img_range=1.0.*img_range=255.0.*convert to srkd"),
         (CompactSpec(2, 4, 1), "carn", "carn has no compact; those that have: basicsr, srkd"),
         (EDSRSpec(2, 8, 1), "basicrs", "no code base is called 'basicrs'; did you mean 'basicsr'"),
     ],
 )
 def test_what_a_code_base_cannot_say_is_refused(spec: Spec, to: str, said: str, tmp_path: Path) -> None:
-    path = saved(spec, tmp_path)
+    path = save_new(spec, tmp_path)
     with pytest.raises(SrkdError, match=said):
         convert_file(path, to)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
-    path = saved(EDSRSpec(2, 8, 1), tmp_path)
+    path = save_new(EDSRSpec(2, 8, 1), tmp_path)
     for out, said in (("x.safetensors", "files end with .pth"), ("x.onnx", "files end with .pth")):
         with pytest.raises(UsageError, match=said):
             convert_file(path, "basicsr", tmp_path / out)
@@ -166,14 +164,10 @@ def test_golden_states_come_home_as_they_left() -> None:
         if name.startswith(("pams", "carn_multi", "hkdsr", "csd")):
             continue  # other scales, heads and wrappings; their round trip is above
         loaded = load_checkpoint(case)
-        to = next(
-            to for to, target in TARGETS.items() if target.dialects.get(loaded.network.spec.arch) == loaded.dialect
-        )
+        dialect = next(one for one in architecture(loaded.network.spec.arch).dialects if one.name == loaded.dialect)
         raw = torch.load(case, weights_only=True)
         raw = raw.get("params_ema", raw.get("params", raw))
-        from compressor.models.checkpoints.convert import dialect_of, home_state
-
-        home, _ = home_state(loaded.network, dialect_of(loaded.network, to))
+        home, _ = state_in_dialect(loaded.network, dialect)
         assert home.keys() == raw.keys(), name
         for key, tensor in raw.items():
             if key.endswith("attn_mask"):  # of the test's own small training size
@@ -187,7 +181,7 @@ def test_golden_states_come_home_as_they_left() -> None:
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = saved(EDSRSpec(2, 8, 1, res_scale=0.5), tmp_path)
+    path = save_new(EDSRSpec(2, 8, 1, res_scale=0.5), tmp_path)
     assert run(["convert", str(path), "--to", "basicsr", "-o", str(tmp_path / "home.pth"), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["schema"], value["to"], value["wrapping"]) == ("srkd.convert/1", "basicsr", "params")

@@ -33,7 +33,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from tests.models.test_networks import SMALL, VARIANTS, label, small_networks
+from tests.support.networks import VARIANTS, label, tiny_networks
 
 PUBLISHED_720P = {
     "carn": {2: 222.82, 3: 118.88, 4: 90.87},
@@ -166,7 +166,7 @@ def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> N
     assert torch.equal(rng, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
 def test_layers_add_up_to_the_network(spec: Spec) -> None:
     rows = layer_costs(spec, (13, 9))
     whole = cost(spec, (13, 9))
@@ -182,7 +182,10 @@ def test_a_layers_cost_by_hand() -> None:
     assert (shared.kind, shared.params) == ("Conv2d", 8 * 2 * 9 + 8)
     assert shared.macs == 3 * 8 * 2 * 9 * 60, "the shared block runs three times"
     assert rows["exit"].macs == 8 * 3 * 9 * 240
-    attention = {row.name: row for row in layer_costs(SMALL["swinir"](2), (8, 4))}["groups.0.layers.0.attention"]
+    attention = {
+        row.name: row
+        for row in layer_costs(SwinIRSpec(2, width=8, depths=(2, 2), heads=(2, 2), window=4, features=6), (8, 4))
+    }["groups.0.layers.0.attention"]
     assert attention.params == 7 * 7 * 2
     assert attention.macs == 2 * 2 * (16 * 16 * 8), "two windows; q·k and a·v: 16 by 16 positions, 8 channels"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.convert import TARGETS, dialect_of, home_state
+from compressor.models.checkpoints.convert import state_in_dialect
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
@@ -19,7 +19,7 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, architecture, build
+from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.swinir import SwinIRSpec
 from tests.support.hostile_checkpoints import damaged, damaged_pickle
 
@@ -42,10 +42,9 @@ def dialects() -> dict[str, State]:
     states: dict[str, State] = {}
     for spec in SPECS:
         network = build(spec, seed=0)
-        for to, target in TARGETS.items():
-            if spec.arch in target.dialects:
-                name = f"{spec.arch} {target.dialects[spec.arch]} {getattr(spec, 'upsampler', '')}"
-                states.setdefault(name, home_state(network, dialect_of(network, to))[0])
+        for dialect in architecture(spec.arch).dialects:
+            name = f"{spec.arch} {dialect.name} {getattr(spec, 'upsampler', '')}"
+            states[name] = state_in_dialect(network, dialect)[0]
     return states
 
 
@@ -141,7 +140,7 @@ def attack(count: int, seed: int, folder: Path) -> None:
 def test_every_dialect_is_attacked(tmp_path: Path) -> None:
     states = dialects()
     named = {(name.split()[0], name.split()[1]) for name in states}
-    assert named == {(arch, dialect.name) for arch in MODULES for dialect in architecture(arch).dialects}
+    assert named == {(arch, dialect.name) for arch in NETWORKS for dialect in architecture(arch).dialects}
     for name, state in states.items():
         torch.save(state, tmp_path / "good.pth")
         assert verdict(tmp_path / "good.pth") == "loaded", name

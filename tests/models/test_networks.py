@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,40 +16,13 @@ from benchmarks.golden_networks import TOLERANCE, rows
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, architecture, build, spec_from_dict
-from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.registry import NETWORKS, architecture, build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
+from tests.support.networks import VARIANTS, is_bounded, label, noise, tiny, tiny_networks
 from tests.support.shared import needs_shared, shared_dir
 
-SMALL: dict[str, Callable[[int], Spec]] = {
-    "edsr": lambda scale: EDSRSpec(scale, width=4, depth=2),
-    "carn": lambda scale: CARNSpec(scale, width=4),
-    "carn_m": lambda scale: CARNMSpec(scale, width=4),
-    "rcan": lambda scale: RCANSpec(scale, width=4, groups=2, depth=2, hidden=2),
-    "swinir": lambda scale: SwinIRSpec(scale, width=8, depths=(2, 2), heads=(2, 2), window=4, features=6),
-    "compact": lambda scale: CompactSpec(scale, width=4, depth=2),
-}
-TINY_SWINIR = SwinIRSpec(4, width=8, depths=(2, 1), heads=(2, 2), window=4, features=6)
-VARIANTS: list[Spec] = [
-    *(make(8) for make in SMALL.values()),
-    CompactSpec(1, width=4, depth=2),
-    CompactSpec(2, width=4, depth=2, channels=1),
-    RCANSpec(2, width=4, groups=1, depth=2, hidden=1, res_scale=0.1, mean_shift="file"),
-    replace(TINY_SWINIR, upsampler="pixelshuffledirect"),
-    replace(TINY_SWINIR, upsampler="pixelshuffledirect", scale=1),
-    replace(TINY_SWINIR, upsampler="pixelshuffledirect", scale=8, channels=1),
-    replace(TINY_SWINIR, upsampler="nearest+conv"),
-    replace(TINY_SWINIR, upsampler="none", scale=1, channels=1, img_range=255.0),
-    replace(TINY_SWINIR, connection="3conv", shifted=False),
-    replace(TINY_SWINIR, padding="testscript"),
-    replace(TINY_SWINIR, window=7, heads=(4, 2)),
-]
-"""Scales 1 and 8, and what a family has besides its usual form."""
 GOLDEN_CASES = [
     ("edsr_pytorch_x2_rgb1", lambda: official.edsr_pytorch(2, 16, 2, img_range=1.0), {}),
     ("edsr_pytorch_x3", lambda: official.edsr_pytorch(3, 16, 4), {}),
@@ -70,26 +42,6 @@ GOLDEN_CASES = [
         for name, shape in official_swinir.CASES.items()
     ),
 ]
-
-
-def small_networks() -> list[Spec]:
-    return [make(scale) for make in SMALL.values() for scale in (2, 3, 4)]
-
-
-def label(spec: Spec) -> str:
-    return f"{spec.arch}-x{spec.scale}"
-
-
-def noise(spec: Spec, height: int, width: int, batch: int = 1) -> torch.Tensor:
-    with torch.device("meta"):
-        channels = build(spec).descriptor.channels
-    return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def bounded(spec: Spec) -> bool:
-    """Whether an output pixel depends on a bounded neighbourhood."""
-    with torch.device("meta"):
-        return build(spec).descriptor.receptive_radius is not None
 
 
 @pytest.mark.parametrize(("name", "state", "options"), GOLDEN_CASES, ids=[case[0] for case in GOLDEN_CASES])
@@ -188,11 +140,7 @@ def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
         assert torch.allclose(loaded.network(lr), wanted, atol=1e-6)
 
 
-def test_every_registered_network_is_tested_here() -> None:
-    assert set(SMALL) == set(MODULES)
-
-
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 13), (2, 1)])
 def test_any_size_works(spec: Spec, height: int, width: int) -> None:
     network = build(spec, seed=0)
@@ -205,7 +153,13 @@ def test_any_size_works(spec: Spec, height: int, width: int) -> None:
     assert torch.allclose(sr[1:], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in small_networks() if spec.arch != "compact"], ids=label)
+def has_mean(spec: Spec) -> bool:
+    """Return whether the network subtracts the mean of DIV2K."""
+    with torch.device("meta"):
+        return hasattr(build(spec), "sub_mean")
+
+
+@pytest.mark.parametrize("spec", [spec for spec in tiny_networks() if has_mean(spec)], ids=label)
 def test_a_grey_image_of_the_mean_comes_out_as_the_mean(spec: Spec) -> None:
     """With zero biases and the mean subtracted there is nothing left to convolve, whatever the weights."""
     network = build(spec, seed=0)
@@ -218,7 +172,7 @@ def test_a_grey_image_of_the_mean_comes_out_as_the_mean(spec: Spec) -> None:
     assert torch.allclose(sr, mean.expand_as(sr), atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
 def test_the_parts_make_the_whole(spec: Spec) -> None:
     network = build(spec, seed=0)
     lr = noise(spec, 6, 5)
@@ -245,7 +199,7 @@ def reach(network: Network, size: int) -> int:
     return int((touched - centre).abs().max())
 
 
-@pytest.mark.parametrize("spec", [spec for spec in (*small_networks(), *VARIANTS) if bounded(spec)], ids=label)
+@pytest.mark.parametrize("spec", [spec for spec in (*tiny_networks(), *VARIANTS) if is_bounded(spec)], ids=label)
 def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     network = build(spec, seed=0)
     radius = network.descriptor.receptive_radius
@@ -255,16 +209,16 @@ def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     assert found >= radius - 1, "tiles would overlap more than they need"
 
 
-@pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 14), ("swinir", 8)])
+@pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 20), ("swinir", 10)])
 def test_networks_without_a_radius_see_further_than_their_convolutions(arch: str, convolutions: int) -> None:
     """RCAN pools over the whole image; a shifted window hands on what it saw to the next."""
-    network = build(SMALL[arch](2), seed=0)
+    network = build(tiny(arch, 2), seed=0)
     assert network.descriptor.receptive_radius is None
-    lr = torch.rand(1, 3, 41, 41, requires_grad=True)
-    network(lr)[..., 40:42, 40:42].sum().backward()
+    lr = torch.rand(1, 3, 61, 61, requires_grad=True)
+    network(lr)[..., 60:62, 60:62].sum().backward()
     assert lr.grad is not None
     touched = lr.grad.abs().sum(dim=(0, 1)).nonzero()
-    assert int((touched - 20).abs().max()) > convolutions
+    assert int((touched - 30).abs().max()) > convolutions
 
 
 def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
@@ -282,7 +236,7 @@ def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
     assert torch.allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
 def test_specs_survive_json(spec: Spec) -> None:
     assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
@@ -339,4 +293,4 @@ def test_a_seeded_network_depends_on_its_seed_alone() -> None:
 
 
 def test_architectures_say_their_own_name() -> None:
-    assert [architecture(name).name for name in MODULES] == list(MODULES)
+    assert [architecture(name).name for name in NETWORKS] == list(NETWORKS)

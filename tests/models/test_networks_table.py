@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.networks_table import COLUMNS, NOTES, PAGE, SMALL, dialects, slices, tiles
-from compressor.models.networks.registry import MODULES
+from compressor.models.networks.registry import NETWORKS
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -16,7 +16,7 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def test_every_network_has_its_row_and_no_other() -> None:
-    assert list(table()) == list(MODULES) == list(SMALL)
+    assert list(table()) == list(NETWORKS) == list(SMALL)
 
 
 def test_the_page_is_the_generators() -> None:
@@ -24,7 +24,7 @@ def test_the_page_is_the_generators() -> None:
     assert "not measured" not in PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("arch", MODULES)
+@pytest.mark.parametrize("arch", NETWORKS)
 def test_what_the_page_says_is_what_is_measured(arch: str) -> None:
     cells = table()[arch]
     assert cells["reads and writes the names of"] == dialects(arch)
@@ -35,7 +35,7 @@ def test_what_the_page_says_is_what_is_measured(arch: str) -> None:
     assert float(cells["ONNX at odd sizes"].removeprefix("≤ ")) <= 1e-4
 
 
-@pytest.mark.parametrize("arch", MODULES)
+@pytest.mark.parametrize("arch", NETWORKS)
 def test_tiles_are_exact_or_their_seam_is_told(arch: str) -> None:
     said = table()[arch]["tiles"]
     assert said.split()[0] == tiles(arch).split()[0] == ("seam" if arch in ("rcan", "swinir") else "exactly")

@@ -21,18 +21,17 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from tests.models.test_checkpoints import same, saved
-from tests.models.test_networks import label, small_networks
 from tests.support import official
+from tests.support.networks import label, same_network, save_state, tiny_networks
 from tests.support.shared import ROOT
 
 
-@pytest.mark.parametrize("spec", small_networks(), ids=label)
+@pytest.mark.parametrize("spec", tiny_networks(), ids=label)
 def test_what_is_saved_comes_back(spec: Spec, tmp_path: Path) -> None:
     network = build(spec, seed=1)
     save_network(network, tmp_path / "net.safetensors", metadata={"srkd.recipe": "logits"})
     loaded = load_checkpoint(tmp_path / "net.safetensors")
-    assert same(loaded.network, network)
+    assert same_network(loaded.network, network)
     assert loaded.network.spec == spec
     assert (loaded.dialect, loaded.assumed) == ("srkd", ())
     content = (tmp_path / "net.safetensors").read_bytes()
@@ -97,10 +96,10 @@ def test_half_precision_files(tmp_path: Path) -> None:
 def test_a_mean_shift_that_moved_survives_saving(tmp_path: Path) -> None:
     state = official.edsr_pytorch(2, 8, 1)
     state["add_mean.weight"] = state["add_mean.weight"] * 1.01
-    first = load_checkpoint(saved(state, tmp_path))
+    first = load_checkpoint(save_state(state, tmp_path))
     save_network(first.network, tmp_path / "own.safetensors")
     again = load_checkpoint(tmp_path / "own.safetensors")
-    assert same(first.network, again.network)
+    assert same_network(first.network, again.network)
     assert torch.equal(dict(again.network.named_buffers())["add_mean.weight"], state["add_mean.weight"])
 
 
@@ -129,5 +128,5 @@ def test_a_run_folder_is_its_student(tmp_path: Path) -> None:
     network = build(EDSRSpec(2, 4, 1), seed=0)
     save_network(network, tmp_path / "student.safetensors")
     loaded = load_checkpoint(tmp_path)
-    assert same(loaded.network, network)
+    assert same_network(loaded.network, network)
     assert loaded.path == tmp_path / "student.safetensors"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.slices import lively
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Spec
@@ -18,20 +19,20 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, network_sha256, parse_student, student_of_spec, width_hint
-from tests.models.test_students import teacher_of
+from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
 from tests.support import official
+from tests.support.networks import SMALL
 
 
 def test_random_students_depend_on_the_seed_and_on_nothing_else() -> None:
-    teacher = teacher_of("edsr", 2)
+    teacher = lively(replace(SMALL["edsr"], scale=2))
     before = torch.random.get_rng_state()
     first = build_student(teacher, width=0.5, init="random", seed=5)
     torch.rand(3)
     again = build_student(teacher, width=0.5, init="random", seed=5)
     other = build_student(teacher, width=0.5, init="random", seed=6)
     torch.random.set_rng_state(before)
-    assert network_sha256(first) == network_sha256(again) != network_sha256(other)
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     bound = 1 / (3 * 9) ** 0.5
     head = dict(first.named_parameters())["head.weight"]
     assert 0.9 * bound < float(head.detach().abs().max()) <= bound, "torch's default is uniform within 1/sqrt(fan in)"

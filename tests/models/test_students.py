@@ -20,37 +20,15 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import MODULES, build
+from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, network_sha256, student_cuts, student_of_spec, view_parameters
-from tests.models.test_networks import label, small_networks
+from compressor.models.students import build_student, student_cuts, student_of_spec, view_parameters
 from tests.support import official, official_rcan
-
-TEACHERS: dict[str, Spec] = {
-    "edsr": EDSRSpec(width=20, depth=3, res_scale=0.5),
-    "carn": CARNSpec(width=20),
-    "carn_m": CARNMSpec(width=20),
-    "rcan": RCANSpec(width=20, groups=2, depth=2, hidden=5, res_scale=0.5),
-    "swinir": SwinIRSpec(width=21, depths=(2, 2), heads=(7, 7), window=4, features=6),
-    "compact": CompactSpec(width=20, depth=3),
-}
-VARIANTS: dict[str, Spec] = {
-    "swinir direct": replace(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
-    "swinir nearest": replace(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
-    "swinir 3conv": replace(TEACHERS["swinir"], width=28, heads=(7, 7), connection="3conv"),
-    "swinir denoiser": replace(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
-    "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
-    "rcan x8": replace(TEACHERS["rcan"], scale=8),
-}
-"""What a family has besides its usual form."""
+from tests.support.networks import FORMS, TEACHERS, label, tiny_networks
 
 
 def teacher_of(arch: str, scale: int) -> Network:
     return lively(replace(TEACHERS[arch], scale=scale))
-
-
-def test_every_registered_network_is_cut_here() -> None:
-    assert set(TEACHERS) == set(MODULES)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -65,10 +43,10 @@ def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str, scal
     assert float((run(teacher) - masked).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FORMS)
 @pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
 def test_a_slice_of_a_rarer_form(variant: str, width: float) -> None:
-    teacher = lively(VARIANTS[variant])
+    teacher = lively(FORMS[variant])
     student = build_student(teacher, width=width)
     masked = run(zero_masked(teacher, student))
     bound = 1e-5 if variant != "swinir denoiser" else 1e-4  # features 255 times as large
@@ -89,7 +67,7 @@ def test_swinir_is_cut_by_whole_heads() -> None:
     """Rows and columns written out by hand: seven heads of three channels, four kept."""
     teacher = teacher_of("swinir", 3)
     student = build_student(teacher, width=0.7)
-    assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4))
+    assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4, 4))
     own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     rows = [*range(12), *range(21, 33), *range(42, 54)]  # q, k and v have a segment each
     layer = "groups.1.layers.0"
@@ -110,7 +88,7 @@ def test_swinir_is_cut_by_whole_heads() -> None:
 def test_widths_of_swinir_are_whole_heads(width: float, heads: int) -> None:
     narrowed = TEACHERS["swinir"].narrowed(width)
     assert narrowed.to_dict()["width"] == 3 * heads
-    assert narrowed.to_dict()["heads"] == (heads, heads)
+    assert narrowed.to_dict()["heads"] == (heads, heads, heads)
 
 
 def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
@@ -140,11 +118,11 @@ def test_any_width_is_a_zero_masked_teacher(arch: str, scale: int, width: float,
     assert float((run(student, seed) - run(zero_masked(teacher, student), seed)).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("spec", small_networks(), ids=label)
+@pytest.mark.parametrize("spec", tiny_networks(), ids=label)
 def test_width_1_is_the_teacher_bit_for_bit(spec: Spec) -> None:
     teacher = build(spec, seed=0)
     student = build_student(teacher)
-    assert network_sha256(student) == network_sha256(teacher)
+    assert student.fingerprint() == teacher.fingerprint()
     assert torch.equal(run(student), run(teacher))
 
 
@@ -259,7 +237,7 @@ def test_width_and_depth_together() -> None:
     teacher = build(EDSRSpec(3, 8, 4), seed=0)
     both = build_student(teacher, width=0.5, depth=0.5)
     after = build_student(build_student(teacher, width=0.5), depth=0.5)
-    assert network_sha256(both) == network_sha256(after)
+    assert both.fingerprint() == after.fingerprint()
 
 
 def test_contiguous_segments_differ_where_maps_are_joined_and_nowhere_else() -> None:
@@ -276,13 +254,13 @@ def test_contiguous_segments_differ_where_maps_are_joined_and_nowhere_else() -> 
 @pytest.mark.parametrize("arch", TEACHERS)
 def test_an_inherited_student_shares_no_memory(arch: str) -> None:
     teacher = teacher_of(arch, 2)
-    before = network_sha256(teacher)
+    before = teacher.fingerprint()
     for width in (1.0, 0.5):
         student = build_student(teacher, width=width)
         with torch.no_grad():
             for tensor in student.state_dict().values():
                 tensor.fill_(7.0)
-    assert network_sha256(teacher) == before
+    assert teacher.fingerprint() == before
 
 
 @pytest.mark.parametrize("arch", TEACHERS)

@@ -17,8 +17,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.taps import read_taps, resolve_tap
-from tests.models.test_networks import VARIANTS, label, noise, small_networks
 from tests.support import official, official_rcan
+from tests.support.networks import VARIANTS, label, noise, tiny_networks
 
 
 def hooks(network: Network) -> int:
@@ -59,7 +59,7 @@ def test_feature_maps_equal_the_official_rcan(tmp_path: Path) -> None:
         assert float(difference.abs().max()) / 255 < 1e-5
 
 
-@pytest.mark.parametrize("spec", [*small_networks(), *VARIANTS], ids=label)
+@pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
 def test_every_tap_is_a_feature_of_the_low_resolution_size(spec: Spec) -> None:
     network = build(spec, seed=0)
     assert next(iter(network.taps)) == "head"

@@ -12,20 +12,20 @@ import torch
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Conversion
 from export.to_onnx import convert
-from tests.models.test_networks import SMALL, VARIANTS, label, noise
+from tests.support.networks import VARIANTS, label, noise, tiny
 
 DIRECT = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect")
 USUAL = [
-    *(make(2) for arch, make in SMALL.items() if arch != "swinir"),
+    *(tiny(arch, 2) for arch in NETWORKS if arch != "swinir"),
     replace(DIRECT, upsampler="pixelshuffle", features=6),
     DIRECT,
 ]
-OTHERS = [SMALL["swinir"](3), *VARIANTS]
+OTHERS = [tiny("swinir", 3), *VARIANTS]
 SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
 """A graph takes seconds: the usual forms by default, scale 8 and the rarer ones in the long run."""
 TOLERANCE = 1e-5

@@ -12,17 +12,11 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import ATTRIBUTES, DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.students import network_sha256
 from tests.support import official, official_rcan
+from tests.support.networks import save_state
 
 State = official.State
 SPEC = EDSRSpec(2, 8, 1)
-
-
-def saved(content: object, folder: Path) -> Path:
-    path = folder / "checkpoint.ckpt"
-    torch.save(content, path)
-    return path
 
 
 @pytest.fixture(name="state", scope="module")
@@ -32,7 +26,7 @@ def _state() -> State:
 
 @pytest.fixture(name="wanted", scope="module")
 def _wanted(state: State, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return network_sha256(load_checkpoint(saved(state, tmp_path_factory.mktemp("plain"))).network)
+    return load_checkpoint(save_state(state, tmp_path_factory.mktemp("plain"))).network.fingerprint()
 
 
 def under(prefix: str, state: State) -> State:
@@ -58,8 +52,8 @@ def test_attributes_of_a_training_module(
             "optimizer_states": [{"state": {0: {"exp_avg": torch.rand(3)}}}],
             "hyper_parameters": {"scale": 2, "lr": 1e-4},
         }
-    loaded = load_checkpoint(saved(content, tmp_path))
-    assert network_sha256(loaded.network) == wanted
+    loaded = load_checkpoint(save_state(content, tmp_path))
+    assert loaded.network.fingerprint() == wanted
     assert loaded.wrapping == ("state_dict > " if lightning else "") + prefix + "*"
     assert bool(loaded.notes) == lightning
     if lightning:
@@ -78,28 +72,28 @@ def test_attributes_of_a_training_module(
     ],
 )
 def test_wrappings_inside_wrappings(wrap: Callable[[State], object], state: State, wanted: str, tmp_path: Path) -> None:
-    assert network_sha256(load_checkpoint(saved(wrap(state), tmp_path)).network) == wanted
+    assert load_checkpoint(save_state(wrap(state), tmp_path)).network.fingerprint() == wanted
 
 
 @pytest.mark.parametrize("averaged", ["params_ema", "ema_state_dict", "model_ema", "net_g_ema", "ema"])
 def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, wanted: str, tmp_path: Path) -> None:
     other = {name: tensor * 2 for name, tensor in state.items()}
-    path = saved({"params": other, "model": other, averaged: state}, tmp_path)
+    path = save_state({"params": other, "model": other, averaged: state}, tmp_path)
     loaded = load_checkpoint(path)
-    assert network_sha256(loaded.network) == wanted
+    assert loaded.network.fingerprint() == wanted
     said = loaded.assumed[0]
     assert (said.field, said.value) == ("weights", averaged)
     assert "params" in said.why and "averaged weights (EMA) come first" in said.why
     chosen = load_checkpoint(path, arch_options={"weights": "params"})
-    assert network_sha256(chosen.network) != wanted and "weights" not in {one.field for one in chosen.assumed}
+    assert chosen.network.fingerprint() != wanted and "weights" not in {one.field for one in chosen.assumed}
 
 
 def test_averaged_weights_inside_one_module(state: State, wanted: str, tmp_path: Path) -> None:
     other = {name: tensor * 2 for name, tensor in state.items()}
     content = {"state_dict": {**under("model.", other), **under("ema_model.module.", state), **LOSS}}
-    path = saved(content, tmp_path)
+    path = save_state(content, tmp_path)
     loaded = load_checkpoint(path)
-    assert network_sha256(loaded.network) == wanted
+    assert loaded.network.fingerprint() == wanted
     assert (loaded.assumed[0].field, loaded.assumed[0].value) == ("weights", "ema_model.")
     assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
     chosen = load_checkpoint(path, arch_options={"weights": "model."})
@@ -110,7 +104,9 @@ def test_averaged_weights_inside_one_module(state: State, wanted: str, tmp_path:
 
 def test_a_prefix_is_only_taken_off_where_the_names_as_they_stand_are_unknown(tmp_path: Path) -> None:
     """Old ESRGAN files begin with `model.`; other readers must see them so."""
-    path = saved({"model.0.weight": torch.rand(4, 3, 3, 3), "model.1.sub.0.weight": torch.rand(4, 4, 3, 3)}, tmp_path)
+    path = save_state(
+        {"model.0.weight": torch.rand(4, 3, 3, 3), "model.1.sub.0.weight": torch.rand(4, 4, 3, 3)}, tmp_path
+    )
     readings = read_states(path)
     assert [wrapping for wrapping, _ in readings] == ["bare", "model.*"]
     assert set(readings[0][1]) == {"model.0.weight", "model.1.sub.0.weight"}
@@ -128,7 +124,7 @@ def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -
     }
     begin = time.perf_counter()
     with pytest.raises(UnknownNetwork):
-        load_checkpoint(saved(nested, tmp_path))
+        load_checkpoint(save_state(nested, tmp_path))
     assert time.perf_counter() - begin < 10
 
 
@@ -137,13 +133,13 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value: float, state: St
     broken = {name: tensor.clone() for name, tensor in state.items()}
     broken["conv_after_body.weight"][3, 2, 1, 0] = value
     with pytest.raises(SrkdError, match=r"tensor conv_after_body\.weight holds NaN or infinity: its training diverged"):
-        load_checkpoint(saved({"params": broken}, tmp_path))
+        load_checkpoint(save_state({"params": broken}, tmp_path))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_inside_lightning(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
     half = {name: tensor.to(dtype) for name, tensor in state.items()}
-    loaded = load_checkpoint(saved({"state_dict": under("net_g.", half)}, tmp_path))
+    loaded = load_checkpoint(save_state({"state_dict": under("net_g.", half)}, tmp_path))
     assert loaded.network.spec == SPEC
     assert {tensor.dtype for tensor in loaded.network.parameters()} == {torch.float32}
 
@@ -164,11 +160,11 @@ def test_a_partly_matching_file_tells_the_likely_cause(
     change: Callable[[State], State], cause: str, state: State, tmp_path: Path
 ) -> None:
     with pytest.raises(DoesNotFit, match=rf"recognised as edsr \(basicsr names\), but .*{cause}"):
-        load_checkpoint(saved(change(dict(state)), tmp_path))
+        load_checkpoint(save_state(change(dict(state)), tmp_path))
 
 
 def test_a_tail_of_another_scale_is_named(tmp_path: Path) -> None:
     state = official_rcan.rcan(official_rcan.RCAN, 2)
     state["tail.1.weight"] = torch.rand(3, 9, 3, 3)
     with pytest.raises(DoesNotFit, match=r"recognised as rcan .* 1 misshaped .*is it for another scale\?"):
-        load_checkpoint(saved(state, tmp_path))
+        load_checkpoint(save_state(state, tmp_path))

@@ -17,7 +17,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.taps import read_taps
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
@@ -32,10 +32,10 @@ from recipes.terms.affinity import affinity
 from recipes.terms.contrast import contrast
 from recipes.terms.spread import HORIZON, RunningSpread
 from srkd.compression import compress
-from tests.models.test_networks import SMALL
 from tests.support import official
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
+from tests.support.networks import tiny
 from tests.support.tensors import PeakMemory
 
 Feature: TypeAlias = FAKD | LFD | FACD
@@ -117,11 +117,11 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
 
 
 @named
-@pytest.mark.parametrize("place", range(len(SMALL)), ids=list(SMALL))
+@pytest.mark.parametrize("place", range(len(NETWORKS)), ids=list(NETWORKS))
 def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) -> None:
     """Each kind learns from the next one: a finite gradient reaches its first weights, and none the teacher."""
-    kinds = list(SMALL)
-    student, teacher = (net(SMALL[kinds[at % len(kinds)]](2), seed=at) for at in (place, place + 1))
+    kinds = list(NETWORKS)
+    student, teacher = (net(tiny(kinds[at % len(kinds)], 2), seed=at) for at in (place, place + 1))
     step = step_of(method, student, teacher, Waves(2, range(2), side=7).at(0))
     method.terms(step)[method.term].backward()
     first = next(student.parameters())

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks import methods_matrix
 from benchmarks.methods_matrix import SCALES, WORKS, cell, documented, methods, page
-from compressor.models.networks.registry import MODULES
+from compressor.models.networks.registry import NETWORKS
 
-CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in MODULES for scale in SCALES]
+CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in NETWORKS for scale in SCALES]
 
 
 def test_the_page_has_every_method_and_network():
@@ -37,7 +37,7 @@ def test_every_method_on_one_network(method: str):
     assert cell(method, "edsr", 3) == documented()[method, "edsr", 3]
 
 
-@pytest.mark.parametrize("arch", MODULES)
+@pytest.mark.parametrize("arch", NETWORKS)
 def test_one_method_on_every_network(arch: str):
     assert cell("logits", arch, 4) == documented()["logits", arch, 4]
 

@@ -22,7 +22,7 @@ from compressor.models.checkpoints.files import Container, open_container
 from compressor.models.checkpoints.pickles import TensorRef
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.networks.dialect import Assumption, Dialect
-from compressor.models.networks.registry import MODULES, architecture, build, spec_from_dict
+from compressor.models.networks.registry import architectures, build, network_names, spec_from_dict
 
 AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
 WRAPPERS = (*AVERAGED, "params", "model_state_dict", "state_dict", "model", "net_g", "generator", "netG", "net")
@@ -281,7 +281,7 @@ def _recognised(
 
 def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
     """Whose tensors these are, and the spec that their shapes and the options give."""
-    for family, dialect in _all_dialects():
+    for family, dialect in _dialects():
         if dialect.recognises(state):
             reading = dialect.read(state, scale)
             try:
@@ -294,8 +294,8 @@ def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Map
     raise UnknownNetwork(_unknown(state))
 
 
-def _all_dialects() -> list[tuple[Architecture, Dialect]]:
-    return [(family, dialect) for family in map(architecture, MODULES) for dialect in family.dialects]
+def _dialects() -> Iterator[tuple[Architecture, Dialect]]:
+    return ((family, dialect) for family in architectures() for dialect in family.dialects)
 
 
 def _own(spec_json: str, options: Mapping[str, object]) -> Recognised:
@@ -384,10 +384,7 @@ def _unknown(state: Mapping[str, torch.Tensor]) -> str:
     """One line about a file of no known network: its first names, and what comes nearest."""
     found = _patterns(state)
     family, dialect, wanted = max(
-        (
-            (family, dialect, _patterns(dialect.names(family.spec(), set()).values()))
-            for family, dialect in _all_dialects()
-        ),
+        ((family, dialect, _patterns(dialect.names(family.spec(), set()).values())) for family, dialect in _dialects()),
         key=lambda candidate: len(candidate[2] & found) / len(candidate[2] | found),
     )
     apart = (
@@ -397,7 +394,7 @@ def _unknown(state: Mapping[str, torch.Tensor]) -> str:
     )
     return (
         f"unknown network: its {len(state)} tensors ({_first(list(state))}) are in no known dialect; nearest is "
-        f"{family.name} ({dialect.name} names), {apart}; known are {', '.join(MODULES)}"
+        f"{family.name} ({dialect.name} names), {apart}; known are {', '.join(network_names())}"
     )
 
 

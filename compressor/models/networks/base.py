@@ -8,7 +8,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -35,7 +35,7 @@ class Spec:
 
     @classmethod
     def from_dict(cls: type[S], fields: Mapping[str, Any]) -> S:
-        """Build from JSON values; unknown names and wrong types are told by name."""
+        """Build from JSON values; unknown names and wrong types are refused by name."""
         known = {f.name: f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in fields.items():
@@ -43,34 +43,39 @@ class Spec:
                 continue
             if name not in known:
                 raise UsageError(f"{cls.arch} has no option {name!r}; {nearest(name, known)}")
-            values[name] = _as_type_of(cls.arch, name, value, known[name].default)
+            values[name] = _checked_value(cls.arch, name, value, known[name].default)
         return cls(**values)
 
     def with_options(self: S, options: Mapping[str, object]) -> S:
-        """This spec with some fields replaced; text, as a command line has it, becomes the field's own type."""
+        """Return this spec with some fields replaced; text, as a command line has it, becomes the field's own type."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         values = {
-            name: _from_text(value, defaults.get(name)) if isinstance(value, str) else value
+            name: _parse_text(value, defaults.get(name)) if isinstance(value, str) else value
             for name, value in options.items()
         }
         return type(self).from_dict({**self.to_dict(), **values})
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
-        """Values that published files were trained with, by field, of fields that no tensor of a file shows."""
+        """The fields that no tensor of a file shows, each with the values that published files were trained with."""
         return {}
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """The fields without effect in this form of the network."""
+        return frozenset()
+
     def narrowed(self: S, width: float) -> S:
-        """The spec at a fraction of the channels (0 < width <= 1)."""
+        """Return the spec at a fraction of the channels (0 < width <= 1)."""
         raise SrkdError(f"{self.arch} has no width to reduce (width={width:g})")
 
     def shortened(self: S, depth: float) -> S:
-        """The spec at a fraction of the innermost repeat (0 < depth <= 1)."""
+        """Return the spec at a fraction of the innermost repeat (0 < depth <= 1)."""
         raise SrkdError(f"{self.arch} has no depth to reduce (depth={depth:g}); use width")
 
 
-def _from_text(text: str, default: Any) -> Any:
-    """`text` as the type of `default` (numbers of a tuple stand between / or ,), or the text where it is not one."""
+def _parse_text(text: str, default: Any) -> Any:
+    """Read `text` as the type of `default` (numbers of a tuple stand between / or ,); other text stays as it is."""
     try:
         if isinstance(default, tuple):
             return tuple(type(default[0])(part) for part in re.split(r"[/,]", text))
@@ -83,39 +88,39 @@ def _from_text(text: str, default: Any) -> Any:
     return text
 
 
-def _as_type_of(arch: str, name: str, value: Any, default: Any) -> Any:
-    """`value` as the type of the field's default, or one line. Tuples of whole numbers may have any length."""
-    wanted = type(default)
-    if wanted is tuple and isinstance(value, (list, tuple)):
+def _checked_value(arch: str, name: str, value: Any, default: Any) -> Any:
+    """Return `value` as the type of the field's default, or refuse. Tuples of whole numbers may have any length."""
+    expected = type(default)
+    if expected is tuple and isinstance(value, (list, tuple)):
         if type(default[0]) is int and len(value) > 0 and all(type(v) is int for v in value):
             return tuple(value)
         if len(value) == len(default) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
-    elif wanted is float:
+    elif expected is float:
         if _is_number(value):
             return float(value)
-    elif type(value) is wanted:
+    elif type(value) is expected:
         return value
-    raise UsageError(f"{arch}: {name}={str(value)[:60]!r} is not {wanted.__name__} like {default!r}")
+    raise UsageError(f"{arch}: {name}={str(value)[:60]!r} is not {expected.__name__} like {default!r}")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def fraction(name: str, value: float) -> float:
-    """`value` if it lies in (0, 1], else one line."""
+def require_fraction(name: str, value: float) -> float:
+    """Return `value` if it lies in (0, 1]."""
     if not 0.0 < value <= 1.0:
         raise UsageError(f"{name}={value:g} is outside (0, 1]")
     return value
 
 
-def kept_units(name: str, share: float, units: int) -> int:
-    """⌊share·units⌋, at least one; the small term keeps 0.29·100 at 29."""
-    return max(1, math.floor(fraction(name, share) * units + 1e-9))
+def scale_count(name: str, fraction: float, count: int) -> int:
+    """Return ⌊fraction·count⌋, at least one; the small term keeps 0.29·100 at 29."""
+    return max(1, math.floor(require_fraction(name, fraction) * count + 1e-9))
 
 
-def positive(spec: Spec, *names: str, limit: int = 65536) -> None:
+def require_positive(spec: Spec, *names: str, limit: int = 65536) -> None:
     """Refuse sizes that no network has, before anything is allocated for them."""
     for name in names:
         value = getattr(spec, name)
@@ -125,7 +130,7 @@ def positive(spec: Spec, *names: str, limit: int = 65536) -> None:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a caller must know to feed a network: no caller asks which network it is."""
+    """The facts that a caller needs to feed a network: no caller asks which network it is."""
 
     scale: int
     channels: int = 3
@@ -133,17 +138,19 @@ class Descriptor:
     min_size: int = 1
     receptive_radius: int | None = None
     """LR pixels on each side that an output pixel depends on; None when unbounded (global pooling, windows)."""
+    windowed: bool = False
+    """An output pixel depends on the place of its pixel within a window: attention in windows of a fixed grid."""
     fp16_safe: bool | None = None
-    """Whether half precision was seen to hold; None when nobody has looked."""
+    """Half precision was measured to hold; None where nobody has measured."""
     fixed_size: tuple[int, int] | None = None
-    """Width and height, in LR pixels, of the only images that an exported file takes; None: any size."""
+    """Width and height, in LR pixels, of the only images that a file takes; None: any size."""
     max_size: tuple[int, int] | None = None
     """The largest that it takes; None: no bound."""
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a feature is read: the output or the first input of a submodule."""
+    """A feature: the output or the first input of a submodule."""
 
     module: str
     side: Literal["output", "input"] = "output"
@@ -302,12 +309,17 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Spec, network, axis plan and dialects of one family."""
+    """A family of networks: everything that the rest of srkd reads about it."""
 
     spec: type[Spec]
     build: Callable[[Any], Network]
     axes: Callable[[Any], AxisPlan]
-    dialects: tuple[Dialect, ...] = field(default=())
+    small: Spec
+    """A network of the family that runs in moments, for tests and measured tables: it has two or more channels a group
+    at a tenth of its width, and a body of three blocks where it has one."""
+    variants: tuple[Spec, ...] = ()
+    """Small networks of its other forms, for tests."""
+    dialects: tuple[Dialect, ...] = ()
 
     @property
     def name(self) -> str:

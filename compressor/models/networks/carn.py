@@ -16,9 +16,17 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan
-from compressor.models.networks.base import Architecture, Descriptor, Network, Tap, kept_units, positive
-from compressor.models.networks.dialect import Dialect, Reading, State, both, read_mean_shift, rows
-from compressor.models.networks.edsr_family import ShiftedSpec, mean_shifts
+from compressor.models.networks.base import Architecture, Descriptor, Network, Tap, require_positive, scale_count
+from compressor.models.networks.dialect import (
+    Companions,
+    Dialect,
+    Reading,
+    State,
+    read_mean_shift,
+    rows,
+    weight_and_bias,
+)
+from compressor.models.networks.edsr_family import ShiftedSpec, constant_mean_shift, mean_shift_layers, mean_shifts
 from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
 
 
@@ -30,11 +38,11 @@ class CARNSpec(ShiftedSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width")
+        require_positive(self, "width")
         upsampler_factors(self.scale)
 
     def narrowed(self, width: float) -> CARNSpec:
-        return replace(self, width=kept_units("width", width, self.width))
+        return replace(self, width=scale_count("width", width, self.width))
 
 
 class ResidualBlock(nn.Module):
@@ -118,7 +126,7 @@ FUSE_AXES = {k: " | ".join(["width"] * (k + 2)) for k in range(3)}
 def shared_axes(
     spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in_axis: str
 ) -> dict[str, tuple[str, ...]]:
-    """What CARN and CARN-M have in common: entry, fusions, upsampler (whose input axis is given) and exit."""
+    """Return the axes that CARN and CARN-M share: entry, fusions, upsampler (of the input axis `in_axis`) and exit."""
     rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
     parameters: dict[str, tuple[str, ...]] = {
         "entry.weight": ("width", "rgb"),
@@ -146,14 +154,14 @@ def axes(spec: CARNSpec) -> AxisPlan:
 
 
 def official_scale(state: State, scale: int | None) -> int:
-    """Scale of a single-scale file, or the one asked of a multi-scale file (up2, up3, up4)."""
+    """Return the scale of a single-scale file, or `scale` of a multi-scale file (up2, up3, up4)."""
     width = rows(state, "entry.weight")
     if "upsample.up.body.0.weight" in state:
         names = [n for n in ("upsample.up.body.0.weight", "upsample.up.body.3.weight") if n in state]
-        found = scale_from_upsampler([rows(state, name) for name in names], width)
-        if scale not in (None, found):
-            raise UsageError(f"the file is for scale {found}, not {scale}")
-        return found
+        only = scale_from_upsampler([rows(state, name) for name in names], width)
+        if scale not in (None, only):
+            raise UsageError(f"the file is for scale {only}, not {scale}")
+        return only
     scales = [s for s in (2, 3, 4) if f"upsample.up{s}.body.0.weight" in state]
     if not scales:
         raise SrkdError("no upsampler (upsample.up… or upsample.up2, up3, up4) is in the file")
@@ -165,8 +173,11 @@ def official_scale(state: State, scale: int | None) -> int:
 
 
 def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]) -> list[tuple[str, str]]:
-    """(our layer, official layer); `convs` maps a block's convolutions, {k} being the step."""
-    up = "up" if "upsample.up.body.0.weight" in state_names else f"up{spec.scale}"
+    """Return each layer by both names; `convs` maps a block's convolutions, {k} being the step.
+
+    A file of several scales has `up2`, `up3` and `up4`.
+    """
+    up = f"up{spec.scale}" if f"upsample.up{spec.scale}.body.0.weight" in state_names else "up"
     layers = [("entry", "entry"), ("exit", "exit")]
     layers += [
         (f"upsampler.convs.{j}", f"upsample.{up}.body.{3 * j}") for j in range(len(upsampler_factors(spec.scale)))
@@ -178,13 +189,16 @@ def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]
             layers += [
                 (f"cascade.steps.{i}.{a.format(k=k)}", f"b{i + 1}.{b.format(k=k + 1)}") for a, b in convs.items()
             ]
-    if spec.mean_shift == "file":
-        layers += [("sub_mean", "sub_mean.shifter"), ("add_mean", "add_mean.shifter")]
-    return list(dict.fromkeys(layers))
+    return list(dict.fromkeys([*layers, *mean_shift_layers(spec, ".shifter")]))
+
+
+def official_companions(spec: CARNSpec) -> Companions:
+    note = f"a file of one scale: build the network with multi_scale=False, scale={spec.scale}"
+    return Companions(constant_mean_shift(spec, ".shifter").tensors, (note,))
 
 
 def official_surplus(name: str) -> bool:
-    """Mean shift that equals the constants, and the upsamplers of other scales."""
+    """Accept a mean shift that equals the constants, and the upsamplers of other scales."""
     return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
 
 
@@ -201,8 +215,13 @@ OFFICIAL = Dialect(
         "entry.weight" in state and "b1.b2.body.0.weight" in state and "b1.b1.body.4.weight" not in state
     ),
     read=_read,
-    names=lambda spec, state_names: both(*official_layers(spec, state_names, CONVS)),
+    names=lambda spec, state_names: weight_and_bias(*official_layers(spec, state_names, CONVS)),
     surplus=official_surplus,
+    code_bases=("carn",),
+    companions=official_companions,
+    fixed={"img_range": 1.0},
 )
 
-ARCHITECTURE = Architecture(CARNSpec, CARN, axes, dialects=(OFFICIAL,))
+ARCHITECTURE = Architecture(
+    CARNSpec, CARN, axes, small=CARNSpec(width=20), variants=(CARNSpec(8, width=4),), dialects=(OFFICIAL,)
+)

@@ -16,17 +16,18 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan
-from compressor.models.networks.base import Architecture, fraction
+from compressor.models.networks.base import Architecture, require_fraction
 from compressor.models.networks.carn import (
     CARN,
     CARNSpec,
     Cascade,
+    official_companions,
     official_layers,
     official_scale,
     official_surplus,
     shared_axes,
 )
-from compressor.models.networks.dialect import Dialect, Reading, State, both, columns, read_mean_shift, rows
+from compressor.models.networks.dialect import Dialect, Reading, State, columns, read_mean_shift, rows, weight_and_bias
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CARNMSpec(CARNSpec):
 
     def narrowed(self, width: float) -> CARNMSpec:
         """Rounded down to a multiple of the groups, at least one channel a group."""
-        kept = math.floor(fraction("width", width) * self.width + 1e-9)
+        kept = math.floor(require_fraction("width", width) * self.width + 1e-9)
         return replace(self, width=max(1, kept // self.groups) * self.groups)
 
 
@@ -95,8 +96,13 @@ OFFICIAL = Dialect(
     name="carn_m",
     recognises=lambda state: "entry.weight" in state and "b1.b1.body.4.weight" in state,
     read=_read,
-    names=lambda spec, state_names: both(*official_layers(spec, state_names, CONVS)),
+    names=lambda spec, state_names: weight_and_bias(*official_layers(spec, state_names, CONVS)),
     surplus=official_surplus,
+    code_bases=("carn",),
+    companions=official_companions,
+    fixed={"img_range": 1.0},
 )
 
-ARCHITECTURE = Architecture(CARNMSpec, CARNM, axes, dialects=(OFFICIAL,))
+ARCHITECTURE = Architecture(
+    CARNMSpec, CARNM, axes, small=CARNMSpec(width=20), variants=(CARNMSpec(8, width=4),), dialects=(OFFICIAL,)
+)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, kept_units, positive
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
 
 
@@ -31,17 +31,17 @@ class CompactSpec(Spec):
     channels: int = 3
 
     def __post_init__(self) -> None:
-        positive(self, "width", "depth")
+        require_positive(self, "width", "depth")
         if self.scale not in (1, 2, 3, 4, 8):
             raise UsageError(f"compact: scale={self.scale} is not one of 1, 2, 3, 4, 8")
         if self.channels not in (1, 3):
             raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
 
     def narrowed(self, width: float) -> CompactSpec:
-        return replace(self, width=kept_units("width", width, self.width))
+        return replace(self, width=scale_count("width", width, self.width))
 
     def shortened(self, depth: float) -> CompactSpec:
-        return replace(self, depth=kept_units("depth", depth, self.depth))
+        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class Layer(nn.Module):
@@ -104,10 +104,10 @@ def _read(state: State, scale: int | None) -> Reading:
     if last < 4 or last % 2:
         raise SrkdError(f"its last layer is body.{last}: Compact ends with an even number from 4 on")
     channels, outputs = columns(state, "body.0.weight"), rows(state, f"body.{last}.weight")
-    found = math.isqrt(outputs // channels)
-    if found**2 * channels != outputs:
+    root = math.isqrt(outputs // channels)
+    if root**2 * channels != outputs:
         raise SrkdError(f"body.{last}.weight has {outputs} rows: {channels} channels fit no scale")
-    fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": found}
+    fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": root}
     return Reading(fields)
 
 
@@ -124,6 +124,17 @@ def _recognises(state: State) -> bool:
     return first is not None and first.dim() == 4 and slope is not None and slope.dim() == 1
 
 
-SRVGG = Dialect(name="srvgg", recognises=_recognises, read=_read, names=_names)
+SRVGG = Dialect(name="srvgg", recognises=_recognises, read=_read, names=_names, code_bases=("basicsr",))
 
-ARCHITECTURE = Architecture(CompactSpec, Compact, axes, dialects=(SRVGG,))
+ARCHITECTURE = Architecture(
+    CompactSpec,
+    Compact,
+    axes,
+    small=CompactSpec(width=20, depth=3),
+    variants=(
+        CompactSpec(8, width=4, depth=2),
+        CompactSpec(1, width=4, depth=2),
+        CompactSpec(2, width=4, depth=2, channels=1),
+    ),
+    dialects=(SRVGG,),
+)

@@ -1,4 +1,4 @@
-"""A dialect: how one code base names a network's tensors, and what can be read off them."""
+"""A dialect: how one code base names a network's tensors, what their shapes say, and what its files hold besides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ State = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Assumption:
-    """A value that the file does not hold, and how it was decided."""
+    """A value that the file does not hold, and the reason why it was chosen."""
 
     field: str
     value: Any
@@ -26,7 +26,7 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a dialect reads off a file: spec fields, and what had to be assumed."""
+    """The spec fields that a file shows, and those that had to be assumed."""
 
     fields: Mapping[str, Any]
     assumed: tuple[Assumption, ...] = field(default=())
@@ -34,31 +34,51 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """Tensors that a code base's strict loading expects beside the weights, and notes for whoever loads the file."""
+
+    tensors: State = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def no_companions(spec: Any) -> Companions:
+    """Return nothing: the files hold the weights alone."""
+    return Companions()
+
+
+@dataclass(frozen=True)
 class Dialect:
-    """`read(state, scale)` infers a spec; `names(spec, in_file)` maps our tensor names to theirs, one to one."""
+    """`read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names to the file's, one to one."""
 
     name: str
     recognises: Callable[[State], bool]
     read: Callable[[State, int | None], Reading]
     names: Callable[[Any, set[str]], dict[str, str]]
     surplus: Callable[[str], bool] = lambda name: False
-    """Tensors of the file that a loader may leave out (buffers that are rebuilt, other scales)."""
+    """Accepts the names of tensors that a loader may leave out (buffers that are rebuilt, other scales)."""
+    code_bases: tuple[str, ...] = ()
+    """The code bases that load files of this dialect: the targets of `srkd convert`."""
+    companions: Callable[[Any], Companions] = no_companions
+    """Gives what its files hold beside the weights of a network of that spec."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of which the code base knows one value only."""
 
 
 @dataclass(frozen=True)
 class MeanReading:
-    """What the mean-shift tensors of a file say."""
+    """The spec fields that a file's mean-shift tensors show."""
 
     fields: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
 def rows(state: State, name: str) -> int:
-    """Output rows of a weight, or one line that names it."""
+    """Return the output rows of a convolution's weight; a missing or misshaped one is refused by name."""
     return _shape(state, name)[0]
 
 
 def columns(state: State, name: str) -> int:
+    """Return the input columns of a convolution's weight."""
     return _shape(state, name)[1]
 
 
@@ -72,25 +92,21 @@ def _shape(state: State, name: str) -> torch.Size:
 
 
 def count(state: State, pattern: str) -> int:
-    """How many distinct numbers stand at the only group of `pattern`; they must be 0, 1, 2, …"""
-    found = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
-    if found != set(range(len(found))):
-        raise SrkdError(f"block numbers {_missing(found)} are missing")
-    return len(found)
+    """Return how many distinct numbers stand at the only group of `pattern`; they must be 0, 1, 2, …"""
+    numbers = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
+    if numbers != set(range(len(numbers))):
+        missing = [str(i) for i in range(min(len(numbers), 10_000)) if i not in numbers]
+        raise SrkdError(f"block numbers {', '.join(missing[:5])} are missing")
+    return len(numbers)
 
 
-def _missing(found: set[int]) -> str:
-    gaps = [str(i) for i in range(min(len(found), 10_000)) if i not in found]
-    return ", ".join(gaps[:5])
-
-
-def both(*layers: tuple[str, str]) -> dict[str, str]:
-    """weight and bias of each (our layer, their layer)."""
-    return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in layers for kind in ("weight", "bias")}
+def weight_and_bias(*layers: tuple[str, str]) -> dict[str, str]:
+    """Return the names of weight and bias of each (srkd's layer, the file's layer)."""
+    return {f"{layer}.{kind}": f"{in_file}.{kind}" for layer, in_file in layers for kind in ("weight", "bias")}
 
 
 def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
-    """Range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
+    """Read range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
 
     Tensors that equal the constants to the bit become the constants; any others stay as the file has them.
     """
@@ -115,9 +131,9 @@ def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
         ("sub_mean", "bias"): -img_range * torch.tensor(mean),
         ("add_mean", "bias"): img_range * torch.tensor(mean),
     }
-    moved = max(_distance(tensors[key], constants[key], img_range) for key in constants)  # type: ignore[arg-type]
-    if moved != 0:
-        note = f"mean shift taken from the file: it differs from the constants by up to {moved:.2g} of the range"
+    distance = max(_distance(tensors[key], constants[key], img_range) for key in constants)  # type: ignore[arg-type]
+    if distance != 0:
+        note = f"mean shift taken from the file: it differs from the constants by up to {distance:.2g} of the range"
         return MeanReading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, (note,))
     return MeanReading({"mean": mean, "img_range": img_range}, ())
 

@@ -16,15 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat
-from compressor.models.networks.base import Architecture, Descriptor, Tap, kept_units, positive
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
+from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
+from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, count, rows, weight_and_bias
 from compressor.models.networks.edsr_family import (
     LongSkipNetwork,
     ShiftedSpec,
-    boundary,
+    constant_mean_shift,
     is_mean_shift,
     mean_shift_layers,
     mean_shifts,
+    read_with_range,
     upsampler_layers,
     upsampler_scale,
 )
@@ -42,8 +43,8 @@ class EDSRSpec(ShiftedSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width")
-        positive(self, "depth", limit=1024)
+        require_positive(self, "width")
+        require_positive(self, "depth", limit=1024)
         upsampler_factors(self.scale)
 
     @property
@@ -51,10 +52,10 @@ class EDSRSpec(ShiftedSpec):
         return {**super().undetectable, "res_scale": (1.0, 0.1)}
 
     def narrowed(self, width: float) -> EDSRSpec:
-        return replace(self, width=kept_units("width", width, self.width))
+        return replace(self, width=scale_count("width", width, self.width))
 
     def shortened(self, depth: float) -> EDSRSpec:
-        return replace(self, depth=kept_units("depth", depth, self.depth))
+        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class ResidualBlock(nn.Module):
@@ -131,7 +132,7 @@ CSD_RES_SCALE = Assumption("res_scale", 0.1, "not in the file; CSD's default at 
 
 @dataclass(frozen=True)
 class Naming:
-    """Where one code base keeps each layer; {i} is the block, {n} how many there are. `numbers` find the blocks."""
+    """The name of each layer in one code base; {i} is the block, {n} their number. `numbers` are patterns of blocks."""
 
     head: str
     numbers: tuple[str, ...]
@@ -154,33 +155,33 @@ class Naming:
             "res_scale": res_scale.value,
             "scale": upsampler_scale(state, self.upsampler, width),
         }
-        return boundary(state, fields, (res_scale,), mean_in_file=self.mean_in_file)
+        return read_with_range(state, fields, (res_scale,), mean_in_file=self.mean_in_file)
 
     def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
-        layers = [("head", self.head), ("body_end", self.place_of_end(spec.depth)), ("tail", self.tail)]
+        layers = [("head", self.head), ("body_end", self.body_end_name(spec.depth)), ("tail", self.tail)]
         for i in range(spec.depth):
-            theirs = self.place(i, spec.depth)
-            layers += [(f"blocks.{i}.conv1", f"{theirs}.{self.conv1}"), (f"blocks.{i}.conv2", f"{theirs}.{self.conv2}")]
+            block = self.block_name(i, spec.depth)
+            layers += [(f"blocks.{i}.conv1", f"{block}.{self.conv1}"), (f"blocks.{i}.conv2", f"{block}.{self.conv2}")]
         layers += upsampler_layers(spec.scale, self.upsampler, self.step)
-        return both(*layers, *mean_shift_layers(spec.mean_shift))
+        return weight_and_bias(*layers, *mean_shift_layers(spec))
 
-    def place(self, index: int, depth: int) -> str:
+    def block_name(self, index: int, depth: int) -> str:
         return self.block.format(i=index)
 
-    def place_of_end(self, depth: int) -> str:
+    def body_end_name(self, depth: int) -> str:
         return self.body_end.format(n=depth)
 
 
 @dataclass(frozen=True)
-class InThirds(Naming):
+class NamingInThirds(Naming):
     """FAKD (code/models/edsr.py) keeps its blocks in three parts that end at ⌊n/3⌋, ⌊2n/3⌋ and n; {p} is the part."""
 
-    def place(self, index: int, depth: int) -> str:
+    def block_name(self, index: int, depth: int) -> str:
         first, second = depth // 3, 2 * depth // 3
         part, start = (1, 0) if index < first else (2, first) if index < second else (3, second)
         return self.block.format(p=part, i=index - start)
 
-    def place_of_end(self, depth: int) -> str:
+    def body_end_name(self, depth: int) -> str:
         return self.body_end.format(n=depth - 2 * depth // 3)
 
 
@@ -195,7 +196,7 @@ OFFICIAL_NAMES = Naming(
     step=2,
     tail="tail.1",
 )
-FAKD_NAMES = InThirds(
+FAKD_NAMES = NamingInThirds(
     head="head.0",
     numbers=tuple(rf"body{part}\.(\d+)\.body\.0\.weight" for part in (1, 2, 3)),
     block="body{p}.{i}",
@@ -236,6 +237,8 @@ EDSR_PYTORCH = Dialect(
     read=OFFICIAL_NAMES.read,
     names=OFFICIAL_NAMES.names,
     surplus=is_mean_shift,
+    code_bases=("edsr-pytorch", "rcan"),
+    companions=constant_mean_shift,
 )
 FAKD = Dialect(
     name="fakd",
@@ -243,12 +246,16 @@ FAKD = Dialect(
     read=FAKD_NAMES.read,
     names=FAKD_NAMES.names,
     surplus=is_mean_shift,
+    code_bases=("fakd",),
+    companions=constant_mean_shift,
 )
 BASICSR = Dialect(
     name="basicsr",
     recognises=lambda state: "conv_first.weight" in state and "body.0.conv1.weight" in state,
     read=BASICSR_NAMES.read,
     names=BASICSR_NAMES.names,
+    code_bases=("basicsr",),
+    fixed={"mean_shift": "constant"},
 )
 CSD = Dialect(
     name="csd",
@@ -256,6 +263,15 @@ CSD = Dialect(
     read=CSD_NAMES.read,
     names=CSD_NAMES.names,
     surplus=is_mean_shift,
+    code_bases=("csd",),
+    companions=constant_mean_shift,
 )
 
-ARCHITECTURE = Architecture(EDSRSpec, EDSR, axes, dialects=(EDSR_PYTORCH, BASICSR, CSD, FAKD))
+ARCHITECTURE = Architecture(
+    EDSRSpec,
+    EDSR,
+    axes,
+    small=EDSRSpec(width=20, depth=3),
+    variants=(EDSRSpec(8, width=4, depth=2),),
+    dialects=(EDSR_PYTORCH, BASICSR, CSD, FAKD),
+)

@@ -16,15 +16,16 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat
-from compressor.models.networks.base import Architecture, Descriptor, Tap, kept_units, positive
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, both, count, rows
+from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
+from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, count, rows, weight_and_bias
 from compressor.models.networks.edsr_family import (
     LongSkipNetwork,
     ShiftedSpec,
-    boundary,
+    constant_mean_shift,
     is_mean_shift,
     mean_shift_layers,
     mean_shifts,
+    read_with_range,
     upsampler_layers,
     upsampler_scale,
 )
@@ -44,7 +45,7 @@ class RCANSpec(ShiftedSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "width", "groups", "depth", "hidden")
+        require_positive(self, "width", "groups", "depth", "hidden")
         upsampler_factors(self.scale)
 
     @property
@@ -54,12 +55,12 @@ class RCANSpec(ShiftedSpec):
     def narrowed(self, width: float) -> RCANSpec:
         """⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
         return replace(
-            self, width=kept_units("width", width, self.width), hidden=kept_units("width", width, self.hidden)
+            self, width=scale_count("width", width, self.width), hidden=scale_count("width", width, self.hidden)
         )
 
     def shortened(self, depth: float) -> RCANSpec:
         """Fewer blocks inside each group; `groups` is a field of its own."""
-        return replace(self, depth=kept_units("depth", depth, self.depth))
+        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class ChannelAttention(nn.Module):
@@ -158,9 +159,9 @@ def axes(spec: RCANSpec) -> AxisPlan:
 
 @dataclass(frozen=True)
 class Naming:
-    """Where one code base keeps each layer; {g} is the group, {b} the block, {n} and {G} how many there are.
+    """The name of each layer in one code base; {g} is the group, {b} the block, {n} and {G} their numbers.
 
-    The two patterns find the numbers of groups, and of a group's blocks.
+    The two patterns match the names of groups, and of a group's blocks.
     """
 
     head: str
@@ -192,19 +193,19 @@ class Naming:
             "scale": upsampler_scale(state, self.upsampler, width),
         }
         assumed = () if self.mean_in_file else (Assumption("res_scale", 1.0, "not in the file; BasicSR's default"),)
-        return boundary(state, fields, assumed, mean_in_file=self.mean_in_file)
+        return read_with_range(state, fields, assumed, mean_in_file=self.mean_in_file)
 
     def names(self, spec: RCANSpec, in_file: set[str]) -> dict[str, str]:
         layers = [("head", self.head), ("tail", self.tail), ("body_end", self.body_end.format(G=spec.groups))]
         for g in range(spec.groups):
             layers.append((f"groups.{g}.conv", self.group_conv.format(g=g, n=spec.depth)))
             for b in range(spec.depth):
-                ours, theirs = f"groups.{g}.blocks.{b}", self.block.format(g=g, b=b)
-                layers += [(f"{ours}.conv1", f"{theirs}.{self.conv1}"), (f"{ours}.conv2", f"{theirs}.{self.conv2}")]
-                layers.append((f"{ours}.attention.squeeze", f"{theirs}.{self.squeeze}"))
-                layers.append((f"{ours}.attention.expand", f"{theirs}.{self.expand}"))
+                block, there = f"groups.{g}.blocks.{b}", self.block.format(g=g, b=b)
+                layers += [(f"{block}.conv1", f"{there}.{self.conv1}"), (f"{block}.conv2", f"{there}.{self.conv2}")]
+                layers.append((f"{block}.attention.squeeze", f"{there}.{self.squeeze}"))
+                layers.append((f"{block}.attention.expand", f"{there}.{self.expand}"))
         layers += upsampler_layers(spec.scale, self.upsampler, self.step)
-        return both(*layers, *mean_shift_layers(spec.mean_shift))
+        return weight_and_bias(*layers, *mean_shift_layers(spec))
 
 
 OFFICIAL_NAMES = Naming(
@@ -263,7 +264,11 @@ CSD_NAMES = Naming(
 )
 
 
-def _hkdsr_heads(name: str) -> bool:
+NO_RES_SCALE = {"res_scale": 1.0}
+"""The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
+
+
+def _is_surplus(name: str) -> bool:
     """HKDSR's files hold heads for intermediate outputs beside an RCAN of the official names."""
     return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
 
@@ -274,7 +279,10 @@ DIALECTS = (
         recognises=lambda state: "body.0.body.0.body.3.conv_du.0.weight" in state,
         read=OFFICIAL_NAMES.read,
         names=OFFICIAL_NAMES.names,
-        surplus=_hkdsr_heads,
+        surplus=_is_surplus,
+        code_bases=("rcan", "edsr-pytorch"),
+        companions=constant_mean_shift,
+        fixed=NO_RES_SCALE,
     ),
     Dialect(
         name="fakd",
@@ -282,12 +290,17 @@ DIALECTS = (
         read=FAKD_NAMES.read,
         names=FAKD_NAMES.names,
         surplus=is_mean_shift,
+        code_bases=("fakd",),
+        companions=constant_mean_shift,
+        fixed=NO_RES_SCALE,
     ),
     Dialect(
         name="basicsr",
         recognises=lambda state: "body.0.residual_group.0.rcab.0.weight" in state,
         read=BASICSR_NAMES.read,
         names=BASICSR_NAMES.names,
+        code_bases=("basicsr",),
+        fixed={"mean_shift": "constant"},
     ),
     Dialect(
         name="csd",
@@ -295,7 +308,20 @@ DIALECTS = (
         read=CSD_NAMES.read,
         names=CSD_NAMES.names,
         surplus=is_mean_shift,
+        code_bases=("csd",),
+        companions=constant_mean_shift,
+        fixed=NO_RES_SCALE,
     ),
 )
 
-ARCHITECTURE = Architecture(RCANSpec, RCAN, axes, dialects=DIALECTS)
+ARCHITECTURE = Architecture(
+    RCANSpec,
+    RCAN,
+    axes,
+    small=RCANSpec(width=20, groups=3, depth=2, hidden=5),
+    variants=(
+        RCANSpec(8, width=4, groups=2, depth=2, hidden=2),
+        RCANSpec(2, width=4, groups=1, depth=2, hidden=1, res_scale=0.1, mean_shift="file"),
+    ),
+    dialects=DIALECTS,
+)

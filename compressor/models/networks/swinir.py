@@ -3,13 +3,7 @@
 Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Stochastic depth of its training is left out: it draws
 from global state and has no effect on a trained network.
 
-SwinIR for images of one size, in operations that converters without free shapes know.
-
-The same function of the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions, windows are cut by
-pixel unshuffle, which lays a window's positions side by side as channels, and joined by pixel shuffle. No tensor has
-more than four axes beside the batch, which is all that ncnn knows.
-
-How SwinIR's files name their tensors, and what their shapes say.
+In this file: spec and network, the axis plan, the same network for images of one size, and the names in files.
 """
 
 from __future__ import annotations
@@ -26,14 +20,35 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, inherited_index
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, fraction, positive
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, both, columns, count, rows
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Network,
+    Spec,
+    Tap,
+    require_fraction,
+    require_positive,
+    scale_count,
+)
+from compressor.models.networks.dialect import (
+    Assumption,
+    Companions,
+    Dialect,
+    Reading,
+    State,
+    columns,
+    count,
+    rows,
+    weight_and_bias,
+)
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors
-from compressor.models.networks.windows import SwinLayer, WindowAttention, padded_index, shift_mask
+from compressor.models.networks.windows import SwinLayer, WindowAttention, padded_index, relative_index, shift_mask
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
 CONNECTIONS = ("1conv", "3conv")
 PADDINGS = ("network", "testscript")
+IMAGE_SIZES = (64, 126)
+"""Training sizes of the published files: 126 goes with windows of 7 (JPEG artefacts)."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,10 @@ class SwinIRSpec(Spec):
     padding: str = "network"
 
     def __post_init__(self) -> None:
-        positive(self, "width", "window", "features")
-        for name, known in (("upsampler", UPSAMPLERS), ("connection", CONNECTIONS), ("padding", PADDINGS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"swinir: {name}={getattr(self, name)!r} is not one of {', '.join(known)}")
+        require_positive(self, "width", "window", "features")
+        for name, values in (("upsampler", UPSAMPLERS), ("connection", CONNECTIONS), ("padding", PADDINGS)):
+            if getattr(self, name) not in values:
+                raise UsageError(f"swinir: {name}={getattr(self, name)!r} is not one of {', '.join(values)}")
         if len(self.depths) != len(self.heads) or not self.depths or min(self.depths) < 1 or len(self.depths) > 256:
             raise UsageError(f"swinir: depths={self.depths} and heads={self.heads} must be positive and equally many")
         if min(self.heads) < 1 or any(self.width % heads for heads in self.heads):
@@ -82,27 +97,31 @@ class SwinIRSpec(Spec):
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
-        return {"img_range": (1.0, 255.0)}
+        return {"img_range": (1.0, 255.0), "padding": ()}
+
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset() if self.upsampler in ("pixelshuffle", "nearest+conv") else frozenset({"features"})
 
     def narrowed(self, width: float) -> SwinIRSpec:
-        """Whole heads, at least one; each keeps its channels."""
-        kept = fraction("width", width)
+        """Keep whole heads, at least one; each keeps its channels."""
+        require_fraction("width", width)
         if len(set(self.heads)) != 1:
             raise UsageError(f"swinir: heads={self.heads} differ between groups: only depth can be reduced")
-        heads = max(1, math.floor(kept * self.heads[0] + 1e-9))
+        heads = scale_count("width", width, self.heads[0])
         channels = self.width // self.heads[0] * heads
         return replace(self, width=channels, heads=(heads,) * len(self.heads))
 
     def shortened(self, depth: float) -> SwinIRSpec:
-        """Fewer residual groups."""
+        """Keep fewer residual groups."""
         total = len(self.depths)
-        kept = max(1, math.floor(fraction("depth", depth) * total + 1e-9))
-        chosen = [inherited_index(index, kept, total) for index in range(kept)]
-        return replace(self, depths=tuple(self.depths[k] for k in chosen), heads=tuple(self.heads[k] for k in chosen))
+        count = scale_count("depth", depth, total)
+        kept = [inherited_index(index, count, total) for index in range(count)]
+        return replace(self, depths=tuple(self.depths[k] for k in kept), heads=tuple(self.heads[k] for k in kept))
 
 
 def connection(spec: SwinIRSpec) -> nn.Module:
-    """The convolution that ends a group and the body: one, or three through a quarter of the channels."""
+    """Return the convolution that ends a group and the body: one, or three through a quarter of the channels."""
     if spec.connection == "1conv":
         return nn.Conv2d(spec.width, spec.width, 3, padding=1)
     quarter = spec.width // 4
@@ -199,7 +218,7 @@ class SwinIR(Network):
         return self._cropped(self._upscaled(joined, lr), h, w)
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        # Not a slice: whether a slice is the whole is a question that a traced graph would answer once for all sizes.
+        # Not a slice: a trace would decide once for all sizes whether the slice is the whole.
         rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
         return sr.index_select(-2, rows).index_select(-1, columns)
 
@@ -221,19 +240,18 @@ class SwinIR(Network):
         return lr.index_select(-1, self.padded_positions(w, lr.device))
 
     def padded_positions(self, size: int, device: torch.device) -> torch.Tensor:
-        """Which position of an axis of `size` each of the padded axis repeats."""
+        """Return the source position, on an axis of `size`, of each position of the padded axis."""
         window, script = self.spec.window, self.spec.padding == "testscript"
         target = (size + (window if script else window - 1)) // window * window
         return padded_index(size, target, device, repeat_edge=script)
 
     def for_size(self, height: int, width: int) -> Network:
-
         return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)
 
     @property
     def descriptor(self) -> Descriptor:
         """Any size is taken; windows start at the top left, so a tile sees other windows than the whole image."""
-        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None)
+        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None, windowed=True)
 
     @property
     def taps(self) -> dict[str, Tap]:
@@ -295,7 +313,12 @@ def _axis_sizes(spec: SwinIRSpec) -> dict[str, Axis]:
 
 
 class FixedSwinIR(SwinIR):
-    """`network` for a batch of one image of `height` × `width`."""
+    """`network` for a batch of one image of `height` × `width`, in operations that converters without free shapes know.
+
+    The same function of the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions, windows are cut
+    by pixel unshuffle, which lays a window's positions side by side as channels, and joined by pixel shuffle. No tensor
+    has more than four axes beside the batch, which is all that ncnn knows.
+    """
 
     def __init__(self, network: SwinIR, height: int, width: int) -> None:
         super().__init__(network.spec)
@@ -317,10 +340,10 @@ class FixedSwinIR(SwinIR):
 
 
 def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
-    """Positions as pieces [start, stop) that follow each other."""
-    told = positions.tolist()
-    cuts = [0, *(k for k in range(1, len(told)) if told[k] != told[k - 1] + 1), len(told)]
-    return [(told[begin], told[begin] + end - begin) for begin, end in pairwise(cuts)]
+    """Return the positions as pieces [start, stop) of consecutive ones."""
+    values = positions.tolist()
+    cuts = [0, *(k for k in range(1, len(values)) if values[k] != values[k - 1] + 1), len(values)]
+    return [(values[begin], values[begin] + end - begin) for begin, end in pairwise(cuts)]
 
 
 class FixedGroup(nn.Module):
@@ -393,13 +416,13 @@ class FixedAttention(nn.Module):
         return projected
 
     def _windows(self, x: torch.Tensor) -> torch.Tensor:
-        """(1,C,H,W) to (1, heads, channels of a head, positions, windows)."""
+        """Turn (1,C,H,W) into (1, heads, channels of a head, positions, windows)."""
         cut = F.pixel_unshuffle(x, self.window)
         return cut.reshape(1, self.heads, self.each, self.window**2, self.rows * self.columns)
 
 
 def _pointwise(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
-    """A linear layer as a convolution."""
+    """Return a linear layer as a convolution."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
     with torch.no_grad():
         conv.weight.copy_(weight[:, :, None, None])
@@ -409,28 +432,28 @@ def _pointwise(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
 
 
 def _channel_norm(norm: nn.LayerNorm) -> ChannelNorm:
-    own = ChannelNorm(list(norm.normalized_shape), eps=norm.eps)
-    own.load_state_dict(norm.state_dict())
-    return own
+    channel_norm = ChannelNorm(list(norm.normalized_shape), eps=norm.eps)
+    channel_norm.load_state_dict(norm.state_dict())
+    return channel_norm
 
 
 FIRST_TABLE = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
 
 
 def _table(state: State, group: int) -> tuple[int, int]:
-    """Window and heads of a group, from its first bias table of (2·window - 1)² rows."""
+    """Read window and heads of a group off its first bias table of (2·window - 1)² rows."""
     name = f"layers.{group}.residual_group.blocks.0.attn.relative_position_bias_table"
     table = state.get(name)
     if table is None or table.dim() != 2:
-        raise SrkdError(f"tensor {name} is missing or no table")
+        raise SrkdError(f"tensor {name} is missing or not a table")
     side = math.isqrt(table.shape[0])
     if side**2 != table.shape[0] or side % 2 == 0:
-        raise SrkdError(f"tensor {name} has {table.shape[0]} rows: no (2·window - 1)²")
+        raise SrkdError(f"tensor {name} has {table.shape[0]} rows, which are not (2·window - 1)²")
     return (side + 1) // 2, table.shape[1]
 
 
 def _upsampler(state: State, width: int, channels: int) -> dict[str, Any]:
-    """Which upsampler by the names of its layers, and the scale it gives."""
+    """Read the upsampler off the names of its layers, and the scale that it gives."""
     if "conv_up1.weight" in state:
         return {"upsampler": "nearest+conv", "scale": 4, "features": rows(state, "conv_before_upsample.0.weight")}
     if "conv_before_upsample.0.weight" in state:
@@ -454,7 +477,7 @@ def _read(state: State, scale: int | None) -> Reading:
     tables = [_table(state, g) for g in range(groups)]
     hidden = state.get("layers.0.residual_group.blocks.0.mlp.fc1.weight")
     if hidden is None or hidden.dim() != 2 or not tables:
-        raise SrkdError("its first layer (layers.0.residual_group.blocks.0) is not whole")
+        raise SrkdError("its first layer (layers.0.residual_group.blocks.0) is not complete")
     has_index = any(name.endswith("relative_position_index") for name in state)
     shifted = not has_index or any(name.endswith("attn_mask") for name in state)
     fields = {
@@ -481,17 +504,17 @@ def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
     for g, depth in enumerate(spec.depths):
         layers += _connection(spec, f"groups.{g}.conv", f"layers.{g}.conv")
         for k in range(depth):
-            ours, theirs = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
-            layers += [(f"{ours}.{norm}", f"{theirs}.{norm}") for norm in ("norm1", "norm2")]
-            layers += [(f"{ours}.attention.{part}", f"{theirs}.attn.{part}") for part in ("qkv", "proj")]
-            layers += [(f"{ours}.{part}", f"{theirs}.mlp.{part}") for part in ("fc1", "fc2")]
-            names[f"{ours}.attention.bias_table"] = f"{theirs}.attn.relative_position_bias_table"
-    return both(*layers) | names
+            layer, there = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
+            layers += [(f"{layer}.{norm}", f"{there}.{norm}") for norm in ("norm1", "norm2")]
+            layers += [(f"{layer}.attention.{part}", f"{there}.attn.{part}") for part in ("qkv", "proj")]
+            layers += [(f"{layer}.{part}", f"{there}.mlp.{part}") for part in ("fc1", "fc2")]
+            names[f"{layer}.attention.bias_table"] = f"{there}.attn.relative_position_bias_table"
+    return weight_and_bias(*layers) | names
 
 
-def _connection(spec: SwinIRSpec, ours: str, theirs: str) -> list[tuple[str, str]]:
+def _connection(spec: SwinIRSpec, layer: str, there: str) -> list[tuple[str, str]]:
     parts = [""] if spec.connection == "1conv" else [".0", ".2", ".4"]
-    return [(ours + part, theirs + part) for part in parts]
+    return [(layer + part, there + part) for part in parts]
 
 
 def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
@@ -509,8 +532,25 @@ def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
         yield from ((f"upsampler.convs.{k}", f"upsample.{2 * k}") for k in range(steps))
 
 
-def _rebuilt(name: str) -> bool:
-    """Buffers that depend on the training size: made anew for every input."""
+def _window_buffers(spec: SwinIRSpec) -> Companions:
+    """Return relative_position_index of every layer and attn_mask of every shifted one, which strict loading wants."""
+    sizes = [size for size in IMAGE_SIZES if size % spec.window == 0 and size > spec.window]
+    image = (sizes[0] if sizes else 8 * spec.window) if spec.shifted else spec.window
+    index = relative_index(spec.window)
+    mask = shift_mask(image, image, spec.window, torch.device("cpu"))
+    buffers: dict[str, torch.Tensor] = {}
+    for g, depth in enumerate(spec.depths):
+        for k in range(depth):
+            layer = f"layers.{g}.residual_group.blocks.{k}"
+            buffers[f"{layer}.attn.relative_position_index"] = index
+            if spec.shifted and k % 2 == 1:
+                buffers[f"{layer}.attn_mask"] = mask
+    note = f"its buffers are those of img_size={image}, window_size={spec.window}: build the network with these"
+    return Companions(buffers, (note,))
+
+
+def _is_buffer(name: str) -> bool:
+    """Accept buffers that depend on the training size: srkd computes them for every input."""
     return name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask"
 
 
@@ -519,6 +559,33 @@ def _recognises(state: State) -> bool:
     return FIRST_TABLE in state and isinstance(first, torch.Tensor)
 
 
-DIALECTS = (Dialect(name="swinir", recognises=_recognises, read=_read, names=_names, surplus=_rebuilt),)
+OFFICIAL = Dialect(
+    name="swinir",
+    recognises=_recognises,
+    read=_read,
+    names=_names,
+    surplus=_is_buffer,
+    code_bases=("swinir", "basicsr"),
+    companions=_window_buffers,
+)
 
-ARCHITECTURE = Architecture(SwinIRSpec, SwinIR, axes, dialects=DIALECTS)
+_FORM = SwinIRSpec(4, width=8, depths=(2, 1), heads=(2, 2), window=4, features=6)
+
+ARCHITECTURE = Architecture(
+    SwinIRSpec,
+    SwinIR,
+    axes,
+    small=SwinIRSpec(width=21, depths=(2, 2, 2), heads=(7, 7, 7), window=4, features=8),
+    variants=(
+        replace(_FORM, scale=8, depths=(2, 2)),
+        replace(_FORM, upsampler="pixelshuffledirect"),
+        replace(_FORM, upsampler="pixelshuffledirect", scale=1),
+        replace(_FORM, upsampler="pixelshuffledirect", scale=8, channels=1),
+        replace(_FORM, upsampler="nearest+conv"),
+        replace(_FORM, upsampler="none", scale=1, channels=1, img_range=255.0),
+        replace(_FORM, connection="3conv", shifted=False),
+        replace(_FORM, padding="testscript"),
+        replace(_FORM, window=7, heads=(4, 2)),
+    ),
+    dialects=(OFFICIAL,),
+)

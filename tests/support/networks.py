@@ -1,0 +1,77 @@
+"""Networks for tests, read from each architecture: a network that is added takes part in every test of these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.registry import NETWORKS, architecture, build
+
+SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
+"""Three blocks, and enough channels to be cut at any width."""
+VARIANTS: list[Spec] = [spec for name in NETWORKS for spec in architecture(name).variants]
+"""Scales 1 and 8, and the other forms of each network."""
+
+TEACHERS: dict[str, Spec] = {
+    name: replace(spec, res_scale=0.5) if hasattr(spec, "res_scale") else spec for name, spec in SMALL.items()
+}
+FORMS: dict[str, Spec] = {
+    "swinir direct": replace(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
+    "swinir nearest": replace(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
+    "swinir 3conv": replace(TEACHERS["swinir"], width=28, heads=(7, 7, 7), connection="3conv"),
+    "swinir denoiser": replace(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
+    "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
+    "rcan x8": replace(TEACHERS["rcan"], scale=8),
+}
+"""Networks that are cut: other forms of those in TEACHERS."""
+
+
+def tiny(arch: str, scale: int) -> Spec:
+    """Return the smallest network of a kind that still has three blocks, and two heads where it has heads."""
+    return replace(SMALL[arch], scale=scale).narrowed(0.29)
+
+
+def tiny_networks() -> list[Spec]:
+    return [tiny(arch, scale) for arch in NETWORKS for scale in (2, 3, 4)]
+
+
+def label(spec: Spec) -> str:
+    return f"{spec.arch}-x{spec.scale}"
+
+
+def is_bounded(spec: Spec) -> bool:
+    """Return whether an output pixel depends on a bounded neighbourhood."""
+    with torch.device("meta"):
+        return build(spec).descriptor.receptive_radius is not None
+
+
+def noise(spec: Spec, height: int, width: int, batch: int = 1) -> torch.Tensor:
+    """Return images of [0,1] with the network's channels, always the same."""
+    with torch.device("meta"):
+        channels = build(spec).descriptor.channels
+    return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def same_network(one: Network, other: Network) -> bool:
+    return one.fingerprint() == other.fingerprint()
+
+
+def save_new(spec: Spec, folder: Path) -> Path:
+    """Save a network with random weights; a mean shift that lies in the file is moved a little."""
+    path = folder / f"{spec.arch}.safetensors"
+    network = build(spec, seed=3)
+    if getattr(spec, "mean_shift", "") == "file":
+        network.add_mean.bias.mul_(1.01)  # type: ignore[union-attr, operator]
+    save_network(network, path)
+    return path
+
+
+def save_state(content: object, folder: Path, **options: object) -> Path:
+    """Save anything with torch.save, as a checkpoint."""
+    path = folder / "checkpoint.pth"
+    torch.save(content, path, **options)  # type: ignore[arg-type]
+    return path
