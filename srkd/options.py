@@ -119,10 +119,11 @@ class Declaration:
         choices = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
         if choices:
             return click.Choice(choices)
+        has_range = (option.minimum, option.maximum) != (None, None)
         if int in kinds:
-            return click.IntRange(option.minimum, option.maximum, option.above_minimum)
+            return click.IntRange(option.minimum, option.maximum, option.above_minimum) if has_range else click.INT
         if float in kinds:
-            return click.FloatRange(option.minimum, option.maximum, option.above_minimum)
+            return click.FloatRange(option.minimum, option.maximum, option.above_minimum) if has_range else click.FLOAT
         return click.STRING
 
     def check(self, value: Any) -> Any:
@@ -142,9 +143,9 @@ class Declaration:
         expected: tuple[type, ...]
         if bool in self.alternatives:
             kind, expected, name = click.BOOL, (bool,), "True or False"
-        elif isinstance(kind, click.IntRange):
+        elif isinstance(kind, click.types.IntParamType):
             expected, name = (numbers.Integral,), "an integer"
-        elif isinstance(kind, click.FloatRange):
+        elif isinstance(kind, click.types.FloatParamType):
             expected, name = (numbers.Real,), "a number"
         elif isinstance(kind, click.Path):
             expected, name = (str, os.PathLike), "a path"
@@ -282,10 +283,11 @@ def to_json(options: Options) -> dict[str, Any]:
 def from_json(options: type[OptionsT], values: Mapping[str, Any], where: str, **others: Any) -> OptionsT:
     """Return the options that `to_json` wrote; `others` are fields that it leaves out."""
     expected = {row.name for row in declarations(options) if row.option.in_json}
-    differing = sorted(expected.symmetric_difference(values))
-    if differing:
+    lists = {"it lacks": sorted(expected - set(values)), "unknown here": sorted(set(values) - expected)}
+    differences = [f"{title}: {', '.join(names)}" for title, names in lists.items() if names]
+    if differences:
         raise SrkdError(
             f"{where}: run.json was written by another version of srkd, and the run cannot be continued "
-            f"(options that only one of the two has: {', '.join(differing)}); start a new run"
+            f"({'; '.join(differences)}); start a new run"
         )
     return options(**values, **others)

@@ -1,4 +1,4 @@
-"""The frame of every verb: its options, -v, -q, --json, and one line for whatever fails."""
+"""The frame of every verb: its options, -v, -q, --json, and errors as one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -
             with ExitStack() as stack:
                 stream = stack.enter_context(stdout_for_json()) if as_json else None
                 console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
-                guarded(console, functools.partial(_call, body, console, options, values))
+                run_or_exit(console, functools.partial(_call, body, console, options, values))
 
         command = click.command(name, epilog=epilog or None)(run)
         if options is not None:
@@ -53,30 +53,30 @@ def _call(body: Body, console: Console, options: type[Options] | None, values: d
     body(console, *arguments, **values)
 
 
-def guarded(console: Console, body: Callable[[], None]) -> None:
-    """Run a verb's body; whatever goes wrong becomes one line and an exit code."""
+def run_or_exit(console: Console, body: Callable[[], None]) -> None:
+    """Run a verb's body; an error becomes one line and an exit code."""
     try:
-        with _sigterm_unwinds(), nullcontext() if console.verbose else _quiet_libraries():
+        with _exit_on_sigterm(), nullcontext() if console.verbose else _quiet_libraries():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except SrkdError as error:
-        _finish(console, str(error), error.exit_code)
+        _fail(console, str(error), error.exit_code)
     except BrokenPipeError:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _finish(console, f"{where}{error.strerror or error}", 1)
+        _fail(console, f"{where}{error.strerror or error}", 1)
     except Exception as error:  # noqa: BLE001
         if is_out_of_memory(error):
-            _finish(console, "not enough memory: try smaller images, tiles or batches, or another device", 1)
+            _fail(console, "not enough memory: try smaller images, tiles or batches, or another device", 1)
         else:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            _finish(console, f"internal error: {reason}; rerun with -v for the traceback", 1)
+            _fail(console, f"internal error: {reason}; rerun with -v for the traceback", 1)
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
+def _exit_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end a verb through its `finally` blocks, so that temporary files are removed; the exit code is 143.
 
     Code that handles the signal itself (training, the demo server) keeps its handler.
@@ -108,7 +108,7 @@ def _quiet_libraries() -> Iterator[None]:
         logging.disable(before)
 
 
-def _finish(console: Console, message: str, exit_code: int) -> None:
+def _fail(console: Console, message: str, exit_code: int) -> None:
     if console.verbose:
         traceback.print_exc(file=sys.stderr)
     if message:

@@ -18,7 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from srkd.cli import VERBS, cli, run
 from srkd.console import Console, json_value
 from srkd.parameters import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_device, parse_setting, parse_size, parse_sizes
-from srkd.verb import guarded
+from srkd.verb import run_or_exit
 from tests.support.commands import ROOT, python, srkd
 
 HELP_SECONDS = 0.3
@@ -131,7 +131,7 @@ def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys:
 
     for verbose in (False, True):
         with pytest.raises(click.exceptions.Exit) as ended:
-            guarded(Console(verbose=verbose), body)
+            run_or_exit(Console(verbose=verbose), body)
         assert ended.value.exit_code == code
         lines = capsys.readouterr().err.splitlines()
         assert lines[-1].startswith(line)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
+from click.testing import CliRunner
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
 from srkd.cli import run
+from srkd.commands.compress import command
+from srkd.compress_options import CompressOptions
 from srkd.compression import compress
+from srkd.options import declarations, from_json
 from tests.support.small_runs import SMALL
 
 
@@ -137,3 +142,62 @@ def test_without_teacher_and_data_the_embedded_ones_are_announced(tmp_path):
     lines: list[str] = []
     compress(width=0.25, steps=1, out=tmp_path / "r", settings=SMALL, announce=lines.append)
     assert "embedded teacher" in lines[0] and "embedded photos" in " ".join(lines)
+
+
+ONLY_COMMAND_LINE = {"dry_run", "resume", "as_json", "verbose", "quiet"}
+
+
+def test_each_option_is_declared_once(teacher, photos, tmp_path):
+    """Flags, fields, the signature and run.json name the same options."""
+    fields = [declaration.name for declaration in declarations(CompressOptions)]
+    flags = [str(parameter.name) for parameter in command.params]
+    assert len(set(flags)) == len(flags) and set(flags) - ONLY_COMMAND_LINE == set(fields)
+    assert list(inspect.signature(compress).parameters) == [*fields, "progress", "announce"]
+    report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)
+    request = json.loads((report.run / "run.json").read_text())["request"]
+    assert set(request) == set(fields) - {"out"}
+    assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions(
+        teacher, data=photos, steps=1, out=report.run, settings=SMALL
+    )
+
+
+def test_help_has_a_line_for_every_option():
+    lines = (compress.__doc__ or "").split("Args:\n")[1].splitlines()
+    shown = [line.split(":")[0].strip() for line in lines if not line.startswith(" " * 8)]
+    assert shown == list(inspect.signature(compress).parameters)
+    help_text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    for declaration in declarations(CompressOptions):
+        assert f"{declaration.flag} " in help_text and " ".join(declaration.option.help.split()) in help_text
+    for shown_value in ("[0<x<=1]", "[x>=1]", "[1<=x<=8]", "[default: 20GB]", "[default: 10]", "[mirror|clamp]"):
+        assert shown_value in help_text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", 0), ("depth", 1.5), ("steps", 0), ("seeds", 0), ("scale", 9), ("init", "copied"), ("device", "tpu")],
+)
+def test_wrong_values_are_refused_alike(name, value, tmp_path, capfd):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"{flag}: .*{value}"):
+        compress(out=tmp_path / "run", **{name: value})
+    assert run(["compress", "--out", str(tmp_path / "run"), flag, str(value)]) == 2
+    message = capfd.readouterr().err
+    assert flag in message and str(value) in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_is_needed_alike(teacher, capfd):
+    with pytest.raises(UsageError, match="--out"):
+        compress(teacher)
+    assert run(["compress", "--teacher", str(teacher)]) == 2 and "--out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("request_", [None, {"teacher": None, "recipe": "logits", "hue": 3}])
+def test_a_run_of_another_version_is_not_continued(request_, tmp_path, capfd):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"schema": "srkd.compress/1", "request": request_}))
+    assert run(["compress", "--resume", str(out)]) == 1
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1 and f"--resume {out}" in message
+    assert "another version of srkd" in message and "start a new run" in message
