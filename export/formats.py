@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.base.errors import MissingExtra, UsageError, nearest
 from compressor.runtimes.table import RUNTIMES, missing_modules, no_obstacle
-from compressor.runtimes.tensorrt.driver import driver_missing
+from compressor.runtimes.tensorrt.installation import driver_missing
 from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Choices, Conversion
 

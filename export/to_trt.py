@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from compressor.base.context import Context
 from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.tensorrt.cuda import open_cuda
-from compressor.runtimes.tensorrt.engines import build_engine, machine_here, machine_tag
-from compressor.runtimes.tensorrt.library import tensorrt
-from compressor.runtimes.tensorrt.shapes import Shapes, dynamic_shapes, static_shapes
-from compressor.runtimes.tensorrt.trtexec import trtexec_command
+from compressor.runtimes.tensorrt.build import trtexec_command
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag, open_device
+from compressor.runtimes.tensorrt.installation import import_tensorrt
+from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from export.conversion import Choices, Conversion
 from export.formats import FORMATS
@@ -26,39 +26,39 @@ SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16"}
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write the ONNX file and, in a process that may crash, the engine."""
-    trt, cuda = tensorrt(), open_cuda()
+    """Write the ONNX file and, in a child process, the engine."""
+    trt, device = import_tensorrt(), open_device()
     source = FORMATS[SOURCES[job.precision]]
-    stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(machine_here(trt, cuda))}.engine")
+    stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
-    plain = replace(job, path=onnx, choices=replace(job.choices, sizes=None), precision=source.precision)
-    source.load().convert(plain)
-    shapes = _shapes(job.network, job.choices)
-    facts = build_engine(onnx, job.path, job.precision, shapes, trt, cuda, job.progress)
+    source.load().convert(replace(job, path=onnx, choices=replace(job.choices, sizes=None), precision=source.precision))
+    profile = _profile(job.network, job.choices)
+    facts = build_engine(onnx, job.path, job.precision, profile, trt, device, Context(job.progress))
     return {**facts, "built_from": onnx.name}
 
 
 def open_runtime(path: Path) -> Runtime:
+    """Open an engine."""
     return TensorRTRuntime(path)
 
 
 def machine() -> str:
-    """trt11.4.0.106-h200-sm90"""
-    return machine_tag(machine_here(tensorrt(), open_cuda()))
+    """Return this machine as it stands in file names: trt11.4.0.106-h200-sm90."""
+    return machine_tag(current_machine(import_tensorrt(), open_device()))
 
 
 def advice(written: Mapping[str, Path], network: Network, choices: Choices) -> str:
-    """What TensorRT reads was written; the command is for the smallest of it."""
+    """Return what was written for TensorRT, and the command that builds an engine from the smallest of it."""
     names = ", ".join(str(path) for path in written.values())
     name = next(name for name in ("fp16", "bf16", "onnx") if name in written)
     onnx, precision = written[name], FORMATS[name].precision
     engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
-    command = trtexec_command(onnx.name, engine, INPUT, _shapes(network, choices), precision)
+    command = trtexec_command(onnx.name, engine, INPUT, _profile(network, choices), precision)
     return f"wrote {names}, which TensorRT reads; on the machine with the GPU: {command}"
 
 
-def _shapes(network: Network, choices: Choices) -> Shapes:
+def _profile(network: Network, choices: Choices) -> OptimizationProfile:
     model = network.descriptor
     if choices.lr_size is not None:
-        return static_shapes(model.channels, choices.lr_size)
-    return dynamic_shapes(model.channels, model.min_size, model.size_multiple, choices.sizes)
+        return static_profile(model.channels, choices.lr_size)
+    return dynamic_profile(model.channels, model.min_size, model.size_multiple, choices.sizes)

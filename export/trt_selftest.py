@@ -1,6 +1,6 @@
-"""A self-test for the GPU of whoever runs it: a tiny network in each precision, built, run, compared, timed.
+"""A self-test of TensorRT on the user's GPU: a tiny network in each precision, built, run, compared, timed.
 
-What TensorRT does on a GPU cannot be tried where srkd is made; this makes a report that can be pasted into an issue.
+TensorRT on a GPU cannot be tried where srkd is made; the report can be pasted into an issue.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,11 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.tensorrt.cuda import Cuda, open_cuda
-from compressor.runtimes.tensorrt.driver import trt_missing
+from compressor.runtimes.tensorrt.device import Device
 from compressor.runtimes.tensorrt.engine_file import Machine
-from compressor.runtimes.tensorrt.engines import build_engine, engine_name, machine_here
-from compressor.runtimes.tensorrt.library import tensorrt
-from compressor.runtimes.tensorrt.shapes import dynamic_shapes
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name, open_device
+from compressor.runtimes.tensorrt.installation import import_tensorrt, trt_missing
+from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.bounds import BF16, FP32, HALF, Bounds
@@ -35,7 +34,7 @@ from export.formats import FORMATS
 from export.metadata import Source, export_metadata
 from export.qdq import quantized
 from export.to_trt import SOURCES
-from export.verify import Parity, ProofInput, proof_inputs, verify
+from export.verify import Parity, proof_inputs, verify
 
 SPEC = EDSRSpec(width=16, depth=2, scale=2)
 SIZES = ((96, 64), (192, 128))
@@ -61,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrtReport:
-    """`obstacle`: why nothing could be tried, in one line."""
+    """The result of the self-test. `obstacle` is why nothing could be tried, in one line."""
 
     obstacle: str | None
     machine: Machine | None
@@ -70,6 +69,7 @@ class TrtReport:
 
     @property
     def ok(self) -> bool:
+        """Whether every precision passed."""
         return self.obstacle is None and all(trial.passed for trial in self.trials)
 
 
@@ -79,8 +79,8 @@ def self_test(progress: Progress = no_progress) -> TrtReport:
     if obstacle is not None:
         return TrtReport(obstacle, None, None, ())
     try:
-        cuda = open_cuda()
-        machine = machine_here(tensorrt(), cuda)
+        device = open_device()
+        machine = current_machine(import_tensorrt(), device)
     except SrkdError as error:
         return TrtReport(str(error), None, None, ())
     network = build(SPEC, seed=0).eval()
@@ -88,20 +88,20 @@ def self_test(progress: Progress = no_progress) -> TrtReport:
     with tempfile.TemporaryDirectory(prefix="srkd-doctor-") as folder:
         for done, precision in enumerate(BOUNDS):
             progress("self-test", done, len(BOUNDS))
-            trials.append(_trial(precision, network, Path(folder), machine, cuda))
+            trials.append(_try_precision(precision, network, Path(folder), machine, device))
     progress("self-test", len(BOUNDS), len(BOUNDS))
-    return TrtReport(None, machine, cuda.binding, tuple(trials))
+    return TrtReport(None, machine, device.library, tuple(trials))
 
 
-def _trial(precision: str, network: Network, folder: Path, machine: Machine, cuda: Cuda) -> Trial:
+def _try_precision(precision: str, network: Network, folder: Path, machine: Machine, device: Device) -> Trial:
     try:
         onnx, reference = _reference(precision, network, folder)
         path = folder / engine_name(onnx.name, precision, machine)
         model = network.descriptor
-        shapes = dynamic_shapes(model.channels, model.min_size, model.size_multiple, SIZES)
-        started = time.perf_counter()
-        facts = build_engine(onnx, path, precision, shapes, tensorrt(), cuda)
-        seconds = time.perf_counter() - started
+        profile = dynamic_profile(model.channels, model.min_size, model.size_multiple, SIZES)
+        start = time.perf_counter()
+        facts = build_engine(onnx, path, precision, profile, import_tensorrt(), device)
+        seconds = time.perf_counter() - start
         runtime = TensorRTRuntime(path)
     except SrkdError as error:
         return Trial(precision, False, None, None, None, False, None, str(error))
@@ -109,34 +109,32 @@ def _trial(precision: str, network: Network, folder: Path, machine: Machine, cud
     try:
         inputs = proof_inputs(network.descriptor)
         proof = verify(runtime, reference, inputs, BOUNDS[precision])
-        milliseconds = _milliseconds(runtime, inputs[0])
+        milliseconds = _median_milliseconds(runtime, inputs[0].lr)
     except SrkdError as error:
         return Trial(precision, False, None, seconds, None, False, typed_by, str(error))
     finally:
-        graph = runtime.session.graph
+        graph = runtime.session.uses_graph
         runtime.close()
     return Trial(precision, proof.reason is None, proof.parity, seconds, milliseconds, graph, typed_by, proof.reason)
 
 
 def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Runtime]:
-    """The ONNX file in that precision, and what the engine is compared with."""
+    """Return the ONNX file in that precision, and what the engine is compared with."""
     source = FORMATS[SOURCES.get(precision, "onnx")]
     onnx = folder / f"tiny{source.suffix}"
     metadata = export_metadata(network, Source("tiny"))
     source.load().convert(Conversion(network, onnx, metadata, precision=source.precision))
     if precision != "int8":
         return onnx, TorchRuntime(network, label="the network")
-    bytes_file = folder / "tiny.int8.onnx"
-    quantized(onnx, bytes_file, [given.lr for given in proof_inputs(network.descriptor) if given.photo])
-    return bytes_file, OnnxRuntime(bytes_file)
+    int8_onnx = folder / "tiny.int8.onnx"
+    quantized(onnx, int8_onnx, [proof.lr for proof in proof_inputs(network.descriptor) if proof.photo])
+    return int8_onnx, OnnxRuntime(int8_onnx)
 
 
-def _milliseconds(runtime: TensorRTRuntime, given: ProofInput) -> float:
-    def once(run: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        started = time.perf_counter()
-        run(given.lr)
-        return (time.perf_counter() - started) * 1e3
-
-    for _ in range(3):
-        once(runtime.run)
-    return statistics.median(once(runtime.run) for _ in range(RUNS))
+def _median_milliseconds(runtime: Runtime, lr: torch.Tensor) -> float:
+    times = []
+    for _ in range(3 + RUNS):  # the first three warm up
+        start = time.perf_counter()
+        runtime.run(lr)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[3:])

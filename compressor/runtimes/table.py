@@ -14,7 +14,7 @@ from compressor.base.context import Context
 from compressor.base.entry_points import Table
 from compressor.base.errors import MissingExtra
 from compressor.runtimes.onnx_providers import PROVIDERS
-from compressor.runtimes.tensorrt.driver import driver_missing
+from compressor.runtimes.tensorrt.installation import driver_missing
 
 if TYPE_CHECKING:
     from compressor.runtimes.base import Runtime

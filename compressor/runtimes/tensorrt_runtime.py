@@ -1,4 +1,4 @@
-"""TensorRT engines, ours and trtexec's: float32 images in and out, on an NVIDIA GPU."""
+"""TensorRT engines, srkd's and trtexec's: float32 images in and out, on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -6,113 +6,89 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from compressor.base.context import Context, Note, Progress, no_note, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime, require_input, require_output
 from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import OpenOptions
-from compressor.runtimes.tensorrt.cuda import Cuda, device_index, open_cuda
-from compressor.runtimes.tensorrt.driver import require_trt
+from compressor.runtimes.tensorrt.device import device_index
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import usable_engine
-from compressor.runtimes.tensorrt.library import tensorrt
-from compressor.runtimes.tensorrt.session import Session, shape_of
-from compressor.runtimes.tensorrt.shapes import size_of
+from compressor.runtimes.tensorrt.engines import open_device, usable_engine
+from compressor.runtimes.tensorrt.installation import import_tensorrt, require_trt
+from compressor.runtimes.tensorrt.profiles import size_of
+from compressor.runtimes.tensorrt.session import Session
 
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return TensorRTRuntime(
-        path,
-        label=options.label or None,
-        device=options.device,
-        progress=context.progress,
-        announce=context.note,
-    )
+    return TensorRTRuntime(path, label=options.label or None, device=options.device, context=context)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    facts = read_engine(path).facts
-    return {} if facts is None else facts.metadata
+    header = read_engine(path).header
+    return {} if header is None else header.metadata
 
 
 class TensorRTRuntime:
-    """An engine that is open. One built for another machine is built anew from the ONNX file beside it."""
+    """An open engine. One that was built for another machine is rebuilt from the ONNX file beside it."""
 
     name = "tensorrt"
     layout = "runtime"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        label: str | None = None,
-        device: str = "cuda",
-        progress: Progress = no_progress,
-        announce: Note = no_note,
-    ) -> None:
+    def __init__(self, path: Path, *, label: str | None = None, device: str = "cuda", context: Context = QUIET) -> None:
         index = device_index(device)
         require_trt()
         if not path.is_file():
             raise SrkdError(f"{path}: no such file")
-        trt, cuda = tensorrt(), open_cuda(index)
-        file = usable_engine(path, trt, cuda, progress, announce)
+        trt, gpu = import_tensorrt(), open_device(index)
+        file = usable_engine(path, trt, gpu, context)
         self.label = label or path.stem
         self.device = f"cuda:{index}"
-        self.metadata: Mapping[str, str] = {} if file.facts is None else file.facts.metadata
-        self.precision = "as built" if file.facts is None else file.facts.precision
+        self.metadata: Mapping[str, str] = {} if file.header is None else file.header.metadata
+        self.precision = "as built" if file.header is None else file.header.precision
         self.spec: Spec | None = read_spec(self.metadata, self.label)
-        self._cuda: Cuda = cuda
-        self.session = Session(trt, cuda, file.plan, self.label)
-        if self.session.shapes.smallest[0] > 1:
-            raise SrkdError(f"{path} takes batches of {self.session.shapes.smallest[0]} and more: build it for 1")
+        self.session = Session(trt, gpu, file.plan, self.label)
+        smallest_batch = self.session.profile.smallest[0]
+        if smallest_batch > 1:
+            raise SrkdError(f"{path} takes batches of {smallest_batch} and more: build it for 1")
         self.descriptor = self._describe()
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
-        shapes, (height, width) = self.session.shapes, lr.shape[2:]
-        if not shapes.takes(height, width):
+        profile, (height, width) = self.session.profile, lr.shape[2:]
+        if not profile.takes(height, width):
+            low, high = ("{}x{}".format(*size_of(shape)) for shape in (profile.smallest, profile.largest))
             raise UsageError(
-                f"{self.label} takes {shapes.range()}, not {width}x{height}: use --tile, or export it with --sizes"
+                f"{self.label} takes {low} to {high}, not {width}x{height}: use --tile, or export it with --sizes"
             )
         images = lr.detach().to(torch.float32)
-        run = self._on_device if str(lr.device) == self.device else self._from_host
-        parts = [run(group) for group in torch.split(images, shapes.largest[0])]
+        batches = torch.split(images, profile.largest[0])
+        if str(lr.device) == self.device:
+            torch.cuda.current_stream(lr.device).synchronize()  # what is to be read may still be on its way
+            parts = [self.session.run_in_place(batch) for batch in batches]
+        else:
+            parts = [self.session.run(batch.cpu()).to(lr.device) for batch in batches]
         sr = parts[0] if len(parts) == 1 else torch.cat(parts)
         require_output(lr, sr, self.descriptor, self.label)
-        return sr
-
-    def _from_host(self, lr: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.session.run(np.ascontiguousarray(lr.cpu().numpy()))).to(lr.device)
-
-    def _on_device(self, lr: torch.Tensor) -> torch.Tensor:
-        """Without a way through the host: TensorRT reads and writes torch's own memory."""
-        fed = lr.contiguous()
-        sr = torch.empty(self.session.result_shape(shape_of(fed.shape)), device=lr.device)
-        torch.cuda.current_stream(lr.device).synchronize()  # what is to be read may still be on its way
-        self.session.run_at(fed.data_ptr(), sr.data_ptr())
         return sr
 
     def close(self) -> None:
         self.session.close()
 
     def _describe(self) -> Descriptor:
-        """From the spec of our own files; for others the scale is that of the smallest image."""
-        shapes = self.session.shapes
+        """Return the spec's descriptor; without a spec, the scale is that of the smallest image."""
+        profile = self.session.profile
+        # For tiling; what takes one size is cut to that anyway.
+        largest = None if profile.fixed_size else size_of(profile.largest)
         if self.spec is not None:
             with torch.device("meta"):
-                return replace(build(self.spec).descriptor, fixed_size=shapes.fixed, max_size=self._largest())
-        given = self.session.run(np.full(shapes.smallest, 0.5, np.float32)).shape
-        scale = given[3] // shapes.smallest[3]
-        if scale < 1 or given[2] != shapes.smallest[2] * scale or given[1] != shapes.smallest[1]:
-            raise SrkdError(f"{self.label} gives shape {given} for {shapes.smallest}: not an enlarged image")
-        least = max(shapes.smallest[2:])
-        return Descriptor(scale, shapes.smallest[1], min_size=least, fixed_size=shapes.fixed, max_size=self._largest())
-
-    def _largest(self) -> tuple[int, int] | None:
-        """For tiling; what takes one size is cut to that anyway."""
-        return None if self.session.shapes.fixed else size_of(self.session.shapes.largest)
+                return replace(build(self.spec).descriptor, fixed_size=profile.fixed_size, max_size=largest)
+        _, channels, height, width = profile.smallest
+        sr_shape = tuple(self.session.run(torch.full(profile.smallest, 0.5)).shape)
+        scale = sr_shape[3] // width
+        if scale < 1 or sr_shape[1:3] != (channels, height * scale):
+            raise SrkdError(f"{self.label} gives shape {sr_shape} for {profile.smallest}: not an enlarged image")
+        return Descriptor(scale, channels, min_size=max(height, width), fixed_size=profile.fixed_size, max_size=largest)

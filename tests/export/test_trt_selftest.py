@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compressor.runtimes.tensorrt import driver
+from compressor.runtimes.tensorrt import installation
 from export import trt_selftest
 from srkd.cli import cli
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
@@ -27,9 +27,9 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
 def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--trt", "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    report = told["tensorrt"]
-    assert told["schema"] == "srkd.doctor/1" and report["obstacle"] is None
+    output = json.loads(done.stdout)
+    report = output["tensorrt"]
+    assert output["schema"] == "srkd.doctor/1" and report["obstacle"] is None
     assert report["machine"]["gpu"] == "NVIDIA H200" and report["machine"]["tensorrt"] == "11.4.0.106"
     trials = {trial["precision"]: trial for trial in report["trials"]}
     assert list(trials) == ["fp32", "tf32", "fp16", "bf16", "int8"]
@@ -50,11 +50,14 @@ def test_what_fails_is_told_and_does_not_stop_the_rest(gpu: Nvidia, monkeypatch:
     assert "fp32: differs from the network by 0.05" in done.stderr
     gpu.is_(fault="crash in build")
     done = CliRunner().invoke(cli, ["doctor", "--trt"])
-    assert done.exit_code == 1 and "tf32: tiny.onnx could not be built: TensorRT crashed (SIGSEGV)" in done.stderr
+    assert (
+        done.exit_code == 1
+        and "tf32: tiny.onnx could not be built by TensorRT: its process crashed (SIGSEGV)" in done.stderr
+    )
 
 
 def test_without_a_driver_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(installation, "DRIVER", "libcuda-that-is-not-there.so.1")
     done = CliRunner().invoke(cli, ["doctor", "--trt"])
     assert done.exit_code == 1 and done.stdout == ""
     assert done.stderr == (
@@ -66,11 +69,11 @@ def test_without_a_driver_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_no_gpu_behind_the_driver(gpu: Nvidia) -> None:
     gpu.is_(gpus="0")
     done = CliRunner().invoke(cli, ["doctor", "--trt"])
-    assert done.exit_code == 1 and "TensorRT was not tried: CUDA: cudaGetDeviceCount failed" in done.stderr
+    assert done.exit_code == 1 and "TensorRT was not tried: CUDA: initialization failed: No CUDA GPUs" in done.stderr
 
 
 def test_the_doctor_says_that_a_driver_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(installation, "DRIVER", "libcuda-that-is-not-there.so.1")
     done = CliRunner().invoke(cli, ["doctor", "--json"])
     formats = {piece["name"]: piece for piece in json.loads(done.stdout)["formats"]}
     for name, piece in formats.items():

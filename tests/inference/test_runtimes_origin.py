@@ -18,8 +18,8 @@ from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
-from compressor.runtimes.tensorrt.engine_file import EngineFacts, Machine, write_engine
-from compressor.runtimes.tensorrt.shapes import Shapes
+from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, write_engine
+from compressor.runtimes.tensorrt.profiles import OptimizationProfile
 from srkd.demonstration import demo_models
 from srkd.verb_options import DemoOptions
 from tests.demo.test_demo_site import enlarger
@@ -48,7 +48,11 @@ def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
 
 def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
     machine, size = Machine("10.16", "a GPU", "9.0", "580"), (1, 3, 64, 64)
-    write_engine(path, EngineFacts(machine, "fp16", Shapes(size, size, size), "x.onnx", "0" * 64, metadata), b"plan")
+    write_engine(
+        path,
+        EngineHeader(machine, "fp16", OptimizationProfile(size, size, size), "x.onnx", "0" * 64, metadata),
+        b"plan",
+    )
     return path
 
 

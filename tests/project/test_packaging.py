@@ -135,8 +135,7 @@ def third_party_imports() -> dict[str, str]:
 
 def test_everything_imported_is_declared(wheel: Path) -> None:
     declared = {name_of(requirement) for requirement in requirements(wheel)}
-    # cuda-python holds nothing itself: it asks for the packages that do.
-    owners = {**metadata.packages_distributions(), "cuda": ["cuda-python"]}
+    owners = metadata.packages_distributions()
     undeclared = {
         module: file
         for module, file in third_party_imports().items()

@@ -1,4 +1,4 @@
-"""The doubles of TensorRT and CUDA hold no more than the real ones: NVIDIA's bindings are imported over stub libraries.
+"""The doubles of TensorRT and of torch's CUDA hold no more than the real ones: NVIDIA's bindings, and torch as it is.
 
 The bindings are wheels; the libraries they want are not to be had everywhere. Libraries that define their entry points
 and nothing else are enough to import them, and to read every class, flag, method and signature that srkd uses.
@@ -7,6 +7,7 @@ and nothing else are enough to import them, and to read every class, flag, metho
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import shutil
@@ -17,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from compressor.base.child import run_in_child
 from compressor.base.errors import SrkdError
-from compressor.runtimes.tensorrt.apart import run_apart
 from compressor.runtimes.tensorrt.build import FLAGS_10
-from compressor.runtimes.tensorrt.cuda_python import CudaPython
-from compressor.runtimes.tensorrt.driver import driver_missing
-from compressor.runtimes.tensorrt.shapes import dynamic_shapes
+from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from tests.support.nvidia import DOUBLES, needs_linux, nvidia, small_onnx
 
 pytestmark = [pytest.mark.extras, needs_linux]
@@ -44,7 +44,7 @@ ENTRY_POINTS = (
     "initLibNvInferPlugins",
 )
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-FOUND = {path.parent.name.partition("==")[2]: path.parent for path in BINDINGS.glob("*==*/tensorrt_bindings")}
+INSTALLED = {path.parent.name.partition("==")[2]: path.parent for path in BINDINGS.glob("*==*/tensorrt_bindings")}
 VERSIONS = ("10.0.1", "10.16.1.11", "11.4.0.106")
 
 
@@ -53,7 +53,7 @@ class Real:
 
     def __init__(self, version: str, folder: Path) -> None:
         self.version, self.folder = version, folder
-        self.paths = [str(FOUND[version]), str(folder / "shim")]
+        self.paths = [str(INSTALLED[version]), str(folder / "shim")]
         # What NVIDIA's own package `tensorrt` is: another name for its bindings.
         (folder / "shim" / "tensorrt").mkdir(parents=True)
         shim = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
@@ -78,7 +78,7 @@ class Real:
 
 @pytest.fixture(params=VERSIONS)
 def real(request: pytest.FixtureRequest, tmp_path: Path) -> Real:
-    if request.param not in FOUND:
+    if request.param not in INSTALLED:
         pytest.skip(f"TensorRT bindings {request.param} are not in {BINDINGS}: make extras")
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc) to build stub libraries with")
@@ -94,55 +94,57 @@ def described(module: str, environment: dict[str, str]) -> dict[str, Any]:
 
 
 def doubled(module: str, **more: str) -> dict[str, Any]:
-    paths = os.pathsep.join(str(DOUBLES / name) for name in ("device", "cuda_python", "tensorrt"))
+    paths = os.pathsep.join(str(DOUBLES / name) for name in ("device", "tensorrt"))
     return described(module, {**os.environ, "PYTHONPATH": paths, **more})
 
 
 def objections(double: dict[str, Any], real: dict[str, Any], constructed: set[str]) -> Iterator[str]:
-    """What the double has and the real one has not, or has otherwise."""
-    for name, ours in double.items():
-        theirs = real.get(name)
-        if theirs is None:
+    """Yield what the double has and the real one lacks, or has in another form."""
+    for name, double_part in double.items():
+        actual = real.get(name)
+        if actual is None:
             yield f"{name} is not there"
-        elif ours["kind"] == "function":
-            yield from disagreement(name, ours["signatures"], theirs.get("signatures", []))
+        elif double_part["kind"] == "function":
+            yield from disagreement(name, double_part["signatures"], actual.get("signatures", []))
         else:
-            yield from class_objections(name, ours, theirs, constructed)
+            yield from class_objections(name, double_part, actual, constructed)
 
 
-def class_objections(name: str, ours: dict[str, Any], theirs: dict[str, Any], constructed: set[str]) -> Iterator[str]:
-    yield from (f"{name}.{member} is not there" for member in set(ours["members"]) - set(theirs["members"]))
-    if ours["members"]:
+def class_objections(
+    name: str, double_part: dict[str, Any], actual: dict[str, Any], constructed: set[str]
+) -> Iterator[str]:
+    yield from (f"{name}.{member} is not there" for member in set(double_part["members"]) - set(actual["members"]))
+    if double_part["members"]:
         return
-    for attribute, taken in ours["attributes"].items():
-        if attribute in ours["inner"]:
+    for attribute, signatures in double_part["attributes"].items():
+        if attribute in double_part["inner"]:
             continue
         if attribute == "__init__" and name not in constructed:
             continue
-        if attribute not in theirs["attributes"]:
+        if attribute not in actual["attributes"]:
             yield f"{name}.{attribute} is not there"
-        elif (taken is None) != (theirs["attributes"][attribute] is None) and attribute not in theirs["members"]:
+        elif (signatures is None) != (actual["attributes"][attribute] is None) and attribute not in actual["members"]:
             yield f"{name}.{attribute} is a method in one and a property in the other"
-        elif taken is not None and attribute not in theirs["members"]:
-            yield from disagreement(f"{name}.{attribute}", taken, theirs["attributes"][attribute])
-    for inner, described_inner in ours["inner"].items():
-        yield from class_objections(f"{name}.{inner}", described_inner, theirs["inner"][inner], constructed)
+        elif signatures is not None and attribute not in actual["members"]:
+            yield from disagreement(f"{name}.{attribute}", signatures, actual["attributes"][attribute])
+    for inner, described_inner in double_part["inner"].items():
+        yield from class_objections(f"{name}.{inner}", described_inner, actual["inner"][inner], constructed)
 
 
-def disagreement(name: str, ours: list[list[str]], theirs: list[list[str]]) -> Iterator[str]:
-    """None of the real overloads takes what the double takes, by the same names, and can do without the rest."""
-    plain = [parameter.rstrip("=") for parameter in ours[0]] if ours else []
-    for overload in theirs:
+def disagreement(name: str, double_part: list[list[str]], actual: list[list[str]]) -> Iterator[str]:
+    """Complain unless a real overload takes what the double takes, by the same names, and needs nothing else."""
+    plain = [parameter.rstrip("=") for parameter in double_part[0]] if double_part else []
+    for overload in actual:
         names = [parameter.rstrip("=") for parameter in overload]
         if names[: len(plain)] == plain and all(parameter.endswith("=") for parameter in overload[len(plain) :]):
             return
-    yield f"{name} takes {ours}, really {theirs}"
+    yield f"{name} takes {double_part}, really {actual}"
 
 
 def used_of_trt() -> set[str]:
-    """`BuilderFlag.TF32` for each trt.BuilderFlag.TF32 in the code."""
-    found = set()
-    for path in (ROOT / "compressor" / "trt").glob("*.py"):
+    """Return `BuilderFlag.TF32` for each trt.BuilderFlag.TF32 in the code."""
+    used = set()
+    for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names: list[str] = []
             while isinstance(node, ast.Attribute):
@@ -152,46 +154,46 @@ def used_of_trt() -> set[str]:
             if names[:1] == ["_trt"] and isinstance(node, ast.Name) and node.id == "self":
                 names, is_module = names[1:], True
             if is_module and names and not names[0].startswith("__"):
-                found.add(".".join(names))
-    return found
+                used.add(".".join(names))
+    return used
 
 
 def constructed_of_trt() -> set[str]:
-    """Classes that the code makes objects of, or derives from."""
-    found = {"ILogger", "IProgressMonitor"}
-    for path in (ROOT / "compressor" / "trt").glob("*.py"):
+    """Return the classes that the code makes objects of, or derives from."""
+    classes = {"ILogger", "IProgressMonitor"}
+    for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 if isinstance(owner, ast.Name) and owner.id == "trt":
-                    found.add(node.func.attr)
-    return found
+                    classes.add(node.func.attr)
+    return classes
 
 
 def test_tensorrt_has_all_that_the_double_has(real: Real) -> None:
     double = doubled("tensorrt", SRKD_DOUBLE_TRT=real.version)
-    theirs = described("tensorrt_bindings", real.environment())
+    actual = described("tensorrt_bindings", real.environment())
     constructed = constructed_of_trt()
     assert constructed == {"ILogger", "IProgressMonitor", "Builder", "OnnxParser", "Runtime"}
-    assert list(objections(double, theirs, constructed)) == []
-    assert ("FP16" in double["BuilderFlag"]["members"]) == ("FP16" in theirs["BuilderFlag"]["members"])
-    wanted = {flag for flags in FLAGS_10.values() for flag in flags}
-    assert (wanted <= set(theirs["BuilderFlag"]["members"])) == real.version.startswith("10.")
+    assert list(objections(double, actual, constructed)) == []
+    assert ("FP16" in double["BuilderFlag"]["members"]) == ("FP16" in actual["BuilderFlag"]["members"])
+    flags_10 = {flag for flags in FLAGS_10.values() for flag in flags}
+    assert (flags_10 <= set(actual["BuilderFlag"]["members"])) == real.version.startswith("10.")
 
 
 def test_what_the_code_names_is_there(real: Real) -> None:
-    theirs = described("tensorrt_bindings", real.environment())
+    actual = described("tensorrt_bindings", real.environment())
     used = used_of_trt()
-    assert {"BuilderFlag.TF32", "TensorIOMode", "ILogger.Severity", "MemoryPoolType.WORKSPACE"} <= used
+    assert {"BuilderFlag.TF32", "TensorIOMode", "ILogger.Severity", "DataType.FLOAT"} <= used
     for path in used:
         name, _, rest = path.partition(".")
-        assert name in theirs, path
-        here = theirs[name]
+        assert name in actual, path
+        here = actual[name]
         assert not rest or rest in here["members"] or rest in here["attributes"] or rest in here["inner"], path
 
 
 def test_an_objection_is_found() -> None:
-    """The comparison itself: a double that has more, or takes something else, is told."""
+    """The comparison itself: a double that has more, or takes something else, is reported."""
     real = {"A": described_class(run=[["size", "path="]], count=None), "f": function(["a"])}
     for double, message in (
         ({"B": described_class()}, "B is not there"),
@@ -202,8 +204,8 @@ def test_an_objection_is_found() -> None:
         ({"A": described_class(run=[[]])}, "A.run takes"),
         ({"f": function(["a", "b"])}, "f takes"),
     ):
-        (told,) = objections(double, real, set())
-        assert message in told
+        (objection,) = objections(double, real, set())
+        assert message in objection
     assert list(objections({"A": described_class(run=[["size"]], count=None)}, real, set())) == []
 
 
@@ -218,18 +220,17 @@ def function(names: list[str]) -> dict[str, Any]:
 OURS = """
 import tensorrt as trt
 from compressor.runtimes.tensorrt.build import network_flags, progress_monitor, set_precision
-from compressor.runtimes.tensorrt.library import Said, has_precision_flags, logger, tensorrt
-assert tensorrt() is trt
-said, seen = Said(), []
-log = logger(trt, said)
+from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags, import_tensorrt
+assert import_tensorrt() is trt
+log, seen = BuilderLog(trt), []
 monitor = progress_monitor(trt, lambda *event: seen.append(event))
-assert isinstance(log, trt.ILogger) and isinstance(monitor, trt.IProgressMonitor)
-log.log(trt.ILogger.Severity.INFO, "no matter")
-log.log(trt.ILogger.Severity.ERROR, "the reason")
+assert isinstance(log.logger, trt.ILogger) and isinstance(monitor, trt.IProgressMonitor)
+log.logger.log(trt.ILogger.Severity.INFO, "no matter")
+log.logger.log(trt.ILogger.Severity.ERROR, "the reason")
 monitor.phase_start("build", None, 2)
 assert monitor.step_complete("build", 0) is True
 monitor.phase_finish("build")
-assert said.reason() == "the reason" and seen == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
+assert log.reason() == "the reason" and seen == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
 class Config:
     flags = []
     def set_flag(self, flag): self.flags.append(flag.name)
@@ -253,8 +254,8 @@ def test_our_own_classes_are_taken_by_the_real_ones(real: Real) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 0;", "TensorRT's process ended with exit code 1: TypeError: .*nullptr"),
-        ("*(volatile int *) 0 = 1; return 0;", r"TensorRT crashed \(SIGSEGV\); srkd itself is unharmed"),
+        ("return 0;", "its process ended with exit code 1: TypeError: .*nullptr"),
+        ("*(volatile int *) 0 = 1; return 0;", r"its process crashed \(SIGSEGV\); srkd itself is unharmed"),
     ],
 )
 def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, body: str, message: str) -> None:
@@ -263,31 +264,28 @@ def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, bod
         "onnx": str(small_onnx(tmp_path / "small.onnx")),
         "plan": str(tmp_path / "plan"),
         "precision": "fp32",
-        "shapes": dynamic_shapes(3, 1, 1).to_dict(),
+        "shapes": dynamic_profile(3, 1, 1).to_dict(),
         "timing_cache": str(tmp_path / "timing"),
-        "device": 0,
+        "index": 0,
     }
     (tmp_path / "doubles").mkdir()
-    with nvidia(tmp_path / "doubles", ("device", "cuda_python")), pytest.MonkeyPatch.context() as patch:
+    with nvidia(tmp_path / "doubles", doubles=("device", "pycuda")), pytest.MonkeyPatch.context() as patch:
         for name, value in real.environment().items():
             patch.setenv(name, value)
         with pytest.raises(SrkdError, match=message) as caught:
-            run_apart("build", job, "small.onnx could not be built")
+            run_in_child("compressor.runtimes.tensorrt.engines:build_in_child", job, what="small.onnx")
     assert "\n" not in str(caught.value) and not (tmp_path / "plan").exists()
 
 
-def test_cuda_python_has_all_that_the_double_has() -> None:
-    pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed: make extras")
-    double = {name: value for name, value in doubled("double_device").items() if name.startswith("cuda")}
-    assert len(double) >= 18
-    theirs = described("cuda.bindings.runtime", dict(os.environ))
-    assert list(objections(double, theirs, set())) == []
-    assert {"name", "major", "minor", "totalGlobalMem"} <= set(theirs["cudaDeviceProp"]["attributes"])
-
-
-def test_real_cuda_python_without_a_driver_is_one_line() -> None:
-    pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed: make extras")
-    if driver_missing() is None:
-        pytest.skip("this machine has an NVIDIA driver")
-    with pytest.raises(SrkdError, match="CUDA: cudaGetDeviceCount failed with error 35: CUDA driver version is insuf"):
-        CudaPython(0)
+def test_torch_has_all_that_the_double_has() -> None:
+    """Names of torch.cuda, and parameters of what is called on them."""
+    double = doubled("double_torch")
+    for name, kind in {name: value for name, value in double.items() if name in ("Stream", "CUDAGraph")}.items():
+        actual = getattr(torch.cuda, name)
+        for method, (parameters,) in {key: value for key, value in kind["attributes"].items() if value}.items():
+            if method != "__init__":
+                real_parameters = inspect.signature(getattr(actual, method)).parameters
+                assert {parameter.rstrip("=") for parameter in parameters} <= set(real_parameters), f"{name}.{method}"
+    functions = {name for name in double["cuda"]["attributes"] if not name.startswith("_")}
+    assert {"init", "device_count", "set_device", "get_device_properties", "stream"} <= functions
+    assert all(hasattr(torch.cuda, name) for name in functions - {"captures", "current"})

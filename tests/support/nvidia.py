@@ -1,8 +1,9 @@
-"""A machine with an NVIDIA GPU, as far as srkd can tell: doubles of TensorRT and of both CUDA bindings."""
+"""A machine with an NVIDIA GPU, as far as srkd can tell: doubles of TensorRT, of torch's CUDA and of pycuda."""
 
 from __future__ import annotations
 
 import _ctypes
+import importlib
 import json
 import os
 import sys
@@ -13,20 +14,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.runtimes.tensorrt import driver
+from compressor.runtimes.tensorrt import installation, torch_device
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
-DOUBLED = ("tensorrt", "cuda", "pycuda", "double_device")
-CUDA_PYTHON = ("device", "cuda_python", "tensorrt")
-PYCUDA = ("device", "pycuda", "no_cuda_python", "tensorrt")
+DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the doubles stand in for Linux libraries")
 
 
 class Nvidia:
-    """What the doubles are told, and what they noted."""
+    """Sets what the doubles do, and reads the calls that they noted."""
 
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self._patch, self._log = patch, folder / "calls.jsonl"
@@ -37,46 +37,56 @@ class Nvidia:
         for name, value in facts.items():
             self._patch.setenv(f"SRKD_DOUBLE_{name.upper()}", value)
         if "trt" in facts:
-            forget()
+            forget("tensorrt")
 
     def calls(self, *names: str) -> list[list[object]]:
-        """In order, those of the given names or all."""
+        """The calls of these names, or all, in order."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
-        noted: list[list[object]] = [json.loads(line) for line in lines]
-        return [call for call in noted if not names or call[0] in names]
+        calls: list[list[object]] = [json.loads(line) for line in lines]
+        return [call for call in calls if not names or call[0] in names]
 
     def forget_calls(self) -> None:
         self._log.unlink(missing_ok=True)
 
 
-def forget() -> None:
-    """Doubles are imported anew; real ones too, should they be installed."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in DOUBLED]:
+def forget(*modules: str) -> None:
+    """Have doubles imported anew; real ones too, should they be installed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
         del sys.modules[name]
 
 
 @contextmanager
-def nvidia(folder: Path, doubles: tuple[str, ...] = CUDA_PYTHON) -> Iterator[Nvidia]:
-    """Doubles instead of what is installed, here and in processes started from here."""
+def nvidia(
+    folder: Path, *, torch_cuda: bool = True, doubles: tuple[str, ...] = ("device", "pycuda", "tensorrt")
+) -> Iterator[Nvidia]:
+    """Doubles in place of what is installed, here and in child processes.
+
+    Here the GPU is reached by torch, or by pycuda where `torch_cuda` is False; in child processes always by pycuda.
+    """
     patch = pytest.MonkeyPatch()  # its own: a test's may be undone later than this
     library = folder / "libcuda.so.1"
     library.symlink_to(_ctypes.__file__)
-    forget()
+    forget(*DOUBLED)
     try:
-        patch.setattr(driver, "LIBRARY", str(library))
+        patch.setattr(installation, "DRIVER", str(library))
+        patch.setattr(installation, "cuda_version", lambda: int(os.environ.get("SRKD_DOUBLE_DRIVER", "13000")))
         patch.setenv("LD_LIBRARY_PATH", f"{folder}{os.pathsep}{os.environ.get('LD_LIBRARY_PATH', '')}")
         paths = [str(DOUBLES / double) for double in doubles]
-        patch.setenv("PYTHONPATH", os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]))
+        child_paths = [*paths, str(DOUBLES / "cpu_torch")] if torch.version.cuda else paths
+        patch.setenv("PYTHONPATH", os.pathsep.join([*child_paths, os.environ.get("PYTHONPATH", "")]))
         for path in paths:
             patch.syspath_prepend(path)
+        patch.setattr(torch.version, "cuda", "12.8" if torch_cuda else None)
+        if torch_cuda:
+            patch.setattr(torch_device, "torch", importlib.import_module("double_torch"))
         yield Nvidia(patch, folder)
     finally:
         patch.undo()
-        forget()
+        forget(*DOUBLED)
 
 
 def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | None = None) -> Path:
-    """A convolution of 3x3 and a shuffle, twice as large. `half`: the kind of 16-bit weights; float in and out."""
+    """Write a 3x3 convolution and a shuffle, for scale 2. `half`: the kind of 16-bit weights; float in and out."""
     weights = np.random.default_rng(0).normal(0, 0.2, (12, 3, 3, 3)).astype(np.float32)
     height, width = (fixed[1], fixed[0]) if fixed else ("h", "w")
     kept = numpy_helper.from_array(weights, "weights")
@@ -100,7 +110,7 @@ def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | 
 
 
 def quantized_onnx(path: Path, *, zero: int = 0, kind: int = TensorProto.INT8) -> Path:
-    """The same between explicit quantization, as TensorRT wants it or not."""
+    """Write the same network between explicit quantization, as TensorRT takes it or not."""
     model = onnx.load_model(str(small_onnx(path)))
     scale, point = (
         helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),

@@ -1,1 +1,1 @@
-"""Build TensorRT engines from ONNX files, keep them, and run them."""
+"""TensorRT engines: build them from ONNX files, keep them in files, rebuild them for another machine, run them."""

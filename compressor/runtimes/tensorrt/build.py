@@ -1,18 +1,26 @@
-"""From an ONNX file to what TensorRT runs. This takes minutes and may crash: `apart.py` calls it in another process."""
+"""Build what TensorRT runs (the plan) from an ONNX file, here or by NVIDIA's own command.
+
+A build takes minutes and may crash: `engines.py` runs `build_plan` in a child process.
+"""
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from compressor.runtimes.tensorrt.library import Said, has_precision_flags, logger
-from compressor.runtimes.tensorrt.onnx_facts import OnnxFacts, onnx_facts
-from compressor.runtimes.tensorrt.shapes import Shapes
+from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags
+from compressor.runtimes.tensorrt.profiles import OptimizationProfile
+
+if TYPE_CHECKING:
+    import onnx
 
 FLAGS_10: dict[str, tuple[str, ...]] = {
     "fp32": (),
@@ -23,66 +31,134 @@ FLAGS_10: dict[str, tuple[str, ...]] = {
 }
 """Precision → what a builder of TensorRT 10.x must be allowed. From 11.0 on the ONNX file alone decides."""
 
-WEIGHTS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+ONNX_PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
 """Precision → that of the ONNX file it is built from. TF32 is a way to multiply float32."""
+
+QUANTIZE_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class OnnxInfo:
+    """What a build depends on. `shape` is that of the only input, N,C,H,W, None where a side is free."""
+
+    input: str
+    shape: tuple[int | None, ...]
+    precision: str
+    metadata: dict[str, str]
+
+
+def read_onnx_info(path: Path) -> OnnxInfo:
+    """Read an ONNX file without running it; one line where TensorRT could not use it."""
+    import onnx
+
+    if not path.is_file():
+        raise SrkdError(f"{path}: no such file")
+    try:
+        model = onnx.load_model(str(path))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SrkdError(f"{path} is not an ONNX file: {reason[:200]}") from error
+    constants = {item.name for item in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise SrkdError(f"{path} has {len(inputs)} inputs: a super-resolution model has one")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise SrkdError(f"{path} takes {kind}: an engine here takes float images (export without --io uint8)")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    if len(shape) != 4 or shape[1] is None:
+        raise SrkdError(f"{path} takes {inputs[0].name} of shape {list(shape)}: expected N,C,H,W with a fixed C")
+    metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
+    return OnnxInfo(inputs[0].name, shape, _read_precision(model, path), metadata)
+
+
+def _read_precision(model: onnx.ModelProto, path: Path) -> str:
+    """Return int8 for explicit quantization, else what most weights are stored in."""
+    if any(node.op_type in QUANTIZE_OPERATORS for node in model.graph.node):
+        _require_symmetric(model, path)
+        return "int8"
+    import onnx
+
+    names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    counts: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            counts[names.get(tensor.data_type, "fp32")] += math.prod(tensor.dims)
+    return counts.most_common(1)[0][0] if counts else "fp32"
+
+
+def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse all but signed bytes around zero: TensorRT takes nothing else, and its message is late and unclear."""
+    import onnx
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    for node in model.graph.node:
+        if node.op_type not in QUANTIZE_OPERATORS or len(node.input) < 3 or not node.input[2]:
+            continue
+        zero = constants.get(node.input[2])
+        if zero is None or zero.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero).any():
+            raise SrkdError(
+                f"{path}: {node.op_type} {node.name!r} is not symmetric int8 (a zero point other than 0, or unsigned): "
+                "TensorRT takes s8/s8 around zero only; quantize it so"
+            )
 
 
 @dataclass(frozen=True)
 class BuildJob:
-    """`timing_cache` is read if it is there, and written; the next build with it skips what was measured already."""
+    """One build. `timing_cache` is read if it exists, and written: the next build skips what was measured already."""
 
-    onnx: str
-    plan: str
+    onnx: Path
+    plan: Path
     precision: str
-    shapes: dict[str, list[int]]
-    timing_cache: str
-    workspace_bytes: int | None = None
+    profile: OptimizationProfile
+    timing_cache: Path
 
 
-def build(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]:
-    """Write the plan to `job.plan` and give facts about it."""
-    facts = onnx_facts(Path(job.onnx))
-    require_precision(job.precision, facts, Path(job.onnx))
-    said = Said()
-    log = logger(trt, said)
-    builder = trt.Builder(log)
+def build_plan(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]:
+    """Write the plan and return facts about the build."""
+    info = read_onnx_info(job.onnx)
+    if job.precision not in ONNX_PRECISIONS:
+        raise UsageError(f"precision {job.precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
+    expected = ONNX_PRECISIONS[job.precision]
+    if info.precision != expected:  # an engine must not be named after a precision that it does not have
+        raise SrkdError(f"{job.onnx} holds {info.precision}: an engine in {job.precision} is built from {expected}")
+    log = BuilderLog(trt)
+    builder = trt.Builder(log.logger)
     network = builder.create_network(network_flags(trt))
-    _parse(trt, network, log, job)
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(job.onnx.read_bytes(), str(job.onnx)):
+        raise SrkdError(f"TensorRT cannot read {job.onnx.name}: {_parser_error(parser)[:300]}")
     config = builder.create_builder_config()
     set_precision(trt, config, job.precision)
-    if job.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
-    _set_profile(builder, config, facts, Shapes.from_dict(job.shapes))
-    kept = use_timing_cache(config, Path(job.timing_cache))
-    monitor = progress_monitor(trt, progress)
+    _add_profile(builder, config, info, job.profile)
+    is_cache_used = load_timing_cache(config, job.timing_cache)
+    monitor = progress_monitor(trt, progress)  # held here: the config holds no reference to it
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise SrkdError(f"TensorRT cannot build {Path(job.onnx).name}: {said.reason()}")
-    with atomic_path(Path(job.plan)) as temporary:
+        raise SrkdError(f"TensorRT cannot build {job.onnx.name}: {log.reason()}")
+    with atomic_path(job.plan) as temporary:
         temporary.write_bytes(bytes(plan))
-    keep_timing_cache(config, Path(job.timing_cache))
+    save_timing_cache(config, job.timing_cache)
     return {
         "tensorrt": str(trt.__version__),
         "typed_by": "builder flags" if has_precision_flags(trt) else "the ONNX file",
-        "timing_cache": "used" if kept else "new",
+        "timing_cache": "used" if is_cache_used else "new",
     }
 
 
-def require_precision(precision: str, facts: OnnxFacts, onnx: Path) -> None:
-    """An engine of one precision from a file of another would be called what it is not."""
-    if precision not in WEIGHTS:
-        raise UsageError(f"precision {precision!r} is not one of {', '.join(WEIGHTS)}")
-    if facts.precision != WEIGHTS[precision]:
-        raise SrkdError(f"{onnx} holds {facts.precision}: an engine in {precision} is built from {WEIGHTS[precision]}")
-
-
 def network_flags(trt: Any) -> int:
+    """Return the flags of a network: strongly typed where the builder has no flags for precision."""
     return 0 if has_precision_flags(trt) else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def set_precision(trt: Any, config: Any, precision: str) -> None:
-    """TensorRT allows TF32 unless told otherwise; fp32 means fp32."""
+    """Set the builder's flags. TensorRT allows TF32 by default; fp32 means fp32, so it is cleared there."""
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
     else:
@@ -92,19 +168,37 @@ def set_precision(trt: Any, config: Any, precision: str) -> None:
             config.set_flag(getattr(trt.BuilderFlag, name))
 
 
-def use_timing_cache(config: Any, path: Path) -> bool:
-    """Attach what earlier builds measured; False where there was nothing of use, and it begins empty."""
-    kept = b""
+def _parser_error(parser: Any) -> str:
+    if not parser.num_errors:
+        return "it gave no reason"
+    error = parser.get_error(0)
+    return f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})"
+
+
+def _add_profile(builder: Any, config: Any, info: OnnxInfo, profile: OptimizationProfile) -> None:
+    for shape in (profile.smallest, profile.largest):
+        if any(side is not None and side != other for side, other in zip(info.shape, shape, strict=True)):
+            raise SrkdError(f"the ONNX file takes {list(info.shape)}, the engine was to take {list(shape)}")
+    trt_profile = builder.create_optimization_profile()
+    trt_profile.set_shape(info.input, profile.smallest, profile.tuned, profile.largest)
+    if config.add_optimization_profile(trt_profile) < 0:
+        raise SrkdError(f"TensorRT does not take the sizes {profile}")
+
+
+def load_timing_cache(config: Any, path: Path) -> bool:
+    """Attach what earlier builds measured; False where there was nothing usable, and the cache starts empty."""
+    content = b""
     with suppress(OSError):
-        kept = path.read_bytes()
-    cache = config.create_timing_cache(kept) if kept else None
+        content = path.read_bytes()
+    cache = config.create_timing_cache(content) if content else None
     if cache is not None and config.set_timing_cache(cache, False):
         return True
     config.set_timing_cache(config.create_timing_cache(b""), False)
     return False
 
 
-def keep_timing_cache(config: Any, path: Path) -> None:
+def save_timing_cache(config: Any, path: Path) -> None:
+    """Keep what this build measured, if it can be written."""
     cache = config.get_timing_cache()
     if cache is None:
         return
@@ -114,7 +208,7 @@ def keep_timing_cache(config: Any, path: Path) -> None:
 
 
 def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's phases as they begin and end; those within another one are not told."""
+    """Return a monitor that reports TensorRT's outermost phases as they begin, advance and end."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -139,22 +233,15 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def _parse(trt: Any, network: Any, log: Any, job: BuildJob) -> None:
-    parser = trt.OnnxParser(network, log)
-    if parser.parse(Path(job.onnx).read_bytes(), job.onnx):
-        return
-    told = "it gave no reason"
-    if parser.num_errors:
-        error = parser.get_error(0)
-        told = f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})"
-    raise SrkdError(f"TensorRT cannot read {Path(job.onnx).name}: {told[:300]}")
+def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile, precision: str) -> str:
+    """Return the same build as a line for the shell, for a machine that has TensorRT and not srkd.
 
-
-def _set_profile(builder: Any, config: Any, facts: OnnxFacts, shapes: Shapes) -> None:
-    for given, shape in ((facts.shape, shapes.smallest), (facts.shape, shapes.largest)):
-        if any(side is not None and side != wanted for side, wanted in zip(given, shape, strict=True)):
-            raise SrkdError(f"the ONNX file takes {list(given)}, the engine was to take {list(shape)}")
-    profile = builder.create_optimization_profile()
-    profile.set_shape(facts.input, shapes.smallest, shapes.tuned, shapes.largest)
-    if config.add_optimization_profile(profile) < 0:
-        raise SrkdError(f"TensorRT does not take the sizes {shapes.told()}")
+    --stronglyTyped makes 10.x take the precision from the ONNX file; 11.x always does.
+    """
+    words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped"]
+    if precision == "fp32":
+        words.append("--noTF32")
+    if profile.fixed_size is None:
+        for name, shape in profile.to_dict().items():
+            words.append(f"--{name}Shapes={input}:{'x'.join(map(str, shape))}")
+    return " ".join(shlex.quote(word) for word in [*words, f"--saveEngine={engine}"])

@@ -1,4 +1,7 @@
-"""Engines for the machine they are used on: built from an ONNX file, and anew where one was built for another."""
+"""Engines for the machine in use: built from an ONNX file, and rebuilt where one was built for another machine.
+
+Native code that may crash runs in a child process: a build, and the first time that an engine is opened.
+"""
 
 from __future__ import annotations
 
@@ -7,131 +10,171 @@ import os
 import re
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compressor.base.cache_folder import default_folder
-from compressor.base.context import Note, Progress, no_note, no_progress
-from compressor.base.errors import SrkdError
-from compressor.runtimes.tensorrt.apart import run_apart
-from compressor.runtimes.tensorrt.build import BuildJob
-from compressor.runtimes.tensorrt.cuda import Cuda
-from compressor.runtimes.tensorrt.engine_file import (
-    EngineFacts,
-    EngineFile,
-    Machine,
-    read_engine,
-    sha256_of,
-    write_engine,
-)
-from compressor.runtimes.tensorrt.onnx_facts import onnx_facts
-from compressor.runtimes.tensorrt.shapes import Shapes, size_of
+from compressor.base.child import run_in_child
+from compressor.base.context import QUIET, Context, Progress
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.base.files import file_sha256
+from compressor.runtimes.tensorrt.build import BuildJob, build_plan, read_onnx_info
+from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.engine_file import EngineFile, EngineHeader, Machine, read_engine, write_engine
+from compressor.runtimes.tensorrt.installation import driver_missing, driver_version, import_tensorrt
+from compressor.runtimes.tensorrt.profiles import OptimizationProfile, size_of
+from compressor.runtimes.tensorrt.pycuda_device import PyCudaDevice
+from compressor.runtimes.tensorrt.session import Session
+from compressor.runtimes.tensorrt.torch_device import TorchDevice
 
 
-def machine_here(trt: Any, cuda: Cuda) -> Machine:
-    return Machine(str(trt.__version__), cuda.gpu.name, cuda.gpu.capability, cuda.gpu.driver)
+def open_device(index: int = 0) -> Device:
+    """Open a GPU with torch, or with pycuda where torch was built without CUDA."""
+    missing = driver_missing()
+    if missing is not None:
+        raise SrkdError(missing)
+    if torch.version.cuda is not None:
+        return TorchDevice(index)
+    try:
+        return PyCudaDevice(index)
+    except ImportError as error:
+        raise MissingExtra("pycuda (this torch was built without CUDA)", "pycuda") from error
+
+
+def current_machine(trt: Any, device: Device) -> Machine:
+    """Return this machine as engine files name it."""
+    return Machine(str(trt.__version__), device.gpu.name, device.gpu.capability, driver_version())
 
 
 def machine_tag(machine: Machine) -> str:
-    """trt11.4.0.106-h200-sm90: what is in file names."""
+    """Return the machine as it stands in file names: trt11.4.0.106-h200-sm90."""
     gpu = re.sub(r"[^a-z0-9]+", "-", machine.gpu.lower()).strip("-").removeprefix("nvidia-")
     return f"trt{machine.tensorrt}-{gpu}-sm{machine.capability.replace('.', '')}"
 
 
 def engine_name(onnx: str, precision: str, machine: Machine) -> str:
-    """student.fp16.onnx → student.fp16.trt11.4.0.106-h200-sm90.engine"""
+    """Return student.fp16.trt11.4.0.106-h200-sm90.engine for student.fp16.onnx."""
     stem = onnx.removesuffix(".onnx").removesuffix(f".{precision}")
     return f"{stem}.{precision}.{machine_tag(machine)}.engine"
 
 
-def folder() -> Path:
-    """Where timing caches are kept, and engines whose own folder cannot be written."""
+def cache_folder() -> Path:
+    """The folder of timing caches, and of engines whose own folder cannot be written."""
     return default_folder() / "tensorrt"
 
 
 def build_engine(
-    onnx: Path, path: Path, precision: str, shapes: Shapes, trt: Any, cuda: Cuda, progress: Progress = no_progress
+    onnx: Path,
+    path: Path,
+    precision: str,
+    profile: OptimizationProfile,
+    trt: Any,
+    device: Device,
+    context: Context = QUIET,
 ) -> dict[str, object]:
-    """Write an engine file; facts for a report. The build happens in another process."""
-    machine = machine_here(trt, cuda)
-    facts = EngineFacts(machine, precision, shapes, onnx.name, sha256_of(onnx), onnx_facts(onnx).metadata)
-    with tempfile.TemporaryDirectory(prefix="srkd-trt-") as work:
-        plan = Path(work) / "plan"
-        cache = folder() / f"{machine_tag(machine)}.timing"
-        job = BuildJob(str(onnx), str(plan), precision, shapes.to_dict(), str(cache))
-        told = run_apart(
-            "build", {**asdict(job), "device": cuda.gpu.index}, f"{onnx.name} could not be built", progress
-        )
-        write_engine(path, facts, plan.read_bytes())
-    return {**told, "gpu": machine.gpu, "driver": machine.driver, "sizes": shapes.told(), "binding": cuda.binding}
+    """Build an engine file in a child process and return facts for a report."""
+    machine = current_machine(trt, device)
+    header = EngineHeader(machine, precision, profile, onnx.name, file_sha256(onnx), read_onnx_info(onnx).metadata)
+    with tempfile.TemporaryDirectory(prefix="srkd-trt-") as folder:
+        plan = Path(folder) / "plan"
+        job = {
+            "onnx": str(onnx),
+            "plan": str(plan),
+            "precision": precision,
+            "shapes": profile.to_dict(),
+            "timing_cache": str(cache_folder() / f"{machine_tag(machine)}.timing"),
+            "index": device.gpu.index,
+        }
+        what = f"{onnx.name} could not be built by TensorRT"
+        facts = run_in_child(f"{__name__}:build_in_child", job, what=what, progress=context.progress)
+        write_engine(path, header, plan.read_bytes())
+    return {**facts, "gpu": machine.gpu, "driver": machine.driver, "sizes": str(profile), "binding": device.library}
 
 
-def usable_engine(
-    path: Path, trt: Any, cuda: Cuda, progress: Progress = no_progress, announce: Note = no_note
-) -> EngineFile:
-    """The engine, or the same one built anew for this machine; what it does to a process was tried in another."""
+def build_in_child(
+    progress: Progress,
+    *,
+    onnx: str,
+    plan: str,
+    precision: str,
+    shapes: dict[str, list[int]],
+    timing_cache: str,
+    index: int,
+) -> dict[str, object]:
+    """Build a plan. The builder measures on the current GPU, which opening one makes it."""
+    trt, _device = import_tensorrt(), open_device(index)
+    profile = OptimizationProfile.from_dict(shapes)
+    return build_plan(trt, BuildJob(Path(onnx), Path(plan), precision, profile, Path(timing_cache)), progress)
+
+
+def usable_engine(path: Path, trt: Any, device: Device, context: Context = QUIET) -> EngineFile:
+    """Return the engine, or the same one rebuilt for this machine; either was first run in a child process."""
     file = read_engine(path)
-    here = machine_here(trt, cuda)
-    if file.facts is not None and file.facts.machine != here:
-        file = _renewed(file, file.facts, trt, cuda, progress, announce)
-    _tried(file, here, cuda)
+    machine = current_machine(trt, device)
+    if file.header is not None and file.header.machine != machine:
+        file = _rebuilt(file.path, file.header, machine, trt, device, context)
+    _try_once(file, machine, device)
     return file
 
 
-def _renewed(
-    file: EngineFile, facts: EngineFacts, trt: Any, cuda: Cuda, progress: Progress, announce: Note
+def _rebuilt(
+    path: Path, header: EngineHeader, machine: Machine, trt: Any, device: Device, context: Context
 ) -> EngineFile:
-    here = machine_here(trt, cuda)
-    why = f"{file.path} was built for another machine ({'; '.join(facts.machine.differences(here))})"
-    onnx = file.path.with_name(facts.onnx)
-    command = _remedy(facts)
+    """Return the engine for this machine: an earlier rebuild, else a new one from the ONNX file."""
+    reason = f"{path} was built for another machine ({'; '.join(header.machine.differences(machine))})"
+    onnx = path.with_name(header.onnx)
     if not onnx.is_file():
-        raise SrkdError(f"{why}, and {facts.onnx}, to build it anew from, is not beside it: {command}")
-    if sha256_of(onnx) != facts.onnx_sha256:
-        raise SrkdError(f"{why}, and {facts.onnx} beside it is not the file it was built from: {command}")
-    beside = file.path.parent if os.access(file.path.parent, os.W_OK) else folder()
-    path = beside / engine_name(facts.onnx, facts.precision, here)
-    known = _found(path, facts, here)
-    if known is not None:
-        announce(f"{why}: using {path}")
-        return known
-    announce(f"{why}: building {path} from {facts.onnx}")
-    build_engine(onnx, path, facts.precision, facts.shapes, trt, cuda, progress)
-    return read_engine(path)
+        raise SrkdError(f"{reason}, and {header.onnx}, to rebuild it from, is not beside it: {_export_command(header)}")
+    if file_sha256(onnx) != header.onnx_sha256:
+        raise SrkdError(
+            f"{reason}, and {header.onnx} beside it is not the file it was built from: {_export_command(header)}"
+        )
+    folder = path.parent if os.access(path.parent, os.W_OK) else cache_folder()
+    target = folder / engine_name(header.onnx, header.precision, machine)
+    if target.is_file():
+        with suppress(SrkdError):  # damaged: it is built again
+            earlier = read_engine(target)
+            made = earlier.header
+            if made is not None and (made.machine, made.onnx_sha256, made.precision, made.profile) == (
+                machine,
+                header.onnx_sha256,
+                header.precision,
+                header.profile,
+            ):
+                context.note(f"{reason}: using {target}")
+                return earlier
+    context.note(f"{reason}: building {target} from {header.onnx}")
+    build_engine(onnx, target, header.precision, header.profile, trt, device, context)
+    return read_engine(target)
 
 
-def _remedy(facts: EngineFacts) -> str:
-    """The command that makes the same engine for this machine."""
-    if facts.precision == "int8":  # of a file that holds the scales; a checkpoint does not
-        return f"bring {facts.onnx} here, its int8 scales are nowhere else"
-    flag = "--trt" if facts.precision == "fp16" else f"--trt-{facts.precision}"
-    tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (facts.shapes.tuned, facts.shapes.largest))
-    sizes = f"--static {largest}" if facts.shapes.fixed else f"--sizes {tuned},{largest}"
+def _export_command(header: EngineHeader) -> str:
+    """Return the command that makes the same engine for this machine."""
+    if header.precision == "int8":  # the file holds the scales; a checkpoint does not
+        return f"bring {header.onnx} here, its int8 scales are nowhere else"
+    flag = "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
+    tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (header.profile.tuned, header.profile.largest))
+    sizes = f"--static {largest}" if header.profile.fixed_size else f"--sizes {tuned},{largest}"
     return f"srkd export MODEL {flag} {sizes}, with the checkpoint it came from, makes a new one"
 
 
-def _found(path: Path, facts: EngineFacts, here: Machine) -> EngineFile | None:
-    """An engine that was renewed before, if it is the same network at the same sizes."""
-    if not path.is_file():
-        return None
-    with suppress(SrkdError):  # damaged: it is built again
-        file = read_engine(path)
-        made = file.facts
-        if made is not None and (made.machine, made.onnx_sha256) == (here, facts.onnx_sha256):
-            return file if (made.precision, made.shapes) == (facts.precision, facts.shapes) else None
-    return None
-
-
-def _tried(file: EngineFile, here: Machine, cuda: Cuda) -> None:
-    """Once for each engine and machine: deserialize and run it where a crash does no harm."""
+def _try_once(file: EngineFile, machine: Machine, device: Device) -> None:
+    """Open and run the engine in a child process, once for each engine and machine."""
     digest = hashlib.sha256(file.plan)
-    digest.update(repr(here).encode())
-    mark = folder() / "tried" / digest.hexdigest()[:32]
+    digest.update(repr(machine).encode())
+    mark = cache_folder() / "tried" / digest.hexdigest()[:32]
     if mark.exists():
         return
-    job = {"path": str(file.path), "device": cuda.gpu.index, "label": file.path.stem}
-    run_apart("try", job, f"{file.path} could not be opened")
+    job = {"path": str(file.path), "index": device.gpu.index, "label": file.path.stem}
+    run_in_child(f"{__name__}:try_in_child", job, what=f"{file.path} could not be opened by TensorRT")
     with suppress(OSError):  # without the mark it is tried again
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+
+
+def try_in_child(progress: Progress, *, path: str, index: int, label: str) -> None:
+    """Open an engine and run it once on its smallest image."""
+    session = Session(import_tensorrt(), open_device(index), read_engine(Path(path)).plan, label)
+    session.run(torch.zeros(session.profile.smallest))

@@ -1,3 +1,3 @@
-"""A double of pycuda, over that of cuda-python."""
+"""A double of pycuda, on the double GPU."""
 
 VERSION_TEXT = "2026.1"

@@ -5,90 +5,74 @@ from __future__ import annotations
 
 import ctypes
 
-import double_device as runtime
+import double_device
 import numpy as np
-
-popped = []
 
 
 class Error(Exception):
     pass
 
 
-def _checked(outcome):
-    code, *results = outcome
-    if code:
-        raise Error(f"{code.name}\n -- this error occurred during a call")
-    return results[0] if results else None
-
-
 def init(flags=0):
-    _checked(runtime.cudaGetDeviceCount())
-
-
-def get_driver_version():
-    return _checked(runtime.cudaDriverGetVersion())
+    if not double_device.gpu_count():
+        raise Error("cuInit failed: no CUDA-capable device is detected\n -- this error occurred during a call")
 
 
 class Context:
     def push(self):
-        popped.append(False)
+        pass
 
     def pop(self):
-        popped[-1] = True
+        pass
 
 
 class Device:
     def __init__(self, ordinal):
-        self._properties = _checked(runtime.cudaGetDeviceProperties(ordinal))
+        self._name, self._major, self._minor = double_device.gpu()
 
     @staticmethod
     def count():
-        return _checked(runtime.cudaGetDeviceCount())
+        return double_device.gpu_count()
 
     def retain_primary_context(self):
         return Context()
 
     def name(self):
-        return self._properties.name.decode()
+        return self._name
 
     def compute_capability(self):
-        return self._properties.major, self._properties.minor
-
-    def total_memory(self):
-        return self._properties.totalGlobalMem
+        return self._major, self._minor
 
 
 class DeviceAllocation:
-    def __init__(self, address):
-        self._address = address
+    def __init__(self, size):
+        self._block = double_device.allocate(size)
 
     def __int__(self):
-        return self._address
-
-    def free(self):
-        _checked(runtime.cudaFree(self._address))
+        return ctypes.addressof(self._block)
 
 
 def mem_alloc(bytes):
-    return DeviceAllocation(_checked(runtime.cudaMalloc(bytes)))
+    if double_device.fault("cuda memory"):
+        raise Error("cuMemAlloc failed: out of memory")
+    return DeviceAllocation(bytes)
 
 
 def pagelocked_empty(shape, dtype):
-    return np.empty(shape, dtype)
+    return np.full(shape, np.nan, dtype)
 
 
 class Stream:
     def __init__(self, flags=0):
-        self.handle = _checked(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        self.handle = double_device.new_stream()
 
     def synchronize(self):
-        _checked(runtime.cudaStreamSynchronize(self.handle))
+        double_device.synchronise(self.handle)
 
 
 def memcpy_htod_async(dest, src, stream=None):
-    runtime.streams[stream.handle].append(lambda: ctypes.memmove(int(dest), src.ctypes.data, src.nbytes) and None)
+    double_device.streams[stream.handle].append(lambda: ctypes.memmove(int(dest), src.ctypes.data, src.nbytes))
 
 
 def memcpy_dtoh_async(dest, src, stream=None):
-    runtime.streams[stream.handle].append(lambda: ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes) and None)
+    double_device.streams[stream.handle].append(lambda: ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes))

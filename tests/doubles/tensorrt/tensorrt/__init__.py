@@ -1,4 +1,4 @@
-"""A double of TensorRT: the surface that srkd uses, with the names and signatures of the real one (a test of its own
+"""A double of TensorRT: the surface that srkd uses, with the names and signatures of the real one (a test
 holds them against NVIDIA's bindings). Its engines are ONNX files in disguise, run by ONNX Runtime; each call is noted.
 
 SRKD_DOUBLE_TRT   the version it pretends to be, 11.4.0.106 by default; below 11 it has precision flags
@@ -50,10 +50,6 @@ class TensorIOMode(enum.IntEnum):
 class DataType(enum.IntEnum):
     FLOAT = 0
     HALF = 1
-
-
-class MemoryPoolType(enum.IntEnum):
-    WORKSPACE = 0
 
 
 class ILogger:
@@ -136,9 +132,6 @@ class IBuilderConfig:
     def clear_flag(self, flag):
         _note("clear_flag", flag.name)
         self._flags.discard(flag)
-
-    def set_memory_pool_limit(self, pool, pool_size):
-        _note("set_memory_pool_limit", pool.name, pool_size)
 
     def add_optimization_profile(self, profile):
         if _fault("profile"):
@@ -319,15 +312,15 @@ class IExecutionContext:
             return False
         _note("execute_async_v3", stream_handle, list(self._shape))
         session, shape, addresses = self._engine._session, self._shape, dict(self._addresses)
-        fed, taken = session.get_inputs()[0].name, session.get_outputs()[0].name
+        input_name, output_name = session.get_inputs()[0].name, session.get_outputs()[0].name
 
         def work() -> None:
             size = int(np.prod(shape))
-            lr = np.ctypeslib.as_array((ctypes.c_float * size).from_address(addresses[fed])).reshape(shape)
-            (sr,) = session.run(None, {fed: lr})
+            lr = np.ctypeslib.as_array((ctypes.c_float * size).from_address(addresses[input_name])).reshape(shape)
+            (sr,) = session.run(None, {input_name: lr})
             sr = sr + 0.05 if _fault("drift") else sr
             sr = np.ascontiguousarray(sr, np.float32)
-            ctypes.memmove(addresses[taken], sr.ctypes.data, sr.nbytes)
+            ctypes.memmove(addresses[output_name], sr.ctypes.data, sr.nbytes)
 
         double_device.streams[stream_handle].append(work)
         return True

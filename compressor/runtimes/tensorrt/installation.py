@@ -1,0 +1,119 @@
+"""What this machine has of TensorRT: NVIDIA's driver, the Python packages, and the library with its messages.
+
+The driver is looked for before any native call: without one TensorRT does not fail, it crashes. Importing this file
+imports neither torch nor TensorRT.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from compressor.base.errors import MissingExtra, SrkdError
+
+DRIVER = "libcuda.so.1"
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+OLDEST_MAJOR = 10
+
+
+def driver_missing() -> str | None:
+    """Return in one line why no NVIDIA software can run here; None where there is a driver."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return f"no NVIDIA driver here: {DRIVER} cannot be loaded"
+    return None
+
+
+def trt_missing() -> str | None:
+    """Return in one line what TensorRT lacks on this machine, with the command; None where nothing is known to lack.
+
+    Neither torch nor TensorRT is imported, so that a torch without CUDA shows only when a GPU is opened.
+    """
+    missing = driver_missing()
+    if missing is None and importlib.util.find_spec("tensorrt") is None:
+        missing = str(MissingExtra("tensorrt", "tensorrt"))
+    return missing
+
+
+def require_trt() -> None:
+    """Refuse to go on where TensorRT cannot be used."""
+    missing = trt_missing()
+    if missing is not None:
+        raise SrkdError(f"TensorRT cannot be used: {missing}")
+
+
+def cuda_version() -> int:
+    """The newest CUDA that the driver supports: 13000 for 13.0."""
+    version = ctypes.c_int()
+    ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
+    return version.value
+
+
+def driver_version() -> str:
+    """The driver as engine files name it: its CUDA, and its own version where the system shows it: 13.0 (580.65.06)."""
+    number = cuda_version()
+    version = f"{number // 1000}.{number % 1000 // 10}"
+    try:
+        text = KERNEL_MODULE.read_text(errors="replace")
+    except OSError:
+        return version
+    match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", text)
+    return f"{version} ({match[0]})" if match else version
+
+
+def import_tensorrt() -> Any:
+    """Return the module; one line where it is missing, too old, or cannot load its libraries."""
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt":
+            raise SrkdError(f"TensorRT cannot be imported: {error}") from error
+        raise MissingExtra("tensorrt", "tensorrt") from error
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SrkdError(f"TensorRT is installed but cannot load its libraries ({reason}): reinstall it") from error
+    version = str(trt.__version__)
+    if int(version.partition(".")[0]) < OLDEST_MAJOR:
+        raise SrkdError(
+            f"TensorRT {version} is too old, {OLDEST_MAJOR}.0 is the oldest supported: pip install -U 'srkd[tensorrt]'"
+        )
+    return trt
+
+
+def has_precision_flags(trt: Any) -> bool:
+    """Whether precision is a permission given to the builder (10.x), not what the network's own types say (11.x)."""
+    return hasattr(trt.BuilderFlag, "FP16")
+
+
+class BuilderLog:
+    """The errors and warnings that TensorRT logged, for the one line of an error.
+
+    `logger` is TensorRT's side of it and must outlive whatever was made with it.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        severities = trt.ILogger.Severity
+        log = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (severities.INTERNAL_ERROR, severities.ERROR):
+                    log.errors.append(message)
+                elif severity == severities.WARNING:
+                    log.warnings.append(message)
+
+        self.logger: Any = Logger()
+
+    def reason(self) -> str:
+        """Return the first error: those that follow are its consequences."""
+        messages = self.errors or self.warnings or ["TensorRT gave no reason"]
+        return " ".join(messages[0].split())[:300]

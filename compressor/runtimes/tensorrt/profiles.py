@@ -1,0 +1,90 @@
+"""The image sizes that an engine takes: the smallest, the one it is tuned for, the largest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compressor.base.errors import SrkdError, UsageError
+
+Shape = tuple[int, int, int, int]
+"""N, C, H, W."""
+
+Size = tuple[int, int]
+"""Width and height."""
+
+TUNED_FOR = (256, 256)
+LARGEST = (512, 512)
+"""TensorRT keeps memory for the largest from the start; larger pictures are cut into tiles."""
+
+
+def as_shape(sides: Sequence[int]) -> Shape:
+    """Return four sides as plain numbers; ValueError where there are not four."""
+    batch, channels, height, width = (int(side) for side in sides)
+    return batch, channels, height, width
+
+
+@dataclass(frozen=True)
+class OptimizationProfile:
+    """The shapes of the one input."""
+
+    smallest: Shape
+    tuned: Shape
+    largest: Shape
+
+    def __post_init__(self) -> None:
+        for low, middle, high in zip(self.smallest, self.tuned, self.largest, strict=True):
+            if not 1 <= low <= middle <= high:
+                raise UsageError(f"sizes {self}: each must be at least as large as the one before, in width and height")
+
+    def __str__(self) -> str:
+        """16x16,256x256,512x512"""
+        return ",".join("{}x{}".format(*size_of(shape)) for shape in (self.smallest, self.tuned, self.largest))
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The only size that the engine takes; None where it takes several."""
+        return size_of(self.largest) if self.smallest[2:] == self.largest[2:] else None
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether an image of that size lies within the profile."""
+        low, high = self.smallest, self.largest
+        return low[2] <= height <= high[2] and low[3] <= width <= high[3]
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Return the shapes for JSON."""
+        return {"min": list(self.smallest), "opt": list(self.tuned), "max": list(self.largest)}
+
+    @classmethod
+    def from_dict(cls, shapes: Mapping[str, Sequence[int]]) -> OptimizationProfile:
+        """Read the shapes from JSON; ValueError, KeyError or TypeError where they are malformed."""
+        return cls(*(as_shape(shapes[name]) for name in ("min", "opt", "max")))
+
+
+def size_of(shape: Shape) -> Size:
+    """Return width and height."""
+    return shape[3], shape[2]
+
+
+def static_profile(channels: int, size: Size) -> OptimizationProfile:
+    """Return the profile of one image of one size."""
+    shape = (1, channels, size[1], size[0])
+    return OptimizationProfile(shape, shape, shape)
+
+
+def dynamic_profile(
+    channels: int, min_size: int, multiple: int, sizes: tuple[Size, Size] | None = None
+) -> OptimizationProfile:
+    """Return the profile of one image from the network's smallest size up; `sizes` are the tuned and the largest."""
+    least = -(-min_size // multiple) * multiple
+    for width, height in sizes or ():
+        if min(width, height) < least or width % multiple or height % multiple:
+            raise SrkdError(f"size {width}x{height}: this network takes multiples of {multiple}, from {least}x{least}")
+    if sizes is None:
+        tuned, largest = (
+            (max(least, width // multiple * multiple), max(least, height // multiple * multiple))
+            for width, height in (TUNED_FOR, LARGEST)
+        )
+    else:
+        tuned, largest = sizes
+    return OptimizationProfile(*((1, channels, height, width) for width, height in ((least, least), tuned, largest)))

@@ -1,3 +1,0 @@
-"""A double of cuda-python: `tests/doubles/device`."""
-
-from double_device import *  # noqa: F403
