@@ -1,4 +1,4 @@
-"""The command line's frame: speed, help, exit codes, errors, completion, JSON."""
+"""The frame of the command line: speed, help, exit codes, errors, completion, JSON."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
 
 
 def modules_after(*arguments: str) -> set[str]:
-    """Which heavy modules a command line leaves in sys.modules."""
+    """Return the heavy modules that a command line leaves in sys.modules."""
     program = (
         "import sys\nfrom srkd.cli import run\n"
         f"code = run({list(arguments)!r})\n"
         f"print('LOADED', code, *[m for m in {HEAVY!r} if m in sys.modules])"
     )
-    told = python("-c", program).out.strip().splitlines()[-1].split()
-    assert told[:2] == ["LOADED", "0"]
-    return set(told[2:])
+    words = python("-c", program).out.strip().splitlines()[-1].split()
+    assert words[:2] == ["LOADED", "0"]
+    return set(words[2:])
 
 
 def test_help_is_fast_and_lists_the_verbs_in_order() -> None:
     seconds = []
     for _ in range(5):
-        begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = srkd("--help")
-        elapsed, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Waiting for a busy machine is not this program's slowness: its own processor time counts then.
+        elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        # On a busy machine the program waits for others: then its processor time counts.
         seconds.append(min(elapsed, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime))
     assert min(seconds) <= HELP_SECONDS
     positions = [outcome.out.index(f"\n  {verb} ") for verb in VERBS]
@@ -56,11 +56,11 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_importing_the_api_loads_nothing_heavy() -> None:
-    told = python("-c", f"import sys, srkd; dir(srkd); print([m for m in {HEAVY!r} if m in sys.modules])")
-    assert told.out.strip() == "[]"
+    outcome = python("-c", f"import sys, srkd; dir(srkd); print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert outcome.out.strip() == "[]"
 
 
-def test_the_api_is_whole() -> None:
+def test_every_public_name_exists() -> None:
     for name in api.__all__:
         assert getattr(api, name) is not None
     assert set(api.__all__) <= set(dir(api))
@@ -68,7 +68,7 @@ def test_the_api_is_whole() -> None:
         _ = api.distil  # type: ignore[attr-defined]
 
 
-def test_version_is_said_once() -> None:
+def test_the_version_is_declared_once() -> None:
     assert srkd("--version").out.strip() == f"srkd {api.__version__}"
     text = (ROOT / "pyproject.toml").read_text()
     assert 'dynamic = ["version"]' in text
@@ -100,10 +100,10 @@ def test_wrong_usage_is_one_line_and_exit_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1
-    assert expected in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert expected in output.err
 
 
 def test_a_missing_file_is_one_line_and_exit_1(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys:
         raise raised
 
     for verbose in (False, True):
-        with pytest.raises(click.exceptions.Exit) as ended:
+        with pytest.raises(click.exceptions.Exit) as exit_error:
             run_or_exit(Console(verbose=verbose), body)
-        assert ended.value.exit_code == code
+        assert exit_error.value.exit_code == code
         lines = capsys.readouterr().err.splitlines()
         assert lines[-1].startswith(line)
         assert ("Traceback" in lines[0]) == verbose
@@ -167,7 +167,7 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("option", ["", "--json"])
 def test_a_full_disk_is_one_line(option: str) -> None:
-    """The device is always full; nothing may be tried again while the program ends."""
+    """/dev/full is always full; nothing may be written again while the program ends."""
     program = (
         "from srkd.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
         "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
@@ -188,8 +188,8 @@ def test_completion(shell: str) -> None:
     assert "_SRKD_COMPLETE" in script.out
     names = {"COMP_WORDS": "srkd ", "COMP_CWORD": "1" if shell != "fish" else "", "_SRKD_COMPLETE": f"{shell}_complete"}
     program = "import sys; sys.argv = ['srkd']; from srkd.cli import main; main()"
-    offered = python("-c", program, **names)
-    assert all(verb in offered.out for verb in VERBS)
+    completions = python("-c", program, **names)
+    assert all(verb in completions.out for verb in VERBS)
 
 
 def test_json_keeps_stdout_for_itself() -> None:
@@ -202,26 +202,26 @@ def test_json_keeps_stdout_for_itself() -> None:
     )
     outcome = python("-c", program)
     assert outcome.code == 0
-    told = outcome.json
-    assert list(told) == ["schema", "value", "size", "machine"]
-    assert (told["schema"], told["value"], told["size"]) == ("srkd.noisy/1", None, [1, 2])
+    document = outcome.json
+    assert list(document) == ["schema", "value", "size", "machine"]
+    assert (document["schema"], document["value"], document["size"]) == ("srkd.noisy/1", None, [1, 2])
     assert {"cpu", "physical_cores", "logical_cores", "torch_threads", "os", "python", "torch", "gpu"} <= set(
-        told["machine"]
+        document["machine"]
     )
     for line in ("from Python", "from C", "from a child", "a line"):
         assert line in outcome.err
 
 
-def test_plain_values() -> None:
+def test_values_of_json() -> None:
     assert json_value({"a": (1, Path("x"), float("nan")), 2: None}) == {"a": [1, "x", None], "2": None}
 
 
-def test_tables_are_not_cut_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_are_not_cut_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     long = "a/very/long/path/" * 20
     Console().table(["model", "PSNR"], [[long, "30.12"], ["[bold]", "9.1"]], title="Scores")
-    said = capsys.readouterr().out
-    assert long in said and "[bold]" in said
-    assert re.search(r"^\[bold\] +9\.1$", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert long in output and "[bold]" in output
+    assert re.search(r"^\[bold\] +9\.1$", output, re.MULTILINE)
 
 
 def test_parameters() -> None:

@@ -1,4 +1,4 @@
-"""Every verb on a small network of its own: figures, JSON keys, exit codes, and the API under them."""
+"""Every verb on a small network: figures, JSON keys, exit codes, and the Python functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from srkd.cli import cli, run
 from srkd.models import common_scale, find_run_teacher, open_runtime
 from srkd.verb_options import RuntimeOptions
 
-Told = Callable[..., dict[str, Any]]
+ReadJson = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +57,46 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """Run a command with --json and give its object, having checked what every object holds."""
+def read_json(capsys: pytest.CaptureFixture[str]) -> ReadJson:
+    """Return a function that runs a command with --json, checks what every object holds, and returns the object."""
 
-    def ask(*arguments: object, code: int = 0) -> dict[str, Any]:
+    def read(*arguments: object, code: int = 0) -> dict[str, Any]:
         assert run([*map(str, arguments), "--json"]) == code
         value = json.loads(capsys.readouterr().out)
         assert value["schema"] == f"srkd.{arguments[0]}/1"
         assert value["machine"]["torch"] == torch.__version__
         return value
 
-    return ask
+    return read
 
 
-def test_inspect_tells_the_contracts_keys(model: Path, told: Told) -> None:
-    value = told("inspect", model, "--lr-size", "30x20")
-    wanted = {"architecture", "dialect", "scale", "spec", "params", "macs", "macs_plus", "lr_size", "bytes", "sha256"}
-    assert wanted | {"assumed"} <= set(value)
+def test_inspect_json_has_the_keys_of_the_contract(model: Path, read_json: ReadJson) -> None:
+    value = read_json("inspect", model, "--lr-size", "30x20")
+    keys = {"architecture", "dialect", "scale", "spec", "params", "macs", "macs_plus", "lr_size", "bytes", "sha256"}
+    assert keys | {"assumed"} <= set(value)
     counted = srkd.cost(srkd.load(model), (30, 20))
     assert (value["params"], value["macs"], value["lr_size"]) == (counted.params, counted.macs, "30x20")
     assert (value["architecture"], value["dialect"], value["scale"]) == ("edsr", "srkd", 2)
     assert value["bytes"] == model.stat().st_size
 
 
-def test_inspect_of_an_exported_file_agrees(model: Path, exported: Path, told: Told) -> None:
-    ours, theirs = told("inspect", model), told("inspect", exported)
+def test_inspect_of_an_exported_file_agrees(model: Path, exported: Path, read_json: ReadJson) -> None:
+    of_model, of_exported = read_json("inspect", model), read_json("inspect", exported)
     for key in ("architecture", "scale", "spec", "params", "macs", "macs_plus"):
-        assert ours[key] == theirs[key]
-    assert theirs["dialect"] == "onnx"
-    assert theirs["metadata"]["srkd.source_sha256"] == ours["sha256"]
+        assert of_model[key] == of_exported[key]
+    assert of_exported["dialect"] == "onnx"
+    assert of_exported["metadata"]["srkd.source_sha256"] == of_model["sha256"]
 
 
-def test_inspect_of_a_foreign_onnx_file(tmp_path: Path, exported: Path, told: Told) -> None:
+def test_inspect_of_a_foreign_onnx_file(tmp_path: Path, exported: Path, read_json: ReadJson) -> None:
     foreign = onnx.load(str(exported))
     del foreign.metadata_props[:]
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    value = told("inspect", tmp_path / "foreign.onnx")
+    value = read_json("inspect", tmp_path / "foreign.onnx")
     assert (value["architecture"], value["scale"], value["spec"]) == ("unknown", 2, None)
 
 
-def test_inspect_says_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_names_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = build(EDSRSpec(scale=2, width=8, depth=2), seed=1)
     names = {"head": "conv_first", "body_end": "conv_after_body", "tail": "conv_last", "blocks": "body"}
     state = {}
@@ -108,11 +108,11 @@ def test_inspect_says_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFix
             state[name.replace("upsampler.convs", "upsample")] = tensor
     torch.save({"params": state}, tmp_path / "basicsr.pth")
     assert run(["inspect", str(tmp_path / "basicsr.pth")]) == 0
-    said = capsys.readouterr().out
-    assert "assumed: res_scale = 1" in said and "--arch-option res_scale=" in said
+    output = capsys.readouterr().out
+    assert "assumed: res_scale = 1" in output and "--arch-option res_scale=" in output
     assert run(["inspect", str(tmp_path / "basicsr.pth"), "--arch-option", "res_scale=0.1"]) == 0
-    said = capsys.readouterr().out
-    assert "res_scale = 0.1" in said and "assumed: res_scale" not in said
+    output = capsys.readouterr().out
+    assert "res_scale = 0.1" in output and "assumed: res_scale" not in output
     assert srkd.load(tmp_path / "basicsr.pth", res_scale=0.1).spec.to_dict()["res_scale"] == 0.1
 
 
@@ -126,8 +126,8 @@ def test_load_and_save_are_inverse(model: Path, tmp_path: Path) -> None:
         assert torch.equal(network(lr), again(lr))
 
 
-def test_export_tells_the_contracts_keys(model: Path, tmp_path: Path, told: Told) -> None:
-    (file,) = told("export", model, "--onnx", "-o", tmp_path)["files"]
+def test_export_json_has_the_keys_of_the_contract(model: Path, tmp_path: Path, read_json: ReadJson) -> None:
+    (file,) = read_json("export", model, "--onnx", "-o", tmp_path)["files"]
     assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
     assert (file["format"], file["verdict"], file["reason"]) == ("onnx", "passed", None)
     assert file["path"] == str(tmp_path / "small.onnx") and file["bytes"] == (tmp_path / "small.onnx").stat().st_size
@@ -142,10 +142,10 @@ def test_export_writes_into_the_run_folder(model: Path, tmp_path: Path, capsys: 
 
 
 def test_an_export_that_differs_is_exit_1_and_no_file(
-    model: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, read_json: ReadJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "prove", lambda *_, **__: Proof(None, "differs from the network by 0.1"))
-    (file,) = told("export", model, "-o", tmp_path, code=1)["files"]
+    (file,) = read_json("export", model, "-o", tmp_path, code=1)["files"]
     assert (file["verdict"], file["path"]) == ("failed", None)
     assert "differs from the network by 0.1" in file["reason"]
     assert list(tmp_path.iterdir()) == []
@@ -158,8 +158,10 @@ def test_every_format_has_its_flag() -> None:
     assert {f"--{name}" for name in FORMATS} <= flags
 
 
-def test_evaluate_tells_the_contracts_keys(model: Path, exported: Path, photos: Path, told: Told) -> None:
-    value = told("evaluate", model, exported, "--data", photos)
+def test_evaluate_json_has_the_keys_of_the_contract(
+    model: Path, exported: Path, photos: Path, read_json: ReadJson
+) -> None:
+    value = read_json("evaluate", model, exported, "--data", photos)
     assert value["protocol"] == "psnr@y,border=2,bicubic=matlab,grey=rgb"
     assert list(value["models"]) == ["bicubic", "small", "small#2"]
     scores = value["models"]["small"]["sets"]["gradients"]
@@ -169,8 +171,8 @@ def test_evaluate_tells_the_contracts_keys(model: Path, exported: Path, photos: 
     assert value["models"]["small#2"]["sets"]["gradients"]["psnr_y"] == pytest.approx(scores["psnr_y"], abs=1e-3)
 
 
-def test_evaluate_explains(photos: Path, told: Told, capsys: pytest.CaptureFixture[str]) -> None:
-    value = told("evaluate", "--scale", 2, "--data", photos, "--explain")
+def test_evaluate_explains(photos: Path, read_json: ReadJson, capsys: pytest.CaptureFixture[str]) -> None:
+    value = read_json("evaluate", "--scale", 2, "--data", photos, "--explain")
     protocols = [other["protocol"] for other in value["explain"]]
     assert protocols == [
         "psnr@rgb,border=2,bicubic=matlab,grey=rgb",
@@ -179,9 +181,9 @@ def test_evaluate_explains(photos: Path, told: Told, capsys: pytest.CaptureFixtu
         "psnr@y,border=2,bicubic=matlab,grey=raw",
     ]
     assert run(["evaluate", "--scale", "2", "--data", str(photos), "--explain", "--per-image"]) == 0
-    said = capsys.readouterr().out
-    assert all(protocol in said for protocol in protocols)
-    assert "LR images: gradients made" in said
+    output = capsys.readouterr().out
+    assert all(protocol in output for protocol in protocols)
+    assert "LR images: gradients made" in output
 
 
 def test_evaluate_without_data_announces_the_embedded_photos(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +193,7 @@ def test_evaluate_without_data_announces_the_embedded_photos(capsys: pytest.Capt
 
 def test_evaluate_takes_networks_and_open_models(model: Path, photos: Path) -> None:
     network = srkd.load(model)
-    by_file, by_network = (srkd.evaluate(given, data=photos) for given in (model, [network]))
+    by_file, by_network = (srkd.evaluate(item, data=photos) for item in (model, [network]))
     assert by_file.models["small"]["gradients"] == by_network.models["edsr"]["gradients"]
 
 
@@ -210,11 +212,11 @@ def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> 
 
 
 def test_upscale_writes_pictures_and_goes_on_after_a_bad_one(
-    model: Path, photos: Path, tmp_path: Path, told: Told
+    model: Path, photos: Path, tmp_path: Path, read_json: ReadJson
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
-    value = told("upscale", model, photos, bad, "-o", tmp_path / "out", code=1)
+    value = read_json("upscale", model, photos, bad, "-o", tmp_path / "out", code=1)
     assert [Path(done["output"]).name for done in value["done"]] == ["0_x2.png", "1_x2.png"]
     assert (value["done"][0]["lr_size"], value["done"][0]["sr_size"]) == ("36x40", "72x80")
     assert [Path(failed["source"]).name for failed in value["failed"]] == ["bad.png"]
@@ -222,25 +224,25 @@ def test_upscale_writes_pictures_and_goes_on_after_a_bad_one(
         assert picture.size == (72, 80)
 
 
-def test_upscale_says_where_pictures_went(model: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
-    given = [str(model), str(photos / "0.png"), "-o", str(tmp_path / "large.webp")]
-    assert run(["upscale", *given]) == 0
+def test_upscale_prints_where_pictures_are(model: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    words = [str(model), str(photos / "0.png"), "-o", str(tmp_path / "large.webp")]
+    assert run(["upscale", *words]) == 0
     assert f"{tmp_path / 'large.webp'}  36x40 -> 72x80" in capsys.readouterr().out
-    assert run(["upscale", *given]) == 1
+    assert run(["upscale", *words]) == 1
     assert "exists" in capsys.readouterr().err
-    assert run(["upscale", *given, "--overwrite"]) == 0
+    assert run(["upscale", *words, "--overwrite"]) == 0
 
 
 QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory")
 
 
-def test_profile_tells_the_contracts_keys(model: Path, told: Told) -> None:
-    value = told("profile", model, "--teacher", model, *QUICK, "--no-quality")
+def test_profile_json_has_the_keys_of_the_contract(model: Path, read_json: ReadJson) -> None:
+    value = read_json("profile", model, "--teacher", model, *QUICK, "--no-quality")
     assert len(value["rows"]) == 4
-    wanted = {"model", "runtime", "device", "precision", "lr_size", "batch", "threads", "params", "macs", "latency_ms"}
-    wanted |= {"fps", "peak_memory_mb", "speedup_same_runtime", "speedup_vs_teacher_eager", "verdict"}
+    keys = {"model", "runtime", "device", "precision", "lr_size", "batch", "threads", "params", "macs", "latency_ms"}
+    keys |= {"fps", "peak_memory_mb", "speedup_same_runtime", "speedup_vs_teacher_eager", "verdict"}
     for row in value["rows"]:
-        assert wanted <= set(row)
+        assert keys <= set(row)
         assert set(row["latency_ms"]) == {"p50", "p95", "p99"}
         assert row["lr_size"] == "12x10"
     assert value["teacher"] == "small"
@@ -248,10 +250,10 @@ def test_profile_tells_the_contracts_keys(model: Path, told: Told) -> None:
 
 def test_profile_prints_params_macs_fps_and_psnr(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["profile", str(model), "--runtime", "torch", *QUICK]) == 0
-    said = capsys.readouterr().out
-    assert f"{srkd.cost(srkd.load(model)).params:,}" in said
+    output = capsys.readouterr().out
+    assert f"{srkd.cost(srkd.load(model)).params:,}" in output
     for word in ("GMAC", "FPS", "PSNR-Y", "psnr@y,"):
-        assert word in said
+        assert word in output
 
 
 def write_run(folder: Path, teacher: dict[str, object] | None) -> Path:
@@ -261,28 +263,30 @@ def write_run(folder: Path, teacher: dict[str, object] | None) -> Path:
 
 
 def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    notes: list[str] = []
     sha256 = srkd.inspect(model).sha256
-    found = find_run_teacher(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), said.append)
-    assert found is not None and (found.path, found.scale, found.options) == (model, 2, {})
-    assert str(model) in said.pop()
-    assert find_run_teacher(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), said.append) is None
-    assert "has changed" in said.pop()
-    assert find_run_teacher(write_run(tmp_path / "c", None), said.append) is None
-    assert find_run_teacher(tmp_path, said.append) is None
-    assert said == []
+    teacher = find_run_teacher(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), notes.append)
+    assert teacher is not None and (teacher.path, teacher.scale, teacher.options) == (model, 2, {})
+    assert str(model) in notes.pop()
+    assert find_run_teacher(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), notes.append) is None
+    assert "has changed" in notes.pop()
+    assert find_run_teacher(write_run(tmp_path / "c", None), notes.append) is None
+    assert find_run_teacher(tmp_path, notes.append) is None
+    assert notes == []
     (tmp_path / "a" / "run.json").write_text("[]")
     with pytest.raises(SrkdError, match="give --teacher"):
-        find_run_teacher(tmp_path / "a", said.append)
+        find_run_teacher(tmp_path / "a", notes.append)
 
 
-def test_what_was_said_of_a_runs_teacher_holds_for_the_teacher_alone(model: Path, tmp_path: Path) -> None:
-    told = {"path": str(model), "sha256": srkd.inspect(model).sha256, "options": {"res_scale": 0.1}}
+def test_options_of_the_teacher_of_a_run_are_used_for_the_teacher_alone(model: Path, tmp_path: Path) -> None:
+    facts = {"path": str(model), "sha256": srkd.inspect(model).sha256, "options": {"res_scale": 0.1}}
     gains = []
-    for name, facts in (("told", told), ("silent", {**told, "options": {}})):
-        run = write_run(tmp_path / name, facts)
+    for name, teacher_facts in (("with", facts), ("without", {**facts, "options": {}})):
+        run = write_run(tmp_path / name, teacher_facts)
         shutil.copy(model, run / "student.safetensors")
         report = srkd.profile(run, seconds=0.1, memory=False, runtime=("torch",), lr_size=((16, 16),))
-        student, teacher = ({item.model: item.psnr_y for item in report.quality}[who] for who in (name, report.teacher))
+        student, teacher = (
+            {item.model: item.psnr_y for item in report.quality}[label] for label in (name, report.teacher)
+        )
         gains.append(student - teacher)
     assert gains[1] == pytest.approx(0.0, abs=1e-6) and abs(gains[0]) > 1e-3
