@@ -82,9 +82,9 @@ class DUKD(PlainMethod):
 
     def fit(self, teacher: Network | None, student: Network) -> DUKD:
         """Zoom-out off where SwinIR plays; the code's settings for this student."""
-        swinir = "swinir" in {network.spec.arch for network in (teacher, student) if network is not None}
+        windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
         if self.variant != "code":
-            return replace(self, zoom_out="off" if swinir else "on") if self.zoom_out == "auto" else self
+            return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
         published = CODE.get((student.spec.arch, student.spec.scale))
         if published is None:
             if self.zoom_out == "auto" or None in (self.pixel_weight, self.probability, self.cells):
