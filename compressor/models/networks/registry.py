@@ -41,17 +41,21 @@ class InstalledNetworks:
 
 @cache
 def installed_networks() -> InstalledNetworks:
-    """Find the networks of other packages, without importing any."""
-    points: dict[str, metadata.EntryPoint] = {}
-    notes = []
+    """Find the networks of other packages, without importing any. A name of several packages belongs to none."""
+    providers: dict[str, list[metadata.EntryPoint]] = {}
     for point in sorted(metadata.entry_points(group=GROUP), key=_package_of):
-        if not NAME.fullmatch(point.name):
-            notes.append(f"network {point.name!r} of {_package_of(point)} is refused: names have small letters, -, _")
-        elif point.name in NETWORKS or point.name in points:
-            other = "srkd" if point.name in NETWORKS else _package_of(points[point.name])
-            notes.append(f"network {point.name} of {_package_of(point)} is refused: {other} has one of that name")
+        providers.setdefault(point.name, []).append(point)
+    points, notes = {}, []
+    for name, same in providers.items():
+        packages = " and ".join(map(_package_of, same))
+        if not NAME.fullmatch(name):
+            notes.append(f"network {name!r} of {packages} is refused: names have small letters, digits, - and _")
+        elif name in NETWORKS:
+            notes.append(f"network {name} of {packages} is refused: srkd has a network of that name")
+        elif len(same) > 1:
+            notes.append(f"network {name} is provided by {packages}, so none of them is used")
         else:
-            points[point.name] = point
+            points[name] = same[0]
     return InstalledNetworks(points, tuple(notes))
 
 

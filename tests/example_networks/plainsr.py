@@ -1,0 +1,113 @@
+"""PlainSR: convolutions and ReLU, then a pixel shuffle. A network of another package, in one file.
+
+Its entry point:
+
+    [project.entry-points."srkd.networks"]
+    plainsr = "plainsr:ARCHITECTURE"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
+from compressor.models.networks.dialect import Dialect, Reading, State, count, rows
+
+
+@dataclass(frozen=True)
+class PlainSpec(Spec):
+    arch: ClassVar[str] = "plainsr"
+    width: int = 16
+    depth: int = 4
+
+    def __post_init__(self) -> None:
+        require_positive(self, "scale", "width", "depth")
+
+    def narrowed(self, width: float) -> PlainSpec:
+        return replace(self, width=scale_count("width", width, self.width))
+
+    def shortened(self, depth: float) -> PlainSpec:
+        return replace(self, depth=scale_count("depth", depth, self.depth))
+
+
+class PlainSR(Network):
+    spec: PlainSpec
+
+    def __init__(self, spec: PlainSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(spec.width, spec.width, 3, padding=1), nn.ReLU()) for _ in range(spec.depth))
+        )
+        self.tail = nn.Conv2d(spec.width, 3 * spec.scale**2, 3, padding=1)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        return self.head(lr)
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        return self.layers(feature)
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.tail(feature + shallow), self.spec.scale)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(scale=self.spec.scale, receptive_radius=self.spec.depth + 2)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        layers = {f"body[{k}]": Tap(f"layers.{k}") for k in range(self.spec.depth)}
+        return {"head": Tap("head"), **layers, "body_end": Tap("layers"), "pre_up": Tap("tail", "input")}
+
+
+def axes(spec: PlainSpec) -> AxisPlan:
+    parameters = {
+        "head.weight": ("width", "rgb"),
+        "head.bias": ("width",),
+        "layers.*.0.weight": ("width", "width"),
+        "layers.*.0.bias": ("width",),
+        "tail.weight": ("shuffled", "width"),
+        "tail.bias": ("shuffled",),
+    }
+    sizes = {"width": Axis(spec.width), "rgb": Axis(3), "shuffled": Axis(3 * spec.scale**2)}
+    return AxisPlan(sizes, parameters, (Repeat("layers", spec.depth),))
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    outputs = rows(state, "last.weight")
+    return Reading(
+        {
+            "width": rows(state, "first.weight"),
+            "depth": count(state, r"middle\.(\d+)\.0\.weight"),
+            "scale": int((outputs // 3) ** 0.5),
+        }
+    )
+
+
+def _names(spec: PlainSpec, in_file: set[str]) -> dict[str, str]:
+    layers = {"head": "first", "tail": "last", **{f"layers.{k}.0": f"middle.{k}.0" for k in range(spec.depth)}}
+    return {f"{here}.{kind}": f"{there}.{kind}" for here, there in layers.items() for kind in ("weight", "bias")}
+
+
+ARCHITECTURE = Architecture(
+    PlainSpec,
+    PlainSR,
+    axes,
+    small=PlainSpec(scale=4, width=20, depth=3),
+    dialects=(
+        Dialect(
+            name="plain-trainer",
+            recognises=lambda state: "first.weight" in state and "middle.0.0.weight" in state,
+            read=_read,
+            names=_names,
+            code_bases=("plain-trainer",),
+        ),
+    ),
+)

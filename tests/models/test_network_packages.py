@@ -1,0 +1,165 @@
+"""A network is one file and one registration, in srkd and in another package."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks import registry
+from compressor.models.networks.base import Spec
+from compressor.models.networks.registry import NETWORKS, architecture, architectures, network_names
+from tests.support.commands import ROOT, Outcome, python
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "example_networks" / "plainsr.py"
+WORK = """
+import json, sys
+from pathlib import Path
+import torch
+import srkd
+from compressor.models.checkpoints.convert import convert_file
+from compressor.models.networks.registry import architecture, build
+from compressor.models.students import parse_student
+
+folder, photos = Path(sys.argv[1]), sys.argv[2]
+teacher = build(parse_student("plainsr:width=12,depth=4,scale=2"), seed=0)
+srkd.save(teacher, folder / "teacher.safetensors")
+loaded = srkd.load(folder / "teacher.safetensors")
+student = srkd.build_student(loaded, width=0.5, depth=0.5)
+report = srkd.compress(
+    folder / "teacher.safetensors", recipe="fakd", data=photos, width=0.5, steps=2, out=folder / "run",
+    settings=("schedule.batch=2", "schedule.lr_patch=8"),
+)
+exported = srkd.export(folder / "run", formats=["onnx"], out=folder / "exported")
+written = convert_file(folder / "teacher.safetensors", "plain-trainer")
+again = srkd.load(written.path)
+print(json.dumps({
+    "same": loaded.fingerprint() == teacher.fingerprint() == again.fingerprint(),
+    "student": student.spec.to_dict(),
+    "params": srkd.cost(teacher).params,
+    "counted": sum(parameter.numel() for parameter in teacher.parameters()),
+    "steps": report.steps,
+    "inspected": srkd.inspect(folder / "run").architecture,
+    "dialect": srkd.inspect(written.path).dialect,
+    "verdicts": [file.verdict for file in exported.files],
+}))
+"""
+
+
+def install(site: Path, source: str, entry_points: str, package: str = "lab") -> Path:
+    """Lay out a package as pip does: a module, and metadata with its entry points."""
+    site.mkdir(exist_ok=True)
+    (site / "plainsr.py").write_text(source)
+    facts = site / f"{package}-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[srkd.networks]\n{entry_points}\n")
+    return site
+
+
+def with_site(site: Path, *arguments: object) -> Outcome:
+    return python(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
+
+
+def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
+    site = install(tmp_path / "site", EXAMPLE.read_text(), "plainsr = plainsr:ARCHITECTURE")
+    done = with_site(site, "-c", WORK, tmp_path, photos)
+    assert done.code == 0, done.err
+    facts = json.loads(done.out.splitlines()[-1])
+    assert facts["same"] and facts["params"] == facts["counted"]
+    assert facts["student"] == {"arch": "plainsr", "scale": 2, "width": 6, "depth": 2}
+    assert (facts["steps"], facts["inspected"], facts["dialect"]) == (2, "plainsr", "plain-trainer")
+    assert facts["verdicts"] == ["passed"]
+    told = with_site(site, "-m", "srkd", "inspect", tmp_path / "run", "--json")
+    assert told.code == 0 and told.json["architecture"] == "plainsr"
+    without = python("-m", "srkd", "inspect", tmp_path / "run")
+    assert without.code == 1 and "no network is called 'plainsr'" in without.err
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch):
+    """Forget what is installed, before and after."""
+    registry.installed_networks.cache_clear()
+    registry.architecture.cache_clear()
+    yield
+    registry.installed_networks.cache_clear()
+    registry.architecture.cache_clear()
+    sys.modules.pop("plainsr", None)
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_broken_package_harms_nobody_and_is_named_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = "plainsr = plainsr:ARCHITECTURE\nedsr = plainsr:ARCHITECTURE\nOther = plainsr:ARCHITECTURE"
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", "import nowhere", points)))
+    assert network_names() == (*NETWORKS, "plainsr")
+    assert [one.name for one in architectures()] == list(NETWORKS)
+    with pytest.raises(SrkdError, match=r"network plainsr of lab cannot be imported \(ModuleNotFoundError"):
+        architecture("plainsr")
+    with pytest.raises(UsageError, match=r"called 'other'.*edsr of lab is refused: srkd has a network.*'Other' of lab"):
+        architecture("other")
+    assert architecture("edsr").spec.__module__ == "compressor.models.networks.edsr"
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = install(tmp_path / "site", EXAMPLE.read_text(), "plain = plainsr:ARCHITECTURE")
+    monkeypatch.syspath_prepend(str(site))
+    with pytest.raises(SrkdError, match="plainsr:ARCHITECTURE of lab is not an Architecture called 'plain'"):
+        architecture("plain")
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_name_of_two_packages_belongs_to_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = install(tmp_path / "site", EXAMPLE.read_text(), "plainsr = plainsr:ARCHITECTURE", "two")
+    monkeypatch.syspath_prepend(str(site))
+    install(tmp_path / "site", EXAMPLE.read_text(), "plainsr = plainsr:ARCHITECTURE", "one")
+    with pytest.raises(UsageError, match="plainsr is provided by one and two, so none of them is used"):
+        architecture("plainsr")
+
+
+PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
+PUBLISHED_SETTINGS = {
+    "recipes/dukd.py": "the settings of DUKD's released option files, by student",
+    "recipes/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
+}
+"""Files of methods that name networks for a reason of their own."""
+
+
+def names_in(path: Path) -> tuple[set[str], set[str]]:
+    """Return the text literals of a file, and the modules that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return texts, {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+def test_a_network_inside_touches_its_file_and_the_registry() -> None:
+    """With its test, its row in docs/networks.md and perhaps golden outputs, that makes at most five files."""
+    allowed = {"compressor/models/networks/registry.py", *PUBLISHED_SETTINGS}
+    extending = {"compressor.models.networks.carn": {"compressor/models/networks/carn_m.py"}}
+    selftests = {"compressor.models.networks.edsr": {"export/trt_selftest.py"}}
+    for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
+        texts, imports = names_in(path)
+        place = path.relative_to(ROOT).as_posix()
+        for name, module in NETWORKS.items():
+            own = module.replace(".", "/") + ".py"
+            if place in {own, *allowed, *extending.get(module, ()), *selftests.get(module, ())}:
+                continue
+            assert name not in texts, f"{place} names the network {name}: let its file say what is needed"
+            assert module not in imports, f"{place} imports the network {name}: let its file say what is needed"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_brings_its_own_forms_for_tests(name: str) -> None:
+    found = architecture(name)
+    assert isinstance(found.small, Spec) and {spec.arch for spec in (found.small, *found.variants)} == {name}
+    assert f"| {name} |" in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert all(dialect.code_bases for dialect in found.dialects)
