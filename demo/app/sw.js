@@ -25,7 +25,7 @@ self.addEventListener("fetch", (event) => {
   if (request.method !== "GET" || !url.href.startsWith(self.registration.scope)) return;
   const path = url.href.slice(self.registration.scope.length).split(/[?#]/)[0];
   if (path === LIST) event.respondWith(list(request, (work) => event.waitUntil(work)));
-  else event.respondWith(kept(request, path));
+  else event.respondWith(answerFromCache(request, path));
 });
 
 /** All or nothing: one file that is missing, or is not the one the build saw, and the old version stays. */
@@ -51,21 +51,21 @@ async function keepEngine(engine) {
 
 /** What would not be there offline: models and samples of the list, the list itself, files of the engine in use. */
 async function missing(engine) {
-  if ((await unkept(engine)).length) await keepData();
-  return unkept(engine);
+  if ((await findUncached(engine)).length) await keepData();
+  return findUncached(engine);
 }
 
-async function unkept(engine) {
+async function findUncached(engine) {
   const [app, data] = [await caches.open(APP), await caches.open(DATA)];
   const list = await data.match(here(LIST));
   if (!list) return [LIST];
   const { models = [], samples = [] } = await list.json();
-  const found = [];
-  for (const row of [...models, ...samples]) if (!(await data.match(addressOf(row)))) found.push(row.url);
+  const missing = [];
+  for (const row of [...models, ...samples]) if (!(await data.match(addressOf(row)))) missing.push(row.url);
   for (const { path, later } of PRECACHE.files) {
-    if (later === engine && !(await app.match(here(path)))) found.push(path);
+    if (later === engine && !(await app.match(here(path)))) missing.push(path);
   }
-  return found;
+  return missing;
 }
 
 /** Models and samples, so that the first visit is enough. What of them cannot be had does not stop the app. */
@@ -93,9 +93,9 @@ async function list(request, later) {
 
 /** Keep what the list names, drop what it no longer does. What cannot be had is left out, and told by `missing`. */
 async function keepNamed(cache, { models = [], samples = [] }) {
-  const wanted = new Map([...models, ...samples].map((row) => [addressOf(row), row.sha256]));
-  for (const { url } of await cache.keys()) if (url !== here(LIST) && !wanted.has(url)) await cache.delete(url);
-  for (const [address, sha256] of wanted) {
+  const listed = new Map([...models, ...samples].map((row) => [addressOf(row), row.sha256]));
+  for (const { url } of await cache.keys()) if (url !== here(LIST) && !listed.has(url)) await cache.delete(url);
+  for (const [address, sha256] of listed) {
     if (await cache.match(address)) continue;
     const response = await fetch(address, sha256 ? { integrity: integrityOf(sha256) } : {}).catch(() => null);
     if (response?.ok) await cache.put(address, response).catch(() => {});
@@ -111,14 +111,14 @@ function integrityOf(sha256) {
   return `sha256-${btoa(sha256.match(/../g).map((pair) => String.fromCharCode(parseInt(pair, 16))).join(""))}`;
 }
 
-async function kept(request, path) {
-  const known = PRECACHE.files.find((file) => file.path === (path || "index.html"));
-  const cache = await caches.open(known ? APP : DATA);
-  const found = await cache.match(known ? here(known.path) : request);
-  if (found) return isolated(found);
+async function answerFromCache(request, path) {
+  const file = PRECACHE.files.find(({ path: address }) => address === (path || "index.html"));
+  const cache = await caches.open(file ? APP : DATA);
+  const cached = await cache.match(file ? here(file.path) : request);
+  if (cached) return isolated(cached);
   const response = await fetch(request);
   // Files of another engine are fetched when a device first uses it, and kept from then on.
-  if (known && response.ok) await cache.put(here(known.path), response.clone());
+  if (file && response.ok) await cache.put(here(file.path), response.clone());
   return isolated(response);
 }
 

@@ -59,7 +59,7 @@ def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve:
             for threads in (1, 2):
                 told = visit.engine(
                     """
-                    await engine.ask("setup", { wanted: { engine: "wasm", threads: given.threads } });
+                    await engine.ask("setup", { options: { engine: "wasm", threads: given.threads } });
                     const bytes = await (await fetch(given.url)).arrayBuffer();
                     await engine.ask("open", { name: "model.onnx", bytes });
                     return await engine.ask("measure", { runs: 9 });

@@ -167,7 +167,7 @@ def test_one_thread_is_explained_by_what_can_be_done(
     ("cores", "asked", "engine", "reason"),
     [
         (8, "0", "4 threads", "4 threads of 8 cores: "),
-        (8, "1", "1 thread", "One thread of 8 cores: that many were asked for."),
+        (8, "1", "1 thread", "One thread of 8 cores, as selected."),
         (2, "4", "2 threads", "2 threads, not 4: this device has 2 cores."),
         (2, "0", "2 threads", ""),
         (1, "0", "1 thread", "One thread: this device has one processor core."),

@@ -157,9 +157,9 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
 
 
 RUN_AND_CANCEL = """
-    await engine.ask("setup", { wanted: { engine: "wasm", threads: 0 } });
+    await engine.ask("setup", { options: { engine: "wasm", threads: 0 } });
     const bytes = await (await fetch("models/student.onnx")).arrayBuffer();
-    await engine.ask("open", { name: "student.onnx", bytes, known: { receptive_radius: 36 } });
+    await engine.ask("open", { name: "student.onnx", bytes, entry: { receptive_radius: 36 } });
     await engine.ask("picture", { blob: await (await fetch("photo.jpg")).blob() });
     const abort = new AbortController();
     const tiles = [];

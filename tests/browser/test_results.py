@@ -34,8 +34,8 @@ pytestmark = pytest.mark.browser
 
 OPEN_AND_RUN = """
     const bytes = await (await fetch(given.url)).arrayBuffer();
-    await engine.ask("setup", { wanted: { engine: "wasm", threads: given.threads ?? 1 } });
-    const { facts } = await engine.ask("open", { name: "model.onnx", bytes, known: given.known ?? {} });
+    await engine.ask("setup", { options: { engine: "wasm", threads: given.threads ?? 1 } });
+    const { facts } = await engine.ask("open", { name: "model.onnx", bytes, entry: given.entry ?? {} });
     const picture = await (await fetch(given.picture)).blob();
     await engine.ask("picture", { blob: picture });
     const tiles = [];
@@ -138,7 +138,7 @@ def test_tiled_equals_untiled(visit: Visit, models: Models, tile: int) -> None:
 def test_a_radius_too_small_would_be_seen(visit: Visit, models: Models) -> None:
     """The test above can fail: with half the margin the tiles do not fit one another."""
     whole, _ = computed(visit, models.tiny)
-    tiled, _ = computed(visit, models.tiny, tile=17, known={"receptive_radius": 2})
+    tiled, _ = computed(visit, models.tiny, tile=17, entry={"receptive_radius": 2})
     assert farthest(tiled, whole) > 1
 
 
@@ -174,10 +174,10 @@ def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> N
 
 def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Models) -> None:
     """The page knows no network by name: too small a margin would be seen, too large a one would cost time."""
-    from tests.test_networks import SMALL
+    from tests.support.networks import tiny
 
     for name in ("carn", "rcan", "compact"):
-        model = models.made(SMALL[name](2), f"reach-{name}")
+        model = models.made(tiny(name, 2), f"reach-{name}")
         visit.site.files[f"models/{model.path.name}"] = model.path
         found = visit.page.evaluate(
             """async (url) => {

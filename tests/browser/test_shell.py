@@ -210,9 +210,9 @@ def test_webgpu_runs_where_it_is_wanted(
             """
             const found = {};
             for (const wanted of ["wasm", "webgpu"]) {
-                const choice = await engine.ask("setup", { wanted: { engine: wanted, threads: 1 } });
+                const choice = await engine.ask("setup", { options: { engine: wanted, threads: 1 } });
                 const bytes = await (await fetch(given)).arrayBuffer();
-                const model = { name: "tiny.onnx", bytes, wanted: { engine: wanted } };
+                const model = { name: "tiny.onnx", bytes, options: { engine: wanted } };
                 const { choice: used } = await engine.ask("open", model);
                 await engine.ask("picture", { blob: await (await fetch("samples/cat.png")).blob() });
                 const tiles = [];

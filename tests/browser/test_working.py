@@ -208,13 +208,13 @@ def test_a_worker_that_stopped_is_said_at_once(browser: Browser, site: Site) -> 
         told = visit.ready().engine(
             """
             const words = [];
-            const wanted = { engine: "wasm", threads: 1 };
-            const waiting = engine.ask("setup", { wanted }).catch((error) => words.push(error.message));
+            const options = { engine: "wasm", threads: 1 };
+            const waiting = engine.ask("setup", { options }).catch((error) => words.push(error.message));
             engine.worker.dispatchEvent(new ErrorEvent("error", { message: "it is gone" }));
             await waiting;
             await engine.ask("shut").catch((error) => words.push(error.message));
             engine.restart();
-            words.push((await engine.ask("setup", { wanted })).engine);
+            words.push((await engine.ask("setup", { options })).engine);
             return words;
             """
         )

@@ -2,7 +2,7 @@
 
 import { Cancelled, Engine } from "./engine.js";
 import { Camera } from "./camera.js";
-import { wireFiles } from "./given.js";
+import { wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
 import { BICUBIC, fetchList, fromFile } from "./models.js";
 import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offline.js";
@@ -10,7 +10,7 @@ import * as panel from "./panel.js";
 import { part, say, trouble } from "./panel.js";
 import { Session } from "./session.js";
 import { Viewer } from "./viewer.js";
-import { number, size } from "./words.js";
+import { number, size } from "./format.js";
 
 const models = [{ key: BICUBIC, title: "Bicubic", scale: null }];
 const samples = [];
@@ -187,8 +187,8 @@ async function addModels(files) {
 async function changeEngine() {
   part("measured").textContent = "";
   await attempt(async () => {
-    const wanted = { engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) };
-    const ready = session.setup(wanted);
+    const options = { engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) };
+    const ready = session.setup(options);
     showSubject();
     offerFiles();
     showEngine(await ready);
@@ -270,7 +270,7 @@ function tellKept(missing) {
 }
 
 function stayOffline() {
-  part("offline").textContent = offlineObstacle() ?? "Being kept for offline use…";
+  part("offline").textContent = offlineObstacle() ?? "Saving for offline use…";
   const update = (words, label, apply) => {
     part("update").hidden = false;
     part("update").firstElementChild.textContent = words;
@@ -281,7 +281,7 @@ function stayOffline() {
     engine: choice?.engine,
     onReady: tellKept,
     onUpdate: (apply) => update("A new version is ready.", "Use it", apply),
-    onReplaced: () => update("Another tab uses a new version. This one has to be loaded anew.", "Load it", () => location.reload()),
+    onReplaced: () => update("Another tab uses a new version. Reload this tab to use it too.", "Reload", () => location.reload()),
   }).catch((error) => {
     part("offline").textContent = `Not kept for offline use: ${error.message}`;
     workerRefused = error.message;
@@ -316,7 +316,7 @@ async function start() {
   stayOffline();
 }
 
-/** The network is opened while its user still looks for a photo. A failure is told when it is wanted. */
+/** The network is opened while its user still looks for a photo. A failure is shown when it is needed. */
 async function warmUp() {
   const model = session.sides.right;
   if (model.key === BICUBIC || session.picture) return;

@@ -4,7 +4,7 @@ import { Cancelled } from "./engine.js";
 import { cameraObstacle, film } from "./live.js";
 import { BICUBIC } from "./models.js";
 import { part, showWork, trouble } from "./panel.js";
-import { number, size } from "./words.js";
+import { number, size } from "./format.js";
 
 export class Camera {
   #filming = null;

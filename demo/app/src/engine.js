@@ -38,7 +38,7 @@ export class Engine {
    * the waiting at once and the run between two tiles; a `patient` request waits for the worker's own answer, because
    * both sides have to agree on what it did.
    */
-  ask(action, given = {}, { transfer = [], onBegun, onTile, signal, patient = false } = {}) {
+  ask(action, request = {}, { transfer = [], onBegun, onTile, signal, patient = false } = {}) {
     if (signal?.aborted) return Promise.reject(new Cancelled());
     if (this.#failed) return Promise.reject(new Error(this.#failed));
     const id = this.#next++;
@@ -46,7 +46,7 @@ export class Engine {
     const answered = new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, onBegun, onTile });
       signal?.addEventListener("abort", stop, { once: true });
-      this.worker.postMessage({ id, action, ...given }, transfer);
+      this.worker.postMessage({ id, action, ...request }, transfer);
     }).finally(() => signal?.removeEventListener("abort", stop));
     if (patient || !signal) return answered;
     const forget = () => this.#waiting.delete(id);

@@ -48,13 +48,13 @@ export async function film(engine, { signal, choose, onFrame }) {
   }
 }
 
-/** Whoever is asked for leave may answer after the user has gone: the camera is let go of then. */
+/** The permission may be answered after the user has left: the camera is then stopped. */
 async function camera(signal) {
-  const asked = navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+  const stream = navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   try {
-    return await raced(asked, signal);
+    return await raced(stream, signal);
   } catch (error) {
-    asked.then(stopped, () => {});
+    stream.then(stopped, () => {});
     throw TROUBLE[error.name] ? new Error(TROUBLE[error.name]) : error;
   }
 }
@@ -66,8 +66,8 @@ function stopped(stream) {
 /** The wanted width in the camera's proportions, or what the network takes instead. */
 function frameSize({ videoWidth, videoHeight }, width, { fixed, multiple = 1, least = 1 }) {
   if (fixed) return fixed;
-  const taken = (side) => roundedUp(Math.max(Math.round(side), least, 1), multiple);
-  return [taken(width), taken((width * videoHeight) / videoWidth)];
+  const allowed = (side) => roundedUp(Math.max(Math.round(side), least, 1), multiple);
+  return [allowed(width), allowed((width * videoHeight) / videoWidth)];
 }
 
 /** The middle of the frame, in the proportions of what is wanted, drawn at that size. */

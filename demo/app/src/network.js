@@ -17,11 +17,11 @@ export function bicubicNetwork(scale) {
   };
 }
 
-/** Open a file's bytes. `known` is the server's row for it; what the file itself says is checked against a small run. */
-export async function openNetwork(ort, choice, bytes, name, known = {}) {
+/** Open a file's bytes. `entry` is the server's row for it; what the file itself says is checked against a small run. */
+export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   const facts = describeOnnx(bytes, name);
-  if (Number.isInteger(known.receptive_radius)) facts.radius = known.receptive_radius;
-  Object.assign(facts, { multiple: known.size_multiple ?? 1, least: known.min_size ?? 1 });
+  if (Number.isInteger(entry.receptive_radius)) facts.radius = entry.receptive_radius;
+  Object.assign(facts, { multiple: entry.size_multiple ?? 1, least: entry.min_size ?? 1 });
   let session;
   try {
     session = await openSession(ort, choice, bytes);
@@ -79,8 +79,8 @@ async function inSession(ort, session, facts, planes, width, height) {
   const half = facts.type === "float16";
   const dims = [1, facts.channels, height, width];
   const lr = new ort.Tensor(facts.type, half ? halvesFromFloats(planes) : planes, dims);
-  const found = await session.run({ [facts.input]: lr });
-  const sr = found[facts.output];
+  const outputs = await session.run({ [facts.input]: lr });
+  const sr = outputs[facts.output];
   const { type } = sr;
   if (!["float32", "float16"].includes(type)) throw new Error(`it gives ${type} instead of float32 or float16`);
   const raw = await sr.getData();

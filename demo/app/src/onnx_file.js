@@ -30,12 +30,12 @@ function outlineOf(bytes) {
   if (!graph || model.number(1) === undefined || !model.bytes(8).length) throw new Malformed("no graph in it");
   const parts = message(graph);
   const weights = parts.bytes(5).map(weight);
-  const own = new Set(weights.map((each) => each.name));
+  const constants = new Set(weights.map((each) => each.name));
   return {
     metadata: Object.fromEntries(model.bytes(14).map((pair) => [message(pair).text(1), message(pair).text(2)])),
     nodes: parts.bytes(1).map(node),
     weights,
-    inputs: parts.bytes(11).map(port).filter((each) => !own.has(each.name)),
+    inputs: parts.bytes(11).map(port).filter((each) => !constants.has(each.name)),
     outputs: parts.bytes(12).map(port),
   };
 }
@@ -96,9 +96,9 @@ function precisionOf(nodes, weights) {
 }
 
 function node(bytes) {
-  const found = message(bytes);
+  const proto = message(bytes);
   const attributes = {};
-  for (const each of found.bytes(5)) {
+  for (const each of proto.bytes(5)) {
     const attribute = message(each);
     attributes[attribute.text(1)] = {
       integer: attribute.number(3),
@@ -107,33 +107,33 @@ function node(bytes) {
     };
   }
   return {
-    op: found.text(4),
-    inputs: found.bytes(1).map(string),
-    outputs: found.bytes(2).map(string),
+    op: proto.text(4),
+    inputs: proto.bytes(1).map(string),
+    outputs: proto.bytes(2).map(string),
     attributes,
   };
 }
 
 /** Name, type and shape of a tensor; small ones with their values, which Resize and Gather need. */
 function weight(bytes) {
-  const found = { dims: [], type: 0, name: "", external: false, raw: null, floats: null };
+  const tensor = { dims: [], type: 0, name: "", external: false, raw: null, floats: null };
   for (const { number, value } of fields(bytes)) {
-    if (number === 1) found.dims.push(...(typeof value === "number" ? [value] : packed(value)));
-    else if (number === 2) found.type = value;
-    else if (number === 4) found.floats = value;
-    else if (number === 8) found.name = string(value);
-    else if (number === 9) found.raw = value;
-    else if (number === 14) found.external = value === EXTERNAL;
+    if (number === 1) tensor.dims.push(...(typeof value === "number" ? [value] : packed(value)));
+    else if (number === 2) tensor.type = value;
+    else if (number === 4) tensor.floats = value;
+    else if (number === 8) tensor.name = string(value);
+    else if (number === 9) tensor.raw = value;
+    else if (number === 14) tensor.external = value === EXTERNAL;
   }
-  return found;
+  return tensor;
 }
 
 function port(bytes) {
-  const found = message(bytes);
-  const tensor = message(message(found.bytes(2)[0] ?? new Uint8Array()).bytes(1)[0] ?? new Uint8Array());
+  const proto = message(bytes);
+  const tensor = message(message(proto.bytes(2)[0] ?? new Uint8Array()).bytes(1)[0] ?? new Uint8Array());
   const shape = message(tensor.bytes(2)[0] ?? new Uint8Array());
   return {
-    name: found.text(1),
+    name: proto.text(1),
     type: TYPES[tensor.number(1)] ?? "something that is not a picture",
     shape: shape.bytes(1).map((dimension) => message(dimension).number(1) || undefined),
   };

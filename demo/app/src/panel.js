@@ -1,7 +1,7 @@
 // Everything that is written beside the picture: figures, engine, model, progress, trouble.
 
 import { NOT_ISOLATED } from "./runtime.js";
-import { duration, megabytes, megapixels, number, size } from "./words.js";
+import { duration, megabytes, megapixels, number, size } from "./format.js";
 
 export const part = (id) => document.getElementById(id);
 
@@ -22,11 +22,11 @@ export function showEngine(choice, remedy) {
   const threads = choice.engine === "webgpu" ? choice.adapter : `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
   part("engine").textContent = `${ENGINES[choice.engine]} · ${threads}`;
   const why = choice.why.map((each) => (each === NOT_ISOLATED ? `${each} ${remedy}` : each));
-  part("why").replaceChildren(...(why.length ? why : ["The best that this app knows."]).map(item));
+  part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
 }
 
 /** What is known of a model: from its file once it was opened, before that from the list. */
-function known({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata }) {
+function describe({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata }) {
   const fixed = fixed_size ? [fixed_size.width, fixed_size.height] : null;
   return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, ...facts };
 }
@@ -34,28 +34,28 @@ function known({ facts, bytes, precision, scale, fixed_size, receptive_radius, m
 /** The model that the figures are of; null where both sides are bicubic. */
 export function showModel(model) {
   part("model-name").textContent = model?.title ?? "";
-  part("figure-model").textContent = model ? megabytes(known(model).bytes) : "–";
+  part("figure-model").textContent = model ? megabytes(describe(model).bytes) : "–";
   part("figure-model-kind").textContent = model ? kindOf(model) : "";
   part("model-facts").replaceChildren(...(model ? rowsOf(model).flatMap(([key, value]) => [term(key), detail(value)]) : []));
 }
 
 function kindOf(model) {
-  const { precision, scale } = known(model);
-  const told = model.title.endsWith(precision) ? null : precision;
-  return [model.title, told, scale && `×${scale}`].filter(Boolean).join(", ");
+  const { precision, scale } = describe(model);
+  const suffix = model.title.endsWith(precision) ? null : precision;
+  return [model.title, suffix, scale && `×${scale}`].filter(Boolean).join(", ");
 }
 
 function rowsOf(model) {
-  const { bytes, scale, radius, fixed, metadata } = known(model);
-  const told = Object.entries(metadata).filter(([key]) => key.startsWith("srkd."));
-  const seen = radius === null ? "the whole picture: tiles overlap, seams may differ" : `${radius} pixels around: tiles have no seams`;
+  const { bytes, scale, radius, fixed, metadata } = describe(model);
+  const entries = Object.entries(metadata).filter(([key]) => key.startsWith("srkd."));
+  const reach = radius === null ? "the whole picture: tiles overlap, seams may differ" : `${radius} pixels around: tiles have no seams`;
   return [
     ["file", model.name ?? model.title],
     ["size", megabytes(bytes)],
     ...(scale ? [["enlarges", `×${scale}`]] : []),
-    ...(radius === undefined ? [] : [["sees", seen]]),
+    ...(radius === undefined ? [] : [["sees", reach]]),
     ["takes", fixed ? `only ${size(...fixed)}` : "any size"],
-    ...(told.length ? told : [["metadata", "none of srkd's: a model from elsewhere"]]),
+    ...(entries.length ? entries : [["metadata", "none of srkd's: a model that srkd did not export"]]),
   ];
 }
 

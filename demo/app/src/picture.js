@@ -4,7 +4,7 @@ import { planesFromRgba } from "./pixels.js";
 import { reflected } from "./tiling.js";
 
 /** Beyond this a phone's browser is likely to be ended by the system while decoding. */
-export const MOST_PIXELS = 64e6;
+export const MAX_PIXELS = 64e6;
 
 export class UnusablePicture extends Error {}
 
@@ -25,10 +25,10 @@ export class Picture {
     } catch {
       throw new UnusablePicture("This file is not a picture that the browser can read.");
     }
-    if (bitmap.width * bitmap.height > MOST_PIXELS) {
+    if (bitmap.width * bitmap.height > MAX_PIXELS) {
       const size = `${bitmap.width} × ${bitmap.height}`;
       bitmap.close();
-      throw new UnusablePicture(`This picture has ${size} pixels; the app takes up to ${MOST_PIXELS / 1e6} megapixels.`);
+      throw new UnusablePicture(`This picture has ${size} pixels; the app takes up to ${MAX_PIXELS / 1e6} megapixels.`);
     }
     return new Picture(bitmap);
   }

@@ -13,9 +13,9 @@ export function* fields(bytes) {
     const wire = key % 8;
     if (number < 1) throw new Malformed("field number 0");
     if (wire === 0) yield { number, wire, value: varint(reader) };
-    else if (wire === 1) yield { number, wire, value: taken(reader, 8) };
-    else if (wire === 2) yield { number, wire, value: taken(reader, varint(reader)) };
-    else if (wire === 5) yield { number, wire, value: taken(reader, 4) };
+    else if (wire === 1) yield { number, wire, value: take(reader, 8) };
+    else if (wire === 2) yield { number, wire, value: take(reader, varint(reader)) };
+    else if (wire === 5) yield { number, wire, value: take(reader, 4) };
     else throw new Malformed(`wire type ${wire}`);
   }
 }
@@ -52,7 +52,7 @@ export function packed(bytes) {
   return values;
 }
 
-function taken(reader, length) {
+function take(reader, length) {
   const end = reader.at + length;
   if (end > reader.bytes.length) throw new Malformed("a length beyond the end of the file");
   const value = reader.bytes.subarray(reader.at, end);

@@ -14,15 +14,15 @@ const CONSTANT = { reach: 0, scale: null };
 
 /** Whole input pixels, or null where the reach has no bound that can be read off. */
 export function receptiveRadius(nodes, weights, input, output) {
-  const known = new Map([[input, { reach: 0, scale: 1 }]]);
+  const reaches = new Map([[input, { reach: 0, scale: 1 }]]);
   const shapes = new Map(weights.map((each) => [each.name, each]));
   for (const node of nodes) {
-    const pictures = node.inputs.map((name) => known.get(name)).filter((each) => each && each.scale !== null);
+    const pictures = node.inputs.map((name) => reaches.get(name)).filter((each) => each && each.scale !== null);
     const after = pictures.length ? through(node, pictures, shapes) : CONSTANT;
     if (after === null) return null;
-    for (const name of node.outputs) known.set(name, after);
+    for (const name of node.outputs) reaches.set(name, after);
   }
-  const end = known.get(output);
+  const end = reaches.get(output);
   return end && end.scale !== null ? Math.ceil(end.reach - 1e-9) : null;
 }
 
@@ -45,14 +45,14 @@ function through(node, pictures, shapes) {
 }
 
 function convolution(node, reach, scale, shapes) {
-  const given = (name) => node.attributes[name]?.integers ?? [];
-  const kernel = given("kernel_shape").length
-    ? given("kernel_shape")
+  const integers = (name) => node.attributes[name]?.integers ?? [];
+  const kernel = integers("kernel_shape").length
+    ? integers("kernel_shape")
     : shapes.get(node.inputs[node.op === "Conv" ? 1 : 3])?.dims.slice(2);
   if (!kernel || kernel.length !== 2) return null;
-  if (given("strides").some((stride) => stride !== 1)) return null;
-  const spans = kernel.map((size, axis) => (size - 1) * (given("dilations")[axis] ?? 1));
-  const pads = given("pads");
+  if (integers("strides").some((stride) => stride !== 1)) return null;
+  const spans = kernel.map((size, axis) => (size - 1) * (integers("dilations")[axis] ?? 1));
+  const pads = integers("pads");
   // One side may be padded more than the other: the longer side counts.
   const sides = spans.flatMap((span, axis) => [pads[axis] ?? 0, span - (pads[axis] ?? 0)]);
   if (node.attributes.auto_pad?.text?.startsWith("SAME")) return { reach: reach + Math.max(...spans.map((s) => Math.ceil(s / 2))) / scale, scale };

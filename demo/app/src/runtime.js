@@ -1,21 +1,21 @@
 // Which of onnxruntime-web's engines runs, and in words why not a better one. Runs in the worker.
 
-const MOST_THREADS = 4;
+const MAX_THREADS = 4;
 
 /** What can be done about it depends on the service worker: the page knows. */
 export const NOT_ISOLATED = "One thread: the host does not send the headers that isolate a page.";
 const FOLDER = new URL("../ort/", import.meta.url).href;
 
 /**
- * `wanted`: { engine: "auto" | "webgpu" | "wasm", threads: number or 0 for as many as make sense }.
+ * `options`: { engine: "auto" | "webgpu" | "wasm", threads: number or 0 for as many as make sense }.
  * Gives { engine, threads, why: [sentences], adapter }.
  */
-export async function choose(wanted) {
+export async function choose(options) {
   const why = [];
-  const adapter = wanted.engine === "wasm" ? null : await graphics(wanted.engine === "webgpu", why);
-  if (wanted.engine === "wasm") why.push("WebGPU is not used because WebAssembly was asked for.");
+  const adapter = options.engine === "wasm" ? null : await graphics(options.engine === "webgpu", why);
+  if (options.engine === "wasm") why.push("WebGPU is not used because WebAssembly is selected.");
   if (adapter) return { engine: "webgpu", threads: 1, why, adapter };
-  return { engine: "wasm", threads: threads(wanted.threads, why), why, adapter: null };
+  return { engine: "wasm", threads: threads(options.threads, why), why, adapter: null };
 }
 
 async function graphics(insist, why) {
@@ -39,21 +39,21 @@ async function graphics(insist, why) {
       why.push(`No WebGPU: its only adapter (${name || "software"}) is computed by the processor, slower than WebAssembly.`);
       return null;
     }
-    why.push("The WebGPU adapter is software: it shows that the network runs there, not how fast.");
+    why.push("The WebGPU adapter is software: it shows that the network runs there, not how fast it is.");
   }
   return name || "an adapter without a name";
 }
 
-function threads(wanted, why) {
+function threads(requested, why) {
   const cores = navigator.hardwareConcurrency || 1;
   if (!self.crossOriginIsolated) {
     why.push(self.isSecureContext ? NOT_ISOLATED : "One thread: browsers share memory between threads on https and localhost only.");
     return 1;
   }
-  const used = Math.min(wanted || MOST_THREADS, cores);
+  const used = Math.min(requested || MAX_THREADS, cores);
   if (cores === 1) why.push("One thread: this device has one processor core.");
-  else if (wanted && used < Math.min(MOST_THREADS, cores)) why.push(`${counted(used)} of ${cores} cores: that many were asked for.`);
-  else if (wanted > cores) why.push(`${counted(used)}, not ${wanted}: this device has ${cores} cores.`);
+  else if (requested && used < Math.min(MAX_THREADS, cores)) why.push(`${counted(used)} of ${cores} cores, as selected.`);
+  else if (requested > cores) why.push(`${counted(used)}, not ${requested}: this device has ${cores} cores.`);
   else if (used < cores) why.push(`${counted(used)} of ${cores} cores: a phone's further cores are slow ones, which the fast ones would wait for.`);
   return used;
 }

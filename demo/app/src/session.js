@@ -16,7 +16,7 @@ export class Session {
   picture = null;
   results = new Map();
   sides = { left: null, right: null };
-  wanted = null;
+  options = null;
   /** Of bicubic pictures where no network is in view. */
   usualScale = 4;
   #busy = Promise.resolve();
@@ -47,7 +47,7 @@ export class Session {
     return done;
   }
 
-  /** End what is computed. What is loaded or decoded goes on: it is wanted next. */
+  /** End what is computed. What is loaded or decoded goes on: it is needed next. */
   cancel() {
     this.#turn.abort();
     this.#turn = new AbortController();
@@ -61,14 +61,14 @@ export class Session {
   }
 
   /** Start the engine with other wishes. What was computed goes: its figures are those of another engine. */
-  setup(wanted) {
+  setup(options) {
     this.results.clear();
     return this.alone("Starting the engine…", async () => {
       this.#opening?.controller.abort();
-      if (this.wanted) this.engine.restart();
-      this.wanted = wanted;
+      if (this.options) this.engine.restart();
+      this.options = options;
       this.#opened = null;
-      const choice = await this.engine.ask("setup", { wanted });
+      const choice = await this.engine.ask("setup", { options });
       if (this.picture) {
         await this.engine.ask("picture", { blob: this.picture.blob });
         if (this.picture.region) await this.engine.ask("part", { region: this.picture.region });
@@ -245,8 +245,8 @@ export class Session {
     });
     if (signal.aborted) throw new Cancelled();
     this.#opened = null;
-    const given = { name: model.name ?? model.title, bytes, known: rowOf(model), wanted: this.wanted };
-    const { facts, choice } = await this.engine.ask("open", given, { transfer: [bytes], signal });
+    const request = { name: model.name ?? model.title, bytes, entry: rowOf(model), options: this.options };
+    const { facts, choice } = await this.engine.ask("open", request, { transfer: [bytes], signal });
     this.#opened = model.key;
     Object.assign(model, { scale: facts.scale, facts, precision: facts.precision });
     this.events.engine(choice);

@@ -34,9 +34,9 @@ export function tileWithin(bytes, channels, scale, margin) {
 
 /** The margin of a model that takes one size: its radius where that leaves a tile worth having, else what does. */
 export function fixedMargin(radius, length) {
-  const wanted = radius ?? UNBOUNDED_OVERLAP;
+  const full = radius ?? UNBOUNDED_OVERLAP;
   const affordable = Math.floor((length - 1) / 4);
-  return { margin: Math.min(wanted, affordable), exact: radius !== null && radius <= affordable };
+  return { margin: Math.min(full, affordable), exact: radius !== null && radius <= affordable };
 }
 
 /** Triangle wave over 0..size-1 with the edge repeated: reflection that is defined for any distance. */
@@ -46,12 +46,12 @@ export function reflected(position, size) {
 }
 
 function cut(size, tile, margin, length) {
-  const found = [];
+  const spans = [];
   for (let start = 0; start < size; start += tile) {
     const begin = Math.min(Math.max(start - margin, 0), size - length);
-    found.push({ start, stop: Math.min(start + tile, size), begin, length });
+    spans.push({ start, stop: Math.min(start + tile, size), begin, length });
   }
-  return found;
+  return spans;
 }
 
 export function roundedUp(size, multiple) {

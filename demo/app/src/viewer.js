@@ -1,6 +1,6 @@
 // Two pictures under one divider: drag it, pinch, pan, wheel, double tap, and all of it by keyboard.
 
-const MOST_ZOOM = 32;
+const MAX_ZOOM = 32;
 const SHARP_ABOVE = 3;
 const TAP_PIXELS = 8;
 
@@ -45,7 +45,7 @@ export class Viewer {
   }
 
   zoomBy(factor, at = this.#middle()) {
-    const next = Math.min(Math.max(this.#zoom * factor, 1), MOST_ZOOM);
+    const next = Math.min(Math.max(this.#zoom * factor, 1), MAX_ZOOM);
     const grown = next / this.#zoom;
     this.#x = at.x - (at.x - this.#x) * grown;
     this.#y = at.y - (at.y - this.#y) * grown;

@@ -26,9 +26,9 @@ self.onmessage = ({ data }) => {
   else queue = queue.then(() => answer(data));
 };
 
-async function answer({ id, action, ...given }) {
+async function answer({ id, action, ...request }) {
   try {
-    const [value, transfer] = await actions[action](given, id);
+    const [value, transfer] = await actions[action](request, id);
     self.postMessage({ id, value }, transfer ?? []);
   } catch (error) {
     self.postMessage({ id, error: inWords(error), cancelled: error instanceof Cancelled });
@@ -42,37 +42,37 @@ function inWords(error) {
   if (/out of memory|allocation failed|bad_alloc|Array buffer/i.test(error?.message ?? "")) {
     return "There was not enough memory. Close other tabs, or enlarge a part of the picture.";
   }
-  return `It did not work: ${firstLine(error)}`;
+  return `This failed: ${firstLine(error)}`;
 }
 
-async function setup({ wanted }) {
-  choice = await choose(wanted);
+async function setup({ options }) {
+  choice = await choose(options);
   try {
     ort = await runtimeFor(choice);
   } catch (error) {
     if (choice.engine !== "webgpu") throw error;
-    await withoutGraphics(error, wanted);
+    await withoutGraphics(error, options);
   }
   return [choice];
 }
 
-async function withoutGraphics(error, wanted) {
-  const reason = `WebGPU was there but did not work: ${firstLine(error)}`;
-  choice = await choose({ ...wanted, engine: "wasm" });
+async function withoutGraphics(error, options) {
+  const reason = `WebGPU is available but failed: ${firstLine(error)}`;
+  choice = await choose({ ...options, engine: "wasm" });
   choice.why = [reason, ...choice.why.slice(1)];
   ort = await runtimeFor(choice);
 }
 
 /** Only one network is kept: a phone has no memory for more. */
-async function open({ name, bytes, known, wanted }) {
+async function open({ name, bytes, entry, options }) {
   await shut();
-  const given = new Uint8Array(bytes);
+  const content = new Uint8Array(bytes);
   try {
-    network = await openNetwork(ort, choice, given, name, known);
+    network = await openNetwork(ort, choice, content, name, entry);
   } catch (error) {
     if (choice.engine !== "webgpu") throw error;
-    await withoutGraphics(error, wanted);
-    network = await openNetwork(ort, choice, given, name, known);
+    await withoutGraphics(error, options);
+    network = await openNetwork(ort, choice, content, name, entry);
   }
   networkName = name;
   return [{ facts: network.facts, choice }];
@@ -85,7 +85,7 @@ async function shut() {
   return [null];
 }
 
-/** The old picture stays where the new one cannot be read, or is no longer wanted by then. */
+/** The old picture stays where the new one cannot be read, or is no longer needed by then. */
 async function takePicture({ blob }, id) {
   const next = await Picture.from(blob);
   if (stopped.has(id)) {
@@ -146,8 +146,8 @@ async function frame({ image, with: what, scale }) {
 /** The figure that can be compared between devices: a tile of 64 x 64, the middle of some runs after one to warm up. */
 async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
   if (!network) throw new UnusableModel("No model is open.");
-  const taken = roundedUp(Math.max(side, network.facts.least), network.facts.multiple);
-  const [width, height] = network.facts.fixed ?? [taken, taken];
+  const length = roundedUp(Math.max(side, network.facts.least), network.facts.multiple);
+  const [width, height] = network.facts.fixed ?? [length, length];
   const noise = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * 2654435761) >>> 24);
   const planes = planesFromRgba(noise, width * height);
   const times = [];
