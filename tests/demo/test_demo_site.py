@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from PIL import Image
 
 import demo.files
@@ -32,40 +30,9 @@ from demo.files import CATALOGUE, read_app, write_site
 from srkd.demonstration import demo_files, demo_models
 from srkd.verb_options import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
+from tests.support.onnx_files import enlarger
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)
-
-
-def enlarger(
-    path: Path, *, scale: int = 4, kind: int = TensorProto.FLOAT, outside: bool = False, int8: bool = False
-) -> Path:
-    """An ONNX file that enlarges by repeating pixels, as a foreign tool might have made it."""
-    layout = ["n", 3, "h", "w"] if kind == TensorProto.FLOAT else ["n", "h", "w", 3]
-    weights = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
-    factors = helper.make_tensor("factors", TensorProto.FLOAT, [4], [1.0, 1.0, scale, scale])
-    nodes = [helper.make_node("Resize", ["mixed", "", "factors"], ["out"], mode="nearest")]
-    initializers = [factors]
-    if int8:
-        initializers += [
-            onnx.numpy_helper.from_array(weights.astype(np.int8), "weights8"),
-            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
-        ]
-        nodes.insert(0, helper.make_node("DequantizeLinear", ["weights8", "one"], ["weights"]))
-    else:
-        initializers.append(onnx.numpy_helper.from_array(weights, "weights"))
-    nodes.insert(len(nodes) - 1, helper.make_node("Conv", ["image", "weights"], ["mixed"]))
-    if kind != TensorProto.FLOAT:
-        nodes = [helper.make_node("Identity", ["image"], ["out"])]
-    graph = helper.make_graph(
-        nodes,
-        "enlarger",
-        [helper.make_tensor_value_info("image", kind, layout)],
-        [helper.make_tensor_value_info("out", kind, ["n", 3, "H", "W"] if kind == TensorProto.FLOAT else layout)],
-        initializers if kind == TensorProto.FLOAT else [],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save_model(model, str(path), save_as_external_data=outside, location=f"{path.stem}.data", size_threshold=0)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ from demo.addresses import (
     read_certificate,
 )
 from srkd.cli import run
-from tests.demo.test_demo_site import enlarger
 from tests.support.commands import ROOT, python
 from tests.support.demo_process import received, served, write_app
+from tests.support.onnx_files import enlarger
 
 PAIR = ("student.onnx", "--teacher", "teacher.onnx")
 SECURE = {"several threads", "WebGPU", "camera stream", "offline use", "install"}

@@ -22,7 +22,7 @@ from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, writ
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
 from srkd.demonstration import demo_models
 from srkd.verb_options import DemoOptions
-from tests.demo.test_demo_site import enlarger
+from tests.support.onnx_files import enlarger
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)
 
