@@ -103,7 +103,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """The run folder of a contender and seed, trained, taken up where it stopped, or kept."""
     folder = budget.out / f"{one.name}-seed{seed}"
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
-    if (folder / "run.json").is_recipe_file():
+    if (folder / "run.json").is_file():
         told = facts_of(folder)
         _require_same(folder, told, one, budget, settings)
         if "result" not in told:
@@ -153,7 +153,7 @@ def _require_same(
 def scored(folder: Path, data: Path) -> dict[str, float]:
     """Y-PSNR by set, evaluated once."""
     kept = folder / "benchmarks.json"
-    if kept.is_recipe_file():
+    if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}

@@ -1,4 +1,4 @@
-"""CLSD-style: deep supervision whose heads are also pulled to the label and away from bicubic images, through φ.
+"""CLSD-style: deep supervision whose heads are also pulled to the label and away from bicubic images, in features of φ.
 
     L = L1(S, y) + Σ_i [ w·L1(P_i, y) + λ·Σ_j v_j·D_j(P_i) ]
     D_j(P) = mean|φ_j(+) - φ_j(P)| / (mean Σ_k |φ_j(N_k) - φ_j(P)| + 1e-7),   + = y, or sg S
@@ -10,8 +10,8 @@ taps as in ds.py, the ratio as in CSD (terms/ratio.py), λ calibrated to a fifth
 fixed one is CSD's 0.784). `pos="gt"` because the abstract speaks of a bias towards the task and no teacher exists;
 `pos="final"` distils the student's own image. At λ = 0 this is DS.
 
-φ = teacher is the blocks of the teacher that was given, or of the embedded one: CLSD's method wants no teacher
-otherwise.
+φ = teacher is the first blocks of the teacher of the run or, without one, of the embedded teacher: CLSD's method wants
+no teacher otherwise.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.contrasting import Contrasts
-from recipes.ds import Taps, head_images, heads_for, heads_on, supervised
-from recipes.tap_check import Compared, own_taps
+from recipes.ds import Taps, build_heads, compared_by_heads, head_images, supervised_losses
+from recipes.features import Compared, resolve_taps
+from recipes.phi import ContrastsThroughPhi
 
 
 @dataclass(frozen=True)
-class Clsd(Contrasts):
+class Clsd(ContrastsThroughPhi):
     taps: Taps = ("rel(1/3)", "rel(2/3)")
-    head_weight: Annotated[float, Field(ge=0, description="w, of the images of all heads together")] = 1.0
+    head_weight: Annotated[float, Field(ge=0, description="w, the weight of the images of all heads together")] = 1.0
     pos: Annotated[Literal["gt", "final"], Field(description="the positive: the label, or the student's image")] = "gt"
-    lam: Annotated[float | None, Field(ge=0, description="λ; left out, it is calibrated to `rho`")] = None
+    lam: Annotated[float | None, Field(ge=0, description="λ; none: calibrated to `rho`")] = None
     rho: Annotated[float, Field(ge=0.1, le=0.3, description="share of the pixel loss that λ begins with")] = 0.2
     name: str = "clsd"
     kind: Kind = "heads"
@@ -52,30 +52,31 @@ class Clsd(Contrasts):
         return {"pixel": 1.0, "heads": self.head_weight, "heads_contrast": contrast}
 
     def fit(self, teacher: Network | None, student: Network) -> Clsd:
-        super().fit(self.looked_through(teacher), student)
-        own_taps(self.name, "student", student, self.taps)
+        super().fit(self.phi_network(teacher), student)
+        resolve_taps(self.name, "student", student, self.taps)
         return self
 
     def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        return heads_on(self.name, student, self.taps)
+        return compared_by_heads(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return heads_for(student, self.taps)
+        return build_heads(student, self.taps)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return super().helpers(self.looked_through(teacher), student)
+        return super().helpers(self.phi_network(teacher), student)
 
-    def looked_through(self, teacher: Network | None) -> Network | None:
-        return _embedded() if teacher is None and self.is_the_teachers else teacher
+    def phi_network(self, teacher: Network | None) -> Network | None:
+        """Return the network whose first blocks are φ: the teacher, or the embedded one in its place."""
+        return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         images = head_images(step, self.name, self.taps)
         positive = step.hr if self.pos == "gt" else step.student().sr.detach()
-        return {**supervised(step, images), "heads_contrast": self.contrast(step, images, positive)}
+        return {**supervised_losses(step, images), "heads_contrast": self.contrast(step, images, positive)}
 
 
 @cache
-def _embedded() -> Network:
-    """On the CPU, also where a dry run counts on shapes alone; whoever looks through it takes a copy."""
+def _embedded_network() -> Network:
+    """Load the embedded teacher onto the CPU, also in a dry run, which counts on shapes alone; φ is a copy of it."""
     with torch.device("cpu"):
         return load_checkpoint(embedded_teacher()).network

@@ -1,7 +1,7 @@
-"""Which methods go together in one preset. The table is data.
+"""Methods that cannot share a preset, as a table with the reasons, and weights on which they disagree.
 
 Allowed are the pixel loss with anything; outputs, one feature loss, upcycled data, contrast and heads with each other;
-joint training with upcycled data. What is refused is listed, with the reason.
+joint training with upcycled data.
 """
 
 from __future__ import annotations
@@ -14,71 +14,72 @@ if TYPE_CHECKING:
     from compressor.training.method import Calibrated, Method
 
 Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint"]
-"""What a method adds to the pixel loss."""
+"""The loss that a method adds to the pixel loss."""
 
 
 @runtime_checkable
 class AddsToPixelLoss(Protocol):
-    """A method that says what it adds to the pixel loss; one that does not adds nothing."""
+    """A method that adds a loss to the pixel loss; one without `kind` adds none."""
 
     @property
     def kind(self) -> Kind: ...
 
 
 def kind_of(method: Method) -> Kind:
-    """What the method adds to the pixel loss."""
     return method.kind if isinstance(method, AddsToPixelLoss) else "pixel"
 
 
-WHOLE, GATED = "logits", "gated_logits"
-"""What the L1 to the teacher's image is called, of all patches and of those that a gate lets through."""
-MOVING = "its teacher is trained with the student, so that there is no frozen one to learn from"
+IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
+"""The names of the L1 to the teacher's image: of all patches, and of those that a gate lets through."""
+NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
 REFUSED: Mapping[frozenset[Kind], str] = {
-    frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different things",
+    frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different targets",
     frozenset({"output"}): "the teacher's image would count twice: change its weight instead",
     frozenset({"data"}): "the upcycled images would count twice",
     frozenset({"contrast"}): "one contrast at a time",
     frozenset({"heads"}): "one set of auxiliary heads at a time",
     frozenset({"bands"}): "the bands would count twice",
     frozenset({"joint"}): "a teacher can be trained jointly once",
-    frozenset({"joint", "output"}): MOVING,
-    frozenset({"joint", "feature"}): MOVING,
+    frozenset({"joint", "output"}): NO_FROZEN_TEACHER,
+    frozenset({"joint", "feature"}): NO_FROZEN_TEACHER,
     frozenset({"joint", "contrast"}): "joint training has its own contrast",
-    frozenset({"joint", "heads"}): "heads hang on a student of its own, and this one lives inside the teacher",
-    frozenset({"joint", "bands"}): MOVING,
+    frozenset({"joint", "heads"}): "heads need a student of its own weights, and this one is part of the teacher",
+    frozenset({"joint", "bands"}): NO_FROZEN_TEACHER,
     frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",
 }
 
 
 def refusals(methods: Sequence[Method]) -> list[str]:
-    """One line for each pair that does not go together."""
+    """Return one line for each pair of methods that do not go together."""
     from compressor.training.stage import updates_of
 
-    found = []
-    for first, second in combinations(methods, 2):
-        reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)}))
-        reason = reason or _gated_apart(first, second) or _learnt_twice(first, second)
+    def different_updates(first: Method, second: Method) -> str | None:
         other, more = sorted((first, second), key=updates_of)
-        if updates_of(more) != updates_of(other):
-            text = f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
-            reason = reason or text
+        if updates_of(more) == updates_of(other):
+            return None
+        return f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
+
+    lines = []
+    for first, second in combinations(methods, 2):
+        reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)})) or _different_gates(first, second)
+        reason = reason or _teacher_image_twice(first, second) or different_updates(first, second)
         if reason is not None:
-            found.append(f"{first.name} and {second.name} do not go together: {reason}")
-    return found
+            lines.append(f"{first.name} and {second.name} do not go together: {reason}")
+    return lines
 
 
-def _gated_apart(first: Method, second: Method) -> str | None:
-    """Two gates of one run would choose other patches for what both learn of the teacher, and be logged as one."""
+def _different_gates(first: Method, second: Method) -> str | None:
+    """Refuse two gates in one run: they would choose different patches of the same teacher, and be logged as one."""
     gates = [getattr(one, "gate", "off") for one in (first, second)]
     if "off" in gates or gates[0] == gates[1]:
         return None
     return f"their gates are {gates[0]} and {gates[1]}: set one for both, --set gate={gates[0]}"
 
 
-def _learnt_twice(first: Method, second: Method) -> str | None:
-    """Two outputs are refused; a gate on one of them makes no other image of it."""
+def _teacher_image_twice(first: Method, second: Method) -> str | None:
+    """Refuse the teacher's image twice: two outputs are refused, and a gate on one of them does not change that."""
     for whole, gated in ((first, second), (second, first)):
-        if whole.weights.get(WHOLE) and gated.weights.get(GATED):
+        if whole.weights.get(IMAGE_TERM) and gated.weights.get(GATED_IMAGE_TERM):
             return (
                 f"the teacher's image would count twice, whole in {whole.name} and by the patch in {gated.name}: give "
                 "both one gate (--set gate=...), or one of them no such term (its weight 0; dukd: logits=false)"
@@ -87,23 +88,22 @@ def _learnt_twice(first: Method, second: Method) -> str | None:
 
 
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:
-    """One line for each term that methods share and weigh differently, where the preset does not say its weight."""
-    seen: dict[str, tuple[str, float | Calibrated]] = {}
-    found = []
+    """Return one line for each term that methods weigh differently and that the preset gives no weight."""
+    first_weights: dict[str, tuple[str, float | Calibrated]] = {}
+    lines = []
     for method in methods:
         for term, weight in method.weights.items():
-            name, other = seen.setdefault(term, (method.name, weight))
+            name, other = first_weights.setdefault(term, (method.name, weight))
             if other != weight and term not in weights:
                 number = next((f"{one:g}" for one in (weight, other) if isinstance(one, (int, float))), "NUMBER")
-                found.append(
-                    f"the term {term} is {_weighed(other)} in {name} and {_weighed(weight)} in {method.name}: it is "
-                    f"one quantity and counts once, so say by how much, weights.{term}={number}"
+                lines.append(
+                    f"the term {term} is {_describe_weight(other)} in {name} and {_describe_weight(weight)} in "
+                    f"{method.name}: it is one quantity and counts once, so give its weight, weights.{term}={number}"
                 )
-    return found
+    return lines
 
 
-def _weighed(weight: float | Calibrated) -> str:
-    """A weight as a reader knows it."""
+def _describe_weight(weight: float | Calibrated) -> str:
     if isinstance(weight, (int, float)):
         return f"weighed {weight:g}"
     return f"calibrated to {weight.share:g} of {weight.against}"

@@ -80,10 +80,10 @@ class Csd(CsdLite):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         students = [step.student(branch=branch).sr for branch in range(step.branches)]
         teacher = step.teacher().sr
-        own, *further = [F.l1_loss(sr, step.hr) for sr in students]
-        # A width may be the student's own, which is not trained twice.
+        pixel, *further = [F.l1_loss(sr, step.hr) for sr in students]
+        # `widths` may repeat the student's own width, which is not trained twice.
         return {
-            "pixel": own,
+            "pixel": pixel,
             **({"widths_pixel": torch.stack(further).sum()} if further else {}),
             "teacher": F.l1_loss(teacher, step.hr),
             "contrast": self.contrast(step, students, teacher.detach() if self.detach else teacher),

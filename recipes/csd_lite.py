@@ -1,9 +1,9 @@
-"""CSD-lite: CSD's contrastive ratio with a frozen teacher, for two models that share nothing.
+"""CSD-lite: CSD's contrastive ratio with a frozen teacher, for two models that share no weights.
 
     L = L1(S, y) + λ_C·Σ_j v_j·D_j
     D_j = mean|φ_j(sg T) - φ_j(S)| / (mean Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7)
 
-The ratio and what is known of it: recipes/terms/ratio.py; φ: recipes/terms/perceptual.py. This variant is ours:
+The ratio and its details: recipes/terms/ratio.py; φ: recipes/terms/perceptual.py. This variant is ours:
 λ_T·L1(T, y) is dropped, as T does not learn. Any teacher that gives outputs will do, unless φ is made of its first
 blocks. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is fed 255·image all the same.
 
@@ -25,13 +25,13 @@ from compressor.data.batches import View
 from compressor.training.step import Step
 from recipes.catalogue import TeacherNeeds
 from recipes.composition import Kind
-from recipes.contrasting import Contrasts
+from recipes.phi import ContrastsThroughPhi
 
 CSD_WEIGHT = 0.784314
 
 
 @dataclass(frozen=True)
-class CsdLite(Contrasts):
+class CsdLite(ContrastsThroughPhi):
     lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
     name: str = "csd-lite"
     kind: Kind = "contrast"
@@ -40,7 +40,7 @@ class CsdLite(Contrasts):
     @property
     def teacher_needs(self) -> TeacherNeeds:
         """A φ made of the teacher's first blocks needs its network; VGG-19 needs its outputs only."""
-        return "network" if self.is_the_teachers else "outputs"
+        return "network" if self.uses_teacher_blocks else "outputs"
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -1,11 +1,15 @@
 """Deep supervision (DS): auxiliary heads on intermediate features each make an image too, in training only.
 
     L = L1(S, y) + w·Σ_i L1(P_i(F_i, F_head), y),   taps rel(1/3) and rel(2/3), w = 1
+    P(F) = mean + conv(up( conv(B₅(…B₁(F))) + F_head ))/range,   B: EDSR's residual block of 64 channels, res_scale 1
 
-CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models of 5 residual blocks with 64 channels sit
-on intermediate features; positions, weights and the heads' tails are lost. [choice] Taps, w and tail (terms/heads.py).
-DS is read as CLSD's method without its contrast. No teacher. The heads are trained with the student and then forgotten:
-neither exported, nor averaged, nor counted.
+CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models ("PH") of 5 residual blocks with 64
+channels sit on intermediate features; positions, weights and the heads' tails are lost. [choice] Taps, w, and the tail
+(long skip, own upsampler, last convolution, mean), which is EDSR's. [choice] Where the student has not 64 channels, a
+1×1 convolution each brings F and F_head there: the heads of a slice are as strong as those of its teacher. Range and
+mean are the student's own, since its features live on that scale; a network without a mean gets DIV2K's. DS is read as
+CLSD's method without its contrast. No teacher. The heads are trained with the student and then forgotten: neither
+exported, nor averaged, nor counted.
 """
 
 from __future__ import annotations
@@ -19,22 +23,25 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.randomness import next_torch_seed
+from compressor.base.randomness import next_torch_seed, torch_seed
 from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import ResidualBlock
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
 from compressor.training.footprint import peak_of
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.tap_check import Compared, Shape, own_taps
-from recipes.terms.heads import auxiliary_head
+from recipes.features import Compared, Shape, resolve_taps
 
+WIDTH = 64
+BLOCKS = 5
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="features of the student that get a head each")]
 
 
 @dataclass(frozen=True)
 class DeepSupervision(PlainMethod):
     taps: Taps = ("rel(1/3)", "rel(2/3)")
-    head_weight: Annotated[float, Field(ge=0, description="w, of the images of all heads together")] = 1.0
+    head_weight: Annotated[float, Field(ge=0, description="w, the weight of the images of all heads together")] = 1.0
     name: str = "ds"
     kind: Kind = "heads"
 
@@ -43,42 +50,73 @@ class DeepSupervision(PlainMethod):
         return {"pixel": 1.0, "heads": self.head_weight}
 
     def fit(self, teacher: Network | None, student: Network) -> DeepSupervision:
-        own_taps(self.name, "student", student, self.taps)
+        resolve_taps(self.name, "student", student, self.taps)
         return self
 
     def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        return heads_on(self.name, student, self.taps)
+        return compared_by_heads(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return heads_for(student, self.taps)
+        return build_heads(student, self.taps)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        return supervised(step, head_images(step, self.name, self.taps))
+        return supervised_losses(step, head_images(step, self.name, self.taps))
 
 
-def heads_on(method: str, student: Network, taps: Sequence[str]) -> list[Compared]:
-    """What is told of each head: the feature that it makes an image of, and what that takes with its weights."""
+def compared_by_heads(method: str, student: Network, taps: Sequence[str]) -> list[Compared]:
+    """Return the feature that each head makes an image of, and the memory of a head with its weights."""
 
     def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
         return peak_of(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
 
-    return [Compared("heads", tap, None, bytes_of) for tap in own_taps(method, "student", student, taps)]
+    return [Compared("heads", tap, None, bytes_of) for tap in resolve_taps(method, "student", student, taps)]
 
 
-def heads_for(student: Network, taps: Sequence[str]) -> nn.ModuleDict:
+def build_heads(student: Network, taps: Sequence[str]) -> nn.ModuleDict:
     return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_torch_seed()) for _ in taps)})
 
 
 def head_images(step: Step, method: str, taps: Sequence[str]) -> list[torch.Tensor]:
-    """P_i of the heads that a method has, one a tap."""
+    """Return P_i of a method's heads, one a tap."""
     features = step.student(taps=("head", *taps)).features
     heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[method])["heads"])
     with step.precision():
-        made = [head(features[tap], features["head"]) for tap, head in zip(taps, heads, strict=True)]
-    return [image.float() for image in made]
+        images = [head(features[tap], features["head"]) for tap, head in zip(taps, heads, strict=True)]
+    return [image.float() for image in images]
 
 
-def supervised(step: Step, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The pixel losses of the student and of its heads."""
+def supervised_losses(step: Step, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the pixel losses of the student and of its heads' images."""
     heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
     return {"pixel": F.l1_loss(step.student().sr, step.hr), "heads": heads}
+
+
+class AuxiliaryHead(nn.Module):
+    """P. Never exported and never counted: it lives with the method, not in the network."""
+
+    def __init__(self, channels: int, scale: int, *, img_range: float, mean: Sequence[float] = DIV2K_MEAN) -> None:
+        super().__init__()
+        self.feature_entry, self.shallow_entry = (
+            nn.Identity() if channels == WIDTH else nn.Conv2d(channels, WIDTH, 1) for _ in range(2)
+        )
+        self.blocks = nn.Sequential(*(ResidualBlock(WIDTH, 1.0) for _ in range(BLOCKS)))
+        self.body_end = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.upsampler = Upsampler(scale, WIDTH)
+        self.tail = nn.Conv2d(WIDTH, len(mean), 3, padding=1)
+        self.add_mean = MeanShift(mean, img_range, leave=True, from_file=False)
+
+    def forward(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+        """Return the image in [0,1] of a tap's feature and the network's `head` feature."""
+        deep = self.body_end(self.blocks(self.feature_entry(feature))) + self.shallow_entry(shallow)
+        sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(deep)))
+        return sr
+
+
+def auxiliary_head(network: Network, *, seed: int) -> AuxiliaryHead:
+    """Build the head that fits a network's features: its width, scale, range and mean."""
+    spec, channels = network.spec, network.descriptor.channels
+    mean = getattr(spec, "mean", DIV2K_MEAN if channels == 3 else (0.0,))
+    img_range = float(getattr(spec, "img_range", 1.0))
+    width = int(getattr(spec, "width"))  # noqa: B009 - every network with taps has one, the base class has not
+    with torch_seed(seed):
+        return AuxiliaryHead(width, spec.scale, img_range=img_range, mean=mean)

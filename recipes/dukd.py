@@ -1,4 +1,4 @@
-"""DUKD: the teacher labels new inputs made of the training pair, and the student is consistent under augmentation.
+"""DUKD: the teacher labels new inputs made from the training pair, and the student is consistent under augmentation.
 
     L = c·L1(S(x), y) + L1(S(x), sg T(x)) + Σ_u L1(D⁻¹ S(D u), sg T(u)),   u ∈ {zoom-in of y, zoom-out of x}
 
@@ -39,7 +39,7 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Published:
-    """What a released option file says: c, the probability of D, zoom-out, and the cells of zoom-in."""
+    """The settings in a released option file: c, the probability of D, zoom-out, and the cells of zoom-in."""
 
     pixel_weight: float
     probability: float
@@ -54,37 +54,40 @@ CODE: Mapping[tuple[str, int], Published] = {
     **{("rcan", scale): Published(1.0, 0.0, "off") for scale in (2, 4)},
     **{("swinir", scale): Published(5.0, 0.3, "off") for scale in (2, 3, 4)},
 }
-"""By student and scale."""
+"""The published settings by student and scale."""
 
 
 @dataclass(frozen=True)
 class DUKD(PlainMethod):
-    variant: Annotated[Literal["paper+", "paper", "code"], Field(description="whose sum and whose updates")] = "paper+"
+    variant: Annotated[
+        Literal["paper+", "paper", "code"],
+        Field(description="whose weights and updates"),
+    ] = "paper+"
     logits: Annotated[bool, Field(description="learn the teacher's image of the batch")] = True
     zoom_in: Annotated[bool, Field(description="learn the teacher's image of HR crops")] = True
-    zoom_out: Annotated[Switch, Field(description="and of shrunk LR patches; auto: not where SwinIR plays")] = "auto"
-    augment: Annotated[bool, Field(description="flips, transposition and inverted colours of the student's input")] = (
-        True
-    )
-    colours: Annotated[bool, Field(description="invert colours too where the input is augmented")] = True
+    zoom_out: Annotated[Switch, Field(description="learn that of shrunk LR patches; auto: off with SwinIR")] = "auto"
+    augment: Annotated[bool, Field(description="flip, transpose and invert the colours of the student's input")] = True
+    colours: Annotated[bool, Field(description="invert colours too, where the input is augmented")] = True
     probability: Annotated[float | None, Field(ge=0, le=1, description="of each operation; none: the variant's")] = None
     pixel_weight: Annotated[float | None, Field(ge=0, description="c; none: the variant's")] = None
-    cells: Annotated[int | None, Field(ge=1, description="crops of a patch in variant code; none: its own")] = None
+    cells: Annotated[int | None, Field(ge=1, description="crops of a patch in variant code; none: published")] = None
     bug: Annotated[bool, Field(description="undo the augmentation in the official order, which is wrong")] = False
     name: str = "dukd"
     kind: Kind = "data"
 
     def __post_init__(self) -> None:
         if not self.zoom_in and self.zoom_out == "off":
-            raise UsageError("dukd: zoom_in=false and zoom_out=off leave nothing of it: switch one on, or use logits")
+            raise UsageError("dukd: zoom_in=false and zoom_out=off leave no new inputs: switch one on, or use logits")
         if self.cells is not None and self.variant != "code":
-            raise UsageError(f"dukd: cells={self.cells} is of variant code, and this is {self.variant}: leave it out")
+            raise UsageError(
+                f"dukd: cells={self.cells} is an option of variant code, and this is {self.variant}: leave it out"
+            )
 
     def fit(self, teacher: Network | None, student: Network) -> DUKD:
-        """Zoom-out off where SwinIR plays; the code's settings for this student."""
-        windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
+        """Switch zoom-out off with attention windows, or take the code's settings for this student."""
+        swinir = "swinir" in {network.spec.arch for network in (teacher, student) if network is not None}
         if self.variant != "code":
-            return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
+            return replace(self, zoom_out="off" if swinir else "on") if self.zoom_out == "auto" else self
         published = CODE.get((student.spec.arch, student.spec.scale))
         if published is None:
             if self.zoom_out == "auto" or None in (self.pixel_weight, self.probability, self.cells):
@@ -113,7 +116,7 @@ class DUKD(PlainMethod):
     @property
     def teacher_views(self) -> tuple[View, ...]:
         views: dict[View, bool] = {"whole": self.logits, "zoom-out": self.zooms_out}
-        return tuple(view for view, wanted in views.items() if wanted)
+        return tuple(view for view, used in views.items() if used)
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -128,19 +131,19 @@ class DUKD(PlainMethod):
         return {name: weight for name, weight in weights.items() if weight is not None}
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        """Of the update that is being made: the pair, the new inputs, or both."""
-        pair = self._of_the_pair(step) if step.part == 0 else {}
-        return {**pair, **self._of_new_inputs(step)} if step.part == self.updates - 1 else pair
+        """Return the terms of the current update: of the pair, of the new inputs, or both."""
+        pair = self._pair_terms(step) if step.part == 0 else {}
+        return {**pair, **self._new_input_terms(step)} if step.part == self.updates - 1 else pair
 
-    def _of_the_pair(self, step: Step) -> dict[str, torch.Tensor]:
+    def _pair_terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr = step.student().sr
         terms = {"pixel": F.l1_loss(sr, step.hr)}
         return {**terms, "logits": F.l1_loss(sr, step.teacher().sr.detach())} if self.logits else terms
 
-    def _of_new_inputs(self, step: Step) -> dict[str, torch.Tensor]:
+    def _new_input_terms(self, step: Step) -> dict[str, torch.Tensor]:
         terms = {}
         if self.zoom_in:
-            terms["zoom_in"] = self._consistency(step, self._zoomed_in(step), "zoom-in", self.augment)
+            terms["zoom_in"] = self._consistency(step, self._zoom_in(step), "zoom-in", self.augment)
         if self.zooms_out:
             smaller = step.zoomed_out()
             terms["zoom_out"] = self._consistency(step, smaller, "zoom-out", self.augment and self.variant != "code")
@@ -149,27 +152,28 @@ class DUKD(PlainMethod):
                 if sr.shape != step.lr.shape:
                     raise UsageError(
                         f"dukd: variant code compares the student's image of the shrunk LR patch with the patch: "
-                        f"schedule.lr_patch={step.lr.shape[-1]} is no multiple of the scale {step.scale}"
+                        f"schedule.lr_patch={step.lr.shape[-1]} is not a multiple of the scale {step.scale}"
                     )
                 terms["zoom_out_pixel"] = F.l1_loss(sr, step.lr)
         return terms
 
-    def _zoomed_in(self, step: Step) -> torch.Tensor:
+    def _zoom_in(self, step: Step) -> torch.Tensor:
         size, seed, number = (step.lr.shape[-2], step.lr.shape[-1]), step.seed, step.number
         if self.variant == "code":
             return zoom_in_cells(step.hr, size, self.cells or 1, seed=seed, step=number)
         return zoom_in(step.hr, size, seed=seed, step=number, samples=step.samples)
 
     def _consistency(self, step: Step, images: torch.Tensor, stream: str, augment: bool) -> torch.Tensor:
-        """The teacher sees the images as they are; the student augmented, which is undone on its output."""
+        """Return the L1 of the student's image, of augmented input and then restored, to the teacher's."""
         target = step.teacher(images).sr.detach()
         probability = PROBABILITY if self.probability is None else self.probability
         if not (augment and probability):
             return F.l1_loss(step.student(images).sr, target)
         copies = len(images) // len(step.lr)
-        drawn = draw_operations(
+        operations = draw_operations(
             probability, stream=stream, seed=step.seed, step=step.number, samples=step.samples, copies=copies
         )
         if not self.colours:
-            drawn = replace(drawn, inverted=torch.zeros_like(drawn.inverted))
-        return F.l1_loss(invert(step.student(apply(images, drawn)).sr, drawn, bug=self.bug), target)
+            operations = replace(operations, inverted=torch.zeros_like(operations.inverted))
+        restored = invert(step.student(apply(images, operations)).sr, operations, bug=self.bug)
+        return F.l1_loss(restored, target)

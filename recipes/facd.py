@@ -1,40 +1,43 @@
 """FACD-style: features near the teacher's of the same patch and far from those of others, where the teacher is better.
 
-    L = L1(S, y) + 1/B Σ_i a_i·(κ·L1(S_i, sg T_i) + λ·ℓ_i),   ℓ, a: recipes/terms/contrast.py
+    L = L1(S, y) + 1/B Σ_i a_i·(κ·L1(S_i, sg T_i) + λ·ℓ_i),   a: gating.py
+    ratio      ℓ_i = 1/J Σ_j d(u_ij, F_ij) / (Σ_{k≠i} d(u_ij, F_kj) + 1e-7),   d = mean |·|,   u = DR(F_S): conv 1×1
+    infonce    ℓ_i = 1/J Σ_j -log( e^{s_ii/τ} / Σ_k e^{s_ik/τ} ),   s = cosine of u and F averaged over space, τ = 0.1
 
-[choice] FACD's abstract (Moon et al.) and one figure reached us: features contrasted at three taps, the third
-before the global skip; other patches as negatives; a block on the student's side; distillation chosen by the patch.
-The formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`.
-Without `lam`, λ·ℓ before the gate begins as a fifth of the pixel loss; λ is about 0.06 in [0,1] for 16 patches. κ = 1.
+[choice] FACD's abstract (Moon et al.) and one figure reached us: features contrasted at three taps, the third before
+the global skip; other patches as negatives; a block DR on the student's side; distillation chosen by the patch. The
+formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`; call
+results FACD-style. Without `lam`, λ·ℓ before the gate begins as a fifth of the pixel loss; λ is about 0.06 in [0,1] for
+16 patches. κ = 1.
 
 Negatives are the other patches of the whole batch, over all processes. The gate's fraction is logged as
-`seen/gate_open`: where it is 0, the method is scratch. The soft gate divides by the running deviation of the gap
-between the errors, which is kept with the modules and so outlives a resumed run.
+`seen/gate_open`: where it is 0, the method is scratch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.base import Network
+from compressor.base.errors import UsageError
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod, Share, learned, regressors
-from recipes.gating import GATE
-from recipes.tap_check import Shape
-from recipes.terms.contrast import Form, Gate, contrast
-from recipes.terms.distances import pairwise_bytes, widen
+from recipes.features import RegressedFeatureMethod, Shape, Share
+from recipes.gating import GATE, Gate
+from recipes.terms.distances import full_precision, pairwise_bytes, pairwise_l1, widen
+
+EPS = 1e-7
+TEMPERATURE = 0.1
+Form: TypeAlias = Literal["ratio", "infonce"]
 
 
 @dataclass(frozen=True)
-class FACD(FeatureMethod):
+class FACD(RegressedFeatureMethod):
     form: Annotated[Form, Field(description="ratio of distances, or InfoNCE of pooled features")] = "ratio"
     gate: Annotated[Gate, GATE] = field(default="hard", kw_only=True)
     lam: Annotated[float | None, Field(ge=0, description="weight of the contrast; none: calibrated")] = None
@@ -51,27 +54,54 @@ class FACD(FeatureMethod):
         lam = Calibrated(self.share, by="ungated_contrast") if self.lam is None else self.lam
         return {"pixel": 1.0, self.image_term: self.kappa, "patch_contrast": lam}
 
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict({"regressors": regressors(self, teacher, student), **super().modules(teacher, student)})
-
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        seen = self.matched(step)
-        pairs = zip(learned(step, self), seen.features, strict=True)
-        ours = [regressor(widen(feature)) for regressor, (feature, _) in pairs]
-        theirs = [step.everyone(feature) for _, feature in seen.features]
-        apart = contrast(ours, theirs, self.form, first=step.samples.start)
-        step.observe("ungated_contrast", apart.mean())
-        opened = self.opened(step, seen.student, seen.teacher)
+        forward = self.run_networks(step)
+        pairs = zip(self.regressors(step), forward.features, strict=True)
+        regressed = [regressor(widen(feature)) for regressor, (feature, _) in pairs]
+        targets = [step.everyone(target) for _, target in forward.features]
+        losses = contrast(regressed, targets, self.form, first=step.samples.start)
+        step.observe("ungated_contrast", losses.mean())
+        gate = self.gate_values(step, forward.student, forward.teacher)
         return {
-            "pixel": F.l1_loss(seen.student, step.hr),
-            self.image_term: self.image_loss(opened, seen.student, seen.teacher),
-            "patch_contrast": (opened * apart).mean(),
+            "pixel": F.l1_loss(forward.student, step.hr),
+            self.image_term: self.image_loss(gate, forward.student, forward.teacher),
+            "patch_contrast": (gate * losses).mean(),
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """The regressed features, the teacher's of all processes, and their distances or, pooled, one gradient."""
+        """Return the memory of the regressed features, the teacher's of all processes, and what compares them.
+
+        That is their distances or, pooled, one gradient.
+        """
         elements = student[0] * teacher[1] * student[2] * student[3]
         others = elements * processes
         gathered = 4 * others if processes > 1 else 0
-        between = pairwise_bytes(elements, others, half=False) if self.form == "ratio" else 4 * elements
-        return 4 * elements + gathered + between
+        compared = pairwise_bytes(elements, others, half=False) if self.form == "ratio" else 4 * elements
+        return 4 * elements + gathered + compared
+
+
+def contrast(
+    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], form: Form = "ratio", *, first: int = 0
+) -> torch.Tensor:
+    """Return ℓ of each of the student's samples, from its regressed features u and the teacher's, a tensor a tap.
+
+    The teacher's may have more rows, those of other processes: the student's sample i is the teacher's first + i.
+    """
+    if len(teacher[0]) < 2:
+        raise UsageError("the other patches of the batch are the negatives: use a batch of at least 2")
+    one_tap = ratio_form if form == "ratio" else infonce_form
+    return torch.stack([one_tap(u, target, first) for u, target in zip(student, teacher, strict=True)]).mean(0)
+
+
+def ratio_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
+    distances = pairwise_l1(student, teacher)
+    positive = torch.zeros_like(distances, dtype=torch.bool)
+    positive.diagonal(first).fill_(True)
+    return distances.diagonal(first) / (distances.masked_fill(positive, 0.0).sum(1) + EPS)
+
+
+def infonce_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
+    with full_precision(student):
+        u, target = (F.normalize(widen(side).mean((2, 3)), dim=1) for side in (student, teacher.detach()))
+        similarity = u @ target.T / TEMPERATURE
+        return F.cross_entropy(similarity, first + torch.arange(len(u), device=u.device), reduction="none")

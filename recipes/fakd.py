@@ -1,4 +1,4 @@
-"""FAKD: how alike any two positions are in the student's features, as in the teacher's.
+"""FAKD: the similarity of any two positions in the student's features, as in the teacher's.
 
     L = (1 - α)·L1(S, y) + α·L1(S, sg T) + β·Σ_l L1(A(F_S), A(sg F_T)),   A(F) = f̂ᵀf̂,   f̂ = f / (‖f‖ + 1e-8)
 
@@ -24,12 +24,11 @@ from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod
-from recipes.tap_check import Shape
+from recipes.features import FeatureMethod, Shape
 from recipes.terms.affinity import MEMORY_BOUND_BYTES, affinity_bytes, affinity_l1
 
-RCAN_GROUPS = 10
-"""The RCAN of the paper, whose taps its code names by number."""
+CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
+"""The first two taps of the networks whose taps the paper's code names by number, by network and number of blocks."""
 MIB = 2**20
 
 
@@ -38,7 +37,7 @@ class FAKD(FeatureMethod):
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the teacher's image in the L1 to images")] = 0.5
     beta: Annotated[float, Field(ge=0, description="weight of the affinities, for images in [0,1]")] = 10 / 255
     memory_mb: Annotated[
-        int, Field(ge=1, description="MiB that the rows of an affinity may take; fewer are slower, the result is one")
+        int, Field(ge=1, description="MiB for the rows of an affinity; fewer are slower, the result is the same")
     ] = MEMORY_BOUND_BYTES // MIB
     name: str = "fakd"
     term: ClassVar[str] = "affinity"
@@ -48,18 +47,18 @@ class FAKD(FeatureMethod):
         return {"pixel": 1.0 - self.alpha, self.image_term: self.alpha, "affinity": self.beta}
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
-        if network.spec.arch == "rcan" and getattr(network.spec, "groups", 0) == RCAN_GROUPS:
-            return ("body[2]", "body[6]", self.last)
-        return super().usual_taps(network)
+        blocks = sum(name.startswith("body[") for name in network.taps)
+        first_two = CODE_TAPS.get((network.spec.arch, blocks))
+        return super().usual_taps(network) if first_two is None else (*first_two, self.last)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        seen = self.matched(step)
-        opened = self.opened(step, seen.student, seen.teacher)
-        distances = [affinity_l1(*pair, memory_bound_bytes=self.memory_mb * MIB) for pair in seen.features]
+        forward = self.run_networks(step)
+        gate = self.gate_values(step, forward.student, forward.teacher)
+        distances = [affinity_l1(*pair, memory_bound_bytes=self.memory_mb * MIB) for pair in forward.features]
         return {
-            "pixel": F.l1_loss(seen.student, step.hr),
-            self.image_term: self.image_loss(opened, seen.student, seen.teacher),
-            "affinity": (opened * torch.stack(distances)).mean(1).sum(),
+            "pixel": F.l1_loss(forward.student, step.hr),
+            self.image_term: self.image_loss(gate, forward.student, forward.teacher),
+            "affinity": (gate * torch.stack(distances)).mean(1).sum(),
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:

@@ -1,62 +1,117 @@
-"""FACD-style's gate for the losses that have a value a sample: learn from the teacher where it is the better one.
+"""FACD-style's gate for losses that have a value for each sample: learn from the teacher where it is the better one.
 
-    1/B Σ_i a_i·ℓ_i,   a_i = 1[L1(T_i, y_i) < L1(S_i, y_i)], or softly, or 1     (terms/contrast.py)
+    1/B Σ_i a_i·ℓ_i
+    hard  a_i = 1[L1(T_i, y_i) < L1(S_i, y_i)],   soft  sigmoid((L1(S_i, y_i) - L1(T_i, y_i)) / τ_g),   off  1
 
 [choice] FACD's abstract says that distillation acts by the patch; which losses it may choose among is ours: the
 teacher's image, FAKD's affinities and LFD-style's features have a value a sample. CSD's contrast has not (one ratio for
 the whole batch), and the heads of DS and CLSD-style learn from labels alone.
+
+τ_g is the standard deviation of the gap between the errors over the run. Mean and mean square count all samples of the
+steps so far and, from HORIZON steps on, are exponential ones of that length. [choice] A step's own samples count in it,
+so that the first step has one too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, Literal, TypeAlias, cast
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from compressor.training.step import Step
-from recipes.composition import GATED, WHOLE
-from recipes.terms.contrast import Gate, error_gap, gate_of
+from recipes.composition import GATED_IMAGE_TERM, IMAGE_TERM
 from recipes.terms.distances import sample_l1
-from recipes.terms.spread import RunningSpread
 
-GATE = Field(description="learn of a patch where the teacher is better (hard), softly so, or always (off)")
+HORIZON = 100
+MIN_SPREAD = 1e-12
+Gate: TypeAlias = Literal["hard", "soft", "off"]
+GATE = Field(
+    description="learn from the teacher where it is better on a patch (hard), gradually so (soft), or always (off)"
+)
 
 
 @dataclass(frozen=True)
 class Gated(PlainMethod):
-    """`opened` is a of each sample; the share that passes is logged as `seen/gate_open`."""
+    """A method that may leave out patches; the share of patches that pass is logged as `seen/gate_open`."""
 
     gate: Annotated[Gate, GATE] = field(default="off", kw_only=True)
 
     @property
     def image_term(self) -> str:
-        """What the L1 to the teacher's image is called: gated it is another quantity, and no method shares it."""
-        return WHOLE if self.gate == "off" else GATED
+        """The name of the L1 to the teacher's image: gated it is another quantity, and no method shares it."""
+        return IMAGE_TERM if self.gate == "off" else GATED_IMAGE_TERM
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """What the soft gate remembers of the run."""
+        """Return the memory of the soft gate."""
         return nn.ModuleDict({"spread": RunningSpread()} if self.gate == "soft" else {})
 
-    def opened(self, step: Step, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """a of each patch, from both images."""
+    def gate_values(self, step: Step, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Return a of each patch, from both images."""
         if self.gate == "off":
             return student.new_ones(len(student))
         gap, spread = error_gap(student, teacher, step.hr), None
         if self.gate == "soft":
             running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[cast(Method, self).name])["spread"])
-            moments = running.with_values(step.everyone(gap))
-            step.afterwards(lambda: running.become(moments))
+            moments = running.moments_with(step.everyone(gap))
+            step.afterwards(lambda: running.store(moments))
             spread = running.deviation(moments)
-        opened = gate_of(self.gate, gap, spread)
-        step.observe("gate_open", opened.mean())
-        return opened
+        values = gate_of(self.gate, gap, spread)
+        step.observe("gate_open", values.mean())
+        return values
 
-    def image_loss(self, opened: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """The L1 to the teacher's image where the gate is open."""
-        return F.l1_loss(student, teacher) if self.gate == "off" else (opened * sample_l1(student, teacher)).mean()
+    def image_loss(self, gate: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Return the L1 to the teacher's image where the gate is open."""
+        return F.l1_loss(student, teacher) if self.gate == "off" else (gate * sample_l1(student, teacher)).mean()
+
+
+def error_gap(student_sr: torch.Tensor, teacher_sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """Return L1(S_i, y_i) - L1(T_i, y_i), (B,), without gradient: above 0 where the teacher is better."""
+    return (sample_l1(student_sr, hr) - sample_l1(teacher_sr, hr)).detach()
+
+
+def gate_of(kind: Gate, gap: torch.Tensor, spread: float | torch.Tensor | None = None) -> torch.Tensor:
+    """Return a, (B,), from the gap; `spread` is τ_g of the soft gate."""
+    gap = gap.detach()
+    if kind == "off":
+        return torch.ones_like(gap)
+    if kind == "hard":
+        return (gap > 0).to(gap.dtype)
+    if spread is None:
+        raise UsageError("the soft gate divides by the running deviation of the gap: pass it as spread")
+    tau = torch.as_tensor(spread, dtype=gap.dtype, device=gap.device)
+    return torch.sigmoid(gap / tau.clamp_min(MIN_SPREAD))
+
+
+class RunningSpread(nn.Module):
+    """The running deviation of a number of each sample.
+
+    Its moments are a buffer: saved with a method's modules, and so the same in a resumed run.
+    """
+
+    moments: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("moments", torch.zeros(3))
+
+    def moments_with(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the number of steps, the mean and the mean square with one more step's values."""
+        steps, mean, square = self.moments.unbind()
+        steps, values = steps + 1, values.detach().to(mean.dtype)
+        share = 1 / steps.clamp_max(HORIZON)
+        return torch.stack([steps, mean.lerp(values.mean(), share), square.lerp(values.square().mean(), share)])
+
+    def store(self, moments: torch.Tensor) -> None:
+        self.moments.copy_(moments)
+
+    @staticmethod
+    def deviation(moments: torch.Tensor) -> torch.Tensor:
+        _, mean, square = moments.unbind()
+        return (square - mean.square()).clamp_min(0).sqrt()

@@ -4,8 +4,8 @@
     stage 1, a copy of the teacher   L = Σ_i L1(I_i, y)
     stage 2, the student             L = L1(S, y) + β_w·Σ_i ω_i·FSM(I_i^S, I_i^T) + β_a·Σ_i L1(I_i^S, Z_i)
 
-FSM compares high Haar bands (terms/haar.py), Z_i is the mix that gate i makes of y and I_i^T (terms/fusion.py; gates
-learn with the student). Only the paper's abstract is at hand; code followed: wslgqq277g/HKDSR, three generations of it.
+FSM compares high Haar bands, Z_i is the mix that gate i makes of y and I_i^T (terms/hkdsr.py); gates learn with the
+student. Only the paper's abstract was available; code followed: wslgqq277g/HKDSR, three generations of it.
 
 - FSM: the abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
   `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band (that code: whole bands), with that code's
@@ -39,12 +39,12 @@ from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
 from recipes.composition import Kind
-from recipes.tap_check import Compared, Shape, own_taps
+from recipes.features import Compared, Shape, require_network, resolve_taps
 from recipes.terms.hkdsr import band_l1, fusion_gate, windowed_matrix_l1
 
 TUNING_RATE = 1e-5
 OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
-"""Of SimLoss at an intermediate image and at the last; at other scales (0.8, 3.2)."""
+"""The weights of SimLoss at an intermediate image and at the last, by scale; at other scales (0.8, 3.2)."""
 
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="blocks whose features become images")]
 
@@ -61,7 +61,7 @@ class Tuning(PlainMethod):
         return {"outputs": 1.0}
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        images = outputs(step.student(images=self.taps), self.taps)
+        images = all_outputs(step.student(images=self.taps), self.taps)
         return {"outputs": torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()}
 
 
@@ -69,15 +69,15 @@ class Tuning(PlainMethod):
 class Hkdsr(PlainMethod):
     teacher_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
     student_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
-    fsm: Annotated[Literal["bands", "matrix"], Field(description="how high bands are compared")] = "bands"
+    fsm: Annotated[Literal["bands", "matrix"], Field(description="form of the term on high bands")] = "bands"
     band_weight: Annotated[
-        float | None, Field(ge=0, description="β_w; left out: 0.0625, with matrix 1, as HKDSR's code 0.025")
+        float | None, Field(ge=0, description="β_w; none: 0.0625, with matrix 1, as HKDSR's code 0.025")
     ] = None
     fusion_weight: Annotated[float, Field(ge=0, description="β_a")] = 0.2
     tuning: Annotated[
         float, Field(ge=0, le=1, description="steps of stage 1 as a share of the student's; 0: the teacher is tuned")
     ] = 1 / 3
-    compat: Annotated[Literal["", "hkdsr"], Field(description="ω as HKDSR's code has it")] = ""
+    compat: Annotated[Literal["", "hkdsr"], Field(description="hkdsr: ω as HKDSR's code has it")] = ""
     name: str = "hkdsr"
     kind: Kind = "bands"
 
@@ -90,8 +90,8 @@ class Hkdsr(PlainMethod):
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        usual = 1.0 if self.fsm == "matrix" else 0.025 if self.compat else 0.0625
-        bands = usual if self.band_weight is None else self.band_weight
+        default = 1.0 if self.fsm == "matrix" else 0.025 if self.compat else 0.0625
+        bands = default if self.band_weight is None else self.band_weight
         return {"pixel": 1.0, "bands": bands, "fusion": self.fusion_weight}
 
     def earlier_stages(self) -> Sequence[EarlierStage]:
@@ -101,49 +101,52 @@ class Hkdsr(PlainMethod):
         return (EarlierStage("tune the teacher", tuning, self.tuning, TUNING_RATE, tunes_teacher=True),)
 
     def fit(self, teacher: Network | None, student: Network) -> Hkdsr:
-        """Both must be able to finish an intermediate feature."""
-        for side, network, taps in self._sides(teacher, student):
-            if network.taps["body_end"] == network.taps["pre_up"]:
-                raise UsageError(
-                    f"hkdsr makes images of intermediate features through a convolution and a skip behind the body, "
-                    f"and {network.spec.arch} has no such single tail input: use edsr, rcan or swinir"
-                )
-            for tap, own in zip(taps, own_taps(self.name, side, network, taps), strict=True):
-                if not own.startswith("body["):
-                    raise UsageError(f"hkdsr finishes what a block gave, and {tap} is none: use body[k] or rel(p)")
+        """Refuse networks that cannot make an image of an intermediate feature, and taps that are not blocks."""
+        if teacher is not None:
+            self._require_blocks("teacher", teacher, self.teacher_taps)
+        self._require_blocks("student", student, self.student_taps)
         return self
 
-    def _sides(self, teacher: Network | None, student: Network) -> list[tuple[str, Network, tuple[str, ...]]]:
-        pupil = ("student", student, self.student_taps)
-        return [pupil] if teacher is None else [("teacher", teacher, self.teacher_taps), pupil]
+    def _require_blocks(self, side: str, network: Network, taps: Sequence[str]) -> None:
+        if network.taps["body_end"] == network.taps["pre_up"]:
+            raise UsageError(
+                f"hkdsr makes images of intermediate features through a convolution and a skip behind the body, "
+                f"and {network.spec.arch} has no such single tail input: use edsr, rcan or swinir"
+            )
+        for tap, name in zip(taps, resolve_taps(self.name, side, network, taps), strict=True):
+            if not name.startswith("body["):
+                raise UsageError(
+                    f"hkdsr makes images of the outputs of blocks, and {tap} is none: use body[k] or rel(p)"
+                )
 
     def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        """The blocks whose images are compared; the final image needs no feature."""
-        master, pupil = (own_taps(self.name, *side) for side in self._sides(teacher, student))
+        """Return the blocks whose images are compared; the final image needs no feature."""
+        student_taps = resolve_taps(self.name, "student", student, self.student_taps)
+        teacher_taps = resolve_taps(self.name, "teacher", require_network(teacher), self.teacher_taps)
         with torch.device("meta"):
             shell = build(student.spec)
         last = resolve_tap(student, "rel(1)")
         return [
-            Compared("bands", ours, theirs, partial(self._bytes_of, shell, ours == last))
-            for ours, theirs in zip(pupil, master, strict=True)
+            Compared("bands", tap, teacher_tap, partial(self._bytes_of, shell, tap == last))
+            for tap, teacher_tap in zip(student_taps, teacher_taps, strict=True)
         ]
 
     def _bytes_of(self, network: Network, last: bool, student: Shape, teacher: Shape, processes: int) -> int:
-        """An image made and compared, with the backward pass; that of the last block is there already."""
+        """Return the memory to build and compare an image, with its backward pass; the last image exists already."""
         batch, _, height, width = student
         channels, scale = network.descriptor.channels, network.descriptor.scale
 
-        def compared(image: torch.Tensor) -> torch.Tensor:
-            theirs, hr = torch.empty_like(image), torch.empty_like(image)
-            mixed = fusion_gate(channels, seed=0)(hr, theirs)
-            return self.fsm_of(image, theirs, hr, 0, 0, range(batch)) + F.l1_loss(image, mixed)
+        def compare(image: torch.Tensor) -> torch.Tensor:
+            target, hr = torch.empty_like(image), torch.empty_like(image)
+            fused = fusion_gate(channels, seed=0)(hr, target)
+            return self.fsm_loss(image, target, hr, 0, 0, range(batch)) + F.l1_loss(image, fused)
 
-        def made(feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
-            return compared(network.finish(feature, shallow, torch.empty(batch, channels, height, width)))
+        def build_and_compare(feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+            return compare(network.finish(feature, shallow, torch.empty(batch, channels, height, width)))
 
         if last:
-            return peak_of(compared, (batch, channels, scale * height, scale * width))
-        return peak_of(made, student, student)
+            return peak_of(compare, (batch, channels, scale * height, scale * width))
+        return peak_of(build_and_compare, student, student)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         channels, count = student.descriptor.channels, len(self.student_taps) + 1
@@ -152,37 +155,41 @@ class Hkdsr(PlainMethod):
         )
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        ours = outputs(step.student(images=self.student_taps), self.student_taps)
-        theirs = outputs(step.teacher(images=self.teacher_taps), self.teacher_taps)
-        gates = cast(nn.ModuleDict, step.modules[self.name])["gates"]
-        shares = self.shares(len(ours), step.scale)
-        drawn = (step.hr, step.seed, step.number, step.samples)
-        bands = [share * self.fsm_of(a, b, *drawn) for share, a, b in zip(shares, ours, theirs, strict=True)]
-        mixed = [
-            F.l1_loss(a, gate(step.hr, b)) for a, b, gate in zip(ours, theirs, cast(nn.ModuleList, gates), strict=True)
+        images = all_outputs(step.student(images=self.student_taps), self.student_taps)
+        targets = all_outputs(step.teacher(images=self.teacher_taps), self.teacher_taps)
+        gates = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["gates"])
+        shares = self.shares(len(images), step.scale)
+        draw = (step.hr, step.seed, step.number, step.samples)
+        # All bands before all fused labels: the order of the terms is the order in which their gradients are added.
+        bands = [
+            share * self.fsm_loss(image, target, *draw)
+            for share, image, target in zip(shares, images, targets, strict=True)
+        ]
+        fused = [
+            F.l1_loss(image, gate(step.hr, target)) for image, target, gate in zip(images, targets, gates, strict=True)
         ]
         return {
-            "pixel": F.l1_loss(ours[-1], step.hr),
+            "pixel": F.l1_loss(images[-1], step.hr),
             "bands": torch.stack(bands).sum(),
-            "fusion": torch.stack(mixed).sum(),
+            "fusion": torch.stack(fused).sum(),
         }
 
     def shares(self, count: int, scale: int) -> tuple[float, ...]:
-        """ω of so many outputs, the final one last."""
+        """Return ω of so many outputs, the final one last."""
         if self.fsm == "matrix":
             intermediate, last = OLDER_WEIGHTS.get(scale, (0.8, 3.2))
             return (*[intermediate] * (count - 1), last)
         return tuple(float(count - i) for i in range(count)) if self.compat else (1.0,) * count
 
-    def fsm_of(
-        self, ours: torch.Tensor, theirs: torch.Tensor, hr: torch.Tensor, seed: int, step: int, samples: Sequence[int]
+    def fsm_loss(
+        self, image: torch.Tensor, target: torch.Tensor, hr: torch.Tensor, seed: int, step: int, samples: Sequence[int]
     ) -> torch.Tensor:
-        """FSM of one pair of outputs; windows are drawn by seed, step and sample."""
+        """Return FSM of one pair of outputs; windows are drawn by seed, step and sample."""
         if self.fsm == "bands":
-            return band_l1(ours, theirs).mean()
-        return windowed_matrix_l1(ours, theirs, hr, seed=seed, step=step, samples=samples).mean()
+            return band_l1(image, target).mean()
+        return windowed_matrix_l1(image, target, hr, seed=seed, step=step, samples=samples).mean()
 
 
-def outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
-    """The images of the taps, in order, and the final one."""
+def all_outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
+    """Return the images of the taps, in order, and the final one."""
     return [*(forward.images[tap] for tap in taps), forward.sr]

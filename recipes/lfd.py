@@ -1,12 +1,17 @@
 """LFD-style: features regressed by 1×1 convolutions, with more weight where the student is farther off.
 
-    L = L1(S, y) + κ·L1(S, sg T) + λ·Σ_l mean(m_l ⊙ g_l)/n_l
-    g = |r(F_S) - sg F_T|,   m = sg(mean_c g / mean_hw mean_c g) of each sample,   n = sg mean|F_T|
+    L = L1(S, y) + κ·L1(S, sg T) + λ·Σ_l d_l
+    g = |r(F_S) - sg F_T|,   a = mean_c g,   m = sg(a / mean_hw a) of each sample,   n = sg mean|F_T|
+    d = mean(m ⊙ g) / n
 
 [choice] The name follows the "LFD" rows of CLSD's table; LFD's own paper is not among our sources, so taps, form and
 weight are ours. κ = 0. λ is calibrated: the term begins with a fifth of the pixel loss; about 0.003 in [0,1].
-n is that of the whole batch over all processes, so that several give what one gives. `gate` lets features and image
-through by the patch (gating.py).
+`gate` lets features and image through by the patch (gating.py).
+
+- n makes the term free of scale: EDSR's features live on a scale of 255, SwinIR's on one of 1. It is that of the whole
+  batch over all processes, so that several give what one gives.
+- Without the stop-gradient on m, a student would be paid for piling its error up in one place.
+- Where a sample has no error at all m is 0 (0/0 otherwise), and a teacher map of zeros counts with n = 1e-8.
 """
 
 from __future__ import annotations
@@ -17,20 +22,18 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.feature_taps import FeatureMethod, Share, learned, regressors
-from recipes.tap_check import Shape
+from recipes.features import RegressedFeatureMethod, Shape, Share
 from recipes.terms.distances import widen
-from recipes.terms.matching import attended_bytes, attended_distance
+
+MIN_LEVEL = 1e-8
 
 
 @dataclass(frozen=True)
-class LFD(FeatureMethod):
+class LFD(RegressedFeatureMethod):
     lam: Annotated[float | None, Field(ge=0, description="weight of the features; none: calibrated")] = None
     share: Share = 0.2
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image")] = 0.0
@@ -44,23 +47,45 @@ class LFD(FeatureMethod):
         calibrated = Calibrated(self.share, by=None if self.gate == "off" else "ungated_matching")
         return {"pixel": 1.0, **image, "matching": calibrated if self.lam is None else self.lam}
 
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict({"regressors": regressors(self, teacher, student), **super().modules(teacher, student)})
-
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        seen = self.matched(step)
-        found = []
-        for regressor, (ours, theirs) in zip(learned(step, self), seen.features, strict=True):
-            level = step.everyone(widen(theirs).abs().flatten(1).mean(1)).mean()
+        forward = self.run_networks(step)
+        by_tap = []
+        for regressor, (feature, target) in zip(self.regressors(step), forward.features, strict=True):
+            level = step.everyone(widen(target).abs().flatten(1).mean(1)).mean()
             # The features may be of half precision, the weights of the regressor are not.
-            found.append(attended_distance(regressor(widen(ours)), theirs, level))
-        apart, opened = torch.stack(found).sum(0), self.opened(step, seen.student, seen.teacher)
+            by_tap.append(attended_distance(regressor(widen(feature)), target, level))
+        distances, gate = torch.stack(by_tap).sum(0), self.gate_values(step, forward.student, forward.teacher)
         if self.gate != "off":
-            step.observe("ungated_matching", apart.mean())
-        image = {self.image_term: self.image_loss(opened, seen.student, seen.teacher)} if self.kappa else {}
-        return {"pixel": F.l1_loss(seen.student, step.hr), **image, "matching": (opened * apart).mean()}
+            step.observe("ungated_matching", distances.mean())
+        image = {self.image_term: self.image_loss(gate, forward.student, forward.teacher)} if self.kappa else {}
+        return {"pixel": F.l1_loss(forward.student, step.hr), **image, "matching": (gate * distances).mean()}
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """The regressed features and what is made of them; the student's own once more where they were widened."""
+        """Return the memory of the regressed features and their distance; the student's may be widened to it once."""
         elements = student[0] * teacher[1] * student[2] * student[3]
         return 4 * elements + attended_bytes(elements)
+
+
+def attention(error: torch.Tensor) -> torch.Tensor:
+    """Return m, (B,1,h,w): the error of each position over the sample's mean error; mean 1 a sample, no gradient."""
+    by_position = error.detach().mean(1, keepdim=True)
+    mean = by_position.mean((2, 3), keepdim=True)
+    return by_position / mean.clamp_min(torch.finfo(mean.dtype).tiny)
+
+
+def attended_distance(
+    regressed: torch.Tensor, teacher: torch.Tensor, level: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return d of each sample, (B,); n is the whole batch's, so that the mean over samples is the batch's d.
+
+    `level` is n where the batch is larger than these samples.
+    """
+    target = widen(teacher.detach())
+    error = (widen(regressed) - target).abs()
+    level = target.abs().mean() if level is None else level
+    return (attention(error) * error).flatten(1).mean(1) / level.clamp_min(MIN_LEVEL)
+
+
+def attended_bytes(elements: int) -> int:
+    """Return the peak memory of `attended_distance` beside maps of so many elements: four fp32 tensors of that size."""
+    return 4 * 4 * elements

@@ -41,5 +41,5 @@ class Logits(Gated):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr, teacher = step.student().sr, step.teacher().sr
-        image = self.image_loss(self.opened(step, sr, teacher), sr, teacher)
-        return {"pixel": F.l1_loss(sr, step.hr), self.image_term: image}
+        gate = self.gate_values(step, sr, teacher)
+        return {"pixel": F.l1_loss(sr, step.hr), self.image_term: self.image_loss(gate, sr, teacher)}

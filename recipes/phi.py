@@ -1,47 +1,128 @@
-"""Which φ a contrastive method compares images in: resolved once, before training, and said in the first line.
+"""φ, the frozen network in whose features contrastive methods compare images: one a run, chosen before training.
 
-In this order: the file of `--phi-weights`, torch.hub's cache, a download into it, else the teacher's own first blocks.
-A download that does not start within 5 s, that breaks off, or whose checksum is wrong counts as unavailable. With
-`phi=vgg19` (what a paper's preset insists on) there is no `else`.
+VGG-19 from the file of `--phi-weights`, from torch.hub's cache, or downloaded into it, in this order; else the
+teacher's own first blocks. A download that does not start within 5 s, that breaks off, or whose checksum is wrong
+counts as unavailable. With `phi=vgg19` (what a paper's preset insists on) there is no `else`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.client
 import queue
 import threading
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Annotated, Literal, TypeAlias, cast
 
 import torch
+from pydantic import Field
+from torch import nn
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.models.networks.base import Network
-from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19
+from compressor.training.method import Method, PlainMethod
+from compressor.training.step import Step
+from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
+from recipes.terms.ratio import NEGATIVES, bicubic_negatives, negative_indices, ratio_of, sample_distances
 
 FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
 SHA256 = "dcbb9e9d"
-"""What torchvision's file name promises of the file's SHA-256."""
+"""The first digits of the file's SHA-256, which torchvision puts into its name."""
 START_WITHIN_S = 5.0
 STALLS_AFTER_S = 30.0
 CHUNK_BYTES = 2**20
 
-OWN = "the teacher's own first blocks"
-OR_ELSE = f", else {OWN}"
+TEACHER_BLOCKS = "the teacher's own first blocks"
 
 Choice: TypeAlias = Literal["auto", "vgg19", "teacher"]
 
 
 @dataclass(frozen=True)
+class UsesPerceptualNet(PlainMethod):
+    """A method with φ as `step.helpers[self.name]["phi"]`: frozen, built at each start, not saved."""
+
+    phi: Annotated[
+        Choice, Field(description="VGG-19 or the teacher's first blocks; auto: VGG-19 where it is available")
+    ] = "auto"
+    resolved: Resolved | None = None
+    """The φ of the run; `bind_phi` sets it."""
+    name: str = ""
+
+    @property
+    def uses_teacher_blocks(self) -> bool:
+        return self.phi == "teacher" if self.resolved is None else self.resolved.kind == "teacher"
+
+    def fit(self, teacher: Network | None, student: Network) -> Method:
+        if self.uses_teacher_blocks and teacher is not None:
+            # The plan is cached: a dry run that counts afterwards does not count the planning of φ too.
+            plan_teacher_phi(teacher.spec)
+        return cast(Method, self)
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Build φ; `teacher` is the one that was loaded, also where a copy of it is trained."""
+        if self.resolved is None and self.phi != "teacher":
+            raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
+        return nn.ModuleDict({"phi": (self.resolved or resolve_phi("teacher")).build(teacher)})
+
+
+@dataclass(frozen=True)
+class ContrastsThroughPhi(UsesPerceptualNet):
+    """A method that contrasts images with a positive and with bicubic negatives, by CSD's ratio (terms/ratio.py)."""
+
+    negatives: Annotated[
+        int, Field(ge=1, description="K, bicubic images to move away from; the term is a ratio to their sum")
+    ] = NEGATIVES
+    compat: Annotated[
+        Literal["", "csd"], Field(description="csd: as its code does, the first K images of the batch as negatives")
+    ] = ""
+
+    def contrast(self, step: Step, images: Sequence[torch.Tensor], positive: torch.Tensor) -> torch.Tensor:
+        """Return the ratio over the batch of all processes, summed over images."""
+        phi = step.helpers[self.name]["phi"]
+        lr = step.everyone(step.lr)
+        indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
+        positives, negatives = phi(positive), phi(bicubic_negatives(lr[indices], step.scale))
+        # Only the distances of each sample travel between processes, not the features.
+        distances = (step.everyone(sample_distances(phi(image), positives, negatives)) for image in images)
+        return torch.stack([ratio_of(one) for one in distances]).sum()
+
+
+def find_phi(
+    methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = no_progress
+) -> Resolved | None:
+    """Return the one φ of these methods, or None where none uses it; `weights` is the file of `--phi-weights`."""
+    users = [method for method in methods if isinstance(method, UsesPerceptualNet)]
+    if not users:
+        if weights is not None:
+            names = ", ".join(method.name for method in methods)
+            raise UsageError(f"--phi-weights {weights}: {names} does not use VGG-19; leave it out")
+        return None
+    choices: dict[Choice, str] = {method.phi: method.name for method in users if method.phi != "auto"}
+    if len(choices) > 1:
+        text = " and ".join(f"{phi} in {name}" for phi, name in choices.items())
+        raise UsageError(f"phi is {text}: a run has one, --set phi=vgg19 or --set phi=teacher")
+    choice: Choice = next(iter(choices)) if choices else "auto"
+    return resolve_phi(choice, weights, download=download, progress=progress)
+
+
+def bind_phi(methods: Sequence[Method], resolved: Resolved | None) -> tuple[Method, ...]:
+    """Return the methods with the φ of the run."""
+    return tuple(
+        dataclasses.replace(method, resolved=resolved) if isinstance(method, UsesPerceptualNet) else method
+        for method in methods
+    )
+
+
+@dataclass(frozen=True)
 class Resolved:
-    """The outcome, for the first line, run.json and the report: `how` says it in words."""
+    """The φ of a run, for its first line, run.json and the report; `how` describes it in words."""
 
     kind: Literal["vgg19", "teacher"]
     how: str
@@ -49,24 +130,24 @@ class Resolved:
     sha256: str = ""
 
     def owned_by(self, owner: str) -> Resolved:
-        """The same, where the blocks are not those of the teacher that was given."""
-        return replace(self, how=self.how.replace(OWN, f"{owner}'s own first blocks"))
+        """Return the same φ with `owner` as the model whose first blocks it is, in place of the teacher."""
+        return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
-        """φ on the CPU, shapes alone where no file was fetched; `teacher` serves where this is the teacher's own."""
+        """Build φ on the CPU, or shapes alone where no file was fetched; φ = teacher copies the blocks of `teacher`."""
         if self.kind == "vgg19" and self.path is None:
             with torch.device("meta"):
                 return VGG19()
         if self.kind == "vgg19" and self.path is not None:
             return load_vgg19(self.path, sha256=self.sha256)
         if teacher is None:
-            raise SrkdError(f"phi is {self.how}, and no teacher is there: add --teacher FILE or --phi-weights FILE")
+            raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
         return TeacherPhi(teacher)
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """A download that has started: the first bytes, the rest, and how many there are (0: not told)."""
+class _Response:
+    """A download that has started: its first bytes, the rest, and their total (0: unknown)."""
 
     first: bytes
     rest: IO[bytes]
@@ -76,93 +157,95 @@ class _Answer:
 def resolve_phi(
     choice: Choice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
 ) -> Resolved:
-    """One process of a run calls this and tells the others. Without `download` nothing is fetched, nor needed: what
-    would be is said, for whoever only counts."""
+    """Choose φ; one process of a run calls this and shares the result.
+
+    Without `download` nothing is fetched: the result names what would be, for runs that only count.
+    """
     if weights is not None:
         if choice == "teacher":
             raise UsageError("phi=teacher uses no file: leave out --phi-weights or phi=teacher")
         return Resolved("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
     if choice == "teacher":
-        return Resolved("teacher", f"{OWN} (phi=teacher)")
+        return Resolved("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")
     cached = hub_cache()
-    why = ""
-    if not _genuine(cached):
+    reason = ""
+    if not _is_vgg19_file(cached):
         if not download:
-            return Resolved("vgg19", f"VGG-19, if {URL} can be fetched{OR_ELSE if choice == 'auto' else ''}")
+            otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
+            return Resolved("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
         try:
             fetch(URL, cached, SHA256, progress=progress)
         except SrkdError as error:
-            why = str(error)
-    if not why:
+            reason = str(error)
+    if not reason:
         return Resolved("vgg19", f"VGG-19 from {cached}", cached, SHA256)
     if choice == "vgg19":
         raise SrkdError(
-            f"VGG-19 is needed and not at hand ({why}): download {URL} elsewhere and give --phi-weights FILE, or put "
-            f"it at {cached}"
+            f"VGG-19 is needed and not available ({reason}): download {URL} elsewhere and give --phi-weights FILE, or "
+            f"put it at {cached}"
         )
-    return Resolved("teacher", f"{OWN}, as VGG-19 is not at hand ({why})")
+    return Resolved("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
 
 
 def hub_cache() -> Path:
-    """Where torch.hub keeps the file ($TORCH_HOME)."""
+    """Return the file's path in torch.hub's cache ($TORCH_HOME)."""
     import torch.hub
 
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE
 
 
 def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
-    """Fetch `url` to `path`; the file appears whole and with the checksum it should have, or not at all."""
-    answer = _started(lambda: connect(url), START_WITHIN_S)
-    digest, done, chunk = hashlib.sha256(), 0, answer.first
-    with answer.rest, atomic_path(path) as temporary:
+    """Fetch `url` to `path`; the file appears whole and with the expected checksum, or not at all."""
+    response = _start(lambda: connect(url), START_WITHIN_S)
+    digest, done, chunk = hashlib.sha256(), 0, response.first
+    with response.rest, atomic_path(path) as temporary:
         with open(temporary, "wb") as file:
             while chunk:
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                progress("VGG-19", done, max(answer.total, done))
-                chunk = _more(answer.rest, done)
-        if answer.total and done != answer.total:
-            raise SrkdError(f"its download broke off after {done:,} of {answer.total:,} bytes")
+                progress("VGG-19", done, max(response.total, done))
+                chunk = _read_chunk(response.rest, done)
+        if response.total and done != response.total:
+            raise SrkdError(f"its download broke off after {done:,} of {response.total:,} bytes")
         if not digest.hexdigest().startswith(sha256):
             raise SrkdError(f"its download's SHA-256 begins with {digest.hexdigest()[:8]}, not with {sha256}")
 
 
-def _more(rest: IO[bytes], done: int) -> bytes:
-    """Told here, before it could be taken for an error of the disk."""
+def _read_chunk(rest: IO[bytes], done: int) -> bytes:
+    """Read on; an error is reported as one of the download here, before it looks like one of the disk."""
     try:
         return rest.read(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
 
 
-def connect(url: str) -> _Answer:
-    """The answer of a server, once its first bytes are here."""
+def connect(url: str) -> _Response:
+    """Return the response of a server once its first bytes have arrived."""
     response = urllib.request.urlopen(url, timeout=STALLS_AFTER_S)  # noqa: S310 - the caller's URL is a constant
     total = response.headers.get("Content-Length") or "0"
-    return _Answer(response.read1(CHUNK_BYTES), response, int(total) if total.isdigit() else 0)
+    return _Response(response.read1(CHUNK_BYTES), response, int(total) if total.isdigit() else 0)
 
 
-def _started(begin: Callable[[], _Answer], seconds: float) -> _Answer:
-    """What `begin` gives, if it does within some seconds. On a thread: no time limit of a socket covers the look-up of
-    a name."""
-    answers: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
+def _start(connect: Callable[[], _Response], seconds: float) -> _Response:
+    """Connect within some seconds. On a thread, because no time limit of a socket covers the look-up of a name."""
+    results: queue.SimpleQueue[_Response | Exception] = queue.SimpleQueue()
 
     def attempt() -> None:
         try:
-            answers.put(begin())
+            results.put(connect())
         except (OSError, http.client.HTTPException) as error:
-            answers.put(error)
+            results.put(error)
 
     threading.Thread(target=attempt, daemon=True).start()
     try:
-        answer = answers.get(timeout=seconds)
+        result = results.get(timeout=seconds)
     except queue.Empty:
         raise SrkdError(f"its download did not start within {seconds:g} s") from None
-    if isinstance(answer, Exception):
-        raise SrkdError(f"its download did not start: {answer}") from answer
-    return answer
+    if isinstance(result, Exception):
+        raise SrkdError(f"its download did not start: {result}") from result
+    return result
 
 
-def _genuine(path: Path) -> bool:
+def _is_vgg19_file(path: Path) -> bool:
     return path.is_file() and file_sha256(path).startswith(SHA256)

@@ -36,9 +36,8 @@ from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import preset_names, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, recipe_label
-from recipes.looking import UsesPerceptualNet, bind_phi, find_phi
-from recipes.phi import Resolved
-from recipes.tap_check import tap_lines
+from recipes.features import tap_lines
+from recipes.phi import Resolved, UsesPerceptualNet, bind_phi, find_phi
 from srkd.compress_options import CompressOptions, path_of
 from srkd.console import json_value
 

@@ -30,8 +30,7 @@ from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
-from recipes.looking import bind_phi
-from recipes.phi import resolve_phi
+from recipes.phi import bind_phi, resolve_phi
 from recipes.scratch import Scratch
 from recipes.terms.ratio import bicubic_negatives
 from srkd.compression import compress

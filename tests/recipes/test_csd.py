@@ -195,7 +195,7 @@ def edsr(tmp_path: Path) -> Path:
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
-    def connect(url: str) -> recipes.phi._Answer:
+    def connect(url: str) -> recipes.phi._Response:
         raise OSError("no route to host")
 
     monkeypatch.setattr(recipes.phi, "connect", connect)
@@ -269,7 +269,7 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
         ({"teacher": "foreign"}, "recipe csd needs weights or features"),
         ({"teacher": "foreign", "recipe": "csd-lite", "student": "compact:width=8,depth=2,scale=2"},
          r"\(phi is the teacher's own first blocks, as VGG-19 .*csd-lite"),
-        ({"recipe": "logits", "phi_weights": "vgg.pth"}, "--phi-weights .*logits looks through no VGG-19"),
+        ({"recipe": "logits", "phi_weights": "vgg.pth"}, "--phi-weights .*logits does not use VGG-19"),
         ({"phi_weights": "nowhere.pth"}, "nowhere.pth"),
     ],
 )  # fmt: skip
@@ -323,7 +323,7 @@ def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, mo
 
 
 def test_one_phi_a_run() -> None:
-    from recipes.looking import find_phi
+    from recipes.phi import find_phi
 
     with pytest.raises(UsageError, match="phi is teacher in csd and vgg19 in csd-lite"):
         find_phi([Csd(phi="teacher"), CsdLite(phi="vgg19")], None)

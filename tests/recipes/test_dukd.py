@@ -203,7 +203,7 @@ def test_the_code_has_no_settings_for_other_networks():
 
 
 def test_a_patch_that_the_scale_does_not_divide_is_refused_where_it_would_be_the_label():
-    with pytest.raises(UsageError, match=r"schedule.lr_patch=10 is no multiple of the scale 4"):
+    with pytest.raises(UsageError, match=r"schedule.lr_patch=10 is not a multiple of the scale 4"):
         played(DUKD(variant="code"), Upscaler(scale=4), Upscaler(scale=4), side=10)
     assert played(DUKD(), Upscaler(scale=4), Upscaler(scale=4), side=10)
 

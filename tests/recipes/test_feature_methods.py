@@ -23,14 +23,12 @@ from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.facd import FACD
+from recipes.facd import FACD, contrast
 from recipes.fakd import FAKD
-from recipes.feature_taps import Matched
+from recipes.features import PairedForward, tap_lines
+from recipes.gating import HORIZON, RunningSpread
 from recipes.lfd import LFD
-from recipes.tap_check import tap_lines
 from recipes.terms.affinity import affinity
-from recipes.terms.contrast import contrast
-from recipes.terms.spread import HORIZON, RunningSpread
 from srkd.compression import compress
 from tests.support import official
 from tests.support.method_runs import Pair, Waves
@@ -69,7 +67,7 @@ def test_fakd_reads_the_features_that_the_official_code_compares(tmp_path: Path)
     case = official.golden_case("fakd_edsr_x2_features", official.fakd_edsr(2, 16, 6))
     torch.save(case.state, tmp_path / "fakd.pt")
     network = load_checkpoint(tmp_path / "fakd.pt").network
-    pairs = FAKD().pairs(network, network)
+    pairs = FAKD().tap_pairs(network, network)
     assert pairs == [("body[1]", "body[1]"), ("body[3]", "body[3]"), ("pre_up", "pre_up")]
     with torch.no_grad(), read_taps(network, [tap for tap, _ in pairs]) as features:
         network(case.lr)
@@ -82,19 +80,19 @@ def test_the_usual_taps_follow_the_lineage() -> None:
     with torch.device("meta"):
         rcan, edsr = build(RCANSpec(groups=10, width=8, depth=1, hidden=1)), build(EDSRSpec(width=8, depth=32))
         six = build(RCANSpec(groups=6, width=8, depth=1, hidden=1))
-    assert FAKD().pairs(rcan, edsr) == [("body[2]", "body[9]"), ("body[6]", "body[20]"), ("pre_up", "pre_up")]
-    assert FAKD().pairs(six, six)[1] == ("body[3]", "body[3]")
-    assert LFD().pairs(rcan, edsr) == [("body[2]", "body[9]"), ("body[5]", "body[20]"), ("pre_up", "pre_up")]
-    assert FACD().pairs(rcan, edsr)[1:] == [("body[5]", "body[20]"), ("body_end", "body_end")]
+    assert FAKD().tap_pairs(edsr, rcan) == [("body[2]", "body[9]"), ("body[6]", "body[20]"), ("pre_up", "pre_up")]
+    assert FAKD().tap_pairs(six, six)[1] == ("body[3]", "body[3]")
+    assert LFD().tap_pairs(edsr, rcan) == [("body[2]", "body[9]"), ("body[5]", "body[20]"), ("pre_up", "pre_up")]
+    assert FACD().tap_pairs(edsr, rcan)[1:] == [("body[5]", "body[20]"), ("body_end", "body_end")]
 
 
 def test_taps_are_options_for_either_side() -> None:
     student, teacher = net(STUDENT), net(EDSRSpec(scale=2, width=8, depth=4))
-    assert FAKD(taps=("rel(1/2)", "body_end")).pairs(student, teacher) == [
+    assert FAKD(taps=("rel(1/2)", "body_end")).tap_pairs(teacher, student) == [
         ("body[0]", "body[1]"),
         ("body_end", "body_end"),
     ]
-    assert FAKD(taps=("head",), teacher_taps=("body[3]",)).pairs(student, teacher) == [("head", "body[3]")]
+    assert FAKD(taps=("head",), teacher_taps=("body[3]",)).tap_pairs(teacher, student) == [("head", "body[3]")]
     preset = load_preset("fakd", ["taps=[rel(1/2), pre_up]", "memory_mb=1"])
     assert preset.build_methods() == (FAKD(taps=("rel(1/2)", "pre_up"), memory_mb=1),)
 
@@ -112,7 +110,7 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
         lines(taps=["head"], teacher_taps=["body[7]"])
     with pytest.raises(UsageError, match=r"3 taps of the student .* and 1 of the teacher .*as many teacher_taps"):
         lines(teacher_taps=["head"])
-    with pytest.raises(SrkdError, match="one of our networks"):
+    with pytest.raises(SrkdError, match="a network that srkd can build"):
         tap_lines([method], None, student, batch=2, lr_patch=8)
 
 
@@ -156,9 +154,11 @@ def test_the_memory_of_an_affinity_is_bounded() -> None:
 def test_a_pair_takes_the_memory_that_is_told(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
     step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
-    seen = method.matched(step)
+    seen = method.run_networks(step)
     ours, theirs = seen.features[0][0].detach().requires_grad_(), seen.features[0][1]
-    monkeypatch.setattr(type(method), "matched", lambda *_: Matched(seen.student, seen.teacher, [(ours, theirs)]))
+    monkeypatch.setattr(
+        type(method), "run_networks", lambda *_: PairedForward(seen.student, seen.teacher, [(ours, theirs)])
+    )
     given = [ours, theirs, seen.student, seen.teacher, step.hr, *step.modules.parameters()]
     with PeakMemory(*given) as memory:
         method.terms(step)[method.term].backward()

@@ -86,7 +86,7 @@ def test_an_affinity_of_a_closed_patch_does_not_count() -> None:
     method = GATED["fakd"]
     step = step_of(method, "STSS")
     terms = method.terms(step)
-    pairs = method.matched(step).features
+    pairs = method.run_networks(step).features
     expected = sum(affinity_l1(ours[1:2], theirs[1:2]).item() for ours, theirs in pairs) / 4
     assert terms["affinity"].item() == pytest.approx(expected, rel=1e-5)
 

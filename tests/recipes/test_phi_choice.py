@@ -23,10 +23,10 @@ class Server:
     def __init__(self, content: bytes, *, told: int | None = None) -> None:
         self.content, self.told, self.asked = content, told, 0
 
-    def __call__(self, url: str) -> recipes.phi._Answer:
+    def __call__(self, url: str) -> recipes.phi._Response:
         self.asked += 1
         total = len(self.content) if self.told is None else self.told
-        return recipes.phi._Answer(self.content[:100], io.BytesIO(self.content[100:]), total)
+        return recipes.phi._Response(self.content[:100], io.BytesIO(self.content[100:]), total)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache, and no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
-    def offline(url: str) -> recipes.phi._Answer:
+    def offline(url: str) -> recipes.phi._Response:
         raise OSError("no route to host")
 
     monkeypatch.setattr(recipes.phi, "connect", offline)
@@ -97,9 +97,9 @@ def test_a_faulty_download_leaves_nothing_behind(
         def read(self, size: int | None = -1) -> bytes:
             raise TimeoutError("timed out")
 
-    def connect(url: str) -> recipes.phi._Answer:
+    def connect(url: str) -> recipes.phi._Response:
         if fault == "breaks":
-            return recipes.phi._Answer(weights[:100], Breaking(), len(weights))
+            return recipes.phi._Response(weights[:100], Breaking(), len(weights))
         content = weights[:-1] + b"?" if fault == "checksum" else weights[:-1]
         return Server(content, told=len(weights))(url)
 
@@ -121,7 +121,7 @@ def test_a_damaged_cache_is_fetched_again(hub: Path, weights: bytes, monkeypatch
 def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
 
-    def silence(url: str) -> recipes.phi._Answer:
+    def silence(url: str) -> recipes.phi._Response:
         never.wait()
         raise OSError("at last")
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import UsageError
+from recipes.facd import contrast
+from recipes.features import build_regressor
+from recipes.gating import error_gap, gate_of
+from recipes.lfd import attended_bytes, attended_distance, attention
 from recipes.terms import affinity as affinity_file
 from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
-from recipes.terms.contrast import contrast, error_gap, gate_of
 from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1
-from recipes.terms.matching import attended_bytes, attended_distance, attention, regressor
 from tests.support.tensors import close, golden, gradient_of, noise, peak_of
 
 
@@ -143,7 +145,7 @@ def test_matching_is_free_of_scale_and_zero_where_nothing_is_missing() -> None:
 
 def test_a_regressor_depends_on_its_seed_alone() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (regressor(3, 5, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (build_regressor(3, 5, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert first(noise(1, 3, 2, 2)).shape == (1, 5, 2, 2)
     assert torch.equal(first.weight, again.weight)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from compressor.models.cost import cost
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.taps import read_taps
-from recipes.terms.heads import auxiliary_head
+from recipes.ds import auxiliary_head
 from tests.support.tensors import noise
 
 STUDENTS = (

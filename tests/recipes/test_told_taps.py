@@ -15,10 +15,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from recipes.config.options import make_method
-from recipes.ds import DeepSupervision
+from recipes.ds import DeepSupervision, auxiliary_head
+from recipes.features import tap_lines
 from recipes.hkdsr import Hkdsr
-from recipes.tap_check import tap_lines
-from recipes.terms.heads import auxiliary_head
 from recipes.terms.hkdsr import fusion_gate
 from srkd.compression import compress
 from tests.support.methods_table import DEEPER, TEACHER
@@ -102,7 +101,7 @@ def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
     gate = fusion_gate(seed=0)
     with PeakMemory(feature, shallow, hr, theirs, lr, *gate.parameters(), *student.parameters()) as memory:
         image = student.finish(feature, shallow, lr)
-        (method.fsm_of(image, theirs, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, theirs))).backward()
+        (method.fsm_loss(image, theirs, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, theirs))).backward()
     assert within(student, method, feature) == pytest.approx(memory.peak_bytes, rel=0.3)
 
 

@@ -20,8 +20,8 @@ from compressor.training.losses import asked_weights
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
+from recipes.ds import AuxiliaryHead
 from recipes.terms import upcycling
-from recipes.terms.heads import AuxiliaryHead
 from recipes.terms.hkdsr import FusionGate
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row

@@ -1,0 +1,181 @@
+"""Features that methods compare: taps checked before training, their pairs and memory, 1×1 regressors between them.
+
+Every tap is a map of the LR image's own size (methods that compare positions need that), so that any two of srkd's
+networks can be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.randomness import torch_seed
+from compressor.models.networks.base import Network
+from compressor.models.taps import resolve_tap, tap_shapes
+from compressor.training.method import Method
+from compressor.training.step import Step
+from recipes.composition import Kind
+from recipes.gating import Gated
+
+Share = Annotated[float, Field(ge=0.1, le=0.3, description="initial share of the pixel loss, for the calibrated term")]
+TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; empty: the usual ones")
+TEACHER_TAPS = Field(description="of the teacher, one for each of the student's; empty: the same, or its usual ones")
+
+Shape: TypeAlias = Sequence[int]
+"""The shape of a feature: N, C, h, w."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A pair of features that a term compares, by their taps; the student's alone where the term needs no other.
+
+    `bytes_of(student, teacher, processes)` is the memory of the term at its peak beside them, from their shapes.
+    """
+
+    term: str
+    student: str
+    teacher: str | None
+    bytes_of: Callable[[Shape, Shape, int], int]
+
+
+@runtime_checkable
+class ComparesFeatures(Protocol):
+    """A method whose terms build on features: the pairs are checked and reported before training."""
+
+    def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]: ...
+
+
+def resolve_taps(method: str, side: str, network: Network, addresses: Sequence[str]) -> list[str]:
+    """Return the network's own names of taps; an error names the method and the side."""
+    try:
+        return [resolve_tap(network, address) for address in addresses]
+    except UsageError as error:
+        raise UsageError(f"{method}, taps of the {side}: {error}") from error
+
+
+def tap_lines(
+    methods: Sequence[Method],
+    teacher: Network | None,
+    student: Network,
+    *,
+    batch: int,
+    lr_patch: int,
+    processes: int = 1,
+) -> list[str]:
+    """Describe each pair of features that the methods compare in a line; `batch` is that of one process."""
+
+    def shapes(network: Network, taps: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """The shapes in the run's own batches: a tap is a map of the LR image's size."""
+        return {tap: (batch, shape[1], lr_patch, lr_patch) for tap, shape in tap_shapes(network, taps).items()}
+
+    lines = []
+    for method in methods:
+        pairs = method.compares(teacher, student) if isinstance(method, ComparesFeatures) else ()
+        teacher_taps = [pair.teacher for pair in pairs if pair.teacher is not None]
+        student_shapes = shapes(student, [pair.student for pair in pairs]) if pairs else {}
+        teacher_shapes = shapes(teacher, teacher_taps) if pairs and teacher is not None else {}
+        for pair in pairs:
+            student_shape, teacher_shape = student_shapes[pair.student], tuple[int, ...]()
+            sides = f"student {pair.student} {'x'.join(map(str, student_shape))}"
+            if pair.teacher is not None:
+                teacher_shape = teacher_shapes[pair.teacher]
+                sides += f" with teacher {pair.teacher} {'x'.join(map(str, teacher_shape))}"
+            megabytes = pair.bytes_of(student_shape, teacher_shape, processes) / 1e6
+            lines.append(f"{method.name}: {pair.term} of {sides}, about {megabytes:.0f} MB")
+    return lines
+
+
+@dataclass(frozen=True)
+class PairedForward:
+    """The images of both networks, and their features tap by tap, the student's first."""
+
+    student: torch.Tensor
+    teacher: torch.Tensor
+    features: list[tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class FeatureMethod(Gated):
+    """A method that compares features; `term` is the name of the term that does."""
+
+    taps: Annotated[tuple[str, ...], TAPS] = ()
+    teacher_taps: Annotated[tuple[str, ...], TEACHER_TAPS] = ()
+    name: str = ""
+    kind: Kind = "feature"
+    term: ClassVar[str]
+    last: ClassVar[str] = "pre_up"
+
+    def usual_taps(self, network: Network) -> tuple[str, ...]:
+        """Return two taps by thirds of the body, and the last one; in a short body `head`, as in FAKD's code."""
+        blocks = sum(name.startswith("body[") for name in network.taps)
+        return (*(f"rel({thirds}/3)" if thirds * blocks >= 3 else "head" for thirds in (1, 2)), self.last)
+
+    def tap_pairs(self, teacher: Network | None, student: Network) -> list[tuple[str, str]]:
+        """Return the networks' own names of the taps, the student's first; an error names the side."""
+        teacher = require_network(teacher)
+        student_taps = self.taps or self.usual_taps(student)
+        teacher_taps = self.teacher_taps or self.taps or self.usual_taps(teacher)
+        if len(student_taps) != len(teacher_taps):
+            raise UsageError(
+                f"{self.name}: {len(student_taps)} taps of the student ({', '.join(student_taps)}) and "
+                f"{len(teacher_taps)} of the teacher ({', '.join(teacher_taps)}): give as many teacher_taps as taps"
+            )
+        student_names = resolve_taps(self.name, "student", student, student_taps)
+        return list(zip(student_names, resolve_taps(self.name, "teacher", teacher, teacher_taps), strict=True))
+
+    def run_networks(self, step: Step) -> PairedForward:
+        """Run both networks on the batch with their features."""
+        student, teacher = step.networks
+        pairs = self.tap_pairs(teacher, student)
+        # The teacher first: where it gives the labels too, it then runs once.
+        target = step.teacher(taps=[tap for _, tap in pairs])
+        output = step.student(taps=[tap for tap, _ in pairs])
+        features = [(output.features[tap], target.features[teacher_tap]) for tap, teacher_tap in pairs]
+        return PairedForward(output.sr, target.sr, features)
+
+    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
+        return [Compared(self.term, *taps, self.bytes_of) for taps in self.tap_pairs(teacher, student)]
+
+    def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
+        """Return the memory of the term at its peak beside a pair of features of these shapes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RegressedFeatureMethod(FeatureMethod):
+    """A method on features that first brings the student's to the teacher's channels, by a 1×1 convolution a tap."""
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        pairs, teacher = self.tap_pairs(teacher, student), require_network(teacher)
+        inputs = tap_shapes(student, [tap for tap, _ in pairs])
+        outputs = tap_shapes(teacher, [tap for _, tap in pairs])
+        # The caller has seeded torch's generator by the run's seed.
+        seed = torch.initial_seed()
+        regressors = nn.ModuleList(
+            build_regressor(inputs[tap][1], outputs[teacher_tap][1], seed=seed + index)
+            for index, (tap, teacher_tap) in enumerate(pairs)
+        )
+        return nn.ModuleDict({"regressors": regressors, **super().modules(teacher, student)})
+
+    def regressors(self, step: Step) -> nn.ModuleList:
+        """Return the regressors as the run has trained them."""
+        return cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["regressors"])
+
+
+def build_regressor(student_channels: int, teacher_channels: int, *, seed: int) -> nn.Conv2d:
+    """Build a 1×1 convolution with bias, trained with the student and never exported."""
+    with torch_seed(seed):
+        return nn.Conv2d(student_channels, teacher_channels, 1)
+
+
+def require_network(teacher: Network | None) -> Network:
+    """Return the teacher's network, or refuse a teacher that gives outputs only."""
+    if teacher is None:
+        raise SrkdError("features of the teacher are needed: it must be a network that srkd can build")
+    return teacher
