@@ -65,7 +65,9 @@ class DUKD(PlainMethod):
     ] = "paper+"
     logits: Annotated[bool, Field(description="learn the teacher's image of the batch")] = True
     zoom_in: Annotated[bool, Field(description="learn the teacher's image of HR crops")] = True
-    zoom_out: Annotated[Switch, Field(description="learn that of shrunk LR patches; auto: off with SwinIR")] = "auto"
+    zoom_out: Annotated[
+        Switch, Field(description="learn that of shrunk LR patches; auto: off with attention windows")
+    ] = "auto"
     augment: Annotated[bool, Field(description="flip, transpose and invert the colours of the student's input")] = True
     colours: Annotated[bool, Field(description="invert colours too, where the input is augmented")] = True
     probability: Annotated[float | None, Field(ge=0, le=1, description="of each operation; none: the variant's")] = None
@@ -85,9 +87,9 @@ class DUKD(PlainMethod):
 
     def fit(self, teacher: Network | None, student: Network) -> DUKD:
         """Switch zoom-out off with attention windows, or take the code's settings for this student."""
-        swinir = "swinir" in {network.spec.arch for network in (teacher, student) if network is not None}
         if self.variant != "code":
-            return replace(self, zoom_out="off" if swinir else "on") if self.zoom_out == "auto" else self
+            windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
+            return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
         published = CODE.get((student.spec.arch, student.spec.scale))
         if published is None:
             if self.zoom_out == "auto" or None in (self.pixel_weight, self.probability, self.cells):
