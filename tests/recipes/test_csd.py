@@ -207,7 +207,7 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path
     report = compress(
         edsr, recipe="csd", data=photos, steps=4, settings=SMALL, out=tmp_path / "run", announce=told.append
     )
-    assert told[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not at hand (")
+    assert told[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
     facts = json.loads((report.run / "run.json").read_text())
     assert facts["phi"]["kind"] == "teacher" and facts["result"]["phi"] == report.phi == told[0][5:]
     whole = srkd.load(report.run / "teacher_joint.safetensors")

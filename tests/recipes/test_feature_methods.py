@@ -279,10 +279,10 @@ def test_a_batch_of_one_is_refused_before_anything_is_read() -> None:
 def test_the_running_spread_is_that_of_everything_seen() -> None:
     running, values = RunningSpread(), torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 2
     for row in values:
-        running.become(running.with_values(row))
+        running.store(running.moments_with(row))
     assert running.deviation(running.moments).item() == pytest.approx(values.std(correction=0).item(), rel=1e-4)
     for _ in range(8 * HORIZON):
-        running.become(running.with_values(torch.tensor([-1.0, 3.0])))
+        running.store(running.moments_with(torch.tensor([-1.0, 3.0])))
     assert running.deviation(running.moments).item() == pytest.approx(2.0, rel=1e-2)
 
 

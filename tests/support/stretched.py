@@ -43,7 +43,7 @@ class Stretched:
             state.enter(stage, pair.teacher)
         stage = pair.stages[-1]
         cast = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
-        monkeypatch.setattr(upcycling, "_inverted", lambda images, samples: inverted(images, samples, top))
+        monkeypatch.setattr(upcycling, "_invert_colours", lambda images, samples: inverted(images, samples, top))
         weights, batch = asked_weights(stage), Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}
