@@ -82,7 +82,7 @@ class DUKD(PlainMethod):
             raise UsageError("dukd: zoom_in=false and zoom_out=off leave no new inputs: switch one on, or use logits")
         if self.cells is not None and self.variant != "code":
             raise UsageError(
-                f"dukd: cells={self.cells} is an option of variant code, and this is {self.variant}: leave it out"
+                f"dukd: cells={self.cells} belongs to variant code, and this is {self.variant}: leave it out"
             )
 
     def fit(self, teacher: Network | None, student: Network) -> DUKD:

@@ -141,9 +141,9 @@ def test_every_row_of_the_ablation_has_its_switch(options: dict[str, object], te
 
 
 def test_without_new_inputs_it_is_refused():
-    with pytest.raises(UsageError, match="leave no new inputs.*switch one on"):
+    with pytest.raises(UsageError, match=r"leave no new inputs.*switch one on"):
         make_method("dukd", {"zoom_in": False, "zoom_out": "off"})
-    with pytest.raises(UsageError, match="cells=2 is of variant code"):
+    with pytest.raises(UsageError, match="cells=2 belongs to variant code"):
         make_method("dukd", {"cells": 2})
 
 
