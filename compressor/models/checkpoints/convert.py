@@ -1,8 +1,6 @@
 """Write a network as a checkpoint of another code base, read back and compared before it is kept.
 
-How each code base wraps a state dict: BasicSR in `params` (basicsr/models/base_model.py), as SwinIR does; CSD saves
-`model_state_dict` of a DataParallel (PyTorch version/train.py); EDSR-PyTorch, RCAN, CARN and FAKD save the bare
-dictionary. The names and whatever else such a file must hold stand in the dialects of each network's file.
+The names, the wrapping and whatever else such a file must hold stand in the dialects of each network's file.
 """
 
 from __future__ import annotations
@@ -20,27 +18,19 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.load import OWN_DIALECT, Loaded, load_checkpoint, recognise
 from compressor.models.checkpoints.save import METADATA_KEYS, save_network
 from compressor.models.networks.base import Network
-from compressor.models.networks.dialect import Dialect
+from compressor.models.networks.dialect import Dialect, Wrapping
 from compressor.models.networks.registry import architecture, architectures
 
 State = dict[str, torch.Tensor]
-Wrapper = Callable[[State], object]
 
 
-def _wrap_in_params(state: State) -> object:
-    return {"params": state}
-
-
-def _wrap_as_csd(state: State) -> object:
-    return {"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
-
-
-WRAPPERS: Mapping[str, tuple[str, Wrapper]] = {
-    "basicsr": ("params", _wrap_in_params),
-    "swinir": ("params", _wrap_in_params),
-    "csd": ("model_state_dict > module.*", _wrap_as_csd),
+WRAPPERS: Mapping[Wrapping, Callable[[State], object]] = {
+    "bare": lambda state: state,
+    "params": lambda state: {"params": state},
+    "model_state_dict > module.*": lambda state: {
+        "model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}
+    },
 }
-"""The wrapping of a state dict by code base; the others save it bare."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +91,11 @@ def _convert(loaded: Loaded, to: str, path: Path) -> Converted:
         raise UsageError(f"{to} has no {arch}; those that have: {', '.join([*homes, OWN_DIALECT])}")
     state, notes = state_in_dialect(network, dialect)
     needs = _read_back(network, dialect, state)
-    wrapping, wrap = WRAPPERS.get(to, ("bare", lambda state: state))
     stream = io.BytesIO()  # by its file's name torch.save would make other bytes of the same weights
-    torch.save(wrap(state), stream)
+    torch.save(WRAPPERS[dialect.wrapping](state), stream)
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getvalue())
-    return _describe(path, to, dialect.name, wrapping, needs, notes)
+    return _describe(path, to, dialect.name, dialect.wrapping, needs, notes)
 
 
 def _describe(

@@ -124,7 +124,9 @@ def _recognises(state: State) -> bool:
     return first is not None and first.dim() == 4 and slope is not None and slope.dim() == 1
 
 
-SRVGG = Dialect(name="srvgg", recognises=_recognises, read=_read, names=_names, code_bases=("basicsr",))
+SRVGG = Dialect(
+    name="srvgg", recognises=_recognises, read=_read, names=_names, code_bases=("basicsr",), wrapping="params"
+)
 
 ARCHITECTURE = Architecture(
     CompactSpec,

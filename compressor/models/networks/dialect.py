@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +13,9 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 
 State = Mapping[str, torch.Tensor]
+Wrapping = Literal["bare", "params", "model_state_dict > module.*"]
+"""BasicSR and SwinIR wrap in `params` (basicsr/models/base_model.py); CSD saves `model_state_dict` of a DataParallel
+(PyTorch version/train.py); EDSR-PyTorch, RCAN, CARN and FAKD save the bare dictionary."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Dialect:
     """Accepts the names of tensors that a loader may leave out (buffers that are rebuilt, other scales)."""
     code_bases: tuple[str, ...] = ()
     """The code bases that load files of this dialect: the targets of `srkd convert`."""
+    wrapping: Wrapping = "bare"
+    """The dictionary around the state dict in files that these code bases write."""
     companions: Callable[[Any], Companions] = no_companions
     """Gives what its files hold beside the weights of a network of that spec."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

@@ -255,6 +255,7 @@ BASICSR = Dialect(
     read=BASICSR_NAMES.read,
     names=BASICSR_NAMES.names,
     code_bases=("basicsr",),
+    wrapping="params",
     fixed={"mean_shift": "constant"},
 )
 CSD = Dialect(
@@ -264,6 +265,7 @@ CSD = Dialect(
     names=CSD_NAMES.names,
     surplus=is_mean_shift,
     code_bases=("csd",),
+    wrapping="model_state_dict > module.*",
     companions=constant_mean_shift,
 )
 

@@ -300,6 +300,7 @@ DIALECTS = (
         read=BASICSR_NAMES.read,
         names=BASICSR_NAMES.names,
         code_bases=("basicsr",),
+        wrapping="params",
         fixed={"mean_shift": "constant"},
     ),
     Dialect(
@@ -309,6 +310,7 @@ DIALECTS = (
         names=CSD_NAMES.names,
         surplus=is_mean_shift,
         code_bases=("csd",),
+        wrapping="model_state_dict > module.*",
         companions=constant_mean_shift,
         fixed=NO_RES_SCALE,
     ),

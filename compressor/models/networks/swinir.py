@@ -566,6 +566,7 @@ OFFICIAL = Dialect(
     names=_names,
     surplus=_is_buffer,
     code_bases=("swinir", "basicsr"),
+    wrapping="params",
     companions=_window_buffers,
 )
 
