@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu, installed_version
+from compressor.models.networks.registry import installed_networks
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
 from export.formats import FORMATS
+from recipes.catalogue import catalogue
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 
@@ -45,6 +47,8 @@ class Diagnosis:
     formats: tuple[Piece, ...]
     runtimes: tuple[Piece, ...]
     others: tuple[Piece, ...]
+    notes: tuple[str, ...]
+    """A line for each installed package whose methods, networks, runtimes or formats cannot be used."""
 
     @property
     def missing_core(self) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ def diagnose() -> Diagnosis:
                 for name, row in PROVIDERS.items()
             ),
         ),
+        notes=(*catalogue().notes, *installed_networks().notes, *RUNTIMES.notes),
     )
 
 

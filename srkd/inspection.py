@@ -87,19 +87,19 @@ def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
 
 def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     """Read the metadata of an exported file, which need not run here; a foreign one is opened."""
-    name = runtime_of(file)
-    if name == "onnxruntime":
+    runtime = RUNTIMES[runtime_of(file)]
+    if options.check and not runtime.opens_as_teacher:
+        raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
+    if runtime.name == "onnxruntime":
         model = open_model(file)
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
-        checked = check_teacher(load_teacher(file, arch_options=options.arch_options)) if options.check else None
-    elif options.check:
-        raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
     else:
         metadata = read_metadata(file)
         spec = read_spec(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
-        dialect, wrapping, checked = name, RUNTIMES[name].files, None
+        dialect, wrapping = runtime.name, runtime.files
+    teacher = load_teacher(file, arch_options=options.arch_options) if options.check else None
     network_cost = None if spec is None else cost(spec, options.lr_size)
     parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
     hashes = [file_sha256(part) for part in parts]
@@ -118,7 +118,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,
         metadata=_srkd_keys(metadata),
-        check=checked,
+        check=None if teacher is None else check_teacher(teacher),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import click
 
 from compressor.base.choices import Border
-from compressor.runtimes.table import RUNTIMES
+from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.options import Option, Options
 from srkd.parameters import DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
@@ -31,7 +31,7 @@ ArchOptions: TypeAlias = Annotated[
     Option("A fact that the file does not hold: res_scale=0.1.", flags=("--arch-option",), type=SETTING),
 ]
 Device: TypeAlias = Annotated[
-    str, Option("cpu, cuda, cuda:N or mps; for ONNX files also tensorrt, openvino or openvino:GPU.", type=DEVICE)
+    str, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.", type=DEVICE)
 ]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Threads: TypeAlias = Annotated[int | None, Option("CPU threads; none: as many as torch uses.", minimum=1)]

@@ -52,9 +52,10 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
         ("runtimes of profile, evaluate and upscale", diagnosis.runtimes),
         ("others", diagnosis.others),
     ):
-        console.table(
-            ["", "installed", "what it adds", "how to get it"], [_row(piece) for piece in pieces], title=title
-        )
+        headings = ["", "installed", "what it adds", "how to get it"]
+        console.table(headings, [_row(piece) for piece in pieces], title=title)
+    for note in diagnosis.notes:
+        console.warn(note)
 
 
 def _row(piece: Piece) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What all formats share: choices, companions, sidecars, files of one size, the table behind help and doctor."""
+"""What all formats share: choices, companions, sidecars, files of one size, the table behind help."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from export.formats import FORMATS
 from export.metadata import Source
 from export.verify import proof_inputs
 from srkd.cli import cli
-from srkd.doctor import diagnose
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 SOURCE = Source("small")
@@ -274,24 +273,6 @@ def test_docs_and_help_know_every_format() -> None:
             assert ("not run by us" in told) == (not row.tried)
     for verdict in get_args(Verdict):
         assert f"| {verdict} |" in page
-
-
-def test_doctor_tells_an_obstacle_before_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    hindered = dataclasses.replace(RUNTIMES["ncnn"], obstacle=lambda: "no such device here")
-    monkeypatch.setattr("srkd.doctor.RUNTIMES", {**RUNTIMES, "ncnn": hindered})
-    found = {piece.name: piece for piece in diagnose().runtimes}["ncnn"]
-    assert (found.ready, found.command, found.remark) == (False, None, "no such device here")
-
-
-def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
-    monkeypatch.setattr("srkd.doctor.FORMATS", {**FORMATS, "new": row})
-    diagnosis = diagnose()
-    pieces = {piece.name: piece for piece in diagnosis.formats}
-    assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
-    assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
-    assert pieces["new"].command == "pip install 'srkd[ncnn]'"
-    assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
 
 
 def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(

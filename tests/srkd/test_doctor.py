@@ -1,0 +1,54 @@
+"""`srkd doctor` reads the tables of formats, runtimes and devices, and the notes about installed packages."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from compressor.models.networks.registry import InstalledNetworks
+from compressor.runtimes.onnx_providers import PROVIDERS
+from compressor.runtimes.table import RUNTIMES
+from export.formats import FORMATS
+from srkd.cli import run
+from srkd.doctor import CORE, diagnose
+
+
+def test_every_row_of_the_tables_is_a_piece() -> None:
+    diagnosis = diagnose()
+    assert [package.name for package in diagnosis.core] == list(CORE) and diagnosis.missing_core == ()
+    assert [piece.name for piece in diagnosis.formats] == list(FORMATS)
+    assert [piece.name for piece in diagnosis.runtimes] == list(RUNTIMES)
+    assert {f"--device {name}" for name in PROVIDERS} <= {piece.name for piece in diagnosis.others}
+    for piece in (*diagnosis.formats, *diagnosis.runtimes, *diagnosis.others):
+        assert piece.ready or piece.command or piece.remark
+
+
+def test_an_obstacle_is_reported_in_place_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(RUNTIMES["ncnn"], obstacle=lambda: "no such device here")
+    monkeypatch.setitem(RUNTIMES.rows, "ncnn", row)
+    piece = {piece.name: piece for piece in diagnose().runtimes}["ncnn"]
+    assert (piece.ready, piece.command, piece.remark) == (False, None, "no such device here")
+
+
+def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
+    monkeypatch.setattr("srkd.doctor.FORMATS", {**FORMATS, "new": row})
+    diagnosis = diagnose()
+    pieces = {piece.name: piece for piece in diagnosis.formats}
+    assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
+    assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
+    assert pieces["new"].command == "pip install 'srkd[ncnn]'"
+    assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+
+
+def test_packages_that_cannot_be_used_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "network edsr of another-package is refused"
+    monkeypatch.setattr("srkd.doctor.installed_networks", lambda: InstalledNetworks(notes=(note,)))
+    assert run(["doctor"]) == 0
+    output = capsys.readouterr()
+    assert output.err == f"srkd: warning: {note}\n"
+    for title in ("formats of srkd export", "runtimes of profile, evaluate and upscale", "others"):
+        assert title in output.out
