@@ -89,7 +89,7 @@ def inspect(
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    Sizes are (width, height). Of an exported file the checkpoint it was made from is taken, which must be beside it.
+    Sizes are (width, height). An exported file stands for the checkpoint it was made from, which must be beside it.
     """
     checkpoint = checkpoint_of(options.model, context.note)
     loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
@@ -111,7 +111,7 @@ export = public(ExportOptions, run_export, "export")
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
     """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
 
-    A single run folder brings the teacher it was distilled from. Sizes are (width, height) of the LR image.
+    A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) of the LR image.
     """
     models, teacher = as_tuple(options.models), options.teacher
     settings = Settings(
@@ -144,7 +144,7 @@ profile = public(ProfileOptions, run_profile, "profile")
 
 
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
-    """Score models side by side by Y-PSNR and SSIM; bicubic is always the first, and no data means the embedded photos.
+    """Score models side by side by Y-PSNR and SSIM. Bicubic is always the first; no data means the embedded photos.
 
     `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets.
     """
@@ -185,7 +185,7 @@ def _image_sets(options: EvaluateOptions, scale: int, context: Context) -> tuple
 def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
     """Enlarge files, folders and globs; a picture that fails does not stop the rest, and the report names it.
 
-    Outputs lie beside their sources with `_x4` (the scale) in their names, or under `out`.
+    Outputs are written beside their sources, with `_x4` (the scale) in their names, or to `out`.
     """
     return upscaling.upscale(
         as_tuple(options.inputs),

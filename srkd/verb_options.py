@@ -28,7 +28,7 @@ else:
 Scale: TypeAlias = Annotated[int | None, Option("Scale to take from a multi-scale file.", minimum=1, maximum=8)]
 ArchOptions: TypeAlias = Annotated[
     Mapping[str, object] | None,
-    Option("A fact that the file does not hold: res_scale=0.1.", flags=("--arch-option",), type=SETTING),
+    Option("Facts that the file does not hold, such as res_scale=0.1.", flags=("--arch-option",), type=SETTING),
 ]
 Device: TypeAlias = Annotated[
     str, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.", type=DEVICE)

@@ -24,7 +24,8 @@ EPILOG = """Examples:
 def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs against their teacher; cost, memory and quality.
 
-    MODEL is a checkpoint, a run folder or an exported file. A single run folder brings its own teacher.
+    MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one it
+    was distilled from.
     """
     from srkd.api import run_profile
 
