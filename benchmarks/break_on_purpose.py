@@ -278,15 +278,15 @@ BREAKS = (
     Break(
         "terms of one name are one quantity",
         "compressor/training/losses.py",
-        "rel_tol=SAME",
+        "rel_tol=SAME_TERM_TOLERANCE",
         "rel_tol=9.0",
         ("recipes/test_composition.py",),
     ),
     Break(
         "share of other terms that is flagged",
         "compressor/training/guard.py",
-        "OUTWEIGHS = 3.0",
-        "OUTWEIGHS = 4.0",
+        "MAX_BALANCE = 3.0",
+        "MAX_BALANCE = 4.0",
         ("training/test_balance.py",),
     ),
     Break(

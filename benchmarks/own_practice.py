@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from compressor.base.context import no_note, no_progress
+from compressor.base.context import QUIET, no_note
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
@@ -17,7 +17,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.method import fit_methods
 from compressor.training.networks import build_networks
 from compressor.training.run_folder import RunFolder
@@ -48,13 +48,13 @@ class OwnLoop:
         preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}", *settings))
         student = (build(spec, seed=10) if student is None else student).to(device)
         self.lr_patch = lr_patch
-        self.pace = choose_execution_mode(
-            student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, asked=preset.asked()
+        self.mode = choose_execution_mode(
+            student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, options=preset.speed_options()
         )
         own = None if teacher is None else teacher.network
         methods = fit_methods(preset.build_methods(), own, student)
-        self.stage = preset.with_steps(LONG).stage(methods, self.pace)
-        placed: Network = student.to(memory_format=self.pace.memory_format)  # type: ignore[call-overload]
+        self.stage = preset.with_steps(LONG).stage(methods, self.mode)
+        placed: Network = student.to(memory_format=self.mode.memory_format)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.move_to(device).network
         self.state = State.fresh(placed, self.teacher, self.stage)
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
@@ -65,18 +65,16 @@ class OwnLoop:
             stages=(self.stage,),
             images=data.validation,
             reference=Reference(0.0, None),
-            progress=no_progress,
-            announce=no_note,
-            processes=Processes(),
+            context=QUIET,
         )
 
-    def pace_line(self) -> str:
-        return self.pace.line(self.lr_patch)
+    def mode_line(self) -> str:
+        return self.mode.line(self.lr_patch)
 
     def run(self, steps: int) -> None:
         """The loop itself, for so many steps more."""
         until = replace(self.stage, schedule=replace(self.stage.schedule, steps=self.state.done + steps))
-        train(until, self.state, self.batches, self.teacher, self.events, seed=10)
+        Trainer([until], self.state, self.batches, self.teacher, self.events, seed=10).train(until)
 
     def data(self, steps: int) -> None:
         for step in range(steps):
@@ -84,14 +82,14 @@ class OwnLoop:
 
     def bare(self, steps: int, *, updates: bool = False) -> None:
         """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
-        cast = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
-        student, teacher = cast.students[0], cast.teacher
+        networks = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
+        student, teacher = networks.students[0], networks.teacher
         for _ in range(steps):
-            student.forget()
+            student.outputs.clear()
             sr = student(self.fixed.lr, ()).sr
             loss = F.l1_loss(sr, self.fixed.hr if self.fixed.hr is not None else sr.detach())
             if teacher is not None:
-                teacher.forget()
+                teacher.outputs.clear()
                 loss = loss + F.l1_loss(sr, teacher(self.fixed.lr, ()).sr)
             self.state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

@@ -33,7 +33,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.guard import Skipped
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Method
 from compressor.training.state import State
@@ -64,7 +64,7 @@ class Upcycling:
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         zoomed_in = step.hr[..., : step.lr.shape[-2], : step.lr.shape[-1]].contiguous()
-        inputs = {"logits": step.lr, "zoom_in": zoomed_in, "zoom_out": step.zoomed_out()}
+        inputs = {"logits": step.lr, "zoom_in": zoomed_in, "zoom_out": step.zoom_out()}
         terms = {name: F.l1_loss(step.student(lr).sr, step.teacher(lr).sr) for name, lr in inputs.items()}
         return {"pixel": F.l1_loss(step.student().sr, step.hr), **terms}
 
@@ -98,19 +98,19 @@ class Clock:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now, self.times = now, [now()]
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.times.append(self.now())
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: Skipped) -> None:
         raise RuntimeError(f"a step was skipped: {skipped.why}")
 
     def note(self, line: str) -> None:
         pass
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         return ""
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         pass
 
     def seconds(self) -> list[float]:
@@ -149,7 +149,9 @@ def in_turns(
         for source, measured in zip(sources, seconds, strict=True):
             student = build(STUDENT, seed=1).to(teacher.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             clock = Clock(now)
-            train(stage, State.fresh(student, teacher.network, stage), source, teacher.network, clock, seed=0)
+            Trainer(
+                [stage], State.fresh(student, teacher.network, stage), source, teacher.network, clock, seed=0
+            ).train(stage)
             measured += clock.seconds()
     return 1 / statistics.median(seconds[0]), 1 / statistics.median(seconds[1])
 

@@ -82,7 +82,7 @@ def report(seconds: dict[str, list[float]], own: OwnLoop, options: argparse.Name
         return statistics.median(each), (max(each) - min(each)) / 2
 
     print(f"{cpu_model()}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{options.recipe}, {options.student}, batch {options.batch}, LR {options.lr_patch}; {own.pace_line()}")
+    print(f"{options.recipe}, {options.student}, batch {options.batch}, LR {options.lr_patch}; {own.mode_line()}")
     for name, figures in seconds.items():
         print(f"  {name:6} {statistics.median(figures) * 1e3:9.2f} ms a step")
     for text, above, below in (

@@ -147,7 +147,7 @@ class DUKD(PlainMethod):
         if self.zoom_in:
             terms["zoom_in"] = self._consistency(step, self._zoom_in(step), "zoom-in", self.augment)
         if self.zooms_out:
-            smaller = step.zoomed_out()
+            smaller = step.zoom_out()
             terms["zoom_out"] = self._consistency(step, smaller, "zoom-out", self.augment and self.variant != "code")
             if self.variant == "code":
                 sr = step.student(smaller).sr

@@ -58,7 +58,7 @@ class FACD(RegressedFeatureMethod):
         forward = self.run_networks(step)
         pairs = zip(self.regressors(step), forward.features, strict=True)
         regressed = [regressor(widen(feature)) for regressor, (feature, _) in pairs]
-        targets = [step.everyone(target) for _, target in forward.features]
+        targets = [step.all_gather(target) for _, target in forward.features]
         losses = contrast(regressed, targets, self.form, first=step.samples.start)
         step.observe("ungated_contrast", losses.mean())
         gate = self.gate_values(step, forward.student, forward.teacher)

@@ -59,8 +59,8 @@ class Gated(PlainMethod):
         gap, spread = error_gap(student, teacher, step.hr), None
         if self.gate == "soft":
             running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[cast(Method, self).name])["spread"])
-            moments = running.moments_with(step.everyone(gap))
-            step.afterwards(lambda: running.store(moments))
+            moments = running.moments_with(step.all_gather(gap))
+            step.after_update(lambda: running.store(moments))
             spread = running.deviation(moments)
         values = gate_of(self.gate, gap, spread)
         step.observe("gate_open", values.mean())

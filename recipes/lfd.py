@@ -51,7 +51,7 @@ class LFD(RegressedFeatureMethod):
         forward = self.run_networks(step)
         by_tap = []
         for regressor, (feature, target) in zip(self.regressors(step), forward.features, strict=True):
-            level = step.everyone(widen(target).abs().flatten(1).mean(1)).mean()
+            level = step.all_gather(widen(target).abs().flatten(1).mean(1)).mean()
             # The features may be of half precision, the weights of the regressor are not.
             by_tap.append(attended_distance(regressor(widen(feature)), target, level))
         distances, gate = torch.stack(by_tap).sum(0), self.gate_values(step, forward.student, forward.teacher)

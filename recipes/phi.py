@@ -86,11 +86,11 @@ class ContrastsThroughPhi(UsesPerceptualNet):
     def contrast(self, step: Step, images: Sequence[torch.Tensor], positive: torch.Tensor) -> torch.Tensor:
         """Return the ratio over the batch of all processes, summed over images."""
         phi = step.helpers[self.name]["phi"]
-        lr = step.everyone(step.lr)
+        lr = step.all_gather(step.lr)
         indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
         positives, negatives = phi(positive), phi(bicubic_negatives(lr[indices], step.scale))
         # Only the distances of each sample travel between processes, not the features.
-        distances = (step.everyone(sample_distances(phi(image), positives, negatives)) for image in images)
+        distances = (step.all_gather(sample_distances(phi(image), positives, negatives)) for image in images)
         return torch.stack([ratio_of(one) for one in distances]).sum()
 
 

@@ -81,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
     code = run(arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
-        from compressor.base.rank import leave
+        from compressor.base.processes import exit_process
 
-        leave(code)
+        exit_process(code)
     sys.exit(code)
 
 

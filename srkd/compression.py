@@ -10,8 +10,8 @@ from typing import Any
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.rank import Rank
-from compressor.training.distributed import processes
+from compressor.base.processes import Rank
+from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
 from srkd.compress_options import CompressOptions
 from srkd.config import RunConfig
@@ -31,11 +31,11 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
     path = options.run_folder
     with _all_processes(context) as context:
         group = context.processes
-        restarts = max(group.gathered(group.place.restarts))
-        if restarts > 0 and group.from_leader(_is_run_of(path, options)):
+        restarts = max(group.gather_objects(group.rank.restarts))
+        if restarts > 0 and group.broadcast(_is_run_of(path, options)):
             context.note(f"started again by torchrun: continuing {path}")
             return _resume(path, context)
-        group.run_on_all(lambda: require_new(path) if group.leads else None)
+        group.run_on_all(lambda: require_new(path) if group.is_leader else None)
         return _run(options, context)
 
 
@@ -57,7 +57,7 @@ def _resume(run: Path, context: Context) -> CompressReport:
 
 def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:
     """Begin what the options ask for or, with the `facts` of its run.json, continue it."""
-    if options.is_plan and not context.processes.alone:
+    if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
     config = RunConfig.decide(options, context, facts=facts)
     return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
@@ -66,8 +66,8 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
 @contextmanager
 def _all_processes(context: Context) -> Iterator[Context]:
     """Join the processes that torchrun started; only the leading one reports."""
-    with processes(Rank.here(), Console().error) as group:
-        yield dataclasses.replace(context, processes=group) if group.leads else Context(processes=group)
+    with open_processes(Rank.from_environment(), Console().error) as group:
+        yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
 
 
 def _is_run_of(run: Path, options: CompressOptions) -> bool:

@@ -28,7 +28,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher, load_teacher
-from compressor.training.distributed import own_device
+from compressor.training.distributed import process_device
 from compressor.training.events import Reference
 from compressor.training.method import Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
@@ -138,9 +138,11 @@ class RunNetworks:
         for method in methods:
             if isinstance(method, TrainsJointly):
                 require_inside(start, method.name, has_labels=options.lr_only is None)
-        rank, rule = context.processes.place, preset.schedule
+        rank, rule = context.processes.rank, preset.schedule
         batch = len(rank.share(rule.batch))
-        for line in tap_lines(methods, network, student, batch=batch, lr_patch=rule.lr_patch, processes=rank.world):
+        for line in tap_lines(
+            methods, network, student, batch=batch, lr_patch=rule.lr_patch, processes=rank.world_size
+        ):
             context.note(line)
         return cls(options, preset, methods, teacher, start)
 
@@ -172,7 +174,7 @@ class RunConfig(RunNetworks):
         the teacher, images, φ and mode of `shared`.
         """
         processes = context.processes
-        device = processes.run_on_all(lambda: open_device(own_device(options.device, processes.place)))
+        device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
         processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.decide(options, context, shared=shared, facts=facts, download=download)
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, context, shared))
@@ -183,9 +185,9 @@ class RunConfig(RunNetworks):
                 return shared.mode
             if facts is not None:
                 return read_execution_mode(facts)
-            return config._measure_mode(context) if processes.leads else None
+            return config._measure_mode(context) if processes.is_leader else None
 
-        mode = processes.from_leader(processes.run_on_all(choose_mode))
+        mode = processes.broadcast(processes.run_on_all(choose_mode))
         return replace(config, cache=cache, mode=mode)
 
     def _measure_mode(self, context: Context) -> ExecutionMode:
@@ -193,10 +195,10 @@ class RunConfig(RunNetworks):
         mode = choose_execution_mode(
             self.student,
             steps=rule.steps,
-            batch=len(context.processes.place.share(rule.batch)),
+            batch=len(context.processes.rank.share(rule.batch)),
             lr_patch=rule.lr_patch,
             device=self.device,
-            asked=self.preset.asked(),
+            options=self.preset.speed_options(),
         )
         context.note(mode.line(rule.lr_patch))
         return mode
@@ -240,7 +242,7 @@ def choose_phi(preset: Preset, options: CompressOptions, context: Context, *, do
     processes = context.processes
 
     def find() -> Resolved | None:
-        if not processes.leads:
+        if not processes.is_leader:
             return None
         weights = path_of(options.phi_weights)
         phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
@@ -251,7 +253,7 @@ def choose_phi(preset: Preset, options: CompressOptions, context: Context, *, do
         return phi
 
     # A tuple, since None alone stands for a process that does not lead.
-    return processes.from_leader((processes.run_on_all(find),))[0]
+    return processes.broadcast((processes.run_on_all(find),))[0]
 
 
 def phi_of(methods: Sequence[Method]) -> Resolved | None:

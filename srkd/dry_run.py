@@ -18,14 +18,14 @@ from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
-from compressor.base.rank import Rank
+from compressor.base.processes import Rank
 from compressor.data.prepare import Found, find_images
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import mean_psnr_y
 from compressor.training.footprint import Batched, Footprint, footprint
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
@@ -135,7 +135,7 @@ class DryRun:
 
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
     """Decide everything that the run would decide; `measure` also takes a few steps of it."""
-    if Rank.here().world > 1:
+    if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
     if kind == "measure":
         config = RunConfig.decide(options, context)
@@ -219,20 +219,20 @@ class _Clock:
         self.progress, self.steps = progress, steps
         self.times: list[float] = []
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.times.append(time.perf_counter())
         self.progress("timing steps", done, self.steps)
 
-    def skipped(self, done: int, skipped: object) -> None:
+    def on_skip(self, done: int, skipped: object) -> None:
         self.times.append(time.perf_counter())
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         return "this was a dry run, and a run would stop here too"
 
     def note(self, line: str) -> None:
         pass
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         pass
 
 
@@ -246,7 +246,7 @@ def measure(config: RunConfig, context: Context) -> Measured:
     network = None if teacher is None else teacher.network
     state = State.fresh(place_student(config), network, short, seed)
     clock = _Clock(context.progress, timed_steps)
-    train(short, state, build_batches(config, context), teacher, clock, seed=seed)
+    Trainer([short], state, build_batches(config, context), teacher, clock, seed=seed).run()
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]
     mean = statistics.fmean(seconds)
     started = time.perf_counter()

@@ -11,8 +11,9 @@ from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
+from compressor.base.interrupts import catch_signals
 from compressor.base.machine import facts as machine_facts
-from compressor.base.processes import Processes, interruption
+from compressor.base.processes import Processes
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.store import placed
 from compressor.images.metrics import Protocol
@@ -20,8 +21,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
-from compressor.training.events import Reference, RunEvents, mean_psnr_y, quantised_sr
-from compressor.training.loop import run_stages
+from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
+from compressor.training.loop import Trainer
 from compressor.training.run_folder import NullRunFolder, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
@@ -82,7 +83,7 @@ def train_run(
     run = TrainingRun(config, folder, context)
     if facts is not None:
         context.processes.run_on_all(lambda: require_same(facts, run.facts(), path))
-    with folder.nothing_lost():
+    with folder.report_unwritable():
         return run.train()
 
 
@@ -92,10 +93,10 @@ def open_run_folder(
     """Return the folder that the leading process writes; the others write nothing."""
 
     def open_folder() -> RunFolder:
-        return RunFolder(path, resumed=resumed, part_of=part_of) if processes.leads else NullRunFolder(path)
+        return RunFolder(path, resumed=resumed, part_of=part_of) if processes.is_leader else NullRunFolder(path)
 
     folder = processes.run_on_all(open_folder)
-    if not processes.alone:
+    if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
     return folder
 
@@ -104,7 +105,7 @@ def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
     """Return run.json of a run that can be continued; only the leading process need have the folder."""
 
     def read() -> dict[str, Any] | None:
-        if not processes.leads:
+        if not processes.is_leader:
             return None
         require_run(run)
         facts = read_facts(run)
@@ -112,7 +113,7 @@ def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
             raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
         return facts
 
-    return processes.from_leader(processes.run_on_all(read))
+    return processes.broadcast(processes.run_on_all(read))
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
@@ -137,7 +138,7 @@ def build_batches(config: RunConfig, context: Context) -> Batches:
     batches = Batches.over(
         store, batch=rule.batch, lr_patch=rule.lr_patch, seed=config.options.seed, device=config.device
     )
-    return batches.shared(context.processes.place.share(rule.batch))
+    return batches.shared(context.processes.rank.share(rule.batch))
 
 
 @dataclass(frozen=True)
@@ -154,37 +155,36 @@ class TrainingRun:
         self._require_same_everywhere()
         # First of all: from here on a killed run can be continued.
         processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
-        processes.going_on(lambda: "before the first step", self.folder.continuing)
+        processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.preset.stages(config.methods, config.mode)
         teacher = None if config.teacher is None else config.teacher.move_to(config.device)
         reference = config.reference or self._measure_reference(teacher)
         state = processes.run_on_all(lambda: self._load_state(stages, teacher))
         follow_leader(state, processes, stages, None if teacher is None else teacher.network)
         steps = sum(stage.schedule.steps for stage in stages)
-        processes.going_on(lambda: f"at step {state.done} of {steps}", self.folder.continuing)
+        processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
-        with interruption(processes.wish) as processes.wish:
+        with catch_signals(processes.stop_request) as processes.stop_request:
             events = RunEvents(
                 self.folder,
                 stages=stages,
                 images=config.data.validation,
                 reference=reference,
-                progress=self.context.progress,
-                announce=self.context.note,
-                processes=processes,
-                witness=batches.witness if processes.leads else None,
+                context=self.context,
+                batch_hashes=batches.witness if processes.is_leader else None,
             )
-            run_stages(stages, state, batches, teacher, events, seed=config.options.seed, processes=processes)
+            seed = config.options.seed
+            Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
         student, joint = self._psnr_y(state.averaged()), None
         if state.role == "joint":
             whole = state.ema.network
             joint = Quality(self._psnr_y(whole), cost(whole.spec))
         report = None
-        if processes.leads:
+        if processes.is_leader:
             self._write_networks(state, student, teacher)
             report = self._report(state, student, joint, reference, time.monotonic() - started)
             self.folder.write_facts({**self.facts(), "result": json_value(report)})
-        return processes.from_leader(report)
+        return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
         """Mean Y-PSNR on the validation images; None: bicubic."""
@@ -199,7 +199,7 @@ class TrainingRun:
         facts = self.facts()
         for key in SAME:
             values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
-            self.context.processes.agree(
+            self.context.processes.require_equal(
                 json.dumps(values, sort_keys=True),
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
@@ -208,16 +208,16 @@ class TrainingRun:
         """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
         network = None if teacher is None else teacher.network
         state = State.fresh(place_student(self.config), network, stages[0], self.config.options.seed)
-        self.folder.states.sweep()
+        self.folder.states.remove_unfinished()
 
         def note(line: str) -> None:
             self.folder.log(line)
             self.context.note(line)
 
-        path = self.folder.states.take_up(lambda path: state.load(path, stages, network), note)
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, network), note)
         if path is not None:
             note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
-        self.folder.forget_after(state.done)
+        self.folder.drop_metrics_after(state.done)
         return state
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
@@ -229,7 +229,7 @@ class TrainingRun:
         def fill() -> Mapping[View, Labels]:
             return cache.filled(teacher, context.progress, context.note)
 
-        first = processes.run_on_all(lambda: fill() if processes.leads else None)
+        first = processes.run_on_all(lambda: fill() if processes.is_leader else None)
         labels = processes.run_on_all(lambda: first or fill())
         return cache.serve(labels, teacher, batches, context.note)
 
@@ -245,7 +245,7 @@ class TrainingRun:
             "seed": config.options.seed,
             "device": str(config.device),
             "pace": config.mode.facts(),
-            "processes": self.context.processes.place.world,
+            "processes": self.context.processes.rank.world_size,
             "student": config.student.spec.to_dict(),
             "start": config.student_init.facts(),
             "teacher": self._teacher_facts(),
@@ -323,7 +323,7 @@ class TrainingRun:
         networks: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
         if teacher is not None:
             networks["teacher"] = teacher
-        pictures = {caption: quantised_sr(network, image.lr, scale) for caption, network in networks.items()}
+        pictures = {caption: sr_8bit(network, image.lr, scale) for caption, network in networks.items()}
         pictures["original"] = image.hr
         panels = [Panel(picture[0].cpu(), caption) for caption, picture in pictures.items()]
         write_sheet(panels, self.folder.path / SHEET)

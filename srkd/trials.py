@@ -23,8 +23,8 @@ from compressor.base.choices import Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
+from compressor.base.interrupts import Interrupted, catch_signals
 from compressor.base.machine import facts as machine_facts
-from compressor.base.processes import Interrupted, interruption
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
@@ -98,14 +98,14 @@ class Trials:
         write_facts(self.folder, self._facts())
         results: list[dict[str, Any]] = []
         batches: dict[int, SameBatches] = {}
-        with interruption() as stop:
+        with catch_signals() as stop:
             for number, trial in enumerate(plan, start=1):
                 title = f"run {number} of {len(plan)}"
                 self._complete(trial, title, results)
                 results.append(read_facts(trial.folder))
                 seed = trial.options.seed
                 batches[seed] = compare_batches(seed, [t.folder for t in plan[:number] if t.options.seed == seed])
-                if number < len(plan) and stop.asked:
+                if number < len(plan) and stop.received:
                     raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
         return self._finish(results, tuple(batches.values()))
 

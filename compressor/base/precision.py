@@ -1,4 +1,4 @@
-"""Number formats and memory layouts: what a device computes natively, and how they are selected."""
+"""Number formats and memory layouts: which of them a device computes natively, and how they are selected."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ Layout = Literal["channels_last", "contiguous"]
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
+    """True where the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which the student runs."""
+    """Return the context in which a network computes in `precision`."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
+    """Return torch's memory format of a layout."""
     return torch.channels_last if layout == "channels_last" else torch.contiguous_format
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,152 +1,143 @@
-"""Ctrl-C and SIGTERM that lose nothing: the step in hand is finished and saved; a second one stops at once.
+"""The processes of a run: the rank of this one, and what they do together. One process alone is the plain case.
 
-SIGTERM is what a cluster sends before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
-
-What the processes of a run do together. One process alone is the plain case, and does none of it.
+`compressor/training/distributed.py` has the case of several, which torchrun starts. No torch is imported here.
 """
 
 from __future__ import annotations
 
+import os
 import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from compressor.base.errors import SrkdError
-from compressor.base.rank import Rank
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.interrupts import StopRequest
 
 if TYPE_CHECKING:
     import torch
-
-AT_ONCE: Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
-}
-"""The signals that ask a run to stop, and what a second one does."""
-
-
-class Interrupted(SrkdError):
-    """The user stopped a run; its state is saved."""
-
-    exit_code = 130
-
-
-@dataclass
-class Interruption:
-    """Whether the user has asked to stop, here; and with several processes, what all of them know since the last step.
-
-    They must stop at the same step: one that went on would wait for the others. Who was `launched` by another program
-    may hear a signal twice, as that passes on what went to all of them: then a second one does nothing.
-    """
-
-    asked: bool = False
-    known_to_all: bool | None = None
-    launched: bool = False
-
-    @property
-    def stops(self) -> bool:
-        return self.asked if self.known_to_all is None else self.known_to_all
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """The first signal; the next one meets what it does by default."""
-        self.asked = True
-        if not self.launched:
-            for each, handler in AT_ONCE.items():
-                signal.signal(each, handler)
-
-
-@contextmanager
-def interruption(wish: Interruption | None = None) -> Iterator[Interruption]:
-    """Within the block a first SIGINT or SIGTERM is only noted; a second one does what such a signal does by default.
-    A block within a block shares the outer one's wish: a plan of runs hears what a run was told. Elsewhere than in the
-    main thread, where signals cannot be handled, nothing changes."""
-    wish = wish or Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield wish
-        return
-    before = {number: signal.getsignal(number) for number in AT_ONCE}
-    outer = getattr(before[signal.SIGINT], "__self__", None)
-    if isinstance(outer, Interruption):
-        yield outer
-        return
-    for number in AT_ONCE:
-        signal.signal(number, wish.note)
-    try:
-        yield wish
-    finally:
-        for number, handler in before.items():
-            # None: a handler that was not set from Python, and that Python cannot put back.
-            signal.signal(number, AT_ONCE[number] if handler is None else handler)
-
 
 T = TypeVar("T")
 
 
 class LostProcess(SrkdError):
-    """Another process of the run has gone: nothing can go on without it."""
+    """Another process of the run has ended: nothing can go on without it."""
 
 
-class Unanimous(SrkdError):
-    """A failure that every process meets at the same step: one of them tells it."""
+class SharedFailure(SrkdError):
+    """A failure that every process meets at the same step: only the leader reports it."""
 
 
-class ToldElsewhere(SrkdError):
-    """A failure that the leading process tells: this one ends with the same exit code and no word."""
+class ReportedElsewhere(SrkdError):
+    """A failure that the leader reports: this process ends with the same exit code and no line."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
         self.exit_code = exit_code
 
 
+@dataclass(frozen=True)
+class Rank:
+    """One process of `world_size`; `local_rank` counts those of this machine, `restarts` torchrun's new attempts."""
+
+    index: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    restarts: int = 0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Rank:
+        """Read the variables that torchrun sets; without them the process is alone."""
+        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+            return cls()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+        rank = cls(*(_read_count(environment, name) for name in names))
+        if not rank.index < rank.world_size:
+            raise UsageError(f"RANK={rank.index} is not a rank below WORLD_SIZE={rank.world_size}: start with torchrun")
+        return rank
+
+    @property
+    def is_leader(self) -> bool:
+        """Only the leader prints and writes the run folder."""
+        return self.index == 0
+
+    def share(self, batch: int) -> range:
+        """Return this process's samples of a global batch, by their global indices."""
+        if batch % self.world_size:
+            lower = batch - batch % self.world_size
+            offers = [str(size) for size in (lower, lower + self.world_size) if size]
+            raise UsageError(
+                f"a batch of {batch} cannot be shared evenly by {self.world_size} processes: "
+                f"--set schedule.batch={' or '.join(offers)}, or another number of processes"
+            )
+        share = batch // self.world_size
+        return range(self.index * share, (self.index + 1) * share)
+
+
+def _read_count(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0")
+    if not text.isdecimal():
+        raise UsageError(f"{name}={text!r} in the environment is not a count: start with torchrun")
+    return int(text)
+
+
 class Processes:
-    """One process. `Group` in group.py overrides everything here that needs another one."""
+    """One process. `Group` in training/distributed.py overrides everything here that needs another one."""
 
-    def __init__(self, place: Rank | None = None) -> None:
-        self.place = place or Rank()
-        self.wish = Interruption(launched=not self.alone)
-
-    @property
-    def alone(self) -> bool:
-        return self.place.world == 1
+    def __init__(self, rank: Rank | None = None) -> None:
+        self.rank = rank or Rank()
+        self.stop_request = StopRequest(launched=not self.is_single)
 
     @property
-    def leads(self) -> bool:
-        return self.place.leads
+    def is_single(self) -> bool:
+        return self.rank.world_size == 1
+
+    @property
+    def is_leader(self) -> bool:
+        return self.rank.is_leader
 
     def mean_(self, tensor: torch.Tensor) -> None:
         """Replace a tensor by its mean over the processes."""
 
-    def total_(self, tensor: torch.Tensor) -> None:
+    def sum_(self, tensor: torch.Tensor) -> None:
         """Replace a tensor by its sum over the processes."""
 
-    def everyone(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of every process, in the order of the global batch; differentiable."""
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the rows of every process, in the order of the global batch; differentiable."""
         return tensor
 
-    def from_leader(self, value: T | None) -> T:
-        """The leading process's value, on every process; what the others pass is not looked at."""
+    def broadcast(self, value: T | None) -> T:
+        """Return the leader's value on every process; the others' values are ignored."""
         assert value is not None
         return value
 
-    def gathered(self, value: T) -> list[T]:
-        """Every process's value, by rank."""
+    def gather_objects(self, value: T) -> list[T]:
+        """Return every process's value, by rank."""
         return [value]
 
     def run_on_all(self, work: Callable[[], T]) -> T:
-        """Do `work` on every process. A mistake of any ends all of them, and the leading one tells it."""
+        """Run `work` on every process. An error of any ends all of them, and the leader reports it."""
         return work()
 
-    def agree(self, value: str, otherwise: str) -> None:
-        """Refuse to go on where a value is not the same on every process: `otherwise` says what it is."""
-        values = self.gathered((value, platform.node()))
-        other = [(rank, host) for rank, (theirs, host) in enumerate(values) if theirs != values[0][0]]
-        if other:
-            rank, host = other[0]
-            raise Unanimous(f"rank {rank} of {self.place.world}, on {host}, {otherwise}")
+    def require_equal(self, value: str, message: str) -> None:
+        """Refuse to go on where a value differs between processes: `message` says which value it is."""
+        values = self.gather_objects((value, platform.node()))
+        others = [(index, host) for index, (other, host) in enumerate(values) if other != values[0][0]]
+        if others:
+            index, host = others[0]
+            raise SharedFailure(f"rank {index} of {self.rank.world_size}, on {host}, {message}")
 
-    def going_on(self, where: Callable[[], str], command: str) -> None:
-        """Where the run stands and how it is continued, for the line that tells of a lost process."""
+    def set_resume_hint(self, position: Callable[[], str], command: str) -> None:
+        """Set where the run stands and how to continue it, for the line that reports a lost process."""
+
+
+def exit_process(code: int) -> NoReturn:
+    """End one of several processes with `code`, its output flushed, without taking Python down.
+
+    Threads of torch's process groups may still be inside a library then, and the C++ runtime ends such a process with
+    an abort: a run that went well would be reported as failed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

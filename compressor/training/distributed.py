@@ -1,6 +1,7 @@
-"""Each process shows that it lives: one that is killed, hung or cut off is noticed, whatever the others wait for.
+"""Several processes, started by torchrun: gloo between CPUs, NCCL between GPUs, and one line when one is lost.
 
-Several processes, started by torchrun: gloo between CPUs, NCCL between GPUs, and one line when one is lost.
+A thread in each process sends heartbeats and watches the next process round the ring, so that one that is killed, hung
+or cut off is noticed, whatever the others wait for.
 """
 
 from __future__ import annotations
@@ -20,135 +21,136 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.processes import Interrupted, LostProcess, Processes, ToldElsewhere, Unanimous
-from compressor.base.rank import Rank
+from compressor.base.interrupts import Interrupted
+from compressor.base.processes import LostProcess, Processes, Rank, ReportedElsewhere, SharedFailure
 
-EVERY = 2.0
-"""Seconds between two signs of life."""
+T = TypeVar("T")
 
-SILENCE = 8
-"""So many of its own beats a process waits for a sign of its neighbour; own beats, because a process that was stopped
-itself must not blame the others."""
+HEARTBEAT_SECONDS = 2.0
+MAX_MISSED_HEARTBEATS = 8
+"""Own heartbeats without one of the neighbour after which it counts as lost; own ones, because a process that was
+suspended itself must not blame the others."""
 
-MEETING = timedelta(minutes=10)
-"""In which every process has to appear: machines differ in how long they take to import torch."""
+MEETING_TIMEOUT = timedelta(minutes=10)
+"""The time in which every process has to appear: machines differ in how long they take to import torch."""
 
-ANSWER = timedelta(seconds=15)
-"""How long the store may take."""
+STORE_TIMEOUT = timedelta(seconds=15)
+JOIN_SECONDS = 60.0
+"""The time for the heartbeat thread to end: the store's answer, and a machine so busy that it takes four times as
+long."""
 
-LEAVE = 60.0
-"""Seconds in which the thread ends: the store's answer, and a machine so busy that it takes four times as long."""
+COLLECTIVE_TIMEOUT = timedelta(hours=12)
+"""How long a collective waits for a process that lives: decoding a large set takes what it takes."""
 
 
-class Watch(threading.Thread):
-    """A thread that beats into the store, watches the next process round the ring, and reads what others noticed.
+class Heartbeat(threading.Thread):
+    """Sends heartbeats into the store, watches the next process round the ring, and reads what others noticed.
 
     A collective's own time limit cannot do this: it would have to outlast the slowest validation, decoding or save, and
     NCCL's ends in an abort without a line. The thread costs three small requests every other second, whatever the
-    number of processes.
+    number of processes. `on_loss` is called with the reason when a process is lost.
     """
 
-    def __init__(self, host: str, port: int, attempt: int, rank: int, world: int, lost: Callable[[str], None]) -> None:
+    def __init__(self, host: str, port: int, rank: Rank, on_loss: Callable[[str], None]) -> None:
         super().__init__(name="srkd-watch", daemon=True)
-        self.rank, self.next, self.lost = rank, (rank + 1) % world, lost
-        self.address, self.prefix = (host, port), f"srkd-watch-{attempt}"
+        self.rank, self.next, self.on_loss = rank.index, (rank.index + 1) % rank.world_size, on_loss
+        self.address, self.prefix = (host, port), f"srkd-watch-{rank.restarts}"
         self.all_met, self.parting, self.stopped = threading.Event(), threading.Event(), threading.Event()
 
     def run(self) -> None:
         try:
-            what = self._watched()
+            reason = self._watch()
         except RuntimeError as error:
-            # When all part, who holds the store may be the first to go.
+            # When all part, the process that holds the store may be the first to go.
             host, port = self.address
-            what = f"{host}:{port}, where the processes meet, does not answer: {first_line(error)}"
+            reason = f"{host}:{port}, where the processes meet, does not answer: {network_error(error)}"
             if self.parting.is_set():
                 return
-        if what is not None and not self.stopped.is_set():
-            self.lost(what)
+        if reason is not None and not self.stopped.is_set():
+            self.on_loss(reason)
 
     def stop(self) -> None:
-        """And wait for it: a thread inside a library when Python ends brings the whole process down."""
+        """Stop, and wait for the end: a thread inside a library when Python ends brings the whole process down."""
         self.stopped.set()
-        self.join(LEAVE)
+        self.join(JOIN_SECONDS)
 
-    def _watched(self) -> str | None:
-        """Beat until stopped; what was lost, if anything."""
-        client = TCPStore(*self.address, is_master=False, wait_for_workers=False, timeout=MEETING)
-        client.set_timeout(ANSWER)
+    def _watch(self) -> str | None:
+        """Send heartbeats until stopped, or return which process was lost."""
+        client = TCPStore(*self.address, is_master=False, wait_for_workers=False, timeout=MEETING_TIMEOUT)
+        client.set_timeout(STORE_TIMEOUT)
         store = PrefixStore(self.prefix, client)
-        seen, silent = 0, 0
+        last, missed = 0, 0
         while not self.stopped.is_set():
             store.add(f"beat/{self.rank}", 1)
             beats = store.add(f"beat/{self.next}", 0)
-            seen, silent = beats, 0 if beats != seen else silent + 1
-            if silent > (SILENCE if self.all_met.is_set() else MEETING.total_seconds() / EVERY):
-                store.set("lost", f"rank {self.next} gave no sign of life for {silent * EVERY:.0f} s")
+            last, missed = beats, 0 if beats != last else missed + 1
+            meeting = MEETING_TIMEOUT.total_seconds() / HEARTBEAT_SECONDS
+            if missed > (MAX_MISSED_HEARTBEATS if self.all_met.is_set() else meeting):
+                store.set("lost", f"rank {self.next} gave no sign of life for {missed * HEARTBEAT_SECONDS:.0f} s")
             if store.check(["lost"]):
                 return store.get("lost").decode(errors="replace")
-            self.stopped.wait(EVERY)
+            self.stopped.wait(HEARTBEAT_SECONDS)
         return None
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of the network says, without the place in a library's source, advice to programmers and a stack."""
-    text = str(error).strip().splitlines()
-    return text[0].rpartition("] ")[2].partition(". ")[0][:160] if text else type(error).__name__
-
-
-T = TypeVar("T")
-
-PATIENCE = timedelta(hours=12)
-"""How long a collective waits for a process that lives: decoding a large set takes what it takes."""
+def network_error(error: BaseException) -> str:
+    """Return an error of the network without the line of a library's source, advice to programmers and a stack."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rpartition("] ")[2].partition(". ")[0][:160] if lines else type(error).__name__
 
 
 class Group(Processes):
-    """One of several processes. `last_words` prints the line of a process that cannot raise an error any more."""
+    """One of several processes. `print_error` prints the line of a process that cannot raise an error any more."""
 
-    def __init__(self, place: Rank, last_words: Callable[[str], None]) -> None:
-        super().__init__(place)
-        self.last_words = last_words
-        self.where: Callable[[], str] = lambda: "before the first step"
+    def __init__(self, rank: Rank, print_error: Callable[[str], None]) -> None:
+        super().__init__(rank)
+        self.print_error = print_error
+        self.position: Callable[[], str] = lambda: "before the first step"
         self.command = "start again"
-        host, port = _meeting_point()
-        self.watch = Watch(host, port, place.restarts, place.rank, place.world, self._perish)
+        self.heartbeat = Heartbeat(*_master_address(), rank, self._end)
         # NCCL begins with the first tensor that lies on a GPU; what lies on the CPU (objects, checks) goes by gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        self.watch.start()
+        self.heartbeat.start()
         try:
             with self._collective():
                 dist.init_process_group(
-                    backend, timeout=PATIENCE, rank=place.rank, world_size=place.world, store=_store(place)
+                    backend,
+                    timeout=COLLECTIVE_TIMEOUT,
+                    rank=rank.index,
+                    world_size=rank.world_size,
+                    store=_open_store(rank),
                 )
         except BaseException:
-            self.watch.stop()
+            self.heartbeat.stop()
             raise
-        self.watch.all_met.set()
+        self.heartbeat.all_met.set()
 
     def mean_(self, tensor: torch.Tensor) -> None:
-        self.total_(tensor)
-        tensor.div_(self.place.world)
+        self.sum_(tensor)
+        tensor.div_(self.rank.world_size)
 
-    def total_(self, tensor: torch.Tensor) -> None:
+    def sum_(self, tensor: torch.Tensor) -> None:
         with self._collective():
             dist.all_reduce(tensor)
 
-    def everyone(self, tensor: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, _Everyone.apply(tensor, self))  # type: ignore[no-untyped-call]
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, _AllGather.apply(tensor, self))  # type: ignore[no-untyped-call]
 
-    def rows_of_all(self, tensor: torch.Tensor) -> torch.Tensor:
-        rows = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.place.world)]
+    def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the rows of every process, without gradients."""
+        rows = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.rank.world_size)]
         with self._collective():
             dist.all_gather(rows, tensor.contiguous())
         return torch.cat(rows)
 
-    def from_leader(self, value: T | None) -> T:
-        box = [value if self.leads else None]
+    def broadcast(self, value: T | None) -> T:
+        box = [value if self.is_leader else None]
         with self._collective():
             dist.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
-    def gathered(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.place.world
+    def gather_objects(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.rank.world_size
         with self._collective():
             dist.all_gather_object(values, value)
         return values
@@ -161,53 +163,52 @@ class Group(Processes):
             raise
         except Exception as error:  # noqa: BLE001
             failure = error
-        outcomes = self.gathered(None if failure is None else _told(failure))
-        failed = [(rank, *outcome) for rank, outcome in enumerate(outcomes) if outcome is not None]
-        if not failed:
+        outcomes = self.gather_objects(None if failure is None else _describe(failure))
+        failures = [(index, *outcome) for index, outcome in enumerate(outcomes) if outcome is not None]
+        if not failures:
             return cast(T, result)
-        rank, line, code = failed[0]
-        if failure is not None and (self.leads or not isinstance(failure, SrkdError)):
+        index, line, code = failures[0]
+        if failure is not None and (self.is_leader or not isinstance(failure, SrkdError)):
             raise failure
-        if not self.leads:
-            raise ToldElsewhere(code)
-        where = "" if rank == 0 else f"rank {rank} of {self.place.world}: "
-        raise (UsageError if code == UsageError.exit_code else SrkdError)(f"{where}{line}")
+        if not self.is_leader:
+            raise ReportedElsewhere(code)
+        prefix = "" if index == 0 else f"rank {index} of {self.rank.world_size}: "
+        raise (UsageError if code == UsageError.exit_code else SrkdError)(f"{prefix}{line}")
 
-    def close(self, *, well: bool) -> None:
-        """Leave together when all went well, at once when not."""
+    def close(self, *, success: bool) -> None:
+        """Leave together after a success, at once after a failure."""
         try:
-            if well:
-                self.watch.parting.set()
-                self.gathered(None)
+            if success:
+                self.heartbeat.parting.set()
+                self.gather_objects(None)
         finally:
-            self.watch.stop()
-            # NCCL waits for the others when it is taken down, and after a failure they may be gone.
-            if well or dist.get_backend() == "gloo":
+            self.heartbeat.stop()
+            # NCCL waits for the others when it is taken down, and after a failure they may have ended.
+            if success or dist.get_backend() == "gloo":
                 dist.destroy_process_group()
 
     @contextmanager
     def _collective(self) -> Iterator[None]:
-        """Whatever the network says becomes one line."""
+        """Turn an error of the network into one line."""
         try:
             yield
         except RuntimeError as error:
-            raise LostProcess(self._line(first_line(error))) from error
+            raise LostProcess(self._loss_line(network_error(error))) from error
 
-    def _line(self, why: str) -> str:
-        place = self.place
-        noticed = f"rank {place.rank} of {place.world} noticed: {why}"
-        return f"another process was lost {self.where()} ({noticed}); {self.command}"
+    def _loss_line(self, reason: str) -> str:
+        noticed = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
+        return f"another process was lost {self.position()} ({noticed}); {self.command}"
 
-    def going_on(self, where: Callable[[], str], command: str) -> None:
-        self.where, self.command = where, f"continue with: {command}"
+    def set_resume_hint(self, position: Callable[[], str], command: str) -> None:
+        self.position, self.command = position, f"continue with: {command}"
 
-    def _perish(self, why: str) -> NoReturn:
-        """End from the watching thread: the main one waits inside a library for a process that is gone."""
-        self.last_words(self._line(why))
+    def _end(self, reason: str) -> NoReturn:
+        """End from the heartbeat thread: the main one waits inside a library for a process that has ended."""
+        self.print_error(self._loss_line(reason))
         os._exit(1)
 
 
-class _Everyone(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     """Rows of all processes forward; backward every process gets the gradients that all of them have for its rows.
 
     Process r computes L_r from G = (x_1 … x_w); the global term is the mean L = 1/w · Σ_r L_r (where every process
@@ -218,76 +219,81 @@ class _Everyone(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, group: Group) -> torch.Tensor:
         ctx.group, ctx.rows = group, tensor.shape[0]
-        return group.rows_of_all(tensor)
+        return group.gather_rows(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         summed = gradients[0].contiguous().clone()
-        ctx.group.total_(summed)
-        first = ctx.group.place.rank * ctx.rows
+        ctx.group.sum_(summed)
+        first = ctx.group.rank.index * ctx.rows
         return summed[first : first + ctx.rows], None
 
 
 @contextmanager
-def processes(place: Rank, last_words: Callable[[str], None]) -> Iterator[Processes]:
+def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[Processes]:
     """The processes of this run, for as long as it lasts."""
-    if place.world == 1:
-        yield Processes(place)
+    if rank.world_size == 1:
+        yield Processes(rank)
         return
-    with _sigterm_told():
-        group = Group(place, last_words)
+    with _report_sigterm():
+        group = Group(rank, print_error)
         try:
             yield group
-        except (Interrupted, Unanimous) as error:
-            group.close(well=True)
-            if place.leads:
+        except (Interrupted, SharedFailure) as error:
+            group.close(success=True)
+            if rank.is_leader:
                 raise
-            raise ToldElsewhere(error.exit_code) from error
+            raise ReportedElsewhere(error.exit_code) from error
         except BaseException as error:
             # torchrun ends the others as soon as one has ended: not before the line that says why.
             _ignore_sigterm()
-            group.close(well=False)
-            if isinstance(error, SrkdError) and not (place.leads or isinstance(error, (LostProcess, ToldElsewhere))):
-                error.args = (f"rank {place.rank} of {place.world}: {error}",)
+            group.close(success=False)
+            silent = rank.is_leader or isinstance(error, (LostProcess, ReportedElsewhere))
+            if isinstance(error, SrkdError) and not silent:
+                error.args = (f"rank {rank.index} of {rank.world_size}: {error}",)
             raise
-        group.close(well=True)
+        group.close(success=True)
 
 
-def own_device(name: str, place: Rank) -> str:
-    """`cuda` is each process's own GPU; a numbered one would be shared by all of them."""
-    if place.world == 1 or name == "cpu":
+def process_device(name: str, rank: Rank) -> str:
+    """Return the device of this process: `cuda` is each process's own GPU; a numbered one would be shared by all."""
+    if rank.world_size == 1 or name == "cpu":
         return name
     if name != "cuda":
-        raise UsageError(f"--device {name} with {place.world} processes: say cuda, and each takes a GPU of its own")
-    found = torch.cuda.device_count()
-    if 0 < found <= place.local_rank:
-        raise UsageError(f"there are {found} GPUs and more processes on {platform.node()}: --nproc-per-node {found}")
-    return f"cuda:{place.local_rank}"
+        raise UsageError(f"--device {name} with {rank.world_size} processes: say cuda, and each takes a GPU of its own")
+    count = torch.cuda.device_count()
+    if 0 < count <= rank.local_rank:
+        raise UsageError(f"there are {count} GPUs and more processes on {platform.node()}: --nproc-per-node {count}")
+    return f"cuda:{rank.local_rank}"
 
 
-def _meeting_point() -> tuple[str, int]:
+def _master_address() -> tuple[str, int]:
     try:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
 
 
-def _store(place: Rank) -> Store:
-    """Where the processes tell each other their addresses, under names of this attempt: torchrun keeps the store when
-    it begins anew, and one that is early would find the address of a process that has ended."""
-    store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=PATIENCE))
-    return PrefixStore(f"srkd-attempt-{place.restarts}", store)
+def _open_store(rank: Rank) -> Store:
+    """Open the store in which the processes exchange their addresses, under names of this attempt.
+
+    torchrun keeps the store when it begins anew, and a process that is early would find the address of one that has
+    ended.
+    """
+    store, _, _ = next(rendezvous("env://", rank.index, rank.world_size, timeout=COLLECTIVE_TIMEOUT))
+    return PrefixStore(f"srkd-attempt-{rank.restarts}", store)
 
 
-def _told(failure: Exception) -> tuple[str, int]:
+def _describe(failure: Exception) -> tuple[str, int]:
+    """Return the line and the exit code of a failure."""
     if isinstance(failure, SrkdError):
         return f"{failure}", failure.exit_code
     return f"{platform.node()}: {type(failure).__name__}: {failure}", 1
 
 
 @contextmanager
-def _sigterm_told() -> Iterator[None]:
-    """Outside of training, where it asks to stop, SIGTERM ends a process: with a line."""
+def _report_sigterm() -> Iterator[None]:
+    """Outside of training, where it asks to stop, SIGTERM ends a process with a line."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

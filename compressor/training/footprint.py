@@ -23,7 +23,7 @@ from compressor.models.cost import OnMeta
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
-from compressor.training.losses import collect
+from compressor.training.losses import compute_losses
 from compressor.training.networks import build_networks
 from compressor.training.stage import Role, Stage
 from compressor.training.state import State
@@ -96,7 +96,7 @@ def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, batched: 
         before, activations = living.bytes, 0
         for part in range(stage.updates):
             held = living.bytes
-            losses = collect(stage, state, Step(0, 0, Batch(lr, hr), cast, part))
+            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), cast, part))
             activations = max(activations, living.bytes - held)
             torch.autograd.backward(losses.total)
     learns = _bytes(state.trained) + _bytes(state.modules)

@@ -1,18 +1,14 @@
-"""The guard of a step: what is not finite, or explodes, changes nothing.
+"""Checks of a run: bad steps are skipped, terms that outweigh the pixel loss are flagged, and each must teach.
 
 A step is skipped when
 
 - its loss or its gradient norm is not finite, or
-- its loss is over FACTOR times the average of recent good steps, once ENOUGH good steps have been seen. The average is
-  the mean of the good steps so far and, from HORIZON on, an exponential one of that length; skipped steps never enter
-  it, so that an explosion cannot raise its own bound. Where the average is not positive this rule rests.
+- its loss is over MAX_RATIO times the average of recent good steps, once MIN_GOOD_STEPS of them have been seen. The
+  average is the mean of the good steps so far and, from HORIZON on, an exponential one of that length; skipped steps
+  never enter it, so that an explosion cannot raise its own bound. Where the average is not positive this rule rests.
 
 Skipped means: no update of weights, of Adam's moments, or of the average of the weights; the step's number goes on,
-so that the next step sees other images. After IN_A_ROW skipped steps the run ends.
-
-Whether what a recipe adds to the pixel loss outweighs it by far, seen in the numbers that are logged anyway.
-
-Whether a term can teach the student anything: a term without a gradient path to it is a fault, told at step 1.
+so that the next step sees other images. After MAX_IN_A_ROW skipped steps the run ends.
 """
 
 from __future__ import annotations
@@ -28,12 +24,13 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 
-FACTOR = 20.0
-ENOUGH = 20
+MAX_RATIO = 20.0
+MIN_GOOD_STEPS = 20
 HORIZON = 100
-IN_A_ROW = 10
+MAX_IN_A_ROW = 10
 
 GRADIENT = "gradient norm"
+WEIGHTED = "weighted/"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Skipped:
 
 @dataclass
 class Guard:
-    """What must be remembered from step to step; part of the state, so that a resumed run skips the same steps."""
+    """Judges each step; part of the state, so that a resumed run skips the same steps."""
 
     good: int = 0
     average: float = 0.0
@@ -56,31 +53,33 @@ class Guard:
     skipped: int = 0
 
     def judge(self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]) -> Skipped | None:
-        """None for a good step, which then counts; `numbers` (Losses.numbers) is asked only for a bad one."""
-        found = self._fault(loss, norm, numbers)
-        if found is None:
+        """Return None for a good step, which then counts; `numbers` (Losses.numbers) is called for a bad one only."""
+        fault = self._fault(loss, norm, numbers)
+        if fault is None:
             self.good += 1
             self.in_a_row = 0
             self.average += (loss - self.average) / min(self.good, HORIZON)
             return None
         self.in_a_row += 1
         self.skipped += 1
-        return Skipped(*found, loss, self.in_a_row)
+        return Skipped(*fault, loss, self.in_a_row)
 
     @property
     def gives_up(self) -> bool:
-        return self.in_a_row >= IN_A_ROW
+        return self.in_a_row >= MAX_IN_A_ROW
 
     def _fault(
         self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]
     ) -> tuple[tuple[str, ...], str] | None:
+        """Return the terms at fault and the reason, or None."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            names = not_finite(numbers()) or (GRADIENT,)
+            names = non_finite_names(numbers()) or (GRADIENT,)
             return names, f"{', '.join(names)} not finite"
-        if self.good >= ENOUGH and 0 < FACTOR * self.average < loss:
-            largest = _largest_term(numbers())
-            told = f"loss {loss:.4g}, mostly {largest}, is over {FACTOR:g} times the {self.average:.4g} of recent steps"
-            return (largest,), told
+        if self.good >= MIN_GOOD_STEPS and 0 < MAX_RATIO * self.average < loss:
+            weighted = {name: value for name, value in numbers().items() if name.startswith(WEIGHTED)}
+            largest = max(weighted, key=lambda name: weighted[name], default="loss")
+            bound = f"{MAX_RATIO:g} times the {self.average:.4g} of recent steps"
+            return (largest,), f"loss {loss:.4g}, mostly {largest}, is over {bound}"
         return None
 
     def state_dict(self) -> dict[str, int | float]:
@@ -91,59 +90,53 @@ class Guard:
         self.in_a_row, self.skipped = int(state["in_a_row"]), int(state["skipped"])
 
 
-def not_finite(numbers: Mapping[str, float]) -> tuple[str, ...]:
-    """The names at fault: a term as it is, else what its weight made of it, else the sum."""
+def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the names at fault: raw terms, else terms after their weight, else the sum."""
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
-    for prefix in ("raw/", "weighted/", ""):
-        found = tuple(name for name in wrong if name.startswith(prefix))
-        if found:
-            return found
+    for prefix in ("raw/", WEIGHTED, ""):
+        names = tuple(name for name in wrong if name.startswith(prefix))
+        if names:
+            return names
     return ()
 
 
-def _largest_term(numbers: Mapping[str, float]) -> str:
-    weighted = {name: value for name, value in numbers.items() if name.startswith("weighted/")}
-    return max(weighted, key=lambda name: weighted[name], default="loss")
-
-
-OUTWEIGHS = 3.0
-AFTER = 5000
+MAX_BALANCE = 3.0
+BALANCE_STEPS = 5000
 """Steps of a stage: earlier, a recipe may still lean on its teacher."""
-ROWS = 10
+BALANCE_ROWS = 10
 """Logged steps whose mean is judged, since one batch says little."""
-WEIGHTED = "weighted/"
 
 
 class Balance:
-    """Of one run, row by row."""
+    """The weight of the other terms against the pixel loss, from the numbers that are logged anyway."""
 
     def __init__(self) -> None:
-        self._rows: deque[dict[str, float]] = deque(maxlen=ROWS)
+        self._rows: deque[dict[str, float]] = deque(maxlen=BALANCE_ROWS)
         self._last = 0
 
-    def see(self, step: int, numbers: Mapping[str, float]) -> str | None:
-        """Take a row, `step` counted from the stage's beginning; what to tell where the other terms weigh too much."""
+    def add(self, step: int, numbers: Mapping[str, float]) -> str | None:
+        """Add a row, `step` counted from the stage's beginning; return a warning where the other terms dominate."""
         if step <= self._last:
             self._rows.clear()
         self._last = step
         self._rows.append({name: value for name, value in numbers.items() if name.startswith(WEIGHTED)})
-        if step < AFTER or len(self._rows) < ROWS:
+        if step < BALANCE_STEPS or len(self._rows) < BALANCE_ROWS:
             return None
         sums = {name.removeprefix(WEIGHTED): sum(row.get(name, 0.0) for row in self._rows) for name in self._rows[-1]}
         pixel = sum(value for name, value in sums.items() if is_pixel(name))
         others = {name: value for name, value in sums.items() if not is_pixel(name)}
-        if pixel <= 0 or sum(others.values()) <= OUTWEIGHS * pixel:
+        if pixel <= 0 or sum(others.values()) <= MAX_BALANCE * pixel:
             return None
         largest = max(others, key=lambda name: others[name])
         return (
             f"the terms beside the pixel loss weigh {sum(others.values()) / pixel:.1f} times as much as it, mostly "
-            f"{largest}; over {FACTOR:g} times they may lead the student away from its labels: less with "
+            f"{largest}; over {MAX_BALANCE:g} times they may lead the student away from its labels: less with "
             f"--set weights.{largest}=..."
         )
 
 
 def is_pixel(term: str) -> bool:
-    """`pixel`, and what methods call the same loss of a further input or student: `widths_pixel`."""
+    """True for `pixel`, and for the same loss of a further input or student, such as `widths_pixel`."""
     return term == "pixel" or term.endswith("_pixel")
 
 
@@ -154,7 +147,7 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None
     """
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for name, term in terms.items():
-        if not (_leads_to(term, parameters) or _gradient_arrives(term, parameters)):
+        if not (_graph_reaches(term, parameters) or _gradient_arrives(term, parameters)):
             why = "it is computed without gradients" if not term.requires_grad else "its gradient ends elsewhere"
             raise SrkdError(
                 f"step 1: the term {name} has no gradient path to the student ({why}): "
@@ -162,14 +155,14 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None
             )
 
 
-def _leads_to(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
-    """Whether the recorded graph ends in one of the parameters."""
-    wanted = {id(parameter) for parameter in parameters}
-    return any(id(getattr(node, "variable", None)) in wanted for node in _nodes(term))
+def _graph_reaches(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
+    """True where the recorded graph ends in one of the parameters."""
+    ids = {id(parameter) for parameter in parameters}
+    return any(id(getattr(node, "variable", None)) in ids for node in _nodes(term))
 
 
 def _nodes(term: torch.Tensor) -> Iterator[Any]:
-    """Every node of the graph behind a term, once; only the nodes at its ends hold a `variable`."""
+    """Yield every node of the graph behind a term, once; only the nodes at its ends hold a `variable`."""
     waiting: list[Any] = [term.grad_fn]
     seen = {None}
     while waiting:
@@ -186,11 +179,11 @@ def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) 
     its backward brings them out; one more backward in the rare run that has it, or that is about to be refused."""
     if not term.requires_grad:
         return False
-    kept = [parameter.grad for parameter in parameters]
+    gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     torch.autograd.backward(term, retain_graph=True)
-    arrived = any(parameter.grad is not None for parameter in parameters)
-    for parameter, gradient in zip(parameters, kept, strict=True):
+    arrives = any(parameter.grad is not None for parameter in parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    return arrived
+    return arrives

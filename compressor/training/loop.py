@@ -1,28 +1,27 @@
-"""The loop: it knows steps, sums and schedules, and no method.
-
-Stage after stage, each with the teacher it freezes checked to have stayed frozen.
-"""
+"""The loop: batch → terms → weighted sum → backward → clip → optimiser → average → events. It knows no method."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from compressor.base.context import Note
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.processes import Processes, Unanimous
+from compressor.base.processes import SharedFailure
 from compressor.data.batches import Batch
 from compressor.models.networks.base import ImageModel
+from compressor.training.calibration import calibration_steps
 from compressor.training.guard import Skipped, require_paths
-from compressor.training.losses import Losses, calibrate, collect, require_shared
+from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms
 from compressor.training.networks import build_networks
+from compressor.training.speed import begin_compiled_step
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from compressor.training.step import Step, StepNetworks, begin_step
+from compressor.training.step import Step, StepNetworks
 
 
 class BatchSource(Protocol):
@@ -30,126 +29,133 @@ class BatchSource(Protocol):
 
 
 class Events(Protocol):
-    """What is told of a run while it goes on."""
+    """The listener of a run: it logs, validates and saves."""
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None: ...
+    def on_step(self, done: int, rate: float, losses: Losses) -> None: ...
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
-        """Called instead of `stepped` for a step that changed nothing."""
+    def on_skip(self, done: int, skipped: Skipped) -> None:
+        """Called in place of `on_step` for a step that changed nothing."""
+        ...
+
+    def after_step(self, done: int, state: State) -> None:
+        """Called after each step; validates and saves when it is time to."""
         ...
 
     def note(self, line: str) -> None:
-        """One line for whoever watches, and for the log."""
+        """Report one line to a person and to the log."""
         ...
 
-    def way_on(self) -> str:
-        """What is safe and how to go on, for the line that ends a run."""
+    def how_to_continue(self) -> str:
+        """Return what is safe and how to go on, for the line that ends a run."""
         ...
-
-    def due(self, done: int, state: State) -> None:
-        """Called after each step; validates and saves when its time has come."""
-        ...
-
-
-def train(
-    stage: Stage,
-    state: State,
-    batches: BatchSource,
-    teacher: ImageModel | None,
-    events: Events,
-    *,
-    seed: int,
-    processes: Processes | None = None,
-) -> None:
-    """Run `stage` from where `state` stands to its end."""
-    processes = processes or Processes()
-    hands = Hands(
-        stage, state, build_networks(stage, state, teacher, events.note, processes), processes, events.note, seed
-    )
-    began_here = state.done
-    for number in range(state.done, state.began + stage.schedule.steps):
-        batch = batches.at(number)
-        if number == began_here and len(stage.methods) > 1:
-            hands.rehearse(number, batch)
-        rate = stage.schedule.at(number - state.began)
-        set_rate(state.optimiser, rate)
-        losses, skipped = hands.step(number, batch)
-        state.done = number + 1
-        if skipped is None:
-            state.ema.update(state.trained)
-            events.stepped(state.done, rate, losses)
-        else:
-            give_up_on(skipped, state, events)
-        events.due(state.done, state)
 
 
 @dataclass(frozen=True)
-class Hands:
-    """What takes one step after the other."""
+class Trainer:
+    """A run of stages, from wherever `state` stands: the middle of one, or the end of one.
 
-    stage: Stage
+    `teacher` is the model that was loaded; a stage may train a copy of it, never the model itself.
+    """
+
+    stages: Sequence[Stage]
     state: State
-    cast: StepNetworks
-    processes: Processes
-    note: Note
-    seed: int
+    batches: BatchSource
+    teacher: ImageModel | None
+    events: Events
+    seed: int = 0
+    context: Context = field(default_factory=Context)
 
-    def step(self, number: int, batch: Batch) -> tuple[Losses, Skipped | None]:
-        """All updates of a step; the first that is skipped ends it. What is told are the losses of all of them."""
-        losses, skipped = self.update(Step(number, self.seed, batch, self.cast))
-        for part in range(1, self.stage.updates):
-            if skipped is not None:
-                break
-            later, skipped = self.update(Step(number, self.seed, batch, self.cast, part))
-            seen = {**losses.observed, **later.observed}
-            losses = Losses({**losses.terms, **later.terms}, later.weights, seen)
-        return losses, skipped
+    def run(self) -> None:
+        """Run the stages in order. The frozen teachers have the same weights before and after each, to the bit."""
+        for index in range(self.state.stage, len(self.stages)):
+            stage = self.stages[index]
+            if index > self.state.stage:
+                self.state.enter(stage, None if self.teacher is None else self.teacher.network)
+                follow_leader(self.state, self.context.processes)
+            before = self._teacher_fingerprints()
+            self.train(stage)
+            if self._teacher_fingerprints() != before:
+                raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 
-    def rehearse(self, number: int, batch: Batch) -> None:
-        """Ask every method once, for nothing: from then on a network gives all that is wanted of an input in one run.
+    def train(self, stage: Stage) -> None:
+        """Take the steps of `stage` that are still to be taken."""
+        state, events = self.state, self.events
+        networks = build_networks(stage, state, self.teacher, events.note, self.context.processes)
+        first = state.done
+        for number in range(first, state.began + stage.schedule.steps):
+            batch = self.batches.at(number)
+            if number == first and len(stage.methods) > 1:
+                self._rehearse(stage, number, batch, networks)
+            rate = set_rate(state.optimiser, stage.schedule.at(number - state.began))
+            losses, skipped = self._update(stage, Step(number, self.seed, batch, networks))
+            for part in range(1, stage.updates):
+                if skipped is None:
+                    later, skipped = self._update(stage, Step(number, self.seed, batch, networks, part))
+                    losses = losses.merged(later)
+            state.done = number + 1
+            if skipped is None:
+                state.ema.update(state.trained)
+                events.on_step(state.done, rate, losses)
+            else:
+                events.on_skip(state.done, skipped)
+                if state.guard.gives_up:
+                    raise SharedFailure(
+                        f"step {state.done}: {skipped.in_a_row} steps in a row were skipped, the last because of "
+                        f"{skipped.why}; {events.how_to_continue()}"
+                    )
+            events.after_step(state.done, state)
 
-        Terms that methods share must be the same here. A resumed run rehearses too, so that its first step is made
-        like every other.
-        """
-        for part in range(self.stage.updates):
-            step = Step(number, self.seed, batch, self.cast, part)
-            terms = {method.name: method.terms(step) for method in self.stage.methods}
-            self.processes.run_on_all(functools.partial(require_shared, terms))
-
-    def update(self, step: Step) -> tuple[Losses, Skipped | None]:
-        """Forward, backward, and the optimiser's move, unless the guard objects."""
-        stage, state, processes = self.stage, self.state, self.processes
-        if stage.pace.compiled:
-            begin_step()
-        losses = collect(stage, state, step)
+    def _update(self, stage: Stage, step: Step) -> tuple[Losses, Skipped | None]:
+        """Go forward and backward, and move the optimiser unless the guard objects."""
+        state, processes = self.state, self.context.processes
+        if stage.mode.compiled:
+            begin_compiled_step()
+        losses = compute_losses(stage, state, step)
         if step.number == state.began:
             processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained))
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)
-        trained = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-        losses = losses.shared(trained, processes)
-        norm = clipped_norm(trained, stage.optimiser.clip)
-        skipped = state.guard.judge(*fetched(losses.total, norm), losses.numbers)
+        parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+        losses = average_over_processes(losses, parameters, processes)
+        norm = clip_gradients(parameters, stage.optimiser.clip)
+        # Loss and norm in one copy: on a GPU the guard costs this one synchronisation a step.
+        loss_value, norm_value = torch.stack([losses.total.detach(), norm.to(losses.total.dtype)]).tolist()
+        skipped = state.guard.judge(loss_value, norm_value, losses.numbers)
         if skipped is None:
             state.optimiser.step()
-            step.counted()
-            calibrate(stage, state, losses, self.note)
+            step.finish_update()
+            self._calibrate(stage, losses)
         return losses, skipped
 
+    def _rehearse(self, stage: Stage, number: int, batch: Batch, networks: StepNetworks) -> None:
+        """Run every method once and drop the terms: from then on one forward gives all that is asked of an input.
 
-def give_up_on(skipped: Skipped, state: State, events: Events) -> None:
-    """Tell of a skipped step; too many in a row end the run."""
-    events.skipped(state.done, skipped)
-    if state.guard.gives_up:
-        raise Unanimous(
-            f"step {state.done}: {skipped.in_a_row} steps in a row were skipped, the last because of "
-            f"{skipped.why}; {events.way_on()}"
-        )
+        Terms that methods share must be the same here. A resumed run rehearses too, so that its first step is made
+        like every other.
+        """
+        for part in range(stage.updates):
+            step = Step(number, self.seed, batch, networks, part)
+            terms = {method.name: method.terms(step) for method in stage.methods}
+            self.context.processes.run_on_all(functools.partial(require_same_terms, terms))
+
+    def _calibrate(self, stage: Stage, losses: Losses) -> None:
+        """Let a good step count for the weights that are still to be calibrated."""
+        calibration, weights = self.state.calibration, stage.term_weights
+        if not calibration.is_pending(weights):
+            return
+        raw = {name: float(number.detach()) for name, number in {**losses.observed, **losses.terms}.items()}
+        for name, weight in calibration.update(raw, weights, steps=calibration_steps(stage.schedule.steps)).items():
+            self.events.note(f"weight of {name}: {weight:.6g}, calibrated over {calibration.count} steps")
+
+    def _teacher_fingerprints(self) -> list[str]:
+        """Hash the loaded teacher and, in a stage that freezes it, its tuned copy."""
+        tuned = self.state.networks.get("teacher") if self.state.role == "student" else None
+        return [model.fingerprint() for model in (self.teacher, tuned) if model is not None]
 
 
-def clipped_norm(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:
-    """The norm of all gradients together, before they were clipped to `clip`."""
+def clip_gradients(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:
+    """Clip all gradients together to the norm `clip`, and return their norm before that."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip is not None:
@@ -157,55 +163,8 @@ def clipped_norm(parameters: Sequence[torch.nn.Parameter], clip: float | None) -
     return norm
 
 
-def fetched(total: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
-    """Loss and gradient norm as numbers, in one copy: on a GPU the guard costs this one synchronisation a step."""
-    loss, length = torch.stack([total.detach(), norm.to(total.dtype)]).tolist()
-    return loss, length
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
+    """Set the learning rate, and return it."""
     for group in optimiser.param_groups:
         group["lr"] = rate
-
-
-def run_stages(
-    stages: Sequence[Stage],
-    state: State,
-    batches: BatchSource,
-    teacher: ImageModel | None,
-    events: Events,
-    *,
-    seed: int,
-    processes: Processes | None = None,
-) -> None:
-    """Run the stages in order, from wherever `state` stands: the middle of one, or the end of one."""
-    processes = processes or Processes()
-    own = None if teacher is None else teacher.network
-    for index in range(state.stage, len(stages)):
-        if index > state.stage:
-            state.enter(stages[index], own)
-            follow_leader(state, processes)
-        run_stage(stages[index], state, batches, teacher, events, seed=seed, processes=processes)
-
-
-def run_stage(
-    stage: Stage,
-    state: State,
-    batches: BatchSource,
-    teacher: ImageModel | None,
-    events: Events,
-    *,
-    seed: int,
-    processes: Processes | None = None,
-) -> None:
-    """Run one stage; the teacher has the same weights before and after it, to the bit."""
-    tuned = state.networks.get("teacher") if state.role == "student" else None
-    before = fingerprint(teacher), fingerprint(tuned)
-    train(stage, state, batches, teacher, events, seed=seed, processes=processes)
-    if (fingerprint(teacher), fingerprint(tuned)) != before:
-        raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
-
-
-def fingerprint(teacher: ImageModel | None) -> str | None:
-    """A hash of all its weights."""
-    return None if teacher is None else teacher.fingerprint()
+    return rate

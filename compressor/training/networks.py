@@ -1,4 +1,4 @@
-"""Who plays in the steps of a stage: students, teacher, and the methods' own modules and helpers."""
+"""The networks of a stage's steps: students, teacher, and the methods' own modules and frozen helpers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.students import StudentView
+from compressor.training.speed import CompiledForward
 from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State
-from compressor.training.step import CompiledAtFirst, Runner, StepNetworks
+from compressor.training.step import Runner, StepNetworks
 
 
 @runtime_checkable
@@ -26,32 +27,31 @@ class HasHelpers(Protocol):
 def build_networks(
     stage: Stage, state: State, teacher: ImageModel | None, note: Note, processes: Processes
 ) -> StepNetworks:
-    """Students and teacher, each in its precision, compiled where the stage's pace says so; modules and helpers."""
-    device, pace = next(state.trained.parameters()).device, stage.pace
+    """Build students and teacher, each in its precision and compiled where the mode says so; modules and helpers."""
+    device, mode = next(state.trained.parameters()).device, stage.mode
 
     def runner(model: ImageModel, precision: Precision, trains: bool) -> Runner:
-        network = model.network if pace.compiled else None
-        compiled = None if network is None else CompiledAtFirst(network, trains=trains, announce=note)
+        network = model.network if mode.compiled else None
+        compiled = None if network is None else CompiledForward(network, trains=trains, note=note)
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
-    def inside(spec: Spec) -> Runner:
-        student = StudentView(state.trained, spec, state.segments)
-        return Runner(student.skeleton, trains=True, autocast=lambda: autocast(pace.precision, device), forward=student)
+    def student_inside(spec: Spec) -> Runner:
+        view = StudentView(state.trained, spec, state.segments)
+        return Runner(view.skeleton, trains=True, autocast=lambda: mode.autocast(device), forward=view)
 
     if state.role == "joint":
-        own = state.trained.spec
-        asked = [spec for one in stage.methods if isinstance(one, TrainsJointly) for spec in one.branches(own)]
-        more = [spec for spec in dict.fromkeys(asked) if spec != state.student.spec]
-        students = [inside(spec) for spec in (state.student.spec, *more)]
-        teaches: Runner | None = runner(state.trained, pace.precision, True)
+        whole = state.trained.spec
+        branches = [spec for one in stage.methods if isinstance(one, TrainsJointly) for spec in one.branches(whole)]
+        students = [student_inside(spec) for spec in dict.fromkeys((state.student.spec, *branches))]
+        teacher_runner: Runner | None = runner(state.trained, mode.precision, True)
     else:
-        students = [runner(state.trained, pace.precision, True)]
-        teaching = state.teaching(teacher)
-        teaches = runner(teaching, pace.teacher_precision, False) if teaching is not None else None
-    own_teacher = None if teacher is None else teacher.network
+        students = [runner(state.trained, mode.precision, True)]
+        model = state.teaching(teacher)
+        teacher_runner = None if model is None else runner(model, mode.teacher_precision, False)
+    teacher_network = None if teacher is None else teacher.network
     helpers = {
-        method.name: method.helpers(own_teacher, state.student).to(device).eval().requires_grad_(False)
+        method.name: method.helpers(teacher_network, state.student).to(device).eval().requires_grad_(False)
         for method in stage.methods
         if isinstance(method, HasHelpers)
     }
-    return StepNetworks(students, teaches, state.modules, helpers, processes)
+    return StepNetworks(students, teacher_runner, state.modules, helpers, processes)

@@ -1,16 +1,4 @@
-"""The last few states of a run, by the steps they were saved at.
-
-What there is, the folder tells: nothing is remembered.
-
-Scalars for TensorBoard, each written at once.
-
-tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies of a traceback, and the
-run waits for ever on the queue. Here a failed write is an error at the line that wrote.
-
-A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors.
-
-The run folder for the processes that do not write it: the leading one does, perhaps on another machine.
-"""
+"""A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors."""
 
 from __future__ import annotations
 
@@ -40,91 +28,15 @@ from compressor.training.guard import Skipped
 from compressor.training.state import State
 from compressor.training.state_file import Damaged
 
-KEPT = 3
-
-
-@dataclass(frozen=True)
-class SavedStates:
-    """checkpoints/state-00001000.pt and its like."""
-
-    folder: Path
-    kept: int = KEPT
-
-    def paths(self) -> list[Path]:
-        """The oldest first."""
-        found = {path: re.fullmatch(r"state-(\d+)\.pt", path.name) for path in self.folder.glob("state-*.pt")}
-        steps = {path: int(match[1]) for path, match in found.items() if match is not None}
-        return sorted(steps, key=lambda path: steps[path])
-
-    def newest(self) -> Path | None:
-        return next(reversed(self.paths()), None)
-
-    def save(self, state: State) -> Path:
-        """Save, and only then let the oldest go."""
-        path = self.folder / f"state-{state.done:08d}.pt"
-        state.save(path)
-        for old in self.paths()[: -self.kept]:
-            try:
-                old.unlink(missing_ok=True)
-            except OSError as error:
-                raise Unwritable(old, error) from error
-        return path
-
-    def take_up(self, load: Callable[[Path], None], announce: Note) -> Path | None:
-        """Load the newest state that can be read; None where none was ever saved. Damaged ones are put aside."""
-        damaged: dict[Path, Damaged] = {}
-        for path in reversed(self.paths()):
-            try:
-                load(path)
-            except Damaged as error:
-                damaged[path] = error
-                continue
-            for bad, why in damaged.items():
-                # Under its own name it would count as one of the last few, and push a good one out.
-                bad.replace(bad.with_suffix(".damaged"))
-                announce(f"{why}; it is put aside, and {path.name} taken instead")
-            return path
-        if damaged:
-            raise SrkdError(
-                f"none of the {len(damaged)} saved states can be read ({'; '.join(map(str, damaged.values()))}): "
-                "start a new run, with --init-from checkpoints/best.safetensors if that is there"
-            )
-        return None
-
-    def sweep(self) -> None:
-        """Remove what a save left behind when the process was killed in the middle of it."""
-        for half in self.folder.glob(".*.*"):
-            half.unlink(missing_ok=True)
-
-
-class Board:
-    """One event file, begun with its first figures; a resumed run begins another beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        # The process's number keeps a run that is resumed within the same second from appending to a cut record.
-        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._begun = False
-
-    def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        if not self._begun:
-            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-            self._begun = True
-        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
-        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def _write(self, event: Event) -> None:
-        """TFRecord: length, its checksum, the event, its checksum."""
-        content = event.SerializeToString()
-        length = struct.pack("<Q", len(content))
-        sums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
-        append(self.path, length + sums[0] + content + sums[1])
-
-
+KEPT_STATES = 3
 FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 
 
 class RunFolder:
-    """Everything a run leaves behind. An existing run is never written over, only continued."""
+    """Everything that a run writes. An existing run is never written over, only continued.
+
+    `part_of` is the folder of the plan that the run belongs to.
+    """
 
     program = "srkd"
 
@@ -133,7 +45,7 @@ class RunFolder:
             require_run(path)
         else:
             require_new(path)
-        self.path, self._whole = path, part_of or path
+        self.path, self._plan = path, part_of or path
         self.checkpoints = path / "checkpoints"
         self.states, self.best = SavedStates(self.checkpoints), self.checkpoints / "best.safetensors"
         try:
@@ -143,46 +55,45 @@ class RunFolder:
         self._board = Board(path)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """run.json: what was asked, what it became, and at the end what came out."""
+        """Write run.json: the request, everything decided from it, and at the end the result."""
         write_facts(self.path, facts)
 
     def read_facts(self) -> dict[str, Any]:
-        """run.json as it stands."""
         return read_facts(self.path)
 
-    def keep(self, network: Network) -> None:
-        """The best student so far."""
+    def save_best(self, network: Network) -> None:
+        """Keep the best student so far."""
         save_network(network, self.best, metadata={})
 
     def save(self, state: State) -> None:
-        """Save a state; the lines that tell of its steps are on the disk before it."""
+        """Save a state; the lines about its steps are on the disk before it."""
         for name in (METRICS, LOG):
             if (self.path / name).is_file():
                 sync(self.path / name)
         self.states.save(state)
 
-    def safe(self) -> str:
-        """What is not lost, for the line that ends a run."""
+    def describe_safe_state(self) -> str:
+        """Return what is not lost, for the line that ends a run."""
         newest = self.states.newest()
         return "no state was saved yet" if newest is None else f"the last good state is {newest}"
 
     @property
-    def continuing(self) -> str:
-        """The command that goes on with this run, or with the plan that it is part of."""
-        return f"{self.program} compress --resume {self._whole}"
+    def resume_command(self) -> str:
+        """The command that continues this run, or the plan that it is part of."""
+        return f"{self.program} compress --resume {self._plan}"
 
     @contextmanager
-    def nothing_lost(self) -> Iterator[None]:
-        """A file that cannot be written ends the run in a line that says what is safe and how to go on."""
+    def report_unwritable(self) -> Iterator[None]:
+        """Turn a file that cannot be written into a line that says what is safe and how to go on."""
         try:
             yield
         except Unwritable as error:
-            way = f"{self.safe()}; once that is mended, continue with: {self.continuing}"
+            advice = f"{self.describe_safe_state()}; once that is mended, continue with: {self.resume_command}"
             if not (self.path / FACTS).is_file():
-                way = f"the run had not begun: once that is mended, remove {self.path} and start it again"
-            raise SrkdError(f"{error}; {way}") from error
+                advice = f"the run had not begun: once that is mended, remove {self.path} and start it again"
+            raise SrkdError(f"{error}; {advice}") from error
 
-    def forget_after(self, done: int) -> None:
+    def drop_metrics_after(self, done: int) -> None:
         """Drop metrics of steps that will be run again, and a line that a crash cut short."""
         kept = []
         path = self.path / METRICS
@@ -198,23 +109,24 @@ class RunFolder:
     def metrics(
         self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
     ) -> None:
+        """Add a row to metrics.jsonl, and its numbers to TensorBoard."""
         self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
         self._board.scalars(kind, done, numbers)
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
-        """A step that changed nothing, in metrics.jsonl and log.txt."""
+    def log_skip(self, done: int, skipped: Skipped) -> None:
+        """Record a step that changed nothing, in metrics.jsonl and log.txt."""
         loss = skipped.loss if math.isfinite(skipped.loss) else None
         facts = {"terms": skipped.terms, "why": skipped.why, "loss": loss, "in_a_row": skipped.in_a_row}
         self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
         self.log(f"step {done} skipped: {skipped.why}")
 
     def flag(self, done: int, why: str) -> None:
-        """What whoever reads the run's result should know, in metrics.jsonl and log.txt."""
+        """Record what a reader of the run's result should know, in metrics.jsonl and log.txt."""
         self._append(METRICS, json.dumps({"kind": "flag", "step": done, "why": why}))
         self.log(f"step {done}: {why}")
 
     def flags(self) -> tuple[str, ...]:
-        """What was flagged so far, also before the run was continued."""
+        """Return what was flagged so far, also before the run was continued."""
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         rows = [json.loads(line) for line in lines if '"kind": "flag"' in line]
@@ -227,62 +139,26 @@ class RunFolder:
         append(self.path / name, (line + "\n").encode())
 
 
-def require_new(path: Path) -> None:
-    """Refuse a folder that holds something."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
-
-
-def require_run(path: Path) -> None:
-    """Refuse to continue what is no run folder."""
-    if not (path / FACTS).is_file():
-        raise SrkdError(f"--resume {path} is no run folder: it has no {FACTS}")
-
-
-def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
-    """run.json of a folder, whole or not at all."""
-    with atomic_path(run / FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_facts(run: Path) -> dict[str, Any]:
-    """run.json of a folder."""
-    try:
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SrkdError(f"{run / FACTS} is damaged: {error}") from error
-    if not isinstance(facts, dict):
-        raise SrkdError(f"{run / FACTS} is damaged: it holds no object")
-    return facts
-
-
-class NoStates(SavedStates):
-    """There may be some here, on a disk that machines share: they are the leading process's to read and remove."""
-
-    def paths(self) -> list[Path]:
-        return []
-
-    def sweep(self) -> None:
-        pass
-
-
 class NullRunFolder(RunFolder):
-    """Has a run folder's names and writes nothing, so that every process runs the same code."""
+    """The run folder of a process that does not lead: it writes nothing, so that every process runs the same code.
+
+    The leader writes the real one, perhaps on another machine.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._whole, self.checkpoints = path, path, path / "checkpoints"
+        self.path, self._plan, self.checkpoints = path, path, path / "checkpoints"
         self.states, self.best = NoStates(self.checkpoints), self.checkpoints / "best.safetensors"
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         pass
 
-    def keep(self, network: Network) -> None:
+    def save_best(self, network: Network) -> None:
         pass
 
     def save(self, state: State) -> None:
         pass
 
-    def forget_after(self, done: int) -> None:
+    def drop_metrics_after(self, done: int) -> None:
         pass
 
     def metrics(
@@ -290,14 +166,128 @@ class NullRunFolder(RunFolder):
     ) -> None:
         pass
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
-        pass
-
-    def flag(self, done: int, why: str) -> None:
-        pass
-
     def flags(self) -> tuple[str, ...]:
         return ()
 
-    def log(self, line: str) -> None:
+    def _append(self, name: str, line: str) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class SavedStates:
+    """The last few states of a run, checkpoints/state-00001000.pt and its like; the folder alone is the record."""
+
+    folder: Path
+    kept: int = KEPT_STATES
+
+    def paths(self) -> list[Path]:
+        """Return the states, the oldest first."""
+        matches = {path: re.fullmatch(r"state-(\d+)\.pt", path.name) for path in self.folder.glob("state-*.pt")}
+        steps = {path: int(match[1]) for path, match in matches.items() if match is not None}
+        return sorted(steps, key=lambda path: steps[path])
+
+    def newest(self) -> Path | None:
+        return next(reversed(self.paths()), None)
+
+    def save(self, state: State) -> Path:
+        """Save, and only then remove the oldest."""
+        path = self.folder / f"state-{state.done:08d}.pt"
+        state.save(path)
+        for old in self.paths()[: -self.kept]:
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                raise Unwritable(old, error) from error
+        return path
+
+    def load_newest(self, load: Callable[[Path], None], note: Note) -> Path | None:
+        """Load the newest state that can be read; None where none was ever saved. Damaged ones are set aside."""
+        damaged: dict[Path, Damaged] = {}
+        for path in reversed(self.paths()):
+            try:
+                load(path)
+            except Damaged as error:
+                damaged[path] = error
+                continue
+            for bad, why in damaged.items():
+                # Under its own name it would count as one of the last few, and push a good one out.
+                bad.replace(bad.with_suffix(".damaged"))
+                note(f"{why}; it is set aside, and {path.name} is used instead")
+            return path
+        if damaged:
+            raise SrkdError(
+                f"none of the {len(damaged)} saved states can be read ({'; '.join(map(str, damaged.values()))}): "
+                "start a new run, with --init-from checkpoints/best.safetensors if that is there"
+            )
+        return None
+
+    def remove_unfinished(self) -> None:
+        """Remove what a save left behind when the process was killed in the middle of it."""
+        for half in self.folder.glob(".*.*"):
+            half.unlink(missing_ok=True)
+
+
+class NoStates(SavedStates):
+    """No states: on a disk that machines share there may be some, for the leader alone to read and remove."""
+
+    def paths(self) -> list[Path]:
+        return []
+
+    def remove_unfinished(self) -> None:
+        pass
+
+
+class Board:
+    """Scalars for TensorBoard in one event file, each written at once; a resumed run begins another file beside it.
+
+    tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies of a traceback, and
+    the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # The process's number keeps a run that is resumed within the same second from appending to a cut record.
+        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._begun = False
+
+    def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        if not self._begun:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self._begun = True
+        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        """Append a TFRecord: length, its checksum, the event, its checksum."""
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        sums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
+        append(self.path, length + sums[0] + content + sums[1])
+
+
+def require_new(path: Path) -> None:
+    """Refuse a folder that holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
+
+
+def require_run(path: Path) -> None:
+    """Refuse to continue a folder that is not a run folder."""
+    if not (path / FACTS).is_file():
+        raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
+
+
+def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json of a folder, whole or not at all."""
+    with atomic_path(run / FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """Read run.json of a folder."""
+    try:
+        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SrkdError(f"{run / FACTS} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise SrkdError(f"{run / FACTS} is damaged: it is not a JSON object")
+    return facts

@@ -1,7 +1,11 @@
-"""How fast this machine trains a student: precision and memory layout are chosen by measuring them.
+"""How a student is trained on this machine: precision, memory layout and compilation, chosen by measuring them.
 
 Candidates are fp32 and, where the processor computes it natively, bf16 autocast; each with channels last or first. In
 this order each has to be a tenth faster than the best before it, so that noise does not choose.
+
+On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused and each forward and backward
+is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On CPU compilation
+adds nothing to a training step of these networks (measured: 1.0 times), so there it happens only when asked for.
 """
 
 from __future__ import annotations
@@ -9,31 +13,37 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.nn import functional as F
 
+from compressor.base.context import Note
+from compressor.base.errors import reason_of
 from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
 from compressor.models.networks.base import Network
-from compressor.training.step import Compile, wants_compilation
 
-AskedPrecision = Literal["auto", "fp32", "bf16"]
+PrecisionOption = Literal["auto", "fp32", "bf16"]
+CompileOption = Literal["auto", "on", "off"]
 
-WORTH_SECONDS = 30.0
+MIN_RUN_SECONDS = 30.0
 """A run that plain fp32 finishes sooner is not worth a measurement."""
 STEP_SECONDS = 0.25
 """About how long one measured step lasts in fp32; it takes as many patches as fit."""
 ROUNDS = 3
 MARGIN = 1.1
 """A candidate must be so many times faster than the best before it."""
+MIN_COMPILED_STEPS = 2000
+"""Compilation takes about a minute: shorter runs are over sooner without."""
 
 
 @dataclass(frozen=True)
 class Candidate:
+    """A precision and a layout that training may use."""
+
     precision: Precision
     layout: Layout
 
@@ -45,20 +55,20 @@ PLAIN = Candidate("fp32", "channels_last")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the preset says about speed."""
+class SpeedOptions:
+    """What the preset fixes and what it leaves open; open choices are measured."""
 
-    precision: AskedPrecision = "auto"
+    precision: PrecisionOption = "auto"
     teacher_precision: Precision = "fp32"
-    compile: Compile = "auto"
+    compile: CompileOption = "auto"
 
 
-ASK_NOTHING = Asked()
+ALL_OPEN = SpeedOptions()
 
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """What was chosen, and the measured milliseconds a step (forward and backward of the student) it rests on."""
+    """What was chosen, and the measured milliseconds a step (forward and backward of the student) that it rests on."""
 
     precision: Precision
     layout: Layout
@@ -75,52 +85,60 @@ class ExecutionMode:
         return autocast(self.precision, device)
 
     def facts(self) -> dict[str, Any]:
-        """For run.json; `ExecutionMode(**facts)` is the same again, so that a resumed run does not choose anew."""
+        """The mode for run.json; `ExecutionMode(**facts)` is the same again, so that a resumed run keeps it."""
         return asdict(self)
 
     def line(self, lr_patch: int) -> str:
-        """One line for whoever watches."""
+        """Describe the choice in one line."""
         chosen = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         if not self.step_ms:
             return f"training in {chosen}"
-        # Where the recipe names bf16, fp32 was not measured: the plain layout is what the choice is held against.
+        # Where the recipe names bf16, fp32 was not measured: the choice is compared with the plain layout.
         plain = PLAIN if str(PLAIN) in self.step_ms else Candidate(self.precision, PLAIN.layout)
         ratio = self.step_ms[str(plain)] / self.step_ms[str(Candidate(self.precision, self.layout))]
-        told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
+        times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
             f"training in {chosen}: {ratio:.2f} times {plain.precision} channels last here "
-            f"({told}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
+            f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
         )
 
 
 PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
 
 
-def plain_mode(asked: Asked) -> ExecutionMode:
-    """What was asked for, with nothing measured: what is left open is fp32 and not compiled."""
-    precision: Precision = "fp32" if asked.precision == "auto" else asked.precision
-    return ExecutionMode(precision, PLAIN.layout, asked.teacher_precision, asked.compile == "on")
+def plain_mode(options: SpeedOptions) -> ExecutionMode:
+    """Return the mode with nothing measured: what the options leave open is fp32 and not compiled."""
+    precision: Precision = "fp32" if options.precision == "auto" else options.precision
+    return ExecutionMode(precision, PLAIN.layout, options.teacher_precision, options.compile == "on")
 
 
 def choose_execution_mode(
-    student: Network, *, steps: int, batch: int, lr_patch: int, device: torch.device, asked: Asked = ASK_NOTHING
+    student: Network,
+    *,
+    steps: int,
+    batch: int,
+    lr_patch: int,
+    device: torch.device,
+    options: SpeedOptions = ALL_OPEN,
 ) -> ExecutionMode:
-    """The fastest way to train `student` (which is left as it is) on `device`, among those that were not ruled out."""
-    candidates = _candidates(device, asked.precision)
-    compiled = wants_compilation(asked.compile, device=device, steps=steps)
+    """Return the fastest way to train `student` on `device` that the options allow; the student is left as it is."""
+    candidates = _candidates(device, options.precision)
+    compiled = should_compile(options.compile, device=device, steps=steps)
     plain = candidates[0]
-    patch_seconds = _once(_Trial(student, plain, 1, lr_patch, device))
-    if patch_seconds * batch * steps < WORTH_SECONDS or len(candidates) == 1:
-        return ExecutionMode(plain.precision, plain.layout, asked.teacher_precision, compiled)
+    trial = _Trial(student, plain, 1, lr_patch, device)
+    trial.run()
+    patch_seconds = _time(trial)
+    if patch_seconds * batch * steps < MIN_RUN_SECONDS or len(candidates) == 1:
+        return ExecutionMode(plain.precision, plain.layout, options.teacher_precision, compiled)
     patches = max(1, min(batch, int(STEP_SECONDS / patch_seconds)))
     trials = [_Trial(student, candidate, patches, lr_patch, device) for candidate in candidates]
-    step_ms = _measured(trials)
+    step_ms = _measure(trials)
     fastest = _fastest(candidates, step_ms)
-    return ExecutionMode(fastest.precision, fastest.layout, asked.teacher_precision, compiled, patches, step_ms)
+    return ExecutionMode(fastest.precision, fastest.layout, options.teacher_precision, compiled, patches, step_ms)
 
 
 def _fastest(candidates: Sequence[Candidate], step_ms: Mapping[str, float]) -> Candidate:
-    """Each candidate has to beat the best before it by the margin."""
+    """Return the last candidate that beats the best before it by the margin."""
     best = candidates[0]
     for candidate in candidates[1:]:
         if step_ms[str(best)] > MARGIN * step_ms[str(candidate)]:
@@ -128,10 +146,10 @@ def _fastest(candidates: Sequence[Candidate], step_ms: Mapping[str, float]) -> C
     return best
 
 
-def _candidates(device: torch.device, precision: AskedPrecision) -> list[Candidate]:
-    """The plain choice first."""
-    able: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    precisions = able if precision == "auto" else (precision,)
+def _candidates(device: torch.device, precision: PrecisionOption) -> list[Candidate]:
+    """Return the candidates, the plain one first."""
+    native: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
+    precisions = native if precision == "auto" else (precision,)
     layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
     return [Candidate(one, layout) for one in precisions for layout in layouts]
 
@@ -156,25 +174,60 @@ class _Trial:
         torch.autograd.backward(F.l1_loss(sr.float(), torch.zeros_like(sr, dtype=torch.float32)))
 
 
-def _once(trial: _Trial) -> float:
-    trial.run()
-    return _seconds(trial)
-
-
-def _measured(trials: Sequence[_Trial]) -> dict[str, float]:
-    """Milliseconds by name: the median of a few rounds taken in turns, after one that warms up."""
+def _measure(trials: Sequence[_Trial]) -> dict[str, float]:
+    """Return milliseconds by name: the median of a few rounds taken in turns, after one that warms up."""
     for trial in trials:
         trial.run()
-    taken: dict[str, list[float]] = {trial.name: [] for trial in trials}
+    times: dict[str, list[float]] = {trial.name: [] for trial in trials}
     for _ in range(ROUNDS):
         for trial in trials:
-            taken[trial.name].append(_seconds(trial) * 1e3)
-    return {name: round(statistics.median(figures), 3) for name, figures in taken.items()}
+            times[trial.name].append(_time(trial) * 1e3)
+    return {name: round(statistics.median(figures), 3) for name, figures in times.items()}
 
 
-def _seconds(trial: _Trial) -> float:
+def _time(trial: _Trial) -> float:
+    """Return the seconds of one run."""
     synchronise(trial.device)
     started = time.perf_counter()
     trial.run()
     synchronise(trial.device)
     return time.perf_counter() - started
+
+
+def should_compile(option: CompileOption, *, device: torch.device, steps: int) -> bool:
+    if option == "auto":
+        return device.type == "cuda" and steps >= MIN_COMPILED_STEPS
+    return option == "on"
+
+
+class CompiledForward:
+    """A network's forward, compiled at the first call; eager for good, and one line says so, where that fails."""
+
+    def __init__(self, network: Network, *, trains: bool, note: Note) -> None:
+        self.network, self.trains, self.note = network, trains, note
+        self._forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(self, lr: torch.Tensor) -> torch.Tensor:
+        if self._forward is None:
+            self._forward = self._compile(lr)
+        return self._forward(lr)
+
+    def _compile(self, lr: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Compile, and try it forward and backward in the caller's precision: backward is compiled on its own."""
+        mode = "reduce-overhead" if lr.device.type == "cuda" else "default"
+        forward = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(self.network, mode=mode, dynamic=False))
+        try:
+            sr = forward(lr)
+            if self.trains:
+                torch.autograd.backward(sr.float().mean())
+                self.network.zero_grad(set_to_none=True)
+        except Exception as error:  # noqa: BLE001 - a compiler raises what its back ends raise; eager always works
+            self.note(f"torch.compile failed, so training goes on without it: {reason_of(error, first=True)[:160]}")
+            torch.compiler.reset()
+            return self.network
+        return forward
+
+
+def begin_compiled_step() -> None:
+    """Tell CUDA graphs that outputs of the last step may be overwritten."""
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

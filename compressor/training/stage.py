@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Spec
+from compressor.training.calibration import Calibrated
 from compressor.training.method import Method
 from compressor.training.schedule import Schedule
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
@@ -89,7 +90,7 @@ class Stage:
     schedule: Schedule
     optimiser: Optimiser
     average: Average
-    pace: ExecutionMode = PLAIN_MODE
+    mode: ExecutionMode = PLAIN_MODE
     tunes_teacher: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
     validate_every: int = 1000
@@ -107,8 +108,14 @@ class Stage:
         return next((method.segments for method in self.methods if isinstance(method, TrainsJointly)), "each")
 
     @property
+    def term_weights(self) -> dict[str, float | Calibrated]:
+        """The weight of each term, some of them still to be calibrated."""
+        weights = {name: weight for method in self.methods for name, weight in method.weights.items()}
+        return {**weights, **{name: weight for name, weight in self.weights.items() if name in weights}}
+
+    @property
     def updates(self) -> int:
-        """Updates in a step."""
+        """The number of updates in a step."""
         return max((updates_of(method) for method in self.methods), default=1)
 
 

@@ -192,20 +192,20 @@ def follow_leader(
 
     Through `stages` a fresh state walks up to the stage the leader stands in.
     """
-    if processes.alone:
+    if processes.is_single:
         return
-    packed = processes.from_leader(pack(state.parts()) if processes.leads else None)
-    if not processes.leads:
+    packed = processes.broadcast(pack(state.parts()) if processes.is_leader else None)
+    if not processes.is_leader:
         state.become(unpack(packed), stages, teacher)
 
 
-def require_alike(state: State, processes: Processes) -> None:
+def require_equal_weights(state: State, processes: Processes) -> None:
     """Refuse to go on when what is trained is no longer the same everywhere."""
-    if processes.alone:
+    if processes.is_single:
         return
     hashed = hashlib.blake2b(digest_size=16)
     for group in state.optimiser.param_groups:
         for parameter in group["params"]:
             hashed.update(tensor_bytes(parameter))
     wrong = f"has other weights than rank 0 after step {state.done}: a fault of the machine or of the recipe"
-    processes.agree(hashed.hexdigest(), wrong)
+    processes.require_equal(hashed.hexdigest(), wrong)

@@ -12,7 +12,7 @@ from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
-    from compressor.training.speed import Asked, ExecutionMode
+    from compressor.training.speed import ExecutionMode, SpeedOptions
     from compressor.training.stage import Stage
 
 MIN_VALIDATE_EVERY = 25
@@ -117,12 +117,12 @@ class Preset(PresetPart):
 
         return tuple(make_method(rule.name, rule.options) for rule in self.methods)
 
-    def asked(self) -> Asked:
+    def speed_options(self) -> SpeedOptions:
         """The preset's wishes about speed; the machine decides the rest."""
-        from compressor.training.speed import Asked
+        from compressor.training.speed import SpeedOptions
 
         rule = self.schedule
-        return Asked(rule.precision, rule.teacher_precision, rule.compile)
+        return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
     def stages(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
         """The stages that methods need before, then the student's own stage, which `steps` counts."""
@@ -142,7 +142,7 @@ class Preset(PresetPart):
             schedule=self.learning_rate(),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
-            pace=plain_mode(self.asked()) if mode is None else mode,
+            mode=plain_mode(self.speed_options()) if mode is None else mode,
             weights=self.weights,
             validate_every=rule.validate_every or max(MIN_VALIDATE_EVERY, rule.steps // 10),
         )

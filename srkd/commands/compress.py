@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from compressor.base.rank import Rank
+from compressor.base.processes import Rank
 from srkd.compress_options import CompressOptions
 from srkd.console import Console
 from srkd.verb import verb
@@ -58,7 +58,7 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
             report = compression.resume(resume, progress=context.progress, announce=context.note)
         else:
             report = compression.run_compress(options, context)
-    if not Rank.here().leads:
+    if not Rank.from_environment().is_leader:
         return
     if console.wants_json:
         console.emit("compress", report)

@@ -27,7 +27,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -71,7 +71,7 @@ class Upcycled(PlainMethod):
         return nn.ModuleDict()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        shrunk = step.zoomed_out()
+        shrunk = step.zoom_out()
         return {"zoom_out": F.l1_loss(step.student(shrunk).sr, step.teacher(shrunk).sr)}
 
 
@@ -79,8 +79,8 @@ def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
     lr = torch.rand(2, 3, PATCH, PATCH)
     student, teacher = Runner(edsr(), trains=True), Runner(edsr(1), trains=False)
     step = Step(0, 0, Batch(lr, lr), StepNetworks([student], teacher))
-    assert step.zoomed_out() is step.zoomed_out()
-    assert torch.equal(step.zoomed_out(), imresize(lr, 1 / SCALE))
+    assert step.zoom_out() is step.zoom_out()
+    assert torch.equal(step.zoom_out(), imresize(lr, 1 / SCALE))
     Upcycled().terms(step)
     assert teacher.forwards == 1 and student.forwards == 1
 
@@ -133,7 +133,7 @@ def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
     batches = served(teacher, store, tmp_path, views, batch=2)
     fed = counting(teacher)
     one, recorder = stage(*methods), Recorder()
-    train(one, State.fresh(edsr(2), teacher.network, one), batches, teacher.network, recorder, seed=0)
+    Trainer([one], State.fresh(edsr(2), teacher.network, one), batches, teacher.network, recorder, seed=0).run()
     assert fed == [] and len(recorder.losses) == 3
     assert all(value > 0 for value in recorder.losses[0].values())
 

@@ -21,7 +21,7 @@ from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
@@ -65,7 +65,7 @@ def trained(method: Clsd | DeepSupervision | Scratch, heads: nn.Module | None = 
     state = State.fresh(student(), network(5), one, seed=5)
     if heads is not None:
         state.modules[method.name].load_state_dict(heads.state_dict())
-    run_stages([one], state, smooth_patch(6), network(5), Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(6), network(5), Recorder(), seed=0).run()
     return state
 
 
@@ -130,7 +130,7 @@ def test_lambda_is_calibrated_unless_it_is_given() -> None:
     with pytest.raises(UsageError, match="rho"):
         make_method("clsd", {"rho": 0.5})
     one, recorder = stage([clsd()], steps=20, rate=1e-4), Recorder()
-    run_stages([one], State.fresh(student(), network(5), one), smooth_patch(6), network(5), recorder, seed=0)
+    Trainer([one], State.fresh(student(), network(5), one), smooth_patch(6), network(5), recorder, seed=0).run()
     rows = recorder.losses
     expected = 0.2 * sum(row["raw/pixel"] for row in rows[:2]) / sum(row["raw/heads_contrast"] for row in rows[:2])
     assert rows[1]["weighted/heads_contrast"] == 0
@@ -161,10 +161,10 @@ def test_it_resumes_to_the_bit_while_it_is_calibrated(tmp_path: Path) -> None:
     one, teacher = stage([clsd()], steps=30, rate=1e-3), network(5)
     one = replace(one, schedule=dataclasses.replace(one.schedule, steps=30))
     straight, saving = State.fresh(student(), teacher, one, seed=5), Saving(tmp_path / "state.pt", 2)
-    run_stages([one], straight, smooth_patch(6), teacher, saving, seed=0)
+    Trainer([one], straight, smooth_patch(6), teacher, saving, seed=0).run()
     resumed = State.fresh(student(), teacher, one, seed=9)
     resumed.load(tmp_path / "state.pt", [one], teacher)
-    run_stages([one], resumed, smooth_patch(6), teacher, Recorder(), seed=0)
+    Trainer([one], resumed, smooth_patch(6), teacher, Recorder(), seed=0).run()
     assert network_sha256(resumed.student) == network_sha256(straight.student)
     assert resumed.calibration == straight.calibration
 

@@ -12,16 +12,13 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import student_of_spec
 from compressor.training.calibration import Calibrated
-from compressor.training.loop import Hands, run_stages, train
-from compressor.training.losses import asked_weights
+from compressor.training.loop import Trainer
 from compressor.training.method import Method, PlainMethod, fit_methods
-from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, Kind, disagreements, refusals
@@ -113,16 +110,11 @@ def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
     student = student_of_spec(teacher, HALF)
     methods = fit_methods(methods, teacher, student)
-    preset = load_preset("scratch").with_steps(5).model_copy(update={"weights": weights})
-    one, batch = preset.stage(methods), Waves(2, range(2)).at(0)
-    state = State.fresh(student, teacher, one)
-    hands = Hands(one, state, build_networks(one, state, teacher, silent, Processes()), Processes(), silent, 3)
-    hands.rehearse(0, batch)
-    return float(hands.step(0, batch)[0].total.detach())
-
-
-def silent(line: str) -> None:
-    pass
+    preset = load_preset("scratch").with_steps(1).model_copy(update={"weights": weights})
+    stage, recorder = preset.stage(methods), Recorder()
+    state = State.fresh(student, teacher, stage)
+    Trainer([stage], state, Waves(2, range(2)), teacher, recorder, seed=3).run()
+    return recorder.losses[0]["loss"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,7 @@ def test_two_quantities_of_one_name_are_refused_before_the_first_step() -> None:
         one = stage(methods, steps=2, rate=1e-3)
         state = State.fresh(network(0), None, one)
         with pytest.raises(SrkdError, match=r"the term pixel of .* are different quantities of one name"):
-            train(one, state, smooth_patch(), None, Recorder(), seed=0)
+            Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
         assert state.done == 0
 
 
@@ -146,7 +138,7 @@ def test_two_quantities_of_one_name_are_refused_before_the_first_step() -> None:
 def test_two_contrasts_of_different_images_are_both_computed(order: tuple[str, str]) -> None:
     text = "title: t\nsource: s\nmethods:\n" + "".join(f"  - name: {name}\n" for name in order)
     preset = read_preset(text, "mine", ("phi=teacher", "clsd.lam=0.784314"))
-    assert set(asked_weights(preset.stage(preset.build_methods()))) == {"pixel", "heads", "heads_contrast", "contrast"}
+    assert set(preset.stage(preset.build_methods()).term_weights) == {"pixel", "heads", "heads_contrast", "contrast"}
 
 
 TWO = """
@@ -171,7 +163,7 @@ def test_a_weight_of_a_term_that_nobody_has_is_refused_with_the_nearest() -> Non
 
 def test_the_presets_weight_wins() -> None:
     preset = read_preset(TWO.format(first="scratch", second="logits", weights="{pixel: 3, logits: 0.5}"), "mine")
-    assert asked_weights(preset.stages(preset.build_methods())[-1]) == {"pixel": 3.0, "logits": 0.5}
+    assert preset.stages(preset.build_methods())[-1].term_weights == {"pixel": 3.0, "logits": 0.5}
 
 
 def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path: Path) -> None:
@@ -192,10 +184,10 @@ def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path:
     counted("teacher", teacher)
     straight = State.fresh(counted("student", network(0, depth=3)), teacher, one)
     runs.update(student=0, teacher=0)
-    run_stages([one], straight, smooth_patch(), teacher, Saving(tmp_path / "state.pt", 2), seed=0)
+    Trainer([one], straight, smooth_patch(), teacher, Saving(tmp_path / "state.pt", 2), seed=0).run()
     rehearsed = 2
     assert runs == {"student": 4 + rehearsed, "teacher": 4 + rehearsed}
     resumed = State.fresh(network(0, depth=3), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
-    run_stages([one], resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert same(resumed, straight)

@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.students import StudentView, build_student, network_sha256, student_of_spec
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -138,7 +138,7 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     method = Csd(phi="teacher")
     one = joint_stage(method, steps=3)
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
-    train(one, state, Still(), teacher, Recorder(), seed=0)
+    Trainer([one], state, Still(), teacher, Recorder(), seed=0).run()
     cast = build_networks(one, state, teacher, lambda line: None, Processes())
     seen, images = cast.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
     assert all(torch.equal(a, b) for a, b in zip(seen(images), TeacherPhi(teacher)(images), strict=True))

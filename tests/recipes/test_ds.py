@@ -20,7 +20,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students import network_sha256
 from compressor.models.taps import read_taps
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
@@ -44,7 +44,7 @@ def step_of(network: Network, modules: nn.ModuleDict) -> Step:
 
 def run(one: Stage, depth: int = 3, recorder: Recorder | None = None) -> State:
     state = State.fresh(student(depth=depth), None, one, seed=5)
-    run_stages([one], state, smooth_patch(6), None, recorder or Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(6), None, recorder or Recorder(), seed=0).run()
     return state
 
 
@@ -106,7 +106,7 @@ def test_heads_are_drawn_from_the_seed_and_differ() -> None:
 def test_thirty_steps_lower_the_loss_in_both_precisions() -> None:
     for precision in ("fp32", "bf16"):
         one, recorder = stage([DeepSupervision()], steps=30, rate=1e-3), Recorder()
-        run(replace(one, pace=replace(one.pace, precision=precision)), recorder=recorder)  # type: ignore[arg-type]
+        run(replace(one, mode=replace(one.mode, precision=precision)), recorder=recorder)  # type: ignore[arg-type]
         assert all(math.isfinite(row["loss"]) for row in recorder.losses)
         assert recorder.losses[-1]["loss"] < 0.7 * recorder.losses[0]["loss"]
 
@@ -116,7 +116,7 @@ def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     straight = run(one, recorder=Saving(tmp_path / "state.pt", 2))
     resumed = State.fresh(student(), None, one, seed=9)
     resumed.load(tmp_path / "state.pt", [one], None)
-    run_stages([one], resumed, smooth_patch(6), None, Recorder(), seed=0)
+    Trainer([one], resumed, smooth_patch(6), None, Recorder(), seed=0).run()
     for ours, theirs in ((resumed.student, straight.student), (resumed.modules, straight.modules)):
         wanted = theirs.state_dict()
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())

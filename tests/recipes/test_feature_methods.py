@@ -291,7 +291,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_spread() -> None:
     FACD(gate="soft").terms(step)
     moments = step.modules["facd"].state_dict()["spread.moments"]
     assert moments.eq(0).all()
-    step.counted()
+    step.finish_update()
     assert moments[0] == 1 and moments[2] > 0
 
 

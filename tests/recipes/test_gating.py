@@ -98,7 +98,7 @@ def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
     assert 0 < step.observed["gate_open"].item() < 1
     moments = step.modules["logits"].state_dict()["spread.moments"]
     assert moments.eq(0).all(), "until the step has counted"
-    step.counted()
+    step.finish_update()
     assert moments[0] == 1 and moments[2] > 0
 
 

@@ -25,7 +25,7 @@ from compressor.models.students import StudentView, network_sha256
 from compressor.models.taps import read_taps
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
@@ -234,7 +234,7 @@ def stages(steps: int = 6, **options: object) -> tuple[Stage, ...]:
 def run(both: tuple[Stage, ...], batches: OnePatch, recorder: Recorder) -> tuple[State, Network]:
     teacher, student = build(EDSR, seed=1), build(replace(EDSR, width=6), seed=0)
     state = State.fresh(student, teacher, both[0])
-    run_stages(both, state, batches, teacher, recorder, seed=0)
+    Trainer(both, state, batches, teacher, recorder, seed=0).run()
     return state, teacher
 
 
@@ -300,7 +300,7 @@ def test_it_resumes_to_the_bit_in_either_stage(at: int, tmp_path: Path) -> None:
     straight, teacher = run(both, smooth_patch(), saving)
     resumed = State.fresh(build(replace(EDSR, width=6), seed=0), teacher, both[0])
     resumed.load(tmp_path / "state.pt", both, teacher)
-    run_stages(both, resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer(both, resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     for ours, theirs in ((resumed.student, straight.student), (resumed.modules, straight.modules)):
         wanted = theirs.state_dict()
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
@@ -308,7 +308,7 @@ def test_it_resumes_to_the_bit_in_either_stage(at: int, tmp_path: Path) -> None:
 
 def test_it_trains_in_bf16_and_beside_logits() -> None:
     both, recorder = stages(3), Recorder()
-    paced = tuple(replace(one, pace=replace(one.pace, precision="bf16")) for one in both)
+    paced = tuple(replace(one, mode=replace(one.mode, precision="bf16")) for one in both)
     paced = (paced[0], replace(paced[1], methods=[Logits(), *paced[1].methods]))
     run(paced, smooth_patch(), recorder)
     assert all(math.isfinite(row["loss"]) for row in recorder.losses) and "raw/logits" in recorder.losses[-1]

@@ -12,15 +12,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.base.processes import Processes
-from compressor.base.rank import Rank
+from compressor.base.processes import Processes, Rank
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import cost
 from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256
-from compressor.training.losses import asked_weights
 from compressor.training.method import Calibrated
 from compressor.training.networks import build_networks
 from compressor.training.state import State
@@ -69,7 +67,7 @@ def test_terms_are_finite_and_named_as_their_weights(row: Row):
             assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
         assert not seen & terms.keys(), "a term belongs to one update"
         seen |= terms.keys()
-        student = cast.students[0].memory.get(id(step.lr))
+        student = cast.students[0].outputs.get(id(step.lr))
         assert set(row.taps) == (set(student[1].features) if student else set())
     assert seen == set(pair.method.weights)
 
@@ -79,7 +77,7 @@ def test_gradients_reach_whom_they_should(row: Row):
     pair = Pair.of(row, **row.settled)
     state = pair.fresh()
     cast = cast_of(pair, state)
-    weights = asked_weights(pair.stages[-1])
+    weights = pair.stages[-1].term_weights
     for _, terms in terms_of(pair, cast, first_batch(row)):
         total(terms, weights).backward()
     joint = state.networks.get("joint")

@@ -10,7 +10,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batch
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.losses import collect
+from compressor.training.losses import compute_losses
 from compressor.training.method import PlainMethod
 from compressor.training.schedule import Schedule
 from compressor.training.state import State
@@ -106,7 +106,7 @@ def test_a_term_without_weight_is_refused():
     step, *_ = step_of(torch.zeros(1), torch.zeros(1))
     stage = load_preset("scratch").stage([Odd()])
     with pytest.raises(SrkdError, match="forgotten"):
-        collect(stage, State.fresh(build(EDSRSpec(scale=2, width=4, depth=1)), None, stage), step)
+        compute_losses(stage, State.fresh(build(EDSRSpec(scale=2, width=4, depth=1)), None, stage), step)
 
 
 @pytest.mark.parametrize("name", preset_names())

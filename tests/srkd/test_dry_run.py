@@ -123,7 +123,7 @@ from compressor.data.batches import Batch
 from compressor.base.machine import peak_resident_bytes
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 import psutil
@@ -137,15 +137,15 @@ class Noise:
         return Batch(lr, lr.repeat(1, 1, 2, 2))
 
 class Silent:
-    def stepped(self, *told):
+    def on_step(self, *told):
         pass
-    skipped = due = note = stepped
+    on_skip = after_step = note = on_step
 
 def go(batch, side):
     preset = load_preset("scratch", ["schedule.steps=2"])
     stage = preset.stage(preset.build_methods())
     student = build(EDSRSpec(scale=2, width=32, depth=4)).to(memory_format=torch.channels_last)
-    train(stage, State.fresh(student, None, stage), Noise(batch, side), None, Silent(), seed=0)
+    Trainer([stage], State.fresh(student, None, stage), Noise(batch, side), None, Silent(), seed=0).run()
 
 go(1, 8)
 before = psutil.Process().memory_info().rss

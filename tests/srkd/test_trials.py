@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.processes import Interrupted
+from compressor.base.interrupts import Interrupted
 from compressor.data.batches import Batches
 from compressor.data.decode import build_store
 from compressor.data.sampler import BatchHashes
@@ -186,7 +186,7 @@ def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatc
     def interrupted(self: RunEvents, done: int, rate: float, losses: object) -> None:
         stepped(self, done, rate, losses)  # type: ignore[arg-type]
         if self.folder.path.name == "scratch-seed10" and done == 2:
-            self.processes.wish.asked = True
+            self.processes.stop_request.received = True
 
     monkeypatch.setattr(RunEvents, "stepped", interrupted)
     with pytest.raises(Interrupted) as caught:
@@ -203,7 +203,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
 
     def interrupted(self: RunEvents, done: int, state: State) -> None:
         validate(self, done, state)
-        self.processes.wish.asked = done == 4
+        self.processes.stop_request.received = done == 4
 
     monkeypatch.setattr(RunEvents, "validate", interrupted)
     with pytest.raises(Interrupted, match="interrupted after run 1 of 3; continue with"):

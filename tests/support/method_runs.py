@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.processes import Processes
+from compressor.base.processes import Processes, Rank, exit_process
 from compressor.base.randomness import uniforms
-from compressor.base.rank import Rank, leave
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.models.students import student_of_spec
-from compressor.training.distributed import processes as started
+from compressor.training.distributed import open_processes
 from compressor.training.guard import Skipped
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Method, fit_methods
 from compressor.training.stage import Stage, TrainsJointly
@@ -59,19 +59,19 @@ class Curve:
         self.losses: list[dict[str, float]] = []
         self.path, self.at = path, at
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.losses.append(losses.numbers())
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: Skipped) -> None:
         raise AssertionError(f"step {done} was skipped: {skipped}")
 
     def note(self, line: str) -> None:
         pass
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         return "nothing is lost"
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         if self.path is not None and done == self.at:
             state.save(self.path)
 
@@ -114,8 +114,8 @@ class Pair:
     ) -> list[dict[str, float]]:
         """From where the state stands to the end; the losses of each step."""
         processes, curve = processes or Processes(), curve or Curve()
-        waves = Waves(self.student.descriptor.scale, processes.place.share(BATCH), still)
-        run_stages(self.stages, state, waves, self.teacher, curve, seed=3, processes=processes)
+        waves = Waves(self.student.descriptor.scale, processes.rank.share(BATCH), still)
+        Trainer(self.stages, state, waves, self.teacher, curve, seed=3, context=Context(processes=processes)).run()
         return curve.losses
 
 
@@ -141,7 +141,7 @@ def _measured(pair: Pair, processes: Processes) -> dict[str, Any]:
     losses = pair.train(state, processes=processes)
     weights = torch.cat([value.reshape(-1) for value in state.trained.state_dict().values()])
     replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
-    return {"losses": losses, "weights": weights.tolist(), "replicas": len(set(processes.gathered(replica)))}
+    return {"losses": losses, "weights": weights.tolist(), "replicas": len(set(processes.gather_objects(replica)))}
 
 
 def refusal(work: Callable[[], object]) -> str | None:
@@ -159,8 +159,8 @@ def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torc
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with started(Rank.here(), sys.exit) as group:
+    with open_processes(Rank.from_environment(), sys.exit) as group:
         found = measured(group)
-        if group.leads:
+        if group.is_leader:
             Path(sys.argv[1]).write_text(json.dumps(found))
-    leave(0)
+    exit_process(0)

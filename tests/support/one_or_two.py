@@ -14,19 +14,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.processes import Processes
-from compressor.base.rank import Rank, leave
+from compressor.base.processes import Processes, Rank, exit_process
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.distributed import processes as started
-from compressor.training.loop import train
-from compressor.training.losses import Losses, averaged
+from compressor.training.distributed import open_processes
+from compressor.training.loop import Trainer
+from compressor.training.losses import Losses, average_gradients
 from compressor.training.method import PlainMethod
-from compressor.training.state import State, follow_leader, require_alike
+from compressor.training.state import State, follow_leader, require_equal_weights
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
 from recipes.logits import Logits
@@ -49,7 +49,7 @@ class Contrast(PlainMethod):
             F.normalize(forward.features["body_end"].mean(dim=(2, 3)), dim=1)
             for forward in (step.student(taps=("body_end",)), step.teacher(taps=("body_end",)))
         ]
-        student, teacher = (step.everyone(rows) for rows in pooled)
+        student, teacher = (step.all_gather(rows) for rows in pooled)
         return {"contrast": F.cross_entropy(student @ teacher.T / 0.2, torch.arange(len(student)))}
 
 
@@ -59,19 +59,19 @@ class Curve:
     def __init__(self) -> None:
         self.losses: list[dict[str, float]] = []
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.losses.append(losses.numbers())
 
-    def skipped(self, done: int, skipped: object) -> None:
+    def on_skip(self, done: int, skipped: object) -> None:
         raise AssertionError(skipped)
 
     def note(self, line: str) -> None:
         pass
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         return ""
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         pass
 
 
@@ -79,20 +79,20 @@ def trained(photos: Path, processes: Processes) -> dict[str, Any]:
     """Thirty steps of logits and a term that couples the batch, with the batches as all processes saw them."""
     store = prepare_data(DataChoice(data=photos, cache_size=0), scale=2, lr_patch=8).train
     whole = Batches.over(store, batch=BATCH, lr_patch=8, seed=3)
-    batches = replace(whole, samples=processes.place.share(BATCH))
+    batches = replace(whole, samples=processes.rank.share(BATCH))
     settings = ("schedule.rate=1e-3", "schedule.clip=1.0")
     stage = load_preset("scratch", settings).with_steps(STEPS).stage([Logits(), Contrast()])
     teacher = build(EDSRSpec(scale=2, width=8, depth=1), seed=1).requires_grad_(False)
     state, curve = State.fresh(build(EDSRSpec(scale=2, width=8, depth=1), seed=0), teacher, stage), Curve()
-    train(stage, state, batches, teacher, curve, seed=3, processes=processes)
+    Trainer([stage], state, batches, teacher, curve, seed=3, context=Context(processes=processes)).run()
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in state.student.parameters()])
     replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
     return {
         "losses": curve.losses,
         "weights": weights.tolist(),
-        "replicas": len(set(processes.gathered(replica))),
+        "replicas": len(set(processes.gather_objects(replica))),
         "batches": [
-            Batch(*(processes.everyone(rows) for rows in (batch.lr, batch.hr))).digest()
+            Batch(*(processes.all_gather(rows) for rows in (batch.lr, batch.hr))).digest()
             for batch in map(batches.at, range(3))
         ],
     }
@@ -105,13 +105,13 @@ def gradients(processes: Processes) -> list[list[float] | None]:
     """
     first, second, third = (nn.Parameter(torch.linspace(-1, 1, 5) + shift) for shift in (0.1, 0.2, 0.3))
     rows = torch.linspace(0, 1, BATCH * 5).sin().reshape(BATCH, 5)
-    mine = list(processes.place.share(BATCH))
+    mine = list(processes.rank.share(BATCH))
     projected = rows[mine] * first
-    loss = torch.logsumexp(projected @ processes.everyone(projected).T, dim=1).sum()
+    loss = torch.logsumexp(projected @ processes.all_gather(projected).T, dim=1).sum()
     for index, row in zip(mine, rows[mine], strict=True):
         loss = loss + ((row * second).pow(2).sum() if index < BATCH // 2 else 0.0)
     (loss / len(mine)).backward()
-    mean = averaged([first, second, third], (loss / len(mine)).detach()[None], processes)
+    mean = average_gradients([first, second, third], (loss / len(mine)).detach()[None], processes)
     found = [None if parameter.grad is None else parameter.grad.tolist() for parameter in (first, second, third)]
     return [*found, mean.tolist()]
 
@@ -127,12 +127,12 @@ def refusals(processes: Processes) -> dict[str, str | None]:
         return None
 
     def fails_on_the_last() -> None:
-        if processes.place.rank == 1:
+        if processes.rank.index == 1:
             raise SrkdError("no photos here")
 
     return {
-        "same": told(lambda: processes.agree("a", "has other data")),
-        "other": told(lambda: processes.agree(str(processes.place.rank), "has other data")),
+        "same": told(lambda: processes.require_equal("a", "has other data")),
+        "other": told(lambda: processes.require_equal(str(processes.rank.index), "has other data")),
         "failed": told(lambda: processes.run_on_all(fails_on_the_last)),
         "weights": told(lambda: diverged(processes)),
     }
@@ -141,12 +141,12 @@ def refusals(processes: Processes) -> dict[str, str | None]:
 def diverged(processes: Processes) -> None:
     """States drawn apart become the leader's; one that then moves alone is found."""
     stage = load_preset("scratch").stage([])
-    state = State.fresh(build(EDSRSpec(scale=2, width=4, depth=1), seed=processes.place.rank), None, stage)
+    state = State.fresh(build(EDSRSpec(scale=2, width=4, depth=1), seed=processes.rank.index), None, stage)
     follow_leader(state, processes)
-    require_alike(state, processes)
+    require_equal_weights(state, processes)
     with torch.no_grad():
-        next(state.student.parameters())[0, 0, 0, 0] += processes.place.rank
-    require_alike(state, processes)
+        next(state.student.parameters())[0, 0, 0, 0] += processes.rank.index
+    require_equal_weights(state, processes)
 
 
 def measured(photos: Path, processes: Processes) -> dict[str, Any]:
@@ -154,8 +154,8 @@ def measured(photos: Path, processes: Processes) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with started(Rank.here(), sys.exit) as group:
+    with open_processes(Rank.from_environment(), sys.exit) as group:
         found = measured(Path(sys.argv[1]), group)
-        if group.leads:
+        if group.is_leader:
             Path(sys.argv[2]).write_text(json.dumps(found))
-    leave(0)
+    exit_process(0)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.models.networks.base import Network
-from compressor.training.losses import asked_weights
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
@@ -44,7 +43,7 @@ class Stretched:
         stage = pair.stages[-1]
         cast = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
         monkeypatch.setattr(upcycling, "_invert_colours", lambda images, samples: inverted(images, samples, top))
-        weights, batch = asked_weights(stage), Waves(row.student.scale).at(0)
+        weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}
         for part in range(stage.updates):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.processes import Processes
+from compressor.base.context import Context
 from compressor.data.prepare import ValidationImage
 from compressor.training.events import Reference, RunEvents
-from compressor.training.guard import AFTER, ROWS, Balance
+from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
 from compressor.training.run_folder import NullRunFolder, RunFolder
 from tests.training.test_training import smooth_patch, stage
@@ -30,9 +30,7 @@ def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stage
         stages=(stage([], steps=steps // stages),) * stages,
         images=(ValidationImage("patch", image.lr, image.hr),),
         reference=Reference(20.0, None),
-        progress=lambda title, done, total: None,
-        announce=lines.append,
-        processes=Processes(),
+        context=Context(note=lines.append),
     )
 
 
@@ -40,52 +38,53 @@ def test_it_is_told_once_after_5000_steps_and_kept(tmp_path: Path) -> None:
     lines: list[str] = []
     folder = RunFolder(tmp_path / "run")
     events = events_of(folder, lines)
-    for done in range(100, AFTER, 100):
-        events.stepped(done, 1e-4, losses(0.1, 0.1, 2.5))
+    for done in range(100, BALANCE_STEPS, 100):
+        events.on_step(done, 1e-4, losses(0.1, 0.1, 2.5))
     assert lines == [] and folder.flags() == ()
-    for done in range(AFTER, AFTER + 500, 100):
-        events.stepped(done, 1e-4, losses(0.1, 0.1, 2.5))
+    for done in range(BALANCE_STEPS, BALANCE_STEPS + 500, 100):
+        events.on_step(done, 1e-4, losses(0.1, 0.1, 2.5))
     (line,) = lines
-    assert line.startswith(f"step {AFTER}/10000: ") and "weigh 3.5 times as much as it, mostly contrast" in line
-    assert "--set weights.contrast=" in line
+    assert line.startswith(f"step {BALANCE_STEPS}/10000: ") and "weigh 3.5 times as much as it, mostly contrast" in line
+    assert "over 3 times" in line and "--set weights.contrast=" in line
     (flag,) = folder.flags()
-    assert flag.startswith(f"step {AFTER}: ") and flag in (tmp_path / "run" / "log.txt").read_text()
+    assert flag.startswith(f"step {BALANCE_STEPS}: ") and flag in (tmp_path / "run" / "log.txt").read_text()
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["kind"] == "flag"] == [AFTER]
+    assert [row["step"] for row in rows if row["kind"] == "flag"] == [BALANCE_STEPS]
 
 
 def test_a_continued_run_is_not_told_again_unless_its_flag_was_forgotten(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    for forgotten, told in ((AFTER + 100, 0), (AFTER - 100, 1)):
+    for forgotten, told in ((BALANCE_STEPS + 100, 0), (BALANCE_STEPS - 100, 1)):
         folder, lines = RunFolder(tmp_path / "run", resumed=True), []
-        if not forgotten < AFTER:
-            folder.flag(AFTER, "it was")
-        folder.forget_after(forgotten)
+        if not forgotten < BALANCE_STEPS:
+            folder.flag(BALANCE_STEPS, "it was")
+        folder.drop_metrics_after(forgotten)
         events = events_of(folder, lines)
-        for done in range(AFTER + 100, AFTER + 3000, 100):
-            events.stepped(done, 1e-4, losses(0.1, 0.5))
+        for done in range(BALANCE_STEPS + 100, BALANCE_STEPS + 3000, 100):
+            events.on_step(done, 1e-4, losses(0.1, 0.5))
         assert len(lines) == told
 
 
 @pytest.mark.parametrize("numbers", [losses(0.1, 0.29), losses(0.0, 0.5), losses(0.1, 0.1, 1.9)])
 def test_up_to_three_times_is_nothing_to_tell_and_neither_is_no_pixel_loss(numbers: Losses) -> None:
     balance = Balance()
-    assert [balance.see(step, numbers.numbers()) for step in range(AFTER, AFTER + 3000, 100)] == [None] * 30
+    steps = range(BALANCE_STEPS, BALANCE_STEPS + 3000, 100)
+    assert [balance.add(step, numbers.numbers()) for step in steps] == [None] * 30
 
 
 def test_it_is_the_mean_of_several_rows_of_one_stage() -> None:
     balance = Balance()
     light, heavy = losses(0.1, 0.1).numbers(), losses(0.1, 0.4).numbers()
-    told = [balance.see(AFTER + step, heavy if step == 5 else light) for step in range(40)]
+    told = [balance.add(BALANCE_STEPS + step, heavy if step == 5 else light) for step in range(40)]
     assert told == [None] * 40
-    for step in range(ROWS):
-        assert balance.see(step + 1, heavy) is None, "a new stage has 5,000 steps of its own"
-    assert balance.see(AFTER, heavy)
+    for step in range(BALANCE_ROWS):
+        assert balance.add(step + 1, heavy) is None, "a new stage has 5,000 steps of its own"
+    assert balance.add(BALANCE_STEPS, heavy)
 
 
 def test_pixel_losses_of_further_students_are_pixel_losses() -> None:
     balance = Balance()
     rows = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
-    assert not any(balance.see(AFTER + step, rows) for step in range(2 * ROWS))
+    assert not any(balance.add(BALANCE_STEPS + step, rows) for step in range(2 * BALANCE_ROWS))
     assert NullRunFolder(Path("nowhere")).flags() == ()

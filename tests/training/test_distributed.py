@@ -20,12 +20,15 @@ import pytest
 from PIL import Image
 
 from compressor.base.errors import UsageError
-from compressor.base.processes import Processes
-from compressor.base.rank import Rank
+from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.training.guard import Skipped
 from compressor.training.run_folder import NullRunFolder, RunFolder
+from compressor.training.state import State
+from recipes.config.reading import load_preset
+from recipes.scratch import Scratch
 from srkd.compression import compress
 from tests.support.commands import ROOT
 from tests.support.one_or_two import measured
@@ -249,22 +252,32 @@ def test_a_batch_is_shared_evenly_or_refused():
 
 def test_the_place_is_what_torchrun_says():
     said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert Rank.here(said) == Rank(5, 8, 1, 2) and not Rank.here(said).leads
-    assert Rank.here({}) == Rank() and Rank().leads
+    assert Rank.from_environment(said) == Rank(5, 8, 1, 2) and not Rank.from_environment(said).is_leader
+    assert Rank.from_environment({}) == Rank() and Rank().is_leader
     with pytest.raises(UsageError, match="RANK='x'"):
-        Rank.here({**said, "RANK": "x"})
+        Rank.from_environment({**said, "RANK": "x"})
     with pytest.raises(UsageError, match="RANK=8"):
-        Rank.here({**said, "RANK": "8"})
+        Rank.from_environment({**said, "RANK": "8"})
 
 
 def test_only_the_leading_process_writes(tmp_path):
-    """Whatever a run folder can write, its stand-in does not."""
-    reading = {"__init__", "read_facts", "safe", "nothing_lost"}
-    private = {name for name in vars(RunFolder) if name.startswith("_")}
-    writing = {name for name, value in vars(RunFolder).items() if callable(value)} - reading - private
-    assert writing and writing <= vars(NullRunFolder).keys()
+    """The folder of another process writes nothing, whichever method is called."""
+    network = build(EDSRSpec(scale=2, width=4, depth=1))
+    state = State.fresh(network, None, load_preset("scratch").stage([Scratch()]))
+    arguments = {
+        "log": ("line",),
+        "metrics": ("train", 1, {"loss": 1.0}),
+        "log_skip": (1, Skipped(("raw/pixel",), "not finite", 1.0, 1)),
+        "flag": (1, "reason"),
+        "write_facts": ({},),
+        "save": (state,),
+        "save_best": (network,),
+        "drop_metrics_after": (1,),
+    }
+    reading = {"read_facts", "describe_safe_state", "report_unwritable", "flags"}
+    methods = {name for name, value in vars(RunFolder).items() if callable(value) and not name.startswith("_")}
+    assert methods - reading == arguments.keys()
     folder = NullRunFolder(tmp_path / "run")
-    folder.log("line")
-    folder.metrics("train", 1, {"loss": 1.0})
-    folder.write_facts({})
-    assert list(tmp_path.iterdir()) == []
+    for name, values in arguments.items():
+        getattr(folder, name)(*values)
+    assert list(tmp_path.iterdir()) == [] and folder.flags() == ()

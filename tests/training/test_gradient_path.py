@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.state import State
 from compressor.training.step import Step
 from tests.training.test_guard import Faulty, trained
@@ -48,7 +48,7 @@ class HasModule(Faulty):
 def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
     """The student runs inside a checkpoint: its parameters are nowhere in the recorded graph."""
     entry = step.lr.clone().requires_grad_(True)
-    inside = step._cast.students[0].network
+    inside = step._step_networks.students[0].network
     return checkpoint(lambda lr: inside(lr).mean(), entry, use_reentrant=True)
 
 
@@ -82,7 +82,7 @@ def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):
     state = State.fresh(network(0), None, one)
     before = [tensor.clone() for tensor in state.student.state_dict().values()]
     with pytest.raises(SrkdError, match=rf"step 1: the term still has no gradient path to the student \({why}\)"):
-        train(one, state, smooth_patch(), None, Recorder(), seed=0)
+        Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
     assert all(torch.equal(a, b) for a, b in zip(before, state.student.state_dict().values(), strict=True))
 
 

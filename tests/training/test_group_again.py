@@ -11,21 +11,28 @@ import torch.distributed as dist
 from tests.support.commands import ROOT
 
 MEMBER = """
-import sys, time
+import os, sys, time
+import torch.distributed as dist
 from compressor.training.distributed import Group
-from compressor.base.rank import Place
+from compressor.base.processes import Rank
 
-time.sleep(float(sys.argv[1]))
-group = Group(Place.here(), print)
-assert group.gathered(group.place.rank) == [0, 1]
-group.close(well=True)
+rank = Rank.from_environment()
+if sys.argv[1] == "late":
+    # Until the other one has sent two heartbeats, and so looks for this one already.
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
+    while store.add(f"srkd-watch-{rank.restarts}/beat/1", 0) < 2:
+        time.sleep(0.05)
+group = Group(rank, print)
+assert group.gather_objects(group.rank.index) == [0, 1]
+group.close(success=True)
 """
-LATE = 4.0
-"""Seconds by which the first process is late: the other then looks for it in what is left of the attempt before."""
 
 
-def attempt(number: int, port: int, late: float) -> list[tuple[int, str]]:
-    """Both processes, as torchrun's agent starts them beside a store that outlives them; codes and errors."""
+def attempt(number: int, port: int, *, late: bool) -> list[tuple[int, str]]:
+    """Start both processes as torchrun's agent does, beside a store that outlives them; return codes and errors.
+
+    The first is `late`: the other then looks for it in what is left of the attempt before.
+    """
     shared = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -38,7 +45,7 @@ def attempt(number: int, port: int, late: float) -> list[tuple[int, str]]:
     }
     members = [
         subprocess.Popen(
-            [sys.executable, "-c", MEMBER, str(late if rank == 0 else 0.0)],
+            [sys.executable, "-c", MEMBER, "late" if late and rank == 0 else ""],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -54,6 +61,6 @@ def attempt(number: int, port: int, late: float) -> list[tuple[int, str]]:
 
 def test_a_second_attempt_meets_though_the_first_one_is_late() -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for number, late in ((0, 0.0), (1, LATE)):
-        for code, err in attempt(number, store.port, late):
+    for number, late in ((0, False), (1, True)):
+        for code, err in attempt(number, store.port, late=late):
             assert code == 0, err

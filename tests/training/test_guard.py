@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.processes import Processes
 from compressor.data.prepare import ValidationImage
 from compressor.models.networks.base import Network
 from compressor.training.events import Reference, RunEvents
-from compressor.training.guard import ENOUGH, FACTOR, IN_A_ROW, Guard
-from compressor.training.loop import train
+from compressor.training.guard import MAX_IN_A_ROW, MAX_RATIO, MIN_GOOD_STEPS, Guard
+from compressor.training.loop import Trainer
 from compressor.training.method import PlainMethod
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
@@ -48,7 +48,7 @@ class Faulty(PlainMethod):
 
 def trained(one: Stage, state: State | None = None) -> tuple[State, Recorder]:
     recorder, state = Recorder(), state or State.fresh(network(0), None, one)
-    train(one, state, smooth_patch(), None, recorder, seed=0)
+    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
     return state, recorder
 
 
@@ -91,8 +91,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
 
 
 def test_an_exploding_step_is_skipped_once_there_is_something_to_compare_with():
-    early, late = ENOUGH // 2, ENOUGH + 5
-    one = stage([Faulty({early: 1e3, late: 1e5})], steps=ENOUGH + 8, rate=1e-6)
+    early, late = MIN_GOOD_STEPS // 2, MIN_GOOD_STEPS + 5
+    one = stage([Faulty({early: 1e3, late: 1e5})], steps=MIN_GOOD_STEPS + 8, rate=1e-6)
     _, recorder = trained(one)
     assert list(recorder.bad) == [late + 1]
     assert recorder.bad[late + 1].terms == ("weighted/pixel",)
@@ -101,12 +101,12 @@ def test_an_exploding_step_is_skipped_once_there_is_something_to_compare_with():
 
 def test_the_bound_is_that_factor_and_bad_steps_do_not_raise_it():
     guard = Guard()
-    for number in range(ENOUGH):
+    for number in range(MIN_GOOD_STEPS):
         assert guard.judge(1.0 + 2 * (number % 2), 1.0, dict) is None
     assert guard.average == pytest.approx(2.0)
-    assert guard.judge(2.0 * FACTOR * 1.01, 1.0, dict) is not None
+    assert guard.judge(2.0 * MAX_RATIO * 1.01, 1.0, dict) is not None
     assert guard.average == pytest.approx(2.0)
-    assert guard.judge(2.0 * FACTOR * 0.99, 1.0, dict) is None
+    assert guard.judge(2.0 * MAX_RATIO * 0.99, 1.0, dict) is None
     assert guard.in_a_row == 0 and guard.skipped == 1
 
 
@@ -136,15 +136,13 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
         stages=(one,),
         images=(ValidationImage("patch", image.lr, image.hr),),
         reference=Reference(20.0, None),
-        progress=lambda title, done, total: None,
-        announce=lines.append,
-        processes=Processes(),
+        context=Context(note=lines.append),
     )
     with pytest.raises(SrkdError) as caught:
-        train(one, State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0)
+        Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0).run()
     told = str(caught.value)
     assert told.startswith(
-        f"step {6 + IN_A_ROW}: {IN_A_ROW} steps in a row were skipped, the last because of raw/pixel"
+        f"step {6 + MAX_IN_A_ROW}: {MAX_IN_A_ROW} steps in a row were skipped, the last because of raw/pixel"
     )
     assert "state-00000012.pt" in told and f"srkd compress --resume {tmp_path / 'run'}" in told
     assert "--set schedule.rate=" in told and "--init-from" in told

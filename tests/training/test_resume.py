@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from compressor.base.errors import SrkdError
-from compressor.base.processes import Interrupted, interruption
+from compressor.base.interrupts import Interrupted, catch_signals
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -169,10 +169,10 @@ def test_stopped_by_ctrl_c_then_out_of_room_then_killed_in_a_save(given, undistu
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with interruption() as wish:
-        assert not wish.asked
+    with catch_signals() as request:
+        assert not request.received
         os.kill(os.getpid(), first)
-        assert wish.asked
+        assert request.received
         if second == signal.SIGTERM:
             assert signal.getsignal(second) == signal.SIG_DFL
         else:
@@ -222,7 +222,7 @@ def test_resume_goes_alone(unfinished, capfd):
 
 
 def test_what_cannot_be_continued_is_told(unfinished, tmp_path):
-    with pytest.raises(SrkdError, match="is no run folder"):
+    with pytest.raises(SrkdError, match="is not a run folder"):
         resume(tmp_path / "nothing")
     report = resume(unfinished)
     assert report.steps == 4
@@ -292,7 +292,7 @@ def test_damaged_states_are_passed_over_and_told(unfinished):
     newest.write_bytes(newest.read_bytes()[:500])
     lines: list[str] = []
     assert resume(unfinished, announce=lines.append).student_path.read_bytes() == student
-    assert any(f"{newest} is damaged" in line and f"{older.name} taken instead" in line for line in lines)
+    assert any(f"{newest} is damaged" in line and f"{older.name} is used instead" in line for line in lines)
     assert "continuing at step 3 of 4" in lines
     assert newest.with_suffix(".damaged").stat().st_size == 500
 

@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256, student_of_spec
 from compressor.training.calibration import Calibrated, Calibration, calibration_steps
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -64,7 +64,7 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     teacher = network(1)
     one, given = joint(), network_sha256(teacher)
     state = State.fresh(pupil(teacher), teacher, one)
-    run_stages([one], state, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert network_sha256(teacher) == given, "a copy is trained, not what was loaded"
     trained = state.networks["joint"]
     assert network_sha256(trained) != given
@@ -84,7 +84,7 @@ def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_
 
     one = replace(one, methods=[StudentOnly(weights={"students": 1.0})])
     state = State.fresh(pupil(teacher), teacher, one)
-    run_stages([one], state, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     before, after = teacher.state_dict(), state.networks["joint"].state_dict()
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
     moved = (after[weight] != before[weight]).flatten(2).any(-1)
@@ -103,8 +103,8 @@ def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
     inside = replace(joint(steps=3), methods=[StudentOnly(weights={"students": 1.0})])
     alone = stage([Scratch()], steps=3, rate=1e-3)
     state, other = State.fresh(pupil(teacher), teacher, inside), State.fresh(pupil(teacher), None, alone)
-    run_stages([inside], state, smooth_patch(), teacher, Recorder(), seed=0)
-    run_stages([alone], other, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([inside], state, smooth_patch(), teacher, Recorder(), seed=0).run()
+    Trainer([alone], other, smooth_patch(), None, Recorder(), seed=0).run()
     cut = student_of_spec(state.networks["joint"], state.student.spec)
     for (name, a), b in zip(cut.state_dict().items(), other.student.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5, msg=name)
@@ -114,7 +114,7 @@ def test_several_widths_train_at_once():
     teacher = network(1)
     one, recorder = joint(steps=40, more=(0.25, 0.75)), Recorder()
     state = State.fresh(pupil(teacher), teacher, one)
-    run_stages([one], state, smooth_patch(), teacher, recorder, seed=0)
+    Trainer([one], state, smooth_patch(), teacher, recorder, seed=0).run()
     assert recorder.losses[-1]["raw/students"] < 0.7 * recorder.losses[0]["raw/students"]
     patch = smooth_patch().at(0)
     for width in (0.25, 0.5, 0.75):
@@ -131,10 +131,10 @@ def test_several_widths_train_at_once():
 def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
     teacher, one = network(1), joint()
     straight, recorder = State.fresh(pupil(teacher), teacher, one), Saving(tmp_path / "state.pt", at)
-    run_stages([one], straight, smooth_patch(), teacher, recorder, seed=0)
+    Trainer([one], straight, smooth_patch(), teacher, recorder, seed=0).run()
     resumed = State.fresh(pupil(teacher), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
-    run_stages([one], resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert network_sha256(resumed.trained) == network_sha256(straight.trained)
 
 
@@ -148,7 +148,7 @@ def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     stages, teacher = tuned_first(), network(1, width=12)
     given = network_sha256(teacher)
     straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
-    run_stages(stages, straight, smooth_patch(), teacher, recorder, seed=0)
+    Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
     assert network_sha256(teacher) == given != network_sha256(straight.networks["teacher"])
     assert straight.role == "student" and straight.averaged() is straight.ema.network
     patch = smooth_patch().at(0)
@@ -159,7 +159,7 @@ def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
 
     resumed = State.fresh(network(0), teacher, stages[0])
     resumed.load(tmp_path / "state.pt", stages, teacher)
-    run_stages(stages, resumed, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer(stages, resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert same(resumed, straight)
 
 
@@ -183,7 +183,7 @@ def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
     state = State.fresh(network(0), None, one)
     parameters = list(state.trained.parameters())
     state.optimiser = torch.optim.SGD(parameters, lr=1e-2)  # type: ignore[assignment]
-    run_stages([one], state, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
     other, patch = network(0), smooth_patch().at(0)
     total = [torch.zeros_like(p) for p in other.parameters()]
     for factor in (1.0, 2.0):
@@ -209,7 +209,7 @@ class Weighed(Scratch):
 def test_a_weight_is_calibrated_to_its_share_and_frozen():
     one, recorder = stage([Weighed()], steps=40, rate=1e-4), Recorder()
     state = State.fresh(network(0), None, one)
-    run_stages([one], state, smooth_patch(), None, recorder, seed=0)
+    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
     rows = recorder.losses
     assert calibration_steps(40) == 4
     assert all(row["weighted/extra"] == 0 for row in rows[:4]) and rows[4]["weighted/extra"] > 0
@@ -223,16 +223,16 @@ def test_a_weight_is_calibrated_to_its_share_and_frozen():
 def test_calibration_survives_a_resume(at: int, tmp_path: Path):
     one = stage([Weighed()], steps=40, rate=1e-4)
     straight, recorder = State.fresh(network(0), None, one), Saving(tmp_path / "state.pt", at)
-    run_stages([one], straight, smooth_patch(), None, recorder, seed=0)
+    Trainer([one], straight, smooth_patch(), None, recorder, seed=0).run()
     resumed = State.fresh(network(0), None, one)
     resumed.load(tmp_path / "state.pt", [one], None)
-    run_stages([one], resumed, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([one], resumed, smooth_patch(), None, Recorder(), seed=0).run()
     assert resumed.calibration == straight.calibration and same(resumed, straight)
 
 
 def test_a_given_weight_skips_calibration():
     one, recorder = stage([Weighed(weights={"pixel": 1.0, "extra": 0.5})], steps=3), Recorder()
-    run_stages([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0)
+    Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0).run()
     assert recorder.losses[0]["weighted/extra"] == pytest.approx(0.5 * recorder.losses[0]["raw/extra"])
 
 
@@ -273,7 +273,7 @@ def test_helpers_are_frozen_and_not_saved_and_modules_are_drawn_from_the_seed():
     weights = [state.modules["looking"]["tint"].weight for state in (first, second, third)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     before = copy.deepcopy(weights[0])
-    run_stages([one], first, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([one], first, smooth_patch(), None, Recorder(), seed=0).run()
     assert not torch.equal(weights[0], before)
     assert not any("lens" in name for name in first.parts()["modules"])
     assert sum(len(group["params"]) for group in first.optimiser.param_groups) == 2 + len(
@@ -286,4 +286,4 @@ def test_a_student_of_another_kind_cannot_live_inside_the_teacher():
     other = build(EDSRSpec(scale=2, width=16, depth=2))
     with pytest.raises(SrkdError):
         one = joint(steps=1)
-        run_stages([one], State.fresh(other, teacher, one), smooth_patch(), teacher, Recorder(), seed=0)
+        Trainer([one], State.fresh(other, teacher, one), smooth_patch(), teacher, Recorder(), seed=0).run()

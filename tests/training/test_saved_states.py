@@ -102,10 +102,10 @@ def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_p
         read_parts(path)
         taken.append(path.name)
 
-    assert states.take_up(load, lines.append) == tmp_path / "state-00000001.pt"
+    assert states.load_newest(load, lines.append) == tmp_path / "state-00000001.pt"
     assert taken == ["state-00000001.pt"] and len(lines) == 2 and "state-00000003.pt is empty" in lines[0]
     assert states.paths() == [tmp_path / "state-00000001.pt"]
-    assert SavedStates(tmp_path / "none").take_up(load, lines.append) is None
+    assert SavedStates(tmp_path / "none").load_newest(load, lines.append) is None
 
 
 def test_a_state_of_another_run_is_told_and_not_passed_over(state: State, tmp_path: Path):
@@ -113,7 +113,7 @@ def test_a_state_of_another_run_is_told_and_not_passed_over(state: State, tmp_pa
     one = stage([Scratch()], steps=1)
     other = State.fresh(network(0, width=3, depth=1), None, one)
     with pytest.raises(SrkdError, match=r"state-00000002\.pt does not fit this run: .*size mismatch"):
-        SavedStates(tmp_path).take_up(other.load, lambda line: None)
+        SavedStates(tmp_path).load_newest(other.load, lambda line: None)
     assert len(SavedStates(tmp_path).paths()) == 2
 
 
@@ -127,7 +127,7 @@ def test_a_save_cut_short_leaves_the_state_before_it_and_is_swept_away(state: St
         half.write_bytes(b"whole")
     (tmp_path / "state-00000002.pt").unlink()
     assert states.newest() == tmp_path / "state-00000001.pt"
-    states.sweep()
+    states.remove_unfinished()
     assert [path.name for path in tmp_path.iterdir()] == ["state-00000001.pt"]
 
 

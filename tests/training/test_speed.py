@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,19 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import network_sha256
-from compressor.training import speed as pace
-from compressor.training import step as compiled
-from compressor.training.loop import train
+from compressor.training import speed
+from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
-from compressor.training.speed import Asked, Candidate, ExecutionMode, choose_execution_mode
+from compressor.training.speed import (
+    Candidate,
+    CompiledForward,
+    ExecutionMode,
+    SpeedOptions,
+    choose_execution_mode,
+    should_compile,
+)
 from compressor.training.stage import Stage
 from compressor.training.state import State
-from compressor.training.step import CompiledAtFirst, wants_compilation
 from recipes.config.reading import load_preset
 from srkd import compression, config
 from srkd.config import read_execution_mode
@@ -37,24 +41,23 @@ def network(width: int = 8) -> Network:
     return build(EDSRSpec(scale=2, width=width, depth=2), seed=3)
 
 
-def chosen(steps: int = 10**6, asked: Asked = pace.ASK_NOTHING) -> ExecutionMode:
-    return choose_execution_mode(network(), steps=steps, batch=4, lr_patch=12, device=CPU, asked=asked)
+def chosen(steps: int = 10**6, options: SpeedOptions = speed.ALL_OPEN) -> ExecutionMode:
+    return choose_execution_mode(network(), steps=steps, batch=4, lr_patch=12, device=CPU, options=options)
 
 
 def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
     """Let a step take so long in each precision, whatever the machine."""
-    plain_run = pace._Trial.run
 
-    def run(trial: pace._Trial) -> None:
-        plain_run(trial)
-        time.sleep(milliseconds[trial.precision] / 1e3)
+    def measure(trial: speed._Trial) -> float:
+        trial.run()
+        return milliseconds[trial.precision] / 1e3
 
-    monkeypatch.setattr(pace._Trial, "run", run)
+    monkeypatch.setattr(speed, "_time", measure)
 
 
 @pytest.mark.parametrize(("fp32", "bf16", "wins"), [(20.0, 5.0, "bf16"), (5.0, 20.0, "fp32")])
 def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, wins: str) -> None:
-    monkeypatch.setattr(pace, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     slow_in(monkeypatch, fp32=fp32, bf16=bf16)
     found = chosen()
     assert found.precision == wins
@@ -79,8 +82,8 @@ def test_noise_does_not_choose() -> None:
         Candidate("bf16", "contiguous"),
     )
     times = {str(plain): 100.0, str(other): 95.0, str(third): 80.0}
-    assert pace._fastest([plain, other], times) == plain
-    assert pace._fastest([plain, other, third], times) == third
+    assert speed._fastest([plain, other], times) == plain
+    assert speed._fastest([plain, other, third], times) == third
 
 
 def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +94,7 @@ def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_was_asked_for_is_kept(precision: str) -> None:
-    assert chosen(asked=Asked(precision=precision)).precision == precision  # type: ignore[arg-type]
+    assert chosen(options=SpeedOptions(precision=precision)).precision == precision  # type: ignore[arg-type]
 
 
 def test_a_short_run_is_not_measured() -> None:
@@ -111,16 +114,16 @@ def test_measuring_leaves_the_student_as_it_was() -> None:
 
 def test_paper_presets_train_in_fp32_and_nothing_is_measured_for_them() -> None:
     for name in ("scratch-paper", "inherit-paper", "logits-paper"):
-        assert load_preset(name).asked().precision == "fp32"
+        assert load_preset(name).speed_options().precision == "fp32"
 
 
 def test_the_teacher_runs_in_its_own_precision() -> None:
     def target(teacher_precision: str) -> torch.Tensor:
         preset = load_preset("logits", [f"schedule.teacher_precision={teacher_precision}"])
         one = preset.stage(preset.build_methods())
-        cast = build_networks(one, State.fresh(network(), None, one), network(16), print, Processes())
-        assert cast.teacher is not None
-        return cast.teacher(smooth_patch().at(0).lr, ()).sr
+        networks = build_networks(one, State.fresh(network(), None, one), network(16), print, Processes())
+        assert networks.teacher is not None
+        return networks.teacher(smooth_patch().at(0).lr, ()).sr
 
     exact, rounded = target("fp32"), target("bf16")
     assert exact.dtype == rounded.dtype == torch.float32
@@ -159,17 +162,17 @@ def test_a_run_folder_without_a_pace_is_refused() -> None:
 
 def test_compilation_is_for_long_runs_on_a_gpu() -> None:
     cuda = torch.device("cuda")
-    assert wants_compilation("auto", device=cuda, steps=25_000)
-    assert not wants_compilation("auto", device=cuda, steps=100)
-    assert not wants_compilation("auto", device=CPU, steps=25_000)
-    assert wants_compilation("on", device=CPU, steps=1)
-    assert not wants_compilation("off", device=cuda, steps=25_000)
+    assert should_compile("auto", device=cuda, steps=25_000)
+    assert not should_compile("auto", device=cuda, steps=100)
+    assert not should_compile("auto", device=CPU, steps=25_000)
+    assert should_compile("on", device=CPU, steps=1)
+    assert not should_compile("off", device=cuda, steps=25_000)
 
 
 def losses(compile: str, events: Recorder) -> list[float]:
     preset = load_preset("scratch", [f"schedule.compile={compile}", "schedule.steps=5", "schedule.rate=1e-3"])
     stage: Stage = preset.stage(preset.build_methods())
-    train(stage, State.fresh(network(), None, stage), smooth_patch(), None, events, seed=1)
+    Trainer([stage], State.fresh(network(), None, stage), smooth_patch(), None, events, seed=1).run()
     return [numbers["loss"] for numbers in events.losses]
 
 
@@ -177,7 +180,7 @@ def test_where_the_compiler_fails_training_goes_on_as_if_it_had_not_been_asked(m
     def no_compiler(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("no C++ compiler\nand a long story")
 
-    monkeypatch.setattr(compiled.torch, "compile", lambda network, **_: no_compiler)
+    monkeypatch.setattr(speed.torch, "compile", lambda network, **_: no_compiler)
     events = Recorder()
     assert losses("on", events) == losses("off", Recorder())
     assert events.notes == ["torch.compile failed, so training goes on without it: no C++ compiler"]
@@ -185,8 +188,8 @@ def test_where_the_compiler_fails_training_goes_on_as_if_it_had_not_been_asked(m
 
 def test_gradients_of_the_trial_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     student = network().train()
-    monkeypatch.setattr(compiled.torch, "compile", lambda network, **_: network)
-    CompiledAtFirst(student, trains=True, announce=print)(torch.rand(1, 3, 8, 8))
+    monkeypatch.setattr(speed.torch, "compile", lambda network, **_: network)
+    CompiledForward(student, trains=True, note=print)(torch.rand(1, 3, 8, 8))
     assert all(parameter.grad is None for parameter in student.parameters())
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.training.loop import run_stages
+from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -35,7 +35,7 @@ class Saving(Recorder):
         super().__init__()
         self.path, self.at = path, at
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         if done == self.at:
             state.save(self.path)
 
@@ -51,7 +51,7 @@ def two_stages() -> tuple[Stage, Stage]:
 def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
     stages, teacher = two_stages(), network(1).requires_grad_(False)
     straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
-    run_stages(stages, straight, smooth_patch(), teacher, recorder, seed=0)
+    Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
     assert (straight.done, straight.stage, straight.began) == (10, 1, 4)
     assert straight.ema.updates == 6 and set(straight.modules) == {"first", "logits", "second"}
     assert recorder.rates[:4] == [1e-3] * 4 and recorder.rates[4] == pytest.approx(2e-3)
@@ -61,7 +61,7 @@ def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
     resumed.load(tmp_path / "state.pt", stages, teacher)
     assert (resumed.done, resumed.stage) == (at, int(at > 4))
     again = Recorder()
-    run_stages(stages, resumed, smooth_patch(), teacher, again, seed=0)
+    Trainer(stages, resumed, smooth_patch(), teacher, again, seed=0).run()
     assert same(resumed, straight) and again.losses == recorder.losses[at:]
     assert resumed.modules["first"]["tint"].weight.equal(straight.modules["first"]["tint"].weight)
 
@@ -71,7 +71,7 @@ class Careless(Logits):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            next(step._cast.teacher.network.parameters()).view(-1)[0] += 1e-3
+            next(step._step_networks.teacher.network.parameters()).view(-1)[0] += 1e-3
         return super().terms(step)
 
 
@@ -80,5 +80,5 @@ def test_a_teacher_that_changes_in_a_stage_that_freezes_it_is_told():
     teacher = network(1).requires_grad_(False)
     state = State.fresh(network(0), teacher, stages[0])
     with pytest.raises(SrkdError, match="the frozen teacher changed in stage 'distil'"):
-        run_stages(stages, state, smooth_patch(), teacher, Recorder(), seed=0)
+        Trainer(stages, state, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert state.done == 3

@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import build_student, network_sha256
 from compressor.training.guard import Skipped
-from compressor.training.loop import train
+from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
@@ -49,20 +49,20 @@ class Recorder:
         self.bad: dict[int, Skipped] = {}
         self.notes: list[str] = []
 
-    def stepped(self, done: int, rate: float, losses: Losses) -> None:
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.losses.append(losses.numbers())
         self.rates.append(rate)
 
-    def skipped(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: Skipped) -> None:
         self.bad[done] = skipped
 
     def note(self, line: str) -> None:
         self.notes.append(line)
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         return "nothing is lost"
 
-    def due(self, done: int, state: State) -> None:
+    def after_step(self, done: int, state: State) -> None:
         pass
 
 
@@ -86,7 +86,7 @@ def smooth_patch(side: int = 12) -> OnePatch:
 
 def test_scratch_overfits_one_patch():
     recorder, one = Recorder(), stage([Scratch()], steps=400, rate=2e-3, decay="cosine")
-    train(one, State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0)
+    Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0).run()
     assert recorder.losses[0]["loss"] > 0.05
     assert recorder.losses[-1]["loss"] < 0.005
 
@@ -97,9 +97,8 @@ def test_scratch_overfits_one_patch_of_a_photo():
     store = prepare_data(DataChoice(), scale=2, lr_patch=48).train
     batch = Batches.over(store, batch=1, lr_patch=48, seed=0).at(0)
     recorder, one = Recorder(), stage([Scratch()], steps=2000, rate=2e-3, decay="cosine")
-    train(
-        one, State.fresh(network(0, width=32, depth=4), None, one), OnePatch(batch.lr, batch.hr), None, recorder, seed=0
-    )
+    state = State.fresh(network(0, width=32, depth=4), None, one)
+    Trainer([one], state, OnePatch(batch.lr, batch.hr), None, recorder, seed=0).run()
     assert recorder.losses[0]["loss"] > 0.1
     assert recorder.losses[-1]["loss"] < 0.005
 
@@ -123,7 +122,7 @@ def test_a_constant_image_becomes_a_constant_one():
     one = stage([Scratch()], steps=300, rate=2e-3, decay="cosine")
     state = State.fresh(network(0), None, one)
     before = [constant_through(state.student, shade, border=16) for shade in (0.2, 0.5, 0.8)]
-    train(one, state, Shades(), None, Recorder(), seed=0)
+    Trainer([one], state, Shades(), None, Recorder(), seed=0).run()
     after = [constant_through(state.averaged(), shade, border=16) for shade in (0.2, 0.5, 0.8)]
     assert max(apart for apart, _ in after) < 1e-2 < min(apart for apart, _ in before)
     assert max(off for _, off in after) < 0.05 < max(off for _, off in before)
@@ -149,7 +148,7 @@ def test_an_inherited_student_learns_and_its_teacher_does_not():
     before, student = network_sha256(teacher), build_student(teacher, width=0.5)
     start, one = network_sha256(student), stage([Inherit()], steps=10, rate=1e-3)
     state = State.fresh(student, teacher, one)
-    train(one, state, smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert network_sha256(teacher) == before
     assert network_sha256(state.student) != start
     for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
@@ -160,7 +159,7 @@ def run_twice_result(seed: int) -> tuple[list[dict[str, float]], dict[str, torch
     recorder, one = Recorder(), stage([Logits()], steps=5, rate=1e-3)
     teacher = network(1, width=12).requires_grad_(False)
     state = State.fresh(network(seed), teacher, one)
-    train(one, state, smooth_patch(), teacher, recorder, seed=0)
+    Trainer([one], state, smooth_patch(), teacher, recorder, seed=0).run()
     return recorder.losses, state.ema.network.state_dict()
 
 
@@ -174,7 +173,7 @@ def test_the_teacher_and_its_gradients_stay_untouched():
     teacher = network(1).requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     one = stage([Logits()], steps=10, rate=1e-3)
-    train(one, State.fresh(network(2), teacher, one), smooth_patch(), teacher, Recorder(), seed=0)
+    Trainer([one], State.fresh(network(2), teacher, one), smooth_patch(), teacher, Recorder(), seed=0).run()
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
@@ -182,7 +181,7 @@ def test_the_teacher_and_its_gradients_stay_untouched():
 def test_terms_are_logged_by_name_raw_and_weighted():
     recorder, one = Recorder(), stage([Logits(kappa=3.0)], steps=1)
     teacher = network(1)
-    train(one, State.fresh(network(2), teacher, one), smooth_patch(), teacher, recorder, seed=0)
+    Trainer([one], State.fresh(network(2), teacher, one), smooth_patch(), teacher, recorder, seed=0).run()
     numbers = recorder.losses[0]
     assert set(numbers) == {"raw/pixel", "raw/logits", "weighted/pixel", "weighted/logits", "loss"}
     assert numbers["weighted/logits"] == pytest.approx(3 * numbers["raw/logits"])
@@ -195,15 +194,15 @@ def test_state_saved_and_loaded_continues_to_the_same_weights(tmp_path):
 
     whole = stage([Scratch()], steps=8, rate=1e-3)
     straight = fresh(whole)
-    train(whole, straight, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([whole], straight, smooth_patch(), None, Recorder(), seed=0).run()
     half = stage([Scratch()], steps=4, rate=1e-3)
     first = fresh(half)
-    train(half, first, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([half], first, smooth_patch(), None, Recorder(), seed=0).run()
     first.save(tmp_path / "state.pt")
     resumed = fresh(whole)
     resumed.load(tmp_path / "state.pt")
     assert resumed.done == 4
-    train(whole, resumed, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([whole], resumed, smooth_patch(), None, Recorder(), seed=0).run()
     for ours, theirs in ((resumed.student, straight.student), (resumed.ema.network, straight.ema.network)):
         wanted = theirs.state_dict()
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
@@ -224,7 +223,7 @@ def test_ema_warms_up_as_stated():
 def test_gradient_clipping_bounds_the_norm():
     one = stage([Scratch()], steps=1, clip=1e-4)
     state = State.fresh(network(0), None, one)
-    train(one, state, smooth_patch(), None, Recorder(), seed=0)
+    Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
     norm = torch.stack([parameter.grad.norm() for parameter in state.student.parameters()]).norm()
     assert float(norm) <= 1.01e-4
 
@@ -232,10 +231,10 @@ def test_gradient_clipping_bounds_the_norm():
 def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
     recorder, one = Recorder(), stage([Scratch()], steps=30, rate=2e-3, precision="bf16")
     state = State.fresh(network(0), None, one)
-    train(one, state, smooth_patch(), None, recorder, seed=0)
+    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
     exact = Recorder()
     fp32 = stage([Scratch()], steps=1, rate=2e-3)
-    train(fp32, State.fresh(network(0), None, fp32), smooth_patch(), None, exact, seed=0)
+    Trainer([fp32], State.fresh(network(0), None, fp32), smooth_patch(), None, exact, seed=0).run()
     assert recorder.losses[0]["loss"] != exact.losses[0]["loss"]
     assert recorder.losses[0]["loss"] == pytest.approx(exact.losses[0]["loss"], rel=0.02)
     assert recorder.losses[-1]["loss"] < recorder.losses[0]["loss"]

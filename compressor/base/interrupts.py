@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM that lose nothing: the current step is finished and saved; a second signal stops at once.
+
+SIGTERM is what a cluster sends before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from compressor.base.errors import SrkdError
+
+DEFAULT_HANDLERS: Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+"""The signals that ask a run to stop, and what a second one does."""
+
+
+class Interrupted(SrkdError):
+    """The user stopped a run; its state is saved."""
+
+    exit_code = 130
+
+
+@dataclass
+class StopRequest:
+    """A request of the user to stop: `received` by this process, and `agreed` by all of them since the last step.
+
+    Several processes must stop at the same step: one that went on would wait for the others. A process `launched` by
+    another program may hear a signal twice, as that passes on what went to all of them: then a second one does nothing.
+    """
+
+    received: bool = False
+    agreed: bool | None = None
+    launched: bool = False
+
+    @property
+    def must_stop(self) -> bool:
+        return self.received if self.agreed is None else self.agreed
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle the first signal; the next one meets the default handler."""
+        self.received = True
+        if not self.launched:
+            for each, handler in DEFAULT_HANDLERS.items():
+                signal.signal(each, handler)
+
+
+@contextmanager
+def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
+    """Turn a first SIGINT or SIGTERM into a stop request within the block; a second one does what it does by default.
+
+    A block within a block shares the outer one's request, so that a plan of runs stops with the run that was asked to.
+    Outside the main thread, where signals cannot be handled, nothing changes.
+    """
+    request = request or StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in DEFAULT_HANDLERS}
+    outer = getattr(before[signal.SIGINT], "__self__", None)
+    if isinstance(outer, StopRequest):
+        yield outer
+        return
+    for number in DEFAULT_HANDLERS:
+        signal.signal(number, request.receive)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            # None: a handler that was not set from Python, and that Python cannot put back.
+            signal.signal(number, DEFAULT_HANDLERS[number] if handler is None else handler)
