@@ -31,8 +31,8 @@ from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.ds import Taps, build_heads, compared_by_heads, head_images, supervised_losses
-from recipes.features import Compared, resolve_taps
+from recipes.ds import Taps, build_heads, head_feature_pairs, head_images, supervised_losses
+from recipes.features import FeaturePair, resolve_taps
 from recipes.phi import ContrastsThroughPhi
 
 
@@ -56,8 +56,8 @@ class Clsd(ContrastsThroughPhi):
         resolve_taps(self.name, "student", student, self.taps)
         return self
 
-    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        return compared_by_heads(self.name, student, self.taps)
+    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
+        return head_feature_pairs(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return build_heads(student, self.taps)

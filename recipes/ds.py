@@ -31,7 +31,7 @@ from compressor.training.footprint import peak_of
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.features import Compared, Shape, resolve_taps
+from recipes.features import FeaturePair, Shape, resolve_taps
 
 WIDTH = 64
 BLOCKS = 5
@@ -53,8 +53,8 @@ class DeepSupervision(PlainMethod):
         resolve_taps(self.name, "student", student, self.taps)
         return self
 
-    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        return compared_by_heads(self.name, student, self.taps)
+    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
+        return head_feature_pairs(self.name, student, self.taps)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return build_heads(student, self.taps)
@@ -63,13 +63,13 @@ class DeepSupervision(PlainMethod):
         return supervised_losses(step, head_images(step, self.name, self.taps))
 
 
-def compared_by_heads(method: str, student: Network, taps: Sequence[str]) -> list[Compared]:
+def head_feature_pairs(method: str, student: Network, taps: Sequence[str]) -> list[FeaturePair]:
     """Return the feature that each head makes an image of, and the memory of a head with its weights."""
 
     def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
         return peak_of(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
 
-    return [Compared("heads", tap, None, bytes_of) for tap in resolve_taps(method, "student", student, taps)]
+    return [FeaturePair("heads", tap, None, bytes_of) for tap in resolve_taps(method, "student", student, taps)]
 
 
 def build_heads(student: Network, taps: Sequence[str]) -> nn.ModuleDict:

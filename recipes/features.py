@@ -32,7 +32,7 @@ Shape: TypeAlias = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Compared:
+class FeaturePair:
     """A pair of features that a term compares, by their taps; the student's alone where the term needs no other.
 
     `bytes_of(student, teacher, processes)` is the memory of the term at its peak beside them, from their shapes.
@@ -48,7 +48,7 @@ class Compared:
 class ComparesFeatures(Protocol):
     """A method whose terms build on features: the pairs are checked and reported before training."""
 
-    def compares(self, teacher: Network | None, student: Network) -> Sequence[Compared]: ...
+    def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...
 
 
 def resolve_taps(method: str, side: str, network: Network, addresses: Sequence[str]) -> list[str]:
@@ -59,7 +59,7 @@ def resolve_taps(method: str, side: str, network: Network, addresses: Sequence[s
         raise UsageError(f"{method}, taps of the {side}: {error}") from error
 
 
-def tap_lines(
+def describe_taps(
     methods: Sequence[Method],
     teacher: Network | None,
     student: Network,
@@ -76,7 +76,7 @@ def tap_lines(
 
     lines = []
     for method in methods:
-        pairs = method.compares(teacher, student) if isinstance(method, ComparesFeatures) else ()
+        pairs = method.feature_pairs(teacher, student) if isinstance(method, ComparesFeatures) else ()
         teacher_taps = [pair.teacher for pair in pairs if pair.teacher is not None]
         student_shapes = shapes(student, [pair.student for pair in pairs]) if pairs else {}
         teacher_shapes = shapes(teacher, teacher_taps) if pairs and teacher is not None else {}
@@ -139,8 +139,8 @@ class FeatureMethod(Gated):
         features = [(output.features[tap], target.features[teacher_tap]) for tap, teacher_tap in pairs]
         return PairedForward(output.sr, target.sr, features)
 
-    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
-        return [Compared(self.term, *taps, self.bytes_of) for taps in self.tap_pairs(teacher, student)]
+    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
+        return [FeaturePair(self.term, *taps, self.bytes_of) for taps in self.tap_pairs(teacher, student)]
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
         """Return the memory of the term at its peak beside a pair of features of these shapes."""

@@ -39,7 +39,7 @@ from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
 from recipes.composition import Kind
-from recipes.features import Compared, Shape, require_network, resolve_taps
+from recipes.features import FeaturePair, Shape, require_network, resolve_taps
 from recipes.terms.hkdsr import band_l1, fusion_gate, windowed_matrix_l1
 
 TUNING_RATE = 1e-5
@@ -119,7 +119,7 @@ class Hkdsr(PlainMethod):
                     f"hkdsr makes images of the outputs of blocks, and {tap} is none: use body[k] or rel(p)"
                 )
 
-    def compares(self, teacher: Network | None, student: Network) -> list[Compared]:
+    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
         """Return the blocks whose images are compared; the final image needs no feature."""
         student_taps = resolve_taps(self.name, "student", student, self.student_taps)
         teacher_taps = resolve_taps(self.name, "teacher", require_network(teacher), self.teacher_taps)
@@ -127,7 +127,7 @@ class Hkdsr(PlainMethod):
             shell = build(student.spec)
         last = resolve_tap(student, "rel(1)")
         return [
-            Compared("bands", tap, teacher_tap, partial(self._bytes_of, shell, tap == last))
+            FeaturePair("bands", tap, teacher_tap, partial(self._bytes_of, shell, tap == last))
             for tap, teacher_tap in zip(student_taps, teacher_taps, strict=True)
         ]
 

@@ -41,7 +41,7 @@ CHUNK_BYTES = 2**20
 
 TEACHER_BLOCKS = "the teacher's own first blocks"
 
-Choice: TypeAlias = Literal["auto", "vgg19", "teacher"]
+PhiChoice: TypeAlias = Literal["auto", "vgg19", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class UsesPerceptualNet(PlainMethod):
     """A method with φ as `step.helpers[self.name]["phi"]`: frozen, built at each start, not saved."""
 
     phi: Annotated[
-        Choice, Field(description="VGG-19 or the teacher's first blocks; auto: VGG-19 where it is available")
+        PhiChoice, Field(description="VGG-19 or the teacher's first blocks; auto: VGG-19 where it is available")
     ] = "auto"
-    resolved: Resolved | None = None
+    phi_source: PhiSource | None = None
     """The φ of the run; `bind_phi` sets it."""
     name: str = ""
 
     @property
     def uses_teacher_blocks(self) -> bool:
-        return self.phi == "teacher" if self.resolved is None else self.resolved.kind == "teacher"
+        return self.phi == "teacher" if self.phi_source is None else self.phi_source.kind == "teacher"
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
         if self.uses_teacher_blocks and teacher is not None:
@@ -67,9 +67,9 @@ class UsesPerceptualNet(PlainMethod):
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Build φ; `teacher` is the one that was loaded, also where a copy of it is trained."""
-        if self.resolved is None and self.phi != "teacher":
+        if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
-        return nn.ModuleDict({"phi": (self.resolved or resolve_phi("teacher")).build(teacher)})
+        return nn.ModuleDict({"phi": (self.phi_source or resolve_phi("teacher")).build(teacher)})
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ContrastsThroughPhi(UsesPerceptualNet):
 
 def find_phi(
     methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = no_progress
-) -> Resolved | None:
+) -> PhiSource | None:
     """Return the one φ of these methods, or None where none uses it; `weights` is the file of `--phi-weights`."""
     users = [method for method in methods if isinstance(method, UsesPerceptualNet)]
     if not users:
@@ -104,24 +104,24 @@ def find_phi(
             names = ", ".join(method.name for method in methods)
             raise UsageError(f"--phi-weights {weights}: {names} does not use VGG-19; leave it out")
         return None
-    choices: dict[Choice, str] = {method.phi: method.name for method in users if method.phi != "auto"}
+    choices: dict[PhiChoice, str] = {method.phi: method.name for method in users if method.phi != "auto"}
     if len(choices) > 1:
         text = " and ".join(f"{phi} in {name}" for phi, name in choices.items())
         raise UsageError(f"phi is {text}: a run has one, --set phi=vgg19 or --set phi=teacher")
-    choice: Choice = next(iter(choices)) if choices else "auto"
+    choice: PhiChoice = next(iter(choices)) if choices else "auto"
     return resolve_phi(choice, weights, download=download, progress=progress)
 
 
-def bind_phi(methods: Sequence[Method], resolved: Resolved | None) -> tuple[Method, ...]:
+def bind_phi(methods: Sequence[Method], source: PhiSource | None) -> tuple[Method, ...]:
     """Return the methods with the φ of the run."""
     return tuple(
-        dataclasses.replace(method, resolved=resolved) if isinstance(method, UsesPerceptualNet) else method
+        dataclasses.replace(method, phi_source=source) if isinstance(method, UsesPerceptualNet) else method
         for method in methods
     )
 
 
 @dataclass(frozen=True)
-class Resolved:
+class PhiSource:
     """The φ of a run, for its first line, run.json and the report; `how` describes it in words."""
 
     kind: Literal["vgg19", "teacher"]
@@ -129,7 +129,7 @@ class Resolved:
     path: Path | None = None
     sha256: str = ""
 
-    def owned_by(self, owner: str) -> Resolved:
+    def with_owner(self, owner: str) -> PhiSource:
         """Return the same φ with `owner` as the model whose first blocks it is, in place of the teacher."""
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
@@ -155,8 +155,8 @@ class _Response:
 
 
 def resolve_phi(
-    choice: Choice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
-) -> Resolved:
+    choice: PhiChoice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
+) -> PhiSource:
     """Choose φ; one process of a run calls this and shares the result.
 
     Without `download` nothing is fetched: the result names what would be, for runs that only count.
@@ -164,27 +164,27 @@ def resolve_phi(
     if weights is not None:
         if choice == "teacher":
             raise UsageError("phi=teacher uses no file: leave out --phi-weights or phi=teacher")
-        return Resolved("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
+        return PhiSource("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
     if choice == "teacher":
-        return Resolved("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")
+        return PhiSource("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")
     cached = hub_cache()
     reason = ""
     if not _is_vgg19_file(cached):
         if not download:
             otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
-            return Resolved("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
+            return PhiSource("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
         try:
             fetch(URL, cached, SHA256, progress=progress)
         except SrkdError as error:
             reason = str(error)
     if not reason:
-        return Resolved("vgg19", f"VGG-19 from {cached}", cached, SHA256)
+        return PhiSource("vgg19", f"VGG-19 from {cached}", cached, SHA256)
     if choice == "vgg19":
         raise SrkdError(
             f"VGG-19 is needed and not available ({reason}): download {URL} elsewhere and give --phi-weights FILE, or "
             f"put it at {cached}"
         )
-    return Resolved("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
+    return PhiSource("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
 
 
 def hub_cache() -> Path:

@@ -36,8 +36,8 @@ from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import preset_names, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, recipe_label
-from recipes.features import tap_lines
-from recipes.phi import Resolved, UsesPerceptualNet, bind_phi, find_phi
+from recipes.features import describe_taps
+from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
 from srkd.compress_options import CompressOptions, path_of
 from srkd.console import json_value
 
@@ -84,7 +84,7 @@ class RunNetworks:
         return _needs_teacher(self.methods, self.options)
 
     @property
-    def phi(self) -> Resolved | None:
+    def phi(self) -> PhiSource | None:
         """The network that contrastive methods compare features of."""
         return phi_of(self.methods)
 
@@ -119,7 +119,7 @@ class RunNetworks:
         options: CompressOptions,
         context: Context,
         preset: Preset,
-        phi: Resolved | None,
+        phi: PhiSource | None,
         shared: RunConfig | None,
     ) -> RunNetworks:
         methods = bind_phi(preset.build_methods(), phi)
@@ -140,7 +140,7 @@ class RunNetworks:
                 require_inside(start, method.name, has_labels=options.lr_only is None)
         rank, rule = context.processes.rank, preset.schedule
         batch = len(rank.share(rule.batch))
-        for line in tap_lines(
+        for line in describe_taps(
             methods, network, student, batch=batch, lr_patch=rule.lr_patch, processes=rank.world_size
         ):
             context.note(line)
@@ -237,18 +237,20 @@ def _needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
     return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
 
 
-def choose_phi(preset: Preset, options: CompressOptions, context: Context, *, download: bool = True) -> Resolved | None:
+def choose_phi(
+    preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
+) -> PhiSource | None:
     """Find φ and announce it; None for a recipe without. The leading process finds (and downloads) it for all."""
     processes = context.processes
 
-    def find() -> Resolved | None:
+    def find() -> PhiSource | None:
         if not processes.is_leader:
             return None
         weights = path_of(options.phi_weights)
         phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
         if phi is None:
             return None
-        phi = phi.owned_by(EMBEDDED) if options.teacher is None else phi
+        phi = phi.with_owner(EMBEDDED) if options.teacher is None else phi
         context.note(f"phi: {phi.how}")
         return phi
 
@@ -256,16 +258,16 @@ def choose_phi(preset: Preset, options: CompressOptions, context: Context, *, do
     return processes.broadcast((processes.run_on_all(find),))[0]
 
 
-def phi_of(methods: Sequence[Method]) -> Resolved | None:
+def phi_of(methods: Sequence[Method]) -> PhiSource | None:
     """Return the φ that the methods were bound to."""
-    return next((method.resolved for method in methods if isinstance(method, UsesPerceptualNet)), None)
+    return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
 
 
-def read_phi(facts: Mapping[str, Any]) -> Resolved | None:
+def read_phi(facts: Mapping[str, Any]) -> PhiSource | None:
     """Return the φ that a run began with: continued, it uses the same, whatever has become of the cache since."""
     values = facts.get("phi")
     try:
-        return None if values is None else Resolved(**{**values, "path": values["path"] and Path(values["path"])})
+        return None if values is None else PhiSource(**{**values, "path": values["path"] and Path(values["path"])})
     except (KeyError, TypeError) as error:
         raise SrkdError(f"run.json does not say which phi the run uses ({error})") from error
 
@@ -276,7 +278,7 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
     if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
         return tuple(methods)
     note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
-    return bind_phi(methods, phi.owned_by(EMBEDDED))
+    return bind_phi(methods, phi.with_owner(EMBEDDED))
 
 
 # The teacher.

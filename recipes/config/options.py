@@ -25,7 +25,7 @@ FIXED = (
     "updates",
     "smallest_batch",
     "segments",
-    "resolved",
+    "phi_source",
 )
 """Fields of a method that are facts about it, not options."""
 

@@ -25,7 +25,7 @@ from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.facd import FACD, contrast
 from recipes.fakd import FAKD
-from recipes.features import PairedForward, tap_lines
+from recipes.features import PairedForward, describe_taps
 from recipes.gating import HORIZON, RunningSpread
 from recipes.lfd import LFD
 from recipes.terms.affinity import affinity
@@ -102,7 +102,7 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
     student, teacher = net(STUDENT), net(TEACHER)
 
     def lines(**options: object) -> list[str]:
-        return tap_lines([make_method(method.name, options)], teacher, student, batch=2, lr_patch=8)
+        return describe_taps([make_method(method.name, options)], teacher, student, batch=2, lr_patch=8)
 
     with pytest.raises(UsageError, match=r"taps of the student: .*'bdy\[1\]'; did you mean 'body\[1\]'"):
         lines(taps=["bdy[1]"], teacher_taps=["head"])
@@ -111,7 +111,7 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
     with pytest.raises(UsageError, match=r"3 taps of the student .* and 1 of the teacher .*as many teacher_taps"):
         lines(teacher_taps=["head"])
     with pytest.raises(SrkdError, match="a network that srkd can build"):
-        tap_lines([method], None, student, batch=2, lr_patch=8)
+        describe_taps([method], None, student, batch=2, lr_patch=8)
 
 
 @named
@@ -132,7 +132,7 @@ def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) 
 
 @named
 def test_each_pair_is_told_with_its_shapes_and_memory(method: Feature) -> None:
-    lines = tap_lines([method], net(TEACHER), net(STUDENT), batch=16, lr_patch=48)
+    lines = describe_taps([method], net(TEACHER), net(STUDENT), batch=16, lr_patch=48)
     assert len(lines) == 3
     sides = "student body[0] 16x4x48x48 with teacher body[0] 16x8x48x48"
     assert lines[1].startswith(f"{method.name}: {method.term} of {sides}, about ")

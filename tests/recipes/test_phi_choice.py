@@ -12,7 +12,7 @@ import torch
 
 import recipes.phi
 from compressor.base.errors import SrkdError, UsageError
-from recipes.phi import SHA256, Resolved, hub_cache, resolve_phi
+from recipes.phi import SHA256, PhiSource, hub_cache, resolve_phi
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from tests.recipes.test_terms_phi import SMALL_TEACHERS, small_teacher
 
@@ -136,4 +136,4 @@ def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch
 
 def test_the_file_is_torchvisions() -> None:
     assert SHA256 in recipes.phi.URL
-    assert isinstance(Resolved("teacher", "x").build(small_teacher(SMALL_TEACHERS[6])), TeacherPhi)
+    assert isinstance(PhiSource("teacher", "x").build(small_teacher(SMALL_TEACHERS[6])), TeacherPhi)

@@ -16,7 +16,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from recipes.config.options import make_method
 from recipes.ds import DeepSupervision, auxiliary_head
-from recipes.features import tap_lines
+from recipes.features import describe_taps
 from recipes.hkdsr import Hkdsr
 from recipes.terms.hkdsr import fusion_gate
 from srkd.compression import compress
@@ -27,7 +27,7 @@ MASTER = EDSRSpec(scale=2, width=8, depth=6)
 
 
 def lines(method: str, *, batch: int = 2, side: int = 8, **options: Any) -> list[str]:
-    return tap_lines([make_method(method, options)], build(MASTER), build(DEEPER), batch=batch, lr_patch=side)
+    return describe_taps([make_method(method, options)], build(MASTER), build(DEEPER), batch=batch, lr_patch=side)
 
 
 def megabytes(line: str) -> float:
@@ -67,7 +67,7 @@ def test_wrong_taps_are_told_with_their_side_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         chosen.fit(build(MASTER), build(DEEPER))
     with pytest.raises(UsageError, match=message):
-        chosen.compares(build(MASTER), build(DEEPER))
+        chosen.feature_pairs(build(MASTER), build(DEEPER))
 
 
 def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
 def within(student: Network, method: Any, feature: torch.Tensor) -> int:
     """Bytes that are told of the first of the method's features."""
     shape = tuple(feature.shape)
-    told: int = method.compares(student, student)[0].bytes_of(shape, shape, 1)
+    told: int = method.feature_pairs(student, student)[0].bytes_of(shape, shape, 1)
     return told
