@@ -19,7 +19,7 @@ from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.models.cost import OnMeta
+from compressor.models.meta_device import MetaDevice
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
@@ -139,7 +139,7 @@ def _state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
     return State(networks, modules, nothing, nothing, role=stage.role)
 
 
-class _Living(OnMeta):  # type: ignore[no-untyped-call]
+class _Living(MetaDevice):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that are alive, and the most there were."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Living(OnMeta):  # type: ignore[no-untyped-call]
         self.bytes = self.most = 0
         self._known: set[int] = set()
 
-    def ran(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+    def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor.untyped_storage())

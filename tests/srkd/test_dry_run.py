@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import compressor.models.cost
+import compressor.models.meta_device
 from compressor.base.errors import SrkdError
-from compressor.models.cost import _pass
+from compressor.models.cost import count_operations
 from compressor.models.networks.base import Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -76,7 +76,7 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
     root = f"{type(network).__name__}."
     counts = {name.removeprefix(root): sum(by.values()) // 2 for name, by in counter.get_flop_counts().items()}
     theirs = {name: macs for name, macs in counts.items() if macs and name not in ("Global", root[:-1])}
-    ours = _pass(SMALL[name], (14, 18)).macs
+    ours = count_operations(SMALL[name], (14, 18)).macs
     assert ours.pop("") == counter.get_total_flops() // 2
     assert {name: macs for name, macs in ours.items() if macs} == theirs
 
@@ -84,7 +84,7 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_our_shapes_are_those_of_torchs_kernels(name, monkeypatch):
     quick = of("logits", SMALL[name], SMALL[name])
-    monkeypatch.setattr(compressor.models.cost, "shape_only", lambda function, arguments: None)
+    monkeypatch.setattr(compressor.models.meta_device, "infer_shape", lambda function, arguments: None)
     assert of("logits", SMALL[name], SMALL[name]) == quick
 
 
