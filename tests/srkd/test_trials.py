@@ -181,14 +181,14 @@ def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monk
 
 
 def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatch) -> None:
-    stepped = RunEvents.stepped
+    on_step = RunEvents.on_step
 
     def interrupted(self: RunEvents, done: int, rate: float, losses: object) -> None:
-        stepped(self, done, rate, losses)  # type: ignore[arg-type]
+        on_step(self, done, rate, losses)  # type: ignore[arg-type]
         if self.folder.path.name == "scratch-seed10" and done == 2:
-            self.processes.stop_request.received = True
+            self.context.processes.stop_request.received = True
 
-    monkeypatch.setattr(RunEvents, "stepped", interrupted)
+    monkeypatch.setattr(RunEvents, "on_step", interrupted)
     with pytest.raises(Interrupted) as caught:
         compressed(ground, tmp_path / "run", with_baseline=True)
     told = str(caught.value)
@@ -203,7 +203,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
 
     def interrupted(self: RunEvents, done: int, state: State) -> None:
         validate(self, done, state)
-        self.processes.stop_request.received = done == 4
+        self.context.processes.stop_request.received = done == 4
 
     monkeypatch.setattr(RunEvents, "validate", interrupted)
     with pytest.raises(Interrupted, match="interrupted after run 1 of 3; continue with"):
