@@ -28,7 +28,7 @@ EPILOG = """Examples:
   srkd demo
   srkd demo student.onnx --host 0.0.0.0
   srkd demo runs/first --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
-  srkd demo runs/first student.int8.onnx --build site
+  srkd demo runs/first other.onnx --build site
 """
 
 
