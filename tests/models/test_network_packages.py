@@ -144,7 +144,7 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in docs/networks.md and perhaps golden outputs, that makes at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
-    parts = {"compressor.models.networks.edsr": {"export/trt_selftest.py", "recipes/terms/heads.py"}}
+    parts = {"compressor.models.networks.edsr": {"export/trt_selftest.py", "recipes/ds.py"}}
     """Files that build a small network, or use its residual block."""
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)

@@ -34,8 +34,8 @@ from recipes.phi import bind_phi, resolve_phi
 from recipes.scratch import Scratch
 from recipes.terms.ratio import bicubic_negatives
 from srkd.compression import compress
-from tests.recipes.test_composition import Any as OfKind
 from tests.support.foreign_models import save_onnx, twin
+from tests.support.method_runs import StubMethod
 from tests.training.test_stages import Saving
 from tests.training.test_training import Recorder, network, smooth_patch, stage
 
@@ -171,7 +171,7 @@ def test_it_resumes_to_the_bit_while_it_is_calibrated(tmp_path: Path) -> None:
 
 def test_what_it_goes_with_and_what_it_refuses() -> None:
     for kind, goes in (("output", True), ("feature", True), ("joint", False), ("heads", False)):
-        assert (refusals([clsd(), OfKind("other", kind)]) == []) is goes  # type: ignore[arg-type]
+        assert (refusals([clsd(), StubMethod("other", kind)]) == []) is goes  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no tap"):
         clsd(taps=("body[9]",)).fit(None, student())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
@@ -18,14 +18,14 @@ from compressor.models.networks.registry import build
 from compressor.models.students import student_of_spec
 from compressor.training.calibration import Calibrated
 from compressor.training.loop import Trainer
-from compressor.training.method import Method, PlainMethod, fit_methods
+from compressor.training.method import Method, fit_methods
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, Kind, disagreements, refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.scratch import Scratch
-from tests.support.method_runs import Waves
+from tests.support.method_runs import StubMethod, Waves
 from tests.support.methods_table import ROWS, Row
 from tests.training.test_guard import same
 from tests.training.test_stages import Saving
@@ -53,38 +53,31 @@ EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Any(PlainMethod):
-    name: str
-    kind: Kind
-    weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
-
-
 @pytest.mark.parametrize(("first", "second"), ALLOWED)
 def test_what_goes_together(first: Kind, second: Kind) -> None:
-    assert refusals([Any("a", first), Any("b", second)]) == []
+    assert refusals([StubMethod("a", first), StubMethod("b", second)]) == []
 
 
 @pytest.mark.parametrize(("first", "second"), EXCLUSIVE)
 def test_what_does_not_is_refused_by_name_with_the_reason(first: Kind, second: Kind) -> None:
-    (line,) = refusals([Any("left", first), Any("right", second)])
+    (line,) = refusals([StubMethod("left", first), StubMethod("right", second)])
     assert line.startswith("left and right do not go together: ") and len(line) > 60
 
 
 def test_the_pixel_loss_goes_with_everything_and_only_known_kinds_are_in_the_table() -> None:
     kinds = get_args(Kind)
-    assert all(not refusals([Any("a", "pixel"), Any("b", kind)]) for kind in kinds)
+    assert all(not refusals([StubMethod("a", "pixel"), StubMethod("b", kind)]) for kind in kinds)
     assert {kind for pair in REFUSED for kind in pair} <= set(kinds)
-    three = [Any("a", "joint"), Any("b", "output"), Any("c", "feature")]
+    three = [StubMethod("a", "joint"), StubMethod("b", "output"), StubMethod("c", "feature")]
     assert len(refusals(three)) == sum(frozenset({a.kind, b.kind}) in REFUSED for a, b in combinations(three, 2))
 
 
 def test_shared_terms_must_agree_or_be_told() -> None:
-    methods = [Any("a", "pixel"), Any("b", "data", weights={"pixel": 5.0, "zoom": 1.0})]
+    methods = [StubMethod("a", "pixel"), StubMethod("b", "data", weights={"pixel": 5.0, "zoom": 1.0})]
     (line,) = disagreements(methods, {})
     assert "pixel is weighed 1 in a and weighed 5 in b" in line and line.endswith("weights.pixel=5")
     assert disagreements(methods, {"pixel": 5.0}) == []
-    found = [Any("a", "pixel", weights={"far": Calibrated(0.2)}), Any("b", "data", weights={"far": 3.0})]
+    found = [StubMethod("a", "pixel", weights={"far": Calibrated(0.2)}), StubMethod("b", "data", weights={"far": 3.0})]
     (line,) = disagreements(found, {})
     assert "calibrated to 0.2 of pixel in a and weighed 3 in b" in line and line.endswith("weights.far=3")
 
@@ -118,7 +111,7 @@ def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
 
 
 @dataclass(frozen=True)
-class Darker(Any):
+class Darker(StubMethod):
     """What it calls `pixel` is another quantity."""
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:

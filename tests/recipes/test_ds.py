@@ -29,7 +29,7 @@ from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
 from recipes.scratch import Scratch
-from tests.recipes.test_composition import Any as OfKind
+from tests.support.method_runs import StubMethod
 from tests.training.test_stages import Saving
 from tests.training.test_training import Recorder, network, smooth_patch, stage
 
@@ -152,7 +152,7 @@ def test_taps_are_options_and_are_checked_before_training() -> None:
 
 def test_what_it_goes_with() -> None:
     for kind, goes in (("output", True), ("feature", True), ("data", True), ("joint", False), ("heads", False)):
-        assert (refusals([DeepSupervision(), OfKind("other", kind)]) == []) is goes  # type: ignore[arg-type]
+        assert (refusals([DeepSupervision(), StubMethod("other", kind)]) == []) is goes  # type: ignore[arg-type]
 
 
 def test_presets_are_clsds_schedule_and_a_tenth_of_it() -> None:

@@ -36,7 +36,7 @@ from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr, Tuning
 from recipes.logits import Logits
 from srkd.config import views_to_cache
-from tests.recipes.test_composition import Any as OfKind
+from tests.support.method_runs import StubMethod
 from tests.training.test_stages import Saving
 from tests.training.test_training import OnePatch, Recorder, smooth_patch
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
         with pytest.raises(UsageError, match=wrong):
             Hkdsr(teacher_taps=(tap,), student_taps=("rel(1)",)).fit(build(EDSR), build(EDSR))
     Hkdsr().fit(build(PAIRS[1][0]), build(PAIRS[2][0]))
-    assert "do not go together" in refusals([Hkdsr(), OfKind("csd", "joint")])[0]
+    assert "do not go together" in refusals([Hkdsr(), StubMethod("csd", "joint")])[0]
     assert refusals([Hkdsr(), Logits()]) == []
 
 

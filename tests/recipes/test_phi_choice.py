@@ -12,9 +12,10 @@ import torch
 
 import recipes.phi
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.registry import build
 from recipes.phi import SHA256, PhiSource, hub_cache, resolve_phi
 from recipes.terms.perceptual import VGG19, TeacherPhi
-from tests.recipes.test_terms_phi import SMALL_TEACHERS, small_teacher
+from tests.support.networks import tiny
 
 
 class Server:
@@ -55,7 +56,7 @@ def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
     found = resolve_phi()
     assert found.kind == "teacher"
     assert "no route to host" in found.how
-    assert isinstance(found.build(small_teacher(SMALL_TEACHERS[0])), TeacherPhi)
+    assert isinstance(found.build(build(tiny("edsr", 2))), TeacherPhi)
     with pytest.raises(SrkdError, match="--phi-weights FILE"):
         found.build(None)
     with pytest.raises(SrkdError, match=r"--phi-weights FILE, or put it at .*vgg19-dcbb9e9d\.pth"):
@@ -136,4 +137,4 @@ def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch
 
 def test_the_file_is_torchvisions() -> None:
     assert SHA256 in recipes.phi.URL
-    assert isinstance(PhiSource("teacher", "x").build(small_teacher(SMALL_TEACHERS[6])), TeacherPhi)
+    assert isinstance(PhiSource("teacher", "x").build(build(tiny("compact", 2))), TeacherPhi)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from compressor.models.cost import cost
-from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.taps import read_taps
 from recipes.ds import auxiliary_head
+from tests.support.networks import tiny
 from tests.support.tensors import noise
 
-STUDENTS = (
-    {"arch": "edsr", "scale": 3, "width": 64, "depth": 3},
-    {"arch": "edsr", "scale": 2, "width": 16, "depth": 3},
-    {"arch": "rcan", "scale": 2, "width": 16, "groups": 3, "depth": 1, "hidden": 2},
-    {"arch": "carn", "scale": 2, "width": 8},
-    {"arch": "swinir", "scale": 2, "width": 12, "depths": [1, 1, 1], "heads": [2, 2, 2], "window": 4},
-    {"arch": "compact", "scale": 2, "width": 8, "depth": 3},
-    {"arch": "compact", "scale": 2, "width": 8, "depth": 3, "channels": 1},
-)
+FULL, NARROW = EDSRSpec(scale=3, width=64, depth=3), EDSRSpec(scale=2, width=16, depth=3)
+STUDENTS = (FULL, NARROW, *(tiny(arch, 2) for arch in NETWORKS), replace(tiny("compact", 2), channels=1))
 
 
-@pytest.mark.parametrize("fields", STUDENTS, ids=lambda fields: f"{fields['arch']}-{fields['width']}")
-def test_a_head_makes_an_image_and_leaves_the_student_alone(fields: dict[str, object]) -> None:
-    student = build(spec_from_dict(fields), seed=0)
+@pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: f"{spec.arch}-{spec.width}-{getattr(spec, 'channels', 3)}")
+def test_a_head_makes_an_image_and_leaves_the_student_alone(spec: Spec) -> None:
+    student = build(spec, seed=0)
     counted = cost(student).params
     lr = torch.rand(2, student.descriptor.channels, 6, 7)
     with torch.no_grad():
@@ -47,12 +45,12 @@ def test_a_head_makes_an_image_and_leaves_the_student_alone(fields: dict[str, ob
 
 
 def test_a_head_is_five_blocks_of_64_channels_around_the_students_own_range() -> None:
-    student = build(spec_from_dict(STUDENTS[0]), seed=0)
+    student = build(FULL, seed=0)
     head = auxiliary_head(student, seed=1)
     blocks, conv = 5 * 2 * (9 * 64 * 64 + 64), 9 * 64 * 64 + 64
     upsampler, tail = 9 * 64 * 576 + 576, 9 * 64 * 3 + 3
     assert sum(p.numel() for p in head.parameters()) == blocks + conv + upsampler + tail
-    projected = auxiliary_head(build(spec_from_dict(STUDENTS[1]), seed=0), seed=1)
+    projected = auxiliary_head(build(NARROW, seed=0), seed=1)
     assert projected.feature_entry.weight.shape == (64, 16, 1, 1)
     with torch.no_grad():
         head.tail.weight.zero_()
@@ -65,7 +63,7 @@ def test_a_head_is_five_blocks_of_64_channels_around_the_students_own_range() ->
 
 
 def test_a_head_adds_the_shallow_feature_before_its_upsampler() -> None:
-    student = build(spec_from_dict(STUDENTS[0]), seed=0)
+    student = build(FULL, seed=0)
     head = auxiliary_head(student, seed=1)
     deep, shallow = noise(1, 64, 4, 4), noise(1, 64, 4, 4, seed=1)
     x = deep

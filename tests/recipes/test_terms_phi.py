@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.cost import cost, layer_costs
-from compressor.models.networks.base import Network
-from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.base import Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
 from compressor.models.taps import read_taps
 from recipes.terms.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
 from recipes.terms.ratio import (
@@ -23,17 +24,12 @@ from recipes.terms.ratio import (
     negative_indices,
     sample_distances,
 )
+from tests.support.networks import label, tiny
 from tests.support.tensors import close, golden, gradient_of, noise
 
-SMALL_TEACHERS = (
-    {"arch": "edsr", "scale": 2, "width": 8, "depth": 7},
-    {"arch": "edsr", "scale": 2, "width": 8, "depth": 2, "mean_shift": "file"},
-    {"arch": "rcan", "scale": 2, "width": 8, "groups": 3, "depth": 2, "hidden": 2},
-    {"arch": "carn", "scale": 2, "width": 8},
-    {"arch": "carn_m", "scale": 2, "width": 8},
-    {"arch": "swinir", "scale": 2, "width": 12, "depths": [2, 2], "heads": [2, 2], "window": 4},
-    {"arch": "compact", "scale": 2, "width": 8, "depth": 3},
-)
+DEEP = EDSRSpec(scale=2, width=8, depth=7)
+SHIFTED = EDSRSpec(scale=2, width=8, depth=2, mean_shift="file")
+TEACHERS = (DEEP, SHIFTED, *(tiny(arch, 2) for arch in NETWORKS))
 
 
 # The ratio
@@ -210,7 +206,7 @@ def test_vgg19_loads_the_whole_file_and_refuses_others(vgg: VGG19, tmp_path: Pat
     torch.save(whole, tmp_path / "vgg19.pth")
     before = torch.random.get_rng_state()
     loaded = load_vgg19(tmp_path / "vgg19.pth")
-    TeacherPhi(small_teacher(SMALL_TEACHERS[0]))
+    TeacherPhi(build(DEEP, seed=0))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value, whole[name]) for name, value in loaded.state_dict().items())
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -227,13 +223,9 @@ def test_vgg19_loads_the_whole_file_and_refuses_others(vgg: VGG19, tmp_path: Pat
 # The teacher's first blocks
 
 
-def small_teacher(fields: dict[str, object]) -> Network:
-    return build(spec_from_dict(fields), seed=0)
-
-
-@pytest.mark.parametrize("fields", SMALL_TEACHERS, ids=lambda fields: str(fields["arch"]))
-def test_teacher_phi_is_the_first_blocks_and_nothing_else(fields: dict[str, object]) -> None:
-    teacher = small_teacher(fields)
+@pytest.mark.parametrize("spec", TEACHERS, ids=label)
+def test_teacher_phi_is_the_first_blocks_and_nothing_else(spec: Spec) -> None:
+    teacher = build(spec, seed=0)
     phi = TeacherPhi(teacher)
     blocks = [tap for tap in teacher.taps if tap.startswith("body[")]
     assert phi.levels == min(5, len(blocks))
@@ -255,7 +247,7 @@ def test_teacher_phi_is_the_first_blocks_and_nothing_else(fields: dict[str, obje
 
 
 def test_teacher_phi_is_a_frozen_copy() -> None:
-    teacher = small_teacher(SMALL_TEACHERS[0]).train().requires_grad_(True)
+    teacher = build(DEEP, seed=0).train().requires_grad_(True)
     for parameter in teacher.parameters():
         parameter.grad = torch.ones_like(parameter)
     phi = TeacherPhi(teacher)
@@ -285,14 +277,14 @@ def test_teacher_phi_costs_no_more_than_vgg19() -> None:
 
 
 def test_teacher_phi_is_counted_as_cost_counts() -> None:
-    spec = spec_from_dict(SMALL_TEACHERS[5])
+    spec = tiny("swinir", 2)
     plan = plan_teacher_phi(spec)
     kept = sum(row.macs for row in layer_costs(spec, (192, 192)) if row.name == "head" or row.name.startswith("groups"))
     assert plan.macs[-1] == kept < cost(spec, (192, 192)).macs
 
 
 def test_ratio_through_the_teachers_blocks_is_zero_at_the_teacher() -> None:
-    phi = TeacherPhi(small_teacher(SMALL_TEACHERS[1]))
+    phi = TeacherPhi(build(SHIFTED, seed=0))
     images, far = torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8)
     negatives = [level.detach() for level in phi(far)]
     assert contrast_ratio(phi(images), phi(images), negatives) == 0

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from compressor.training.distributed import open_processes
 from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
-from compressor.training.method import Method, fit_methods
+from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods
 from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State, follow_leader
+from compressor.training.step import Step
+from recipes.composition import Kind
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from tests.support.methods_table import ROWS, Row
@@ -117,6 +119,18 @@ class Pair:
         waves = Waves(self.student.descriptor.scale, processes.rank.share(BATCH), still)
         Trainer(self.stages, state, waves, self.teacher, curve, seed=3, context=Context(processes=processes)).run()
         return curve.losses
+
+
+@dataclass(frozen=True)
+class StubMethod(PlainMethod):
+    """A method of a kind, for tests of what goes together; it has no terms."""
+
+    name: str
+    kind: Kind
+    weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
 
 
 def numbers(state: State) -> dict[str, torch.Tensor]:
