@@ -136,7 +136,7 @@ BREAKS = (
     ),
     Break(
         "order of strength",
-        "compressor/models/students.py",
+        "compressor/models/unit_order.py",
         "descending=True",
         "descending=False",
         ("models/test_select.py",),

@@ -22,7 +22,6 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV_FLICKR_MEAN
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
-from compressor.models.students import network_sha256
 from compressor.teachers.teacher import load_teacher
 from srkd.cli import run
 from tests.support.foreign_models import Rounding, save_torchscript
@@ -51,11 +50,11 @@ def fitted(spec: Spec, bend: float = 0.05, offset: float = 0.0) -> Network:
 
 def test_a_fair_teacher_passes_and_nothing_is_suggested() -> None:
     network = fitted(EDSRSpec(2, 8, 2))
-    before = network_sha256(network)
+    before = network.fingerprint()
     found = check_teacher(network)
     assert found.to_bicubic > EXPECTED_DB and not found.suspicious
     assert dict(found.suggestion) == {} and found.with_suggestion is None
-    assert network_sha256(network) == before and all(p.requires_grad for p in network.parameters())
+    assert network.fingerprint() == before and all(p.requires_grad for p in network.parameters())
     assert found.bicubic_to_original > found.to_original  # it only repeats pixels
     assert "worse than bicubic against the original" in found.lines()[-1]
 

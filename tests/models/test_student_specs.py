@@ -82,8 +82,8 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        (EDSRSpec(width=46), "46 channels are no multiple of 8; on most hardware 40 or 48"),
-        (CompactSpec(width=5), "5 channels are no multiple of 8; on most hardware 8 run"),
+        (EDSRSpec(width=46), "46 channels are not a multiple of 8; on most hardware 40 or 48"),
+        (CompactSpec(width=5), "5 channels are not a multiple of 8; on most hardware 8 run"),
         (SwinIRSpec(width=60), "60 channels"),
         (RCANSpec(width=40), None),
     ],
@@ -99,7 +99,7 @@ def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | Non
         ("edrs:width=3", "did you mean 'edsr'"),
         ("edsr:widht=3", "did you mean 'width'"),
         ("edsr:width", "not of the form field=value"),
-        ("edsr:width=3,width=4", "given twice"),
+        ("edsr:width=3,width=4", "width appears twice"),
         ("edsr:width=3.5", "width='3.5' is not int"),
         ("edsr:width=0", "outside 1..65536"),
         ("edsr:mean=0.1/0.2", "is not tuple"),

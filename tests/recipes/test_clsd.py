@@ -18,7 +18,6 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import network_sha256
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
 from compressor.training.loop import Trainer
@@ -94,12 +93,12 @@ def test_without_contrast_it_is_ds_to_the_bit_and_with_it_it_is_not() -> None:
     state = State.fresh(student(), None, stage([DeepSupervision()], steps=3), seed=5)
     start = state.modules["ds"]
     ds, still, moved = (trained(method, start) for method in (DeepSupervision(), clsd(lam=0.0), clsd(lam=0.5)))
-    assert network_sha256(ds.student) == network_sha256(still.student) != network_sha256(moved.student)
+    assert ds.student.fingerprint() == still.student.fingerprint() != moved.student.fingerprint()
 
 
 def test_without_any_weight_it_is_scratch_to_the_bit() -> None:
     still, scratch = trained(clsd(lam=0.0, head_weight=0.0)), trained(Scratch())
-    assert network_sha256(still.student) == network_sha256(scratch.student)
+    assert still.student.fingerprint() == scratch.student.fingerprint()
 
 
 @pytest.mark.parametrize("term", ["heads", "heads_contrast"])
@@ -165,7 +164,7 @@ def test_it_resumes_to_the_bit_while_it_is_calibrated(tmp_path: Path) -> None:
     resumed = State.fresh(student(), teacher, one, seed=9)
     resumed.load(tmp_path / "state.pt", [one], teacher)
     Trainer([one], resumed, smooth_patch(6), teacher, Recorder(), seed=0).run()
-    assert network_sha256(resumed.student) == network_sha256(straight.student)
+    assert resumed.student.fingerprint() == straight.student.fingerprint()
     assert resumed.calibration == straight.calibration
 
 

@@ -21,7 +21,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import StudentView, network_sha256
+from compressor.models.students import StudentView
 from compressor.models.taps import read_taps
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import Batched, footprint
@@ -243,7 +243,7 @@ def test_the_teachers_copy_is_tuned_first_and_teaches_then() -> None:
     assert [(one.role, one.schedule.steps) for one in both] == [("teacher", 2), ("student", 6)]
     assert both[0].schedule.at(0) == both[0].schedule.at(1) == 1e-5
     state, teacher = run(both, smooth_patch(), recorder)
-    assert network_sha256(teacher) == network_sha256(build(EDSR, seed=1)) != network_sha256(state.networks["teacher"])
+    assert teacher.fingerprint() == build(EDSR, seed=1).fingerprint() != state.networks["teacher"].fingerprint()
     assert recorder.losses[1]["raw/outputs"] < recorder.losses[0]["raw/outputs"]
     assert set(recorder.losses[2]) == {f"{kind}/{term}" for kind in ("raw", "weighted") for term in Hkdsr().weights} | {
         "loss"

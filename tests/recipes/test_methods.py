@@ -18,7 +18,6 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import cost
 from compressor.models.networks.registry import build
-from compressor.models.students import network_sha256
 from compressor.training.method import Calibrated
 from compressor.training.networks import build_networks
 from compressor.training.state import State
@@ -102,11 +101,11 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
 @every
 def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
     pair = Pair.of(row, steps=10)
-    given = None if pair.teacher is None else network_sha256(pair.teacher)
+    given = None if pair.teacher is None else pair.teacher.fingerprint()
     # In the middle of the last stage, whatever comes before.
     straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
     losses = pair.train(straight, curve=curve)
-    assert given == (None if pair.teacher is None else network_sha256(pair.teacher))
+    assert given == (None if pair.teacher is None else pair.teacher.fingerprint())
     again = Pair.of(row, steps=10)
     resumed = again.fresh()
     resumed.load(tmp_path / "state.pt", again.stages, again.teacher)

@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, network_sha256
+from compressor.models.students import build_student
 from compressor.teachers.teacher import Teacher
 from recipes.config.reading import load_preset
 from srkd.cli import run
@@ -56,7 +56,7 @@ def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
     pupil, said = choose(width=0.5, select="l1")
     strongest = build_student(network_of(teacher), width=0.5, select="l1")
     leading = build_student(network_of(teacher), width=0.5)
-    assert network_sha256(pupil.network) == network_sha256(strongest) != network_sha256(leading)
+    assert pupil.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
     assert pupil.facts() == {"init": "inherit", "select": "l1", "init_from": None}
     assert said == []
 
@@ -82,7 +82,7 @@ def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choos
 def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -> None:
     pupil, said = choose(width=0.7)
     assert pupil.network.spec.to_dict()["width"] == 11
-    assert said == ["hint: 11 channels are no multiple of 8; on most hardware 8 or 16 run as fast or faster"]
+    assert said == ["hint: 11 channels are not a multiple of 8; on most hardware 8 or 16 run as fast or faster"]
 
 
 def test_a_width_that_the_teacher_has_is_no_hint() -> None:

@@ -17,7 +17,7 @@ from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import network_sha256, student_of_spec
+from compressor.models.students import student_of_spec
 from compressor.training.calibration import Calibrated, Calibration, calibration_steps
 from compressor.training.loop import Trainer
 from compressor.training.method import PlainMethod
@@ -62,16 +62,16 @@ def pupil(teacher: Network, width: float = 0.5) -> Network:
 
 def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     teacher = network(1)
-    one, given = joint(), network_sha256(teacher)
+    one, given = joint(), teacher.fingerprint()
     state = State.fresh(pupil(teacher), teacher, one)
     Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert network_sha256(teacher) == given, "a copy is trained, not what was loaded"
+    assert teacher.fingerprint() == given, "a copy is trained, not what was loaded"
     trained = state.networks["joint"]
-    assert network_sha256(trained) != given
+    assert trained.fingerprint() != given
     averaged = state.averaged()
     assert averaged.spec == state.student.spec
     expected = student_of_spec(state.ema.network, state.student.spec)
-    assert network_sha256(averaged) == network_sha256(expected)
+    assert averaged.fingerprint() == expected.fingerprint()
 
 
 def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_the_student():
@@ -89,7 +89,7 @@ def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
     moved = (after[weight] != before[weight]).flatten(2).any(-1)
     assert moved[:4, :4].any() and not moved[4:].any() and not moved[:, 4:].any()
-    assert network_sha256(state.student) == network_sha256(pupil(teacher)), "the student has no second copy that trains"
+    assert state.student.fingerprint() == pupil(teacher).fingerprint(), "the student has no second copy that trains"
 
 
 def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
@@ -135,7 +135,7 @@ def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
     resumed = State.fresh(pupil(teacher), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
     Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert network_sha256(resumed.trained) == network_sha256(straight.trained)
+    assert resumed.trained.fingerprint() == straight.trained.fingerprint()
 
 
 def tuned_first() -> tuple[Stage, Stage]:
@@ -146,10 +146,10 @@ def tuned_first() -> tuple[Stage, Stage]:
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     stages, teacher = tuned_first(), network(1, width=12)
-    given = network_sha256(teacher)
+    given = teacher.fingerprint()
     straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
     Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
-    assert network_sha256(teacher) == given != network_sha256(straight.networks["teacher"])
+    assert teacher.fingerprint() == given != straight.networks["teacher"].fingerprint()
     assert straight.role == "student" and straight.averaged() is straight.ema.network
     patch = smooth_patch().at(0)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import build_student, network_sha256
+from compressor.models.students import build_student
 from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
@@ -145,12 +145,12 @@ def constant_through(network: Network, shade: float, border: int = 0) -> tuple[f
 def test_an_inherited_student_learns_and_its_teacher_does_not():
     """The student is a slice of the teacher and shares nothing with it."""
     teacher = network(1, width=12).requires_grad_(False)
-    before, student = network_sha256(teacher), build_student(teacher, width=0.5)
-    start, one = network_sha256(student), stage([Inherit()], steps=10, rate=1e-3)
+    before, student = teacher.fingerprint(), build_student(teacher, width=0.5)
+    start, one = student.fingerprint(), stage([Inherit()], steps=10, rate=1e-3)
     state = State.fresh(student, teacher, one)
     Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert network_sha256(teacher) == before
-    assert network_sha256(state.student) != start
+    assert teacher.fingerprint() == before
+    assert state.student.fingerprint() != start
     for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
         assert cut.shape == weight.shape and not torch.equal(cut, weight)
 
