@@ -180,7 +180,7 @@ def conditions(folder: Path) -> str:
     rule = told["preset"]["schedule"]
     return (
         f"{rule['steps']:,} steps of {rule['batch']} patches of {rule['lr_patch']}×{rule['lr_patch']}, rate "
-        f"{rule['rate']:g} falling by a cosine, {rule['precision']}, trained on {told['data']['origin']}; "
+        f"{rule['rate']:g} with cosine decay, {rule['precision']}, trained on {told['data']['origin']}; "
         f"{cpu_model()}, {told['machine']['torch_threads']} thread(s), torch {told['machine']['torch']}. "
         "Y-PSNR in dB, mean ± sd."
     )

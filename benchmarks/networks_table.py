@@ -195,17 +195,18 @@ def page(table: Sequence[Line]) -> str:
 
 
 NOTES = f"""\
-- *Reads and writes the names of*: files of these code bases load; a network written in their names comes back bit for
-  bit. `srkd convert` does it for a file.
-- *Equals the official outputs*: the official code's images and feature maps on its own weights, images in [0,1].
-- *Counts*: parameters, MACs at 256x256 and at 1280x720 output, of the official classes.
-- *Slices*: widths {", ".join(map(str, WIDTHS))} at x2, x3 and x4 against the teacher with the dropped channels set to
-  zero, on noise and lively weights. SwinIR's LayerNorm counts every channel, so its masked teacher normalises the kept
-  ones only.
-- *ONNX*: ONNX Runtime against torch at {", ".join(f"{w}x{h}" for h, w in ODD_SIZES)}, one file for all sizes.
-- *Tiles*: a photo in tiles of {TILE} pixels against the photo at once. Networks that pool over the image or shift
-  windows see further than any overlap: their seam is measured, here with untrained weights, and `srkd upscale` tells
-  it for yours.
+- *Reads and writes the names of*: srkd loads files of these code bases, and a network written with their names
+  loads again bit for bit. `srkd convert` writes such files.
+- *Equals the official outputs*: compared with the official code's images and feature maps on its own weights,
+  images in [0,1].
+- *Counts*: parameters, and MACs at 256x256 and 1280x720 output, compared with the official classes.
+- *Slices*: widths {", ".join(map(str, WIDTHS))} at x2, x3 and x4 compared with the teacher whose removed
+  channels are set to zero, on noise and random weights that use every channel. SwinIR's LayerNorm uses every
+  channel, so its masked teacher normalises the remaining ones only.
+- *ONNX*: ONNX Runtime compared with torch at {", ".join(f"{w}x{h}" for h, w in ODD_SIZES)}, one file for all sizes.
+- *Tiles*: a photo in tiles of {TILE} pixels compared with the whole photo. Networks that pool over the image or shift
+  windows see further than any overlap: their seam is measured, here with untrained weights, and `srkd upscale` prints
+  it for your network.
 """
 
 
