@@ -48,7 +48,7 @@ from tests.support.teacher_cache_cases import (
     served,
     upright,
 )
-from tests.training.test_training import Recorder
+from tests.support.training import Recorder
 
 
 @pytest.fixture

@@ -35,8 +35,7 @@ from recipes.terms.ratio import bicubic_negatives
 from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import StubMethod
-from tests.training.test_stages import Saving
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, network, smooth_patch, stage
 
 
 def student(seed: int = 0) -> Network:
@@ -159,7 +158,7 @@ def test_phi_must_have_been_found() -> None:
 def test_it_resumes_to_the_bit_while_it_is_calibrated(tmp_path: Path) -> None:
     one, teacher = stage([clsd()], steps=30, rate=1e-3), network(5)
     one = replace(one, schedule=dataclasses.replace(one.schedule, steps=30))
-    straight, saving = State.fresh(student(), teacher, one, seed=5), Saving(tmp_path / "state.pt", 2)
+    straight, saving = State.fresh(student(), teacher, one, seed=5), SavingRecorder(tmp_path / "state.pt", 2)
     Trainer([one], straight, smooth_patch(6), teacher, saving, seed=0).run()
     resumed = State.fresh(student(), teacher, one, seed=9)
     resumed.load(tmp_path / "state.pt", [one], teacher)

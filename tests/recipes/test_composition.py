@@ -27,9 +27,7 @@ from recipes.config.reading import load_preset, read_preset
 from recipes.scratch import Scratch
 from tests.support.method_runs import StubMethod, Waves
 from tests.support.methods_table import ROWS, Row
-from tests.training.test_guard import same
-from tests.training.test_stages import Saving
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 ALLOWED: tuple[tuple[Kind, Kind], ...] = (
     ("output", "feature"),
@@ -177,10 +175,10 @@ def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path:
     counted("teacher", teacher)
     straight = State.fresh(counted("student", network(0, depth=3)), teacher, one)
     runs.update(student=0, teacher=0)
-    Trainer([one], straight, smooth_patch(), teacher, Saving(tmp_path / "state.pt", 2), seed=0).run()
+    Trainer([one], straight, smooth_patch(), teacher, SavingRecorder(tmp_path / "state.pt", 2), seed=0).run()
     rehearsed = 2
     assert runs == {"student": 4 + rehearsed, "teacher": 4 + rehearsed}
     resumed = State.fresh(network(0, depth=3), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
     Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert same(resumed, straight)
+    assert is_same(resumed, straight)

@@ -38,7 +38,7 @@ from srkd.compression import compress, resume
 from srkd.dry_run import dry_run
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.small_runs import SMALL
-from tests.training.test_training import Recorder, stage
+from tests.support.training import Recorder, stage
 
 B = 4
 

@@ -29,8 +29,7 @@ from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
 from recipes.scratch import Scratch
 from tests.support.method_runs import StubMethod
-from tests.training.test_stages import Saving
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, network, smooth_patch, stage
 
 
 def student(seed: int = 0, depth: int = 3) -> Network:
@@ -112,7 +111,7 @@ def test_thirty_steps_lower_the_loss_in_both_precisions() -> None:
 
 def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     one = stage([DeepSupervision()], steps=4, rate=1e-3)
-    straight = run(one, recorder=Saving(tmp_path / "state.pt", 2))
+    straight = run(one, recorder=SavingRecorder(tmp_path / "state.pt", 2))
     resumed = State.fresh(student(), None, one, seed=9)
     resumed.load(tmp_path / "state.pt", [one], None)
     Trainer([one], resumed, smooth_patch(6), None, Recorder(), seed=0).run()

@@ -37,8 +37,7 @@ from recipes.hkdsr import Hkdsr, Tuning
 from recipes.logits import Logits
 from srkd.config import views_to_cache
 from tests.support.method_runs import StubMethod
-from tests.training.test_stages import Saving
-from tests.training.test_training import OnePatch, Recorder, smooth_patch
+from tests.support.training import OnePatch, Recorder, SavingRecorder, smooth_patch
 
 EDSR = EDSRSpec(2, width=8, depth=3)
 PAIRS: list[tuple[Spec, Spec]] = [
@@ -296,7 +295,7 @@ def test_thirty_steps_lower_the_loss(fsm: str) -> None:
 @pytest.mark.parametrize("at", [1, 5])
 def test_it_resumes_to_the_bit_in_either_stage(at: int, tmp_path: Path) -> None:
     both = stages()
-    saving = Saving(tmp_path / "state.pt", at)
+    saving = SavingRecorder(tmp_path / "state.pt", at)
     straight, teacher = run(both, smooth_patch(), saving)
     resumed = State.fresh(build(replace(EDSR, width=6), seed=0), teacher, both[0])
     resumed.load(tmp_path / "state.pt", both, teacher)

@@ -27,7 +27,7 @@ from tests.support.commands import ROOT
 from tests.support.method_runs import Curve, Pair, Waves, measured, numbers, total
 from tests.support.methods_table import ROWS, Row
 from tests.support.stretched import Stretched
-from tests.training.test_distributed import ended
+from tests.support.torchrun import run_torchrun
 
 TEACHERLESS = ("scratch", "inherit", "ds", "clsd")
 """Methods that run no teacher, though one may be there for its weights or for φ."""
@@ -199,7 +199,7 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
 
 def test_two_processes_are_one(tmp_path: Path):
     alone = measured(Processes(Rank()))
-    code, _, err = ended(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
+    code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
     assert code == 0, err
     both = json.loads((tmp_path / "found.json").read_text())
     for row in ROWS:

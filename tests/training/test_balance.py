@@ -14,7 +14,7 @@ from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
 from compressor.training.run_folder import NullRunFolder, RunFolder
-from tests.training.test_training import smooth_patch, stage
+from tests.support.training import smooth_patch, stage
 
 
 def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from recipes.scratch import Scratch
 from srkd.compression import compress
 from tests.support.commands import ROOT
 from tests.support.one_or_two import measured
+from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
 TOLERANCE = 1e-4
 """Relative, of every loss over thirty steps: float sums of half batches round differently. Found: below 1e-6."""
@@ -39,7 +38,6 @@ TOLERANCE = 1e-4
 WORDS = ("kind", "batches", "first_pixels")
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.validate_every=10", "schedule.rate=1e-3")
 STEPS = 60
-TWO_PROCESSES = ("--standalone", "--nproc-per-node", "2")
 LOST = 60
 """Seconds in which the others must have ended."""
 
@@ -59,37 +57,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(given: Path, run: Path, steps: int = STEPS) -> list[str]:
     options = ["--teacher", str(given / "teacher.safetensors"), "--data", str(given / "photos"), "--steps", str(steps)]
     return ["compress", *options, *(word for setting in SETTINGS for word in ("--set", setting)), "--out", str(run)]
-
-
-@contextmanager
-def torchrun(*arguments: str, machine: Sequence[str] = TWO_PROCESSES) -> Iterator[subprocess.Popen[str]]:
-    """Processes on this machine; nothing of them outlives the block."""
-    command = [sys.executable, "-m", "torch.distributed.run", *machine]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        for one in [*workers(process), process]:
-            one.kill()
-        process.communicate()
-
-
-def ended(*arguments: str) -> tuple[int, str, str]:
-    with torchrun(*arguments) as process:
-        out, err = process.communicate(timeout=240)
-        return process.returncode, out, err
-
-
-def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that torchrun started, by rank."""
-    try:
-        children = psutil.Process(process.pid).children()
-        return sorted(children, key=lambda child: int(child.environ()["RANK"]))
-    except (psutil.NoSuchProcess, KeyError):
-        return []
 
 
 def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
@@ -115,7 +82,7 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("two") / "run"
-    code, out, err = ended("-m", "srkd", *new_run(given, run), "--json")
+    code, out, err = run_torchrun("-m", "srkd", *new_run(given, run), "--json")
     assert code == 0, err
     assert json.loads(out)["steps"] == STEPS, "one object, from one process"
     assert err.count(f"step {STEPS}/{STEPS}") == 1, "one process speaks"
@@ -138,7 +105,7 @@ def test_two_processes_have_the_loss_curve_of_one(given, undisturbed, tmp_path):
 
 def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(given, tmp_path):
     alone = measured(given / "photos", Processes())
-    code, _, err = ended(
+    code, _, err = run_torchrun(
         str(ROOT / "tests" / "support" / "one_or_two.py"), str(given / "photos"), str(tmp_path / "found.json")
     )
     assert code == 0, err
@@ -170,7 +137,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(given, undisturbed
     (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
     assert "another process was lost at step " in line and "rank 0 of 2 noticed" in line
     assert f"continue with: torchrun ... -m srkd compress --resume {run}" in line
-    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
     assert code == 0, err
     assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
 
@@ -196,7 +163,7 @@ def test_all_stop_at_the_same_step_when_asked(given, undisturbed, tmp_path, numb
         _, err = process.communicate(timeout=LOST)
     (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
     assert "interrupted and saved at step " in line and "torchrun ... -m srkd compress --resume" in line
-    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
     assert code == 0, err
     assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
 
@@ -236,7 +203,7 @@ def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone)
         _, err = machines[1 - gone].communicate(timeout=LOST)
         assert time.monotonic() - began < LOST
     assert "another process was lost at step " in err and f"rank {1 - gone} of 2 noticed" in err
-    code, out, err = ended("-m", "srkd", "compress", "--resume", str(run))
+    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
     assert code == 0, err
     assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
 

@@ -14,8 +14,7 @@ from compressor.models.networks.base import Network
 from compressor.training.loop import Trainer
 from compressor.training.state import State
 from compressor.training.step import Step
-from tests.training.test_guard import Faulty, trained
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Faulty, Recorder, network, smooth_patch, stage, train_on_patch
 
 
 class Doubling(torch.autograd.Function):
@@ -64,7 +63,7 @@ def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
     ],
 )
 def test_terms_with_a_path_to_the_student_pass(make):
-    _, recorder = trained(stage([HasModule(make)], steps=2))
+    _, recorder = train_on_patch(stage([HasModule(make)], steps=2))
     assert len(recorder.losses) == 2
 
 
@@ -87,9 +86,9 @@ def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):
 
 
 def test_the_check_itself_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    checked, _ = trained(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
+    checked, _ = train_on_patch(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
     monkeypatch.setattr("compressor.training.loop.require_paths", lambda terms, student: None)
-    unchecked, _ = trained(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
+    unchecked, _ = train_on_patch(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
     assert all(
         torch.equal(a, b) for a, b in zip(checked.student.parameters(), unchecked.student.parameters(), strict=True)
     )

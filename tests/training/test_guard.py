@@ -4,71 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage
-from compressor.models.networks.base import Network
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import MAX_IN_A_ROW, MAX_RATIO, MIN_GOOD_STEPS, Guard
 from compressor.training.loop import Trainer
-from compressor.training.method import PlainMethod
 from compressor.training.run_folder import RunFolder
-from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
-from tests.training.test_training import Recorder, network, smooth_patch, stage
-
-
-@dataclass(frozen=True)
-class Faulty(PlainMethod):
-    """Pixel loss times a factor at some steps."""
-
-    factors: Mapping[int, float]
-    name: str = "faulty"
-    weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0, "still": 1.0})
-
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict()
-
-    def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        sr = step.student().sr
-        return {
-            "pixel": (sr - step.hr).abs().mean() * self.factors.get(step.number, 1.0),
-            "still": (sr - step.hr).square().mean(),
-        }
-
-
-def trained(one: Stage, state: State | None = None) -> tuple[State, Recorder]:
-    recorder, state = Recorder(), state or State.fresh(network(0), None, one)
-    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
-    return state, recorder
-
-
-def all_numbers(state: State) -> list[torch.Tensor]:
-    """Weights, their average, and Adam's moments and step counts."""
-    moments = [value for of in state.optimiser.state_dict()["state"].values() for value in of.values()]
-    return [*state.student.state_dict().values(), *state.ema.network.state_dict().values(), *moments]
-
-
-def same(a: State, b: State) -> bool:
-    ours, theirs = all_numbers(a), all_numbers(b)
-    return len(ours) == len(theirs) and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+from tests.support.training import Faulty, all_numbers, is_same, network, smooth_patch, stage, train_on_patch
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_step_that_is_not_finite_leaves_no_trace(value: float):
     """Steps 0 to 5 with 0, 2 and 3 broken are three good steps, to the bit."""
-    broken, recorder = trained(stage([Faulty({0: value, 2: value, 3: value})], steps=6, rate=1e-3))
-    whole, _ = trained(stage([Faulty({})], steps=3, rate=1e-3))
-    assert same(broken, whole) and broken.done == 6 and whole.done == 3
+    broken, recorder = train_on_patch(stage([Faulty({0: value, 2: value, 3: value})], steps=6, rate=1e-3))
+    whole, _ = train_on_patch(stage([Faulty({})], steps=3, rate=1e-3))
+    assert is_same(broken, whole) and broken.done == 6 and whole.done == 3
     assert broken.ema.updates == 3 and broken.guard.skipped == 3 and len(recorder.losses) == 3
     assert {done: bad.terms for done, bad in recorder.bad.items()} == dict.fromkeys((1, 3, 4), ("raw/pixel",))
     assert [bad.in_a_row for bad in recorder.bad.values()] == [1, 1, 2]
@@ -85,7 +43,7 @@ class Cliff(Faulty):
 
 def test_a_gradient_that_is_not_finite_is_skipped_too():
     for clip in ("null", "10"):
-        state, recorder = trained(stage([Cliff({})], steps=3, clip=clip))
+        state, recorder = train_on_patch(stage([Cliff({})], steps=3, clip=clip))
         assert recorder.bad[2].terms == ("gradient norm",) and list(recorder.bad) == [2]
         assert all(tensor.isfinite().all() for tensor in all_numbers(state))
 
@@ -93,7 +51,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
 def test_an_exploding_step_is_skipped_once_there_is_something_to_compare_with():
     early, late = MIN_GOOD_STEPS // 2, MIN_GOOD_STEPS + 5
     one = stage([Faulty({early: 1e3, late: 1e5})], steps=MIN_GOOD_STEPS + 8, rate=1e-6)
-    _, recorder = trained(one)
+    _, recorder = train_on_patch(one)
     assert list(recorder.bad) == [late + 1]
     assert recorder.bad[late + 1].terms == ("weighted/pixel",)
     assert "mostly weighted/pixel, is over 20 times" in recorder.bad[late + 1].why
@@ -113,14 +71,14 @@ def test_the_bound_is_that_factor_and_bad_steps_do_not_raise_it():
 def test_the_guard_continues_where_it_was_saved(tmp_path: Path):
     factors = {**dict.fromkeys(range(21, 26), 1e6), 23: math.nan}
     long, short = (stage([Faulty(factors)], steps=steps, rate=1e-3) for steps in (30, 24))
-    straight, all_of_it = trained(long)
-    half, first = trained(short)
+    straight, all_of_it = train_on_patch(long)
+    half, first = train_on_patch(short)
     assert half.guard.in_a_row == 3
     half.save(tmp_path / "state.pt")
     resumed = State.fresh(network(0), None, long)
     resumed.load(tmp_path / "state.pt")
-    _, rest = trained(long, resumed)
-    assert same(resumed, straight) and resumed.guard == straight.guard
+    _, rest = train_on_patch(long, resumed)
+    assert is_same(resumed, straight) and resumed.guard == straight.guard
     told = [
         {done: (bad.why, bad.in_a_row) for done, bad in bads.items()} for bads in (first.bad, rest.bad, all_of_it.bad)
     ]

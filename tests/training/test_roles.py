@@ -26,9 +26,7 @@ from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.logits import Logits
 from recipes.scratch import Scratch
-from tests.training.test_guard import same
-from tests.training.test_stages import Saving
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def test_several_widths_train_at_once():
 @pytest.mark.parametrize("at", [2, 5])
 def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
     teacher, one = network(1), joint()
-    straight, recorder = State.fresh(pupil(teacher), teacher, one), Saving(tmp_path / "state.pt", at)
+    straight, recorder = State.fresh(pupil(teacher), teacher, one), SavingRecorder(tmp_path / "state.pt", at)
     Trainer([one], straight, smooth_patch(), teacher, recorder, seed=0).run()
     resumed = State.fresh(pupil(teacher), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
@@ -147,7 +145,7 @@ def tuned_first() -> tuple[Stage, Stage]:
 def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     stages, teacher = tuned_first(), network(1, width=12)
     given = teacher.fingerprint()
-    straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
+    straight, recorder = State.fresh(network(0), teacher, stages[0]), SavingRecorder(tmp_path / "state.pt", at)
     Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
     assert teacher.fingerprint() == given != straight.networks["teacher"].fingerprint()
     assert straight.role == "student" and straight.averaged() is straight.ema.network
@@ -160,7 +158,7 @@ def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     resumed = State.fresh(network(0), teacher, stages[0])
     resumed.load(tmp_path / "state.pt", stages, teacher)
     Trainer(stages, resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert same(resumed, straight)
+    assert is_same(resumed, straight)
 
 
 def test_a_stage_for_a_teacher_that_is_not_there_is_refused():
@@ -222,12 +220,12 @@ def test_a_weight_is_calibrated_to_its_share_and_frozen():
 @pytest.mark.parametrize("at", [2, 4, 9])
 def test_calibration_survives_a_resume(at: int, tmp_path: Path):
     one = stage([Weighed()], steps=40, rate=1e-4)
-    straight, recorder = State.fresh(network(0), None, one), Saving(tmp_path / "state.pt", at)
+    straight, recorder = State.fresh(network(0), None, one), SavingRecorder(tmp_path / "state.pt", at)
     Trainer([one], straight, smooth_patch(), None, recorder, seed=0).run()
     resumed = State.fresh(network(0), None, one)
     resumed.load(tmp_path / "state.pt", [one], None)
     Trainer([one], resumed, smooth_patch(), None, Recorder(), seed=0).run()
-    assert resumed.calibration == straight.calibration and same(resumed, straight)
+    assert resumed.calibration == straight.calibration and is_same(resumed, straight)
 
 
 def test_a_given_weight_skips_calibration():

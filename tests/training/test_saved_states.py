@@ -19,7 +19,7 @@ from compressor.training.run_folder import RunFolder, SavedStates
 from compressor.training.state import State
 from compressor.training.state_file import Damaged, read_parts, write_parts
 from recipes.scratch import Scratch
-from tests.training.test_training import network, stage
+from tests.support.training import network, stage
 
 PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"average": 0.1 + 0.2}}
 

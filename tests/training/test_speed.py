@@ -31,7 +31,7 @@ from recipes.config.reading import load_preset
 from srkd import compression, config
 from srkd.config import read_execution_mode
 from srkd.run import TrainingRun
-from tests.training.test_training import Recorder, smooth_patch
+from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
 

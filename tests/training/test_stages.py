@@ -16,8 +16,7 @@ from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.logits import Logits
 from recipes.scratch import Scratch
-from tests.training.test_guard import same
-from tests.training.test_training import Recorder, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 
 class Tinted(Scratch):
@@ -26,18 +25,6 @@ class Tinted(Scratch):
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         torch.manual_seed(3)
         return nn.ModuleDict({"tint": nn.Conv2d(3, 3, 1)})
-
-
-class Saving(Recorder):
-    """Saves once, after `at` steps."""
-
-    def __init__(self, path: Path, at: int) -> None:
-        super().__init__()
-        self.path, self.at = path, at
-
-    def after_step(self, done: int, state: State) -> None:
-        if done == self.at:
-            state.save(self.path)
 
 
 def two_stages() -> tuple[Stage, Stage]:
@@ -50,7 +37,7 @@ def two_stages() -> tuple[Stage, Stage]:
 @pytest.mark.parametrize("at", [2, 4, 7, 10])
 def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
     stages, teacher = two_stages(), network(1).requires_grad_(False)
-    straight, recorder = State.fresh(network(0), teacher, stages[0]), Saving(tmp_path / "state.pt", at)
+    straight, recorder = State.fresh(network(0), teacher, stages[0]), SavingRecorder(tmp_path / "state.pt", at)
     Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
     assert (straight.done, straight.stage, straight.began) == (10, 1, 4)
     assert straight.ema.updates == 6 and set(straight.modules) == {"first", "logits", "second"}
@@ -62,7 +49,7 @@ def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
     assert (resumed.done, resumed.stage) == (at, int(at > 4))
     again = Recorder()
     Trainer(stages, resumed, smooth_patch(), teacher, again, seed=0).run()
-    assert same(resumed, straight) and again.losses == recorder.losses[at:]
+    assert is_same(resumed, straight) and again.losses == recorder.losses[at:]
     assert resumed.modules["first"]["tint"].weight.equal(straight.modules["first"]["tint"].weight)
 
 

@@ -15,73 +15,15 @@ from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.models.students import build_student
-from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
-from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import EMA, State
-from recipes.config.reading import load_preset
 from recipes.inherit import Inherit
 from recipes.logits import Logits
 from recipes.scratch import Scratch
-
-
-class OnePatch:
-    """The same batch for ever."""
-
-    def __init__(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
-        self.batch = Batch(lr, hr)
-
-    def at(self, step: int) -> Batch:
-        return self.batch
-
-
-class Recorder:
-    """Events that remember the numbers of each step."""
-
-    def __init__(self) -> None:
-        self.losses: list[dict[str, float]] = []
-        self.rates: list[float] = []
-        self.bad: dict[int, Skipped] = {}
-        self.notes: list[str] = []
-
-    def on_step(self, done: int, rate: float, losses: Losses) -> None:
-        self.losses.append(losses.numbers())
-        self.rates.append(rate)
-
-    def on_skip(self, done: int, skipped: Skipped) -> None:
-        self.bad[done] = skipped
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-
-    def how_to_continue(self) -> str:
-        return "nothing is lost"
-
-    def after_step(self, done: int, state: State) -> None:
-        pass
-
-
-def network(seed: int, width: int = 8, depth: int = 2, scale: int = 2) -> Network:
-    torch.manual_seed(seed)
-    return build(EDSRSpec(scale=scale, width=width, depth=depth))
-
-
-def stage(methods: list[object], **schedule: object) -> Stage:
-    settings = [f"schedule.{name}={value}" for name, value in schedule.items()]
-    return load_preset("scratch", settings).stage(methods)  # type: ignore[arg-type]
-
-
-def smooth_patch(side: int = 12) -> OnePatch:
-    along = torch.linspace(0, 1, side * 2)
-    hr = torch.stack([along[:, None] * along, along[:, None].expand(-1, side * 2), (along[:, None] - along).abs()])[
-        None
-    ]
-    return OnePatch(nn.functional.avg_pool2d(hr, 2), hr)
+from tests.support.training import OnePatch, Recorder, network, smooth_patch, stage
 
 
 def test_scratch_overfits_one_patch():

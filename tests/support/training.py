@@ -1,0 +1,124 @@
+"""What tests of training share: tiny networks and stages, a fixed batch, and events that record a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressor.data.batches import Batch
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.training.guard import Skipped
+from compressor.training.loop import Trainer
+from compressor.training.losses import Losses
+from compressor.training.method import PlainMethod
+from compressor.training.stage import Stage
+from compressor.training.state import State
+from compressor.training.step import Step
+from recipes.config.reading import load_preset
+
+
+class OnePatch:
+    """The same batch at every step."""
+
+    def __init__(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
+        self.batch = Batch(lr, hr)
+
+    def at(self, step: int) -> Batch:
+        return self.batch
+
+
+def smooth_patch(side: int = 12) -> OnePatch:
+    along = torch.linspace(0, 1, side * 2)
+    hr = torch.stack([along[:, None] * along, along[:, None].expand(-1, side * 2), (along[:, None] - along).abs()])[
+        None
+    ]
+    return OnePatch(nn.functional.avg_pool2d(hr, 2), hr)
+
+
+def network(seed: int, width: int = 8, depth: int = 2, scale: int = 2) -> Network:
+    torch.manual_seed(seed)
+    return build(EDSRSpec(scale=scale, width=width, depth=depth))
+
+
+def stage(methods: list[object], **schedule: object) -> Stage:
+    settings = [f"schedule.{name}={value}" for name, value in schedule.items()]
+    return load_preset("scratch", settings).stage(methods)  # type: ignore[arg-type]
+
+
+class Recorder:
+    """Events that record the numbers of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+        self.rates: list[float] = []
+        self.bad: dict[int, Skipped] = {}
+        self.notes: list[str] = []
+
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
+        self.losses.append(losses.numbers())
+        self.rates.append(rate)
+
+    def on_skip(self, done: int, skipped: Skipped) -> None:
+        self.bad[done] = skipped
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def how_to_continue(self) -> str:
+        return "nothing is lost"
+
+    def after_step(self, done: int, state: State) -> None:
+        pass
+
+
+class SavingRecorder(Recorder):
+    """Saves the state once, after `at` steps."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        super().__init__()
+        self.path, self.at = path, at
+
+    def after_step(self, done: int, state: State) -> None:
+        if done == self.at:
+            state.save(self.path)
+
+
+@dataclass(frozen=True)
+class Faulty(PlainMethod):
+    """Pixel loss times a factor at some steps."""
+
+    factors: Mapping[int, float]
+    name: str = "faulty"
+    weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0, "still": 1.0})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        sr = step.student().sr
+        return {
+            "pixel": (sr - step.hr).abs().mean() * self.factors.get(step.number, 1.0),
+            "still": (sr - step.hr).square().mean(),
+        }
+
+
+def train_on_patch(stage: Stage, state: State | None = None) -> tuple[State, Recorder]:
+    """Train on the smooth patch to the end of the stage, without a teacher."""
+    recorder, state = Recorder(), state or State.fresh(network(0), None, stage)
+    Trainer([stage], state, smooth_patch(), None, recorder, seed=0).run()
+    return state, recorder
+
+
+def all_numbers(state: State) -> list[torch.Tensor]:
+    """Return weights, their average, and Adam's moments and step counts."""
+    moments = [value for of in state.optimiser.state_dict()["state"].values() for value in of.values()]
+    return [*state.student.state_dict().values(), *state.ema.network.state_dict().values(), *moments]
+
+
+def is_same(a: State, b: State) -> bool:
+    """True where two states have the same numbers, to the bit."""
+    first, second = all_numbers(a), all_numbers(b)
+    return len(first) == len(second) and all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
