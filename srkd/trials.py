@@ -119,22 +119,21 @@ class Trials:
             note(f"{line} (finished before)")
             return
         note(line)
-        own = RunConfig.decide(trial.options, dataclasses.replace(self.context, note=no_note), shared=config)
-        for name, same in (
-            ("schedule", own.preset.schedule == config.preset.schedule),
-            ("student", own.student.spec == config.student.spec),
-        ):
-            if not same:
-                raise SrkdError(f"{trial.variant} would not have the recipe's {name}: this is a fault of srkd")
+        quiet = dataclasses.replace(self.context, note=no_note)
+        trial_config = RunConfig.decide(trial.options, quiet, shared=config)
+        if trial_config.preset.schedule != config.preset.schedule:
+            raise SrkdError(f"{trial.variant} would not run the recipe's schedule: this is a fault of srkd")
+        if trial_config.student.spec != config.student.spec:
+            raise SrkdError(f"{trial.variant} would not train the recipe's student: this is a fault of srkd")
         if results:
-            own = dataclasses.replace(own, reference=_read_reference(results[0]["result"]))
+            trial_config = dataclasses.replace(trial_config, reference=_read_reference(results[0]["result"]))
 
         def progress(part: str, done: int, total: int) -> None:
             self.context.progress(f"{title}: {part}", done, total)
 
         context = dataclasses.replace(self.context, progress=progress)
         try:
-            train_run(own, context, facts=facts, part_of=self.folder)
+            train_run(trial_config, context, facts=facts, part_of=self.folder)
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
 

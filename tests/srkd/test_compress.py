@@ -68,8 +68,8 @@ def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher,
     still = (*SMALL, "schedule.rate=1e-12")
     same = compress(teacher, data=photos, width=1.0, steps=1, out=tmp_path / "same", settings=still)
     assert same.student.psnr_y == pytest.approx(same.teacher.psnr_y, abs=1e-3)
-    drawn = compress(teacher, data=photos, width=1.0, init="random", steps=1, out=tmp_path / "drawn", settings=still)
-    assert abs(drawn.student.psnr_y - drawn.teacher.psnr_y) > 0.01
+    random = compress(teacher, data=photos, width=1.0, init="random", steps=1, out=tmp_path / "drawn", settings=still)
+    assert abs(random.student.psnr_y - random.teacher.psnr_y) > 0.01
 
 
 def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
@@ -99,9 +99,9 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
     ]
     code = run([*arguments, *(word for setting in SMALL for word in ("--set", setting)), "--json"])
     out, err = capfd.readouterr()
-    told = json.loads(out)
-    assert code == 0 and told["schema"] == "srkd.compress/1" and told["machine"]
-    assert told["steps"] == 2 and told["teacher"]["cost"]["params"] > told["student"]["cost"]["params"]
+    report = json.loads(out)
+    assert code == 0 and report["schema"] == "srkd.compress/1" and report["machine"]
+    assert report["steps"] == 2 and report["teacher"]["cost"]["params"] > report["student"]["cost"]["params"]
     assert "step 2/2" in err
 
 
@@ -117,11 +117,11 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
         (["--steps", "0"], 2, "steps"),
     ],
 )
-def test_mistakes_are_one_line_with_the_right_code(arguments, code, told, teacher, photos, tmp_path, capfd):
-    given = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(tmp_path / "r"), *arguments]
-    assert run(given) == code
+def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teacher, photos, tmp_path, capfd):
+    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(tmp_path / "r"), *arguments]
+    assert run(words) == code
     message = capfd.readouterr().err.strip().splitlines()[-1]
-    assert told in message and "Traceback" not in message
+    assert part in message and "Traceback" not in message
     assert not (tmp_path / "r" / "student.safetensors").exists()
 
 

@@ -54,9 +54,9 @@ class Asking(PlainMethod):
 
     def terms(self, step: Any) -> dict[str, torch.Tensor]:
         small = step.lr[..., ::2, ::2]
-        mine, theirs = step.student(taps=("body_end",)), step.teacher(taps=("body_end", "head"))
+        student, teacher = step.student(taps=("body_end",)), step.teacher(taps=("body_end", "head"))
         return {
-            "feature": (mine.features["body_end"].mean() - theirs.features["body_end"].mean()).abs(),
+            "feature": (student.features["body_end"].mean() - teacher.features["body_end"].mean()).abs(),
             "small": (step.student(small).sr - step.teacher(small).sr).abs().mean(),
         }
 
@@ -75,10 +75,10 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
             network(torch.empty(1, 3, 18, 14))
     root = f"{type(network).__name__}."
     counts = {name.removeprefix(root): sum(by.values()) // 2 for name, by in counter.get_flop_counts().items()}
-    theirs = {name: macs for name, macs in counts.items() if macs and name not in ("Global", root[:-1])}
-    ours = count_operations(SMALL[name], (14, 18)).macs
-    assert ours.pop("") == counter.get_total_flops() // 2
-    assert {name: macs for name, macs in ours.items() if macs} == theirs
+    expected = {name: macs for name, macs in counts.items() if macs and name not in ("Global", root[:-1])}
+    macs_by_module = count_operations(SMALL[name], (14, 18)).macs
+    assert macs_by_module.pop("") == counter.get_total_flops() // 2
+    assert {name: macs for name, macs in macs_by_module.items() if macs} == expected
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -93,9 +93,9 @@ def test_forwards_and_features_are_counted_as_the_methods_ask():
     both = of("logits", SMALL["edsr"], SMALL["edsr"])
     assert (both.student_forwards, both.teacher_forwards) == (1, 1)
     stage = load_preset("scratch").stage((Asking(),))
-    asked = footprint(stage, SMALL["edsr"], Teacher(build(SMALL["edsr"])), Batched(2, 16))
-    assert (asked.student_forwards, asked.teacher_forwards, asked.taps) == (2, 2, ("body_end", "head"))
-    assert asked.memory.modules == 4 * (4 * 8 + 8)
+    step = footprint(stage, SMALL["edsr"], Teacher(build(SMALL["edsr"])), Batched(2, 16))
+    assert (step.student_forwards, step.teacher_forwards, step.taps) == (2, 2, ("body_end", "head"))
+    assert step.memory.modules == 4 * (4 * 8 + 8)
     unlabelled = of("scratch", SMALL["edsr"], SMALL["edsr"], Batched(2, 16, labels=False))
     assert unlabelled.teacher_forwards == 1
 
@@ -113,8 +113,8 @@ def test_the_optimisers_share_is_what_adam_keeps():
     for parameter in state.student.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimiser.step()
-    kept = [tensor for held in state.optimiser.state.values() for tensor in held.values() if tensor.dim() > 0]
-    assert sum(tensor.nbytes for tensor in kept) == of("scratch", SMALL["edsr"], None).memory.optimiser
+    tensors = [tensor for held in state.optimiser.state.values() for tensor in held.values() if tensor.dim() > 0]
+    assert sum(tensor.nbytes for tensor in tensors) == of("scratch", SMALL["edsr"], None).memory.optimiser
 
 
 MEASURE = """
@@ -155,8 +155,8 @@ print(peak_resident_bytes() - before)
 
 
 def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes():
-    told = python("-c", MEASURE)
-    measured = int(told.out.strip().splitlines()[-1])
+    result = python("-c", MEASURE)
+    measured = int(result.out.strip().splitlines()[-1])
     estimated = of("scratch", EDSRSpec(scale=2, width=32, depth=4), None, Batched(16, 48)).memory.peak
     assert estimated / 2 < measured < 2 * estimated, (measured / 1e6, estimated / 1e6)
 
@@ -171,20 +171,20 @@ print(code, time.process_time() - begun, "sympy" in sys.modules, "torch._dynamo"
 
 
 def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
-    told = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
-    code, seconds, *compilers = told.out.strip().splitlines()[-1].split()
+    result = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
+    code, seconds, *compilers = result.out.strip().splitlines()[-1].split()
     assert code == "0" and compilers == ["False", "False"]
     assert float(seconds) < 2.0  # half a second to a second; twice as much on a machine that is busy
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_tells_what_the_run_would_be(teacher, photos):
-    found = dry_run(CompressOptions(teacher=teacher, data=photos, width=0.5, steps=100))
-    assert found.teacher is not None and found.teacher.spec["width"] == 8 and found.student.spec["width"] == 4
-    assert found.speedup_expected == pytest.approx(found.teacher.macs / found.student.macs)
-    assert (found.steps, found.batch, found.init) == (100, 16, "inherit")
-    assert (found.data.origin, found.data.training, found.data.labels) == ("photos", 3, "HR")
-    assert found.needs == ("outputs", "weights (the student is cut from it)") and found.notes != ()
+    report = dry_run(CompressOptions(teacher=teacher, data=photos, width=0.5, steps=100))
+    assert report.teacher is not None and report.teacher.spec["width"] == 8 and report.student.spec["width"] == 4
+    assert report.speedup_expected == pytest.approx(report.teacher.macs / report.student.macs)
+    assert (report.steps, report.batch, report.init) == (100, 16, "inherit")
+    assert (report.data.origin, report.data.training, report.data.labels) == ("photos", 3, "HR")
+    assert report.needs == ("outputs", "weights (the student is cut from it)") and report.notes != ()
     alone = dry_run(CompressOptions(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos))
     assert alone.teacher is None and alone.needs == () and alone.speedup_expected is None
 
@@ -194,8 +194,8 @@ def test_images_are_counted_and_not_read(teacher, tmp_path):
     folder.mkdir()
     for index in range(40):
         (folder / f"{index}.png").write_bytes(b"no image")
-    found = dry_run(CompressOptions(teacher=teacher, data=folder)).data
-    assert found.training + found.validation == 40 and found.validation == 2
+    report = dry_run(CompressOptions(teacher=teacher, data=folder)).data
+    assert report.training + report.validation == 40 and report.validation == 2
     unlabelled = dry_run(CompressOptions(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5))
     assert unlabelled.data.labels == "teacher" and unlabelled.step.teacher_forwards == 1
 
@@ -203,23 +203,23 @@ def test_images_are_counted_and_not_read(teacher, tmp_path):
 def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
     file = save_torchscript(twin(), tmp_path / "model.pt")
     options = CompressOptions(teacher=file, data=photos, student="edsr:width=4,depth=1")
-    found = dry_run(options)
-    assert found.teacher.macs is None and found.speedup_expected is None
-    assert found.step.teacher_forwards == 1 and found.needs == ("outputs",)
-    assert any("TorchScript" in note for note in found.notes)
+    report = dry_run(options)
+    assert report.teacher.macs is None and report.speedup_expected is None
+    assert report.step.teacher_forwards == 1 and report.needs == ("outputs",)
+    assert any("TorchScript" in note for note in report.notes)
 
 
 def test_mistakes_are_those_of_a_run(teacher, tmp_path):
-    for said in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
+    for options in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
         with pytest.raises(SrkdError):
-            dry_run(CompressOptions(teacher=teacher, **said))
+            dry_run(CompressOptions(teacher=teacher, **options))
 
 
 def test_measuring_takes_the_runs_own_steps(teacher, photos):
     small = ("schedule.batch=1", "schedule.lr_patch=8", "schedule.validate_every=50")
-    found = dry_run(CompressOptions(teacher=teacher, data=photos, steps=120, settings=small), "measure")
-    figures = found.measured
-    assert found.dry_run == "measure" and figures is not None and figures.steps == TIMED_STEPS
+    report = dry_run(CompressOptions(teacher=teacher, data=photos, steps=120, settings=small), "measure")
+    figures = report.measured
+    assert report.dry_run == "measure" and figures is not None and figures.steps == TIMED_STEPS
     assert figures.steps_per_second == pytest.approx(1e3 / figures.ms_per_step)
     validations = 3 * figures.validation_seconds
     assert figures.run_seconds == pytest.approx(120 * figures.ms_per_step / 1e3 + validations)
@@ -230,26 +230,26 @@ def test_on_the_command_line(teacher, photos, tmp_path, capfd):
     before = sorted(path.name for path in tmp_path.rglob("*"))
     arguments = ["compress", "--teacher", str(teacher), "--data", str(photos)]
     assert run([*arguments, "--dry-run"]) == 0
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     for word in ("edsr", "speed-up", "forwards", "memory", "of the teacher: outputs", "3 images"):
-        assert word in said
+        assert word in output
     assert run([*arguments, "--dry-run", "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told["schema"] == "srkd.compress/1" and told["dry_run"] == "estimate" and told["measured"] is None
-    assert told["step"]["memory"]["peak"] > told["step"]["memory"]["activations"] > 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["schema"] == "srkd.compress/1" and result["dry_run"] == "estimate" and result["measured"] is None
+    assert result["step"]["memory"]["peak"] > result["step"]["memory"]["activations"] > 0
     assert run([*arguments, "--resume", "x", "--dry-run"]) == 2 and "--dry-run" in capfd.readouterr().err
     assert run(arguments) == 2 and "--out" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("seconds, told", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
-def test_durations_read_as_one_plans_with_them(seconds, told):
-    assert format_duration(seconds) == told
+@pytest.mark.parametrize("seconds, result", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
+def test_durations_read_as_one_plans_with_them(seconds, result):
+    assert format_duration(seconds) == result
 
 
 def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
     for scale, side in ((2, 96), (3, 64)):
         student = f"edsr:width=4,depth=1,scale={scale}"
         settings = ("schedule.hr_patch=192", "schedule.batch=2")
-        found = dry_run(CompressOptions(recipe="scratch", student=student, data=photos, settings=settings))
-        assert found.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(found.rows())["steps"]
+        report = dry_run(CompressOptions(recipe="scratch", student=student, data=photos, settings=settings))
+        assert report.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(report.rows())["steps"]

@@ -52,8 +52,8 @@ def draw_photos(folder: Path, red: float = 1.0) -> None:
 
 def compressed(ground: Path, out: Path, *, steps: int = 4, **options: object) -> CompressReport:
     teacher, photos = ground / "teacher.safetensors", ground / "photos"
-    given = {"teacher": teacher, "data": photos, "settings": SMALL, "steps": steps, **options}
-    return compress(out=out, **given)  # type: ignore[arg-type]
+    defaults = {"teacher": teacher, "data": photos, "settings": SMALL, "steps": steps, **options}
+    return compress(out=out, **defaults)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +80,28 @@ def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan)
             "checkpoints/state-00000004.pt",
         ):
             assert (plan.run / name / file).is_file(), (name, file)
-    own = {o.run: o.psnr_y for o in plan.trials.runs if o.variant == "logits"}
-    best = max(own, key=lambda name: own[name])
+    psnr_y = {o.run: o.psnr_y for o in plan.trials.runs if o.variant == "logits"}
+    best = max(psnr_y, key=lambda name: psnr_y[name])
     assert plan.trials.chosen.run == best
     for file in ("student.safetensors", "comparison.png"):
         assert (plan.run / file).read_bytes() == (plan.run / best / file).read_bytes()
     assert load_checkpoint(plan.run).network.spec == EDSRSpec(scale=2, width=4, depth=2)
-    assert plan.student.psnr_y == own[best]
+    assert plan.student.psnr_y == psnr_y[best]
     teacher = find_run_teacher(plan.run, lambda line: None)
     assert teacher is not None and (teacher.path.name, teacher.scale) == ("teacher.safetensors", 2)
 
 
 def test_figures_are_those_of_the_runs(plan) -> None:
     """Mean, sd and gain from each run's own run.json, by another library's formulas."""
-    told = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
+    psnr_y = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
     rows = {row.name: row for row in plan.trials.rows}
     assert list(rows) == ["logits", "scratch", "inherit"]
     for variant, row in rows.items():
-        values = [told[f"{variant}-seed{seed}"] for seed in (10, 11)]
+        values = [psnr_y[f"{variant}-seed{seed}"] for seed in (10, 11)]
         assert list(row.psnr_y) == values
         assert row.mean == pytest.approx(statistics.mean(values)) and row.sd == pytest.approx(statistics.stdev(values))
     for gain in plan.trials.gains:
-        pairs = [told[f"logits-seed{seed}"] - told[f"{gain.over}-seed{seed}"] for seed in (10, 11)]
+        pairs = [psnr_y[f"logits-seed{seed}"] - psnr_y[f"{gain.over}-seed{seed}"] for seed in (10, 11)]
         assert gain.mean == pytest.approx(statistics.mean(pairs)) and gain.sd == pytest.approx(statistics.stdev(pairs))
     written = facts(plan.run)["result"]["trials"]
     assert written["gains"][0]["differences"] == list(plan.trials.gains[0].differences)
@@ -117,11 +117,11 @@ def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> N
 
 
 def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
-    own, scratch, inherit = (facts(plan.run / f"{name}-seed10") for name in ("logits", "scratch", "inherit"))
+    recipe, scratch, inherit = (facts(plan.run / f"{name}-seed10") for name in ("logits", "scratch", "inherit"))
     for other, init in ((scratch, "random"), (inherit, "inherit")):
         for key in ("student", "teacher", "data", "seed", "device"):
-            assert other[key] == own[key], key
-        assert other["preset"]["schedule"] == own["preset"]["schedule"]
+            assert other[key] == recipe[key], key
+        assert other["preset"]["schedule"] == recipe["preset"]["schedule"]
         assert other["start"]["init"] == init
         raw = {name for line in lines(plan, other["recipe"]) for name in line if name.startswith("raw/")}
         assert raw == {"raw/pixel"}
@@ -136,8 +136,8 @@ def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_
     """The recipe's second seed and a baseline, run alone, end in the same bytes."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
     assert alone.student_path.read_bytes() == (plan.run / "logits-seed11" / "student.safetensors").read_bytes()
-    asked = facts(plan.run / "scratch-seed10")["request"]
-    again = compress(out=tmp_path / "again", **asked)
+    request = facts(plan.run / "scratch-seed10")["request"]
+    again = compress(out=tmp_path / "again", **request)
     assert again.student_path.read_bytes() == (plan.run / "scratch-seed10" / "student.safetensors").read_bytes()
 
 
@@ -171,9 +171,9 @@ def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monk
         assert "result" not in facts(out) and not (out / "student.safetensors").exists()
     monkeypatch.undo()
     (out / NAMES[-1]).mkdir()  # A death between making a folder and writing its run.json.
-    said: list[str] = []
-    report = resume(out, announce=said.append)
-    assert any("finished before" in line for line in said)
+    notes: list[str] = []
+    report = resume(out, announce=notes.append)
+    assert any("finished before" in line for line in notes)
     assert outcome(out) == outcome(plan.run)
     assert report.trials.gains == plan.trials.gains and report.trials.batches == plan.trials.batches
     with pytest.raises(SrkdError, match="the run is finished"):
@@ -191,9 +191,9 @@ def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatc
     monkeypatch.setattr(RunEvents, "on_step", interrupted)
     with pytest.raises(Interrupted) as caught:
         compressed(ground, tmp_path / "run", with_baseline=True)
-    told = str(caught.value)
-    assert told.startswith("run 2 of 3: interrupted and saved at step 2 of 4")
-    assert told.endswith(f"continue with: srkd compress --resume {tmp_path / 'run'}")
+    message = str(caught.value)
+    assert message.startswith("run 2 of 3: interrupted and saved at step 2 of 4")
+    assert message.endswith(f"continue with: srkd compress --resume {tmp_path / 'run'}")
     monkeypatch.undo()
     assert len(resume(tmp_path / "run").trials.runs) == 3
 
@@ -223,9 +223,9 @@ def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> Non
 
 
 def unfinish(out: Path) -> None:
-    told = facts(out)
-    del told["result"]
-    (out / "run.json").write_text(json.dumps(told))
+    contents = facts(out)
+    del contents["result"]
+    (out / "run.json").write_text(json.dumps(contents))
 
 
 def test_seeds_alone_have_a_spread_and_no_gain(ground, tmp_path) -> None:
@@ -250,17 +250,17 @@ def test_baselines_that_the_recipe_itself_is_are_left_out(ground, tmp_path) -> N
 
 
 def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> None:
-    said: list[str] = []
+    notes: list[str] = []
     report = compressed(
         ground,
         tmp_path / "run",
         student="compact:width=4,depth=1,scale=2",
         steps=1,
         with_baseline=True,
-        announce=said.append,
+        announce=notes.append,
     )
     assert names(report) == ["logits", "scratch"]
-    assert any("not inherited: a compact cannot inherit from a edsr" in line for line in said)
+    assert any("not inherited: a compact cannot inherit from a edsr" in line for line in notes)
     with pytest.raises(UsageError, match="itself the only baseline"):
         compressed(
             ground,
@@ -311,39 +311,39 @@ def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> 
             source.at(step)
     for step in (3, 4):  # The first three were trained before the process died.
         resumed.at(step)
-    told = whole.witness.tell(0, 5)
-    assert resumed.witness.tell(0, 5) == {"batches": told["batches"]}
-    assert other.witness.tell(0, 5) != told and set(told) == {"batches", "first_pixels"}
-    assert whole.witness.tell(5, 6)["batches"] != told["batches"]
+    hashes = whole.witness.tell(0, 5)
+    assert resumed.witness.tell(0, 5) == {"batches": hashes["batches"]}
+    assert other.witness.tell(0, 5) != hashes and set(hashes) == {"batches", "first_pixels"}
+    assert whole.witness.tell(5, 6)["batches"] != hashes["batches"]
 
 
 def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
     source = batches(ground)
     draw = source.sampler.draw(0, range(2))
 
-    def told(changed: object) -> str:
+    def digest(changed: object) -> str:
         witness = BatchHashes(lambda step: draw)
         witness.saw(0, changed)  # type: ignore[arg-type]
         return witness.tell(0, 1)["batches"]
 
-    seen = {told(draw)}
+    seen = {digest(draw)}
     for field in dataclasses.fields(draw):
         column = getattr(draw, field.name)
         other = ~column if column.dtype == torch.bool else column + 1
-        seen.add(told(dataclasses.replace(draw, **{field.name: other})))
+        seen.add(digest(dataclasses.replace(draw, **{field.name: other})))
     assert len(seen) == 1 + len(dataclasses.fields(draw))
 
 
 def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd) -> None:
     words = [word for setting in SMALL for word in ("--set", setting)]
-    given = ["--teacher", str(ground / "teacher.safetensors"), "--data", str(ground / "photos"), "--steps", "2", *words]
-    assert run(["compress", *given, "--with-baseline", "--out", str(tmp_path / "a")]) == 0
+    words = ["--teacher", str(ground / "teacher.safetensors"), "--data", str(ground / "photos"), "--steps", "2", *words]
+    assert run(["compress", *words, "--with-baseline", "--out", str(tmp_path / "a")]) == 0
     out = capfd.readouterr().out
     table = out.partition("PSNR-Y dB")[2].splitlines()[2:7]
     assert [line.split()[0] for line in table] == ["logits", "scratch", "inherit", "teacher", "bicubic"]
     assert "run 3 of 3: inherit, seed 10" in out and "(one seed, spread unknown: --seeds 3)" in out
-    assert run(["compress", *given, "--with-baseline", "--seeds", "2", "--json", "--out", str(tmp_path / "b")]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert [gain["over"] for gain in told["trials"]["gains"]] == ["scratch", "inherit"]
-    assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in told["trials"]["gains"])
-    assert told["trials"]["batches"][0]["runs"] == NAMES[:3] and told["student"]["cost"]["params"] > 0
+    assert run(["compress", *words, "--with-baseline", "--seeds", "2", "--json", "--out", str(tmp_path / "b")]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert [gain["over"] for gain in report["trials"]["gains"]] == ["scratch", "inherit"]
+    assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in report["trials"]["gains"])
+    assert report["trials"]["batches"][0]["runs"] == NAMES[:3] and report["student"]["cost"]["params"] > 0

@@ -21,7 +21,7 @@ def test_mean_and_sd_are_those_of_a_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    "ours, theirs, mean, sd, verdict",
+    "recipe, baseline, mean, sd, verdict",
     [
         # Differences 0.1, 0.2, 0.3: mean 0.2, sd 0.1, so exactly two of them: a gain; a little less is none.
         ([30.25, 30.5, 30.75], [30.0, 30.0, 30.0], 0.5, 0.25, "better"),
@@ -37,8 +37,8 @@ def test_mean_and_sd_are_those_of_a_sample() -> None:
         ([30.5], [30.0], 0.5, None, "spread unknown"),
     ],
 )
-def test_a_gain_below_two_sd_of_the_paired_difference_is_none(ours, theirs, mean, sd, verdict) -> None:
-    gain = Gain.between("scratch", ours, theirs)
+def test_a_gain_below_two_sd_of_the_paired_difference_is_none(recipe, baseline, mean, sd, verdict) -> None:
+    gain = Gain.between("scratch", recipe, baseline)
     assert gain.mean == pytest.approx(mean) and gain.verdict == verdict
     assert gain.sd == (None if sd is None else pytest.approx(sd))
 
@@ -64,9 +64,9 @@ def test_lines_say_what_is_there_and_what_is_not() -> None:
 
 
 @given(FIGURES, st.data())
-def test_swapping_sides_swaps_the_sign_and_nothing_else(ours, data) -> None:
-    theirs = data.draw(st.lists(st.floats(20, 40), min_size=len(ours), max_size=len(ours)))
-    one, other = Gain.between("b", ours, theirs), Gain.between("a", theirs, ours)
+def test_swapping_sides_swaps_the_sign_and_nothing_else(recipe, data) -> None:
+    baseline = data.draw(st.lists(st.floats(20, 40), min_size=len(recipe), max_size=len(recipe)))
+    one, other = Gain.between("b", recipe, baseline), Gain.between("a", baseline, recipe)
     assert one.mean == pytest.approx(-other.mean) and one.sd == pytest.approx(other.sd)
     swapped = {"better": "worse", "worse": "better", "no difference": "no difference"}
     assert swapped[one.verdict] == other.verdict
@@ -96,7 +96,7 @@ def test_the_benchmark_prints_every_row_and_every_verdict() -> None:
         "teacher",
     ]
     assert "31.250 ± 1.000" in rows[3] and "26.000 ± 1.000" in rows[3]
-    told = gains(runs)
-    assert "- Set5, logits: gain over scratch: +0.250 ± 0.000 dB (3 seeds)" in told
-    assert "- Set5, logits: gain over inherit: no difference (+0.000 ± 0.000 dB, 3 seeds)" in told
-    assert sum("no difference" in line for line in told) == 7 and len(told) == 9
+    lines = gains(runs)
+    assert "- Set5, logits: gain over scratch: +0.250 ± 0.000 dB (3 seeds)" in lines
+    assert "- Set5, logits: gain over inherit: no difference (+0.000 ± 0.000 dB, 3 seeds)" in lines
+    assert sum("no difference" in line for line in lines) == 7 and len(lines) == 9

@@ -41,8 +41,8 @@ def teacher() -> Teacher:
 @pytest.fixture
 def choose(teacher: Teacher) -> Choose:
     def choose(**shape: Any) -> tuple[StudentInit, list[str]]:
-        said: list[str] = []
-        return choose_student(teacher, load_preset("logits"), CompressOptions(seed=0, **shape), said.append), said
+        notes: list[str] = []
+        return choose_student(teacher, load_preset("logits"), CompressOptions(seed=0, **shape), notes.append), notes
 
     return choose
 
@@ -53,46 +53,46 @@ def network_of(teacher: Teacher) -> Network:
 
 
 def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
-    pupil, said = choose(width=0.5, select="l1")
+    start, notes = choose(width=0.5, select="l1")
     strongest = build_student(network_of(teacher), width=0.5, select="l1")
     leading = build_student(network_of(teacher), width=0.5)
-    assert pupil.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
-    assert pupil.facts() == {"init": "inherit", "select": "l1", "init_from": None}
-    assert said == []
+    assert start.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
+    assert start.facts() == {"init": "inherit", "select": "l1", "init_from": None}
+    assert notes == []
 
 
 def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: Choose) -> None:
-    pupil, said = choose(student="compact:width=8,depth=2")
-    assert pupil.network.spec == CompactSpec(2, width=8, depth=2)
-    assert pupil.init == "random"
-    assert said == [
+    start, notes = choose(student="compact:width=8,depth=2")
+    assert start.network.spec == CompactSpec(2, width=8, depth=2)
+    assert start.init == "random"
+    assert notes == [
         "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
     ]
 
 
 def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:
-    pupil, said = choose(student="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
-    assert pupil.network.spec == RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
-    own, kept = dict(network_of(teacher).named_parameters()), dict(pupil.network.named_parameters())
-    middle = own["groups.1.blocks.1.conv1.weight"][:8, :8]
-    assert torch.equal(kept["groups.0.blocks.0.conv1.weight"], middle)
-    assert said == []
+    start, notes = choose(student="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
+    assert start.network.spec == RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
+    teacher_weights, weights = dict(network_of(teacher).named_parameters()), dict(start.network.named_parameters())
+    middle = teacher_weights["groups.1.blocks.1.conv1.weight"][:8, :8]
+    assert torch.equal(weights["groups.0.blocks.0.conv1.weight"], middle)
+    assert notes == []
 
 
 def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -> None:
-    pupil, said = choose(width=0.7)
-    assert pupil.network.spec.to_dict()["width"] == 11
-    assert said == ["hint: 11 channels are not a multiple of 8; on most hardware 8 or 16 run as fast or faster"]
+    start, notes = choose(width=0.7)
+    assert start.network.spec.to_dict()["width"] == 11
+    assert notes == ["hint: 11 channels are not a multiple of 8; on most hardware 8 or 16 run as fast or faster"]
 
 
 def test_a_width_that_the_teacher_has_is_no_hint() -> None:
-    teacher, said = Teacher(build(EDSRSpec(2, width=20, depth=2))), list[str]()
-    choose_student(teacher, load_preset("logits"), CompressOptions(width=1.0, depth=0.5, seed=0), said.append)
-    assert said == []
+    teacher, notes = Teacher(build(EDSRSpec(2, width=20, depth=2))), list[str]()
+    choose_student(teacher, load_preset("logits"), CompressOptions(width=1.0, depth=0.5, seed=0), notes.append)
+    assert notes == []
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         ({"width": 0.5, "select": "l1", "init": "random"}, "--select l1 chooses what is inherited"),
         ({"student": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
@@ -104,10 +104,10 @@ def test_a_width_that_the_teacher_has_is_no_hint() -> None:
         ({"width": 0.5, "init_from": Path("nowhere.pth")}, "nowhere.pth"),
     ],
 )
-def test_contradictions_are_told(shape: dict[str, Any], told: str, choose: Choose) -> None:
+def test_contradictions_are_told(shape: dict[str, Any], message: str, choose: Choose) -> None:
     with pytest.raises(SrkdError) as raised:
         choose(**shape)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_student_without_a_teacher_has_colour() -> None:
@@ -127,7 +127,7 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
     """A ×3 student from one of ×2: what was taken is in run.json, and in the weights."""
     saved(EDSRSpec(3, width=16, depth=2), tmp_path / "teacher.safetensors")
     earlier = saved(EDSRSpec(2, width=8, depth=2), tmp_path / "earlier.safetensors")
-    said: list[str] = []
+    notes: list[str] = []
     report = compress(
         tmp_path / "teacher.safetensors",
         data=photos,
@@ -136,17 +136,17 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
         steps=1,
         out=tmp_path / "run",
         settings=STILL,
-        announce=said.append,
+        announce=notes.append,
     )
-    assert any("took 14 of 16 tensors" in line for line in said)
+    assert any("took 14 of 16 tensors" in line for line in notes)
     start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")
     assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
     assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["taken"]) == 14
     student = dict(load_checkpoint(report.student_path).network.named_parameters())
-    theirs = dict(earlier.named_parameters())
+    earlier_weights = dict(earlier.named_parameters())
     for name in start["init_from"]["taken"]:
-        assert torch.allclose(student[name], theirs[name], atol=1e-6), name
+        assert torch.allclose(student[name], earlier_weights[name], atol=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -176,13 +176,13 @@ def test_every_new_network_is_trained_and_left(
 
 def test_layers_are_listed_with_what_they_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saved(SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8), tmp_path / "swinir.safetensors")
-    given = ["inspect", str(tmp_path / "swinir.safetensors"), "--layers", "--lr-size", "16x8"]
-    assert run([*given, "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert sum(layer["params"] for layer in told["layers"]) == told["params"]
-    assert sum(layer["macs"] for layer in told["layers"]) == told["macs"]
-    assert told["layers"][0] == {"name": "head", "kind": "Conv2d", "params": 224, "macs": 9 * 3 * 8 * 128}
-    assert run(given) == 0
+    words = ["inspect", str(tmp_path / "swinir.safetensors"), "--layers", "--lr-size", "16x8"]
+    assert run([*words, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert sum(layer["params"] for layer in report["layers"]) == report["params"]
+    assert sum(layer["macs"] for layer in report["layers"]) == report["macs"]
+    assert report["layers"][0] == {"name": "head", "kind": "Conv2d", "params": 224, "macs": 9 * 3 * 8 * 128}
+    assert run(words) == 0
     listing = capfd.readouterr().out
     assert "groups.0.layers.1.attention.qkv" in listing and "MACs at 16x8" in listing
     assert run(["inspect", str(tmp_path / "swinir.safetensors"), "--json"]) == 0
