@@ -106,7 +106,7 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "arguments, code, told",
+    "arguments, code, part",
     [
         (["--recipe", "logit"], 2, "did you mean 'logits'"),
         (["--width", "1.5"], 2, "'--width': 1.5 is not in the range 0<x<=1"),
