@@ -29,7 +29,7 @@ from tests.support.methods_table import ROWS, Row
 from tests.support.stretched import Stretched
 from tests.support.torchrun import run_torchrun
 
-TEACHERLESS = ("scratch", "inherit", "ds", "clsd")
+TEACHERLESS = {name for name, entry in METHODS.items() if entry.needs == "nothing"} | {"inherit"}
 """Methods that run no teacher, though one may be there for its weights or for φ."""
 every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

@@ -1,0 +1,121 @@
+"""A method inside srkd touches five places: its file, the catalogue, its presets, a row of the tests, its page."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.catalogue import METHODS
+from tests.support.commands import ROOT
+
+PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
+WORDS = {"scratch", "inherit", "logits"}
+"""Names that mean something else too: a student's first weights, a term, the default recipe."""
+OTHER_MEANINGS = {
+    "compressor/models/networks/edsr.py": {"csd", "fakd"},
+    "compressor/models/networks/rcan.py": {"csd", "fakd"},
+    "recipes/csd.py": {"csd"},
+    "recipes/phi.py": {"csd"},
+    "recipes/terms/ratio.py": {"csd"},
+}
+"""Code bases by the names of their papers: their checkpoints, and options that follow their code."""
+
+
+def text_literals(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_no_code_but_its_file_and_the_catalogue_names_a_method() -> None:
+    named = {}
+    for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
+        place = path.relative_to(ROOT).as_posix()
+        methods = {
+            name for name, entry in METHODS.items() if entry.where.startswith(place[:-3].replace("/", ".") + ":")
+        }
+        found = text_literals(path) & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
+        if found and place != "recipes/catalogue.py":
+            named[place] = found
+    assert named == {}, "let the method, its options or its preset say what is needed"
+
+
+PAGE = """# Charbonnier
+
+## When
+
+As a smooth L1.
+
+## Cost
+
+That of [scratch](scratch.md).
+
+| option | default | |
+|---|---|---|
+| `eps` | 0.001 | ε |
+
+## Our result
+
+None yet ([results](results.md)).
+"""
+
+
+@pytest.fixture(scope="module")
+def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree with the method of tests/example_recipes added in five places, and the schema generated."""
+    tree = tmp_path_factory.mktemp("contributed")
+    left_out = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
+    for name in (*PACKAGES, "tests", "benchmarks", "docs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=left_out)
+    for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tree)
+    example = ROOT / "tests" / "example_recipes" / "example_recipes"
+
+    def write(place: str, text: str) -> None:
+        (tree / place).write_text(text, encoding="utf-8")
+
+    def insert(place: str, before: str, line: str) -> None:
+        text = (tree / place).read_text(encoding="utf-8")
+        assert text.count(before) == 1
+        write(place, text.replace(before, line + before))
+
+    method = (example / "charbonnier.py").read_text(encoding="utf-8")
+    preset = (example / "presets" / "charbonnier.yaml").read_text(encoding="utf-8")
+    write("recipes/charbonnier.py", method.replace("from srkd import", "from compressor.training.method import"))
+    insert(
+        "recipes/catalogue.py",
+        '    "scratch": MethodEntry(',
+        '    "charbonnier": MethodEntry("recipes.charbonnier:Charbonnier", "nothing"),\n',
+    )
+    for name in ("charbonnier", "charbonnier-paper"):
+        write(f"recipes/presets/{name}.yaml", "# yaml-language-server: $schema=./schema.json\n" + preset)
+    # A tiny ε: one of the image range would not scale with it, and a test of every method notices that.
+    row = '    Row("charbonnier", options={"eps": 1e-9}, teacher=None),\n'
+    insert("tests/support/methods_table.py", '    Row("scratch",', row)
+    write("docs/methods/charbonnier.md", PAGE)
+    run(tree, "-m", "recipes.config.schema")
+    return tree
+
+
+def run(tree: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> None:
+    listed = run(contributed, "-m", "srkd", "recipes", "ls")
+    assert "charbonnier-paper" in listed
+    files = [f"tests/recipes/test_{name}.py" for name in ("methods", "presets", "recipes", "method_pages")]
+    chosen = "charbonnier or schema_on_file or every_method_has_a_row or explained"
+    told = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "-rN", *files)
+    passed = int(told.split(" passed")[0].split()[-1])
+    assert passed >= 20, told
