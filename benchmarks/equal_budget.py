@@ -44,7 +44,7 @@ class Contender:
     settings: tuple[str, ...] = ()
 
     @property
-    def called(self) -> str:
+    def label(self) -> str:
         return self.title or self.name
 
 
@@ -109,7 +109,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         if "result" not in told:
             resume(folder, announce=say)
         return folder
-    say(f"{one.called}, seed {seed}")
+    say(f"{one.label}, seed {seed}")
     compress(
         one.teacher,
         recipe=one.recipe,
@@ -207,7 +207,7 @@ def table(
         cells = [str(Spread.of([run[name] for run in runs])) for name in SETS]
         over = "" if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline)
         known = published.get(one.name)
-        rows.append((one.called, *cells, over, "" if known is None else str(known), f"{seconds[one.name]:.0f}"))
+        rows.append((one.label, *cells, over, "" if known is None else str(known), f"{seconds[one.name]:.0f}"))
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
@@ -220,8 +220,8 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
     """The best by its mean, and how surely it is better than each of those behind it."""
     ordered = sorted(contenders, key=lambda one: -_mean(means(scores[one.name])))
     best = ordered[0]
-    lines = [f"Best by mean over the sets: {best.called}."]
-    return lines + [f"- over {one.called}: {gain(scores, best.name, one.name)}" for one in ordered[1:]]
+    lines = [f"Best by mean over the sets: {best.label}."]
+    return lines + [f"- over {one.label}: {gain(scores, best.name, one.name)}" for one in ordered[1:]]
 
 
 def means(runs: Sequence[Mapping[str, float]]) -> list[float]:

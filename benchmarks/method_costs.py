@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.methods_compared import CALLED, OPTIONS, all_methods
+from benchmarks.methods_compared import OPTIONS, TITLES, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
 from compressor.base.machine import cpu_model, peak_resident_bytes
@@ -44,8 +44,8 @@ class Cost:
     def row(self) -> str:
         explained = self.time / self.macs
         mark = "" if explained <= EXPLAINED else " *"
-        called = CALLED.get(self.method, self.method)
-        return f"| {called} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
+        title = TITLES.get(self.method, self.method)
+        return f"| {title} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
 
 
 def main() -> int:

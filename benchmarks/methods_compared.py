@@ -33,14 +33,23 @@ from benchmarks.equal_budget import (
     table,
     told_to,
 )
-from recipes.catalogue import catalogue
+from recipes.catalogue import METHODS
+from recipes.config.listing import list_recipes
+from recipes.config.options import options_model
 from srkd.trials_report import Gain
 
 WIDTH = 0.5
 """Narrower and not shorter, because joint training takes no shorter student."""
-OPTIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("csd", "csd-lite", "clsd"), ("phi=teacher",))
-CALLED: Mapping[str, str] = {"clsd": "CLSD-style", "facd": "FACD-style", "lfd": "LFD-style"}
-"""What methods whose sources leave choices to us are called: what they give is no result of the papers' methods."""
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    name: ("phi=teacher",) for name, entry in METHODS.items() if "phi" in options_model(entry).model_fields
+}
+"""Methods that compare images in features use the teacher's own: VGG-19 may not be available."""
+TITLES: Mapping[str, str] = {
+    recipe.name: recipe.title.split(",")[0]
+    for recipe in list_recipes().recipes
+    if recipe.name in METHODS and recipe.title.split(",")[0].endswith("-style")
+}
+"""The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 
 PUBLISHED: Mapping[str, Published] = {
@@ -70,10 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def all_methods() -> tuple[str, ...]:
-    """The recipes of srkd that are called as their method is, the baselines first."""
-    known = catalogue()
-    ours = [name for name, preset in known.presets.items() if preset.package == "srkd" and name in known.methods]
-    return (*FIRST, *sorted(name for name in ours if name not in FIRST))
+    """Return the methods of srkd, the baselines first; each has a recipe of its name."""
+    return (*FIRST, *sorted(METHODS.keys() - set(FIRST)))
 
 
 def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Contender]:
@@ -82,7 +89,7 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
         Contender(
             name,
             name,
-            CALLED.get(name, ""),
+            TITLES.get(name, ""),
             width=WIDTH,
             init="random" if name == "scratch" else "inherit",
             settings=OPTIONS.get(name, ()),
@@ -107,9 +114,9 @@ def ranking(scores: Scores) -> list[str]:
         ours, theirs = means(scores[better]), means(scores[worse])
         if sum(ours) < sum(theirs):
             # What is published is the authors' own, what is here is ours.
-            above, below = (f"{name.upper()}'s" if name in CALLED else name for name in (better, worse))
-            gain = Gain.between(CALLED.get(better, better), theirs, ours).line()
-            lines.append(f"- published {above} above {below}; here {CALLED.get(worse, worse)}: {gain}")
+            above, below = (f"{name.upper()}'s" if name in TITLES else name for name in (better, worse))
+            gain = Gain.between(TITLES.get(better, better), theirs, ours).line()
+            lines.append(f"- published {above} above {below}; here {TITLES.get(worse, worse)}: {gain}")
     if len(known) < 2:
         return []
     return (

@@ -108,7 +108,7 @@ def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
     text = "title: Both\nsource: ours\nweights: {pixel: 5}\nmethods: [{name: dukd}, {name: csd-lite}]\n"
     file.write_text(text + "student: {init: inherit}\n", encoding="utf-8")
     own = preset_contender(file, methods_compared.OPTIONS, width=0.5)
-    assert (own.name, own.called, own.width, own.init) == ("both", "Both", 0.5, None)
+    assert (own.name, own.label, own.width, own.init) == ("both", "Both", 0.5, None)
     assert own.settings == ("csd-lite.phi=teacher",)
     rules = load_preset(own.recipe, own.settings).methods
     assert [rule.name for rule in rules] == ["dukd", "csd-lite"] and rules[1].options == {"phi": "teacher"}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
 from benchmarks.method_costs import Cost
-from benchmarks.methods_compared import CALLED, all_contenders, all_methods, ranking
+from benchmarks.methods_compared import all_contenders, all_methods, ranking
 from recipes.catalogue import METHODS, catalogue, preset_names
 from recipes.config.options import options_model
 from recipes.config.reading import load_preset
@@ -112,9 +113,9 @@ def test_no_recipe_does(name: str) -> None:
 
 
 def test_benchmarks_print_the_same_names() -> None:
-    assert TITLES == CALLED
-    rows = {one.name: one.called for one in all_contenders(all_methods(), [])}
-    assert {name: called for name, called in rows.items() if name != called} == TITLES
+    assert TITLES == methods_compared.TITLES
+    rows = {one.name: one.label for one in all_contenders(all_methods(), [])}
+    assert {name: label for name, label in rows.items() if name != label} == TITLES
     scores = {"clsd": [dict.fromkeys(SETS, 30.0)], "csd": [dict.fromkeys(SETS, 29.0)]}
     lines = "\n".join(ranking(scores))
     assert "- published csd above CLSD's; here CLSD-style: gain over csd: " in lines and bare_names(lines) == []
