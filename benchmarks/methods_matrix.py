@@ -59,7 +59,7 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
     if export:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.onnx"
-            student = state.averaged()
+            student = state.averaged_network()
             convert(Conversion(student, path, {}))
             lr = torch.rand(1, 3, 13, 9, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():

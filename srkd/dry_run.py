@@ -250,7 +250,7 @@ def measure(config: RunConfig, context: Context) -> Measured:
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]
     mean = statistics.fmean(seconds)
     started = time.perf_counter()
-    mean_psnr_y(state.averaged(), config.data.validation, config.student.spec.scale)
+    mean_psnr_y(state.averaged_network(), config.data.validation, config.student.spec.scale)
     synchronise(device)
     validation = time.perf_counter() - started
     validations = -(-rule.steps // stage.validate_every)

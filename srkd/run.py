@@ -175,7 +175,7 @@ class TrainingRun:
             )
             seed = config.options.seed
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
-        student, joint = self._psnr_y(state.averaged()), None
+        student, joint = self._psnr_y(state.averaged_network()), None
         if state.role == "joint":
             whole = state.ema.network
             joint = Quality(self._psnr_y(whole), cost(whole.spec))
@@ -303,7 +303,7 @@ class TrainingRun:
 
     def _write_networks(self, state: State, psnr_y: float, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, where it was trained too, the teacher."""
-        student = state.averaged()
+        student = state.averaged_network()
         self._write_sheet(student, teacher)
         origin = {
             "srkd.recipe": self.config.recipe,

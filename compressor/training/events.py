@@ -123,7 +123,7 @@ class RunEvents:
         """Score the averaged student; keep it beside the last state when it is the best so far."""
         processes = self.context.processes
         require_equal_weights(state, processes)
-        averaged, reference = state.averaged(), self.reference
+        averaged, reference = state.averaged_network(), self.reference
         psnr = mean_psnr_y(averaged, self.images, averaged.spec.scale, processes)
         if state.role == "teacher":
             self.folder.metrics("validation", done, {"tuned_teacher_psnr_y": psnr})

@@ -99,16 +99,16 @@ def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, batched: 
             losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), cast, part))
             activations = max(activations, living.bytes - held)
             torch.autograd.backward(losses.total)
-    learns = _bytes(state.trained) + _bytes(state.modules)
+    learns = _bytes(state.trained_network) + _bytes(state.modules)
     memory = Memory(
-        trained=_bytes(state.trained),
+        trained=_bytes(state.trained_network),
         modules=_bytes(state.modules),
         gradients=learns,
         optimiser=ADAM * learns,
-        average=_bytes(state.trained),
+        average=_bytes(state.trained_network),
         frozen=before - learns - lr.nbytes - (0 if hr is None else hr.nbytes),
         activations=activations,
-        peak=living.most + ADAM * learns + _bytes(state.trained),
+        peak=living.most + ADAM * learns + _bytes(state.trained_network),
     )
     taps = () if teaches is None else tuple(sorted(teaches.taps))
     forwards = 0 if teaches is None else teaches.forwards

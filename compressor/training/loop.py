@@ -94,7 +94,7 @@ class Trainer:
                     losses = losses.merged(later)
             state.done = number + 1
             if skipped is None:
-                state.ema.update(state.trained)
+                state.ema.update(state.trained_network)
                 events.on_step(state.done, rate, losses)
             else:
                 events.on_skip(state.done, skipped)
@@ -112,7 +112,7 @@ class Trainer:
             begin_compiled_step()
         losses = compute_losses(stage, state, step)
         if step.number == state.began:
-            processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained))
+            processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained_network))
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)

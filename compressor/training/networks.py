@@ -28,7 +28,7 @@ def build_networks(
     stage: Stage, state: State, teacher: ImageModel | None, note: Note, processes: Processes
 ) -> StepNetworks:
     """Build students and teacher, each in its precision and compiled where the mode says so; modules and helpers."""
-    device, mode = next(state.trained.parameters()).device, stage.mode
+    device, mode = next(state.trained_network.parameters()).device, stage.mode
 
     def runner(model: ImageModel, precision: Precision, trains: bool) -> Runner:
         network = model.network if mode.compiled else None
@@ -36,17 +36,17 @@ def build_networks(
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def student_inside(spec: Spec) -> Runner:
-        view = StudentView(state.trained, spec, state.segments)
+        view = StudentView(state.trained_network, spec, state.segments)
         return Runner(view.skeleton, trains=True, autocast=lambda: mode.autocast(device), forward=view)
 
     if state.role == "joint":
-        whole = state.trained.spec
+        whole = state.trained_network.spec
         branches = [spec for one in stage.methods if isinstance(one, TrainsJointly) for spec in one.branches(whole)]
         students = [student_inside(spec) for spec in dict.fromkeys((state.student.spec, *branches))]
-        teacher_runner: Runner | None = runner(state.trained, mode.precision, True)
+        teacher_runner: Runner | None = runner(state.trained_network, mode.precision, True)
     else:
-        students = [runner(state.trained, mode.precision, True)]
-        model = state.teaching(teacher)
+        students = [runner(state.trained_network, mode.precision, True)]
+        model = state.choose_teacher(teacher)
         teacher_runner = None if model is None else runner(model, mode.teacher_precision, False)
     teacher_network = None if teacher is None else teacher.network
     helpers = {

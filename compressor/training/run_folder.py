@@ -26,7 +26,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
 from compressor.training.state import State
-from compressor.training.state_file import Damaged
+from compressor.training.state_file import DamagedState
 
 KEPT_STATES = 3
 FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
@@ -202,11 +202,11 @@ class SavedStates:
 
     def load_newest(self, load: Callable[[Path], None], note: Note) -> Path | None:
         """Load the newest state that can be read; None where none was ever saved. Damaged ones are set aside."""
-        damaged: dict[Path, Damaged] = {}
+        damaged: dict[Path, DamagedState] = {}
         for path in reversed(self.paths()):
             try:
                 load(path)
-            except Damaged as error:
+            except DamagedState as error:
                 damaged[path] = error
                 continue
             for bad, why in damaged.items():

@@ -1,8 +1,6 @@
-"""Exponential moving average of the trained weights.
+"""Everything that must survive a run's death, and nothing else: networks, modules, optimiser, average, guard, progress.
 
-Everything that must survive a run's death, and nothing else.
-
-Every process trains a copy of the same state: they begin alike, and are held to stay so.
+Every process trains a copy of the same state: they begin alike, and are checked to stay so.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from compressor.models.students import student_of_spec
 from compressor.training.calibration import Calibration
 from compressor.training.guard import Guard
 from compressor.training.stage import Role, Stage
-from compressor.training.state_file import pack, read_parts, unpack, write_parts
+from compressor.training.state_file import pack_state, read_state_file, unpack_state, write_state_file
 
 
 class EMA:
@@ -54,10 +52,10 @@ class EMA:
 
 @dataclass
 class State:
-    """Networks by their role, auxiliary modules, optimiser, average, guard, calibration, how far the run is, and the
+    """Networks by their role, the methods' modules, optimiser, average, guard, calibration, the steps done, and the
     best validation in dB.
 
-    `done` counts the steps of all stages; `stage` is the index of the present one, which began after `began` steps.
+    `done` counts the steps of all stages; `stage` is the index of the current one, which began after `began` steps.
     """
 
     networks: dict[Role, Network]
@@ -76,53 +74,54 @@ class State:
 
     @classmethod
     def fresh(cls, student: Network, teacher: Network | None, stage: Stage, seed: int = 0) -> State:
-        """A state before the first step; the methods' own modules are made here."""
+        """Return a state before the first step; the methods' own modules are built here."""
         networks: dict[Role, Network] = {"student": student}
         modules = nn.ModuleDict()
-        begun = _begin(stage, networks, modules, teacher, seed)
-        return cls(networks, modules, *begun, role=stage.role, segments=stage.segments, seed=seed)
+        optimiser, ema = _prepare(stage, networks, modules, teacher, seed)
+        return cls(networks, modules, optimiser, ema, role=stage.role, segments=stage.segments, seed=seed)
 
     @property
     def student(self) -> Network:
-        """The student as a network of its own: what is trained, unless it is trained inside the teacher."""
+        """The student as a separate network: the one that is trained, unless it is trained inside the teacher."""
         return self.networks["student"]
 
     @property
-    def trained(self) -> Network:
+    def trained_network(self) -> Network:
+        """The network whose parameters the optimiser has."""
         return self.networks[self.role]
 
-    def averaged(self) -> Network:
-        """The student of the averaged weights; in a stage that trains the teacher, the averaged teacher."""
+    def averaged_network(self) -> Network:
+        """Return the student of the averaged weights; in a stage that trains the teacher, the averaged teacher."""
         if self.role != "joint":
             return self.ema.network
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
-    def teaching(self, teacher: ImageModel | None) -> ImageModel | None:
-        """Who teaches in this stage: the copy that an earlier stage tuned, or the teacher as it came.
+    def choose_teacher(self, loaded: ImageModel | None) -> ImageModel | None:
+        """Return the teacher of this stage: the copy that an earlier stage tuned, or the loaded one.
 
-        A copy that is being tuned learns from the images; where they have no labels, the teacher as it came gives them.
+        A copy that is being tuned learns from the images; where they have no labels, the loaded teacher gives them.
         """
         if self.role == "student":
-            return self.networks.get("teacher", teacher)
-        return teacher if self.role == "teacher" else self.networks["joint"]
+            return self.networks.get("teacher", loaded)
+        return loaded if self.role == "teacher" else self.networks["joint"]
 
     def enter(self, stage: Stage, teacher: Network | None) -> None:
-        """Go on to the next stage: networks stay; optimiser, average, guard and calibration begin anew.
+        """Go on to the next stage: networks are kept; optimiser, average, guard and calibration begin anew.
 
-        Modules of earlier stages are kept, and trained where a method of this stage has their name.
+        Modules of earlier stages are kept too, and trained where a method of this stage has their name.
         """
-        self.trained.eval().requires_grad_(False)
+        self.trained_network.eval().requires_grad_(False)
         self.role, self.segments = stage.role, stage.segments
-        self.optimiser, self.ema = _begin(stage, self.networks, self.modules, teacher, self.seed)
+        self.optimiser, self.ema = _prepare(stage, self.networks, self.modules, teacher, self.seed)
         self.guard, self.calibration = Guard(), Calibration()
         self.stage, self.began = self.stage + 1, self.done
 
     def save(self, path: Path) -> None:
-        write_parts(path, self.parts())
+        write_state_file(path, self.state_dict())
 
-    def parts(self) -> dict[str, Any]:
-        """All of it, as plain values and tensors."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, as plain values and tensors."""
         return {
             "networks": {role: network.state_dict() for role, network in self.networks.items()},
             "modules": self.modules.state_dict(),
@@ -137,75 +136,75 @@ class State:
         }
 
     def load(self, path: Path, stages: Sequence[Stage] = (), teacher: Network | None = None) -> None:
-        """Become what was saved. A fresh state walks through `stages` up to the one the file was saved in."""
-        parts = read_parts(path)
+        """Load a saved state. A fresh state enters `stages` up to the one that the file was saved in."""
+        saved = read_state_file(path)
         try:
-            self.become(parts, stages, teacher)
+            self.load_state_dict(saved, stages, teacher)
         except (RuntimeError, ValueError, KeyError) as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SrkdError(f"{path} does not fit this run: {told}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SrkdError(f"{path} does not fit this run: {reason}") from error
 
-    def become(self, parts: dict[str, Any], stages: Sequence[Stage], teacher: Network | None) -> None:
-        for stage in stages[1 : int(parts["stage"]) + 1]:
+    def load_state_dict(self, saved: dict[str, Any], stages: Sequence[Stage], teacher: Network | None) -> None:
+        for stage in stages[1 : int(saved["stage"]) + 1]:
             self.enter(stage, teacher)
-        for role, weights in parts["networks"].items():
+        for role, weights in saved["networks"].items():
             self.networks[role].load_state_dict(weights)
-        self.modules.load_state_dict(parts["modules"])
-        self.optimiser.load_state_dict(parts["optimiser"])
-        self.ema.load_state_dict(parts["ema"])
-        self.guard.load_state_dict(parts["guard"])
-        self.calibration.load_state_dict(parts["calibration"])
-        self.done, self.stage, self.began = int(parts["done"]), int(parts["stage"]), int(parts["began"])
-        self.best_psnr_y = float(parts["best_psnr_y"])
+        self.modules.load_state_dict(saved["modules"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.ema.load_state_dict(saved["ema"])
+        self.guard.load_state_dict(saved["guard"])
+        self.calibration.load_state_dict(saved["calibration"])
+        self.done, self.stage, self.began = int(saved["done"]), int(saved["stage"]), int(saved["began"])
+        self.best_psnr_y = float(saved["best_psnr_y"])
 
 
-def _begin(
+def _prepare(
     stage: Stage, networks: dict[Role, Network], modules: nn.ModuleDict, teacher: Network | None, seed: int
 ) -> tuple[torch.optim.Adam, EMA]:
-    """Make what `stage` needs and has not got: the network in its role, and modules; an optimiser and an average."""
+    """Add the network and the modules that `stage` needs and that are missing; return its optimiser and average."""
     if stage.role not in networks:
         if teacher is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher, and there is none: add --teacher FILE")
         networks[stage.role] = copy.deepcopy(teacher)
-    trained = networks[stage.role].train().requires_grad_(True)
-    device = next(trained.parameters()).device
+    network = networks[stage.role].train().requires_grad_(True)
+    device = next(network.parameters()).device
     for method in stage.methods:
         if method.name not in modules:
             with drawn(f"modules of {method.name}", seed):
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
-    own = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
+    extra = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
     optimiser = torch.optim.Adam(
-        [*trained.parameters(), *own],
+        [*network.parameters(), *extra],
         lr=stage.schedule.rate,
         betas=stage.optimiser.betas,
         eps=stage.optimiser.eps,
         # One kernel for all: a third of the time of foreach on CPU, and one launch on a GPU.
         fused=True,
     )
-    return optimiser, EMA(trained, decay=stage.average.decay, warmup=stage.average.warmup)
+    return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
 
 
 def follow_leader(
     state: State, processes: Processes, stages: Sequence[Stage] = (), teacher: Network | None = None
 ) -> None:
-    """Take the leading process's state: what was drawn is drawn once, and other machines need not see the run folder.
+    """Load the leader's state: random weights are drawn once, and other machines need not see the run folder.
 
-    Through `stages` a fresh state walks up to the stage the leader stands in.
+    A fresh state enters `stages` up to the leader's.
     """
     if processes.is_single:
         return
-    packed = processes.broadcast(pack(state.parts()) if processes.is_leader else None)
+    packed = processes.broadcast(pack_state(state.state_dict()) if processes.is_leader else None)
     if not processes.is_leader:
-        state.become(unpack(packed), stages, teacher)
+        state.load_state_dict(unpack_state(packed), stages, teacher)
 
 
 def require_equal_weights(state: State, processes: Processes) -> None:
-    """Refuse to go on when what is trained is no longer the same everywhere."""
+    """Refuse to go on when the trained parameters are no longer the same on every process."""
     if processes.is_single:
         return
-    hashed = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for group in state.optimiser.param_groups:
         for parameter in group["params"]:
-            hashed.update(tensor_bytes(parameter))
-    wrong = f"has other weights than rank 0 after step {state.done}: a fault of the machine or of the recipe"
-    processes.require_equal(hashed.hexdigest(), wrong)
+            digest.update(tensor_bytes(parameter))
+    message = f"has other weights than rank 0 after step {state.done}: a fault of the machine or of the recipe"
+    processes.require_equal(digest.hexdigest(), message)

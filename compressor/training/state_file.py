@@ -1,4 +1,4 @@
-"""A state as one file that proves itself: torch.save's zip, whose comment holds a hash of every byte before it.
+"""A state as one file that can be verified: torch.save's zip, whose comment holds a hash of every byte before it.
 
 Torch reads it as any other file of its own, and itself checks no sums: a flipped bit in a weight would go unseen.
 """
@@ -22,17 +22,17 @@ COMMENT = len(MARK) + 64
 """Bytes of the comment: the mark and 32 bytes of hash in hexadecimal digits."""
 
 
-class Damaged(SrkdError):
-    """The file is not what was written: cut short, empty, changed, or unreadable."""
+class DamagedState(SrkdError):
+    """The file differs from what was written: cut short, empty, changed, or unreadable."""
 
 
-def write_parts(path: Path, parts: Mapping[str, Any]) -> None:
-    """Write whole or not at all. Through memory: torch tells a full disk in words that mean nothing to a user."""
+def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
+    """Write whole or not at all. Through memory: torch reports a full disk in words that mean nothing to a user."""
     buffer = io.BytesIO()
-    torch.save(dict(parts), buffer)
+    torch.save(dict(state), buffer)
     archive = buffer.getbuffer()
     if bytes(archive[-2:]) != b"\0\0":
-        raise RuntimeError("torch.save wrote a zip that has a comment: there is no place for the hash")
+        raise RuntimeError("torch.save wrote a zip that has a comment: there is no space for the hash")
     # The last two bytes of a zip without a comment are the comment's length.
     length = COMMENT.to_bytes(2, "little")
     digest = _hash(archive[:-2], length)
@@ -41,39 +41,39 @@ def write_parts(path: Path, parts: Mapping[str, Any]) -> None:
         stream.write(length + MARK + digest)
 
 
-def pack(parts: Mapping[str, Any]) -> bytes:
-    """A state as bytes, for another process."""
+def pack_state(state: Mapping[str, Any]) -> bytes:
+    """Return a state as bytes, for another process."""
     buffer = io.BytesIO()
-    torch.save(dict(parts), buffer)
+    torch.save(dict(state), buffer)
     return buffer.getvalue()
 
 
-def unpack(packed: bytes) -> dict[str, Any]:
-    parts: dict[str, Any] = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
-    return parts
+def unpack_state(packed: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
+    return state
 
 
-def read_parts(path: Path) -> dict[str, Any]:
-    """What was written, or `Damaged`."""
+def read_state_file(path: Path) -> dict[str, Any]:
+    """Read and verify a state, or raise `DamagedState`."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
     if not content:
-        raise Damaged(f"{path} is empty")
+        raise DamagedState(f"{path} is empty")
     sealed, comment = content[:-COMMENT], content[-COMMENT:]
     if comment != MARK + _hash(sealed, b""):
-        raise Damaged(f"{path} is damaged: its bytes are not those that were written")
+        raise DamagedState(f"{path} is damaged: its bytes are not those that were written")
     try:
-        parts = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise SrkdError(f"this torch cannot read {path}: {str(error).strip().splitlines()[0][:200]}") from error
-    if not isinstance(parts, dict):
-        raise SrkdError(f"{path} holds no state")
-    return parts
+    if not isinstance(state, dict):
+        raise SrkdError(f"{path} is not a saved state")
+    return state
 
 
 def _hash(content: bytes | memoryview, rest: bytes) -> bytes:
-    hashed = hashlib.blake2b(content, digest_size=32)
-    hashed.update(rest)
-    return hashed.hexdigest().encode()
+    digest = hashlib.blake2b(content, digest_size=32)
+    digest.update(rest)
+    return digest.hexdigest().encode()

@@ -106,7 +106,7 @@ def test_the_contrast_teaches_the_teacher_only_where_it_is_told_to(detach: bool)
     method = Csd(phi="teacher", detach=detach)
     state, cast = played(method, teacher, build_student(teacher, width=0.5))
     terms_of(method, cast)["contrast"].backward()
-    gradient = state.trained.get_parameter("blocks.0.conv1.weight").grad
+    gradient = state.trained_network.get_parameter("blocks.0.conv1.weight").grad
     assert gradient is not None and gradient[:4, :4].ne(0).any()
     assert bool(gradient[4:].ne(0).any() or gradient[:, 4:].ne(0).any()) is not detach
 
@@ -142,8 +142,8 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     cast = build_networks(one, state, teacher, lambda line: None, Processes())
     seen, images = cast.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
     assert all(torch.equal(a, b) for a, b in zip(seen(images), TeacherPhi(teacher)(images), strict=True))
-    assert not torch.equal(seen(images)[0], TeacherPhi(state.trained)(images)[0])
-    assert not any("phi" in name for name in state.parts()["modules"])
+    assert not torch.equal(seen(images)[0], TeacherPhi(state.trained_network)(images)[0])
+    assert not any("phi" in name for name in state.state_dict()["modules"])
 
 
 class Still:
@@ -177,7 +177,7 @@ def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> Non
         state, cast = played(Csd(phi="teacher", compat=compat), teacher, student)  # type: ignore[arg-type]
         outputs[compat] = cast.students[0](lr, ()).sr
         with torch.no_grad():
-            torch.testing.assert_close(state.averaged()(lr), outputs[compat])
+            torch.testing.assert_close(state.averaged_network()(lr), outputs[compat])
     torch.testing.assert_close(outputs["csd"], StudentView(teacher, student.spec, "contiguous")(lr))
     assert not torch.equal(outputs[""], outputs["csd"])
 

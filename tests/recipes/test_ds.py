@@ -71,7 +71,9 @@ def test_removing_the_heads_leaves_the_student_to_the_bit() -> None:
     alone.load_state_dict(trained.state_dict())
     with torch.no_grad():
         assert torch.equal(alone(lr), beside)
-    assert {name for name, _ in state.averaged().named_parameters()} == {name for name, _ in alone.named_parameters()}
+    assert {name for name, _ in state.averaged_network().named_parameters()} == {
+        name for name, _ in alone.named_parameters()
+    }
     assert len(list(state.modules["ds"].parameters())) > 0
 
 

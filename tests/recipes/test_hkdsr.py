@@ -328,5 +328,5 @@ def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
 
 def test_the_student_alone_is_what_leaves() -> None:
     state, _ = run(stages(2), smooth_patch(), Recorder())
-    student = copy.deepcopy(state.averaged())
+    student = copy.deepcopy(state.averaged_network())
     assert {name for name, _ in student.named_parameters()} == {name for name, _ in build(EDSR).named_parameters()}

@@ -82,7 +82,7 @@ def test_gradients_reach_whom_they_should(row: Row):
     joint = state.networks.get("joint")
     assert (joint is not None) == ("joint" in row.learners)
     assert bool(list(state.modules.parameters())) == ("modules" in row.learners)
-    assert all_moved(state.trained, row.spared) and all_moved(state.modules, row.spared)
+    assert all_moved(state.trained_network, row.spared) and all_moved(state.modules, row.spared)
     others = [pair.teacher, state.networks.get("teacher"), *cast.helpers.values()]
     for network in others:
         for parameter in () if network is None else network.parameters():
@@ -119,7 +119,7 @@ def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
     pair = Pair.of(row, steps=2)
     state = pair.fresh()
     pair.train(state)
-    student, path, fresh = state.averaged(), tmp_path / "student.safetensors", build(row.student)
+    student, path, fresh = state.averaged_network(), tmp_path / "student.safetensors", build(row.student)
     save_network(student, path)
     # What is counted is what is there: numbers in the file, and multiplications that the network makes when it runs.
     with safe_open(path, framework="pt") as file:

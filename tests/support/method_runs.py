@@ -153,7 +153,7 @@ def _measured(pair: Pair, processes: Processes) -> dict[str, Any]:
     state = pair.fresh()
     follow_leader(state, processes)
     losses = pair.train(state, processes=processes)
-    weights = torch.cat([value.reshape(-1) for value in state.trained.state_dict().values()])
+    weights = torch.cat([value.reshape(-1) for value in state.trained_network.state_dict().values()])
     replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
     return {"losses": losses, "weights": weights.tolist(), "replicas": len(set(processes.gather_objects(replica)))}
 

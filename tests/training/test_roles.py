@@ -66,7 +66,7 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     assert teacher.fingerprint() == given, "a copy is trained, not what was loaded"
     trained = state.networks["joint"]
     assert trained.fingerprint() != given
-    averaged = state.averaged()
+    averaged = state.averaged_network()
     assert averaged.spec == state.student.spec
     expected = student_of_spec(state.ema.network, state.student.spec)
     assert averaged.fingerprint() == expected.fingerprint()
@@ -133,7 +133,7 @@ def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
     resumed = State.fresh(pupil(teacher), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
     Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert resumed.trained.fingerprint() == straight.trained.fingerprint()
+    assert resumed.trained_network.fingerprint() == straight.trained_network.fingerprint()
 
 
 def tuned_first() -> tuple[Stage, Stage]:
@@ -148,7 +148,7 @@ def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     straight, recorder = State.fresh(network(0), teacher, stages[0]), SavingRecorder(tmp_path / "state.pt", at)
     Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
     assert teacher.fingerprint() == given != straight.networks["teacher"].fingerprint()
-    assert straight.role == "student" and straight.averaged() is straight.ema.network
+    assert straight.role == "student" and straight.averaged_network() is straight.ema.network
     patch = smooth_patch().at(0)
     with torch.no_grad():
         target = straight.networks["teacher"](patch.lr)
@@ -179,7 +179,7 @@ def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
     """As in DUKD's code: the second update moves by g1(θ0) + g2(θ1). Seen through plain gradient descent."""
     one = stage([InParts()], steps=1, rate=1e-2)
     state = State.fresh(network(0), None, one)
-    parameters = list(state.trained.parameters())
+    parameters = list(state.trained_network.parameters())
     state.optimiser = torch.optim.SGD(parameters, lr=1e-2)  # type: ignore[assignment]
     Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
     other, patch = network(0), smooth_patch().at(0)
@@ -273,7 +273,7 @@ def test_helpers_are_frozen_and_not_saved_and_modules_are_drawn_from_the_seed():
     before = copy.deepcopy(weights[0])
     Trainer([one], first, smooth_patch(), None, Recorder(), seed=0).run()
     assert not torch.equal(weights[0], before)
-    assert not any("lens" in name for name in first.parts()["modules"])
+    assert not any("lens" in name for name in first.state_dict()["modules"])
     assert sum(len(group["params"]) for group in first.optimiser.param_groups) == 2 + len(
         list(first.student.parameters())
     )

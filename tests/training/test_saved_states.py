@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
 from compressor.training.run_folder import RunFolder, SavedStates
 from compressor.training.state import State
-from compressor.training.state_file import Damaged, read_parts, write_parts
+from compressor.training.state_file import DamagedState, read_state_file, write_state_file
 from recipes.scratch import Scratch
 from tests.support.training import network, stage
 
@@ -26,7 +26,7 @@ PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    write_parts(tmp_path / "state.pt", PARTS)
+    write_state_file(tmp_path / "state.pt", PARTS)
     return tmp_path / "state.pt"
 
 
@@ -42,7 +42,7 @@ def saved(states: SavedStates, state: State, *steps: int) -> None:
 
 
 def test_what_is_written_is_read_and_torch_reads_it_too(file: Path):
-    for parts in (read_parts(file), torch.load(file, weights_only=True)):
+    for parts in (read_state_file(file), torch.load(file, weights_only=True)):
         assert parts["done"] == 7 and parts["nested"] == {"average": 0.1 + 0.2}
         assert torch.equal(parts["weights"], PARTS["weights"])
 
@@ -51,17 +51,17 @@ def test_every_flipped_bit_and_every_cut_is_seen(file: Path):
     whole = file.read_bytes()
     for place in range(0, len(whole), 13):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        with pytest.raises(Damaged, match="is damaged"):
-            read_parts(file)
+        with pytest.raises(DamagedState, match="is damaged"):
+            read_state_file(file)
         file.write_bytes(whole[:place])
-        with pytest.raises(Damaged, match="is empty" if place == 0 else "is damaged"):
-            read_parts(file)
+        with pytest.raises(DamagedState, match="is empty" if place == 0 else "is damaged"):
+            read_state_file(file)
     file.write_bytes(whole + b"\0")
-    with pytest.raises(Damaged):
-        read_parts(file)
+    with pytest.raises(DamagedState):
+        read_state_file(file)
     file.unlink()
-    with pytest.raises(Damaged, match="cannot be read: No such file"):
-        read_parts(file)
+    with pytest.raises(DamagedState, match="cannot be read: No such file"):
+        read_state_file(file)
 
 
 def test_the_last_three_are_kept_by_step_and_nothing_else_is_touched(state: State, tmp_path: Path):
@@ -99,7 +99,7 @@ def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_p
         (tmp_path / f"state-0000000{step}.pt").write_bytes(b"")
 
     def load(path: Path) -> None:
-        read_parts(path)
+        read_state_file(path)
         taken.append(path.name)
 
     assert states.load_newest(load, lines.append) == tmp_path / "state-00000001.pt"
@@ -146,7 +146,7 @@ def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Pat
 
     monkeypatch.setattr(atomic.os, "fsync", synced)
     monkeypatch.setattr(atomic.os, "replace", renamed)
-    write_parts(tmp_path / "state.pt", PARTS)
+    write_state_file(tmp_path / "state.pt", PARTS)
     assert order == ["file", "rename", "folder"]
 
 

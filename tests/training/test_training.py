@@ -65,7 +65,7 @@ def test_a_constant_image_becomes_a_constant_one():
     state = State.fresh(network(0), None, one)
     before = [constant_through(state.student, shade, border=16) for shade in (0.2, 0.5, 0.8)]
     Trainer([one], state, Shades(), None, Recorder(), seed=0).run()
-    after = [constant_through(state.averaged(), shade, border=16) for shade in (0.2, 0.5, 0.8)]
+    after = [constant_through(state.averaged_network(), shade, border=16) for shade in (0.2, 0.5, 0.8)]
     assert max(apart for apart, _ in after) < 1e-2 < min(apart for apart, _ in before)
     assert max(off for _, off in after) < 0.05 < max(off for _, off in before)
 
