@@ -24,6 +24,12 @@ Body = Callable[..., None]
 """The function of a verb: body(console, options), and further click options by name."""
 
 
+class VerbCommand(click.Command):
+    """A click command, and the class of its options."""
+
+    options: type[Options] | None = None
+
+
 def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -> Callable[[Body], click.Command]:
     """Make a click command of a function that takes the console and an object of `options`.
 
@@ -39,7 +45,8 @@ def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -
                 console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
                 run_or_exit(console, functools.partial(_call, body, console, options, values))
 
-        command = click.command(name, epilog=epilog or None)(run)
+        command = click.command(name, cls=VerbCommand, epilog=epilog or None)(run)
+        command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
         command.params += console_options(json=True)
