@@ -25,7 +25,7 @@ GROUP = "srkd.recipes"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
-"""What a method needs of its teacher: no teacher, any teacher's outputs, or a network that srkd can build."""
+"""The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
 TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
 """From the least to the most."""
 
@@ -82,7 +82,7 @@ METHODS: Mapping[str, MethodEntry] = {
 
 @dataclass(frozen=True)
 class Contribution:
-    """What another package adds: methods by name, and `presets`, a package that holds `presets/NAME.yaml`.
+    """The additions of another package: methods by name, and `presets`, a package that holds `presets/NAME.yaml`.
 
     An entry point of the group `srkd.recipes` points at one.
     """

@@ -42,7 +42,7 @@ REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"joint"}): "a teacher can be trained jointly once",
     frozenset({"joint", "output"}): NO_FROZEN_TEACHER,
     frozenset({"joint", "feature"}): NO_FROZEN_TEACHER,
-    frozenset({"joint", "contrast"}): "joint training has its own contrast",
+    frozenset({"joint", "contrast"}): "joint training already has a contrast",
     frozenset({"joint", "heads"}): "heads need a student of its own weights, and this one is part of the teacher",
     frozenset({"joint", "bands"}): NO_FROZEN_TEACHER,
     frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",

@@ -1,4 +1,4 @@
-"""CSD: a student that is a slice of its teacher's own weights, both trained at once.
+"""CSD: a student that is a slice of its teacher's weights, both trained at once.
 
     L = L1(S, y) + λ_T·L1(T, y) + λ_C·Σ_j v_j·D_j,    D_j as in csd_lite.py
 
@@ -41,8 +41,11 @@ Width = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True)
 class Csd(CsdLite):
-    lam_teacher: Annotated[float, Field(ge=0, description="weight of the teacher's own pixel loss")] = 1.0
-    detach: Annotated[bool, Field(description="whether the contrast leaves the teacher's image alone")] = True
+    lam_teacher: Annotated[float, Field(ge=0, description="weight of the teacher's pixel loss")] = 1.0
+    detach: Annotated[
+        bool,
+        Field(description="no gradient of the contrast reaches the teacher's image"),
+    ] = True
     widths: Annotated[
         tuple[Width, ...], Field(description="further students trained in the same teacher, beside --width")
     ] = ()
@@ -66,12 +69,12 @@ class Csd(CsdLite):
     def fit(self, teacher: Network | None, student: Network) -> Csd:
         super().fit(teacher, student)
         if teacher is None:
-            raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of our networks")
+            raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of srkd's networks")
         for spec in (student.spec, *self.branches(teacher.spec)):
             try:
                 require_slice(teacher.spec, spec)
             except UsageError as error:
-                raise UsageError(f"{self.name} trains a slice of the teacher's own weights: {error}") from error
+                raise UsageError(f"{self.name} trains a slice of the teacher's weights: {error}") from error
         return self
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:

@@ -177,5 +177,5 @@ def build_regressor(student_channels: int, teacher_channels: int, *, seed: int) 
 def require_network(teacher: Network | None) -> Network:
     """Return the teacher's network, or refuse a teacher that gives outputs only."""
     if teacher is None:
-        raise SrkdError("features of the teacher are needed: it must be a network that srkd can build")
+        raise SrkdError("features of the teacher are needed: it must be one of srkd's networks")
     return teacher

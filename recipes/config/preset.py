@@ -28,7 +28,7 @@ class PresetPart(BaseModel):
 
 
 class StudentRule(PresetPart):
-    """How the student is built unless the command line says otherwise."""
+    """The rule for building the student; the command line wins over it."""
 
     init: Literal["inherit", "random"] = Field(default="random", description="weights cut from the teacher, or random")
     width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
@@ -90,13 +90,13 @@ class Preset(PresetPart):
     schedule: ScheduleRule = ScheduleRule()
 
     def with_steps(self, steps: int) -> Preset:
-        """The preset with its schedule rescaled to `steps` updates."""
+        """Return the preset with its schedule rescaled to `steps` updates."""
         shape = self.learning_rate().rescaled(steps)
         changed = {"steps": steps, "milestones": tuple(shape.milestones), "warmup": shape.warmup}
         return self.model_copy(update={"schedule": self.schedule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:
-        """The preset with `hr_patch`, if it has one, turned into `lr_patch` for a scale."""
+        """Return the preset with `hr_patch`, if it has one, turned into `lr_patch` for a scale."""
         rule = self.schedule
         if rule.hr_patch is None:
             return self
@@ -118,20 +118,20 @@ class Preset(PresetPart):
         return tuple(make_method(rule.name, rule.options) for rule in self.methods)
 
     def speed_options(self) -> SpeedOptions:
-        """The preset's wishes about speed; the machine decides the rest."""
+        """Return the preset's settings of speed; the machine decides what they leave open."""
         from compressor.training.speed import SpeedOptions
 
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
     def stages(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
-        """The stages that methods need before, then the student's own stage, which `steps` counts."""
+        """Return the stages that methods need before, then the student's own stage, which `steps` counts."""
         from compressor.training.stage import with_earlier_stages
 
         return with_earlier_stages(self.stage(methods, mode))
 
     def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> Stage:
-        """The student's own stage, in the execution mode chosen for the machine; plain without one."""
+        """Return the student's own stage, in the execution mode chosen for the machine; plain without one."""
         from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Optimiser, Stage
 

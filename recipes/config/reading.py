@@ -43,7 +43,7 @@ def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
 
 
 def is_recipe_file(recipe: str) -> bool:
-    """Whether a recipe is a file: names have neither dots nor slashes."""
+    """Return whether a recipe is a file: names have neither dots nor slashes."""
     return recipe.endswith((".yaml", ".yml")) or "/" in recipe or "\\" in recipe
 
 

@@ -86,9 +86,9 @@ def _value(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Any:
         name = str(key.value)
         if name in values:
             raise yaml.MarkedYAMLError(problem=f"the key {name} appears twice", problem_mark=key.start_mark)
-        place = (*path, name)
-        lines[place] = key.start_mark.line + 1
-        values[name] = _value(value, place, lines)
+        key_path = (*path, name)
+        lines[key_path] = key.start_mark.line + 1
+        values[name] = _value(value, key_path, lines)
     return values
 
 

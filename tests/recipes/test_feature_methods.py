@@ -110,7 +110,7 @@ def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Featur
         lines(taps=["head"], teacher_taps=["body[7]"])
     with pytest.raises(UsageError, match=r"3 taps of the student .* and 1 of the teacher .*as many teacher_taps"):
         lines(teacher_taps=["head"])
-    with pytest.raises(SrkdError, match="a network that srkd can build"):
+    with pytest.raises(SrkdError, match="one of srkd's networks"):
         describe_taps([method], None, student, batch=2, lr_patch=8)
 
 
