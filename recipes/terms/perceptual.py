@@ -26,8 +26,8 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.files import open_container
-from compressor.models.checkpoints.load import unwrap
 from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.checkpoints.unwrap import unwrap
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build

@@ -154,7 +154,7 @@ def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
         ([torch.eye(3)], "holds a list, not a state dict"),
         (torch.eye(3), "holds a tensor, not a state dict"),
         ({"epoch": 3}, r"holds no tensors \(its keys: epoch\)"),
-        ({3: torch.eye(3)}, "a tensor is named '3', which is no text"),
+        ({3: torch.eye(3)}, "a tensor is named '3', which is not text"),
         ({"a": {"x": torch.eye(3)}, "b": {"x": torch.eye(3)}}, r"several state dicts \(a, b\): choose one"),
     ],
 )

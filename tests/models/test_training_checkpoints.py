@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.checkpoints.load import ATTRIBUTES, DoesNotFit, UnknownNetwork, load_checkpoint, read_states
+from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
+from compressor.models.checkpoints.unwrap import ATTRIBUTES
 from compressor.models.networks.edsr import EDSRSpec
 from tests.support import official, official_rcan
 from tests.support.networks import save_state

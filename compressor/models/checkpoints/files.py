@@ -1,6 +1,6 @@
-"""Three file formats, each read into plain values with a `TensorRef` for every tensor, and a way to read a storage.
+"""From bytes to tensors: a checkpoint file of any format, opened without running any code of it.
 
-From bytes to tensors: a checkpoint file of any format, opened without running any code of it.
+Three formats, each read into plain values with a `TensorRef` for every tensor, and a function that reads a storage.
 
 Memory is bounded by the file: a storage is read when a tensor of it is asked for, never past the size that the file
 holds for it, and all of them together never past a small multiple of the file (a deflated archive may be a bomb).
@@ -32,7 +32,7 @@ HEADER_BYTES_LIMIT = 16 * 2**20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 CHUNK_BYTES = 2**20
 LARGEST_INFLATION = 8
-"""Trained weights deflate by a tenth: values of more than this times the file are no weights."""
+"""Trained weights deflate by a tenth: values of more than this times the file are not weights."""
 INFLATED_ANYWAY_BYTES = 64 * 2**20
 AGAIN = "download or save the file again"
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
@@ -51,19 +51,19 @@ SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class Opened:
-    """`read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails."""
+class OpenFile:
+    """An open file. `read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails."""
 
     kind: str
     content: object
     read: Callable[[StorageRef, int], bytearray]
-    most_bytes: int
-    """What all storages together may hold: records and tensors that overlap, or inflate, stop there."""
+    max_bytes: int
+    """The bytes that all storages together may hold: records and tensors that overlap, or inflate, stop there."""
     header: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_zip(handle: IO[bytes], size_bytes: int) -> Opened:
-    """torch.save since 1.6: `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder` in a zip archive."""
+def open_zip(handle: IO[bytes], size_bytes: int) -> OpenFile:
+    """Open what torch.save writes since 1.6: a zip of `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder`."""
     with _zip_errors():
         archive = zipfile.ZipFile(handle)
     members = {info.filename: info for info in archive.infolist()}
@@ -78,26 +78,27 @@ def open_zip(handle: IO[bytes], size_bytes: int) -> Opened:
         raise SrkdError("saved on a big-endian machine, which is not supported")
     pickled = _member(archive, members[pickles[0]], PICKLE_BYTES_LIMIT + 1)
     if len(pickled) > PICKLE_BYTES_LIMIT:
-        raise SrkdError(f"its data.pkl has over {PICKLE_BYTES_LIMIT:,} bytes: this is no checkpoint")
+        raise SrkdError(f"its data.pkl has over {PICKLE_BYTES_LIMIT:,} bytes: this is not a checkpoint")
 
-    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
+    def read(ref: StorageRef, count_bytes: int) -> bytearray:
         member = members.get(f"{prefix}data/{ref.key}")
-        content = _member(archive, member, wanted_bytes) if member and member.file_size >= wanted_bytes else b""
-        return _whole(content, ref, wanted_bytes)
+        content = _member(archive, member, count_bytes) if member and member.file_size >= count_bytes else b""
+        return _require_size(content, ref, count_bytes)
 
     deflated = any(info.compress_type != zipfile.ZIP_STORED for info in members.values())
-    most_bytes = LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES if deflated else size_bytes
-    return Opened("torch", read_pickle(BytesIO(pickled)).value, read, most_bytes)
+    max_bytes = LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES if deflated else size_bytes
+    return OpenFile("torch", read_pickle(BytesIO(pickled)).value, read, max_bytes)
 
 
-def _whole(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
+def _require_size(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
+    """Return the bytes of a storage if they are as many as it must have."""
     if len(content) != size_bytes:
         raise SrkdError(f"the values of storage {ref.key[:40]!r} ({size_bytes:,} bytes) are not all there: {AGAIN}")
     return bytearray(content)
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit_bytes: int) -> bytearray:
-    """Up to `limit_bytes` of a record, stored or deflated."""
+    """Read up to `limit_bytes` of a record, stored or deflated."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
         raise SrkdError(f"record {member.filename[:60]!r} is encrypted, or packed by other means than deflate")
     if member.CRC == 0 and hasattr(member, "CRC"):
@@ -130,8 +131,8 @@ class _Clamped:
         return self.handle.read(max(0, min(count, self.size_bytes - self.handle.tell())))
 
 
-def open_legacy(handle: IO[bytes], size_bytes: int) -> Opened:
-    """torch.save before 1.6: magic number, protocol, machine, the object, the storages' keys, then their values."""
+def open_legacy(handle: IO[bytes], size_bytes: int) -> OpenFile:
+    """Open what torch.save wrote before 1.6: magic number, protocol, machine, object, the storages' keys and values."""
     stream = _Clamped(handle, size_bytes)
     if read_pickle(stream).value != LEGACY_MAGIC:
         raise SrkdError(f"a pickle that torch.save did not write: {SAVE_WEIGHTS}")
@@ -145,7 +146,7 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> Opened:
         raise SrkdError(f"its list of storages is damaged: {AGAIN}")
     first = stream.tell()
 
-    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
+    def read(ref: StorageRef, count_bytes: int) -> bytearray:
         stream.seek(first)
         for key in keys:
             count = int.from_bytes(stream.read(8), "little")
@@ -153,38 +154,38 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> Opened:
             if stored is None or stored.dtype is None or count != stored.start + stored.size:
                 break
             if key == ref.key:
-                return _whole(stream.read(wanted_bytes), ref, wanted_bytes)
+                return _require_size(stream.read(count_bytes), ref, count_bytes)
             if stream.tell() + count * stored.dtype.itemsize > size_bytes:
                 break
             stream.seek(count * stored.dtype.itemsize, 1)
-        return _whole(b"", ref, wanted_bytes)
+        return _require_size(b"", ref, count_bytes)
 
-    return Opened("torch-legacy", pickled.value, read, size_bytes)
+    return OpenFile("torch-legacy", pickled.value, read, size_bytes)
 
 
-def open_safetensors(handle: IO[bytes], size_bytes: int) -> Opened:
-    """Eight bytes of length, a JSON header, the values (huggingface/safetensors, README, 'Format')."""
+def open_safetensors(handle: IO[bytes], size_bytes: int) -> OpenFile:
+    """Open a safetensors file: length, JSON header, values (huggingface/safetensors, README, 'Format')."""
     length = int.from_bytes(handle.read(8), "little")
     if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
         raise SrkdError(f"its header claims {length:,} bytes in a file of {size_bytes:,}: {AGAIN}")
     try:
         header = json.loads(handle.read(length))
         metadata = header.pop("__metadata__", {})
-        places = {name: _place(name, entry, size_bytes - 8 - length) for name, entry in header.items()}
+        entries = {name: _tensor_entry(name, entry, size_bytes - 8 - length) for name, entry in header.items()}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that is not text")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SrkdError(f"its safetensors header is damaged ({str(error)[:80]}): {AGAIN}") from error
 
-    def read(ref: StorageRef, wanted_bytes: int) -> bytearray:
-        handle.seek(8 + length + places[ref.key][1])
-        return _whole(handle.read(wanted_bytes), ref, wanted_bytes)
+    def read(ref: StorageRef, count_bytes: int) -> bytearray:
+        handle.seek(8 + length + entries[ref.key][1])
+        return _require_size(handle.read(count_bytes), ref, count_bytes)
 
-    return Opened("safetensors", {name: tensor for name, (tensor, _) in places.items()}, read, size_bytes, metadata)
+    return OpenFile("safetensors", {name: tensor for name, (tensor, _) in entries.items()}, read, size_bytes, metadata)
 
 
-def _place(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
-    """A tensor of the header, and where its values begin."""
+def _tensor_entry(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
+    """Return a tensor of the header, and the offset of its values."""
     dtype, shape, (begin, end) = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
         raise ValueError(f"{name}: a negative or fractional size")
@@ -195,24 +196,24 @@ def _place(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
     return TensorRef(StorageRef(name, dtype, count), 0, shape, stride), begin
 
 
-MOST_AXES = 8
+MAX_AXES = 8
 
 
 class Container:
     """An open checkpoint. `content` holds plain values, and a `TensorRef` wherever the file has a tensor."""
 
-    def __init__(self, opened: Opened, sha256: str, size_bytes: int) -> None:
+    def __init__(self, opened: OpenFile, sha256: str, size_bytes: int) -> None:
         self.kind, self.content, self.header = opened.kind, opened.content, opened.header
         self.sha256, self.size_bytes = sha256, size_bytes
         self._read = opened.read
-        self._budget_bytes = opened.most_bytes
+        self._budget_bytes = opened.max_bytes
         self._storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
-        """The tensor on the CPU, as a view of its storage."""
+        """Return the tensor on the CPU, as a view of its storage."""
         count = math.prod(ref.shape)
-        if len(ref.shape) > MOST_AXES or (count == 0 and max(ref.shape) > 2**31):
-            raise SrkdError(f"a tensor of shape {str(ref.shape)[:60]} is not one of a network")
+        if len(ref.shape) > MAX_AXES or (count == 0 and max(ref.shape) > 2**31):
+            raise SrkdError(f"a tensor of shape {str(ref.shape)[:60]} is not a tensor of a network")
         if count == 0:
             return torch.empty(ref.shape, dtype=ref.storage.dtype)
         last = ref.offset + sum((size - 1) * step for size, step in zip(ref.shape, ref.stride, strict=True))
@@ -227,17 +228,17 @@ class Container:
 
     def _storage(self, ref: StorageRef) -> torch.Tensor:
         assert ref.dtype is not None  # no tensor is described without one
-        wanted = ref.start + ref.size
-        known = self._storages.get((ref.key, ref.dtype))
-        if known is None or known.numel() < wanted:
-            self._budget_bytes -= wanted * ref.dtype.itemsize
+        count = ref.start + ref.size
+        storage = self._storages.get((ref.key, ref.dtype))
+        if storage is None or storage.numel() < count:
+            self._budget_bytes -= count * ref.dtype.itemsize
             if self._budget_bytes < 0:
                 raise SrkdError(
                     f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does"
                 )
-            values = self._read(ref, wanted * ref.dtype.itemsize)
-            known = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
-        return known
+            values = self._read(ref, count * ref.dtype.itemsize)
+            storage = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
+        return storage
 
 
 @contextmanager
@@ -260,7 +261,7 @@ def open_container(path: Path) -> Iterator[Container]:
         raise SrkdError("does not fit into memory") from error
 
 
-def _open(handle: IO[bytes], size_bytes: int) -> Opened:
+def _open(handle: IO[bytes], size_bytes: int) -> OpenFile:
     handle.seek(0)
     start = handle.read(16)
     handle.seek(0)

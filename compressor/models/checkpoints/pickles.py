@@ -1,6 +1,4 @@
-"""Names that a checkpoint may hold: what `torch.save` writes, and what training scripts leave beside the weights.
-
-Pickles read as data: nothing that a file names is ever imported or called.
+"""Pickles read as data: nothing that a file names is ever imported or called.
 
 A checkpoint's pickle is a small program for a stack machine. Here that program is run by a machine which knows plain
 values, dictionaries and the few names by which `torch.save` describes tensors (torch/_utils.py, `_rebuild_*`); it
@@ -56,13 +54,13 @@ HARMLESS = frozenset((module, name) for module, names in HARMLESS_NAMES.items() 
 """Names that training scripts leave beside the weights. They are passed over, not built."""
 
 
-OPERATIONS_LIMIT = 2_000_000
-"""A tensor takes about forty operations; a pickle of more than this is a bomb or no checkpoint."""
+MAX_OPERATIONS = 2_000_000
+"""A tensor takes about forty operations: a longer pickle is a bomb, or not a checkpoint."""
 
 
 @dataclass(frozen=True)
 class StorageRef:
-    """Where values lie: the storage's key in the file, and how many values it has from `start` on."""
+    """A storage by its key in the file, and its number of values from `start` on."""
 
     key: str
     dtype: torch.dtype | None
@@ -81,8 +79,8 @@ class TensorRef:
 
 
 @dataclass(frozen=True)
-class Named:
-    """A global that the file names: looked up nowhere."""
+class GlobalName:
+    """A global that the file names: never looked up."""
 
     module: str
     name: str
@@ -92,14 +90,14 @@ class Named:
 
 
 @dataclass(frozen=True, eq=False)
-class Skipped:
+class SkippedObject:
     """An object that no network needs (an option, a date): its contents are dropped."""
 
     what: str
 
 
 class Stream(Protocol):
-    """What a pickle is read from; `read` must give fewer bytes than asked for when fewer are left."""
+    """The source of a pickle; `read` must give fewer bytes than requested when fewer are left."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -115,14 +113,14 @@ class Unpickled:
 
 
 def read_pickle(stream: Stream) -> Unpickled:
-    """The value of the pickle at the stream's position; the stream is left behind its end."""
+    """Read the pickle at the stream's position; the stream is left behind its end."""
     machine = _Machine()
     return Unpickled(_run(machine, stream), machine.storages)
 
 
 def read_storages(stream: Stream) -> Mapping[str, StorageRef]:
-    """The storages that a pickle of any classes refers to: objects are passed over, whatever they are."""
-    machine = _Storages()
+    """Return the storages that a pickle of any classes refers to: objects are passed over, whatever they are."""
+    machine = _StorageFinder()
     _run(machine, stream)
     return machine.storages
 
@@ -130,16 +128,13 @@ def read_storages(stream: Stream) -> Mapping[str, StorageRef]:
 def _run(machine: _Machine, stream: Stream) -> Any:
     try:
         for done, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
-            if done > OPERATIONS_LIMIT:
-                raise SrkdError(f"its pickle runs to more than {OPERATIONS_LIMIT:,} operations: this is no checkpoint")
+            if done > MAX_OPERATIONS:
+                raise SrkdError(f"its pickle runs to more than {MAX_OPERATIONS:,} operations: this is not a checkpoint")
             machine.execute(opcode.name, argument)
         return machine.pop()
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
-        raise SrkdError(f"its pickle is damaged ({_short(error)}): download or save the file again") from error
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:80]!r}"
+        reason = f"{type(error).__name__}: {str(error)[:80]!r}"
+        raise SrkdError(f"its pickle is damaged ({reason}): download or save the file again") from error
 
 
 class _Machine:
@@ -184,24 +179,24 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
-        elif not isinstance(target, Skipped):
+        elif not isinstance(target, SkippedObject):
             raise TypeError(f"append to {type(target).__name__}")
 
     def set_items(self, flat: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update(_pairs(flat))
-        elif not isinstance(target, Skipped):
+        elif not isinstance(target, SkippedObject):
             raise TypeError(f"set an item of {type(target).__name__}")
 
     def name_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a global without a name")
-        self.stack.append(_known(Named(module, name)))
+        self.stack.append(_allowed(GlobalName(module, name)))
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        self.stack.append(_rebuilt(function, arguments))
+        self.stack.append(_rebuild(function, arguments))
 
     def refer_to_storage(self) -> None:
         storage = _storage(self.pop())
@@ -209,16 +204,16 @@ class _Machine:
         self.stack.append(storage)
 
 
-class _Storages(_Machine):
-    """Passes over what it does not know."""
+class _StorageFinder(_Machine):
+    """A machine that passes over names it does not know."""
 
     def name_global(self, module: Any, name: Any) -> None:
-        self.stack.append(Named(str(module), str(name)))
+        self.stack.append(GlobalName(str(module), str(name)))
 
     def call(self) -> None:
         self.pop()
         self.pop()
-        self.stack.append(Skipped("object"))
+        self.stack.append(SkippedObject("object"))
 
 
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
@@ -228,11 +223,11 @@ def _pairs(flat: list[Any]) -> dict[Any, Any]:
 
 
 def _key(key: Any) -> Any:
-    """Containers as keys are replaced: hashing a deeply nested tuple overflows the C stack."""
-    return key if isinstance(key, (str, int, float, bytes, type(None))) else Skipped("key")
+    """Replace containers as keys: hashing a deeply nested tuple overflows the C stack."""
+    return key if isinstance(key, (str, int, float, bytes, type(None))) else SkippedObject("key")
 
 
-def _known(named: Named) -> Named:
+def _allowed(named: GlobalName) -> GlobalName:
     pair = (named.module, named.name)
     storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
     dtype = named.module == "torch" and named.name in DTYPES
@@ -240,7 +235,7 @@ def _known(named: Named) -> Named:
         return named
     if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"it holds sparse, quantised or meta tensors ({named}), which are no weights: save dense floats"
+            f"it holds sparse, quantised or meta tensors ({named}), which are not weights: save dense floats"
         )
     raise SrkdError(
         f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
@@ -249,9 +244,9 @@ def _known(named: Named) -> Named:
     )
 
 
-def _rebuilt(function: Any, arguments: Any) -> Any:
-    """What a call of one of the known names stands for."""
-    if not isinstance(function, Named) or not isinstance(arguments, tuple):
+def _rebuild(function: Any, arguments: Any) -> Any:
+    """Return the value that a call of an allowed name stands for."""
+    if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
         raise TypeError(f"call of {type(function).__name__}")
     pair = (function.module, function.name)
     if pair in _REBUILD:
@@ -260,7 +255,7 @@ def _rebuilt(function: Any, arguments: Any) -> Any:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
         return _pairs([part for key, value in pairs for part in (key, value)])
     if pair in HARMLESS:
-        return Skipped(str(function))
+        return SkippedObject(str(function))
     raise TypeError(f"call of {function}")
 
 
@@ -269,7 +264,7 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
     storage, offset, shape, stride = arguments[:4]
     shape, stride = tuple(shape), tuple(stride)
     if not isinstance(storage, StorageRef) or storage.dtype is None or len(shape) != len(stride):
-        raise TypeError("a tensor without a storage, or with as many strides as it has not axes")
+        raise TypeError("a tensor without a storage, or with another number of strides than axes")
     if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
         raise ValueError("a tensor with a negative or fractional size")
     return TensorRef(storage, offset, shape, stride)
@@ -278,15 +273,15 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
 def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
     """_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype): the storage counts bytes."""
     storage, dtype = arguments[0], arguments[6]
-    if not isinstance(storage, StorageRef) or not isinstance(dtype, Named) or dtype.name not in DTYPES:
+    if not isinstance(storage, StorageRef) or not isinstance(dtype, GlobalName) or dtype.name not in DTYPES:
         raise TypeError(f"a tensor of type {dtype}")
     kind = DTYPES[dtype.name]
     return _tensor((replace(storage, dtype=kind, size=storage.size // kind.itemsize), *arguments[1:4]))
 
 
-def _of_type(arguments: tuple[Any, ...]) -> Any:
+def _tensor_of_type(arguments: tuple[Any, ...]) -> Any:
     """_rebuild_from_type_v2(function, type, arguments, state): attributes of the tensor are dropped."""
-    return _rebuilt(arguments[0], arguments[2])
+    return _rebuild(arguments[0], arguments[2])
 
 
 def _storage(identity: Any) -> StorageRef:
@@ -294,7 +289,7 @@ def _storage(identity: Any) -> StorageRef:
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         raise ValueError("a persistent id that names no storage")
     kind, key, size = identity[1], identity[2], identity[4]
-    if not isinstance(kind, Named) or kind.name not in STORAGE_DTYPES or type(size) is not int or size < 0:
+    if not isinstance(kind, GlobalName) or kind.name not in STORAGE_DTYPES or type(size) is not int or size < 0:
         raise ValueError("a storage of unknown type or size")
     view = identity[5] if len(identity) > 5 else None
     start = view[1] if isinstance(view, tuple) else 0
@@ -309,7 +304,7 @@ _REBUILD: Mapping[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_with_dtype,
     ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
     ("torch._utils", "_rebuild_parameter_with_state"): lambda arguments: arguments[0],
-    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_type,
     ("torch", "Size"): lambda arguments: tuple(arguments[0]),
 }
 # fmt: off

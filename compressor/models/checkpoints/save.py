@@ -29,7 +29,7 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "
 
 
 def metadata_of(spec: Spec) -> dict[str, str]:
-    """The metadata that every file made from a network carries, in safetensors headers and elsewhere."""
+    """Return the metadata that every file made from a network carries, in safetensors headers and elsewhere."""
     return {
         "srkd.format": FORMAT,
         "srkd.spec": json.dumps(spec.to_dict(), sort_keys=True),
@@ -41,22 +41,22 @@ def metadata_of(spec: Spec) -> dict[str, str]:
 def save_network(
     network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the network's tensors, by our names, as fp32 (or `dtype`), with its spec in the header."""
+    """Write the network's tensors, by srkd's names, as fp32 (or `dtype`), with its spec in the header."""
     extra = dict(metadata or {})
-    strangers = sorted(set(extra) - METADATA_KEYS)
-    if strangers:
-        raise UsageError(f"no metadata key is called {strangers[0]!r}; there are {', '.join(sorted(METADATA_KEYS))}")
-    kind = dtype or torch.float32
-    if kind not in DTYPE_NAMES:
-        raise UsageError(f"cannot save as {kind}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
-    tensors = {name: _as(name, tensor, kind) for name, tensor in sorted(network.state_dict().items())}
+    unknown = sorted(set(extra) - METADATA_KEYS)
+    if unknown:
+        raise UsageError(f"no metadata key is called {unknown[0]!r}; there are {', '.join(sorted(METADATA_KEYS))}")
+    dtype = dtype or torch.float32
+    if dtype not in DTYPE_NAMES:
+        raise UsageError(f"cannot save as {dtype}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
+    tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
         stream.write(_header(tensors, {**metadata_of(network.spec), **extra}))
         for tensor in tensors.values():
             stream.write(tensor_bytes(tensor))
 
 
-def _as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     converted = tensor.detach().to("cpu", dtype)
     if bool(tensor.isfinite().all()) and not bool(converted.isfinite().all()):
         raise SrkdError(f"tensor {name} has values beyond the range of {dtype}: save as float32")
@@ -64,7 +64,7 @@ def _as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
+    """Build length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
 
     Written here because the library's own writer orders the metadata by chance.
     """

@@ -1,0 +1,137 @@
+"""From what a file holds to one state dict: wrappers of training scripts, and prefixes of parallel training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.networks.dialect import Assumption
+
+AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
+WRAPPERS = (*AVERAGED, "params", "model_state_dict", "state_dict", "model", "net_g", "generator", "netG", "net")
+"""In order of preference: averaged weights are what BasicSR's authors evaluate."""
+PREFIXES = ("module.", "_orig_mod.")
+"""Put before every name by nn.DataParallel and torch.compile."""
+ATTRIBUTES = (
+    "ema_model.", "model_ema.", "net_g_ema.", "netG_ema.", "g_ema.", "ema.",
+    "net_g.", "netG.", "generator.", "model.", "net.", "network.",
+)  # fmt: skip
+"""Names that training modules give their network (Lightning saves the whole module); averaged weights first."""
+MAX_LEVELS = 3
+MAX_READINGS = 40
+"""Prefixes nest; a file made to have thousands of readings gets no more time than an honest one."""
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A state dict by name, and how the file wrapped it."""
+
+    refs: Mapping[str, TensorRef]
+    wrapping: str
+    assumed: tuple[Assumption, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def unwrap(content: object, weights: str | None = None) -> Unwrapped:
+    """Find the state dict. `weights` names one of several, or with a dot at its end the prefix of some names."""
+    if weights is not None and weights.endswith("."):
+        return _only(unwrap(content), weights)
+    path: list[str] = []
+    assumed: list[Assumption] = []
+    while len(path) < MAX_LEVELS and isinstance(content, dict):
+        keys = [key for key, value in content.items() if isinstance(key, str) and _holds_weights(value)]
+        if weights is not None and not path and weights not in keys:
+            raise UsageError(f"the file holds no weights called {weights!r}; {nearest(weights, keys)}")
+        if not keys:
+            break
+        chosen = weights if weights in keys else _preferred(keys)
+        if len(keys) > 1 and chosen != weights:
+            others = ", ".join(key[:40] for key in keys if key != chosen)
+            why = f"the file holds {others} too" + ("; averaged weights (EMA) come first" * (chosen in AVERAGED))
+            assumed.append(Assumption("weights", chosen, why))
+        path.append(chosen)
+        content = content[chosen]
+    refs = _named_tensors(content)
+    bare = _without_prefixes(refs)
+    if len(next(iter(bare))) < len(next(iter(refs))):
+        path.append(next(iter(refs)).removesuffix(next(iter(bare))) + "*")
+    return Unwrapped(bare, " > ".join(path) or "bare", tuple(assumed))
+
+
+def readings(outer: Unwrapped) -> Iterator[Unwrapped]:
+    """Yield the state dict as it stands, then each part of it that may be the network of a larger module.
+
+    An attribute's prefix may also be a network's own (old ESRGAN files begin with `model.`), so nothing is taken off
+    before the names as they stand were looked at.
+    """
+    return itertools.islice(_parts(outer, 0), MAX_READINGS)
+
+
+def _parts(outer: Unwrapped, level: int) -> Iterator[Unwrapped]:
+    yield outer
+    if level == MAX_LEVELS:
+        return
+    for prefix in ATTRIBUTES:
+        if any(name.startswith(prefix) for name in outer.refs):
+            yield from _parts(_only(outer, prefix), level + 1)
+
+
+def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
+    """Return the tensors under a prefix; others become a note, or an assumption where they may be the network too."""
+    part = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
+    if not part:
+        starts = sorted({name.partition(".")[0] + "." for name in outer.refs})
+        raise UsageError(f"no tensor's name begins with weights={prefix!r}; {nearest(prefix, starts[:20])}")
+    others = [name for name in outer.refs if not name.startswith(prefix)]
+    rivals = [other for other in ATTRIBUTES if any(name.startswith(other) for name in others)]
+    assumed, notes = outer.assumed, outer.notes
+    if rivals:
+        why = f"the file holds {', '.join(rivals)} too" + ("; averaged weights (EMA) come first" * ("ema" in prefix))
+        assumed = (*assumed, Assumption("weights", prefix, why))
+    elif others:
+        notes = (*notes, f"{len(others)} tensors outside {prefix}* are left out ({others[0][:60]}, …)")
+    bare = _without_prefixes(part)
+    return Unwrapped(bare, f"{outer.wrapping} > {prefix}*".removeprefix("bare > "), assumed, notes)
+
+
+def _holds_weights(value: object) -> bool:
+    """Return whether `value` is a state dict, or a wrapper of one."""
+    if not isinstance(value, dict):
+        return False
+    return any(
+        isinstance(key, str) and (isinstance(item, TensorRef) or (key in WRAPPERS and isinstance(item, dict)))
+        for key, item in value.items()
+    )
+
+
+def _preferred(keys: list[str]) -> str:
+    known = [key for key in WRAPPERS if key in keys]
+    if not known and len(keys) > 1:
+        raise SrkdError(f"it holds several state dicts ({', '.join(keys)[:120]}): choose one with weights=NAME")
+    return known[0] if known else keys[0]
+
+
+def _named_tensors(content: object) -> dict[str, TensorRef]:
+    if not isinstance(content, dict):
+        kind = "tensor" if isinstance(content, TensorRef) else type(content).__name__
+        raise SrkdError(f"it holds a {kind}, not a state dict: save torch.save(model.state_dict(), path)")
+    refs = {key: value for key, value in content.items() if isinstance(value, TensorRef)}
+    odd = [key for key in refs if not isinstance(key, str)]
+    if odd:
+        raise SrkdError(f"a tensor is named {str(odd[0])[:40]!r}, which is not text: this is not a state dict")
+    if not refs:
+        keys = ", ".join(str(key)[:40] for key in list(content)[:5])
+        raise SrkdError(f"it holds no tensors (its keys: {keys or 'none'}): save torch.save(model.state_dict(), path)")
+    return refs
+
+
+def _without_prefixes(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    bare = dict(refs)
+    for _ in range(MAX_LEVELS):
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in bare):
+                bare = {name.removeprefix(prefix): ref for name, ref in bare.items()}
+    return bare
