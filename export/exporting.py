@@ -1,4 +1,4 @@
-"""From a network to files: each is converted, opened, compared with the network, and only then given its name."""
+"""From a network to files: each is converted, opened, compared with the network, and only then gets its name."""
 
 from __future__ import annotations
 
@@ -12,19 +12,33 @@ from typing import Literal
 
 import torch
 
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files
-from compressor.models.networks.base import Descriptor, Network
+from compressor.models.checkpoints.save import metadata_of
+from compressor.models.networks.base import Network
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
+from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import CannotConvert, Choices, Conversion
+from export.conversion import CannotConvert, Conversion, FileOptions
 from export.formats import Format, find_formats
-from export.metadata import Source, export_metadata
 from export.verify import Parity, Proof, ProofInput, proof_inputs, verify
 
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
+"""Metadata that stays true of the same weights in another file."""
+
 Verdict = Literal["passed", "unproved", "failed", "unavailable"]
-"""unproved: written, but such a file cannot be run on this machine, so nothing was compared."""
+"""unproved: written, but such a file cannot run on this machine, so nothing was compared."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The exported checkpoint: the stem of its exports' names, its hash, the `srkd.*` keys of its header, its path."""
+
+    stem: str
+    sha256: str = ""
+    header: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +64,12 @@ class ExportReport:
 
     @property
     def ok(self) -> bool:
-        """Every format that was asked for is there, and proved where that can be done here."""
+        """Whether every format was written, and compared where that can be done here."""
         return all(file.path is not None for file in self.files)
 
     @property
     def failed(self) -> tuple[FileReport, ...]:
-        """What was tried and did not hold; what this machine or the format has no way to is not among them."""
+        """The files that differ from the network or could not be written, but for those that are unavailable here."""
         return tuple(file for file in self.files if file.verdict == "failed")
 
 
@@ -64,138 +78,144 @@ def export_model(
     source: Source,
     formats: Iterable[str],
     out_dir: Path,
-    progress: Progress = no_progress,
+    context: Context = QUIET,
     *,
-    choices: Choices | None = None,
+    options: FileOptions | None = None,
     photos: Mapping[str, Path] | None = None,
 ) -> ExportReport:
     """Write `<out_dir>/<source.stem><suffix>` for each format; none means ONNX.
 
-    One format that fails or is not installed does not stop the others: the report says what became of each. The
-    embedded validation photos are compared on, unless others are given. A file for one size only has it in its name.
+    One format that fails or is not installed does not stop the others: each has its verdict in the report. Photos None:
+    the embedded validation photos are compared on. A file for one size only has the size in its name.
     """
-    wanted = choices or Choices()
-    rows = _with_substitutes(find_formats(formats), wanted)
-    if wanted.sizes is not None and not any("sizes" in row.choices for row in rows):
-        raise UsageError("--sizes is for TensorRT engines: the formats asked for take any size, or one by --static")
+    options = options or FileOptions()
+    rows = _with_substitutes(find_formats(formats), options)
+    if options.sizes is not None and not any("sizes" in row.options for row in rows):
+        raise UsageError("--sizes is for TensorRT engines: these formats take any size, or one by --static")
+    largest = None if options.sizes is None else options.sizes[1]
+    inputs: tuple[ProofInput, ...] = ()
     files = []
-    compared: dict[str, None] = {}
-    taken = {} if source.path is None else {source.path.resolve(): "the model itself"}
+    reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}
     for done, row in enumerate(rows):
-        progress("export", done, len(rows))
-        fitting = replace(wanted, lr_size=wanted.lr_size or row.default_lr_size)
-        order = _Order(row, network, source, out_dir, fitting, taken)
+        context.progress("export", done, len(rows))
+        job = _Job(row, network, source, out_dir, options, reserved)
         try:
-            inputs = proof_inputs(_narrowed(network.descriptor, order.choices), photos)
-            files.append(_export(order, inputs, wanted, progress))
+            inputs = inputs or proof_inputs(
+                replace(network.descriptor, fixed_size=options.lr_size, max_size=largest), photos
+            )
+            files.append(_export(job, inputs, context))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            files.append(
-                order.report("failed", "its images do not fit into memory: name a smaller size", time.monotonic())
-            )
-            continue
-        compared |= dict.fromkeys(given.name for given in inputs)
-    progress("export", len(rows), len(rows))
+            reason = "its images do not fit into memory: name a smaller size"
+            files.append(job.report("failed", reason, time.monotonic()))
+    context.progress("export", len(rows), len(rows))
     written = {file.format: file.path for file in files if file.path is not None}
-    files = [_advised(row, file, written, network, wanted) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(tuple(files), tuple(compared))
+    files = [_with_next_step(row, file, written, network, options) for row, file in zip(rows, files, strict=True)]
+    return ExportReport(tuple(files), tuple(sample.name for sample in inputs))
 
 
-def _with_substitutes(rows: Sequence[Format], asked: Choices) -> tuple[Format, ...]:
-    """And what is written instead of those that this machine has no way to; a choice that a format has not is final."""
-    lacking = [row for row in rows if row.instead and row.refusal(asked) is None and row.lacking() is not None]
-    more = [name for row in lacking for name in row.instead]
-    return find_formats([*(row.name for row in rows), *more])
+def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
+    """Add the substitutes of the formats that this machine cannot build; an unsupported option has no substitute."""
+    names = [row.name for row in rows]
+    for row in rows:
+        if row.substitutes and row.unsupported_option(options) is None and row.missing_requirement() is not None:
+            names += row.substitutes
+    return find_formats(names)
 
 
-def _advised(
-    row: Format, file: FileReport, written: Mapping[str, Path], network: Network, choices: Choices
+def _with_next_step(
+    row: Format, file: FileReport, written: Mapping[str, Path], network: Network, options: FileOptions
 ) -> FileReport:
-    """The report with what to do elsewhere, where substitutes were written."""
-    substitutes = {name: written[name] for name in row.instead if name in written}
-    if file.verdict != "unavailable" or not substitutes or row.refusal(choices) or row.lacking() is None:
+    """Add to the reason what to do elsewhere, where substitutes were written."""
+    substitutes = {name: written[name] for name in row.substitutes if name in written}
+    if file.verdict != "unavailable" or not substitutes:
         return file
-    told = row.load_bound().advice(substitutes, network, choices)
-    return replace(file, reason=f"{file.reason}; {told}")
-
-
-def _narrowed(descriptor: Descriptor, choices: Choices) -> Descriptor:
-    """What the file shall take of what the network takes."""
-    return replace(descriptor, fixed_size=choices.lr_size, max_size=choices.sizes[1] if choices.sizes else None)
+    if row.unsupported_option(options) or row.missing_requirement() is None:
+        return file
+    next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
+    return replace(file, reason=f"{file.reason}; {next_step}")
 
 
 @dataclass(frozen=True)
-class _Order:
-    """One file that was asked for."""
+class _Job:
+    """One file to export."""
 
     row: Format
     network: Network
     source: Source
     out_dir: Path
-    choices: Choices
-    taken: dict[Path, str]
-    """Files that no other may replace, and what they are: the model, and what was written before."""
+    options: FileOptions
+    reserved: dict[Path, str]
+    """Files that no other may replace, and what they are: the model, and the files written before."""
 
-    def free_names(self, unproved: Path) -> list[Path]:
-        """The final names of a file and its companions, as they lie in a temporary folder."""
-        names = [(self.out_dir / part.name).resolve() for part in sorted(unproved.parent.iterdir())]
+    def final_names(self, path: Path) -> list[Path]:
+        """Return the final names of a file and its companions in their temporary folder; none may be reserved."""
+        names = [(self.out_dir / part.name).resolve() for part in sorted(path.parent.iterdir())]
         for name in names:
-            if name in self.taken:
-                raise SrkdError(f"{name.name} would be written over {self.taken[name]}: name another folder (--out)")
+            if name in self.reserved:
+                raise SrkdError(
+                    f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)"
+                )
         return names
 
     def path(self) -> Path:
-        machine = f".{self.row.precision}.{self.row.load_bound().machine()}" if self.row.machine_bound else ""
-        return self.out_dir / f"{self.source.stem}{_marks(self.choices)}{machine}{self.row.suffix}"
+        """Return the final path; options such as `-128x96`, `-uint8`, `-dcr` and a machine are part of the name."""
+        marks = "".join(f"-{value}" for value in self.options.changed().values())
+        if self.row.machine_bound:
+            marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
+        return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"
 
     def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
-        """A report of a file that is not there."""
+        """Return the report of a file that was not written."""
         seconds = time.monotonic() - started
         return FileReport(self.row.name, None, None, self.row.precision, None, verdict, seconds, reason)
 
 
-def _marks(choices: Choices) -> str:
-    """What sets a file apart from the plain one of its format: `-128x96`, `-uint8`, `-dcr`."""
-    return "".join(f"-{value}" for value in choices.named().values())
-
-
-def _export(order: _Order, inputs: Sequence[ProofInput], asked: Choices, progress: Progress) -> FileReport:
-    row, started = order.row, time.monotonic()
-    no = row.refusal(asked) or row.lacking()
-    if no is not None:
-        return order.report("unavailable", no, started)
+def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileReport:
+    row, started = job.row, time.monotonic()
+    reason = row.unsupported_option(job.options) or row.missing_requirement()
+    if reason is not None:
+        return job.report("unavailable", reason, started)
     try:
-        path = order.path()
+        path = job.path()
     except SrkdError as error:
-        return order.report("unavailable", str(error), started)
+        return job.report("unavailable", str(error), started)
     proof: Proof | None = None
     facts: Mapping[str, object] = {}
-    not_run = row.not_run_here()
+    not_compared = row.cannot_run_here()
     try:
-        with atomic_files(path) as unproved, _named(unproved, path):
-            facts = convert_to(row, order.network, order.source, unproved, order.choices, progress)
-            names = order.free_names(unproved)
-            if not_run is None:
-                proof = prove(row, unproved, order.network, inputs, progress, order.choices)
+        with atomic_files(path) as temporary, _final_names_in_errors(temporary, path):
+            facts = convert_to(row, job.network, job.source, temporary, job.options, context)
+            names = job.final_names(temporary)
+            if not_compared is None:
+                proof = prove(row, temporary, job.network, inputs, job.options, context)
                 if proof.reason is not None:
                     raise SrkdError(proof.reason)
-            size = size_of(unproved)
+            size = sum(file.stat().st_size for file in temporary.parent.rglob("*") if file.is_file())
     except CannotConvert as error:
-        return order.report("unavailable", str(error), started)
+        return job.report("unavailable", str(error), started)
     except SrkdError as error:
-        reason = str(error) + (f" ({path}, there from before, was left alone)" if path.exists() else "")
+        reason = str(error) + (f" (the {path} of an earlier export is unchanged)" if path.exists() else "")
         parity = None if proof is None else proof.parity
-        return replace(order.report("failed", reason, started), parity=parity, facts=facts)
-    order.taken.update(dict.fromkeys(names, f"that of --{row.name}"))
-    verdict: Verdict = "unproved" if proof is None else "passed"
-    parity = None if proof is None else proof.parity
-    return FileReport(row.name, path, size, row.precision, parity, verdict, time.monotonic() - started, not_run, facts)
+        return replace(job.report("failed", reason, started), parity=parity, facts=facts)
+    job.reserved.update(dict.fromkeys(names, f"that of --{row.name}"))
+    return FileReport(
+        format=row.name,
+        path=path,
+        bytes=size,
+        precision=row.precision,
+        parity=None if proof is None else proof.parity,
+        verdict="unproved" if proof is None else "passed",
+        seconds=time.monotonic() - started,
+        reason=not_compared,
+        facts=facts,
+    )
 
 
 @contextmanager
-def _named(temporary: Path, path: Path) -> Iterator[None]:
-    """Errors speak of the file that was asked for."""
+def _final_names_in_errors(temporary: Path, path: Path) -> Iterator[None]:
+    """Name the final file in errors, not the temporary one."""
     try:
         yield
     except CannotConvert:
@@ -204,30 +224,24 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
         raise SrkdError(str(error).replace(str(temporary.parent), str(path.parent))) from error
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file with all that lies beside it in its temporary folder."""
-    return sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-
-
 def convert_to(
     row: Format,
     network: Network,
     source: Source,
     path: Path,
-    choices: Choices | None = None,
-    progress: Progress = no_progress,
+    options: FileOptions | None = None,
+    context: Context = QUIET,
 ) -> Mapping[str, object]:
-    """Write one format to `path`, unproved. The network is copied: a converter may change what it is given."""
+    """Write one format to `path` without comparing it. The network is copied: a converter may change it."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    chosen = choices or Choices(lr_size=row.default_lr_size)
-    metadata = export_metadata(network, source)
-    facts = row.load().convert(Conversion(plain, path, metadata, chosen, progress, row.precision))
+    options, metadata = options or FileOptions(), export_metadata(network, source)
+    facts = row.load().convert(Conversion(plain, path, metadata, options, context, row.precision))
     if row.sidecar:
         text = format_sidecar(
             format=row.name,
             precision=row.precision,
-            lr_size=chosen.lr_size,
-            io=chosen.io,
+            lr_size=options.lr_size,
+            io=options.io,
             metadata=metadata,
             facts=facts,
         )
@@ -235,27 +249,38 @@ def convert_to(
     return facts
 
 
+def export_metadata(network: Network, source: Source) -> dict[str, str]:
+    """Return the `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
+    metadata = metadata_of(network.spec)
+    metadata |= {key: source.header[key] for key in INHERITED_KEYS if source.header.get(key)}
+    if source.sha256:
+        metadata["srkd.source_sha256"] = source.sha256
+    return metadata
+
+
 def prove(
     row: Format,
     path: Path,
     network: Network,
     inputs: Sequence[ProofInput],
-    progress: Progress = no_progress,
-    choices: Choices | None = None,
+    options: FileOptions | None = None,
+    context: Context = QUIET,
 ) -> Proof:
-    """Open a file as its users will, and compare it with the network; of ONNX say where a difference begins."""
-    chosen = choices or Choices(lr_size=row.default_lr_size)
-    candidate = row.load().open_runtime(path)
-    wanted = replace(network.descriptor, fixed_size=chosen.lr_size, max_size=candidate.descriptor.max_size)
-    if candidate.descriptor != wanted:
-        return Proof(None, f"describes itself as {candidate.descriptor}, the network is {wanted}")
-    proof = verify(candidate, TorchRuntime(network, label="the network"), inputs, row.bounds, progress, io=chosen.io)
-    if proof.on is None or row.opens_with != "onnxruntime":
+    """Open a file as its users will, and compare it with the network; for ONNX find the node where a difference
+    begins."""
+    options = options or FileOptions()
+    # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
+    file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_half=True), context)
+    expected = replace(network.descriptor, fixed_size=options.lr_size, max_size=file.descriptor.max_size)
+    if file.descriptor != expected:
+        return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")
+    proof = verify(file, TorchRuntime(network, label="the network"), inputs, row.bounds, context, io=options.io)
+    if proof.on is None or row.runtime != "onnxruntime":
         return proof
-    from export.diverging import first_divergence
+    from export.divergence import first_divergence
 
     try:
-        found: object = first_divergence(path, network, proof.on.lr, chosen, progress)
+        divergence: object = first_divergence(path, network, proof.on.lr, options, context)
     except SrkdError as error:
-        found = f"where it begins is not known: {error}"
-    return proof if found is None else replace(proof, reason=f"{proof.reason}; {found}")
+        divergence = f"where it begins is not known: {error}"
+    return proof if divergence is None else replace(proof, reason=f"{proof.reason}; {divergence}")

@@ -1,47 +1,65 @@
-"""The table of formats: help, validation, documentation and export itself read it. One row and one file a format."""
+"""The table of formats: help, validation, documentation and export itself read it.
+
+A format is a file with a converter and a row here; its runtime is a row of `compressor.runtimes.table`. Another package
+adds both by an entry point of the group `srkd.formats` that names a `FormatPackage`. Importing this imports no torch.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from compressor.base.errors import MissingExtra, UsageError, nearest
-from compressor.runtimes.table import RUNTIMES, missing_modules, no_obstacle
+from compressor.base.entry_points import Table
+from compressor.base.errors import MissingExtra
+from compressor.runtimes.table import GROUP, RUNTIMES, RuntimeEntry, missing_modules, no_obstacle
 from compressor.runtimes.tensorrt.installation import driver_missing
-from export.bounds import BF16, FP32, HALF, Bounds
-from export.conversion import Choices, Conversion
+from export.conversion import Conversion, FileOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from compressor.models.networks.base import Network
-    from compressor.runtimes.base import Runtime
 
 
-class MachineModule(Protocol):
-    """What the file of a format for one machine only offers besides."""
+@dataclass(frozen=True)
+class Bounds:
+    """The largest distance of an exported file from its network: on photos `max_abs`, or `min_psnr` in dB where it is
+    set; on other images `max_abs_elsewhere`, or the same as on photos."""
 
-    def machine(self) -> str:
-        """This machine as it stands in file names; SrkdError where it is none for this format."""
-        ...
+    max_abs: float
+    min_psnr: float | None = None
+    max_abs_elsewhere: float | None = None
 
-    def advice(self, written: Mapping[str, Path], network: Network, choices: Choices) -> str:
-        """In one line, what to do elsewhere with the files that were written instead, by their formats' names."""
-        ...
+    def max_difference(self, *, photo: bool) -> float:
+        return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
+
+
+FP32 = Bounds(max_abs=1e-4)
+HALF = Bounds(max_abs=0.1, min_psnr=60.0)
+"""fp16; on other images than photos a tenth of the range is allowed."""
+BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
+"""Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
 
 
 class FormatModule(Protocol):
-    """What a format's file offers."""
+    """The functions of a format's module."""
 
     def convert(self, job: Conversion) -> Mapping[str, object]:
-        """Write the file, and companions beside it, and give facts for the report (opset, nodes …)."""
+        """Write the file, and companions beside it; return facts for the report (opset, nodes …)."""
         ...
 
-    def open_runtime(self, path: Path) -> Runtime:
-        """The file, ready to run in its own precision, so that it can be compared with the network."""
+
+class MachineModule(Protocol):
+    """The further functions of a format whose files run on one machine only."""
+
+    def machine_name(self) -> str:
+        """Return this machine as it is written in file names; SrkdError where the format cannot be built here."""
+        ...
+
+    def describe_next_step(self, written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
+        """Return in one line what to do elsewhere with the substitutes that were written, by their formats' names."""
         ...
 
 
@@ -54,204 +72,195 @@ class Format:
     suffix: str
     precision: str
     module: str
-    needs: tuple[str, ...]
+    """The `FormatModule`."""
+    runtime: str
+    """The runtime that runs such a file (`RUNTIMES`)."""
+    needs: tuple[str, ...] = ()
     """Modules that must be importable."""
-    extra: str | None
-    """The extra of the distribution that brings them; None where a plain installation does."""
-    bounds: Bounds
-    opens_with: str
-    """The runtime that runs such a file (`compressor.inference.open.RUNTIMES`)."""
-    choices: tuple[str, ...] = ()
-    """Which of `Choices` it has: static, io, shuffle."""
-    default_lr_size: tuple[int, int] | None = None
-    """The size it takes where none was chosen; None: any size."""
+    extra: str | None = None
+    """The optional dependency group of srkd that installs them; None where the plain installation does."""
+    bounds: Bounds = FP32
+    options: tuple[str, ...] = ()
+    """The options of `FileOptions` that it has: static, io, shuffle, sizes."""
     sidecar: bool = False
-    """Whether its `srkd.*` keys lie in a JSON file beside it."""
-    tried: bool = True
-    """Whether we have run such files ourselves; what was not is marked wherever a user reads of it."""
+    """Whether its `srkd.*` keys are in a JSON file beside it."""
+    tested: bool = True
+    """Whether we have run such files ourselves; help and documentation mark the formats of which this is not true."""
     machine_bound: bool = False
-    """Whether a file is good for the machine that made it only, which is then named in its name (`MachineModule`)."""
-    instead: tuple[str, ...] = ()
-    """Formats that are written where this one cannot be: what the machine that can is to be given."""
+    """Whether a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
+    substitutes: tuple[str, ...] = ()
+    """Formats that are written where this one cannot be, for the machine that can build it."""
     obstacle: Callable[[], str | None] = no_obstacle
-    """In one line, what this machine lacks that no package brings; None: nothing."""
+    """Returns in one line what this machine lacks that no package installs, or None."""
+    distribution: str = "srkd"
+    """The distribution that the format belongs to."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The row in a line of help."""
-        return self.title if self.tried else f"{self.title}; not run by us"
+        return self.title if self.tested else f"{self.title}; not run by us"
 
-    def missing(self) -> tuple[str, ...]:
-        """What this installation lacks for it."""
-        return missing_modules(self.needs)
-
-    def lacking(self) -> str | None:
-        """In one line, what this machine lacks for writing it; None: nothing."""
+    def missing_requirement(self) -> str | None:
+        """Return in one line what this machine lacks for writing such a file, or None."""
         obstacle = self.obstacle()
         if obstacle is not None:
             return obstacle
-        missing = ", ".join(self.missing())
+        missing = ", ".join(missing_modules(self.needs))
         if not missing:
             return None
         if self.extra:
             return str(MissingExtra(missing, self.extra))
-        return f"{missing} is not installed: pip install --force-reinstall srkd"
+        return f"{missing} is not installed: pip install --force-reinstall {self.distribution}"
 
-    def refusal(self, choices: Choices) -> str | None:
-        """In one line, which choice it does not have; None: it has them all."""
-        told = choices.named()
-        foreign = [f"--{name} {value}" for name, value in told.items() if name not in self.choices]
+    def unsupported_option(self, options: FileOptions) -> str | None:
+        """Return in one line the first option that the format does not have, or None."""
+        foreign = [f"--{name} {value}" for name, value in options.changed().items() if name not in self.options]
         return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
 
-    def not_run_here(self) -> str | None:
-        """Why a file of this kind cannot be run on this machine, so that nothing can be compared; None: it can."""
-        told = RUNTIMES[self.opens_with].obstacle()
-        return None if told is None else f"{told}, so the file is not compared with the network"
+    def cannot_run_here(self) -> str | None:
+        """Return why such a file cannot run on this machine, so that it is not compared, or None."""
+        obstacle = RUNTIMES[self.runtime].obstacle()
+        return None if obstacle is None else f"{obstacle}, so the file is not compared with the network"
 
     def load(self) -> FormatModule:
         return cast(FormatModule, importlib.import_module(self.module))
 
-    def load_bound(self) -> MachineModule:
+    def load_machine_module(self) -> MachineModule:
         return cast(MachineModule, importlib.import_module(self.module))
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
+@dataclass(frozen=True)
+class FormatPackage:
+    """The formats and runtimes of another package, named by its entry point."""
+
+    formats: tuple[Format, ...] = ()
+    runtimes: tuple[RuntimeEntry, ...] = ()
+
+
+FORMATS: Table[Format] = Table(
+    "format",
+    (
+        Format(
+            name="onnx",
+            title="ONNX, float32, any batch and image size",
+            suffix=".onnx",
+            precision="fp32",
+            module="export.to_onnx",
+            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+            runtime="onnxruntime",
+            options=("static", "io", "shuffle"),
+        ),
+        Format(
+            name="fp16",
+            title="ONNX with fp16 inside, float32 images, any batch and image size",
+            suffix=".fp16.onnx",
+            precision="fp16",
+            module="export.to_fp16",
+            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+            bounds=HALF,
+            runtime="onnxruntime",
+            options=("static", "io", "shuffle"),
+        ),
+        Format(
+            name="bf16",
+            title="ONNX with bf16 inside, float32 images, any batch and image size; opset 22",
+            suffix=".bf16.onnx",
+            precision="bf16",
+            module="export.to_bf16",
+            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+            bounds=BF16,
+            runtime="onnxruntime",
+            options=("static", "io", "shuffle"),
+        ),
+        Format(
+            name="openvino",
+            title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
+            suffix=".openvino.xml",  # its weights are a .bin of the same name, and so are ncnn's
+            precision="fp32",
+            module="export.to_openvino",
+            needs=("onnx", "onnxscript", "onnxsim", "openvino"),
+            extra="openvino",
+            runtime="openvino",
+            options=("static", "io"),
+        ),
+        Format(
+            name="ncnn",
+            title="ncnn for phones, float32 weights, precision chosen where it runs",
+            suffix=".param",
+            precision="fp32",
+            module="export.to_ncnn",
+            needs=("ncnn", "pnnx"),
+            extra="ncnn",
+            runtime="ncnn",
+            options=("static",),
+            sidecar=True,
+        ),
+        *(
             Format(
-                name="onnx",
-                title="ONNX, float32, any batch and image size",
-                suffix=".onnx",
-                precision="fp32",
-                module="export.to_onnx",
-                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-                extra=None,
-                bounds=FP32,
-                opens_with="onnxruntime",
-                choices=("static", "io", "shuffle"),
-            ),
-            Format(
-                name="fp16",
-                title="ONNX with fp16 inside, float32 images, any batch and image size",
-                suffix=".fp16.onnx",
-                precision="fp16",
-                module="export.to_fp16",
-                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-                extra=None,
-                bounds=HALF,
-                opens_with="onnxruntime",
-                choices=("static", "io", "shuffle"),
-            ),
-            Format(
-                name="bf16",
-                title="ONNX with bf16 inside, float32 images, any batch and image size; opset 22",
-                suffix=".bf16.onnx",
-                precision="bf16",
-                module="export.to_bf16",
-                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-                extra=None,
-                bounds=BF16,
-                opens_with="onnxruntime",
-                choices=("static", "io", "shuffle"),
-            ),
-            Format(
-                name="openvino",
-                title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
-                suffix=".openvino.xml",  # its weights are a .bin of the same name, and so are ncnn's
-                precision="fp32",
-                module="export.to_openvino",
-                needs=("onnx", "onnxscript", "onnxsim", "openvino"),
-                extra="openvino",
-                bounds=FP32,
-                opens_with="openvino",
-                choices=("static", "io"),
-            ),
-            Format(
-                name="ncnn",
-                title="ncnn for phones, float32 weights, precision chosen where it runs",
-                suffix=".param",
-                precision="fp32",
-                module="export.to_ncnn",
-                needs=("ncnn", "pnnx"),
-                extra="ncnn",
-                bounds=FP32,
-                opens_with="ncnn",
-                choices=("static",),
-                sidecar=True,
-            ),
-            *(
-                Format(
-                    name=name,
-                    title=f"TensorRT engine in {told}, made on an NVIDIA GPU for that GPU only",
-                    suffix=".engine",
-                    precision=precision,
-                    module="export.to_trt",
-                    needs=("tensorrt",),
-                    extra="tensorrt",
-                    bounds=bounds,
-                    opens_with="tensorrt",
-                    choices=("static", "sizes"),
-                    machine_bound=True,
-                    instead=instead,
-                    obstacle=driver_missing,
-                    tried=False,
-                )
-                for name, precision, told, bounds, instead in (
-                    ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
-                    ("trt-bf16", "bf16", "bf16", BF16, ("bf16",)),
-                    ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
-                    ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
-                )
-            ),
-            Format(
-                name="litert",
-                title="LiteRT (TensorFlow Lite), float32, N,H,W,C, any size; networks with windows one size only",
-                suffix=".tflite",
-                precision="fp32",
-                module="export.to_litert",
-                needs=("litert_torch", "ai_edge_litert"),
-                extra="litert",
-                bounds=FP32,
-                opens_with="litert",
-                choices=("static", "io"),
-            ),
-            Format(
-                name="executorch",
-                title="ExecuTorch for phones, float32 on XNNPACK; image sizes up to a bound that the file names",
-                suffix=".pte",
-                precision="fp32",
-                module="export.to_executorch",
-                needs=("executorch",),
-                extra="executorch",
-                bounds=FP32,
-                opens_with="executorch",
-                choices=("static",),
-                sidecar=True,
-            ),
-            Format(
-                name="coreml",
-                title="Core ML for macOS and iOS, float32; runs there only, image sizes up to a bound",
-                suffix=".mlpackage",
-                precision="fp32",
-                module="export.to_coreml",
-                needs=("coremltools",),
-                extra="coreml",
-                bounds=FP32,
-                opens_with="coreml",
-                choices=("static",),
-                tried=False,
-            ),
-        )
-    }
+                name=name,
+                title=f"TensorRT engine in {arithmetic}, made on an NVIDIA GPU for that GPU only",
+                suffix=".engine",
+                precision=precision,
+                module="export.to_trt",
+                needs=("tensorrt",),
+                extra="tensorrt",
+                bounds=bounds,
+                runtime="tensorrt",
+                options=("static", "sizes"),
+                machine_bound=True,
+                substitutes=substitutes,
+                obstacle=driver_missing,
+                tested=False,
+            )
+            for name, precision, arithmetic, bounds, substitutes in (
+                ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
+                ("trt-bf16", "bf16", "bf16", BF16, ("bf16",)),
+                ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
+                ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
+            )
+        ),
+        Format(
+            name="litert",
+            title="LiteRT (TensorFlow Lite), float32, N,H,W,C, any size; networks with windows one size only",
+            suffix=".tflite",
+            precision="fp32",
+            module="export.to_litert",
+            needs=("litert_torch", "ai_edge_litert"),
+            extra="litert",
+            runtime="litert",
+            options=("static", "io"),
+        ),
+        Format(
+            name="executorch",
+            title="ExecuTorch for phones, float32 on XNNPACK; image sizes up to a bound that the file names",
+            suffix=".pte",
+            precision="fp32",
+            module="export.to_executorch",
+            needs=("executorch",),
+            extra="executorch",
+            runtime="executorch",
+            options=("static",),
+            sidecar=True,
+        ),
+        Format(
+            name="coreml",
+            title="Core ML for macOS and iOS, float32; runs there only, image sizes up to a bound",
+            suffix=".mlpackage",
+            precision="fp32",
+            module="export.to_coreml",
+            needs=("coremltools",),
+            extra="coreml",
+            runtime="coreml",
+            options=("static",),
+            tested=False,
+        ),
+    ),
+    GROUP,
+    "formats",
 )
 DEFAULT_FORMATS = ("onnx",)
 
 
 def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
-    """Rows by name, each once, in the order given; none: the default."""
-    wanted = tuple(dict.fromkeys(names)) or DEFAULT_FORMATS
-    for name in wanted:
-        if name not in FORMATS:
-            raise UsageError(f"no format is called {name!r}; {nearest(name, FORMATS)}")
-    return tuple(FORMATS[name] for name in wanted)
+    """Return the rows by name, each once, in the order of the names; the default where there are none."""
+    return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)

@@ -1,7 +1,7 @@
-"""A network as LiteRT likes it: one operation each for pixel shuffle, PReLU and nearest upscaling.
+"""A network in LiteRT's operations: one each for pixel shuffle, PReLU and nearest upscaling.
 
-The converter spells these out as chains of reshapes over whole images, which are slow on a phone and hold one image
-size. As operations of LiteRT's own, on channels-last maps, no operation of a convolutional network holds a size.
+The converter writes these as chains of reshapes over whole images, which are slow on a phone and hold one image
+size. As operations of LiteRT, on channels-last maps, no operation of a convolutional network holds a size.
 """
 
 from __future__ import annotations
@@ -14,35 +14,12 @@ from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
-SIZE_FREE = frozenset(
-    {
-        aten._assert_tensor_metadata.default,
-        aten.adaptive_avg_pool2d.default,
-        aten.add.Tensor,
-        aten.cat.default,
-        aten.clamp.default,
-        aten.conv2d.default,
-        aten.div.Tensor,
-        aten.leaky_relu.default,
-        aten.mul.Tensor,
-        aten.permute.default,
-        aten.pixel_shuffle.default,
-        aten.prelu.default,
-        aten.relu.default,
-        aten.sigmoid.default,
-        aten.sub.Tensor,
-        aten.to.dtype,
-        aten.upsample_nearest2d.vec,
-    }
-)
-"""Operations that LiteRT has without a size in them."""
-
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 @torch.library.custom_op("srkd::depth_to_space", mutates_args=())
 def depth_to_space(last: torch.Tensor, block: int) -> torch.Tensor:
-    """N,H,W,(i,j,C) to N,H·block,W·block,C, as LiteRT orders channels."""
+    """Rearrange N,H,W,(i,j,C) to N,H·block,W·block,C, as LiteRT orders channels."""
     n, h, w, c = last.shape
     cut = last.reshape(n, h, w, block, block, c // block**2)
     return cut.permute(0, 1, 3, 2, 4, 5).reshape(n, h * block, w * block, c // block**2).clone()
@@ -56,7 +33,7 @@ def _depth_to_space_shape(last: torch.Tensor, block: int) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::prelu", mutates_args=())
 def prelu(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """N,H,W,C with a slope of shape 1,1,C."""
+    """PReLU of N,H,W,C with a slope of shape 1,1,C."""
     return torch.where(last > 0, last, last * slope)
 
 
@@ -67,7 +44,7 @@ def _prelu_shape(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::take", mutates_args=())
 def take(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """N,H,W,C with its channels in another order."""
+    """Put the channels of N,H,W,C in another order."""
     return last.index_select(3, order)
 
 
@@ -76,8 +53,8 @@ def _take_shape(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(last)
 
 
-def traced(network: nn.Module, example: torch.Tensor) -> GraphModule:
-    """The network's graph for images like `example`, with LiteRT's operations; its weights are copies."""
+def trace_network(network: nn.Module, example: torch.Tensor) -> GraphModule:
+    """Return the network's graph for images like `example`; its weights are copies."""
     module = torch.export.export(network, (example,)).module()
     assert isinstance(module, GraphModule)
     # Parameters of a program are those of the network: what is reordered here must not be reordered there.
@@ -87,27 +64,21 @@ def traced(network: nn.Module, example: torch.Tensor) -> GraphModule:
     return module
 
 
-def sizes_held(module: GraphModule) -> list[str]:
-    """Names of operations that would hold an image size; none: the graph takes any."""
-    nodes = [node for node in module.graph.nodes if node.op == "call_function" and node.target not in SIZE_FREE]
-    return sorted({str(getattr(node.target, "_opname", node.target.__name__)) for node in nodes})
-
-
-def with_operations_of_litert(module: GraphModule) -> GraphModule:
-    """The same function, in place."""
+def use_litert_operations(module: GraphModule) -> GraphModule:
+    """Replace the operations in place; the function stays the same."""
     for node in list(module.graph.nodes):
         if node.target == aten.pixel_shuffle.default:
-            _shuffle(module, node)
+            _replace_shuffle(module, node)
         elif node.target == aten.upsample_nearest2d.vec:
-            _enlarge(module, node)
+            _replace_upsampling(module, node)
         elif node.target == aten.prelu.default:
-            _slope(module, node)
+            _replace_prelu(module, node)
     module.recompile()
     return module
 
 
-def _shuffle(module: GraphModule, node: Node) -> None:
-    """torch has a channel's pixels side by side, LiteRT a pixel's channels: the convolution before gives them so."""
+def _replace_shuffle(module: GraphModule, node: Node) -> None:
+    """torch has a channel's pixels side by side, LiteRT a pixel's channels: the convolution before is reordered."""
     image, block = node.args
     assert isinstance(image, Node) and isinstance(block, int)
     reordered = _reorder_convolution(module, image, block)
@@ -121,16 +92,16 @@ def _shuffle(module: GraphModule, node: Node) -> None:
 
 
 def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
-    """Whether the convolution that makes `image`, perhaps through a ReLU, could give its channels in LiteRT's order.
+    """Reorder the channels of the convolution that computes `image`, perhaps through a ReLU; return whether it can be.
 
-    Not where others use it, nor in groups, whose channels cannot change places.
+    It cannot where others use it, nor in groups, whose channels cannot be exchanged.
     """
     while image.target == aten.relu.default and len(image.users) == 1:
         image = image.all_input_nodes[0]
-    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), image.args, strict=False))
-    if image.target != aten.conv2d.default or len(image.users) != 1 or given.get("groups", 1) != 1:
+    arguments = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), image.args, strict=False))
+    if image.target != aten.conv2d.default or len(image.users) != 1 or arguments.get("groups", 1) != 1:
         return False
-    holders = [given[name] for name in ("weight", "bias") if isinstance(given.get(name), Node)]
+    holders = [arguments[name] for name in ("weight", "bias") if isinstance(arguments.get(name), Node)]
     if any(len(holder.users) != 1 for holder in holders):  # type: ignore[union-attr]
         return False
     for holder in holders:
@@ -140,8 +111,8 @@ def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
     return True
 
 
-def _enlarge(module: GraphModule, node: Node) -> None:
-    """Nearest upscaling by a whole factor is a shuffle of as many copies."""
+def _replace_upsampling(module: GraphModule, node: Node) -> None:
+    """Nearest upscaling by an integer factor is a shuffle of as many copies."""
     image, factors = node.args[0], [float(str(factor)) for factor in node.args[2]]  # type: ignore[union-attr]
     block = int(factors[0])
     assert factors == [block, block], factors
@@ -151,7 +122,7 @@ def _enlarge(module: GraphModule, node: Node) -> None:
         _replace(module, node, _call(module, torch.ops.srkd.depth_to_space.default, copies, block))
 
 
-def _slope(module: GraphModule, node: Node) -> None:
+def _replace_prelu(module: GraphModule, node: Node) -> None:
     image, holder = node.args
     assert isinstance(holder, Node)
     slope = module.get_parameter(str(holder.target)).detach().reshape(1, 1, -1).clone()
@@ -171,6 +142,6 @@ def _call(module: GraphModule, operation: Any, *args: Any) -> Node:
 
 
 def _replace(module: GraphModule, node: Node, last: Node) -> None:
-    """Channels first again; the converter drops pairs of such turns."""
+    """Put channels first again; the converter drops pairs of such permutes."""
     node.replace_all_uses_with(_call(module, aten.permute.default, last, TO_FIRST))
     module.graph.erase_node(node)

@@ -15,19 +15,19 @@ from onnx import helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 
-CARRIES_ORDER = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
-"""What does the same to every channel, so that an order may pass through it."""
+ORDER_PRESERVING = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
+"""Operators that do the same to every channel, so that an order of channels passes through them."""
 
 
-def depth_first(model: onnx.ModelProto) -> None:
-    """Every DepthToSpace in CRD becomes one in DCR, and gives the same image."""
+def use_depth_first(model: onnx.ModelProto) -> None:
+    """Turn every DepthToSpace in CRD into one in DCR with the same result."""
     graph = model.graph
     for node in list(graph.node):
         if node.op_type != "DepthToSpace" or _attribute(node, "mode", b"DCR") == b"DCR":
             continue
         block = int(_attribute(node, "blocksize", 0))
         conv = _source(graph, node)
-        channels = None if conv is None else _rows(graph, conv)
+        channels = None if conv is None else _output_channels(graph, conv)
         if conv is not None and channels is not None and int(_attribute(conv, "group", 1)) == 1:
             _permute(graph, conv, new_order(channels, block))
         else:
@@ -36,30 +36,30 @@ def depth_first(model: onnx.ModelProto) -> None:
 
 
 def new_order(channels: int, block: int) -> NDArray[np.int64]:
-    """Which CRD channel lies where DCR looks for it: place (offset, channel) holds what was at (channel, offset)."""
-    places: NDArray[np.int64] = np.arange(channels, dtype=np.int64).reshape(-1, block**2).transpose()
-    return places.flatten()
+    """Return the CRD channel for each DCR position: (offset, channel) holds what was at (channel, offset)."""
+    order: NDArray[np.int64] = np.arange(channels, dtype=np.int64).reshape(-1, block**2).transpose()
+    return order.flatten()
 
 
 def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """The convolution whose channels arrive at `node` as they are, and nowhere else."""
+    """Return the convolution whose channels arrive at `node` unchanged, and only there; None where there is none."""
     by_output = {name: other for other in graph.node for name in other.output}
     name = node.input[0]
     while sum(name in other.input for other in graph.node) == 1:
         source = by_output.get(name)
         if source is None or source.op_type == "Conv":
             return source
-        if source.op_type not in CARRIES_ORDER:
+        if source.op_type not in ORDER_PRESERVING:
             return None
         name = source.input[0]
     return None
 
 
-def _rows(graph: onnx.GraphProto, conv: onnx.NodeProto) -> int | None:
-    """Output channels, where weight and bias are stored and serve this convolution alone."""
+def _output_channels(graph: onnx.GraphProto, conv: onnx.NodeProto) -> int | None:
+    """Return the output channels where weight and bias are stored and used by this convolution only, else None."""
     sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    alone = all(sum(name in other.input for other in graph.node) == 1 for name in conv.input[1:])
-    if not alone or any(name not in sizes for name in conv.input[1:]):
+    unshared = all(sum(name in other.input for other in graph.node) == 1 for name in conv.input[1:])
+    if not unshared or any(name not in sizes for name in conv.input[1:]):
         return None
     return int(sizes[conv.input[1]][0])
 
@@ -68,12 +68,12 @@ def _permute(graph: onnx.GraphProto, conv: onnx.NodeProto, order: NDArray[np.int
     for tensor in graph.initializer:
         if tensor.name in conv.input[1:]:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[order], tensor.name))
-    # Values on the way are no longer those of torch's program: they get names of their own.
+    # Values between are no longer those of torch's program: they get other names.
     name = conv.output[0]
     while (follower := next((node for node in graph.node if name in node.input), None)) is not None:
         for node in graph.node:
-            node.input[:] = [f"{name}.dcr" if given == name else given for given in node.input]
-            node.output[:] = [f"{name}.dcr" if taken == name else taken for taken in node.output]
+            node.input[:] = [f"{name}.dcr" if source == name else source for source in node.input]
+            node.output[:] = [f"{name}.dcr" if output == name else output for output in node.output]
         for value in graph.value_info:
             value.name = f"{name}.dcr" if value.name == name else value.name
         if follower.op_type == "DepthToSpace":
@@ -86,7 +86,7 @@ def _gather(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> None:
     shapes = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph)).graph.value_info
     channels = next((v.type.tensor_type.shape.dim[1].dim_value for v in shapes if v.name == name), 0)
     if not channels:
-        raise SrkdError(f"{node.name}: how many channels arrive there is not known, so --shuffle dcr cannot be had")
+        raise SrkdError(f"{node.name}: the number of its input channels is not known, so --shuffle dcr is not possible")
     graph.initializer.append(numpy_helper.from_array(new_order(channels, block), f"{name}.order"))
     gather = helper.make_node("Gather", [name, f"{name}.order"], [f"{name}.dcr"], name=f"{node.name}.order", axis=1)
     graph.node.insert(list(graph.node).index(node), gather)

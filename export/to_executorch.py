@@ -1,6 +1,6 @@
 """ExecuTorch, for phones: a .pte file whose convolutions run in XNNPACK, float32, N,C,H,W in [0,1], one image a call.
 
-The memory between XNNPACK's parts is planned for the largest image that the file takes, and taken when it is opened:
+The memory between XNNPACK's parts is planned for the largest image that the file takes, and allocated when it is opened:
 so a file for any size has a bound, which follows from the network's width.
 """
 
@@ -9,46 +9,38 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
-from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
-from export.conversion import CannotConvert, Conversion
-from export.fixed_copy import fixed_copy, needs_fixed_size
-from export.quiet import quiet
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from compressor.models.networks.base import Network
-    from compressor.runtimes.base import Runtime
+from compressor.models.networks.base import Network
+from export.conversion import CannotConvert, Conversion, example_size, require_size
+from export.fixed_copy import fixed_copy
+from export.silence import silence
 
 PLANNED_BYTES = 256 * 1024**2
-"""What planned memory should not exceed where a file takes any size."""
-SIDES = (128, 512)
+"""The limit of planned memory where a file takes any size."""
+SIDE_RANGE = (128, 512)
 """Pixels a side: every file for any size takes the first, none more than the second."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write the program. Facts that its runtime needs go into the sidecar: the hash of the file, the largest size."""
-    arch, size = job.network.spec.arch, job.choices.lr_size
-    if size is None and needs_fixed_size(job.network):
-        raise CannotConvert(f"{arch} in ExecuTorch takes images of one size only: say which, --static 64x64")
-    side = None if size is not None else _largest_side(job.network)
+    """Write the program. The facts that its runtime needs go into the sidecar: the file's hash, the largest size."""
+    require_size(job, "ExecuTorch")
+    arch, size = job.network.spec.arch, job.options.lr_size
+    side = None if size is not None else _max_side(job.network)
     try:
-        with quiet():
-            manager = _lowered(job.network, size, side)
+        with silence():
+            manager = _lower(job.network, size, side)
             content = bytes(manager.buffer)
             (plan,) = manager.executorch_program.execution_plan
     except SrkdError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CannotConvert(f"ExecuTorch cannot convert {arch}: {reason[:300]}") from error
+        raise CannotConvert(f"ExecuTorch cannot convert {arch}: {reason_of(error, first=True)}") from error
     job.path.write_bytes(content)
     facts: dict[str, object] = {
         "executorch": installed_version("executorch"),
@@ -61,11 +53,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     return facts if side is None else {**facts, "max_size": f"{side}x{side}"}
 
 
-def open_runtime(path: Path) -> Runtime:
-    return ExecuTorchRuntime(path)
-
-
-def _lowered(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
+def _lower(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -80,23 +68,21 @@ def _lowered(network: Network, size: tuple[int, int] | None, side: int | None) -
 
 
 def _example(network: Network) -> torch.Tensor:
-    """An image whose sides differ, so that they are not taken for one."""
-    descriptor = network.descriptor
-    step = descriptor.size_multiple
-    side = -(-max(20, descriptor.min_size) // step) * step
-    return torch.zeros(1, descriptor.channels, side, side + 4 * step)
+    height, width = example_size(network)[::-1]
+    return torch.zeros(1, network.descriptor.channels, height, width)
 
 
-def _largest_side(network: Network) -> int:
-    """Two copies of the widest feature, as before and after a pixel shuffle, should fit into the planned memory."""
+def _max_side(network: Network) -> int:
+    """Return the largest side at which two copies of the widest feature, as before and after a pixel shuffle, fit into
+    the planned memory."""
     example = _example(network)
     widest = 0
 
-    def look(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    def measure(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         nonlocal widest
         widest = max(widest, output.numel())
 
-    handles = [part.register_forward_hook(look) for part in network.modules() if isinstance(part, nn.Conv2d)]
+    handles = [part.register_forward_hook(measure) for part in network.modules() if isinstance(part, nn.Conv2d)]
     try:
         with torch.no_grad():
             network(example)
@@ -104,4 +90,4 @@ def _largest_side(network: Network) -> int:
         for handle in handles:
             handle.remove()
     pixels = PLANNED_BYTES * example.shape[2] * example.shape[3] // (2 * 4 * max(1, widest))
-    return min(max(math.isqrt(pixels) // 16 * 16, SIDES[0]), SIDES[1])
+    return min(max(math.isqrt(pixels) // 16 * 16, SIDE_RANGE[0]), SIDE_RANGE[1])

@@ -1,67 +1,146 @@
-"""LiteRT's .tflite, as phones run it: N,H,W,C in and out, any size where the network has none in it."""
+"""LiteRT's .tflite, as phones run it: N,H,W,C in and out, any size where the network's graph holds none."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from compressor.base.child import run_in_child
+from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.runtimes.base import Runtime
-from compressor.runtimes.litert_runtime import LiteRtRuntime
-from export.conversion import CannotConvert, Conversion
+from export.conversion import Conversion, require_size
+from export.litert_graph import trace_network, use_litert_operations
+
+FREE_EXAMPLE = (24, 20)
+"""Width and height that a graph for any size is traced at."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """The converter runs in a process of its own (`litert_worker`)."""
-    arch = job.network.spec.arch
-    with tempfile.TemporaryDirectory(prefix="srkd-") as name:
-        folder = Path(name)
-        save_network(job.network, folder / "weights.safetensors")
-        order = {
-            "weights": str(folder / "weights.safetensors"),
-            "path": str(job.path),
-            "answer": str(folder / "answer.json"),
-            "lr_size": job.choices.lr_size,
-            "io": job.choices.io,
-            "metadata": dict(job.metadata),
-        }
-        (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
-        answer = _answer(folder, arch)
-    if "needs_size" in answer:
-        raise CannotConvert(
-            f"{arch} has operations that LiteRT knows for one image size only ({answer['needs_size']}): "
-            "choose one, as in --static 128x128"
+    """Convert in a child process: the converter prints, leaves JAX and settings of its own behind, and may crash."""
+    require_size(job, "LiteRT")
+    with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
+        weights = Path(folder) / "weights.safetensors"
+        save_network(job.network, weights)
+        facts = run_in_child(
+            "export.to_litert:convert_checkpoint",
+            {
+                "weights": str(weights),
+                "path": str(job.path),
+                "lr_size": job.options.lr_size,
+                "io": job.options.io,
+                "metadata": dict(job.metadata),
+            },
+            what=f"LiteRT's converter on {job.network.spec.arch}",
         )
-    if "error" in answer:
-        raise SrkdError(f"LiteRT's converter cannot convert {arch}: {answer['error'][:300]}")
-    facts: dict[str, object] = answer["facts"]
     return {"litert_torch": installed_version("litert-torch"), **facts}
 
 
-def _answer(folder: Path, arch: str) -> dict[str, Any]:
-    done = subprocess.run(  # noqa: S603 - this interpreter, a module of ours, a path of ours
-        [sys.executable, "-m", "export.litert_worker", str(folder / "order.json")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    answer = folder / "answer.json"
-    if answer.is_file():
-        told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        return told
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
-    raise SrkdError(f"LiteRT's converter ended with status {done.returncode} on {arch}: {last[:300]}")
+def convert_checkpoint(
+    progress: Progress,
+    *,
+    weights: str,
+    path: str,
+    lr_size: tuple[int, int] | None,
+    io: str,
+    metadata: Mapping[str, str],
+) -> dict[str, object]:
+    """In a child process: write the file, and return facts for the report."""
+    network = load_checkpoint(Path(weights)).network.eval()
+    width, height = lr_size or FREE_EXAMPLE
+    example = torch.rand(1, network.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
+    try:
+        module: nn.Module = use_litert_operations(trace_network(network, example))
+        if io == "uint8":
+            module, example = BytesModule(module), example.mul(255).to(torch.uint8)
+        content = _convert_module(module, example)
+        return _write_file(content, Path(path), metadata, free=lr_size is None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SrkdError(f"LiteRT's converter cannot convert {network.spec.arch}: {reason[:300]}") from error
 
 
-def open_runtime(path: Path) -> Runtime:
-    return LiteRtRuntime(path)
+class BytesModule(nn.Module):
+    """A network for images in 0..255, clamped and rounded inside."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, lr_u8: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.network(lr_u8.to(torch.float32) / 255)
+        return (sr * 255).clamp(0, 255).round().to(torch.uint8)
+
+
+def _convert_module(module: nn.Module, example: torch.Tensor) -> bytes:
+    import litert_torch
+
+    _register_operations()
+    channels_last = litert_torch.to_channel_last_io(module, args=[0], outputs=[0])
+    model = litert_torch.convert(channels_last, (example.permute(0, 2, 3, 1).contiguous(),))
+    content: bytes = model.model_content()
+    return content
+
+
+def _register_operations() -> None:
+    """Register how the converter writes the operations of `litert_graph`."""
+    from litert_converter.mlir import ir
+    from litert_converter.mlir.dialects import stablehlo
+    from litert_torch.backend.lowerings import lower, utils
+
+    def custom_call(context: Any, name: str, inputs: list[Any], attributes: dict[str, Any]) -> Any:
+        return stablehlo.custom_call(
+            result=utils.node_meta_to_ir_types(context.node),
+            inputs=inputs,
+            call_target_name=ir.StringAttr.get(name),
+            has_side_effect=ir.BoolAttr.get(False),
+            backend_config=ir.StringAttr.get(str(ir.DictAttr.get(attributes))),
+        )
+
+    def depth_to_space(context: Any, last: Any, block: int) -> Any:
+        number = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), block)
+        return custom_call(context, "tfl.depth_to_space", [last], {"block_size": number})
+
+    def prelu(context: Any, last: Any, slope: Any) -> Any:
+        return custom_call(context, "tfl.prelu", [last, slope], {})
+
+    def take(context: Any, last: Any, order: Any) -> Any:
+        axis, none = (ir.IntegerAttr.get(ir.IntegerType.get_signless(32), number) for number in (3, 0))
+        return custom_call(context, "tfl.gather", [last, order], {"axis": axis, "batch_dims": none})
+
+    lower(torch.ops.srkd.depth_to_space.default)(depth_to_space)
+    lower(torch.ops.srkd.prelu.default)(prelu)
+    lower(torch.ops.srkd.take.default)(take)
+
+
+def _write_file(content: bytes, path: Path, metadata: Mapping[str, str], *, free: bool) -> dict[str, object]:
+    """Write the model with the `srkd.*` keys inside, and with free sizes declared where they are free."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for key, value in sorted(metadata.items()):
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = list(value.encode())
+        entry.name, entry.buffer = key, len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
+    (graph,) = model.subgraphs
+    for index, name in ((graph.inputs[0], "lr"), (graph.outputs[0], "sr")):
+        tensor = graph.tensors[index]
+        tensor.name = name
+        if free:
+            tensor.shapeSignature = [-1, -1, -1, int(tensor.shape[3])]
+    model.description = "srkd"
+    builder = flatbuffers.Builder(len(content) + 65536)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return {"operations": len(graph.operators), "layout": "NHWC", "sizes": "any" if free else "one"}
+

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compressor.base.errors import one_line
-from compressor.runtimes.base import Runtime
-from compressor.runtimes.openvino_runtime import OpenVinoRuntime
 from export import to_onnx
 from export.conversion import Conversion
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """By way of ONNX: nodes keep the names of modules, and `read_model`, other than `convert_model`, neither prints nor
-    reports to the vendor."""
+    """Convert by way of ONNX: nodes keep the names of modules, and `read_model`, unlike `convert_model`, neither prints
+    nor reports to the vendor."""
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
@@ -33,7 +31,3 @@ def convert(job: Conversion) -> Mapping[str, object]:
         "operations": len(model.get_ops()),
         "weights": job.path.with_suffix(".bin").name,
     }
-
-
-def open_runtime(path: Path) -> Runtime:
-    return OpenVinoRuntime(path)

@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from compressor.base.context import Context
 from compressor.models.networks.base import Network
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.tensorrt.build import trtexec_command
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag, open_device
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
-from export.conversion import Choices, Conversion
+from export.conversion import Conversion, FileOptions
 from export.formats import FORMATS
 from export.to_onnx import INPUT
 
@@ -31,34 +28,29 @@ def convert(job: Conversion) -> Mapping[str, object]:
     source = FORMATS[SOURCES[job.precision]]
     stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
-    source.load().convert(replace(job, path=onnx, choices=replace(job.choices, sizes=None), precision=source.precision))
-    profile = _profile(job.network, job.choices)
-    facts = build_engine(onnx, job.path, job.precision, profile, trt, device, Context(job.progress))
+    source.load().convert(replace(job, path=onnx, options=replace(job.options, sizes=None), precision=source.precision))
+    profile = _profile(job.network, job.options)
+    facts = build_engine(onnx, job.path, job.precision, profile, trt, device, job.context)
     return {**facts, "built_from": onnx.name}
 
 
-def open_runtime(path: Path) -> Runtime:
-    """Open an engine."""
-    return TensorRTRuntime(path)
-
-
-def machine() -> str:
+def machine_name() -> str:
     """Return this machine as it stands in file names: trt11.4.0.106-h200-sm90."""
     return machine_tag(current_machine(import_tensorrt(), open_device()))
 
 
-def advice(written: Mapping[str, Path], network: Network, choices: Choices) -> str:
+def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
     """Return what was written for TensorRT, and the command that builds an engine from the smallest of it."""
     names = ", ".join(str(path) for path in written.values())
     name = next(name for name in ("fp16", "bf16", "onnx") if name in written)
     onnx, precision = written[name], FORMATS[name].precision
     engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
-    command = trtexec_command(onnx.name, engine, INPUT, _profile(network, choices), precision)
+    command = trtexec_command(onnx.name, engine, INPUT, _profile(network, options), precision)
     return f"wrote {names}, which TensorRT reads; on the machine with the GPU: {command}"
 
 
-def _profile(network: Network, choices: Choices) -> OptimizationProfile:
+def _profile(network: Network, options: FileOptions) -> OptimizationProfile:
     model = network.descriptor
-    if choices.lr_size is not None:
-        return static_profile(model.channels, choices.lr_size)
-    return dynamic_profile(model.channels, model.min_size, model.size_multiple, choices.sizes)
+    if options.lr_size is not None:
+        return static_profile(model.channels, options.lr_size)
+    return dynamic_profile(model.channels, model.min_size, model.size_multiple, options.sizes)

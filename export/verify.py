@@ -1,4 +1,4 @@
-"""A file is trusted when it does what the network does: on photos, flat colours, noise and odd sizes."""
+"""The comparison of an exported file with its network: on photos, flat colours, noise and odd sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import finite_or_none
@@ -17,16 +17,16 @@ from compressor.images.resize import downscale_u8, reflected_indices
 from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
-from export.bounds import Bounds
 from export.conversion import IO
+from export.formats import Bounds
 
 PHOTO_LR = (96, 64)
-"""Width and height of a photo's part, in low-resolution pixels."""
+"""Width and height of the part of a photo that is compared, in low-resolution pixels."""
 
 ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
-"""Batch, width and height that a graph with a constant where a size belongs would stumble over."""
+"""Batch, width and height: a graph with a constant in place of a size fails on some of them."""
 
-HALF_A_LEVEL = 0.5 / 255
+HALF_LEVEL = 0.5 / 255
 
 FLAT = 1e-7
 """An output whose values span less than this is constant."""
@@ -36,7 +36,7 @@ FLAT = 1e-7
 class ProofInput:
     """A named input; only photos count for the PSNR."""
 
-    __test__ = False  # no test class, whatever pytest thinks of the name
+    __test__ = False  # not a test class, as pytest would conclude from the name
 
     name: str
     lr: torch.Tensor
@@ -45,8 +45,8 @@ class ProofInput:
 
 @dataclass(frozen=True)
 class Parity:
-    """Distance to the network. `psnr` is over the photos with peak 1, None when they are equal; `at` is N, C, y, x of
-    the largest difference, which was seen on the input called `on`."""
+    """The distance of a file from its network. `psnr` is over the photos with peak 1, None when they are equal; `at` is
+    N, C, y, x of the largest difference, which is on the input called `on`."""
 
     max_abs: float
     psnr: float | None
@@ -56,8 +56,8 @@ class Parity:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was seen, and in one line why that is not good enough; None: it is. `on` is the input that shows it, where
-    file and network both ran on it."""
+    """The distance, and in one line the reason why it is too large, None where it is not. `on` is the input that shows
+    it, where file and network both ran on it."""
 
     parity: Parity | None
     reason: str | None
@@ -65,13 +65,13 @@ class Proof:
 
 
 def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
-    """Photos (the embedded validation photos, unless others are given), black, white, noise, odd sizes, a batch.
+    """Return photos (None: the embedded validation photos), black, white, noise, odd sizes, a batch.
 
     All have the fixed size where the descriptor names one, in a batch of one.
     """
     channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
     side = -(-max(24, descriptor.min_size) // step) * step
-    width, height = fixed or _within((side, side), descriptor)
+    width, height = fixed or _limit((side, side), descriptor)
     generator = torch.Generator().manual_seed(0)
     inputs = [
         ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
@@ -82,117 +82,113 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
     inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
     for batch, *size in ODD_SIZES if fixed is None else ():
         odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
-        width, height = _within((odd[0], odd[1]), descriptor)
-        given = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
-        inputs.append(ProofInput(given, torch.rand(batch, channels, height, width, generator=generator)))
+        width, height = _limit((odd[0], odd[1]), descriptor)
+        name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
+        inputs.append(ProofInput(name, torch.rand(batch, channels, height, width, generator=generator)))
     return tuple(inputs)
 
 
-def _within(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
-    """Width and height, no larger than the file takes."""
+def _limit(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
+    """Return width and height, no larger than the file takes."""
     if descriptor.max_size is None:
         return size
     return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
 
 
 def verify(
-    candidate: Runtime,
+    file: Runtime,
     network: Runtime,
     inputs: Sequence[ProofInput],
     bounds: Bounds,
-    progress: Progress = no_progress,
+    context: Context = QUIET,
     *,
     io: IO = "float",
 ) -> Proof:
     """Run both on every input. The first input out of bounds gives the reason; the parity is over all.
 
-    Of a file of bytes (`io`) the network is given bytes too, and what rounding its output costs does not count.
+    With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
     """
-    seen: list[_Seen] = []
-    for done, given in enumerate(inputs):
-        progress("compare", done, len(inputs))
-        lr = _levels(given.lr) if io == "uint8" else given.lr
-        wanted = network.run(lr)
-        if not wanted.isfinite().all():
-            return Proof(None, f"the network itself gives values that are not finite on {given.name}")
+    results: list[_Result] = []
+    for done, sample in enumerate(inputs):
+        context.progress("compare", done, len(inputs))
+        lr = _round_to_bytes(sample.lr) if io == "uint8" else sample.lr
+        expected = network.run(lr)
+        if not expected.isfinite().all():
+            return Proof(None, f"the network itself gives values that are not finite on {sample.name}")
         try:
-            got = candidate.run(lr)
+            actual = file.run(lr)
         except SrkdError as error:
-            return Proof(None, f"fails on {given.name}: {error}")
-        seen.append(_look(given, got, wanted, bounds, io))
-    progress("compare", len(inputs), len(inputs))
-    if not seen:
+            return Proof(None, f"fails on {sample.name}: {error}")
+        results.append(_compare(sample, actual, expected, bounds, io))
+    context.progress("compare", len(inputs), len(inputs))
+    if not results:
         raise SrkdError("nothing to compare the file on")
-    worst = max(seen, key=lambda one: one.parity.max_abs)
-    photos = [one for one in seen if one.given.photo]
-    psnr = _psnr(sum(one.squares for one in photos) / sum(one.count for one in photos)) if photos else None
+    worst = max(results, key=lambda result: result.parity.max_abs)
+    photos = [result for result in results if result.sample.photo]
+    psnr = _psnr(sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)) if photos else None
     parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
-    out = next((one for one in seen if one.objection is not None), None)
-    if out is not None:
-        return Proof(parity, out.objection, out.given)
+    failure = next((result for result in results if result.reason is not None), None)
+    if failure is not None:
+        return Proof(parity, failure.reason, failure.sample)
     if psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
-        furthest = max(photos, key=lambda one: one.squares / one.count).given
-        return Proof(
-            parity, f"{psnr:.1f} dB from the network on photos, {bounds.min_psnr:g} dB are the least", furthest
-        )
-    return Proof(parity, _drift(candidate, inputs[0], bounds, io, network))
+        furthest = max(photos, key=lambda photo: photo.squared_error / photo.values).sample
+        return Proof(parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest)
+    # A file may keep something from other images: the first input must still give the same.
+    first = inputs[0]
+    lr = _round_to_bytes(first.lr) if io == "uint8" else first.lr
+    again = _compare(first, file.run(lr), network.run(lr), bounds, io).reason
+    return Proof(parity, None if again is None else f"the second time {again}")
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One input: how far the file is from the network there, and what is wrong with that."""
+class _Result:
+    """The distance of the file from the network on one input, and the reason why it is too large, if it is."""
 
-    given: ProofInput
+    sample: ProofInput
     parity: Parity
-    squares: float
-    count: int
-    objection: str | None
+    squared_error: float
+    values: int
+    reason: str | None
 
 
-def _look(given: ProofInput, got: torch.Tensor, wanted: torch.Tensor, bounds: Bounds, io: IO) -> _Seen:
+def _compare(sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO) -> _Result:
     if io == "uint8":
-        wanted = wanted.clamp(0, 1)
-    same = _levels(wanted) if io == "uint8" else wanted
-    parity = _worst(given.name, got, wanted, allowed=HALF_A_LEVEL if io == "uint8" else 0.0)
-    # Rounding the network's own output costs something already: what is more than that is the file's.
-    squares = _squares(got, wanted) - _squares(same, wanted)
-    objection = _objection(parity, got, same, bounds.largest(photo=given.photo), given.name)
-    return _Seen(given, parity, squares, got.numel(), objection)
+        expected = expected.clamp(0, 1)
+    rounded = _round_to_bytes(expected) if io == "uint8" else expected
+    parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)
+    # Rounding the network's own output has an error already: only the rest is the file's.
+    squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
+    reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo))
+    return _Result(sample, parity, squared_error, actual.numel(), reason)
 
 
-def _squares(images: torch.Tensor, others: torch.Tensor) -> float:
+def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:
     return float((images.double() - others.double()).square().sum())
 
 
-def _drift(candidate: Runtime, given: ProofInput, bounds: Bounds, io: IO, network: Runtime) -> str | None:
-    """What was right once and is not after other images, because something was kept from them."""
-    lr = _levels(given.lr) if io == "uint8" else given.lr
-    objection = _look(given, candidate.run(lr), network.run(lr), bounds, io).objection
-    return None if objection is None else f"the second time {objection}"
-
-
-def _levels(images: torch.Tensor) -> torch.Tensor:
-    """To the 256 levels of bytes."""
+def _round_to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Round to the 256 levels of bytes."""
     return images.clamp(0, 1).mul(255).round().div(255)
 
 
-def _objection(parity: Parity, got: torch.Tensor, wanted: torch.Tensor, largest: float, name: str) -> str | None:
-    place = "n={} c={} y={} x={}".format(*parity.at)
+def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowed: float) -> str | None:
+    """Return in one line why the output is refused; None: it is not."""
+    pixel = "n={} c={} y={} x={}".format(*parity.at)
     if math.isinf(parity.max_abs):
-        return f"gives {float(got[parity.at])} on {name} at {place}"
-    if _span(got) <= FLAT < 100 * FLAT < _span(wanted):
-        return f"is constant on {name}, the network is not"
-    if parity.max_abs > largest:
+        return f"gives {float(actual[parity.at])} on {parity.on} at {pixel}"
+    if _span(actual) <= FLAT < 100 * FLAT < _span(expected):
+        return f"is constant on {parity.on}, the network is not"
+    if parity.max_abs > allowed:
         return (
-            f"differs from the network by {parity.max_abs:.2g} on {name} at {place} "
-            f"({float(got[parity.at]):.5f}, not {float(wanted[parity.at]):.5f}); {largest:g} is allowed"
+            f"differs from the network by {parity.max_abs:.2g} on {parity.on} at {pixel} "
+            f"({float(actual[parity.at]):.5f}, not {float(expected[parity.at]):.5f}); {allowed:g} is allowed"
         )
     return None
 
 
-def _worst(name: str, got: torch.Tensor, wanted: torch.Tensor, *, allowed: float) -> Parity:
-    """The largest difference beyond what is allowed anyway, and its place; what is not finite is infinitely far."""
-    difference = (got.double() - wanted.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
+def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor, *, allowed: float) -> Parity:
+    """Return the largest difference beyond `allowed`, and where it is; a value that is not finite is infinitely far."""
+    difference = (actual.double() - expected.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
     return Parity(float(difference[at]), None, name, at)
@@ -209,22 +205,22 @@ def _psnr(mean_square: float) -> float | None:
 
 
 def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
-    """The middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size is
-    larger than that, the photo is continued by its reflection."""
+    """Return the middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size
+    is larger than that, the photo is continued by its reflection."""
     hr = read_rgb_u8(path)
     scale, step = descriptor.scale, descriptor.size_multiple
-    wanted = descriptor.fixed_size or _within(PHOTO_LR, descriptor)
-    height, width = (
+    width, height = descriptor.fixed_size or _limit(PHOTO_LR, descriptor)
+    hr_height, hr_width = (
         min(length * scale, available // (scale * step) * scale * step)
-        for length, available in zip((wanted[1], wanted[0]), hr.shape[1:], strict=True)
+        for length, available in zip((height, width), hr.shape[1:], strict=True)
     )
-    top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2
-    lr_u8 = downscale_u8(hr[:, top : top + height, left : left + width], scale)
+    top, left = (hr.shape[1] - hr_height) // 2, (hr.shape[2] - hr_width) // 2
+    lr_u8 = downscale_u8(hr[:, top : top + hr_height, left : left + hr_width], scale)
     lr = lr_u8[: descriptor.channels].float().div(255)[None]
     if descriptor.fixed_size is None:
         return lr
     rows, columns = (
-        reflected_indices(torch.arange(length), have)
-        for length, have in zip((wanted[1], wanted[0]), lr.shape[2:], strict=True)
+        reflected_indices(torch.arange(length), available)
+        for length, available in zip((height, width), lr.shape[2:], strict=True)
     )
     return lr[:, :, rows][..., columns]

@@ -33,7 +33,13 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return OnnxRuntime(path, label=options.label, device=options.device, threads=options.threads)
+    return OnnxRuntime(
+        path,
+        label=options.label,
+        device=options.device,
+        threads=options.threads,
+        emulate=options.emulate_half,
+    )
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

@@ -37,6 +37,8 @@ class OpenOptions:
     precision: str | None = None
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
+    emulate_half: bool = False
+    """Whether half precision is rounded as hardware rounds it where a runtime would compute it in float32."""
 
 
 class RuntimeModule(Protocol):

@@ -1,4 +1,4 @@
-"""Converters that talk: what they print, log and warn is for those who write converters."""
+"""Converters print, log and warn for people who write converters: none of it is of use here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing that Python code says inside reaches the console; what it raises does."""
+def silence() -> Iterator[None]:
+    """Keep what Python code prints, logs and warns inside from the console; its exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

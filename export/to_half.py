@@ -1,0 +1,172 @@
+"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so that an app changes only the name.
+
+The graph of the float32 file is rewritten: values keep their names, and a Cast stands where a value is needed in the
+other type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.base.errors import SrkdError
+from export.conversion import CannotConvert, Conversion
+from export.onnx_graph import build_graph
+from export.onnx_shuffle import use_depth_first
+from export.to_onnx import write_graph
+
+TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
+"""Precision → ONNX's number of the type, and the opset: as for float32, and the first with bf16 in convolutions."""
+
+FLOAT_NODES = ("sub_mean/", "add_mean/")
+"""The mean shift at both ends stays in float32, as in autocast: there, rounding would cost half a grey level."""
+
+TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    half_type, opset = TYPES[job.precision]
+    graph = build_graph(job.network, job.options.lr_size, opset)
+    if job.options.shuffle == "dcr":
+        use_depth_first(graph.model)
+    to_half(graph.model, half_type)
+    return write_graph(job, graph)
+
+
+def to_half(model: onnx.ModelProto, half_type: int) -> None:
+    """Rewrite a model in place. A weight beyond the range of the type is refused, never clamped."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    _HalfPass(inferred, half_type).rewrite()
+    model.CopyFrom(inferred)
+
+
+class _HalfPass:
+    """One walk over the nodes in order. `types` holds the type in which each float value is computed."""
+
+    def __init__(self, model: onnx.ModelProto, half_type: int) -> None:
+        self.graph, self.half_type = model.graph, half_type
+        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.floats = _floats(self.graph)
+        self.types: dict[str, int] = {value.name: TensorProto.FLOAT for value in self.graph.input}
+        self.nodes: list[onnx.NodeProto] = []
+        self.copies: dict[tuple[str, int], str] = {}
+
+    def rewrite(self) -> None:
+        outputs = {value.name for value in self.graph.output}
+        for node in self.graph.node:
+            half = self._supports_half(node)
+            for index, name in enumerate(node.input):
+                if name in self.floats:
+                    needed = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
+                    node.input[index] = self._value_in(name, needed)
+            self.nodes.append(node)
+            if half:
+                _retype(node, self.half_type)
+            for index, name in enumerate(node.output):
+                if name in self.floats:
+                    in_half = half and self._is_generic(node, index, output=True)
+                    self.types[name] = self.half_type if in_half else TensorProto.FLOAT
+                    if name in outputs and self.types[name] == self.half_type:
+                        node.output[index] = f"{name}.half"
+                        self._cast(f"{name}.half", name, TensorProto.FLOAT)
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        self._drop_unused()
+        # The types that were inferred for float32 would contradict.
+        del self.graph.value_info[:]
+
+    def _supports_half(self, node: onnx.NodeProto) -> bool:
+        """Return whether the operator has this precision, and is not one that stays in float32."""
+        if node.name.startswith(FLOAT_NODES) or node.domain not in ("", "ai.onnx"):
+            return False
+        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        variables = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+        formal = [(schema.inputs, node.input), (schema.outputs, node.output)]
+        used = [
+            _parameter(parameters, index).type_str
+            for parameters, names in formal
+            for index, name in enumerate(names)
+            if name in self.floats
+        ]
+        generic = [name for name in used if name in variables]
+        return bool(generic) and all(TYPE_NAMES[self.half_type] in variables[name] for name in generic)
+
+    def _is_generic(self, node: onnx.NodeProto, index: int, *, output: bool = False) -> bool:
+        """Return whether the operator takes this argument in several types; scales of Resize are always float32."""
+        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        type_name = _parameter(schema.outputs if output else schema.inputs, index).type_str
+        return type_name in {entry.type_param_str for entry in schema.type_constraints}
+
+    def _value_in(self, name: str, kind: int) -> str:
+        """Return the name of a value in the type `kind`; it is cast, or stored, the first time."""
+        if name in self.weights:
+            return name if kind == TensorProto.FLOAT else self._half_weight(name)
+        if self.types[name] == kind:
+            return name
+        if (name, kind) not in self.copies:
+            self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
+            self._cast(name, self.copies[name, kind], kind)
+        return self.copies[name, kind]
+
+    def _half_weight(self, name: str) -> str:
+        if (name, self.half_type) not in self.copies:
+            half = _round_tensor(self.weights[name], f"{name}.half", self.half_type)
+            self.graph.initializer.append(half)
+            self.copies[name, self.half_type] = half.name
+        return self.copies[name, self.half_type]
+
+    def _cast(self, source: str, output: str, kind: int) -> None:
+        self.nodes.append(helper.make_node("Cast", [source], [output], name=f"cast/{output}", to=kind))
+
+    def _drop_unused(self) -> None:
+        """Drop the float32 weights that no node needs any more."""
+        used = {name for node in self.nodes for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(stored)
+
+
+def _floats(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the float32 values."""
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    unknown = [name for node in graph.node for name in node.output if name and not kinds.get(name)]
+    if unknown:
+        raise SrkdError(
+            f"the type of {unknown[0]} cannot be inferred, so the graph cannot be rewritten in half precision"
+        )
+    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+
+def _parameter(
+    parameters: Iterable[onnx.defs.OpSchema.FormalParameter], index: int
+) -> onnx.defs.OpSchema.FormalParameter:
+    """Return the parameter of argument `index`; the last one of a variadic operator is that of all that follow."""
+    listed = list(parameters)
+    return listed[min(index, len(listed) - 1)]
+
+
+def _retype(node: onnx.NodeProto, kind: int) -> None:
+    """Change the attributes that name or hold float32."""
+    for attribute in node.attribute:
+        if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            attribute.i = kind
+        if attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_round_tensor(attribute.t, attribute.t.name or node.name, kind))
+
+
+def _round_tensor(tensor: onnx.TensorProto, name: str, kind: int) -> onnx.TensorProto:
+    """Return the tensor rounded to the type `kind`; a value beyond its range is refused."""
+    exact = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = exact.astype(helper.tensor_dtype_to_np_dtype(kind))
+    lost = np.isfinite(exact) & ~np.isfinite(half.astype(np.float32))
+    if lost.any():
+        raise CannotConvert(f"{tensor.name} holds {float(exact[lost][0]):.4g}: {half.dtype.name} has no such number")
+    return numpy_helper.from_array(half, name)
