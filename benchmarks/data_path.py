@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 2040, 1356
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ProfiledModel:
     name: str
     next_batch: Callable[[], object]
     ahead: int = 0
@@ -100,16 +100,16 @@ def photos(data: Path | None, work: Path) -> list[Path]:
     return list_images(work / "mosaics")
 
 
-def contestants(paths: list[Path], work: Path) -> list[Contestant]:
+def contestants(paths: list[Path], work: Path) -> list[ProfiledModel]:
     whole = write_whole(paths, work / "whole")
     parts = write_pngs(work / "parts", scale=SCALE, photos=paths)
     pairs = find_sets(whole / "HR", scale=SCALE, lr=whole / "LR")[0].pairs
     batches = Batches.over(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0)
     steps = iter(range(10**9))
-    rows = [Contestant("srkd", lambda: batches.at(next(steps)))]
+    rows = [ProfiledModel("srkd", lambda: batches.at(next(steps)))]
     for name, folder in (("PNG, whole", whole), (f"PNG, {SUB_IMAGE}x{SUB_IMAGE}", parts)):
         loaded = iter(field_loader(folder, scale=SCALE, lr_patch=PATCH, batch=BATCH, length=10**5))
-        rows.append(Contestant(f"2 workers, {name}", loaded.__next__, AHEAD))
+        rows.append(ProfiledModel(f"2 workers, {name}", loaded.__next__, AHEAD))
     return rows
 
 

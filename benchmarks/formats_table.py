@@ -31,11 +31,10 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS
-from export.metadata import Source
-from export.timing import take_turns
+from export.profile.timing import take_turns
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
 SIDE = 64
@@ -73,7 +72,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing, for each file")
     parser.add_argument("--to", type=Path, default=PAGE)
     options = parser.parse_args()
-    wanted = [name for name in options.format or FORMATS if FORMATS[name].lacking() is None]
+    wanted = [name for name in options.format or FORMATS if FORMATS[name].missing_requirement() is None]
     kept = {key: line for key, line in documented(options.to).items() if key[1] not in wanted}
     rows = dict(kept)
     for name in SPECS:
@@ -117,8 +116,8 @@ def exported(network: Network, row: str, folder: Path) -> FileReport:
     """At any size, or at one where that is refused."""
     (report,) = export_model(network, Source("model"), [row], folder).files
     if report.path is None and report.verdict == "unavailable":
-        one_size = Choices(lr_size=(SIDE, SIDE))
-        (fixed,) = export_model(network, Source("model"), [row], folder, choices=one_size).files
+        one_size = FileOptions(lr_size=(SIDE, SIDE))
+        (fixed,) = export_model(network, Source("model"), [row], folder, options=one_size).files
         report = fixed if fixed.path is not None else report
     return report
 
@@ -170,7 +169,7 @@ def page(rows: Mapping[tuple[str, str], str]) -> str:
             " in the",
             "given precision; *over torch* compares with torch in fp32, channels last. The order differs on phones.",
             "*unproved*: written here, but such files do not run on this system. Not run by us: "
-            + ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tried)
+            + ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tested)
             + ".",
             "",
             "| " + " | ".join(COLUMNS) + " |",

@@ -20,8 +20,9 @@ from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture
+from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Conversion
-from export.to_onnx import convert, open_runtime
+from export.to_onnx import convert
 from recipes.config.options import make_method
 from tests.support.method_runs import Pair
 from tests.support.methods_table import ROWS, Row
@@ -63,7 +64,7 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
             convert(Conversion(student, path, {}))
             lr = torch.rand(1, 3, 13, 9, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
-                apart = float((open_runtime(path).run(lr) - student(lr)).abs().max())
+                apart = float((OnnxRuntime(path).run(lr) - student(lr)).abs().max())
         assert apart <= 1e-4, f"{method} on {arch} x{scale}: the exported student is {apart:g} from what was trained"
     return WORKS
 

@@ -57,7 +57,7 @@ class Divergence:
 def first_divergence(
     path: Path, network: Network, lr: torch.Tensor, options: FileOptions, context: Context = QUIET
 ) -> Divergence | None:
-    """Return the first node that differs; None where no value can be compared, or none differs by more than rounding."""
+    """Return the first node that differs by more than rounding; None where none does, or none can be compared."""
     model = onnx.load_model(str(path))
     noise = NOISE[_weight_type(model)]
     model = _as_float(model, options)

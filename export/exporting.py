@@ -154,9 +154,7 @@ class _Job:
         names = [(self.out_dir / part.name).resolve() for part in sorted(path.parent.iterdir())]
         for name in names:
             if name in self.reserved:
-                raise SrkdError(
-                    f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)"
-                )
+                raise SrkdError(f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)")
         return names
 
     def path(self) -> Path:

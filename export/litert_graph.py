@@ -98,7 +98,9 @@ def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
     """
     while image.target == aten.relu.default and len(image.users) == 1:
         image = image.all_input_nodes[0]
-    arguments = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), image.args, strict=False))
+    arguments = dict(
+        zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), image.args, strict=False)
+    )
     if image.target != aten.conv2d.default or len(image.users) != 1 or arguments.get("groups", 1) != 1:
         return False
     holders = [arguments[name] for name in ("weight", "bias") if isinstance(arguments.get(name), Node)]

@@ -25,7 +25,7 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class Graph:
-    """A float32 graph from `lr` to `sr`. Values have the names of the operations of torch's program that compute them."""
+    """A float32 graph from `lr` to `sr`. Values have the names of torch's operations that compute them."""
 
     model: onnx.ModelProto
     nodes_before_onnxsim: int
@@ -43,7 +43,13 @@ def trace(network: Network, lr_size: tuple[int, int] | None, opset: int) -> torc
     """Return torch's program, decomposed, and the ONNX graph made of it."""
     # The exporter takes a batch of one, or equal sides, for constants, as they are in a graph for one size.
     width, height = lr_size or example_size(network)
-    example = torch.rand(2 if lr_size is None else 1, network.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
+    example = torch.rand(
+        2 if lr_size is None else 1,
+        network.descriptor.channels,
+        height,
+        width,
+        generator=torch.Generator().manual_seed(0),
+    )
     try:
         with silence(), torch.no_grad():
             program = torch.onnx.export(

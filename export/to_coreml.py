@@ -110,7 +110,9 @@ def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -
     actual = tuple(spec.description.output[0].type.multiArrayType.shape)
     # A size that depends on a free one is missing, or that of the example.
     if (image.channels, image.fixed_size) != (channels, size) or (fixed is not None and actual != fixed):
-        raise SrkdError(f"the package takes {image} and returns {actual}, the network takes {channels} channels, {size}")
+        raise SrkdError(
+            f"the package takes {image} and returns {actual}, the network takes {channels} channels, {size}"
+        )
 
 
 def _require_few_axes(program: Any) -> None:

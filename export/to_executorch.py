@@ -1,7 +1,7 @@
 """ExecuTorch, for phones: a .pte file whose convolutions run in XNNPACK, float32, N,C,H,W in [0,1], one image a call.
 
-The memory between XNNPACK's parts is planned for the largest image that the file takes, and allocated when it is opened:
-so a file for any size has a bound, which follows from the network's width.
+The memory between XNNPACK's parts is planned for the largest image that the file takes, and allocated when it is
+opened: so a file for any size has a bound, which follows from the network's width.
 """
 
 from __future__ import annotations

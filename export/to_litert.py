@@ -143,4 +143,3 @@ def _write_file(content: bytes, path: Path, metadata: Mapping[str, str], *, free
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(bytes(builder.Output()))
     return {"operations": len(graph.operators), "layout": "NHWC", "sizes": "any" if free else "one"}
-

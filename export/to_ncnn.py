@@ -41,14 +41,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         _require_ncnn_layers(text, job.network.spec.arch)
         job.path.write_text(rename_blobs(text), encoding="utf-8")
         job.path.with_suffix(".bin").write_bytes((folder / "made.bin").read_bytes())
-    # ncnn may crash on what a converter wrote.
-    run_in_child(
-        "export.to_ncnn:run_noise",
-        {"path": str(job.path), "shapes": shapes},
-        what="ncnn does not run the file",
-        timeout_seconds=TIMEOUT_SECONDS,
-        environment={"OMP_NUM_THREADS": "1"},
-    )
+    try_run(job.path, (INPUT, OUTPUT), shapes)
     return {
         "pnnx": installed_version("pnnx"),
         "ncnn": installed_version("ncnn"),
@@ -58,19 +51,30 @@ def convert(job: Conversion) -> Mapping[str, object]:
     }
 
 
-def run_noise(progress: Progress, *, path: str, shapes: Sequence[Sequence[int]]) -> None:
-    """In a child process: load a network and run noise of each (C, H, W)."""
+def try_run(path: Path, blobs: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
+    """Run a network in a child process, from one blob to the other: ncnn may crash on what a converter wrote."""
+    run_in_child(
+        "export.to_ncnn:run_noise",
+        {"path": str(path), "blobs": blobs, "shapes": shapes},
+        what="ncnn does not run it",
+        timeout_seconds=TIMEOUT_SECONDS,
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+
+
+def run_noise(progress: Progress, *, path: str, blobs: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
+    """In the child process: load a network and run noise of each (C, H, W)."""
     ncnn = load_ncnn()
     net = ncnn.Net()
     if net.load_param(path) or net.load_model(str(Path(path).with_suffix(".bin"))):
-        raise SrkdError("ncnn does not run the file: it cannot be loaded")
+        raise SrkdError("ncnn does not run it: it cannot be loaded")
     for shape in shapes:
         extractor = net.create_extractor()
         image = np.random.default_rng(0).random(shape, dtype=np.float32)
-        extractor.input(INPUT, ncnn.Mat(image).clone())
-        code, out = extractor.extract(OUTPUT)
+        extractor.input(blobs[0], ncnn.Mat(image).clone())
+        code, out = extractor.extract(blobs[1])
         if code or not np.array(out).size:
-            raise SrkdError(f"ncnn does not run the file: it fails on {tuple(shape)} with {code}")
+            raise SrkdError(f"ncnn does not run it: it fails on {list(shape)} with {code}")
 
 
 def _shapes(job: Conversion) -> list[tuple[int, int, int]]:

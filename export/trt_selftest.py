@@ -28,10 +28,9 @@ from compressor.runtimes.tensorrt.installation import import_tensorrt, trt_missi
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.bounds import BF16, FP32, HALF, Bounds
 from export.conversion import Conversion
-from export.formats import FORMATS
-from export.metadata import Source, export_metadata
+from export.exporting import Source, export_metadata
+from export.formats import BF16, FORMATS, FP32, HALF, Bounds
 from export.qdq import quantized
 from export.to_trt import SOURCES
 from export.verify import Parity, proof_inputs, verify

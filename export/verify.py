@@ -125,14 +125,18 @@ def verify(
         raise SrkdError("nothing to compare the file on")
     worst = max(results, key=lambda result: result.parity.max_abs)
     photos = [result for result in results if result.sample.photo]
-    psnr = _psnr(sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)) if photos else None
+    psnr = (
+        _psnr(sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)) if photos else None
+    )
     parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
     failure = next((result for result in results if result.reason is not None), None)
     if failure is not None:
         return Proof(parity, failure.reason, failure.sample)
     if psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
         furthest = max(photos, key=lambda photo: photo.squared_error / photo.values).sample
-        return Proof(parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest)
+        return Proof(
+            parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest
+        )
     # A file may keep something from other images: the first input must still give the same.
     first = inputs[0]
     lr = _round_to_bytes(first.lr) if io == "uint8" else first.lr

@@ -22,11 +22,10 @@ from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
 from compressor.teachers.teacher import Teacher, load_teacher
-from export.contestants import Settings
-from export.conversion import Choices, tuned_and_largest
-from export.exporting import ExportReport, export_model
-from export.metadata import Source
-from export.profiling import ProfileReport, profile_models
+from export.conversion import FileOptions, tuned_and_largest
+from export.exporting import ExportReport, Source, export_model
+from export.profile.models import Settings
+from export.profile.report import ProfileReport, profile_models
 from srkd.inspection import Inspection, run_inspect
 from srkd.models import as_tuple, common_scale, find_run_teacher, open_runtime
 from srkd.options import public
@@ -98,8 +97,8 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path),
         options.formats,
         loaded.path.parent if options.out is None else Path(options.out),
-        context.progress,
-        choices=Choices(
+        context,
+        options=FileOptions(
             lr_size=options.static, io=options.io, shuffle=options.shuffle, sizes=tuned_and_largest(options.sizes)
         ),
     )
@@ -137,7 +136,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
             arch_options=None,
             teacher_options={**run_teacher.options, **(options.arch_options or {})},
         )
-    return profile_models(models, teacher=teacher, settings=settings, progress=context.progress)
+    return profile_models(models, teacher=teacher, settings=settings, context=context)
 
 
 profile = public(ProfileOptions, run_profile, "profile")

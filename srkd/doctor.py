@@ -64,7 +64,14 @@ def diagnose() -> Diagnosis:
         gpu=gpu(),
         onnxruntime_devices=tuple(providers),
         formats=tuple(
-            _piece(row.name, f"--{row.name}: {row.told}", row.needs, row.extra, row.obstacle(), row.not_run_here())
+            _piece(
+                row.name,
+                f"--{row.name}: {row.description}",
+                row.needs,
+                row.extra,
+                row.obstacle(),
+                row.cannot_run_here(),
+            )
             for row in FORMATS.values()
         ),
         runtimes=tuple(

@@ -56,7 +56,7 @@ class RuntimeOptions(Options):
 
 
 FORMAT_FLAGS = {
-    row.name: f"{row.told}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
+    row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
 }
 
 

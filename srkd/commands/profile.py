@@ -9,7 +9,7 @@ from srkd.verb import verb
 from srkd.verb_options import ProfileOptions
 
 if TYPE_CHECKING:
-    from export.profiling import ProfileReport, Row
+    from export.profile.report import ProfileReport, Row
 
 EPILOG = """Examples:
 

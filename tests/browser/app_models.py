@@ -26,8 +26,8 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from export.conversion import Choices, Conversion
-from export.metadata import Source, export_metadata
+from export.conversion import Conversion, FileOptions
+from export.exporting import Source, export_metadata
 from export.to_onnx import convert
 from tests.browser.app_site import Model
 
@@ -53,9 +53,9 @@ class Models:
         """EDSR ×2 of 2 blocks and 8 channels, with weights drawn."""
         return self.made(TINY, "tiny")
 
-    def made(self, spec: Spec, name: str, choices: Choices | None = None) -> Model:
+    def made(self, spec: Spec, name: str, options: FileOptions | None = None) -> Model:
         """A drawn network of `spec` as ONNX."""
-        return self._of(build(spec, seed=1), name, "student", choices)
+        return self._of(build(spec, seed=1), name, "student", options)
 
     @cached_property
     def half(self) -> Model:
@@ -100,10 +100,10 @@ class Models:
         path.write_bytes(model.SerializeToString())
         return replace(like, path=path, name=name, precision=precision)
 
-    def _of(self, network: Network, name: str, role: str, choices: Choices | None = None) -> Model:
+    def _of(self, network: Network, name: str, role: str, options: FileOptions | None = None) -> Model:
         path = self.folder / f"{name}.onnx"
         described = network.descriptor
-        convert(Conversion(network, path, export_metadata(network, Source(name)), choices or Choices()))
+        convert(Conversion(network, path, export_metadata(network, Source(name)), options or FileOptions()))
         return Model(
             path,
             name,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from compressor.models.networks.edsr import EDSRSpec
-from export.conversion import Choices
+from export.conversion import FileOptions
 from tests.browser.app_models import TINY, Models, png, sample_rgb
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import FLAGS, PHONE, Visit, visiting
@@ -131,7 +131,7 @@ def test_networks_that_take_certain_sizes_get_them(
 ) -> None:
     import json
 
-    fixed = models.made(TINY, "fixed-48x40", Choices(lr_size=(48, 40)))
+    fixed = models.made(TINY, "fixed-48x40", FileOptions(lr_size=(48, 40)))
     with with_models(filming, app_folder, serve, [fixed]) as visit:
         shot(visit)
         assert visit.page.evaluate(SIZES) == [[48, 40], [96, 80]]

@@ -20,9 +20,8 @@ from compressor.inference.tiling import spans
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.rcan import RCANSpec
-from export.conversion import Choices
-from export.exporting import export_model
-from export.metadata import Source
+from export.conversion import FileOptions
+from export.exporting import Source, export_model
 from tests.browser.app_models import FOREIGN, TINY, Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import DESKTOP, PHONE, Visit, visiting
@@ -149,7 +148,7 @@ def test_other_kinds_of_models_give_pythons_pixels(visit: Visit, models: Models)
         models.half,
         models.made(CompactSpec(2, width=4, depth=2, channels=1), "luminance"),
         models.made(RCANSpec(2, width=4, groups=1, depth=1, hidden=1), "pooling"),
-        models.made(TINY, "static", Choices(lr_size=(80, 80))),
+        models.made(TINY, "static", FileOptions(lr_size=(80, 80))),
     ]
     for model in kinds:
         found, told = computed(visit, model)
@@ -165,7 +164,7 @@ def test_other_kinds_of_models_give_pythons_pixels(visit: Visit, models: Models)
 
 
 def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> None:
-    static = models.made(TINY, "fixed-40", Choices(lr_size=(40, 40)))
+    static = models.made(TINY, "fixed-40", FileOptions(lr_size=(40, 40)))
     found, told = computed(visit, static)
     assert told["window"] == [40, 40]
     assert told["exact"] is True

@@ -20,9 +20,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
 
 coremltools = pytest.importorskip("coremltools")
 pytestmark = [
@@ -35,8 +34,8 @@ EDSR = EDSRSpec(width=4, depth=1, scale=2)
 SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["coreml"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["coreml"], folder, options=options).files
     return file
 
 
@@ -75,7 +74,7 @@ def test_a_package_for_any_size(good: Path) -> None:
     "spec", [SWINIR, replace(SWINIR, channels=1, upsampler="pixelshuffledirect")], ids=["three", "one"]
 )
 def test_networks_of_windows_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
-    file = exported(build(spec, seed=1), tmp_path, Choices(lr_size=(11, 6)))
+    file = exported(build(spec, seed=1), tmp_path, FileOptions(lr_size=(11, 6)))
     assert file.path is not None and file.path.name == "small-11x6.mlpackage", file.reason
     told = package(file.path).get_spec().description
     assert list(told.input[0].type.multiArrayType.shape) == [1, spec.channels, 6, 11]
@@ -98,21 +97,21 @@ def test_weights_that_are_not_the_networks_are_noticed(
 ) -> None:
     from export import to_coreml
 
-    convert = to_coreml._converted
+    convert = to_coreml._convert_traced
 
     def other(given: Network, size: tuple[int, int] | None) -> Any:
         made = convert(given, size)
         given.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
         return made
 
-    monkeypatch.setattr(to_coreml, "_converted", other)
+    monkeypatch.setattr(to_coreml, "_convert_traced", other)
     file = exported(network, tmp_path)
     assert file.verdict == "failed" and "does not hold tail.weight as the network has it" in str(file.reason)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_fusing_would_change_the_weights(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.to_coreml.KEPT_APART", ())
+    monkeypatch.setattr("export.to_coreml.SKIPPED_PASSES", ())
     assert "does not hold tail." in str(exported(network, tmp_path).reason)
 
 

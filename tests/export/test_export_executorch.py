@@ -22,10 +22,9 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from compressor.runtimes.table import OpenOptions
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
-from export.to_executorch import SIDES, _largest_side
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
+from export.to_executorch import SIDE_RANGE, _max_side
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.extras
@@ -35,8 +34,8 @@ COMPACT = CompactSpec(width=8, depth=1, scale=2)
 SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["executorch"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["executorch"], folder, options=options).files
     return file
 
 
@@ -69,7 +68,7 @@ def copied(good: Path, tmp_path: Path) -> Path:
 )
 def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Path) -> None:
     network = build(spec, seed=3)
-    file = exported(network, tmp_path, Choices(lr_size=size))
+    file = exported(network, tmp_path, FileOptions(lr_size=size))
     assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
     assert file.path is not None and file.path.name == "small-{}x{}.pte".format(*size)
     runtime = open_model(file.path)
@@ -151,7 +150,7 @@ def test_a_bound_that_is_none(copied: Path, told: object) -> None:
     said = json.loads(sidecar.read_text())
     said["facts"]["max_size"] = told
     sidecar.write_text(json.dumps(said))
-    with pytest.raises(SrkdError, match="which is no size"):
+    with pytest.raises(SrkdError, match="is not a size"):
         open_model(copied)
 
 
@@ -168,6 +167,6 @@ def test_what_is_asked_of_it_and_it_has_not(copied: Path) -> None:
 
 
 def test_the_bound_follows_from_the_width() -> None:
-    sides = [_largest_side(build(EDSRSpec(4, width=width, depth=1), seed=0)) for width in (8, 32, 64, 256)]
-    assert sides == sorted(sides, reverse=True) and sides[0] == SIDES[1] and sides[-1] == SIDES[0]
+    sides = [_max_side(build(EDSRSpec(4, width=width, depth=1), seed=0)) for width in (8, 32, 64, 256)]
+    assert sides == sorted(sides, reverse=True) and sides[0] == SIDE_RANGE[1] and sides[-1] == SIDE_RANGE[0]
     assert sides[1] == 256, "4 KB a pixel: 32·4 channels at twice the size, before and after the shuffle"

@@ -20,10 +20,9 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
-from export.onnx_graph import Graph, graph_of
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
+from export.onnx_graph import Graph, build_graph
 from tests.support.commands import ROOT, python
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -36,13 +35,13 @@ PRELOADED = (
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    return graph_of(build(SPEC, seed=0), None, 18)
+    return build_graph(build(SPEC, seed=0), None, 18)
 
 
 @pytest.fixture
 def network(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Network:
     """Its graph is traced once for all tests; what is tested here comes after."""
-    monkeypatch.setattr("export.to_onnx.graph_of", lambda *_: Graph(_copied(graph.model), 0, False))
+    monkeypatch.setattr("export.to_onnx.build_graph", lambda *_: Graph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
 
@@ -63,8 +62,8 @@ def no_more_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def refused(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, Source("small"), ["onnx"], folder, choices=choices).files
+def refused(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), ["onnx"], folder, options=options).files
     assert file.verdict == "failed" and file.path is None and "\n" not in str(file.reason)
     return file
 
@@ -73,7 +72,7 @@ def refused(network: Network, folder: Path, choices: Choices | None = None) -> F
 @pytest.mark.parametrize("second_file", [False, True], ids=["one file", "weights in a second file"])
 def test_no_room(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_file: bool) -> None:
     if second_file:
-        monkeypatch.setattr("export.to_onnx.LARGEST_BYTES", 0)
+        monkeypatch.setattr("export.to_onnx.MAX_WEIGHT_BYTES", 0)
     (tmp_path / "small.onnx").write_bytes(b"older")
     with no_more_than(3000):
         file = refused(network, tmp_path)

@@ -1,4 +1,4 @@
-"""What all formats share: choices, companions, sidecars, files of one size, the table behind help."""
+"""What all formats share: options, companions, sidecars, files of one size, the table behind help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import onnx
 import pytest
 import torch
 
-import export.formats
 import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_files
@@ -26,14 +25,12 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES
 from export import to_onnx
-from export.conversion import CannotConvert, Choices, Conversion
-from export.exporting import FileReport, Verdict, export_model
+from export.conversion import CannotConvert, Conversion, FileOptions
+from export.exporting import FileReport, Source, Verdict, export_model
 from export.formats import FORMATS
-from export.metadata import Source
 from export.verify import proof_inputs
 from srkd.cli import cli
 
@@ -49,19 +46,19 @@ def network() -> Network:
 def new_format(monkeypatch: pytest.MonkeyPatch, convert: object, **changes: object) -> None:
     """A row called `new`, whose converter is `convert`."""
     module = types.ModuleType("to_new")
-    module.convert, module.open_runtime = convert, to_onnx.open_runtime  # type: ignore[attr-defined]
+    module.convert = convert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "to_new", module)
     row = dataclasses.replace(FORMATS["onnx"], name="new", module="to_new", title="New, of its kind", **changes)  # type: ignore[arg-type]
-    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "new": row})
+    monkeypatch.setitem(FORMATS.rows, "new", row)
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["new"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["new"], folder, options=options).files
     return file
 
 
 def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_path: Path) -> None:
-    report = export_model(network, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(40, 24)))
+    report = export_model(network, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(40, 24)))
     (file,) = report.files
     assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.onnx", file.reason
     assert not any("x" in name for name in report.compared_on) and len(report.compared_on) >= 4
@@ -87,11 +84,11 @@ def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_p
 
 def test_windows_too_small_for_the_network_tell_their_seam(network: Network, tmp_path: Path) -> None:
     deep = build(dataclasses.replace(SPEC, depth=6), seed=0)
-    (file,) = export_model(deep, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(16, 16))).files
+    (file,) = export_model(deep, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(16, 16))).files
     assert file.path is not None
     tiled = super_resolve(open_model(file.path), torch.rand(1, 3, 30, 30))
     assert tiled.seam is not None and tiled.seam > 0
-    (wide,) = export_model(network, SOURCE, ["onnx"], tmp_path, choices=Choices(lr_size=(32, 16))).files
+    (wide,) = export_model(network, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(32, 16))).files
     assert wide.path is not None
     with pytest.raises(UsageError, match="small-32x16 takes images of 32x16 only: the self-ensemble"):
         super_resolve(open_model(wide.path), torch.rand(1, 3, 20, 20), self_ensemble=True)
@@ -173,23 +170,16 @@ def test_what_cannot_be_converted_is_unavailable_and_not_failed(
 def test_a_choice_that_a_format_has_not_is_refused(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new_format(monkeypatch, to_onnx.convert, choices=())
-    assert exported(network, tmp_path, Choices(lr_size=(64, 48))).reason == "New has no --static 64x48"
-    assert exported(network, tmp_path, Choices(io="uint8")).reason == "New has no --io uint8"
-
-
-def test_a_default_size_is_used_and_named(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new_format(monkeypatch, to_onnx.convert, choices=(), default_lr_size=(32, 32))
-    file = exported(network, tmp_path)
-    assert file.verdict == "passed" and file.path is not None and file.path.name == "small-32x32.onnx"
-    assert OnnxRuntime(file.path).descriptor.fixed_size == (32, 32)
+    new_format(monkeypatch, to_onnx.convert, options=())
+    assert exported(network, tmp_path, FileOptions(lr_size=(64, 48))).reason == "New has no --static 64x48"
+    assert exported(network, tmp_path, FileOptions(io="uint8")).reason == "New has no --io uint8"
 
 
 def test_a_file_of_another_system_is_written_and_called_unproved(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = dataclasses.replace(RUNTIMES["onnxruntime"], obstacle=lambda: "such files run on amigas only")
-    monkeypatch.setattr(export.formats, "RUNTIMES", {**RUNTIMES, "onnxruntime": kind})
+    monkeypatch.setitem(RUNTIMES.rows, "onnxruntime", kind)
     new_format(monkeypatch, to_onnx.convert)
     report = export_model(network, SOURCE, ["new"], tmp_path)
     (file,) = report.files
@@ -252,9 +242,8 @@ def test_formats_do_not_write_over_each_other(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_format(monkeypatch, with_companions)
-    rows = export.formats.FORMATS
-    other = dataclasses.replace(rows["new"], name="other", suffix=".other.onnx")
-    monkeypatch.setattr(export.formats, "FORMATS", {**rows, "other": other})
+    other = dataclasses.replace(FORMATS["new"], name="other", suffix=".other.onnx")
+    monkeypatch.setitem(FORMATS.rows, "other", other)
     first, second = export_model(network, SOURCE, ["new", "other"], tmp_path).files
     assert first.verdict == "passed" and second.verdict == "failed"
     assert "extra would be written over that of --new" in str(second.reason)
@@ -270,7 +259,7 @@ def test_docs_and_help_know_every_format() -> None:
         (line,) = (line for line in page.splitlines() if line.startswith(f"| `--{row.name}` |"))
         assert f"`{row.suffix}`" in line
         for told in (line, helped[f"--{row.name}"]):
-            assert ("not run by us" in told) == (not row.tried)
+            assert ("not run by us" in told) == (not row.tested)
     for verdict in get_args(Verdict):
         assert f"| {verdict} |" in page
 
@@ -287,5 +276,5 @@ def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(
     assert (new.verdict, new.path, plain.verdict) == ("failed", None, "passed")
     assert new.reason == "its images do not fit into memory: name a smaller size"
     assert {path.name for path in tmp_path.iterdir()} == {"small.onnx"}
-    huge = export_model(network, SOURCE, ["onnx"], tmp_path / "huge", choices=Choices(lr_size=(999_999, 999_999)))
+    huge = export_model(network, SOURCE, ["onnx"], tmp_path / "huge", options=FileOptions(lr_size=(999_999, 999_999)))
     assert [file.verdict for file in huge.files] == ["failed"] and huge.compared_on == ()

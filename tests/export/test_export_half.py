@@ -22,17 +22,15 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.bounds import Bounds
-from export.contestants import Settings
-from export.conversion import CannotConvert, Choices, Conversion
-from export.exporting import FileReport, export_model
-from export.formats import FORMATS
-from export.metadata import Source
-from export.onnx_graph import Graph, graph_of
-from export.onnx_half import to_half
-from export.onnx_shuffle import depth_first, new_order
-from export.profiling import profile_models
-from export.to_onnx import finished
+from export.conversion import CannotConvert, Conversion, FileOptions
+from export.exporting import FileReport, Source, export_model
+from export.formats import FORMATS, Bounds
+from export.onnx_graph import Graph, build_graph
+from export.onnx_shuffle import new_order, use_depth_first
+from export.profile.models import Settings
+from export.profile.report import profile_models
+from export.to_half import to_half
+from export.to_onnx import write_graph
 from export.verify import proof_inputs, verify
 
 SPEC = EDSRSpec(width=8, depth=1, scale=4)
@@ -48,17 +46,17 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def graphs(network: Network) -> Callable[[int], Graph]:
     """The network's graph at an opset, traced once; a copy, to be changed."""
-    made = {opset: graph_of(copy.deepcopy(network), None, opset) for opset in (18, 22)}
+    made = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
     return lambda opset: copy.deepcopy(made[opset])
 
 
-def written(network: Network, graph: Graph, path: Path, choices: Choices | None = None) -> Path:
-    finished(Conversion(network, path, {}, choices or Choices()), graph)
+def written(network: Network, graph: Graph, path: Path, options: FileOptions | None = None) -> Path:
+    write_graph(Conversion(network, path, {}, options or FileOptions()), graph)
     return path
 
 
-def only(network: Network, format: str, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, Source("small"), [format], folder, choices=choices).files
+def only(network: Network, format: str, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), [format], folder, options=options).files
     return file
 
 
@@ -166,9 +164,9 @@ def test_the_order_of_channels(block: int) -> None:
 )
 def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> None:
     network = build(spec, seed=1)
-    graph = graph_of(network, None, 18)
+    graph = build_graph(network, None, 18)
     shuffled = copy.deepcopy(graph)
-    depth_first(shuffled.model)
+    use_depth_first(shuffled.model)
     modes = [
         a.s for n in shuffled.model.graph.node if n.op_type == "DepthToSpace" for a in n.attribute if a.name == "mode"
     ]
@@ -184,7 +182,7 @@ def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> N
 
 
 def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], Graph], tmp_path: Path) -> None:
-    path = written(network, graphs(18), tmp_path / "u.onnx", Choices(io="uint8"))
+    path = written(network, graphs(18), tmp_path / "u.onnx", FileOptions(io="uint8"))
     session = onnxruntime.InferenceSession(str(path))
     lr_u8 = (LR * 255).round().to(torch.uint8)
     (sr_u8,) = session.run(None, {"lr": lr_u8.permute(0, 2, 3, 1).numpy()})
@@ -201,7 +199,7 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
     bright = copy.deepcopy(network)
     with torch.no_grad():
         bright.get_parameter("tail.bias").add_(torch.tensor([300.0, -300.0, 0.0]))
-    file = only(bright, "onnx", tmp_path, Choices(io="uint8"))
+    file = only(bright, "onnx", tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "passed" and str(file.path).endswith("small-uint8.onnx")
     assert file.facts["input"] == "lr uint8 n x h x w x 3"
     sr = open_model(tmp_path / "small-uint8.onnx").run(LR)
@@ -218,10 +216,10 @@ def test_bytes_of_another_size_fail_the_proof(
         for tensor in graph.model.graph.initializer:
             if tensor.name == "tail.bias":
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1.0), tensor.name))
-        return dict(finished(job, graph))
+        return dict(write_graph(job, graph))
 
     monkeypatch.setattr("export.to_onnx.convert", convert)
-    file = only(network, "onnx", tmp_path, Choices(io="uint8"))
+    file = only(network, "onnx", tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "failed" and "differs from the network by 0.00" in str(file.reason)
     assert "it begins at node tail/conv2d_6 (Conv)" in str(file.reason) and list(tmp_path.iterdir()) == []
 
@@ -247,8 +245,8 @@ def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> 
 
 
 def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
-    choices = Choices(lr_size=(16, 12), io="uint8", shuffle="dcr")
-    file = only(network, "fp16", tmp_path, choices)
+    options = FileOptions(lr_size=(16, 12), io="uint8", shuffle="dcr")
+    file = only(network, "fp16", tmp_path, options)
     assert file.verdict == "passed" and str(file.path).endswith("small-16x12-uint8-dcr.fp16.onnx")
     runtime = open_model(str(file.path))
     assert runtime.descriptor.fixed_size == (16, 12) and runtime.run(torch.rand(2, 3, 12, 16)).shape == (2, 3, 48, 64)
@@ -257,7 +255,7 @@ def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_go_to_a_second_file(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.to_onnx.LARGEST_BYTES", 1000)
+    monkeypatch.setattr("export.to_onnx.MAX_WEIGHT_BYTES", 1000)
     file = only(network, "onnx", tmp_path)
     assert file.verdict == "passed" and {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
     assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -276,5 +274,5 @@ def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Pat
 
 def test_the_rows_say_what_they_are() -> None:
     for name in ("fp16", "bf16"):
-        assert FORMATS[name].choices == ("static", "io", "shuffle") and FORMATS[name].bounds.min_psnr is not None
-    assert FORMATS["fp16"].bounds.min_psnr == 60 and FORMATS["fp16"].bounds.largest(photo=False) == 0.1
+        assert FORMATS[name].options == ("static", "io", "shuffle") and FORMATS[name].bounds.min_psnr is not None
+    assert FORMATS["fp16"].bounds.min_psnr == 60 and FORMATS["fp16"].bounds.max_difference(photo=False) == 0.1

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from compressor.base.context import no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
+from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
@@ -19,10 +21,9 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export import litert_worker
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
+from export import to_litert
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
 
 pytest.importorskip("litert_torch")
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
@@ -38,8 +39,8 @@ SPECS = (
 )
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["litert"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["litert"], folder, options=options).files
     return file
 
 
@@ -70,9 +71,9 @@ def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
     network = build(SWINIR, seed=1)
     free = exported(network, tmp_path)
     assert free.verdict == "unavailable" and free.reason is not None
-    assert "swinir has operations that LiteRT knows for one image size only" in free.reason
+    assert "swinir in LiteRT takes images of one size only" in free.reason
     assert "--static" in free.reason and not list(tmp_path.iterdir())
-    file = exported(network, tmp_path, Choices(lr_size=(18, 14)))
+    file = exported(network, tmp_path, FileOptions(lr_size=(18, 14)))
     assert file.verdict == "passed" and file.path == tmp_path / "small-18x14.tflite", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor.fixed_size == (18, 14)
@@ -85,7 +86,7 @@ def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
 
 
 def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, Choices(io="uint8"))
+    file = exported(network, tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.tflite", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor == network.descriptor
@@ -164,40 +165,36 @@ def test_a_foreign_model_is_known_by_its_shapes(good: Path, tmp_path: Path, netw
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "reason"),
     [
-        ("import os; os.kill(os.getpid(), 11)", "LiteRT's converter ended with status -11 on edsr"),
-        ("import sys; sys.exit('no room')", "LiteRT's converter ended with status 1 on edsr: no room"),
+        ("import os; os.kill(os.getpid(), 11)", "LiteRT's converter on edsr: its process crashed (SIGSEGV)"),
+        (
+            "import sys; sys.exit('no space left')",
+            "LiteRT's converter on edsr: its process ended with exit code 1: SystemExit: no space left",
+        ),
     ],
 )
 def test_a_converter_that_dies_is_one_line(
-    program: str, told: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, reason: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = tmp_path / "broken" / "export" / "litert_worker.py"
-    worker.parent.mkdir(parents=True)
-    (worker.parent / "__init__.py").touch()
-    worker.write_text(program)
-    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "litert_torch.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     file = exported(network, tmp_path / "out")
-    assert file.verdict == "failed" and file.reason is not None and file.reason.startswith(told)
+    assert file.verdict == "failed" and file.reason is not None and file.reason.startswith(reason), file.reason
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_the_converter_raises_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unwilling(*_: object) -> bytes:
+def test_an_error_of_the_converter_is_one_line(
+    network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> bytes:
         raise AssertionError("float32[1,?]")
 
-    from compressor.models.checkpoints.save import save_network
-
-    save_network(build(EDSR, seed=0), tmp_path / "weights.safetensors")
-    order = {
-        "weights": str(tmp_path / "weights.safetensors"),
-        "answer": str(tmp_path / "answer"),
-        "lr_size": None,
-        "io": "float",
-    }
-    (tmp_path / "order").write_text(__import__("json").dumps(order))
-    monkeypatch.setattr(litert_worker, "_converted", unwilling)
-    litert_worker.main(tmp_path / "order")
-    assert (tmp_path / "answer").read_text() == '{"error": "AssertionError: float32[1,?]"}'
+    weights = tmp_path / "weights.safetensors"
+    save_network(network, weights)
+    monkeypatch.setattr(to_litert, "_convert_module", fail)
+    with pytest.raises(SrkdError, match=r"cannot convert edsr: AssertionError: float32\[1,\?\]"):
+        to_litert.convert_checkpoint(
+            no_progress, weights=str(weights), path=str(tmp_path / "x.tflite"), lr_size=None, io="float", metadata={}
+        )

@@ -17,9 +17,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.swinir import SwinIRSpec
-from export.conversion import Choices
-from export.exporting import export_model
-from export.metadata import Source
+from export.conversion import FileOptions
+from export.exporting import Source, export_model
 
 SMALLEST: dict[str, Callable[[int], Spec]] = {
     "edsr": lambda scale: EDSRSpec(scale, width=4, depth=1),
@@ -46,7 +45,7 @@ HALVES = [pytest.param(arch, format, marks=LATER) for arch in NETWORKS for forma
 @pytest.mark.parametrize(("arch", "scale", "fixed"), CELLS)
 def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | None, tmp_path: Path) -> None:
     network = build(SMALLEST[arch](scale), seed=scale)
-    (file,) = export_model(network, Source(arch), ["onnx"], tmp_path, choices=Choices(lr_size=fixed)).files
+    (file,) = export_model(network, Source(arch), ["onnx"], tmp_path, options=FileOptions(lr_size=fixed)).files
     assert file.verdict == "passed", file.reason
     assert file.parity is not None and file.parity.max_abs <= 1e-5 and file.path is not None
     runtime = open_model(file.path)
@@ -60,6 +59,6 @@ def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | N
 @pytest.mark.parametrize(("arch", "format"), HALVES)
 def test_every_network_in_half_precision(arch: str, format: str, tmp_path: Path) -> None:
     network = build(SMALLEST[arch](4), seed=1)
-    choices = Choices(shuffle="dcr", io="uint8")
-    (file,) = export_model(network, Source(arch), [format], tmp_path, choices=choices).files
+    options = FileOptions(shuffle="dcr", io="uint8")
+    (file,) = export_model(network, Source(arch), [format], tmp_path, options=options).files
     assert file.verdict == "passed", file.reason

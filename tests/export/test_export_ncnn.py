@@ -26,10 +26,9 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import OpenOptions
-from export import ncnn_trial, to_ncnn
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
+from export import to_ncnn
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
 from export.verify import proof_inputs
 from tests.support.commands import srkd
 
@@ -48,8 +47,8 @@ SPECS: tuple[Spec, ...] = (
 )
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, Source("small"), ["ncnn"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, Source("small"), ["ncnn"], folder, options=options).files
     return file
 
 
@@ -90,7 +89,7 @@ def test_a_file_does_what_the_network_does(spec: Spec, tmp_path: Path) -> None:
 
 
 def test_a_file_of_one_size_says_so(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, Choices(lr_size=(40, 24)))
+    file = exported(network, tmp_path, FileOptions(lr_size=(40, 24)))
     assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.param", file.reason
     assert open_model(file.path).descriptor == replace(network.descriptor, fixed_size=(40, 24))
 
@@ -105,7 +104,7 @@ def test_a_file_of_one_size_says_so(network: Network, tmp_path: Path) -> None:
 )
 def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
     network = build(spec, seed=0)
-    file = exported(network, tmp_path, Choices(lr_size=(22, 17)))
+    file = exported(network, tmp_path, FileOptions(lr_size=(22, 17)))
     assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
     assert file.parity.max_abs < 2e-5
     runtime = open_model(file.path)
@@ -230,19 +229,20 @@ def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, mon
     fake.write_text("#!/bin/bash\nexec sleep 60\n")
     fake.chmod(0o755)
     monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
-    monkeypatch.setattr(to_ncnn, "LONGEST_SECONDS", 1)
+    monkeypatch.setattr(to_ncnn, "TIMEOUT_SECONDS", 1)
     file = exported(network, tmp_path / "out")
     assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"
 
 
-def test_a_crash_of_ncnn_is_one_line(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ncnn_trial.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
+def test_a_crash_of_ncnn_is_one_line(copy_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to_ncnn.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
     with pytest.raises(SrkdError, match=r"ncnn does not run it: it fails on \[3, 8, 9\]"):
-        ncnn_trial.try_run(copy_of, ("data", "nothing"), [(3, 8, 9)])
-    killed = subprocess.CompletedProcess([], -11, "", "")
-    monkeypatch.setattr(subprocess, "run", lambda *given, **how: killed)
-    with pytest.raises(SrkdError, match=r"ncnn crashes on it \(signal 11\)"):
-        ncnn_trial.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
+        to_ncnn.try_run(copy_of, ("data", "nothing"), [(3, 8, 9)])
+    (tmp_path / "crash").mkdir()
+    (tmp_path / "crash" / "ncnn.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "crash"))
+    with pytest.raises(SrkdError, match=r"ncnn does not run it: its process crashed \(SIGSEGV\)"):
+        to_ncnn.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
 
 
 def test_waiting_threads_sleep_and_the_environment_stays(good: Path) -> None:

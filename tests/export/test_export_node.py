@@ -9,15 +9,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-import export.diverging
+import export.divergence
 from compressor.base.errors import SrkdError
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from export import to_onnx
 from export.conversion import Conversion
-from export.exporting import FileReport, export_model
-from export.metadata import Source
+from export.exporting import FileReport, Source, export_model
 from tests.export.test_export_onnx import scaled
 
 
@@ -54,6 +53,6 @@ def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
     def fails(*_: object) -> None:
         raise SrkdError("larger than 2 GB")
 
-    monkeypatch.setattr(export.diverging, "first_divergence", fails)
+    monkeypatch.setattr(export.divergence, "first_divergence", fails)
     file = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
     assert re.search(r"differs from .*; where it begins is not known: larger than 2 GB", str(file.reason))

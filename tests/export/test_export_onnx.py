@@ -19,7 +19,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import export.diverging
+import export.divergence
 import export.formats
 from compressor.base.errors import UsageError
 from compressor.images.sets import embedded_photos
@@ -30,11 +30,9 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export import onnx_graph, to_onnx
-from export.bounds import Bounds
 from export.conversion import Conversion
-from export.exporting import ExportReport, FileReport, export_model
-from export.formats import FORMATS
-from export.metadata import Source, export_metadata
+from export.exporting import ExportReport, FileReport, Source, export_metadata, export_model
+from export.formats import FORMATS, Bounds
 from export.verify import ProofInput, proof_inputs, verify
 from srkd.console import json_value
 
@@ -170,12 +168,12 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
         onnx.save_model(model, str(job.path))
         return {}
 
-    monkeypatch.setattr(export.diverging, "trace", traced)
+    monkeypatch.setattr(export.divergence, "trace", traced)
     module = types.ModuleType("to_corrupt")
-    module.convert, module.open_runtime = convert, to_onnx.open_runtime  # type: ignore[attr-defined]
+    module.convert = convert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "to_corrupt", module)
     row = dataclasses.replace(FORMATS["onnx"], name="corrupt", module="to_corrupt")
-    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "corrupt": row})
+    monkeypatch.setitem(FORMATS.rows, "corrupt", row)
 
 
 @pytest.mark.parametrize(
@@ -222,13 +220,13 @@ def test_one_failure_does_not_stop_the_others(
     (tmp_path / "small.onnx").write_bytes(b"older")
     report = export_model(network, SOURCE, ["corrupt", "onnx"], tmp_path)
     assert [file.verdict for file in report.files] == ["failed", "passed"] and not report.ok
-    assert "there from before, was left alone" in str(report.files[0].reason)
+    assert "of an earlier export is unchanged" in str(report.files[0].reason)
     assert OnnxRuntime(tmp_path / "small.onnx").spec == network.spec
 
 
 def test_what_is_not_installed_is_named(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = dataclasses.replace(FORMATS["onnx"], name="ncnn", needs=("no_such_module",), extra="ncnn")
-    monkeypatch.setattr(export.formats, "FORMATS", {**FORMATS, "ncnn": row})
+    monkeypatch.setitem(FORMATS.rows, "ncnn", row)
     file = only(export_model(network, SOURCE, ["ncnn"], tmp_path))
     assert file.verdict == "unavailable"
     assert file.reason == "no_such_module is not installed: pip install 'srkd[ncnn]'"

@@ -19,10 +19,9 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export.contestants import Settings, enter
-from export.conversion import Choices
-from export.exporting import FileReport, export_model
-from export.metadata import Source
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
+from export.profile.models import Settings, enter
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.extras
@@ -39,8 +38,8 @@ SPECS = (
 )
 
 
-def exported(network: Network, folder: Path, choices: Choices | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["openvino"], folder, choices=choices).files
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["openvino"], folder, options=options).files
     return file
 
 
@@ -98,7 +97,7 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
 
 
 def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, Choices(lr_size=(20, 12)))
+    file = exported(network, tmp_path, FileOptions(lr_size=(20, 12)))
     assert file.verdict == "passed" and file.path == tmp_path / "small-20x12.openvino.xml", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor.fixed_size == (20, 12)
@@ -110,7 +109,7 @@ def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path
 
 
 def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, Choices(io="uint8"))
+    file = exported(network, tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.openvino.xml", file.reason
     runtime = open_model(file.path)
     assert runtime.descriptor == network.descriptor

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.extras
 
 @pytest.mark.parametrize("order", [1, -1], ids=["as in the table", "the other way"])
 def test_every_file_of_one_folder_opens_and_is_the_network(tmp_path: Path, order: int) -> None:
-    rows = [row for row in FORMATS.values() if row.lacking() is None][::order]
+    rows = [row for row in FORMATS.values() if row.missing_requirement() is None][::order]
     if len(rows) < 5:
         pytest.skip("hardly any optional library is installed: make extras")
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
@@ -31,8 +31,8 @@ def test_every_file_of_one_folder_opens_and_is_the_network(tmp_path: Path, order
     lr = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(1))
     for row, file in zip(rows, report.files, strict=True):
         assert file.path is not None and checkpoint_beside(file.path) == checkpoint
-        if row.not_run_here() is None:
+        if row.cannot_run_here() is None:
             with torch.no_grad():
                 difference = (open_model(file.path).run(lr) - network(lr)).abs().max()
-            assert difference <= row.bounds.largest(photo=False), row.name
+            assert difference <= row.bounds.max_difference(photo=False), row.name
         assert srkd.inspect(file.path).spec == network.spec.to_dict()

@@ -11,7 +11,8 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from export.fixed_copy import fixed_copy, needs_fixed_size
+from export.conversion import needs_fixed_size
+from export.fixed_copy import fixed_copy
 
 SWINIR = SwinIRSpec(2, width=4, depths=(2,), heads=(2,), window=4, features=4)
 INTEGERS = ("arange", "remainder", "where", "full_like", "aten.eq", "aten.ge.", "aten.index.")

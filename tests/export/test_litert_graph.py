@@ -16,7 +16,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from export.litert_graph import aten, depth_to_space, sizes_held, traced, with_operations_of_litert
+from export.conversion import needs_fixed_size
+from export.litert_graph import aten, depth_to_space, trace_network, use_litert_operations
 
 FREE = (
     EDSRSpec(width=8, depth=1, scale=4),
@@ -41,9 +42,9 @@ def test_the_rewritten_graph_is_the_same_function(spec: Spec) -> None:
     network = build(spec, seed=5).eval().requires_grad_(False)
     before = copy.deepcopy(network.state_dict())
     lr = torch.rand(1, network.descriptor.channels, 10, 13)
-    module = traced(network, lr)
-    assert bool(sizes_held(module)) == (spec in WINDOWS)
-    with_operations_of_litert(module)
+    module = trace_network(network, lr)
+    assert needs_fixed_size(network) == (spec in WINDOWS)
+    use_litert_operations(module)
     left = operations(module)
     for slow in (aten.pixel_shuffle.default, aten.upsample_nearest2d.vec, aten.prelu.default):
         assert slow not in left
@@ -70,7 +71,7 @@ def test_only_a_convolution_of_its_own_is_reordered() -> None:
 
     network = Shared().requires_grad_(False)
     lr = torch.rand(1, 3, 5, 6)
-    module = with_operations_of_litert(traced(network, lr))
+    module = use_litert_operations(trace_network(network, lr))
     assert torch.ops.srkd.take.default in operations(module)
     torch.testing.assert_close(module(lr), network(lr), atol=1e-6, rtol=0)
 

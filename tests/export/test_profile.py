@@ -12,19 +12,19 @@ import onnx
 import pytest
 import torch
 
-import export.contestants
-import export.timing
+import export.profile.models
+import export.profile.timing
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.contestants import Settings
 from export.conversion import Conversion
-from export.memory import MemoryJob, peak_memory_mb
-from export.onnx_cost import onnx_cost
-from export.profiling import ProfileReport, Row, profile_models
-from export.timing import MIN_ROUNDS, Timing, compare, take_turns
+from export.profile.memory import MemoryJob, peak_memory_mb
+from export.profile.models import Settings
+from export.profile.onnx_cost import onnx_cost
+from export.profile.report import ProfileReport, Row, profile_models
+from export.profile.timing import MIN_ROUNDS, Timing, compare, take_turns
 from export.to_onnx import convert
 from export.verify import Proof
 from srkd.console import json_value
@@ -86,7 +86,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 0.0, ""
-        monkeypatch.setattr(export.timing.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(export.profile.timing.time, "perf_counter", lambda: self.now)
 
     def work(self, name: str, seconds: float, first_seconds: float) -> Callable[[], None]:
         def call() -> None:
@@ -234,7 +234,7 @@ def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_
 
 def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Proof(None, "gives nan on black at n=0 c=0 y=0 x=0")
-    monkeypatch.setattr(export.contestants, "prove", lambda *_, **__: failed)
+    monkeypatch.setattr(export.profile.models, "prove", lambda *_, **__: failed)
     found = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
     assert [row.runtime for row in found.rows] == ["torch"]
     assert any("small is left out under onnxruntime: its export gives nan" in note for note in found.notes)

@@ -21,15 +21,14 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from export import to_onnx
-from export.conversion import Choices, Conversion, tuned_and_largest
-from export.exporting import FileReport, export_model
+from export.conversion import Conversion, FileOptions, tuned_and_largest
+from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS
-from export.metadata import Source
 from tests.support.commands import srkd
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
-TRACED: dict[Choices, tuple[Path, dict[str, object]]] = {}
+TRACED: dict[FileOptions, tuple[Path, dict[str, object]]] = {}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +41,11 @@ def _traced_once(network: Network, tmp_path_factory: pytest.TempPathFactory, mon
     """torch's exporter takes seconds and gives the same each time."""
 
     def convert(job: Conversion) -> Mapping[str, object]:
-        made = TRACED.get(job.choices)
+        made = TRACED.get(job.options)
         if made is None:
             made = tmp_path_factory.mktemp("traced") / "small.onnx", dict(traced(job))
             shutil.copy(job.path, made[0])
-            TRACED[job.choices] = made
+            TRACED[job.options] = made
         shutil.copy(made[0], job.path)
         return made[1]
 
@@ -60,8 +59,8 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
         yield machine
 
 
-def exported(network: Network, folder: Path, name: str, choices: Choices | None = None) -> tuple[FileReport, ...]:
-    return export_model(network, Source("small"), [name], folder, choices=choices, photos={}).files
+def exported(network: Network, folder: Path, name: str, options: FileOptions | None = None) -> tuple[FileReport, ...]:
+    return export_model(network, Source("small"), [name], folder, options=options, photos={}).files
 
 
 @needs_linux
@@ -93,11 +92,11 @@ def test_an_engine_is_proved_and_named_after_its_machine(
 
 @needs_linux
 def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
-    (file,) = exported(network, tmp_path, "trt-fp32", Choices(sizes=((40, 24), (64, 32))))
+    (file,) = exported(network, tmp_path, "trt-fp32", FileOptions(sizes=((40, 24), (64, 32))))
     assert file.verdict == "passed" and file.path is not None, file.reason
     header = read_engine(file.path).header
     assert header is not None and str(header.profile) == "1x1,40x24,64x32"
-    (file,) = exported(network, tmp_path, "trt-fp32", Choices(lr_size=(40, 24)))
+    (file,) = exported(network, tmp_path, "trt-fp32", FileOptions(lr_size=(40, 24)))
     assert file.verdict == "passed" and file.path is not None, file.reason
     assert file.path.name.startswith("small-40x24.fp32.trt") and (tmp_path / "small-40x24.onnx").is_file()
     assert open_model(file.path).descriptor.fixed_size == (40, 24)
@@ -105,9 +104,9 @@ def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> No
 
 def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--sizes is for TensorRT engines"):
-        exported(network, tmp_path, "onnx", Choices(sizes=((40, 24), (64, 32))))
+        exported(network, tmp_path, "onnx", FileOptions(sizes=((40, 24), (64, 32))))
     with pytest.raises(UsageError, match="--static is for one size and --sizes for many"):
-        Choices(lr_size=(8, 8), sizes=((40, 24), (64, 32)))
+        FileOptions(lr_size=(8, 8), sizes=((40, 24), (64, 32)))
     with pytest.raises(UsageError, match="--sizes 64x32,40x24: the second is the largest"):
         tuned_and_largest([(64, 32), (40, 24)])
     with pytest.raises(UsageError, match="--sizes has 3 sizes"):
@@ -154,7 +153,7 @@ def trtexec(reason: str) -> dict[str, str]:
 def test_without_nvidia_the_onnx_file_and_the_command_are_given(
     no_driver: None, network: Network, tmp_path: Path
 ) -> None:
-    engine, onnx = exported(network, tmp_path, "trt-fp32", Choices(sizes=((40, 24), (64, 32))))
+    engine, onnx = exported(network, tmp_path, "trt-fp32", FileOptions(sizes=((40, 24), (64, 32))))
     assert (engine.verdict, engine.path, onnx.format, onnx.verdict) == ("unavailable", None, "onnx", "passed")
     assert str(engine.reason).startswith(
         "no NVIDIA driver here: libcuda-that-is-not-there.so.1 cannot be loaded; wrote"
@@ -169,15 +168,15 @@ def test_without_nvidia_the_onnx_file_and_the_command_are_given(
         "maxShapes": "lr:1x3x32x64",
         "saveEngine": "small.fp32.engine",
     }
-    engine, _ = exported(network, tmp_path, "trt-fp32", Choices(lr_size=(40, 24)))
+    engine, _ = exported(network, tmp_path, "trt-fp32", FileOptions(lr_size=(40, 24)))
     assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "noTF32", "saveEngine"}
 
 
-@pytest.mark.parametrize("choices", [Choices(io="uint8"), Choices(shuffle="dcr")])
+@pytest.mark.parametrize("options", [FileOptions(io="uint8"), FileOptions(shuffle="dcr")])
 def test_a_choice_that_engines_have_not_leads_to_no_advice(
-    no_driver: None, network: Network, tmp_path: Path, choices: Choices
+    no_driver: None, network: Network, tmp_path: Path, options: FileOptions
 ) -> None:
-    (engine,) = exported(network, tmp_path, "trt", choices)
+    (engine,) = exported(network, tmp_path, "trt", options)
     assert engine.verdict == "unavailable" and "has no --" in str(engine.reason)
     assert "trtexec" not in str(engine.reason) and list(tmp_path.iterdir()) == []
 
@@ -211,7 +210,7 @@ def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: 
 
 
 def test_rows_of_the_table() -> None:
-    rows = [row for row in FORMATS.values() if row.opens_with == "tensorrt"]
+    rows = [row for row in FORMATS.values() if row.runtime == "tensorrt"]
     assert {row.name: row.precision for row in rows} == {
         "trt": "fp16",
         "trt-bf16": "bf16",
@@ -219,4 +218,4 @@ def test_rows_of_the_table() -> None:
         "trt-fp32": "fp32",
     }
     for row in rows:
-        assert row.machine_bound and set(row.instead) <= set(FORMATS) and row.suffix == ".engine"
+        assert row.machine_bound and set(row.substitutes) <= set(FORMATS) and row.suffix == ".engine"

@@ -1,7 +1,7 @@
-"""Latency that can be compared: everything warm, taking turns in one process, judged by paired ratios.
+"""Latency that can be compared: everything warm, in turns in one process, judged by paired ratios.
 
-Two measurements made one after the other differ by whatever else the machine did meanwhile. Here every contestant has
-a turn in each round, in alternating order, and only ratios within a round are compared: a slow second slows both.
+Two measurements one after the other differ by whatever else the machine did meanwhile. Here every model has a turn in
+each round, in alternating order, and only ratios within a round are compared: a slow second slows both.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 
 Call = Callable[[], object]
-"""Runs one batch and returns when its output is there."""
+"""Runs one batch and returns when its output is complete."""
 
 Verdict = Literal["faster", "slower", "no measurable difference"]
 
 MIN_ROUNDS = 8
-"""The fewest from which the interval below can be had."""
+"""The fewest that give the interval below."""
 
 TARGET_ROUNDS = 20
 CONFIDENCE = 0.99
-SAME = 0.02
-"""Medians closer than this are called the same, however narrow the interval: memory placement alone does that much."""
+NO_DIFFERENCE = 0.02
+"""Medians closer than this count as equal, however narrow the interval: memory placement alone can do that much."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of each call, by round; those of the very first, which is in no round, where it was timed."""
+    """Milliseconds of each call, by round; `first_ms` is the first call of all, which is in no round."""
 
     rounds: tuple[tuple[float, ...], ...]
     first_ms: float | None = None
@@ -50,13 +50,13 @@ class Timing:
 
     @property
     def spread_percent(self) -> float:
-        """Distance between the quartiles as a part of the median."""
+        """The distance between the quartiles in percent of the median."""
         return 100 * (self.percentile(75) - self.percentile(25)) / self.percentile(50)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times faster than the reference: the median of the rounds' ratios, and an interval for it."""
+    """The speed-up over the reference: the median of the rounds' ratios, and an interval for it."""
 
     speedup: float
     low: float
@@ -64,24 +64,24 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        if self.low <= 1.0 <= self.high or abs(self.speedup - 1.0) < SAME:
+        if self.low <= 1.0 <= self.high or abs(self.speedup - 1.0) < NO_DIFFERENCE:
             return "no measurable difference"
         return "faster" if self.speedup > 1.0 else "slower"
 
 
 def compare(reference: Timing, other: Timing) -> Comparison:
-    """Paired by round. The interval is the one of order statistics, which assumes no distribution."""
+    """Compare two timings, paired by round. The interval is of order statistics, which assume no distribution."""
     if len(reference.rounds) != len(other.rounds):
         raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
     ratios = np.sort([np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)])
-    outside = _ranks_outside(len(ratios))
-    return Comparison(float(np.median(ratios)), float(ratios[outside]), float(ratios[-1 - outside]))
+    excluded = _excluded_ranks(len(ratios))
+    return Comparison(float(np.median(ratios)), float(ratios[excluded]), float(ratios[-1 - excluded]))
 
 
 def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
-    """Time all calls against each other for about `seconds_each` times their number, and at least eight rounds."""
+    """Time all calls in turns for about `seconds_each` times their number, and at least eight rounds."""
     if not seconds_each > 0:
-        raise UsageError(f"seconds={seconds_each:g}: a measurement needs some time")
+        raise UsageError(f"seconds={seconds_each:g}: give a positive number")
     turn_seconds = seconds_each / TARGET_ROUNDS
     repeats, first = [], []
     for done, call in enumerate(calls):
@@ -91,7 +91,7 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
     progress("warm up", len(calls), len(calls))
     rounds: list[list[tuple[float, ...]]] = [[] for _ in calls]
     budget = seconds_each * len(calls)
-    with _no_collection():
+    with _no_garbage_collection():
         started = time.perf_counter()
         while len(rounds[0]) < MIN_ROUNDS or time.perf_counter() - started < budget:
             order = range(len(calls)) if len(rounds[0]) % 2 == 0 else reversed(range(len(calls)))
@@ -104,13 +104,13 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
 
 
 def _warm(call: Call) -> float:
-    """Seconds of a warm call: of two, or of one where it is slow."""
+    """Return the seconds of a warm call: the faster of two, or the first where it is slow."""
     seconds = _seconds(call)
     return seconds if seconds > 1.0 else min(seconds, _seconds(call))
 
 
 def _turn(call: Call, repeats: int) -> tuple[float, ...]:
-    """One turn in milliseconds; a short call first runs once untimed, because another one had the caches."""
+    """Return one turn in milliseconds; a short call first runs once untimed, because the caches hold another model."""
     if repeats > 1:
         call()
     return tuple(1000 * _seconds(call) for _ in range(repeats))
@@ -122,42 +122,43 @@ def _seconds(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def _ranks_outside(count: int, confidence: float = CONFIDENCE) -> int:
-    """How many of `count` sorted values may be left out at each end so that the median stays inside.
+def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
+    """Return how many of `count` sorted values can be left out at each end so that the median stays inside.
 
     The median lies between the (k+1)-th value from either end with probability 1 - 2·P(Bin(count, 1/2) <= k).
     """
-    outside, tail = 0, 0.5**count
+    excluded, tail = 0, 0.5**count
     while True:
-        tail += math.comb(count, outside + 1) * 0.5**count
-        if 1 - 2 * tail < confidence or 2 * (outside + 1) >= count:
-            return outside
-        outside += 1
+        tail += math.comb(count, excluded + 1) * 0.5**count
+        if 1 - 2 * tail < confidence or 2 * (excluded + 1) >= count:
+            return excluded
+        excluded += 1
 
 
 class OtherPrograms:
-    """How many cores were busy with something else since this was made."""
+    """The load of the machine by other programs since this object was created."""
 
     def __init__(self) -> None:
-        self._wall, self._all, self._own = self._now()
+        self._start = self._read_clocks()
 
     def busy_cores(self) -> float:
-        wall, everything, own = self._now()
-        return max(0.0, (everything - self._all) - (own - self._own)) / max(wall - self._wall, 1e-9)
+        """Return the average number of cores that were busy with other programs."""
+        wall, machine, process = (now - start for now, start in zip(self._read_clocks(), self._start, strict=True))
+        return max(0.0, machine - process) / max(wall, 1e-9)
 
     @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Wall clock, CPU time of the whole machine, CPU time of this process: seconds."""
+    def _read_clocks() -> tuple[float, float, float]:
+        """Return the wall clock, the CPU time of the whole machine and that of this process, in seconds."""
         machine = psutil.cpu_times()
         idle = machine.idle + getattr(machine, "iowait", 0.0)
-        # Time of guests is counted as user time, too.
+        # The time of guests is also part of user time.
         guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
         return time.perf_counter(), sum(machine) - idle - guests, time.process_time()
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's garbage collector strikes somebody at random: it waits."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Turn Python's garbage collector off inside: it would slow a random model."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

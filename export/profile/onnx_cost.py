@@ -1,4 +1,4 @@
-"""Parameters and MACs of an ONNX file that does not say which network it is, from the shapes of its graph."""
+"""Parameters and MACs of a foreign ONNX file, from the shapes of its graph."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Shape = tuple[int, ...]
 
 
 def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
-    """For one image of W × H: weights of convolutions and products, and the products themselves.
+    """Count, for one image of W × H, the weights of convolutions and matrix products, and their multiplications.
 
-    Constants outside such nodes (a mean shift) are not parameters, as for our own networks. None where a shape depends
-    on what only a run can tell.
+    Constants outside such nodes (a mean shift) are not parameters, as for our own networks. None where a shape is known
+    only when the graph runs.
     """
     model = onnx.load_model(str(path), load_external_data=False)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
@@ -26,22 +26,22 @@ def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
         counts = [_macs(node, shapes) for node in model.graph.node]
     except (KeyError, onnx.shape_inference.InferenceError):
         return None
-    used: dict[str, int] = {}
+    counted: dict[str, int] = {}
     for node, count in zip(model.graph.node, counts, strict=True):
         if count or node.op_type == "PRelu":
-            used |= {name: weights[name] for name in node.input[1:] if name in weights}
-    return Cost(sum(used.values()), sum(counts), sum(counts), lr_size)
+            counted |= {name: weights[name] for name in node.input[1:] if name in weights}
+    return Cost(sum(counted.values()), sum(counts), sum(counts), lr_size)
 
 
 def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape]:
-    """The shape of every tensor when the input is one image of this size."""
+    """Return the shape of every tensor for one image of this size."""
     stored = {tensor.name for tensor in model.graph.initializer}
     image = next(value for value in model.graph.input if value.name not in stored)
     sizes = image.type.tensor_type.shape.dim
     for dim, size in zip(sizes, (1, sizes[1].dim_value, lr_size[1], lr_size[0]), strict=True):
         dim.Clear()
         dim.dim_value = size
-    # What was written for free sizes would be believed instead of inferred again.
+    # Shapes written for free sizes would be taken over instead of inferred.
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -55,12 +55,12 @@ def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Of a node that multiplies and adds; 0 for others."""
+    """Return the multiplications of a node; 0 for operators that do not multiply and add."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
-    given, weight, taken = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+    image, weight, output = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
     if node.op_type == "Conv":
-        return math.prod(taken) * math.prod(weight[1:])
+        return math.prod(output) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
-        return math.prod(given) * math.prod(weight[1:])
-    return math.prod(taken) * given[-1]
+        return math.prod(image) * math.prod(weight[1:])
+    return math.prod(output) * image[-1]

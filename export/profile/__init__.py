@@ -1,0 +1,1 @@
+"""Speed, memory, cost and quality of models, measured in turns."""

@@ -1,0 +1,262 @@
+"""The report of `srkd profile`: models against their teacher, under every runtime, at every size, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.metrics import Protocol, finite_or_none
+from compressor.images.sets import ImageSet, embedded_pairs
+from compressor.inference.evaluate import evaluate
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.file_runtime import FileRuntime
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES
+from export.profile.memory import peak_memory_mb
+from export.profile.models import ProfiledModel, Settings, open_models
+from export.profile.timing import Comparison, OtherPrograms, Timing, compare, take_turns
+
+NOTABLE_BUSY_CORES = 0.25
+MEMORY_METHOD = (
+    "CPU: peak resident memory while running, less that before the model was opened, in a process of its own "
+    "(weights, features, workspace); CUDA: peak of torch's allocator"
+)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a batch, until its output is synchronised."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one runtime at one size. Speed-ups are medians of paired ratios, above 1 is faster;
+    `speedup_interval` and `verdict` belong to `speedup_same_runtime`. In the first call at this size some runtimes
+    compile: it counts only for `first_call_ms`."""
+
+    model: str
+    runtime: str
+    device: str
+    precision: str
+    layout: str
+    lr_size: str
+    batch: int
+    threads: int
+    params: int | None
+    macs: int | None
+    latency_ms: Latency
+    first_call_ms: float | None
+    spread_percent: float
+    rounds: int
+    fps: float
+    gmacs_per_second: float | None
+    peak_memory_mb: float | None
+    speedup_same_runtime: float | None
+    speedup_interval: tuple[float, float] | None
+    speedup_vs_teacher_eager: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Mean Y-PSNR on the embedded validation photos; None where it is infinite."""
+
+    model: str
+    scale: int
+    psnr_y: float | None
+    over_bicubic: float | None
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    teacher: str | None
+    rows: tuple[Row, ...]
+    quality: tuple[Quality, ...]
+    protocol: str
+    memory_method: str
+    notes: tuple[str, ...]
+    """The models that were left out, and whatever disturbed the measurement."""
+
+
+def profile_models(
+    models: Sequence[Path | str],
+    *,
+    teacher: Path | str | None = None,
+    settings: Settings | None = None,
+    context: Context = QUIET,
+) -> ProfileReport:
+    """Time models (checkpoints, run folders, exported files) against a teacher and each other.
+
+    The teacher is always timed in torch too, because every row says how much faster it is than that. A checkpoint
+    under another runtime is exported once to a temporary file, which is compared with the network like any export.
+    """
+    if not models:
+        raise UsageError("nothing to profile: no model was given")
+    settings = settings or Settings()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
+        threads = stack.enter_context(_torch_threads(settings.threads))
+        settings = replace(settings, threads=threads)
+        opened, notes = open_models(models, teacher, settings, folder, context)
+        others = OtherPrograms()
+        rows = [row for size in settings.lr_sizes for row in _measure_size(opened, size, settings, context)]
+        notes += _note_other_programs(others.busy_cores()) + _note_first_calls(rows) + _note_emulation(opened)
+        if settings.memory:
+            rows, errors = _add_memory(rows, opened, settings, context)
+            notes += errors
+        quality = _measure_quality(opened, context) if settings.quality else ()
+    teacher_label = next((model.label for model in opened if model.is_teacher), None)
+    protocol = str(Protocol())
+    return ProfileReport(teacher_label, tuple(rows), quality, protocol, MEMORY_METHOD, tuple(notes))
+
+
+def _note_other_programs(busy_cores: float) -> list[str]:
+    if busy_cores < NOTABLE_BUSY_CORES:
+        return []
+    return [
+        f"other programs kept {busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet machine, "
+        "the paired ratios suffer less"
+    ]
+
+
+def _note_first_calls(rows: Sequence[Row]) -> list[str]:
+    """Note the runtimes that compile in their first call."""
+    return [
+        f"{row.model} under {row.runtime} at {row.lr_size}: the first call took {row.first_call_ms / 1000:.1f} s"
+        for row in rows
+        if row.first_call_ms is not None and row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50)
+    ]
+
+
+def _note_emulation(models: Sequence[ProfiledModel]) -> list[str]:
+    return [
+        f"{model.label}: {model.runtime.precision} is computed in float32 here and rounded after each operation, "
+        "so its time does not apply to hardware that has it"
+        for model in models
+        if isinstance(model.runtime, FileRuntime) and model.runtime.emulated
+    ]
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[int]:
+    """Set torch's number of threads, which is one for the whole process, and restore it afterwards."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure_size(
+    models: Sequence[ProfiledModel], size: tuple[int, int], settings: Settings, context: Context
+) -> list[Row]:
+    """Time all models at one size, in turns."""
+    text = f"{size[0]}x{size[1]}"
+    timings = take_turns(
+        [_call(model.runtime, settings.batch, size) for model in models],
+        seconds_each=settings.seconds,
+        progress=lambda title, done, total: context.progress(f"{title} {text}", done, total),
+    )
+    references = {model.runtime.name: timing for model, timing in zip(models, timings, strict=True) if model.is_teacher}
+    return [
+        _build_row(model, timing, references, size, settings) for model, timing in zip(models, timings, strict=True)
+    ]
+
+
+def _call(runtime: Runtime, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+    """Return a call that runs one batch, which is already on the device where the runtime reads it."""
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(batch, runtime.descriptor.channels, size[1], size[0], generator=generator)
+    device = torch_device_for(runtime.device)
+    in_place = RUNTIMES[runtime.name].reads_torch_memory
+    if in_place and (not device.startswith("cuda") or torch.cuda.is_available()):
+        lr = lr.to(device)
+    return lambda: runtime.run(lr)
+
+
+def _build_row(
+    model: ProfiledModel,
+    timing: Timing,
+    references: Mapping[str, Timing],
+    size: tuple[int, int],
+    settings: Settings,
+) -> Row:
+    runtime, cost = model.runtime, model.cost(size)
+    same = _compare_with(references.get(runtime.name), timing)
+    eager = _compare_with(references.get("torch"), timing)
+    median = timing.percentile(50)
+    return Row(
+        model=model.label,
+        runtime=runtime.name,
+        device=runtime.device,
+        precision=runtime.precision,
+        layout=runtime.layout,
+        lr_size=f"{size[0]}x{size[1]}",
+        batch=settings.batch,
+        threads=settings.threads or 1,
+        params=None if cost is None else cost.params,
+        macs=None if cost is None else cost.macs,
+        latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
+        first_call_ms=timing.first_ms,
+        spread_percent=timing.spread_percent,
+        rounds=len(timing.rounds),
+        fps=1000 * settings.batch / median,
+        gmacs_per_second=None if cost is None else cost.macs * settings.batch / median / 1e6,
+        peak_memory_mb=None,
+        speedup_same_runtime=None if same is None else same.speedup,
+        speedup_interval=None if same is None else (same.low, same.high),
+        speedup_vs_teacher_eager=None if eager is None else eager.speedup,
+        verdict="reference" if model.is_teacher else None if same is None else same.verdict,
+    )
+
+
+def _compare_with(reference: Timing | None, timing: Timing) -> Comparison | None:
+    return None if reference is None else compare(reference, timing)
+
+
+def _add_memory(
+    rows: Sequence[Row], models: Sequence[ProfiledModel], settings: Settings, context: Context
+) -> tuple[list[Row], list[str]]:
+    """Return the rows with their peak memory, and a line for each model where it could not be measured."""
+    megabytes: dict[tuple[str, str, str], float] = {}
+    errors = []
+    for done, model in enumerate(models):
+        context.progress("memory", done, len(models))
+        try:
+            figures = peak_memory_mb(model.memory_job(settings))
+        except SrkdError as error:
+            errors.append(f"{model.label}, {model.runtime.name}: {error}")
+            continue
+        for (width, height), figure in figures.items():
+            megabytes[model.label, model.runtime.name, f"{width}x{height}"] = figure
+    context.progress("memory", len(models), len(models))
+    return [replace(row, peak_memory_mb=megabytes.get((row.model, row.runtime, row.lr_size))) for row in rows], errors
+
+
+def _measure_quality(models: Sequence[ProfiledModel], context: Context) -> tuple[Quality, ...]:
+    """Score each model once, under the first of its runtimes; bicubic first, for each scale."""
+    photos = (ImageSet("embedded photos", embedded_pairs("val")),)
+    by_scale: dict[int, dict[str, Runtime]] = {}
+    for model in models:
+        by_scale.setdefault(model.runtime.descriptor.scale, {}).setdefault(model.label, model.runtime)
+    rows = []
+    for scale, runtimes in by_scale.items():
+        scores = evaluate(list(runtimes.values()), photos, scale=scale, progress=context.progress).models
+        bicubic, *others = (sets["embedded photos"].psnr_y for sets in scores.values())
+        rows.append(Quality("bicubic", scale, finite_or_none(bicubic), 0.0))
+        for label, psnr in zip(runtimes, others, strict=True):
+            rows.append(Quality(label, scale, finite_or_none(psnr), finite_or_none(psnr - bicubic)))
+    return tuple(rows)
