@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.context import no_progress
+from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor, Network, Spec
@@ -21,7 +21,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
-from export.profile.models import Settings, enter
+from export.profile.models import Settings, open_models
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.extras
@@ -198,14 +198,15 @@ def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) 
 
 
 def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
-    (entry,), notes = enter([good], None, Settings(), tmp_path, no_progress)
+    (entry,), notes = open_models([good], None, Settings(), tmp_path, QUIET)
     assert (entry.runtime.name, entry.runtime.precision, notes) == ("openvino", "fp32", [])
-    assert entry.libraries == ("openvino",), "what running takes, not what making took"
+    libraries = entry.memory_job(Settings()).libraries
+    assert libraries == ("openvino",), "the modules that running needs, not those that writing needed"
     with pytest.raises(
         SrkdError,
-        match=r"small\.openvino\.xml runs under openvino, which was not asked for",
+        match=r"small\.openvino\.xml runs under openvino, which is not among the runtimes",
     ):
-        enter([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, no_progress)
+        open_models([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, QUIET)
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        (entry,), _ = enter([good], None, Settings(precision="bf16"), tmp_path, no_progress)
+        (entry,), _ = open_models([good], None, Settings(precision="bf16"), tmp_path, QUIET)
         assert entry.runtime.precision == "bf16"

@@ -242,7 +242,7 @@ def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pyt
 
 def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
     torch_only = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
-    with pytest.raises(SrkdError, match=r"small.onnx runs under onnxruntime, which was not asked for"):
+    with pytest.raises(SrkdError, match=r"small.onnx runs under onnxruntime, which is not among the runtimes"):
         profile_models([folder / "small.onnx"], settings=torch_only)
     with pytest.raises(SrkdError, match="no such file"):
         profile_models([tmp_path / "none.pt"], settings=torch_only)

@@ -1,0 +1,135 @@
+"""A format with its runtime is one file and one registration, in srkd and in another package."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from compressor.base.entry_points import Table
+from compressor.base.errors import UsageError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.table import RUNTIMES, RuntimeEntry
+from export.formats import FORMATS, Format, FormatPackage
+from tests.support.commands import ROOT, python
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "example_formats" / "toyformat.py"
+WORK = """
+import json, sys
+from pathlib import Path
+import srkd
+from srkd.doctor import diagnose
+
+folder, photo = Path(sys.argv[1]), sys.argv[2]
+(file,) = srkd.export(folder / "small.safetensors", formats=["toy"], out=folder / "out").files
+srkd.upscale(file.path, photo, out=folder / "up")
+report = srkd.profile(file.path, runtime=["toy"], seconds=0.1, lr_size=[(16, 16)], quality=False)
+(row,) = report.rows
+inspection = srkd.inspect(file.path)
+diagnosis = diagnose()
+print(json.dumps({
+    "export": [file.verdict, file.parity.max_abs, file.facts["arrays"]],
+    "evaluate": list(srkd.evaluate(file.path).models),
+    "profile": [row.runtime, row.model, row.macs > 0, row.peak_memory_mb is not None, report.notes],
+    "inspect": [inspection.dialect, inspection.architecture],
+    "again": [file.verdict for file in srkd.export(file.path, formats=["onnx"], out=folder / "again").files],
+    "doctor": [piece.ready for piece in (*diagnosis.formats, *diagnosis.runtimes) if piece.name == "toy"],
+}))
+"""
+
+
+def install(site: Path, package: str = "lab", value: str = "toyformat:PACKAGE") -> Path:
+    """Lay out a package as pip does: a module, and metadata with its entry point."""
+    site.mkdir(exist_ok=True)
+    (site / "toyformat.py").write_text(EXAMPLE.read_text())
+    facts = site / f"{package}-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[srkd.formats]\ntoy = {value}\n")
+    return site
+
+
+def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
+    site = install(tmp_path / "site")
+    save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "small.safetensors")
+    photo = next(path for path in sorted(photos.rglob("*")) if path.is_file())
+    path = os.pathsep.join([str(site), str(ROOT)])
+    done = python("-c", WORK, tmp_path, photo, PYTHONPATH=path)
+    assert done.code == 0, done.err
+    facts = json.loads(done.out.splitlines()[-1])
+    verdict, difference, arrays = facts["export"]
+    assert verdict == "passed" and difference < 1e-6 and arrays > 4
+    assert len(list((tmp_path / "up").iterdir())) == 1 and facts["evaluate"] == ["bicubic", "small"]
+    *row, notes = facts["profile"]
+    assert row == ["toy", "small", True, True], notes
+    assert facts["inspect"] == ["toy", "edsr"] and facts["again"] == ["passed"] and facts["doctor"] == [True, True]
+    command = python(
+        "-m", "srkd", "export", tmp_path / "small.safetensors", "--toy", "-o", tmp_path / "cli", PYTHONPATH=path
+    )
+    assert command.code == 0 and (tmp_path / "cli" / "small.toy").is_file(), command.err
+    without = python("-m", "srkd", "upscale", tmp_path / "out" / "small.toy", photo)
+    assert without.code == 1 and "Traceback" not in without.err
+
+
+def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> Table[RuntimeEntry]:
+    """The table of runtimes as another process would load it."""
+    monkeypatch.syspath_prepend(str(site))
+    return Table("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.attribute)
+
+
+def test_a_broken_package_is_a_note_and_nothing_else_suffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = runtimes(monkeypatch, install(tmp_path / "site", value="nowhere:PACKAGE"))
+    assert list(table) == ["torch"]
+    assert table.notes == (
+        "the package lab cannot be used: its entry point nowhere:PACKAGE gave "
+        "ModuleNotFoundError: No module named 'nowhere'",
+    )
+    with pytest.raises(UsageError, match=r"no runtime is called 'toy'; there are torch; the package lab cannot"):
+        table.find("toy")
+
+
+def test_a_name_of_two_packages_belongs_to_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", package="other")
+    table = runtimes(monkeypatch, install(tmp_path / "site"))
+    assert "toy" not in table and table.notes == (
+        "runtime toy is in lab and other: neither is used, remove all but one",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("onnx", "srkd has a format of that name"), ("Toy!", "use small letters, digits, - and _")]
+)
+def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> None:
+    row = Format(name=name, title="", suffix=".x", precision="fp32", module="x", runtime="torch")
+    table = Table("format", [FORMATS["onnx"]], "no.such.group", "formats")
+
+    class Point(metadata.EntryPoint):
+        def load(self) -> FormatPackage:
+            return FormatPackage(formats=(row,))
+
+    table._add([Point("x", "x:PACKAGE", "no.such.group")])
+    assert list(table) == ["onnx"] and [reason in note for note in table.notes] == [True]
+
+
+def test_a_format_inside_touches_its_files_and_the_tables() -> None:
+    """With its test and its rows in pyproject.toml and docs, that makes five files besides its two modules."""
+    tables = {"compressor/runtimes/table.py", "export/formats.py"}
+    for path in (
+        file for package in ("compressor", "recipes", "export", "srkd") for file in (ROOT / package).rglob("*.py")
+    ):
+        place = path.relative_to(ROOT).as_posix()
+        for name in ("openvino", "ncnn", "litert", "executorch", "coreml"):
+            files = {f"compressor/runtimes/{name}_runtime.py", f"export/to_{name}.py", f"export/{name}_graph.py"}
+            if place in {*files, *tables, "compressor/runtimes/onnx_providers.py"}:
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert name not in texts, f"{place} names {name}: let its row in the table say what is needed"
+            assert not {file.removesuffix(".py").replace("/", ".") for file in files} & imports, place

@@ -1,0 +1,163 @@
+"""Every format: its files do what the network does, describe themselves, and fail in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model, read_metadata
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.table import OpenOptions
+from export.conversion import FileOptions
+from export.exporting import FileReport, Source, export_model
+from export.formats import FORMATS
+from tests.support.formats_table import FormatCase, cases
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"Set5 <Y>": "30 & more"}'})
+WINDOWS = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+
+
+@pytest.fixture(scope="module", params=cases())
+def case(request: pytest.FixtureRequest) -> FormatCase:
+    value: FormatCase = request.param
+    missing = FORMATS[value.name].missing_requirement()
+    if missing is not None:
+        pytest.skip(missing)
+    return value
+
+
+@pytest.fixture(scope="module")
+def good(case: FormatCase, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+    file = exported(case, network, tmp_path_factory.mktemp("good"))
+    assert file.path is not None, file.reason
+    return file
+
+
+def exported(case: FormatCase, network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, [case.name], folder, options=options).files
+    return file
+
+
+def expected(network: Network, lr: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return network(lr)
+
+
+def test_a_file_does_what_the_network_does(case: FormatCase, good: FileReport, network: Network) -> None:
+    assert good.verdict == "passed" and good.parity is not None and good.parity.max_abs < 1e-5, good.reason
+    assert good.path is not None and good.path.name == f"small{FORMATS[case.name].suffix}"
+    assert tuple(sorted(part.name for part in good.path.parent.iterdir())) == case.files
+    assert good.bytes == sum(part.stat().st_size for part in good.path.parent.iterdir())
+    runtime = open_model(good.path)
+    for shape in ((1, 3, 1, 1), (2, 3, 7, 30), (1, 3, 24, 20), (2, 3, 7, 30)):
+        lr = torch.rand(shape)
+        torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=1e-5, rtol=0)
+    first = runtime.run(lr[:1])
+    copy = first.clone()
+    runtime.run(lr[1:])
+    assert torch.equal(first, copy), "an output belongs to the caller"
+    with pytest.raises(UsageError, match=r"shape \(N, 3, H, W\)"):
+        runtime.run(torch.rand(1, 1, 8, 8))
+
+
+def test_a_file_describes_itself(case: FormatCase, good: FileReport, network: Network) -> None:
+    assert good.path is not None
+    runtime = open_model(good.path, OpenOptions(threads=1))
+    label = good.path.name.rpartition(".")[0]
+    assert (runtime.name, runtime.device, runtime.label) == (FORMATS[case.name].runtime, "cpu", label)
+    assert (runtime.precision, runtime.layout, runtime.spec) == ("fp32", "runtime", network.spec)
+    largest = runtime.descriptor.max_size
+    assert runtime.descriptor == dataclasses.replace(network.descriptor, max_size=largest)
+    metadata = read_metadata(good.path)
+    assert runtime.metadata == metadata and metadata["srkd.source_sha256"] == "ab" * 32
+    assert (metadata["srkd.scale"], metadata["srkd.scores"]) == ("2", '{"Set5 <Y>": "30 & more"}')
+
+
+def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -> None:
+    assert good.path is not None
+    refused: list[tuple[OpenOptions, str]] = [
+        (OpenOptions(scale=3), "is for scale 2, not 3"),
+        (OpenOptions(device="mps"), case.wrong_device),
+        (OpenOptions(runtime="torch"), "takes a checkpoint"),
+    ]
+    if case.name != "onnx":
+        refused.append((OpenOptions(arch_options={"res_scale": 0.1}), "needs no res_scale"))
+    if not case.selects_precision:
+        refused.append((OpenOptions(precision="fp16"), "computes in fp32, not fp16"))
+    for options, message in refused:
+        with pytest.raises(SrkdError, match=message) as caught:
+            open_model(good.path, options)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_one_size(case: FormatCase, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With windows, whose graph most converters know for one size only."""
+    network = build(WINDOWS, seed=1)
+    file = exported(case, network, tmp_path, FileOptions(lr_size=(18, 14)))
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 2e-5, file.reason
+    assert file.path == tmp_path / f"small-18x14{FORMATS[case.name].suffix}"
+    runtime = open_model(file.path)
+    assert runtime.descriptor == dataclasses.replace(network.descriptor, fixed_size=(18, 14))
+    lr = torch.rand(3, 3, 14, 18)
+    torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=2e-5, rtol=0)
+    with pytest.raises(UsageError, match="takes images of 18x14 only, got 9x9"):
+        runtime.run(torch.rand(1, 3, 9, 9))
+    assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_windows_without_a_size(case: FormatCase, tmp_path: Path) -> None:
+    if case.free_windows:
+        pytest.skip("the format takes windows at any size")
+    file = exported(case, build(WINDOWS, seed=1), tmp_path)
+    assert file.verdict == "unavailable" and "swinir in " in str(file.reason) and "--static 64x64" in str(file.reason)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_bytes(case: FormatCase, network: Network, tmp_path: Path) -> None:
+    file = exported(case, network, tmp_path, FileOptions(io="uint8"))
+    if "io" not in FORMATS[case.name].options:
+        assert file.verdict == "unavailable" and "has no --io uint8" in str(file.reason)
+        return
+    assert file.verdict == "passed" and file.path == tmp_path / f"small-uint8{FORMATS[case.name].suffix}", file.reason
+    runtime = open_model(file.path)
+    assert runtime.descriptor == network.descriptor
+    levels = torch.randint(0, 256, (2, 3, 9, 14)).float()
+    rounded = expected(network, levels / 255).clamp(0, 1).mul(255).round()
+    sr = runtime.run(levels / 255).mul(255)
+    assert float((sr - sr.round()).abs().max()) < 1e-4 and float((sr - rounded).abs().max()) <= 1.001
+    assert float((sr - rounded).abs().mean()) < 0.01
+
+
+def test_a_damaged_file_is_one_line(
+    case: FormatCase, good: FileReport, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert good.path is not None
+    for part in good.path.parent.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    path = tmp_path / good.path.name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SrkdError, match=case.damaged) as caught:
+        open_model(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(FORMATS[name], needs=("no_such_module",), obstacle=lambda: None)
+    command = f"pip install 'srkd[{row.extra}]'" if row.extra else "pip install --force-reinstall srkd"
+    assert row.missing_requirement() == f"no_such_module is not installed: {command}"
