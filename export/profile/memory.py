@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class MemoryJob:
 
     path: str
     sizes: tuple[tuple[int, int], ...]
-    options: OpenOptions
+    options: OpenOptions = field(default_factory=OpenOptions)
     libraries: tuple[str, ...] = ()
     batch: int = 1
 

@@ -33,7 +33,7 @@ def test_an_obstacle_is_reported_in_place_of_a_package(monkeypatch: pytest.Monke
 
 def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     row = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
-    monkeypatch.setattr("srkd.doctor.FORMATS", {**FORMATS, "new": row})
+    monkeypatch.setitem(FORMATS.rows, "new", row)
     diagnosis = diagnose()
     pieces = {piece.name: piece for piece in diagnosis.formats}
     assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
