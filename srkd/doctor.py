@@ -90,7 +90,7 @@ def diagnose() -> Diagnosis:
                 for name, row in PROVIDERS.items()
             ),
         ),
-        notes=(*catalogue().notes, *installed_networks().notes, *RUNTIMES.notes),
+        notes=tuple(dict.fromkeys((*catalogue().notes, *installed_networks().notes, *RUNTIMES.notes, *FORMATS.notes))),
     )
 
 
