@@ -17,44 +17,48 @@ from export.profile.models import Settings
 from srkd import verb_options
 from srkd.cli import VERBS, cli
 from srkd.options import Options, declarations
+from srkd.verb import VerbCommand
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "verbose", "quiet", "help"}
 
-OPTIONS: dict[str, tuple[type[Options], set[str]]] = {
-    "export": (verb_options.ExportOptions, {"every_format"}),
-    "profile": (verb_options.ProfileOptions, set()),
-    "evaluate": (verb_options.EvaluateOptions, {"explain", "per_image"}),
-    "upscale": (verb_options.UpscaleOptions, set()),
-    "inspect": (verb_options.InspectOptions, set()),
-    "convert": (verb_options.ConvertOptions, set()),
-    "demo": (verb_options.DemoOptions, set()),
-    "doctor": (verb_options.DoctorOptions, set()),
-    "recipes show": (verb_options.ShowRecipeOptions, set()),
-    "recipes cp": (verb_options.CopyRecipeOptions, set()),
-    "recipes validate": (verb_options.ValidateRecipesOptions, set()),
-}
-"""Verb → its options, and the names of those that the command line alone has."""
+COMMAND_LINE_ONLY = {"export": {"every_format"}, "evaluate": {"explain", "per_image"}}
+"""Verb → names of the options that the command line alone has."""
+
+VERBS_WITH_OPTIONS = [name for name in VERBS if name not in ("compress", "recipes")]
+VERBS_WITH_OPTIONS += [f"recipes {action}" for action in ("show", "cp", "validate")]
 
 
-def command_of(verb: str) -> click.Command:
+def command_of(verb: str) -> VerbCommand:
     name, _, action = verb.partition(" ")
     command = cli.get_command(click.Context(cli), name)
     if action:
         assert isinstance(command, click.Group)
         command = command.commands[action]
-    assert command is not None
+    assert isinstance(command, VerbCommand)
     return command
 
 
-def test_every_verb_is_in_the_table() -> None:
-    assert {verb.partition(" ")[0] for verb in OPTIONS} | {"compress"} == set(VERBS)
+def options_of(verb: str) -> type[Options]:
+    options = command_of(verb).options
+    assert options is not None
+    return options
 
 
-@pytest.mark.parametrize("verb", OPTIONS)
+def test_every_class_of_options_is_that_of_one_verb() -> None:
+    classes = [options_of(verb) for verb in VERBS_WITH_OPTIONS]
+    declared = [
+        value for value in vars(verb_options).values() if isinstance(value, type) and issubclass(value, Options)
+    ]
+    assert set(classes) == {*declared} - {Options, verb_options.RuntimeOptions}
+    assert len(classes) == len(set(classes))
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_OPTIONS)
 def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> None:
-    options, command_line_only = OPTIONS[verb]
-    parameters = [p for p in command_of(verb).params if p.name not in CONSOLE | command_line_only]
+    options = options_of(verb)
+    others = CONSOLE | COMMAND_LINE_ONLY.get(verb, set())
+    parameters = [parameter for parameter in command_of(verb).params if parameter.name not in others]
     names = [declaration.name for declaration in declarations(options)]
     assert list(dict.fromkeys(parameter.name for parameter in parameters)) == names
     assert {field.name for field in dataclasses.fields(options)} == {*names, *CALLBACKS}
@@ -68,7 +72,7 @@ def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> N
 @pytest.mark.parametrize("name", ["export", "profile", "evaluate", "upscale"])
 def test_the_python_function_has_the_declared_options_and_no_others(name: str) -> None:
     function: Callable[..., Any] = getattr(srkd, name)
-    options, _ = OPTIONS[name]
+    options = options_of(name)
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [*(declaration.name for declaration in declarations(options)), *CALLBACKS]
     hints = get_type_hints(options)
@@ -139,7 +143,7 @@ def test_defaults_are_those_of_the_code_below() -> None:
     )
 
 
-@pytest.mark.parametrize("verb", [*OPTIONS, "recipes ls", "compress"])
+@pytest.mark.parametrize("verb", [*VERBS_WITH_OPTIONS, "recipes ls", "compress"])
 def test_help_reads_plainly(verb: str) -> None:
     command = command_of(verb)
     first_line = str(command.help).splitlines()[0]
