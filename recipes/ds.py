@@ -27,7 +27,7 @@ from compressor.base.randomness import next_torch_seed, torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import ResidualBlock
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
-from compressor.training.footprint import peak_of
+from compressor.training.footprint import peak_bytes
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
@@ -67,7 +67,7 @@ def head_feature_pairs(method: str, student: Network, taps: Sequence[str]) -> li
     """Return the feature that each head makes an image of, and the memory of a head with its weights."""
 
     def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
-        return peak_of(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
+        return peak_bytes(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
 
     return [FeaturePair("heads", tap, None, bytes_of) for tap in resolve_taps(method, "student", student, taps)]
 

@@ -34,7 +34,7 @@ from compressor.base.randomness import next_torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.taps import resolve_tap
-from compressor.training.footprint import peak_of
+from compressor.training.footprint import peak_bytes
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
@@ -145,8 +145,8 @@ class Hkdsr(PlainMethod):
             return compare(network.finish(feature, shallow, torch.empty(batch, channels, height, width)))
 
         if last:
-            return peak_of(compare, (batch, channels, scale * height, scale * width))
-        return peak_of(build_and_compare, student, student)
+            return peak_bytes(compare, (batch, channels, scale * height, scale * width))
+        return peak_bytes(build_and_compare, student, student)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         channels, count = student.descriptor.channels, len(self.student_taps) + 1

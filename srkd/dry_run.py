@@ -24,7 +24,7 @@ from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import mean_psnr_y
-from compressor.training.footprint import Batched, Footprint, footprint
+from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.state import State
@@ -150,7 +150,7 @@ def estimate(networks: RunNetworks) -> DryRun:
     images = find_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
-        batched = Batched(rule.batch, rule.lr_patch, labels=images.labels == "HR")
+        batched = BatchShape(rule.batch, rule.lr_patch, labels=images.labels == "HR")
         stage = preset.stage(networks.methods)
         step = footprint(stage, networks.student.spec, teacher if networks.needs_teacher else None, batched)
     except (RuntimeError, NotImplementedError, TypeError) as error:

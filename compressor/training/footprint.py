@@ -1,7 +1,7 @@
-"""What one training step takes, found without data and in no time: the methods run once on the meta device.
+"""The cost of one training step, without data and at once: the methods run once on the meta device.
 
-Counted are the networks' forwards, what is asked of the teacher, and every tensor from its making to its end, through
-the backward pass; the optimiser's and the average's share follow from the parameters.
+It counts the networks' forwards, the features that are read of the teacher, and every tensor from its creation to its
+end, through the backward pass; the optimiser's and the average's share follow from the parameters.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from compressor.training.stage import Role, Stage
 from compressor.training.state import State
 from compressor.training.step import Forward, Runner, Step
 
-ADAM = 2
+ADAM_TENSORS = 2
 """Tensors that Adam keeps for each parameter; its fused update needs no more."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in fp32. `trained` are the weights that learn, `frozen` the teacher's and whatever else is only looked
-    through; `activations` lives between the forward and the backward pass beside these; `peak` is the most that lives
-    at once. Without what torch and its libraries take themselves, the images, and a foreign teacher."""
+    """Bytes in fp32, without those of torch and its libraries, the images, and a foreign teacher.
+
+    `trained` are the weights that learn, `frozen` those of the teacher and of helpers; `activations` lives between the
+    forward and the backward pass beside these; `peak` is the most that lives at once.
+    """
 
     trained: int
     modules: int
@@ -49,22 +51,19 @@ class Memory:
     peak: int
 
     def line(self) -> str:
+        learning = self.trained + self.modules + self.gradients + self.optimiser + self.average
         parts = {
-            "weights, gradients, Adam and EMA": self.trained
-            + self.modules
-            + self.gradients
-            + self.optimiser
-            + self.average,
+            "weights, gradients, Adam and EMA": learning,
             "teacher": self.frozen,
             "activations": self.activations,
         }
-        told = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in parts.items() if size)
-        return f"about {self.peak / 1e6:.0f} MB at the peak of a step ({told}), images and torch itself apart"
+        sizes = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in parts.items() if size)
+        return f"about {self.peak / 1e6:.0f} MB at the peak of a step ({sizes}), images and torch itself apart"
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """One step. `taps` are the features that were read of the teacher."""
+    """One step; `taps` are the features that are read of the teacher."""
 
     student_forwards: int
     teacher_forwards: int
@@ -73,100 +72,102 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Batched:
-    """The shape of a step's batch; without `labels` the teacher makes them."""
+class BatchShape:
+    """The shape of a step's batch; without `labels` the teacher gives them."""
 
     batch: int
     lr_patch: int
     labels: bool = True
 
 
-def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, batched: Batched) -> Footprint:
+def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: BatchShape) -> Footprint:
     """Run one step of `stage` on shapes alone."""
-    with torch.device("meta"), _Living() as living:
-        frozen = None if teacher is None else _stand_in(teacher)
-        state = _state(stage, build(student), frozen)
-        cast = build_networks(stage, state, frozen, no_note, Processes())
-        students = [_Recorded(runner) for runner in cast.students]
-        teaches = None if cast.teacher is None else _Recorded(cast.teacher)
-        cast = replace(cast, students=students, teacher=teaches)
-        side, scale = batched.lr_patch, student.scale
-        lr = torch.empty(batched.batch, 3, side, side)
-        hr = torch.empty(batched.batch, 3, side * scale, side * scale) if batched.labels else None
-        before, activations = living.bytes, 0
+    with torch.device("meta"), _LiveBytes() as live:
+        frozen = None if teacher is None else _on_meta(teacher)
+        state = _begin_state(stage, build(student), frozen)
+        networks = build_networks(stage, state, frozen, no_note, Processes())
+        students = [_TapRecorder(runner) for runner in networks.students]
+        teacher_runner = None if networks.teacher is None else _TapRecorder(networks.teacher)
+        networks = replace(networks, students=students, teacher=teacher_runner)
+        side, scale = shape.lr_patch, student.scale
+        lr = torch.empty(shape.batch, 3, side, side)
+        hr = torch.empty(shape.batch, 3, side * scale, side * scale) if shape.labels else None
+        before, activations = live.bytes, 0
         for part in range(stage.updates):
-            held = living.bytes
-            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), cast, part))
-            activations = max(activations, living.bytes - held)
+            begin = live.bytes
+            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), networks, part))
+            activations = max(activations, live.bytes - begin)
             torch.autograd.backward(losses.total)
-    learns = _bytes(state.trained_network) + _bytes(state.modules)
+    trained, modules = _bytes(state.trained_network), _bytes(state.modules)
+    gradients = trained + modules
     memory = Memory(
-        trained=_bytes(state.trained_network),
-        modules=_bytes(state.modules),
-        gradients=learns,
-        optimiser=ADAM * learns,
-        average=_bytes(state.trained_network),
-        frozen=before - learns - lr.nbytes - (0 if hr is None else hr.nbytes),
+        trained=trained,
+        modules=modules,
+        gradients=gradients,
+        optimiser=ADAM_TENSORS * gradients,
+        average=trained,
+        frozen=before - gradients - lr.nbytes - (0 if hr is None else hr.nbytes),
         activations=activations,
-        peak=living.most + ADAM * learns + _bytes(state.trained_network),
+        peak=live.peak + ADAM_TENSORS * gradients + trained,
     )
-    taps = () if teaches is None else tuple(sorted(teaches.taps))
-    forwards = 0 if teaches is None else teaches.forwards
-    return Footprint(sum(runner.forwards for runner in students), forwards, taps, memory)
+    forwards = sum(runner.forwards for runner in students)
+    if teacher_runner is None:
+        return Footprint(forwards, 0, (), memory)
+    return Footprint(forwards, teacher_runner.forwards, tuple(sorted(teacher_runner.taps)), memory)
 
 
-def peak_of(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
-    """The most bytes that a loss of tensors of these shapes has alive beside them, its backward pass included."""
-    with torch.device("meta"), _Living() as living:
+def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
+    """Return the peak bytes of a loss of tensors of these shapes beside them, its backward pass included."""
+    with torch.device("meta"), _LiveBytes() as live:
         inputs = [torch.empty(tuple(shape), requires_grad=True) for shape in shapes]
-        before = living.bytes
+        before = live.bytes
         torch.autograd.backward(loss(*inputs))
-    peak: int = living.most - before
+    peak: int = live.peak - before
     return peak
 
 
-def _state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
-    """As a stage begins, without an optimiser and an average: they take part in no forward or backward pass."""
+def _begin_state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
+    """Return the state at the start of a stage, without optimiser and average: they have no part in either pass."""
     networks: dict[Role, Network] = {"student": student}
-    own = None if teacher is None else teacher.network
+    network = None if teacher is None else teacher.network
     if stage.role != "student":
-        if own is None:
-            raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher: it must be one of our networks")
-        networks[stage.role] = build(own.spec)
+        if network is None:
+            raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher: it must be a network that srkd knows")
+        networks[stage.role] = build(network.spec)
     networks[stage.role].train().requires_grad_(True)
-    modules = nn.ModuleDict({method.name: method.modules(own, student) for method in stage.methods})
+    modules = nn.ModuleDict({method.name: method.modules(network, student) for method in stage.methods})
     nothing: Any = None
     return State(networks, modules, nothing, nothing, role=stage.role)
 
 
-class _Living(MetaDevice):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors that are alive, and the most there were."""
+class _LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
+    """The bytes of the tensors that are alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.most = 0
-        self._known: set[int] = set()
+        self.bytes = self.peak = 0
+        self._storages: set[int] = set()
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        self.most = max(self.most, self.bytes)
+                self._add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.bytes)
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
+        if key not in self._storages:
+            self._storages.add(key)
             self.bytes += size
-            weakref.finalize(storage, self._gone, key, size)
+            weakref.finalize(storage, self._remove, key, size)
 
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _remove(self, key: int, size: int) -> None:
+        self._storages.discard(key)
         self.bytes -= size
 
 
-class _Recorded(Runner):
-    """A runner in fp32, not compiled, that notes which features are asked for."""
+class _TapRecorder(Runner):
+    """A runner in fp32, not compiled, that records which features are read."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.model, trains=runner.trains, forward=runner.forward)
@@ -177,8 +178,8 @@ class _Recorded(Runner):
         return super().__call__(lr, taps, images)
 
 
-def _stand_in(teacher: ImageModel) -> ImageModel:
-    """The teacher on the meta device; a foreign one gives images of the right size and computes nothing."""
+def _on_meta(teacher: ImageModel) -> ImageModel:
+    """Return the teacher on the meta device; a foreign one gives images of the right size and computes nothing."""
     if teacher.network is not None:
         return build(teacher.network.spec).requires_grad_(False)
     facts = ForeignFacts(teacher.backend, teacher.architecture, teacher.descriptor, teacher.params)

@@ -19,7 +19,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.footprint import Batched, footprint
+from compressor.training.footprint import BatchShape, footprint
 from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated
 from compressor.training.state import State
@@ -147,7 +147,7 @@ def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     # A dry run, on shapes alone, with and without a teacher.
     main = replace(stage([method], steps=2))
     for teacher in (None, Teacher(given)):
-        assert footprint(main, one.spec, teacher, Batched(2, 8)).memory.peak > 0
+        assert footprint(main, one.spec, teacher, BatchShape(2, 8)).memory.peak > 0
 
 
 def test_phi_must_have_been_found() -> None:

@@ -24,7 +24,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students import StudentView
 from compressor.models.taps import read_taps
 from compressor.teachers.teacher import Teacher
-from compressor.training.footprint import Batched, footprint
+from compressor.training.footprint import BatchShape, footprint
 from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -315,7 +315,7 @@ def test_it_trains_in_bf16_and_beside_logits() -> None:
 
 def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
     tuning, main = stages()
-    teacher, batched = Teacher(build(EDSR)), Batched(2, 8)
+    teacher, batched = Teacher(build(EDSR)), BatchShape(2, 8)
     found = footprint(main, replace(EDSR, width=6), teacher, batched)
     assert (found.student_forwards, found.teacher_forwards) == (1, 1)
     assert found.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and found.memory.modules > 0

@@ -22,7 +22,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.teacher import Teacher
-from compressor.training.footprint import Batched, Footprint, footprint
+from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
@@ -61,10 +61,10 @@ class Asking(PlainMethod):
         }
 
 
-def of(recipe: str, student: Spec, teacher: Spec | None, batched: Batched | None = None) -> Footprint:
+def of(recipe: str, student: Spec, teacher: Spec | None, batched: BatchShape | None = None) -> Footprint:
     preset = load_preset(recipe)
     frozen = None if teacher is None else Teacher(build(teacher))
-    return footprint(preset.stage(preset.build_methods()), student, frozen, batched or Batched(2, 16))
+    return footprint(preset.stage(preset.build_methods()), student, frozen, batched or BatchShape(2, 16))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -93,15 +93,15 @@ def test_forwards_and_features_are_counted_as_the_methods_ask():
     both = of("logits", SMALL["edsr"], SMALL["edsr"])
     assert (both.student_forwards, both.teacher_forwards) == (1, 1)
     stage = load_preset("scratch").stage((Asking(),))
-    step = footprint(stage, SMALL["edsr"], Teacher(build(SMALL["edsr"])), Batched(2, 16))
+    step = footprint(stage, SMALL["edsr"], Teacher(build(SMALL["edsr"])), BatchShape(2, 16))
     assert (step.student_forwards, step.teacher_forwards, step.taps) == (2, 2, ("body_end", "head"))
     assert step.memory.modules == 4 * (4 * 8 + 8)
-    unlabelled = of("scratch", SMALL["edsr"], SMALL["edsr"], Batched(2, 16, labels=False))
+    unlabelled = of("scratch", SMALL["edsr"], SMALL["edsr"], BatchShape(2, 16, labels=False))
     assert unlabelled.teacher_forwards == 1
 
 
 def test_activations_grow_with_the_batch_and_weights_do_not():
-    one, four = (of("scratch", SMALL["edsr"], None, Batched(batch, 16)).memory for batch in (1, 4))
+    one, four = (of("scratch", SMALL["edsr"], None, BatchShape(batch, 16)).memory for batch in (1, 4))
     assert four.activations == pytest.approx(4 * one.activations, rel=0.01) and four.trained == one.trained
     params = sum(parameter.numel() for parameter in build(SMALL["edsr"]).parameters())
     assert (one.trained, one.gradients, one.optimiser, one.average) == tuple(4 * params * k for k in (1, 1, 2, 1))
@@ -157,7 +157,7 @@ print(peak_resident_bytes() - before)
 def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes():
     result = python("-c", MEASURE)
     measured = int(result.out.strip().splitlines()[-1])
-    estimated = of("scratch", EDSRSpec(scale=2, width=32, depth=4), None, Batched(16, 48)).memory.peak
+    estimated = of("scratch", EDSRSpec(scale=2, width=32, depth=4), None, BatchShape(16, 48)).memory.peak
     assert estimated / 2 < measured < 2 * estimated, (measured / 1e6, estimated / 1e6)
 
 
