@@ -14,7 +14,7 @@
 
 #include "net.h"
 
-// ncnn is built without exceptions, and so are programs that link it: a mistake ends this one with a line.
+// ncnn is built without exceptions, and so are programs that link it: an error ends this one with one line.
 [[noreturn]] static void stop(const std::string& why)
 {
     std::fprintf(stderr, "upscale: %s\n", why.c_str());
@@ -27,7 +27,7 @@ struct Picture {
     std::vector<unsigned char> rgb;  // 3 bytes a pixel, row by row
 };
 
-// The next number of a PPM header; comments begin with # and end with the line.
+// Returns the next number of a PPM header; comments start with # and end with the line.
 static int header_number(std::istream& in)
 {
     while (in >> std::ws && in.peek() == '#') {
@@ -45,13 +45,13 @@ static Picture read_ppm(const std::string& path)
     char magic[2] = {0, 0};
     in.read(magic, 2);
     if (!in || magic[0] != 'P' || magic[1] != '6') {
-        stop(path + " is no binary PPM (P6) that can be read");
+        stop(path + " is not a readable binary PPM (P6)");
     }
     Picture picture;
     picture.width = header_number(in);
     picture.height = header_number(in);
-    const int largest = header_number(in);
-    if (!in || picture.width < 1 || picture.height < 1 || picture.width > 32768 || picture.height > 32768 || largest != 255) {
+    const int max_value = header_number(in);
+    if (!in || picture.width < 1 || picture.height < 1 || picture.width > 32768 || picture.height > 32768 || max_value != 255) {
         stop(path + " is not a PPM of 8 bits a channel, at most 32768 pixels a side");
     }
     in.get();  // the one white space after the header
@@ -77,8 +77,8 @@ static void write_ppm(const Picture& picture, const std::string& path)
 static void load(ncnn::Net& net, const std::string& param, int threads)
 {
     net.opt.num_threads = threads;
-    // Plain fp32, to compare with. On a phone leave these three lines out: ncnn then stores and computes in fp16 where
-    // the processor can, which is faster and takes half the memory.
+    // Plain fp32, for comparisons. Remove these three lines on a phone: ncnn then stores and computes in fp16 if the
+    // processor supports it, which is faster and takes half the memory.
     net.opt.use_fp16_packed = false;
     net.opt.use_fp16_storage = false;
     net.opt.use_fp16_arithmetic = false;
@@ -92,12 +92,12 @@ static void load(ncnn::Net& net, const std::string& param, int threads)
     }
 }
 
-static Picture enlarged(const ncnn::Net& net, const Picture& picture)
+static Picture enlarge(const ncnn::Net& net, const Picture& picture)
 {
-    // ncnn lays pictures out plane by plane; the network wants RGB in 0..1.
-    ncnn::Mat given(picture.width, picture.height, 3);
+    // ncnn stores pictures plane by plane; the network takes RGB in 0..1.
+    ncnn::Mat lr(picture.width, picture.height, 3);
     for (int channel = 0; channel < 3; channel++) {
-        float* plane = given.channel(channel);
+        float* plane = lr.channel(channel);
         const size_t pixels = static_cast<size_t>(picture.width) * picture.height;
         for (size_t i = 0; i < pixels; i++) {
             plane[i] = picture.rgb[3 * i + channel] / 255.f;
@@ -105,20 +105,20 @@ static Picture enlarged(const ncnn::Net& net, const Picture& picture)
     }
 
     ncnn::Extractor extractor = net.create_extractor();
-    ncnn::Mat made;
-    if (extractor.input("data", given) != 0 || extractor.extract("output", made) != 0) {
+    ncnn::Mat sr;
+    if (extractor.input("data", lr) != 0 || extractor.extract("output", sr) != 0) {
         stop("the network does not run on this picture (memory, or blobs of other names)");
     }
-    if (made.c != 3 || made.w % picture.width != 0 || made.h % picture.height != 0) {
-        stop("the network gives no enlarged RGB picture: is it one for one channel or one size?");
+    if (sr.c != 3 || sr.w % picture.width != 0 || sr.h % picture.height != 0) {
+        stop("the network does not return an enlarged RGB picture: is it for one channel or one size?");
     }
     Picture result;
-    result.width = made.w;
-    result.height = made.h;
-    result.rgb.resize(static_cast<size_t>(made.w) * made.h * 3);
+    result.width = sr.w;
+    result.height = sr.h;
+    result.rgb.resize(static_cast<size_t>(sr.w) * sr.h * 3);
     for (int channel = 0; channel < 3; channel++) {
-        const float* plane = made.channel(channel);
-        const size_t pixels = static_cast<size_t>(made.w) * made.h;
+        const float* plane = sr.channel(channel);
+        const size_t pixels = static_cast<size_t>(sr.w) * sr.h;
         for (size_t i = 0; i < pixels; i++) {
             const float clamped = std::min(std::max(plane[i], 0.f), 1.f);
             result.rgb[3 * i + channel] = static_cast<unsigned char>(std::lround(clamped * 255.f));
@@ -127,14 +127,14 @@ static Picture enlarged(const ncnn::Net& net, const Picture& picture)
     return result;
 }
 
-int main(int count, char** words)
+int main(int argc, char** argv)
 {
-    if (count < 4 || count > 5) {
-        std::fprintf(stderr, "usage: %s NETWORK.param INPUT.ppm OUTPUT.ppm [THREADS]\n", words[0]);
+    if (argc < 4 || argc > 5) {
+        std::fprintf(stderr, "usage: %s NETWORK.param INPUT.ppm OUTPUT.ppm [THREADS]\n", argv[0]);
         return 2;
     }
     ncnn::Net net;
-    load(net, words[1], count == 5 ? std::max(1, std::atoi(words[4])) : 1);
-    write_ppm(enlarged(net, read_ppm(words[2])), words[3]);
+    load(net, argv[1], argc == 5 ? std::max(1, std::atoi(argv[4])) : 1);
+    write_ppm(enlarge(net, read_ppm(argv[2])), argv[3]);
     return 0;
 }

@@ -35,7 +35,7 @@ TINY = EDSRSpec(2, width=8, depth=2)
 
 
 class Models:
-    """Files are made on first use, in one folder."""
+    """ONNX files in one folder, written on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,9 +51,9 @@ class Models:
     @cached_property
     def tiny(self) -> Model:
         """EDSR ×2 of 2 blocks and 8 channels, with weights drawn."""
-        return self.made(TINY, "tiny")
+        return self.build(TINY, "tiny")
 
-    def made(self, spec: Spec, name: str, options: FileOptions | None = None) -> Model:
+    def build(self, spec: Spec, name: str, options: FileOptions | None = None) -> Model:
         """A drawn network of `spec` as ONNX."""
         return self._of(build(spec, seed=1), name, "student", options)
 
@@ -115,7 +115,7 @@ class Models:
 
 
 def sample_rgb(name: str, side: int, shrink: int = 4) -> NDArray[np.uint8]:
-    """(side,side,3): the middle of an embedded photo, made `shrink` times smaller."""
+    """Return the middle of an embedded photo, downscaled by `shrink`, as (side,side,3)."""
     photos = {**embedded_photos("val"), **embedded_photos("train")}
     small = downscale_u8(read_rgb_u8(photos[name]), shrink)
     small = small.reshape(small.shape[-3:])
@@ -131,7 +131,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def upscaled(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What onnxruntime in Python makes of the same picture, untiled."""
+    """Enlarge the same picture with onnxruntime in Python, untiled."""
     lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     runtime = OnnxRuntime(model.path, threads=1)
     return np.asarray(to_u8(super_resolve(runtime, lr, tile=0).sr)[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
@@ -143,8 +143,8 @@ def graph(
     outputs: list[onnx.ValueInfoProto],
     weights: list[onnx.TensorProto] | None = None,
 ) -> onnx.ModelProto:
-    made = helper.make_graph(nodes, "foreign", inputs, outputs, weights or [])
-    model: onnx.ModelProto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    proto = helper.make_graph(nodes, "foreign", inputs, outputs, weights or [])
+    model: onnx.ModelProto = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return model
 
 
@@ -159,8 +159,8 @@ def _classifier() -> onnx.ModelProto:
 
 def _two_inputs() -> onnx.ModelProto:
     node = helper.make_node("Add", ["a", "b"], ["y"])
-    given = [images("a", "n", 3, "h", "w"), images("b", "n", 3, "h", "w")]
-    return graph([node], given, [images("y", "n", 3, "h", "w")])
+    inputs = [images("a", "n", 3, "h", "w"), images("b", "n", 3, "h", "w")]
+    return graph([node], inputs, [images("y", "n", 3, "h", "w")])
 
 
 def _bytes_in() -> onnx.ModelProto:

@@ -1,7 +1,8 @@
-"""The built app on a static host of the tests: plain files, with or without the headers that give threads."""
+"""A static host for the built app: plain files, with or without the headers that threads need."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -44,8 +45,8 @@ class Site:
         return f"http://localhost:{self.port}"
 
     def content(self, address: str) -> bytes | None:
-        found = self.files.get(address or "index.html")
-        return found.read_bytes() if isinstance(found, Path) else found
+        file = self.files.get(address or "index.html")
+        return file.read_bytes() if isinstance(file, Path) else file
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -63,10 +64,10 @@ class Handler(SimpleHTTPRequestHandler):
             return
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         packed = self.site.content(f"{address or 'index.html'}.gz") if self.site.gzip else None
-        known = self.headers.get("If-None-Match") == tag
-        self.send_response(304 if known else 200)
-        body = b"" if known else packed or content
-        if packed and not known:
+        unchanged = self.headers.get("If-None-Match") == tag
+        self.send_response(304 if unchanged else 200)
+        body = b"" if unchanged else packed or content
+        if packed and not unchanged:
             self.send_header("Content-Encoding", "gzip")
         suffix = ".html" if not address or address.endswith("/") else Path(address).suffix
         self.send_header("Content-Type", TYPES.get(suffix, "application/octet-stream"))
@@ -85,7 +86,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the list: what the server of `srkd demo` says about a file."""
+    """A row of api/models.json, as the server of `srkd demo` writes it."""
 
     path: Path
     name: str
@@ -113,7 +114,7 @@ class Model:
 
 
 def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], prefix: str = "") -> Site:
-    """Everything of a built app, its models and its samples, under `prefix` (a sub-path of a host)."""
+    """Return a site with a built app, its models and its samples, under `prefix` (a sub-path of a host)."""
     files: dict[str, bytes | Path] = {
         prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()
     }
@@ -141,7 +142,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def served(site: Site) -> Iterator[Site]:
-    """The site on a free port of this machine."""
+    """Serve the site on a free port of this machine."""
     server = Server(("127.0.0.1", 0), partial(Handler, site))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -152,3 +153,18 @@ def served(site: Site) -> Iterator[Site]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def rebuild(site: Site, *, whole: bool) -> None:
+    """Change the style and list it with its new hash; `whole` False: a half upload, where only the list is new."""
+    style = (site.content("style.css") or b"") + b"\nbody { --build: 2; }\n"
+    listed = (site.content("precache.js") or b"").decode()
+    precache = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))
+    precache["version"] = "another"
+    entry = next(each for each in precache["files"] if each["path"] == "style.css")
+    entry["integrity"] = "sha256-" + base64.b64encode(hashlib.sha256(style).digest()).decode()
+    site.files["precache.js"] = f"self.PRECACHE = {json.dumps(precache)};".encode()
+    site.files.pop("precache.js.gz", None)
+    if whole:
+        site.files["style.css"] = style
+        site.files.pop("style.css.gz", None)

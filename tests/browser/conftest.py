@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def app_folder() -> Path:
-    """The built app."""
+    """Return the folder of the built app."""
     if not (APP / "dist" / "index.html").is_file():
         pytest.skip("the app is not built: make app")
     return APP / "dist"
@@ -29,10 +29,10 @@ def app_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
         pytest.skip("no Chromium: apt-get install --no-install-recommends chromium, or CHROMIUM=path")
-    return found
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="session")
 def launch(playwright: Playwright, chromium: str) -> Iterator[Callable[[Sequence[str]], Browser]]:
-    """A browser with given flags; every one is closed at the end."""
+    """Return a function that starts a browser with flags; all are closed at the end."""
     with ExitStack() as stack:
 
         def start(flags: Sequence[str]) -> Browser:

@@ -1,4 +1,4 @@
-"""The camera, live: the choice is honoured, whatever sizes the network takes, and no stream is left running."""
+"""The live camera: it runs the chosen model, at the sizes that the network takes, and leaves no stream running."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def with_models(
 
 
 def shot(visit: Visit) -> None:
-    """Live, with a frame on the page."""
+    """Start the camera and wait for a frame on the page."""
     visit.page.click("#live")
     visit.page.wait_for_selector("#frames:has-text('FPS')")
 
@@ -88,10 +88,10 @@ def test_a_camera_runs_live(filming: Browser, app_folder: Path, models: Models, 
 
 
 @pytest.mark.parametrize("button", ["live", "cancel"])
-def test_the_camera_is_let_go_of_when_it_comes_too_late(
+def test_a_camera_that_starts_too_late_is_stopped(
     filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], button: str
 ) -> None:
-    """A second tap while the camera has not answered ends it; so does Cancel. Then it starts as ever, once."""
+    """A second tap while the camera has not answered cancels it; so does Cancel. Then it starts as usual, once."""
     with with_models(filming, app_folder, serve, [models.tiny]) as visit:
         visit.page.evaluate(SLOW, "")
         visit.page.click("#live")
@@ -107,10 +107,10 @@ def test_the_camera_is_let_go_of_when_it_comes_too_late(
         visit.until(f"{LIVE} === 0")
 
 
-def test_what_is_chosen_while_live_is_what_runs(
+def test_a_model_chosen_during_live_runs(
     filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
-    teacher = replace(models.made(EDSRSpec(4, width=16, depth=1), "times-four"), role="teacher")
+    teacher = replace(models.build(EDSRSpec(4, width=16, depth=1), "times-four"), role="teacher")
     with with_models(filming, app_folder, serve, [models.tiny, teacher]) as visit:
         visit.page.evaluate(SLOW, "")
         shot(visit)
@@ -126,12 +126,12 @@ def test_what_is_chosen_while_live_is_what_runs(
         assert visit.page.evaluate("window.streams.length") == 1
 
 
-def test_networks_that_take_certain_sizes_get_them(
+def test_networks_with_fixed_sizes_get_them(
     filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
     import json
 
-    fixed = models.made(TINY, "fixed-48x40", FileOptions(lr_size=(48, 40)))
+    fixed = models.build(TINY, "fixed-48x40", FileOptions(lr_size=(48, 40)))
     with with_models(filming, app_folder, serve, [fixed]) as visit:
         shot(visit)
         assert visit.page.evaluate(SIZES) == [[48, 40], [96, 80]]
@@ -154,7 +154,7 @@ def test_networks_that_take_certain_sizes_get_them(
     ("name", "words"),
     [("NotAllowedError", "was not allowed"), ("NotFoundError", "No camera"), ("NotReadableError", "something else")],
 )
-def test_a_camera_that_cannot_be_had_is_said(
+def test_a_camera_that_is_refused_is_reported(
     filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], name: str, words: str
 ) -> None:
     with with_models(filming, app_folder, serve, [models.tiny]) as visit:

@@ -1,4 +1,4 @@
-"""What the first visit costs, and how fast the embedded networks are here. The figures are kept, not judged closely."""
+"""The size of the first visit and the speed of the embedded networks. The figures are stored, with wide bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 THROTTLE = 4
 FIRST_LOAD_BYTES = 6_000_000
-"""gzipped, the embedded student and two samples included."""
+"""Gzipped, with the embedded student and two samples."""
 
 
 def test_the_first_visit_on_a_slow_phone(
@@ -54,23 +54,23 @@ def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve:
     site = serve(site_of(app_folder, [models.student, models.teacher], {}))
     with visiting(browser, site, **PHONE) as visit:
         visit.ready()
-        found = {}
+        figures = {}
         for model in (models.student, models.teacher):
             for threads in (1, 2):
-                told = visit.engine(
+                measured = visit.engine(
                     """
-                    await engine.ask("setup", { options: { engine: "wasm", threads: given.threads } });
-                    const bytes = await (await fetch(given.url)).arrayBuffer();
+                    await engine.ask("setup", { options: { engine: "wasm", threads: args.threads } });
+                    const bytes = await (await fetch(args.url)).arrayBuffer();
                     await engine.ask("open", { name: "model.onnx", bytes });
                     return await engine.ask("measure", { runs: 9 });
                     """,
                     {"threads": threads, "url": f"models/{model.path.name}"},
                 )
-                assert (told["width"], told["height"], told["threads"]) == (64, 64, threads)
-                found[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = {
-                    "median": round(told["ms"]),
-                    "least": round(told["least"]),
+                assert (measured["width"], measured["height"], measured["threads"]) == (64, 64, threads)
+                figures[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = {
+                    "median": round(measured["ms"]),
+                    "least": round(measured["least"]),
                 }
-        note("ms_a_64x64_tile", found)
+        note("ms_a_64x64_tile", figures)
         # The least: what other work on the machine spoils least.
-        assert found["student, 1 thread"]["least"] < found["teacher, 1 thread"]["least"]
+        assert figures["student, 1 thread"]["least"] < figures["teacher, 1 thread"]["least"]

@@ -40,7 +40,7 @@ ones, on the same way through strips and canvas."""
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:
-    """4000x3000 of an embedded photo, repeated with a slow change of brightness."""
+    """Return an embedded photo, repeated to 4000x3000 with a slow change of brightness."""
     tile = sample_rgb("coffee", 96)
     width, height = PHOTO
     wide = np.tile(tile, (-(-height // 96), -(-width // 96), 1))[:height, :width].astype(np.float32)
@@ -52,7 +52,7 @@ def photo() -> bytes:
 
 @pytest.fixture
 def site(app_folder: Path, models: Models, serve: Callable[[Site], Site], photo: bytes) -> Site:
-    """The photo is no sample: its thumbnail alone would decode it, and make the idle page a large one."""
+    """Return a site without the photo: as a sample its thumbnail would be decoded, and the idle page would be large."""
     site = serve(site_of(app_folder, [models.tiny], {}))
     site.files["models/student.onnx"] = models.student.path
     site.files["photo.jpg"] = photo
@@ -67,7 +67,7 @@ def file(photo: bytes, tmp_path: Path) -> Path:
 
 
 class Peak:
-    """Megabytes of this process's Chromium children, the most at once; `start` is what they had at first."""
+    """The peak memory in megabytes of this process's Chromium children; `start` is that at the start."""
 
     def __init__(self) -> None:
         self.start = self.most = self.look()
@@ -107,7 +107,7 @@ def watched() -> Iterator[Peak]:
 
 
 def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
-    """A part of the photo as this browser decodes it: another decoder's pixels may be a step off."""
+    """Return a part of the photo as this browser decodes it: another decoder may differ by one level."""
     script = """async (part) => {
         const bitmap = await createImageBitmap(await (await fetch("photo.jpg")).blob(), ...part);
         const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
@@ -115,14 +115,14 @@ def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArr
         context.drawImage(bitmap, 0, 0);
         return [...context.getImageData(0, 0, bitmap.width, bitmap.height).data];
     }"""
-    found = np.array(visit.page.evaluate(script, [left, top, width, height]), dtype=np.uint8)
-    return found.reshape(height, width, 4)[..., :3]
+    result = np.array(visit.page.evaluate(script, [left, top, width, height]), dtype=np.uint8)
+    return result.reshape(height, width, 4)[..., :3]
 
 
 def test_twelve_megapixels_become_forty_eight_in_strips(
     browser: Browser, site: Site, models: Models, file: Path, tmp_path: Path
 ) -> None:
-    """By the buttons: it asks first, then writes a PNG larger than it ever shows, right wherever one looks."""
+    """By the buttons: the page asks first, then writes a PNG larger than the canvas, correct at every checked place."""
     radius = models.tiny.receptive_radius
     assert radius is not None
     boxes = ((0, 0), (PHOTO[0] - 300, PHOTO[1] - 60), (1830, 1470), (40, 2300))
@@ -133,7 +133,7 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
             visit.page.wait_for_selector("#ask:not([hidden])")
             assert "48 megapixels" in visit.text("ask-words")
             visit.page.click("#ask-whole")
-            visit.until("document.querySelector('#said').textContent.startsWith('Done')", seconds=300)
+            visit.until("document.querySelector('#announcement').textContent.startsWith('Done')", seconds=300)
         assert "8000 × 6000, shown as" in visit.text("figure-from")
         assert visit.page.eval_on_selector("#sheet-right canvas", "c => c.width * c.height") <= 4e6
         saved = visit.saved(tmp_path)
@@ -144,7 +144,7 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
     Image.MAX_IMAGE_PIXELS = 50_000_000
     with Image.open(saved) as opened:
         assert opened.size == (8000, 6000)
-        found = np.asarray(opened.convert("RGB"))
+        result = np.asarray(opened.convert("RGB"))
     for (left, top), part in parts.items():
         expected = upscaled(models.tiny, part).astype(int)
         # What the network sees beyond the part is missing in the part alone, but not at the photo's own edges.
@@ -152,7 +152,7 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
             slice(0 if at == 0 else 2 * radius, 2 * size - (0 if at + size == whole else 2 * radius))
             for at, size, whole in ((top, 60, PHOTO[1]), (left, 300, PHOTO[0]))
         ]
-        shown = found[2 * top : 2 * top + 120, 2 * left : 2 * left + 600]
+        shown = result[2 * top : 2 * top + 120, 2 * left : 2 * left + 600]
         assert np.abs(shown[tuple(inner)] - expected[tuple(inner)]).max() <= 1, (left, top)
 
 
@@ -166,10 +166,10 @@ RUN_AND_CANCEL = """
     let total = 0, cancelledAt = 0, error = null;
     const onTile = (tile) => {
         tiles.push(tile.ms);
-        if (tiles.length === given.tiles) { cancelledAt = performance.now(); abort.abort(); }
+        if (tiles.length === args.tiles) { cancelledAt = performance.now(); abort.abort(); }
     };
     const onBegun = (begun) => (total = begun.total);
-    await engine.ask("run", { with: "network", png: true, tile: given.side }, { onTile, onBegun, signal: abort.signal })
+    await engine.ask("run", { with: "network", png: true, tile: args.side }, { onTile, onBegun, signal: abort.signal })
         .catch((thrown) => (error = thrown.constructor.name));
     // The page goes on at once; the worker when the tile in hand is done.
     const page = performance.now() - cancelledAt;
@@ -179,19 +179,20 @@ RUN_AND_CANCEL = """
 
 
 @pytest.mark.parametrize(("tiles", "side"), [(50, 24), (OWN_TILES, 0)], ids=["small-tiles", "own-plan"])
-def test_the_embedded_student_begins_and_is_cancelled(browser: Browser, site: Site, tiles: int, side: int) -> None:
-    """Its first tiles of twelve megapixels, within the memory bound, then cancel: soon, and the page lives on."""
+def test_the_embedded_student_starts_and_is_cancelled(browser: Browser, site: Site, tiles: int, side: int) -> None:
+    """Its first tiles of twelve megapixels stay within the memory bound; cancel is quick, and the page still works."""
     with visiting(browser, site, **PHONE) as visit:
         visit.ready().page.wait_for_timeout(1000)
         with watched() as peak:
-            found = visit.engine(RUN_AND_CANCEL, {"tiles": tiles, "side": side})
-        assert found["error"] == "Cancelled"
-        assert found["tiles"] == tiles
-        assert found["total"] > (1000 if side else 200)
-        assert found["page"] < 500
-        assert found["width"] == PHOTO[0]
-        facts = {"mb_above_idle": peak.above, "ms_to_next_picture": round(found["worker"])}
-        note(f"student_{tiles}_tiles", {**facts, "ms_a_tile": round(min(found["ms"])), "tiles_in_all": found["total"]})
+            result = visit.engine(RUN_AND_CANCEL, {"tiles": tiles, "side": side})
+        assert result["error"] == "Cancelled"
+        assert result["tiles"] == tiles
+        assert result["total"] > (1000 if side else 200)
+        assert result["page"] < 500
+        assert result["width"] == PHOTO[0]
+        facts = {"mb_above_idle": peak.above, "ms_to_next_picture": round(result["worker"])}
+        facts |= {"ms_a_tile": round(min(result["ms"])), "tiles_in_all": result["total"]}
+        note(f"student_{tiles}_tiles", facts)
         assert peak.above < BOUND_MB
 
 

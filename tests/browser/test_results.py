@@ -1,4 +1,4 @@
-"""What the page computes is what onnxruntime computes in Python, whatever the picture, the tiles and the model."""
+"""The page computes what onnxruntime computes in Python, for any picture, tiles and model."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 OPEN_AND_RUN = """
-    const bytes = await (await fetch(given.url)).arrayBuffer();
-    await engine.ask("setup", { options: { engine: "wasm", threads: given.threads ?? 1 } });
-    const { facts } = await engine.ask("open", { name: "model.onnx", bytes, entry: given.entry ?? {} });
-    const picture = await (await fetch(given.picture)).blob();
+    const bytes = await (await fetch(args.url)).arrayBuffer();
+    await engine.ask("setup", { options: { engine: "wasm", threads: args.threads ?? 1 } });
+    const { facts } = await engine.ask("open", { name: "model.onnx", bytes, entry: args.entry ?? {} });
+    const picture = await (await fetch(args.picture)).blob();
     await engine.ask("picture", { blob: picture });
     const tiles = [];
     const options = { onTile: ({ rgba, ...tile }) => tiles.push(tile) };
-    const result = await engine.ask("run", { with: "network", png: true, tile: given.tile }, options);
+    const result = await engine.ask("run", { with: "network", png: true, tile: args.tile }, options);
     const file = new Uint8Array(await result.blob.arrayBuffer());
     let text = "";
     for (const byte of file) text += String.fromCharCode(byte);
@@ -59,18 +59,18 @@ def visit(browser: Browser, site: Site) -> Visit:  # type: ignore[misc]
         yield opened.ready()  # type: ignore[misc]
 
 
-def pixels(found: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(BytesIO(found)).convert("RGB"))
+def pixels(png: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
 
-def computed(visit: Visit, model: Model, **given: object) -> tuple[NDArray[np.uint8], dict[str, object]]:
-    """The pixels that the worker makes of the sample with `model`, and what it says about the run."""
+def computed(visit: Visit, model: Model, **args: object) -> tuple[NDArray[np.uint8], dict[str, object]]:
+    """Return the worker's output for the sample with `model`, and its statistics."""
     import base64
 
     visit.site.files[f"models/{model.path.name}"] = model.path
     url = f"models/{model.path.name}"
-    found = visit.engine(OPEN_AND_RUN, {"url": url, "picture": "samples/cat.png", "tile": 0, **given})
-    return pixels(base64.b64decode(found.pop("png"))), found
+    stats = visit.engine(OPEN_AND_RUN, {"url": url, "picture": "samples/cat.png", "tile": 0, **args})
+    return pixels(base64.b64decode(stats.pop("png"))), stats
 
 
 INT8_MOST, INT8_MEAN = 12, 0.1
@@ -88,7 +88,7 @@ def farthest(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-def test_the_embedded_student_gives_pythons_pixels(
+def test_the_embedded_student_equals_python(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
     """By the buttons, on a phone: a sample, the student, Save."""
@@ -104,10 +104,10 @@ def test_the_embedded_student_gives_pythons_pixels(
         assert float(visit.text("figure-ms").replace(",", "")) > 0
 
 
-def test_the_exported_fp16_file_gives_the_pixels_of_fp32(
+def test_the_exported_fp16_file_equals_fp32(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """What `srkd export --fp16` leaves behind, proof and all: 32-bit pictures in and out, 16 bits inside."""
+    """A file of `srkd export --fp16`: 32-bit pictures in and out, 16 bits inside."""
     network = load_checkpoint(embedded_student()).network
     report = export_model(network, Source("student"), ["fp16"], tmp_path / "exported")
     (path,) = (file.path for file in report.files)
@@ -126,96 +126,96 @@ def test_the_exported_fp16_file_gives_the_pixels_of_fp32(
 @pytest.mark.parametrize("tile", [17, 24, 40])
 def test_tiled_equals_untiled(visit: Visit, models: Models, tile: int) -> None:
     whole, alone = computed(visit, models.tiny)
-    tiled, told = computed(visit, models.tiny, tile=tile)
+    tiled, stats = computed(visit, models.tiny, tile=tile)
     assert len(alone["tiles"]) == 1  # type: ignore[arg-type]
-    assert len(told["tiles"]) == (-(-72 // tile)) ** 2  # type: ignore[arg-type]
-    assert told["exact"] is True
+    assert len(stats["tiles"]) == (-(-72 // tile)) ** 2  # type: ignore[arg-type]
+    assert stats["exact"] is True
     assert farthest(tiled, whole) <= 1
     assert farthest(whole, upscaled(models.tiny, sample_rgb("chelsea", 72))) <= 1
 
 
-def test_a_radius_too_small_would_be_seen(visit: Visit, models: Models) -> None:
-    """The test above can fail: with half the margin the tiles do not fit one another."""
+def test_too_small_a_radius_is_visible(visit: Visit, models: Models) -> None:
+    """The test above can fail: with half the margin the tiles do not match."""
     whole, _ = computed(visit, models.tiny)
     tiled, _ = computed(visit, models.tiny, tile=17, entry={"receptive_radius": 2})
     assert farthest(tiled, whole) > 1
 
 
-def test_other_kinds_of_models_give_pythons_pixels(visit: Visit, models: Models) -> None:
+def test_other_kinds_of_models_equal_python(visit: Visit, models: Models) -> None:
     sample = sample_rgb("chelsea", 72)
     kinds = [
         models.int8,
         models.half,
-        models.made(CompactSpec(2, width=4, depth=2, channels=1), "luminance"),
-        models.made(RCANSpec(2, width=4, groups=1, depth=1, hidden=1), "pooling"),
-        models.made(TINY, "static", FileOptions(lr_size=(80, 80))),
+        models.build(CompactSpec(2, width=4, depth=2, channels=1), "luminance"),
+        models.build(RCANSpec(2, width=4, groups=1, depth=1, hidden=1), "pooling"),
+        models.build(TINY, "static", FileOptions(lr_size=(80, 80))),
     ]
     for model in kinds:
-        found, told = computed(visit, model)
+        output, stats = computed(visit, model)
         if model.name == "static":
-            assert told["window"] == [80, 80]
-            assert found.shape == (144, 144, 3)
+            assert stats["window"] == [80, 80]
+            assert output.shape == (144, 144, 3)
             continue
         expected = upscaled(model if model is not models.half else models.tiny, sample)
         # 16-bit weights are rounded again where the engine computes in 32 bits.
-        assert farthest(found, expected) <= {"int8": INT8_MOST, "half": 2}.get(model.name, 1), model.name
+        assert farthest(output, expected) <= {"int8": INT8_MOST, "half": 2}.get(model.name, 1), model.name
         if model.name == "int8":
-            assert mean_error(found, expected) < INT8_MEAN
+            assert mean_error(output, expected) < INT8_MEAN
 
 
 def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> None:
-    static = models.made(TINY, "fixed-40", FileOptions(lr_size=(40, 40)))
-    found, told = computed(visit, static)
-    assert told["window"] == [40, 40]
-    assert told["exact"] is True
-    assert farthest(found, upscaled(models.tiny, sample_rgb("chelsea", 72))) <= 1
+    static = models.build(TINY, "fixed-40", FileOptions(lr_size=(40, 40)))
+    output, stats = computed(visit, static)
+    assert stats["window"] == [40, 40]
+    assert stats["exact"] is True
+    assert farthest(output, upscaled(models.tiny, sample_rgb("chelsea", 72))) <= 1
 
 
-def test_the_reach_read_off_a_graph_is_the_networks_own(visit: Visit, models: Models) -> None:
-    """The page knows no network by name: too small a margin would be seen, too large a one would cost time."""
+def test_the_radius_read_from_a_graph_is_the_networks(visit: Visit, models: Models) -> None:
+    """The page knows no network by name: too small a margin is visible, too large a one costs time."""
     from tests.support.networks import tiny
 
     for name in ("carn", "rcan", "compact"):
-        model = models.made(tiny(name, 2), f"reach-{name}")
+        model = models.build(tiny(name, 2), f"reach-{name}")
         visit.site.files[f"models/{model.path.name}"] = model.path
-        found = visit.page.evaluate(
+        result = visit.page.evaluate(
             """async (url) => {
                 const { describeOnnx } = await import(new URL("src/onnx_file.js", document.baseURI).href);
                 return describeOnnx(new Uint8Array(await (await fetch(url)).arrayBuffer()), "it").radius;
             }""",
             f"models/{model.path.name}",
         )
-        assert found == model.receptive_radius, name
-        assert (found is None) == (name == "rcan")
+        assert result == model.receptive_radius, name
+        assert (result is None) == (name == "rcan")
 
 
-def test_the_cut_is_that_of_python(visit: Visit) -> None:
+def test_the_tiling_equals_python(visit: Visit) -> None:
     cases = [(size, tile, margin) for size in (1, 40, 72, 500) for tile in (16, 33, 64) for margin in (0, 7, 36)]
-    found = visit.page.evaluate(
+    result = visit.page.evaluate(
         """async (cases) => {
             const { spans } = await import(new URL("src/tiling.js", document.baseURI).href);
-            return cases.map((given) => spans(...given).map((s) => [s.start, s.stop, s.begin, s.length]));
+            return cases.map((args) => spans(...args).map((s) => [s.start, s.stop, s.begin, s.length]));
         }""",
         cases,
     )
     expected = [[[s.start, s.stop, s.begin, s.length] for s in spans(*case)] for case in cases]
-    assert found == expected
+    assert result == expected
 
 
-def test_bicubic_is_matlabs(visit: Visit) -> None:
+def test_bicubic_equals_matlab(visit: Visit) -> None:
     lr = torch.rand(1, 1, 9, 13, generator=torch.Generator().manual_seed(0))
     for scale in (2, 3, 4):
-        found = visit.page.evaluate(
+        result = visit.page.evaluate(
             """async ([plane, scale]) => {
                 const { bicubic } = await import(new URL("src/bicubic.js", document.baseURI).href);
                 return [...bicubic(Float32Array.from(plane), 1, 13, 9, scale)];
             }""",
             [lr.flatten().tolist(), scale],
         )
-        assert torch.allclose(torch.tensor(found), upscale_bicubic(lr, scale).flatten(), atol=1e-5)
+        assert torch.allclose(torch.tensor(result), upscale_bicubic(lr, scale).flatten(), atol=1e-5)
 
 
-def test_half_precision_numbers_are_numpys(visit: Visit) -> None:
+def test_half_precision_numbers_equal_numpy(visit: Visit) -> None:
     values = np.concatenate([np.linspace(-2, 2, 401), 10.0 ** np.arange(-9, 6), [65504, 65519, 1e6]]).astype(np.float32)
     bits, back = visit.page.evaluate(
         """async (values) => {
@@ -232,7 +232,7 @@ def test_half_precision_numbers_are_numpys(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_foreign_model_is_refused_in_words(visit: Visit, models: Models, name: str) -> None:
+def test_an_unusable_model_is_refused_with_a_reason(visit: Visit, models: Models, name: str) -> None:
     make, words = FOREIGN[name]
     model = models.written(name, make(), models.tiny)
     visit.page.set_input_files("#model-file", model.path)
@@ -242,7 +242,7 @@ def test_a_foreign_model_is_refused_in_words(visit: Visit, models: Models, name:
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "changed"])
-def test_a_corrupt_model_is_refused_and_the_page_lives_on(
+def test_a_corrupt_model_is_refused_and_the_page_still_works(
     visit: Visit, models: Models, damage: str, tmp_path: Path
 ) -> None:
     whole = models.tiny.path.read_bytes()
@@ -262,21 +262,21 @@ def test_a_corrupt_model_is_refused_and_the_page_lives_on(
     assert not visit.page.is_visible("#trouble")
 
 
-def test_ones_own_model_is_shown_with_its_metadata_and_runs(visit: Visit, models: Models, tmp_path: Path) -> None:
+def test_a_users_model_is_shown_with_its_metadata_and_runs(visit: Visit, models: Models, tmp_path: Path) -> None:
     visit.choose()
     visit.done()
     visit.page.set_input_files("#model-file", models.int8.path)
     visit.until("document.querySelector('#figure-model-kind').textContent.includes('int8')")
     assert visit.page.eval_on_selector("#right", "select => select.selectedOptions[0].text") == "int8"
-    visit.until("document.querySelector('#said').textContent.includes('int8 made')")
+    visit.until("document.querySelector('#announcement').textContent.includes('int8 made')")
     visit.page.click("summary:has-text('Model file')")
     facts = visit.text("model-facts")
     assert '"arch": "edsr"' in facts
     assert "×2" in facts
-    found = pixels(visit.saved(tmp_path).read_bytes())
+    output = pixels(visit.saved(tmp_path).read_bytes())
     expected = upscaled(models.int8, sample_rgb("chelsea", 72))
-    assert farthest(found, expected) <= INT8_MOST
-    assert mean_error(found, expected) < INT8_MEAN
+    assert farthest(output, expected) <= INT8_MOST
+    assert mean_error(output, expected) < INT8_MEAN
 
 
 def test_int8_joins_the_list_by_itself(
@@ -291,7 +291,7 @@ def test_int8_joins_the_list_by_itself(
 
 
 def test_a_turned_photo_is_upright(visit: Visit, models: Models, tmp_path: Path) -> None:
-    """EXIF orientation 6: stored lying, shown standing."""
+    """EXIF orientation 6: stored in landscape, shown in portrait."""
     upright = np.ascontiguousarray(sample_rgb("astronaut", 64)[:, :40])
     lying = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
     exif = Image.Exif()
@@ -299,14 +299,14 @@ def test_a_turned_photo_is_upright(visit: Visit, models: Models, tmp_path: Path)
     path = tmp_path / "turned.jpg"
     lying.save(path, quality=100, subsampling=0, exif=exif)
     visit.page.set_input_files("#library", path)
-    found = pixels(visit.saved(tmp_path).read_bytes())
-    assert found.shape == (128, 80, 3)
+    output = pixels(visit.saved(tmp_path).read_bytes())
+    assert output.shape == (128, 80, 3)
     decoded = np.rot90(np.asarray(Image.open(path)), -1)
-    assert farthest(found, upscaled(models.tiny, np.ascontiguousarray(decoded))) <= 4
+    assert farthest(output, upscaled(models.tiny, np.ascontiguousarray(decoded))) <= 4
     assert visit.page.eval_on_selector("#sheet-right canvas", "canvas => canvas.height > canvas.width")
 
 
-def test_what_is_no_picture_is_said(visit: Visit, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_reported(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_bytes(b"not a picture")
     visit.page.set_input_files("#library", path)

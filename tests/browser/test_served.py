@@ -1,4 +1,4 @@
-"""The app from `srkd demo`'s own server where a browser allows less, and what its policy keeps from happening."""
+"""The app from the server of `srkd demo` at an address that allows less, and its content security policy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from visits import FLAGS, PATIENCE_MS, PHONE, ROOT, listen
 pytestmark = pytest.mark.browser
 
 ELSEWHERE = "demo.example"
-"""A name that only the browser knows: to it, plain http from another machine."""
+"""A host name that only the browser resolves: plain http from another machine."""
 
 
 @pytest.fixture(scope="module")
 def address(app_folder: Path, models: Models) -> Iterator[str]:
-    """The demo of a small model, in a process as a user starts it."""
+    """Start the demo of a small model as a user does, and return its address."""
     model = str(models.tiny.path)
     process = subprocess.Popen(
         [sys.executable, "-m", "srkd", "demo", model, "--teacher", model, "--port", "0", "--json"],
@@ -38,12 +38,12 @@ def address(app_folder: Path, models: Models) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if line == "}\n":
                 break
-        yield str(json.loads("".join(said))["addresses"][0]["url"])
+        yield str(json.loads("".join(lines))["addresses"][0]["url"])
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
@@ -51,7 +51,7 @@ def address(app_folder: Path, models: Models) -> Iterator[str]:
 
 @contextmanager
 def opened(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
-    """The page when it is ready; a complaint in the console that is not about what is `expected` fails the test."""
+    """Yield the page when it is ready; an error in the console without one of the `expected` words fails the test."""
     context = browser.new_context(**PHONE)
     context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
@@ -61,7 +61,7 @@ def opened(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
         page.goto(url)
         page.wait_for_selector("body[data-ready=yes]")
         yield page
-        assert [told for told in complaints if not any(word in told for word in expected)] == []
+        assert [complaint for complaint in complaints if not any(word in complaint for word in expected)] == []
     finally:
         context.close()
 
@@ -71,7 +71,7 @@ def enlarged(page: Page) -> None:
     page.wait_for_selector("#save:not([disabled])")
 
 
-def test_from_another_machine_it_works_without_what_browsers_refuse(
+def test_it_works_from_another_machine_without_secure_features(
     launch: Callable[[Sequence[str]], Browser], address: str
 ) -> None:
     browser = launch((*FLAGS, f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"))
@@ -80,9 +80,9 @@ def test_from_another_machine_it_works_without_what_browsers_refuse(
         enlarged(page)
 
 
-def test_nothing_leaves_for_another_host(browser: Browser, address: str) -> None:
+def test_nothing_is_sent_to_another_host(browser: Browser, address: str) -> None:
     with opened(browser, address, "Content Security Policy", "127.0.0.1:1") as page:
-        told = page.evaluate(
+        violations = page.evaluate(
             """async () => {
                 const refused = [];
                 document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
@@ -96,4 +96,4 @@ def test_nothing_leaves_for_another_host(browser: Browser, address: str) -> None
                 return [...refused, document.title];
             }"""
         )
-        assert {"connect-src", "img-src", "script-src-elem"} <= set(told) and "written inline" not in told
+        assert {"connect-src", "img-src", "script-src-elem"} <= set(violations) and "written inline" not in violations

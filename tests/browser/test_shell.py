@@ -1,4 +1,4 @@
-"""The app as an app: it loads, installs, works offline, updates cleanly, and says what an address does not allow."""
+"""The app loads, installs, works offline, updates, and says what an address does not allow."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.app_models import Models, png, sample_rgb
-from tests.browser.app_site import Site, served, site_of
-from tests.browser.visits import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
+from tests.browser.app_site import Site, rebuild, served, site_of
+from tests.browser.visits import APP, DESKTOP, FLAGS, OFFLINE, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Playwright
 
 pytestmark = pytest.mark.browser
-
-OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offline')"
 
 
 @pytest.fixture
@@ -37,18 +35,18 @@ def test_it_loads_and_can_be_installed(browser: Browser, site: Site, serve: Call
         session = visit.page.context.new_cdp_session(visit.page)
         manifest = session.send("Page.getAppManifest")
         assert manifest["errors"] == []
-        told = json.loads(manifest["data"])
-        assert {icon["sizes"] for icon in told["icons"]} >= {"192x192", "512x512"}
-        assert any(icon.get("purpose") == "maskable" for icon in told["icons"])
+        app = json.loads(manifest["data"])
+        assert {icon["sizes"] for icon in app["icons"]} >= {"192x192", "512x512"}
+        assert any(icon.get("purpose") == "maskable" for icon in app["icons"])
         active = "navigator.serviceWorker.ready.then(({ active, scope }) => [active.state, active.scriptURL, scope])"
         assert visit.page.evaluate(active) == ["activated", f"{visit.site.origin}/sw.js", f"{visit.site.origin}/"]
         assert "WebAssembly" in visit.text("engine")
 
 
-def test_nothing_keeps_it_from_being_installed(
+def test_nothing_prevents_installing(
     playwright: Playwright, chromium: str, site: Site, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """In a profile that stays: the windows of the other tests are private ones, where nothing is installed."""
+    """In a persistent profile: the other tests use private windows, which cannot install apps."""
     serve(site)
     context = playwright.chromium.launch_persistent_context(
         str(tmp_path / "profile"), executable_path=chromium, args=list(FLAGS), **PHONE
@@ -57,24 +55,24 @@ def test_nothing_keeps_it_from_being_installed(
         visit = Visit(context.new_page(), site)
         visit.page.goto(site.origin)
         visit.ready().until(OFFLINE)
-        asked = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
-        assert asked == {"installabilityErrors": []}
+        errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
+        assert errors == {"installabilityErrors": []}
         # The test can fail: a page without a manifest has something to say.
         visit.page.goto(f"{site.origin}/icons/icon.svg")
-        asked = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
-        assert asked["installabilityErrors"] != []
+        errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
+        assert errors["installabilityErrors"] != []
     finally:
         context.close()
 
 
-def test_our_own_code_is_small(app_folder: Path) -> None:
+def test_the_apps_code_is_small(app_folder: Path) -> None:
     own = [path for path in APP.glob("*.*") if path.suffix in (".html", ".css", ".js", ".webmanifest")]
     own += list((APP / "src").glob("*.js"))
     assert sum(path.stat().st_size for path in own) <= 200_000
 
 
 def test_it_works_offline_after_the_first_visit(browser: Browser, site: Site) -> None:
-    """The server is gone, not only unplugged: nothing may come from anywhere but the browser."""
+    """The server is stopped, so that everything must come from the browser."""
     context = browser.new_context(**PHONE)
     page = context.new_page()
     complaints: list[str] = []
@@ -91,7 +89,7 @@ def test_it_works_offline_after_the_first_visit(browser: Browser, site: Site) ->
         visit.done()
         assert visit.text("figure-size") == "0.01 MP"
         # That the list could not be fetched anew is the browser's own remark, and true.
-        assert [told for told in complaints if "ERR_CONNECTION_REFUSED" not in told] == []
+        assert [complaint for complaint in complaints if "ERR_CONNECTION_REFUSED" not in complaint] == []
     finally:
         context.close()
 
@@ -119,32 +117,14 @@ def test_it_works_under_a_sub_path(
         visit.done()
 
 
-def rebuilt(site: Site, *, whole: bool) -> None:
-    """Another build at the same address: a changed style, named in the list with its hash, or (half uploaded) not."""
-    import base64
-    import hashlib
-
-    style = (site.content("style.css") or b"") + b"\nbody { --build: 2; }\n"
-    listed = (site.content("precache.js") or b"").decode()
-    told = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))
-    told["version"] = "another"
-    entry = next(each for each in told["files"] if each["path"] == "style.css")
-    entry["integrity"] = "sha256-" + base64.b64encode(hashlib.sha256(style).digest()).decode()
-    site.files["precache.js"] = f"self.PRECACHE = {json.dumps(told)};".encode()
-    site.files.pop("precache.js.gz", None)
-    if whole:
-        site.files["style.css"] = style
-        site.files.pop("style.css.gz", None)
-
-
 def build_of(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).getPropertyValue('--build').trim()"))
 
 
-def test_a_new_build_waits_until_it_is_wanted(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+def test_a_new_build_waits_until_it_is_accepted(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().until(OFFLINE)
-        rebuilt(site, whole=True)
+        rebuild(site, whole=True)
         visit.page.reload()
         visit.ready().page.wait_for_selector("#update:not([hidden])")
         assert build_of(visit.page) == ""
@@ -158,22 +138,22 @@ def test_a_new_build_waits_until_it_is_wanted(browser: Browser, site: Site, serv
 def test_a_half_uploaded_build_changes_nothing(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().until(OFFLINE)
-        rebuilt(site, whole=False)
+        rebuild(site, whole=False)
         visit.page.reload()
         visit.ready()
-        visit.until("navigator.serviceWorker.getRegistration().then((found) => !found.installing && !found.waiting)")
+        visit.until("navigator.serviceWorker.getRegistration().then((worker) => !worker.installing && !worker.waiting)")
         assert visit.page.is_hidden("#update")
         visit.choose()
         visit.done()
         # The browser says itself that a file was not what its hash said.
-        assert all("integrity" in told or "hash" in told for told in visit.complaints)
+        assert all("integrity" in complaint or "hash" in complaint for complaint in visit.complaints)
         visit.complaints.clear()
 
 
 def test_plain_http_says_what_is_missing_and_works(
     launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """As on a phone that was given this machine's address in the local network."""
+    """As on a phone that opens this machine's address in the local network."""
     serve(site)
     browser = launch((*FLAGS, "--host-resolver-rules=MAP phone.test 127.0.0.1"))
     with visiting(browser, site, address=f"http://phone.test:{site.port}/", **PHONE) as visit:
@@ -190,16 +170,16 @@ def test_plain_http_says_what_is_missing_and_works(
         visit.page.set_input_files("#shoot", photo)
         assert visit.saved(tmp_path).read_bytes().startswith(b"\x89PNG")
         # Chromium remarks that the isolation headers mean nothing on such an address.
-        visit.complaints[:] = [told for told in visit.complaints if "Cross-Origin-Opener-Policy" not in told]
+        visit.complaints[:] = [each for each in visit.complaints if "Cross-Origin-Opener-Policy" not in each]
 
 
-def test_webgpu_runs_where_it_is_wanted(
+def test_webgpu_runs_when_it_is_selected(
     launch: Callable[[Sequence[str]], Browser],
     app_folder: Path,
     models: Models,
     serve: Callable[[Site], Site],
 ) -> None:
-    """SwiftShader is an adapter in software: not chosen by itself, and right when it is asked for."""
+    """SwiftShader is an adapter in software: not chosen by default, and correct when it is selected."""
     small = png(sample_rgb("chelsea", 16))
     site = serve(site_of(app_folder, [models.tiny], {"cat.png": small}))
     with visiting(launch(WEBGPU_FLAGS), site, **DESKTOP) as visit:
@@ -208,18 +188,18 @@ def test_webgpu_runs_where_it_is_wanted(
         assert "computed by the processor" in visit.text("why")
         both = visit.engine(
             """
-            const found = {};
-            for (const wanted of ["wasm", "webgpu"]) {
-                const choice = await engine.ask("setup", { options: { engine: wanted, threads: 1 } });
-                const bytes = await (await fetch(given)).arrayBuffer();
-                const model = { name: "tiny.onnx", bytes, options: { engine: wanted } };
+            const results = {};
+            for (const name of ["wasm", "webgpu"]) {
+                const choice = await engine.ask("setup", { options: { engine: name, threads: 1 } });
+                const bytes = await (await fetch(args)).arrayBuffer();
+                const model = { name: "tiny.onnx", bytes, options: { engine: name } };
                 const { choice: used } = await engine.ask("open", model);
                 await engine.ask("picture", { blob: await (await fetch("samples/cat.png")).blob() });
                 const tiles = [];
                 await engine.ask("run", { with: "network" }, { onTile: (tile) => tiles.push(...tile.rgba) });
-                found[wanted] = { engine: used.engine, why: used.why, pixels: tiles };
+                results[name] = { engine: used.engine, why: used.why, pixels: tiles };
             }
-            return found;
+            return results;
             """,
             f"models/{models.tiny.path.name}",
         )
@@ -229,5 +209,5 @@ def test_webgpu_runs_where_it_is_wanted(
         far = max(abs(a - b) for a, b in zip(both["wasm"]["pixels"], both["webgpu"]["pixels"], strict=True))
         assert far <= 1
         visit.complaints[:] = [
-            told for told in visit.complaints if "WebGPU" not in told and "powerPreference" not in told
+            each for each in visit.complaints if "WebGPU" not in each and "powerPreference" not in each
         ]

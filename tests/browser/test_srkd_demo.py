@@ -1,4 +1,4 @@
-"""`srkd demo` itself, as its user starts it, and the page that it gives to a browser."""
+"""`srkd demo` as a user starts it, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def own_certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """By the line of docs/demo.md; no authority that a browser knows has signed it."""
+def self_signed_certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """Create a certificate with the command of docs/demo.md, which no authority has signed."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -43,7 +43,7 @@ def own_certificate(tmp_path: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def demo(folder: Path, *arguments: object) -> Iterator[int]:
-    """The port that `srkd demo` answers on, until the end."""
+    """Run `srkd demo` and yield its port."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -74,7 +74,7 @@ def answers(port: int, scheme: str) -> bool:
 
 
 def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models: Models, tmp_path: Path) -> None:
-    """An exported file beside its teacher: loads isolated, has samples and both models, enlarges, is kept offline."""
+    """With a file and its teacher the page is isolated, has samples and both models, enlarges, works offline."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("segno")
     with demo(tmp_path, models.tiny.path, "--teacher", models.tiny.path) as port:
@@ -85,18 +85,18 @@ def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models:
             assert titles[:3] == ["Bicubic", "Student", "Teacher"]
             assert visit.page.evaluate("crossOriginIsolated") is True
             visit.choose()
-            with Image.open(visit.saved(tmp_path)) as found:
-                assert found.width > 100
+            with Image.open(visit.saved(tmp_path)) as saved:
+                assert saved.width > 100
             visit.until("document.querySelector('#offline').textContent.startsWith('Works offline')")
 
 
-def test_https_after_a_warning_clicked_away(
-    browser: Browser, app_folder: Path, models: Models, own_certificate: tuple[Path, Path], tmp_path: Path
+def test_https_after_a_dismissed_warning(
+    browser: Browser, app_folder: Path, models: Models, self_signed_certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Threads and the rest of a secure address, but nothing kept: browsers take no service worker from there."""
+    """It has threads and the rest of a secure address, but nothing offline: browsers refuse the service worker."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("segno")
-    certificate, key = own_certificate
+    certificate, key = self_signed_certificate
     with demo(tmp_path, models.tiny.path, "--tls-cert", certificate, "--tls-key", key) as port:
         address = f"https://localhost:{port}/"
         with visiting(browser, Site({}, port=port), address=address, ignore_https_errors=True, **PHONE) as visit:
@@ -108,4 +108,4 @@ def test_https_after_a_warning_clicked_away(
             visit.until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
             assert "certificate" in visit.text("offline")
             # The browser says it in its own words too.
-            visit.complaints[:] = [told for told in visit.complaints if "certificate" not in told]
+            visit.complaints[:] = [complaint for complaint in visit.complaints if "certificate" not in complaint]

@@ -1,4 +1,4 @@
-"""A wheel carries the built app: whoever installs it needs no Node, and their demo runs in a browser."""
+"""A wheel contains the built app, so that its users need no Node and the demo runs in a browser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import pytest
 
 from tests.browser.app_models import Models
 from tests.browser.app_site import Site
-from tests.browser.test_shell import OFFLINE
-from tests.browser.visits import PHONE, ROOT, visiting
+from tests.browser.visits import OFFLINE, PHONE, ROOT, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def wheel(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of this checkout, as a release is built; npm is not asked for, because the app is built already."""
+    """Build a wheel of this checkout as for a release; npm does not run, because the app is built already."""
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
@@ -38,8 +37,8 @@ def wheel(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_a_wheel_carries_the_built_app(wheel: Path, app_folder: Path) -> None:
-    """Every file that the app's own list names, with the hash that it names, and the licences beside them."""
+def test_a_wheel_contains_the_built_app(wheel: Path, app_folder: Path) -> None:
+    """It has every file of the app's list with the listed hash, and the licences."""
     inside = "demo/app/dist/"
     with zipfile.ZipFile(wheel) as packed:
         names = {name.removeprefix(inside) for name in packed.namelist() if name.startswith(inside)}
@@ -47,8 +46,8 @@ def test_a_wheel_carries_the_built_app(wheel: Path, app_folder: Path) -> None:
         files = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))["files"]
         for file in files:
             content = packed.read(inside + file["path"])
-            found = base64.b64encode(hashlib.sha256(content).digest()).decode()
-            assert f"sha256-{found}" == file["integrity"], file["path"]
+            digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            assert f"sha256-{digest}" == file["integrity"], file["path"]
         assert not any("node_modules" in name for name in packed.namelist())
     assert {"index.html", "sw.js", "precache.js", "THIRD_PARTY.txt", "src/app.js"} <= names
     assert {"ort/ort-wasm-simd-threaded.wasm", "ort/ort-wasm-simd-threaded.asyncify.wasm"} <= names
@@ -58,7 +57,7 @@ def test_a_wheel_carries_the_built_app(wheel: Path, app_folder: Path) -> None:
 def test_its_build_folder_runs_on_a_static_host(
     browser: Browser, wheel: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """`srkd demo --build`, from the wheel and without any program on the path, opened in a browser as plain files."""
+    """`srkd demo --build` from the wheel, without any program on the path, opened in a browser as plain files."""
     installed, site = tmp_path / "installed", tmp_path / "site"
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(installed)

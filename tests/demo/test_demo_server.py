@@ -74,7 +74,7 @@ def test_a_file_has_its_type_and_the_headers_of_isolation(server: Served, folder
     ("host", "secure"),
     [("localhost:8000", True), ("[::1]:8000", True), ("127.0.0.1", True), ("192.0.2.9:8000", False), ("[::1", False)],
 )
-def test_an_address_that_is_not_secure_is_not_sent_what_browsers_complain_of(
+def test_an_insecure_address_does_not_get_headers_that_browsers_complain_about(
     server: Served, host: str, secure: bool
 ) -> None:
     answer = server.ask("/", headers={"Host": host})
@@ -96,7 +96,7 @@ def test_head_is_get_without_the_body(server: Served) -> None:
     assert int(head.headers["content-length"]) == len(whole.body)
 
 
-def test_what_is_kept_by_a_browser(server: Served) -> None:
+def test_caching_headers(server: Served) -> None:
     page, script = server.ask("/"), server.ask(f"/{HASHED_SCRIPT}")
     assert page.headers["cache-control"] == "no-cache"
     assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -151,7 +151,7 @@ def test_compressed_forms(server: Served, folder: Path, accepted: str, encoding:
         "http://localhost/../secret.txt",
     ],
 )
-def test_nothing_outside_the_table(server: Served, path: str) -> None:
+def test_nothing_outside_the_table_is_served(server: Served, path: str) -> None:
     answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert answer.split(b" ", 2)[1] in (b"404", b"400"), answer[:200]
     assert SECRET not in answer and b"root:" not in answer and b"<!doctype" not in answer
@@ -186,7 +186,7 @@ def test_a_link_that_comes_later_leads_nowhere(tmp_path: Path) -> None:
         assert len(running.ask("/ort.wasm").body) == 256
 
 
-def test_a_folder_named_by_mistake_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_no_app_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SrkdError, match="holds no built app"):
         files.read_app(tmp_path)
     app = write_app(tmp_path / "dist")
@@ -432,7 +432,7 @@ def test_held_connections_lock_nobody_out(folder: Path) -> None:
             connection.close()
 
 
-def test_too_many_answers_at_once_are_refused_in_words(folder: Path) -> None:
+def test_too_many_answers_at_once_are_refused(folder: Path) -> None:
     with served(folder, connections=4) as running:
         busy = [running.connect() for _ in range(4)]
         for connection in busy:
@@ -489,7 +489,7 @@ def test_many_clients(folder: Path, clients: int, seconds: float) -> None:
 
 
 def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
-    for name, kept in {
+    for name, immutable in {
         HASHED_SCRIPT: True,
         "models/student-1a2b3c4d5e6f.onnx": True,
         "a.0123456789ab.mjs": True,
@@ -498,7 +498,7 @@ def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
         "sw.js": False,
         "cafe.js": False,
     }.items():
-        assert files.build_asset(name, SCRIPT).immutable is kept, name
+        assert files.build_asset(name, SCRIPT).immutable is immutable, name
 
 
 def test_a_taken_port_is_an_error_in_one_line(server: Served) -> None:

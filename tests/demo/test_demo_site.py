@@ -1,4 +1,4 @@
-"""What the demo offers: models told truly or refused in words, samples, and the same as a folder for a static host."""
+"""The content of the demo: models described or refused, samples, and the same files for a static host."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_foreign_file_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_file_of_another_tool_is_described(tmp_path: Path) -> None:
     path = enlarger(tmp_path / "foreign.onnx", scale=3)
     model = read_model(path, "foreign", "student")
     assert (model.role, model.precision, model.scale, model.channels) == ("student", "fp32", 3, 3)
@@ -57,32 +57,32 @@ def test_an_int8_file_has_that_role(tmp_path: Path) -> None:
     assert (model.role, model.precision) == ("int8", "int8")
 
 
-def test_what_a_page_cannot_run_is_refused_in_one_line(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_file_that_no_browser_runs_is_refused_in_one_line(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "student.param").write_text("7767517")
-    for path, told in {
+    for path, message in {
         enlarger(tmp_path / "outside.onnx", outside=True): "keeps weights in a file beside it",
         enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8): "uint8",
         tmp_path / "noise.onnx": "is not an ONNX file",
         tmp_path / "student.param": "is not an ONNX file, and browsers run only those",
         tmp_path / "nowhere.onnx": "no such file",
     }.items():
-        with pytest.raises(SrkdError, match=told) as raised:
+        with pytest.raises(SrkdError, match=message) as raised:
             read_model(path, "x", "student")
         assert path.name in str(raised.value) or path.stem in str(raised.value)
 
 
 def test_the_name_of_a_file_stays_out_of_addresses(tmp_path: Path) -> None:
-    """Only letters, digits and - are left, so that no address needs an escape or leads elsewhere."""
+    """Only letters, digits and - remain, so that no address needs an escape or leads to another folder."""
     model = read_model(enlarger(tmp_path / "x.onnx"), "../ä b?#%2e/", "student")
     assert model.address.startswith("models/b-2e-") and ".." not in model.address
 
 
-def test_a_checkpoint_comes_as_onnx_files_beside_its_teacher(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tmp_path: Path) -> None:
     int8 = enlarger(tmp_path / "small.int8.onnx", int8=True)
     teacher = enlarger(tmp_path / "teacher.onnx")
-    said: list[str] = []
-    shown = demo_models(DemoOptions([checkpoint, int8, int8], teacher=teacher), Context(note=said.append))
+    notes: list[str] = []
+    shown = demo_models(DemoOptions([checkpoint, int8, int8], teacher=teacher), Context(note=notes.append))
     students = [model.precision for model in shown if model.role == "student"]
     assert students[0] == "fp32" and set(students) <= {"fp32", "fp16"}
     assert [model.name for model in shown][-3:] == ["small.int8", "small.int8-2", "teacher"]
@@ -98,10 +98,10 @@ def test_a_checkpoint_comes_as_onnx_files_beside_its_teacher(checkpoint: Path, t
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(srkd.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
     monkeypatch.setattr(srkd.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
-    said: list[str] = []
-    shown = demo_models(DemoOptions(), Context(note=said.append))
+    notes: list[str] = []
+    shown = demo_models(DemoOptions(), Context(note=notes.append))
     assert [shown[0].name, shown[-1].name] == ["small", "teacher"]
-    assert said[0] == "no MODEL: showing the embedded student" and "embedded teacher" in said[-1]
+    assert notes[0] == "no MODEL: showing the embedded student" and "embedded teacher" in notes[-1]
 
 
 def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
         demo_models(DemoOptions([teacher, other]), QUIET)
     with pytest.raises(UsageError, match="the models differ"):
         demo_models(DemoOptions([teacher], teacher=other), QUIET)
-    said: list[str] = []
-    assert [model.name for model in demo_models(DemoOptions([other]), Context(note=said.append))] == ["other"]
-    assert "no teacher beside it" in said[-1]
+    notes: list[str] = []
+    assert [model.name for model in demo_models(DemoOptions([other]), Context(note=notes.append))] == ["other"]
+    assert "no teacher beside it" in notes[-1]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(demo_files(read_app(write_app(folder / "app")), [model]))
 
 
-def test_the_catalogue_is_true(files: dict[str, Any]) -> None:
+def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
     catalogue = json.loads(files[CATALOGUE].content)
     assert catalogue["schema"] == "srkd.demo-models/1"
     for entry in (*catalogue["models"], *catalogue["samples"]):
@@ -155,7 +155,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def static_host(folder: Path) -> Iterator[str]:
-    """A host that knows nothing of us."""
+    """Serve a folder as plain files."""
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -165,7 +165,7 @@ def static_host(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def fetched(url: str) -> bytes:
+def fetch(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=20) as answer:
         return bytes(answer.read())
 
@@ -176,12 +176,14 @@ def test_a_static_host_serves_the_same_under_any_path(files: dict[str, Any], tmp
     assert size == sum(len(file.content) for file in files.values())
     with static_host(tmp_path / "host") as host:
         base = f"{host}/some/path/"
-        assert fetched(base) == files["index.html"].content
+        assert fetch(base) == files["index.html"].content
         for address, file in files.items():
-            assert fetched(base + address) == file.content
-        told = json.loads(fetched(base + CATALOGUE))
-        assert hashlib.sha256(fetched(base + told["models"][0]["url"])).hexdigest() == told["models"][0]["sha256"]
-        assert fetched(f"{base}{HASHED_SCRIPT}.br") == files[HASHED_SCRIPT].encoded["br"]
+            assert fetch(base + address) == file.content
+        catalogue = json.loads(fetch(base + CATALOGUE))
+        assert (
+            hashlib.sha256(fetch(base + catalogue["models"][0]["url"])).hexdigest() == catalogue["models"][0]["sha256"]
+        )
+        assert fetch(f"{base}{HASHED_SCRIPT}.br") == files[HASHED_SCRIPT].encoded["br"]
     headers = (folder / "_headers").read_text()
     assert "/*\n  Cross-Origin-Opener-Policy: same-origin\n" in headers
     assert f"/{HASHED_SCRIPT}\n  Cache-Control: public, max-age=31536000, immutable\n" in headers

@@ -53,23 +53,25 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
-    return self_made(folder, "ours", "DNS:localhost,DNS:demo.example,DNS:*.lan.example,IP:127.0.0.1,IP:192.0.2.9")
+    return create_certificate(
+        folder, "ours", "DNS:localhost,DNS:demo.example,DNS:*.lan.example,IP:127.0.0.1,IP:192.0.2.9"
+    )
 
 
-def self_made(folder: Path, stem: str, names: str, days: int = 2) -> tuple[Path, Path]:
-    """A certificate as a user makes one."""
+def create_certificate(folder: Path, stem: str, names: str, days: int = 2) -> tuple[Path, Path]:
+    """Create a certificate as a user does."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    key, made = folder / f"{stem}.key", folder / f"{stem}.pem"
+    key, certificate = folder / f"{stem}.key", folder / f"{stem}.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(made), "-days", str(days), "-subj", "/CN=demo"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", str(days), "-subj", "/CN=demo"]
     subprocess.run([*command, "-addext", f"subjectAltName={names}"], check=True, capture_output=True)
-    return made, key
+    return certificate, key
 
 
 @contextlib.contextmanager
 def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process that hears Ctrl-C, also where the tests themselves run in a shell's background."""
+    """Run the command in a process that receives Ctrl-C, also if the tests run in the background of a shell."""
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from srkd.cli import main\nmain(sys.argv[1:])\n"
@@ -92,12 +94,12 @@ def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 def lines_until(process: subprocess.Popen[str], last: str) -> str:
     assert process.stdout is not None
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if line.rstrip("\n") == last:
             break
-    return "".join(said)
+    return "".join(lines)
 
 
 def interrupt(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int, str]:
@@ -109,20 +111,20 @@ def interrupt(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[in
 
 def test_it_serves_until_ctrl_c(desk: Path) -> None:
     with running(desk, *PAIR, "--json") as process:
-        told = json.loads(lines_until(process, "}"))
-        assert told["schema"] == "srkd.demo/1" and "cpu" in told["machine"]
-        assert [(model["name"], model["role"]) for model in told["models"]] == [
+        report = json.loads(lines_until(process, "}"))
+        assert report["schema"] == "srkd.demo/1" and "cpu" in report["machine"]
+        assert [(model["name"], model["role"]) for model in report["models"]] == [
             ("student", "student"),
             ("teacher", "teacher"),
         ]
-        urls = [address["url"] for address in told["addresses"]]
+        urls = [address["url"] for address in report["addresses"]]
         port = int(urls[0].rsplit(":", 1)[1].strip("/"))
         assert urls == [f"http://localhost:{port}/", f"http://127.0.0.1:{port}/"]
-        assert all(address["refuses"] == [] and address["this_machine_only"] for address in told["addresses"])
+        assert all(address["refuses"] == [] and address["this_machine_only"] for address in report["addresses"])
         for url in urls:
-            with urllib.request.urlopen(f"{url}{told['models'][0]['url']}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url}{report['models'][0]['url']}", timeout=20) as answer:
                 assert answer.read() == (desk / "student.onnx").read_bytes()
-        # One that is kept open and one that does not read its answer do not hold the end up.
+        # A connection that stays open and one that does not read its answer do not delay the end.
         with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as stalled:
             stalled.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
             stalled.recv(1)
@@ -133,23 +135,23 @@ def test_it_serves_until_ctrl_c(desk: Path) -> None:
             socket.create_connection(("127.0.0.1", port))
 
 
-def test_it_says_in_words_what_each_address_allows(desk: Path) -> None:
+def test_it_prints_what_each_address_allows(desk: Path) -> None:
     with running(desk, *PAIR, "--host", "0.0.0.0") as process:
-        said = lines_until(process, "Ctrl-C ends it.")
+        text = lines_until(process, "Ctrl-C ends it.")
         assert interrupt(process)[0] == 130
-    assert "(this machine only)" in said and "student" in said
-    if "every device that reaches this machine" in said:  # A machine without a network has no such address.
-        assert "browsers refuse: several threads, WebGPU, camera stream, offline use, install" in said
-        assert "█" in said and "adb reverse tcp:" in said and "--tls-cert CERT --tls-key KEY" in said
-        assert "srkd demo --build DIR" in said
+    assert "(this machine only)" in text and "student" in text
+    if "every device that reaches this machine" in text:  # A machine without a network has no such address.
+        assert "browsers refuse: several threads, WebGPU, camera stream, offline use, install" in text
+        assert "█" in text and "adb reverse tcp:" in text and "--tls-cert CERT --tls-key KEY" in text
+        assert "srkd demo --build DIR" in text
 
 
 def test_https_end_to_end(desk: Path, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     with running(desk, *PAIR, "--json", "--tls-cert", cert, "--tls-key", key) as process:
-        told = json.loads(lines_until(process, "}"))
-        url = told["addresses"][0]["url"]
-        assert url.startswith("https://localhost:") and told["addresses"][0]["refuses"] == []
+        report = json.loads(lines_until(process, "}"))
+        url = report["addresses"][0]["url"]
+        assert url.startswith("https://localhost:") and report["addresses"][0]["refuses"] == []
         trusting = ssl.create_default_context(cafile=str(cert))
         with urllib.request.urlopen(url, timeout=20, context=trusting) as answer:
             assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
@@ -188,11 +190,11 @@ def two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_networks")
-def test_plain_http_is_whole_on_this_machine_only() -> None:
+def test_plain_http_is_secure_on_this_machine_only() -> None:
     on_all = addresses_of("0.0.0.0")
     assert list(on_all) == ["http://localhost:PORT/", "http://192.0.2.9:PORT/", "http://198.51.100.4:PORT/"]
-    own, other, _ = on_all.values()
-    assert own.secure and own.this_machine_only and set(own.allows) >= SECURE and own.refuses == ()
+    local, other, _ = on_all.values()
+    assert local.secure and local.this_machine_only and set(local.allows) >= SECURE and local.refuses == ()
     assert not other.secure and not other.this_machine_only and set(other.refuses) == SECURE
     assert not set(other.allows) & SECURE and "plain http" in other.why
     phone = phone_address(list(on_all.values()))
@@ -202,39 +204,41 @@ def test_plain_http_is_whole_on_this_machine_only() -> None:
 
 
 @pytest.mark.usefixtures("two_networks")
-def test_https_is_whole_where_the_certificate_holds(certificate: tuple[Path, Path]) -> None:
+def test_https_allows_everything_where_the_certificate_is_valid(certificate: tuple[Path, Path]) -> None:
     read = read_certificate(*certificate)
     assert read.flaw is None and {"localhost", "demo.example", "*.lan.example", "127.0.0.1"} <= set(read.names)
     assert read.covers("phone.lan.example") and not read.covers("a.b.lan.example") and not read.covers("lan.example")
-    told = addresses_of("0.0.0.0", read)
-    assert set(told) == {f"https://{host}:PORT/" for host in ("localhost", "demo.example", "192.0.2.9", "198.51.100.4")}
+    by_url = addresses_of("0.0.0.0", read)
+    assert set(by_url) == {
+        f"https://{host}:PORT/" for host in ("localhost", "demo.example", "192.0.2.9", "198.51.100.4")
+    }
     for host in ("localhost", "demo.example", "192.0.2.9"):
-        assert told[f"https://{host}:PORT/"].refuses == ()
-    other = told["https://198.51.100.4:PORT/"]
+        assert by_url[f"https://{host}:PORT/"].refuses == ()
+    other = by_url["https://198.51.100.4:PORT/"]
     assert set(other.refuses) == {"offline use", "install"} and "the certificate is for other names" in other.why
-    phone = phone_address(list(told.values()))
+    phone = phone_address(list(by_url.values()))
     assert phone is not None and phone.refuses == ()
 
 
-def test_mistakes_with_certificates_are_one_line(desk: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+def test_errors_with_certificates_are_one_line(desk: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
-    _, other_key = self_made(tmp_path, "other", "DNS:localhost")
+    _, other_key = create_certificate(tmp_path, "other", "DNS:localhost")
     (tmp_path / "noise.pem").write_text("no certificate")
     locked = tmp_path / "locked.key"
     command = ["openssl", "pkey", "-in", str(key), "-aes128", "-passout", "pass:x", "-out", str(locked)]
     subprocess.run(command, check=True, capture_output=True)
-    for pair, told in {
+    for pair, message in {
         (cert, other_key): "KEY_VALUES_MISMATCH",
         (tmp_path / "noise.pem", key): "are not a PEM certificate and its key",
         (cert, tmp_path / "nowhere.key"): "no such file",
         (cert, locked): "the key has a password",
     }.items():
-        with pytest.raises(SrkdError, match=told):
+        with pytest.raises(SrkdError, match=message):
             read_certificate(*pair)
 
 
-def test_an_expired_certificate_is_told(tmp_path: Path) -> None:
-    _, key = self_made(tmp_path, "expired", "DNS:localhost")
+def test_an_expired_certificate_is_reported(tmp_path: Path) -> None:
+    _, key = create_certificate(tmp_path, "expired", "DNS:localhost")
     settings = (
         "[ca]\ndefault_ca=us\n[us]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\n"
         "policy=any\nx509_extensions=names\n[any]\ncommonName=supplied\n[names]\nsubjectAltName=DNS:localhost\n"
@@ -269,7 +273,7 @@ def test_the_qr_code_reads_as_the_address() -> None:
 
 
 def blocked(modules: Sequence[str]) -> str:
-    """A program that runs srkd where some modules are not installed."""
+    """Return a program that runs srkd as if some modules were not installed."""
     return (
         "import importlib.util as u, sys\nfind = u.find_spec\n"
         f"u.find_spec = lambda name, *rest: None if name.split('.')[0] in {list(modules)} else find(name, *rest)\n"
@@ -289,17 +293,17 @@ def test_without_the_extra_there_is_one_line_and_building_still_works(desk: Path
     assert (tmp_path / "site" / "api" / "models.json").is_file()
 
 
-def test_building_tells_what_was_written(
+def test_building_reports_what_was_written(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
     folder = tmp_path / "site"
     assert run(["demo", *PAIR, "--app", "app", "--build", str(folder), "--json"]) == 0
-    told: dict[str, Any] = json.loads(capfd.readouterr().out)
+    report: dict[str, Any] = json.loads(capfd.readouterr().out)
     written = [path for path in folder.rglob("*") if path.is_file()]
-    assert told["folder"] == str(folder) and told["bytes"] > 20_000_000
+    assert report["folder"] == str(folder) and report["bytes"] > 20_000_000
     assert {path.name for path in written} >= {"index.html", "models.json", "_headers", ".nojekyll"}
-    assert told["models"] == json.loads((folder / "api" / "models.json").read_text())["models"]
+    assert report["models"] == json.loads((folder / "api" / "models.json").read_text())["models"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +317,7 @@ def test_building_tells_what_was_written(
         (["student.onnx", "--build", "app"], 1, "--build"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     desk: Path,
     arguments: list[str],
     code: int,
@@ -323,9 +327,9 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(desk)
     assert run(["demo", "--app", "app", *arguments]) == code
-    said = capsys.readouterr()
-    lines = said.err.splitlines()
-    assert (said.out, len(lines)) == ("", 1), said.err
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert (output.out, len(lines)) == ("", 1), output.err
     assert line in lines[0] and lines[0].startswith("srkd: ")
 
 
@@ -335,8 +339,8 @@ def test_the_embedded_pair_is_exported_and_served(tmp_path: Path, monkeypatch: p
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     with running(tmp_path, "--json") as process:
-        told = json.loads(lines_until(process, "}"))
-        assert [model["role"] for model in told["models"]] == ["student", "student", "teacher"]
-        assert [model["precision"] for model in told["models"]] == ["fp32", "fp16", "fp32"]
+        report = json.loads(lines_until(process, "}"))
+        assert [model["role"] for model in report["models"]] == ["student", "student", "teacher"]
+        assert [model["precision"] for model in report["models"]] == ["fp32", "fp16", "fp32"]
         assert interrupt(process)[0] == 130
     assert list((tmp_path / "temporary").glob("srkd-demo-*")) == []

@@ -1,4 +1,4 @@
-"""A demo's server in a process of its own, as tests look at it from outside; run as a program, it is that process."""
+"""A demo server in a child process, seen from outside; run as a program, this file is that process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HASHED_SCRIPT = "app-0123456789abcdef.js"
 
 
 def write_app(folder: Path, *, large: int = 0) -> Path:
-    """A built app in small: a page, a script with its compressed forms, a manifest, wasm of `large` bytes."""
+    """Write a small built app: a page, a script with its compressed forms, a manifest, wasm of `large` bytes."""
     import gzip
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class Served:
     tls: ssl.SSLContext | None = None
 
     def connect(self) -> socket.socket:
-        """A connection of which the test decides every byte. What it does not read soon fills its buffer."""
+        """Open a connection with a small receive buffer, which is soon full if the test does not read."""
         plain = socket.socket()
         plain.settimeout(20.0)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
@@ -56,13 +56,13 @@ class Served:
         return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="localhost")
 
     def raw(self, request: bytes) -> bytes:
-        """Everything that is answered until the server closes."""
+        """Send bytes and return the whole answer, until the server closes."""
         with self.connect() as connection:
             connection.sendall(request)
             return received(connection)
 
     def ask(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
-        """One well-formed request."""
+        """Send one well-formed request."""
         if self.tls is None:
             client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         else:
@@ -93,7 +93,7 @@ class Answer:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All bytes until the other side closes, also where it does so by reset."""
+    """Return all bytes until the other side closes, also by a reset."""
     parts = []
     try:
         while part := connection.recv(1 << 20):
@@ -105,7 +105,7 @@ def received(connection: socket.socket) -> bytes:
 
 @contextmanager
 def served(folder: Path, certificate: tuple[Path, Path] | None = None, **limits: float) -> Iterator[Served]:
-    """A server of a built app's folder, ended when the block ends."""
+    """Serve a built app's folder until the block ends."""
     options = json.dumps({"limits": limits, "tls": [str(path) for path in certificate or ()]})
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.demo_process", str(folder), options],

@@ -9,7 +9,7 @@ const ENGINES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 
 /** For those who hear the page. */
 export function say(words) {
-  part("said").textContent = words;
+  part("announcement").textContent = words;
 }
 
 export function trouble(words) {

@@ -1,4 +1,4 @@
-"""What is kept for offline use, and what the page says of it; threads and their reasons; two tabs and a new version."""
+"""Files stored for offline use and the page's report; the number of threads and its reason; new versions and tabs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.app_models import Models, png, sample_rgb
-from tests.browser.app_site import Site, served, site_of
-from tests.browser.test_shell import OFFLINE, rebuilt
-from tests.browser.visits import DESKTOP, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
+from tests.browser.app_site import Site, rebuild, served, site_of
+from tests.browser.visits import DESKTOP, OFFLINE, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -31,14 +30,14 @@ def site(app_folder: Path, models: Models) -> Site:
 
 
 def addresses(visit: Visit) -> list[str]:
-    found = visit.page.evaluate(f"{KEPT}.then((all) => all.flat().map((request) => request.url))")
-    return [str(url) for url in found]
+    result = visit.page.evaluate(f"{KEPT}.then((all) => all.flat().map((request) => request.url))")
+    return [str(url) for url in result]
 
 
-def test_what_could_not_be_kept_is_named(
+def test_a_file_that_cannot_be_stored_is_named(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
-    """A listed model that the host does not have; and later it does."""
+    """The host does not have a listed model; later it does."""
     teacher = replace(models.half, role="teacher", precision="fp32")
     site = site_of(app_folder, [models.tiny, teacher], {"cat.png": png(sample_rgb("chelsea", 48))})
     there = site.files.pop("models/half.onnx")
@@ -53,10 +52,8 @@ def test_what_could_not_be_kept_is_named(
         visit.complaints.clear()
 
 
-def test_a_file_that_is_not_the_announced_one_is_not_kept(
-    browser: Browser, site: Site, serve: Callable[[Site], Site]
-) -> None:
-    """Else it would stay, and be refused for ever."""
+def test_a_file_with_another_hash_is_not_stored(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+    """Otherwise it would stay in the cache and be refused for ever."""
     good = site.files["models/tiny.onnx"]
     site.files["models/tiny.onnx"] = b"half uploaded"
     with visiting(browser, serve(site), **PHONE) as visit:
@@ -69,10 +66,10 @@ def test_a_file_that_is_not_the_announced_one_is_not_kept(
         visit.complaints.clear()
 
 
-def test_webgpus_files_are_kept_for_a_device_that_uses_it(
+def test_webgpus_files_are_stored_on_a_device_that_uses_it(
     launch: Callable[[Sequence[str]], Browser], site: Site
 ) -> None:
-    """From the first visit, which no service worker sees: the server is gone after it."""
+    """Also those of the first visit, which no service worker sees: the server is stopped after it."""
     browser = launch(WEBGPU_FLAGS)
     context = browser.new_context(**DESKTOP)
     page = context.new_page()
@@ -92,7 +89,7 @@ def test_webgpus_files_are_kept_for_a_device_that_uses_it(
         context.close()
 
 
-def test_an_engine_chosen_later_is_kept_too(
+def test_an_engine_chosen_later_is_stored_too(
     launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site]
 ) -> None:
     with visiting(launch(WEBGPU_FLAGS), serve(site), **DESKTOP) as visit:
@@ -104,9 +101,7 @@ def test_an_engine_chosen_later_is_kept_too(
         visit.complaints.clear()
 
 
-def test_a_tab_under_which_the_version_changed_says_so(
-    browser: Browser, site: Site, serve: Callable[[Site], Site]
-) -> None:
+def test_a_tab_with_an_old_version_says_so(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
     serve(site)
     context = browser.new_context(**PHONE)
     complaints: list[str] = []
@@ -116,7 +111,7 @@ def test_a_tab_under_which_the_version_changed_says_so(
             listen(visit.page, complaints)
             visit.page.goto(site.origin)
             visit.ready().until(OFFLINE)
-        rebuilt(site, whole=True)
+        rebuild(site, whole=True)
         one.page.reload()
         one.ready().page.wait_for_selector("#update:not([hidden])")
         two.choose()
@@ -134,7 +129,7 @@ def test_a_tab_under_which_the_version_changed_says_so(
         context.close()
 
 
-def test_an_app_that_cannot_be_kept_says_so(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+def test_an_app_that_cannot_be_stored_says_so(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
     del site.files["icons/icon-512.png"]
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
@@ -142,10 +137,8 @@ def test_an_app_that_cannot_be_kept_says_so(browser: Browser, site: Site, serve:
         visit.complaints.clear()
 
 
-def test_one_thread_is_explained_by_what_can_be_done(
-    browser: Browser, site: Site, serve: Callable[[Site], Site]
-) -> None:
-    """Where the host sends no headers, and the service worker that would add them is refused."""
+def test_one_thread_is_explained(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+    """The host sends no headers, and the service worker that would add them is refused."""
     site.headers = {}
     serve(site)
     context = browser.new_context(**PHONE)
@@ -164,7 +157,7 @@ def test_one_thread_is_explained_by_what_can_be_done(
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked", "engine", "reason"),
+    ("cores", "threads", "engine", "reason"),
     [
         (8, "0", "4 threads", "4 threads of 8 cores: "),
         (8, "1", "1 thread", "One thread of 8 cores, as selected."),
@@ -174,18 +167,18 @@ def test_one_thread_is_explained_by_what_can_be_done(
     ],
 )
 def test_the_number_of_threads_has_its_reason(
-    browser: Browser, site: Site, serve: Callable[[Site], Site], cores: int, asked: str, engine: str, reason: str
+    browser: Browser, site: Site, serve: Callable[[Site], Site], cores: int, threads: str, engine: str, reason: str
 ) -> None:
-    """`choose` runs in the page here: a test cannot tell a worker how many cores there are."""
+    """`choose` runs in the page here, because a test cannot set a worker's number of cores."""
     with visiting(browser, serve(site), **DESKTOP) as visit:
-        found = visit.ready().page.evaluate(
+        result = visit.ready().page.evaluate(
             """async ([cores, threads]) => {
                 Object.defineProperty(navigator, "hardwareConcurrency", { value: cores, configurable: true });
                 const { choose } = await import(new URL("src/runtime.js", document.baseURI).href);
                 const { threads: used, why } = await choose({ engine: "wasm", threads: Number(threads) });
                 return [`${used} thread${used === 1 ? "" : "s"}`, why.slice(1).join(" ")];
             }""",
-            [cores, asked],
+            [cores, threads],
         )
-        assert found[0] == engine
-        assert found[1].startswith(reason) and bool(found[1]) == bool(reason)
+        assert result[0] == engine
+        assert result[1].startswith(reason) and bool(result[1]) == bool(reason)

@@ -1,4 +1,4 @@
-"""Fingers, keys, eyes and ears: the divider, pinch and pan, paste and drop, accessibility, and how it all looks."""
+"""Touch, keyboard and accessibility: the divider, pinch and pan, paste and drop, axe, and a screenshot."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def site(app_folder: Path, models: Models, serve: Callable[[Site], Site]) -> Sit
 
 
 def put(visit: Visit, kind: str, content: bytes) -> None:
-    """A file by paste or drop, as the browser hands it over."""
+    """Paste or drop a file, with the events of a browser."""
     visit.page.evaluate(
         """([kind, text]) => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
             const data = new DataTransfer();
-            data.items.add(new File([bytes], "given.png", { type: "image/png" }));
-            const given = { bubbles: true, cancelable: true };
+            data.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+            const args = { bubbles: true, cancelable: true };
             document.body.dispatchEvent(kind === "paste"
-                ? new ClipboardEvent("paste", { ...given, clipboardData: data })
-                : new DragEvent("drop", { ...given, dataTransfer: data }));
+                ? new ClipboardEvent("paste", { ...args, clipboardData: data })
+                : new DragEvent("drop", { ...args, dataTransfer: data }));
         }""",
         [kind, base64.b64encode(content).decode()],
     )
@@ -165,22 +165,22 @@ def test_axe_finds_nothing(browser: Browser, site: Site, scheme: str, profile: d
         assert visit.page.evaluate(look) == []
 
 
-def test_what_is_touched_is_large_enough(browser: Browser, site: Site) -> None:
+def test_touch_targets_are_large_enough(browser: Browser, site: Site) -> None:
     small = """[...document.querySelectorAll("button, select, summary, label.button, [role=slider] .grip")]
         .filter((each) => each.checkVisibility())
         .map((each) => [each.id || each.textContent.trim(), each.getBoundingClientRect()])
-        .filter(([, box]) => box.width < given || box.height < given)
+        .filter(([, box]) => box.width < args || box.height < args)
         .map(([name, box]) => `${name} ${box.width}x${box.height}`)"""
     with visiting(browser, site, **PHONE) as visit:
         visit.ready()
-        assert visit.page.evaluate(f"(given) => {small}", TOUCH_PIXELS) == []
+        assert visit.page.evaluate(f"(args) => {small}", TOUCH_PIXELS) == []
         visit.choose()
         visit.done()
-        assert visit.page.evaluate(f"(given) => {small}", TOUCH_PIXELS) == []
+        assert visit.page.evaluate(f"(args) => {small}", TOUCH_PIXELS) == []
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_it_is_used_by_keyboard_alone_and_heard(browser: Browser, site: Site) -> None:
+def test_it_works_by_keyboard_alone_and_is_announced(browser: Browser, site: Site) -> None:
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
         page = visit.page
@@ -190,8 +190,8 @@ def test_it_is_used_by_keyboard_alone_and_heard(browser: Browser, site: Site) ->
                 break
         page.keyboard.press("Enter")
         visit.done()
-        assert page.get_attribute("#said", "aria-live") == "polite"
-        assert visit.page.text_content("#said") == "Done: Student made 192 × 192 pixels."
+        assert page.get_attribute("#announcement", "aria-live") == "polite"
+        assert visit.page.text_content("#announcement") == "Done: Student made 192 × 192 pixels."
 
 
 def test_reduced_motion_moves_nothing(browser: Browser, site: Site) -> None:
@@ -203,7 +203,7 @@ def test_reduced_motion_moves_nothing(browser: Browser, site: Site) -> None:
 
 
 def run_warm(visit: Visit, sample: int, runs: int) -> None:
-    """Again until a run is about as fast as the fastest yet: the first one is cold, others lie beside other work."""
+    """Repeat until a run is about as fast as the fastest so far: the first is cold, others compete with other work."""
     times = []
     for _ in range(runs):
         visit.page.evaluate("document.querySelector('#figure-window').textContent = ''")
@@ -217,31 +217,31 @@ def run_warm(visit: Visit, sample: int, runs: int) -> None:
 def test_how_it_looks(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """The picture of the README: phone, light and dark, side by side, with the embedded student's own result.
+    """Take the picture of the README: a phone, light and dark, side by side, with the embedded student's result.
 
-    It is written where DEMO_PICTURE=1 asks for it, else it is only seen that it could be.
+    DEMO_PICTURE=1 writes it to docs/images; otherwise it goes to a temporary folder.
     """
-    asked = bool(os.environ.get("DEMO_PICTURE"))
+    requested = bool(os.environ.get("DEMO_PICTURE"))
     samples = {f"{name}.png": png(sample_rgb(name, 96, 3)) for name in ("chelsea", "astronaut")}
     site = serve(site_of(app_folder, [models.student], samples))
-    taken = []
+    shots = []
     for scheme in ("light", "dark"):
         with visiting(browser, site, color_scheme=scheme, **PHONE) as visit:
-            visit.ready().choose(sample=len(taken))
+            visit.ready().choose(sample=len(shots))
             visit.done()
-            run_warm(visit, len(taken), runs=40 if asked else 1)
+            run_warm(visit, len(shots), runs=40 if requested else 1)
             visit.page.wait_for_timeout(300)
             path = tmp_path / f"{scheme}.png"
             visit.page.screenshot(path=path)
             end = visit.page.evaluate("document.querySelector('.figures').getBoundingClientRect().bottom")
             shot = Image.open(path).convert("RGB")
-            taken.append(shot.crop((0, 0, shot.width, round((end + 12) * DENSITY))))
-    width, height = taken[0].size
+            shots.append(shot.crop((0, 0, shot.width, round((end + 12) * DENSITY))))
+    width, height = shots[0].size
     sheet = Image.new("RGB", (2 * width + 60, height), "#808a88")
-    for i, each in enumerate(taken):
+    for i, each in enumerate(shots):
         assert len(each.getcolors(1 << 24) or []) > 1000
         sheet.paste(each, (i * (width + 60), 0))
     sheet = sheet.resize((960, round(960 * sheet.height / sheet.width)), Image.Resampling.LANCZOS)
-    target = (ROOT / "docs" / "images" if asked else tmp_path) / "demo.webp"
+    target = (ROOT / "docs" / "images" if requested else tmp_path) / "demo.webp"
     sheet.save(target, quality=92, method=6)
     assert target.stat().st_size < PICTURE_BYTES

@@ -1,4 +1,4 @@
-"""Two sides, one picture: whose figures are shown, at which scale each side is, and what can be saved and shared."""
+"""The two sides of one picture: the figures, the scale of each side, saving and sharing."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ SHARING = """() => {
 
 @pytest.fixture(scope="module")
 def wide(models: Models) -> Model:
-    """A teacher that takes some seconds for what the student does at once."""
-    return replace(models.made(EDSRSpec(2, width=32, depth=4), "wide"), role="teacher")
+    """Return a teacher that takes some seconds where the student takes none."""
+    return replace(models.build(EDSRSpec(2, width=32, depth=4), "wide"), role="teacher")
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def tiled(times: int) -> NDArray[np.uint8]:
 
 
 def canvases(visit: Visit) -> dict[str, list[int]]:
-    found = "[...document.querySelectorAll('.sheet canvas')].map((each) => [each.width, each.height])"
-    return dict(zip(("left", "right"), visit.page.evaluate(found), strict=True))
+    script = "[...document.querySelectorAll('.sheet canvas')].map((each) => [each.width, each.height])"
+    return dict(zip(("left", "right"), visit.page.evaluate(script), strict=True))
 
 
 def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: Site, wide: Model) -> None:
-    """Whatever is opened for the left side. And nothing is opened again for what is there already."""
+    """Whatever model the left side opens. No model is opened twice."""
     with visiting(browser, pair, **DESKTOP) as visit:
         visit.ready().choose()
         visit.done()
@@ -91,8 +91,8 @@ def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: S
 def test_each_side_has_its_own_scale(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """A student ×2 on the left beside a model of one's own ×4: each whole, and each saved as what it is."""
-    four = models.made(EDSRSpec(4, width=8, depth=1), "four")
+    """A student ×2 on the left and a user's model ×4 on the right: each is shown and saved at its own scale."""
+    four = models.build(EDSRSpec(4, width=8, depth=1), "four")
     sample = sample_rgb("chelsea", 48)
     site = serve(site_of(app_folder, [models.tiny], {"cat.png": png(sample)}))
     with visiting(browser, site, **DESKTOP) as visit:
@@ -109,8 +109,8 @@ def test_each_side_has_its_own_scale(
             visit.until(f"document.querySelector('#model-name').textContent === '{label}' && {RESTED}")
             saved = visit.saved(tmp_path)
             assert saved.name == f"cat-{label.lower()}-x{scale}.png"
-            found = np.asarray(Image.open(saved).convert("RGB")).astype(int)
-            assert np.abs(found - upscaled(model, sample)).max() <= 1
+            output = np.asarray(Image.open(saved).convert("RGB")).astype(int)
+            assert np.abs(output - upscaled(model, sample)).max() <= 1
 
 
 def test_save_and_share_wait_for_a_result(
@@ -144,7 +144,7 @@ def test_save_and_share_wait_for_a_result(
         visit.until("document.querySelector('#trouble').hidden")
 
 
-def test_large_bicubic_is_saved_whole_and_matlabs(
+def test_large_bicubic_is_saved_whole_and_equals_matlab(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
     picture = tiled(20)
@@ -157,15 +157,15 @@ def test_large_bicubic_is_saved_whole_and_matlabs(
         visit.page.click("#ask-whole")
         saved = visit.saved(tmp_path)
         assert saved.name == "cats-bicubic-x2.png"
-    found = np.asarray(Image.open(saved).convert("RGB"))
-    assert found.shape == (2880, 2880, 3)
+    output = np.asarray(Image.open(saved).convert("RGB"))
+    assert output.shape == (2880, 2880, 3)
     crop = torch.from_numpy(picture[:80, :80].copy()).permute(2, 0, 1)[None].float() / 255
     expected = np.asarray(to_u8(upscale_bicubic(crop, 2))[0].permute(1, 2, 0))
-    assert np.abs(found[:140, :140].astype(int) - expected[:140, :140]).max() <= 1
+    assert np.abs(output[:140, :140].astype(int) - expected[:140, :140]).max() <= 1
 
 
 def without_streams(site: Site) -> Site:
-    """As an older browser sees it: workers, where the app asks, cannot be given a script by a test."""
+    """Change the site as if the browser were older: a test cannot inject a script into a worker."""
     asks = b'typeof CompressionStream === "function"'
     module = site.content("src/png.js") or b""
     assert asks in module
@@ -175,7 +175,7 @@ def without_streams(site: Site) -> Site:
 
 
 @pytest.mark.parametrize("times", [2, 20])
-def test_without_a_streaming_compressor_the_file_is_what_its_name_says(
+def test_without_a_streaming_compressor_the_file_has_the_size_in_its_name(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path, times: int
 ) -> None:
     site = without_streams(site_of(app_folder, [models.tiny], {"cats.png": png(tiled(times))}))
@@ -184,8 +184,8 @@ def test_without_a_streaming_compressor_the_file_is_what_its_name_says(
         if times > 2:
             visit.page.click("#ask-whole")
         saved = visit.saved(tmp_path)
-        with Image.open(saved) as found:
-            size = found.size
+        with Image.open(saved) as output:
+            size = output.size
         side = times * 72 * 2
         if times == 2:
             assert (saved.name, size) == ("cats-student-x2.png", (side, side))
@@ -195,14 +195,14 @@ def test_without_a_streaming_compressor_the_file_is_what_its_name_says(
             assert size[0] < side
             assert "in the size that is shown" in visit.text("trouble")
         # The service worker refuses a file that is not the one of the build.
-        assert all("integrity" in told or "hash" in told for told in visit.complaints)
+        assert all("integrity" in complaint or "hash" in complaint for complaint in visit.complaints)
         visit.complaints.clear()
 
 
-def test_a_canvas_that_gives_no_file_is_said(
+def test_a_canvas_that_gives_no_file_is_reported(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
-    """As phones do when memory is short."""
+    """This happens on phones with little memory."""
     site = without_streams(site_of(app_folder, [models.tiny], {"cats.png": png(tiled(1))}))
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null) }")

@@ -1,4 +1,4 @@
-"""While something goes on: it is seen, it can be cancelled, and what is asked for last wins."""
+"""Work in progress is visible and can be cancelled, and the last request wins."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TITLES = "all => all.map((each) => each.text)"
 
 @pytest.fixture(scope="module")
 def wide(models: Models) -> Model:
-    """A teacher that takes some seconds a tile."""
-    return replace(models.made(EDSRSpec(2, width=48, depth=8), "wide-48"), role="teacher")
+    """Return a teacher that takes some seconds a tile."""
+    return replace(models.build(EDSRSpec(2, width=48, depth=8), "wide-48"), role="teacher")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def site(app_folder: Path, models: Models, wide: Model, serve: Callable[[Site], 
 
 
 def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
-    """All in one drop."""
+    """Drop all files at once."""
     visit.page.evaluate(
         """(files) => {
             const data = new DataTransfer();
@@ -47,17 +47,17 @@ def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
                 const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
                 data.items.add(new File([bytes], name, { type: name.endsWith("png") ? "image/png" : "" }));
             }
-            const given = { bubbles: true, cancelable: true, dataTransfer: data };
-            document.body.dispatchEvent(new DragEvent("drop", given));
+            const args = { bubbles: true, cancelable: true, dataTransfer: data };
+            document.body.dispatchEvent(new DragEvent("drop", args));
         }""",
         [[name, base64.b64encode(content).decode()] for name, content in files],
     )
 
 
-def test_work_is_seen_from_the_first_moment_and_cancelled_at_once(
+def test_work_is_visible_from_the_start_and_cancelled_at_once(
     browser: Browser, app_folder: Path, models: Models, wide: Model, serve: Callable[[Site], Site]
 ) -> None:
-    """A first tile that takes seconds is announced before it is done, and nobody waits for it after Cancel."""
+    """A first tile that takes seconds is announced before it is done, and Cancel does not wait for it."""
     cats = png(np.tile(sample_rgb("chelsea", 72), (6, 6, 1)))
     with visiting(browser, serve(site_of(app_folder, [models.tiny, wide], {"cats.png": cats})), **DESKTOP) as visit:
         visit.ready().choose()
@@ -65,8 +65,8 @@ def test_work_is_seen_from_the_first_moment_and_cancelled_at_once(
         visit.page.evaluate(
             """() => {
                 const work = document.querySelector("#work");
-                window.said = [];
-                const look = () => window.said.push([work.hidden, work.innerText, performance.now() - window.began]);
+                window.log = [];
+                const look = () => window.log.push([work.hidden, work.innerText, performance.now() - window.began]);
                 const all = { attributes: true, childList: true, subtree: true, characterData: true };
                 new MutationObserver(look).observe(work, all);
                 const right = document.querySelector("#right");
@@ -75,13 +75,13 @@ def test_work_is_seen_from_the_first_moment_and_cancelled_at_once(
                 right.dispatchEvent(new Event("change"));
             }"""
         )
-        visit.until("window.said.some(([, words]) => words.includes('tiles'))")
-        hidden, words, after = visit.page.evaluate("window.said[0]")
+        visit.until("window.log.some(([, words]) => words.includes('tiles'))")
+        hidden, words, after = visit.page.evaluate("window.log[0]")
         assert (hidden, after < 500) == (False, True)
         assert "Teacher" in words
-        all_said = [words for _, words, _ in visit.page.evaluate("window.said")]
-        assert any("Loading Teacher" in words for words in all_said)
-        assert not any("tile 1 of" in words for words in all_said)
+        all_words = [words for _, words, _ in visit.page.evaluate("window.log")]
+        assert any("Loading Teacher" in words for words in all_words)
+        assert not any("tile 1 of" in words for words in all_words)
         visit.page.click("#cancel")
         visit.until(RESTED, seconds=1)
         assert visit.text("ask-words").startswith("Cancelled after 0 of ")
@@ -89,7 +89,7 @@ def test_work_is_seen_from_the_first_moment_and_cancelled_at_once(
         visit.done()
 
 
-def test_a_model_that_loads_is_seen_and_can_be_cancelled(browser: Browser, site: Site) -> None:
+def test_loading_a_model_is_visible_and_can_be_cancelled(browser: Browser, site: Site) -> None:
     with visiting(browser, site, **PHONE) as visit:
         visit.ready().choose()
         visit.done()
@@ -98,7 +98,7 @@ def test_a_model_that_loads_is_seen_and_can_be_cancelled(browser: Browser, site:
             """() => { const ask = window.fetch;
                 const never = ({ signal }) => new Promise((_, reject) =>
                     signal.addEventListener("abort", () => reject(signal.reason)));
-                window.fetch = (url, given) => String(url).includes("wide-48") ? never(given) : ask(url, given); }"""
+                window.fetch = (url, args) => String(url).includes("wide-48") ? never(args) : ask(url, args); }"""
         )
         visit.page.select_option("#right", label="Teacher")
         visit.until(f"{WORDS} === 'Loading Teacher…'")
@@ -120,9 +120,9 @@ def test_a_sample_that_comes_late_does_not_replace_a_later_one(browser: Browser,
         visit.ready()
         visit.page.evaluate(
             """() => { const ask = window.fetch; window.late = new Promise((go) => (window.go = go));
-                window.fetch = async (url, given) => {
+                window.fetch = async (url, args) => {
                     if (String(url).includes("cat.png")) await window.late;
-                    return ask(url, given);
+                    return ask(url, args);
                 }; }"""
         )
         visit.choose(sample=0)
@@ -135,8 +135,8 @@ def test_a_sample_that_comes_late_does_not_replace_a_later_one(browser: Browser,
         assert visit.text("figure-from") == "128 × 128"
 
 
-def test_all_models_of_a_drop_are_taken_and_one_photo(browser: Browser, site: Site, models: Models) -> None:
-    """Together and one drop after another; each has a place of its own in the list."""
+def test_a_drop_opens_all_its_models_and_one_photo(browser: Browser, site: Site, models: Models) -> None:
+    """In one drop and in several; each model has its own entry in the list."""
     content = models.tiny.path.read_bytes()
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
@@ -159,7 +159,7 @@ def test_all_models_of_a_drop_are_taken_and_one_photo(browser: Browser, site: Si
         visit.done()
 
 
-def test_what_fails_beside_a_good_model_is_said(browser: Browser, site: Site, models: Models) -> None:
+def test_a_failure_beside_a_good_model_is_reported(browser: Browser, site: Site, models: Models) -> None:
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
         drop(visit, ("bad.onnx", b"no model"), ("good.onnx", models.tiny.path.read_bytes()))
@@ -191,7 +191,7 @@ def test_a_photo_survives_a_change_of_engine_and_the_figures_are_the_new_ones(br
         assert visit.text("figure-ms") != "–"
 
 
-def test_measuring_without_a_network_leaves_words_and_no_dots(
+def test_measuring_without_a_network_explains_why(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
     site = site_of(app_folder, [replace(models.tiny, name="gone")], {})
@@ -203,9 +203,9 @@ def test_measuring_without_a_network_leaves_words_and_no_dots(
         visit.complaints.clear()
 
 
-def test_a_worker_that_stopped_is_said_at_once(browser: Browser, site: Site) -> None:
+def test_a_stopped_worker_is_reported_at_once(browser: Browser, site: Site) -> None:
     with visiting(browser, site, **DESKTOP) as visit:
-        told = visit.ready().engine(
+        words = visit.ready().engine(
             """
             const words = [];
             const options = { engine: "wasm", threads: 1 };
@@ -218,11 +218,11 @@ def test_a_worker_that_stopped_is_said_at_once(browser: Browser, site: Site) -> 
             return words;
             """
         )
-        assert told[0] == told[1] == "The worker that computes has stopped (it is gone). Load the page once more."
-        assert told[2] == "wasm"
+        assert words[0] == words[1] == "The worker that computes has stopped (it is gone). Load the page once more."
+        assert words[2] == "wasm"
 
 
-def test_a_list_that_cannot_be_had_is_said(browser: Browser, site: Site) -> None:
+def test_a_missing_list_of_models_is_reported(browser: Browser, site: Site) -> None:
     del site.files["api/models.json"]
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
