@@ -32,7 +32,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
     with _all_processes(context) as context:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))
-        if restarts > 0 and group.broadcast(_is_run_of(path, options)):
+        if restarts > 0 and group.broadcast(_holds_run_of(path, options)):
             context.note(f"started again by torchrun: continuing {path}")
             return _resume(path, context)
         group.run_on_all(lambda: require_new(path) if group.is_leader else None)
@@ -50,8 +50,7 @@ def resume(run: str | Path, *, progress: Progress = no_progress, announce: Note 
 
 def _resume(run: Path, context: Context) -> CompressReport:
     facts = read_unfinished(run, context.processes)
-    request = facts.get("request")
-    options = from_json(CompressOptions, request if isinstance(request, dict) else {}, f"--resume {run}", out=run)
+    options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
     return _run(options, context, facts)
 
 
@@ -70,8 +69,8 @@ def _all_processes(context: Context) -> Iterator[Context]:
         yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
 
 
-def _is_run_of(run: Path, options: CompressOptions) -> bool:
-    """Whether the folder holds the run that was asked for."""
+def _holds_run_of(run: Path, options: CompressOptions) -> bool:
+    """Whether the folder holds a run of these options."""
     try:
         return bool(read_facts(run)["request"] == to_json(options))
     except (OSError, SrkdError, KeyError):

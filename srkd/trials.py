@@ -179,23 +179,15 @@ class Trials:
                 with atomic_path(self.folder / name) as temporary:
                     shutil.copyfile(source, temporary)
         result = facts["result"]
-        report = CompressReport(
-            run=self.folder,
-            student_path=self.folder / STUDENT,
-            recipe=result["recipe"],
-            steps=result["steps"],
-            seconds=sum(outcome.seconds for outcome in trials.runs),
-            protocol=result["protocol"],
-            images_used=result["images_used"],
-            images_skipped=result["images_skipped"],
-            student=_read_quality(result["student"]),
-            teacher=None if result["teacher"] is None else _read_quality(result["teacher"]),
-            bicubic=_read_quality(result["bicubic"]),
-            phi=result["phi"],
-            flags=tuple(result["flags"]),
-            teacher_joint=None if result["teacher_joint"] is None else _read_quality(result["teacher_joint"]),
-            trials=trials,
-        )
+        changes = {
+            "run": self.folder,
+            "student_path": self.folder / STUDENT,
+            "seconds": sum(outcome.seconds for outcome in trials.runs),
+            "flags": tuple(result["flags"]),
+            "trials": trials,
+        }
+        qualities = {name: _read_quality(result[name]) for name in ("student", "teacher", "bicubic", "teacher_joint")}
+        report = CompressReport(**{**result, **qualities, **changes})
         write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
         return report
 
@@ -215,7 +207,9 @@ def _read_reference(result: Mapping[str, Any]) -> Reference:
     return Reference(result["bicubic"]["psnr_y"], None if teacher is None else teacher["psnr_y"])
 
 
-def _read_quality(values: Mapping[str, Any]) -> Quality:
+def _read_quality(values: Mapping[str, Any] | None) -> Quality | None:
+    if values is None:
+        return None
     cost: Mapping[str, Any] | None = values["cost"]
     return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
 
