@@ -280,17 +280,17 @@ def to_json(options: Options) -> dict[str, Any]:
     }
 
 
-def from_json(options: type[OptionsT], values: object, where: str, **others: Any) -> OptionsT:
+def from_json(options: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:
     """Return the options that `to_json` wrote; `others` are fields that it leaves out."""
     expected = {row.name for row in declarations(options) if row.option.in_json}
-    if isinstance(values, Mapping):
+    if not isinstance(values, Mapping):
+        differences = ["it has no options"]
+    else:
         lists = {"it lacks": sorted(expected - set(values)), "unknown here": sorted(set(values) - expected)}
         differences = [f"{title}: {', '.join(names)}" for title, names in lists.items() if names]
-    else:
-        differences = ["it has no options"]
     if differences:
         raise SrkdError(
             f"{where}: run.json was written by another version of srkd, and the run cannot be continued "
             f"({'; '.join(differences)}); start a new run"
         )
-    return options(**dict(values), **others)
+    return options(**values, **others)
