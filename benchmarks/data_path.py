@@ -104,7 +104,7 @@ def contestants(paths: list[Path], work: Path) -> list[ProfiledModel]:
     whole = write_whole(paths, work / "whole")
     parts = write_pngs(work / "parts", scale=SCALE, photos=paths)
     pairs = find_sets(whole / "HR", scale=SCALE, lr=whole / "LR")[0].pairs
-    batches = Batches.over(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0)
+    batches = Batches.for_store(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0)
     steps = iter(range(10**9))
     rows = [ProfiledModel("srkd", lambda: batches.at(next(steps)))]
     for name, folder in (("PNG, whole", whole), (f"PNG, {SUB_IMAGE}x{SUB_IMAGE}", parts)):

@@ -58,7 +58,7 @@ class OwnLoop:
         self.teacher = None if teacher is None else teacher.move_to(device).network
         self.state = State.fresh(placed, self.teacher, self.stage)
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
-        self.batches = Batches.over(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)
+        self.batches = Batches.for_store(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)
         self.fixed: Batch = self.batches.at(0)
         self.events = RunEvents(
             RunFolder(folder),

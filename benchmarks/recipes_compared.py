@@ -18,7 +18,7 @@ from typing import Any
 
 import srkd
 from compressor.base.files import atomic_path
-from compressor.base.machine import facts
+from compressor.base.machine import machine_facts
 from compressor.inference.evaluate import Evaluation
 from srkd.compression import compress, resume
 from srkd.trials_report import Gain, Spread
@@ -92,7 +92,7 @@ def compared(out: Path, data: Path) -> str:
 
 
 def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
-    rule, machine, trials = told["preset"]["schedule"], facts(), told["result"]["trials"]
+    rule, machine, trials = told["preset"]["schedule"], machine_facts(), told["result"]["trials"]
     teacher, student = srkd.load(told["teacher"]["path"]).spec.to_dict(), told["student"]
     return [
         f"Teacher EDSR {teacher['depth']}/{teacher['width']} (the embedded one), student EDSR "

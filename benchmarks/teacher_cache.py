@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.cache_folder import CacheFolder
-from compressor.base.machine import facts
+from compressor.base.machine import machine_facts
 from compressor.data.batches import Batches, View
 from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
@@ -32,7 +32,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedImage
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Method
@@ -101,7 +101,7 @@ class Clock:
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.times.append(self.now())
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedImage) -> None:
         raise RuntimeError(f"a step was skipped: {skipped.why}")
 
     def note(self, line: str) -> None:
@@ -125,11 +125,11 @@ def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Cal
     teacher = Teacher(build(TEACHER, seed=0)).move_to(device)
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            plain = Batches.over(store.to(device), batch=batch, lr_patch=lr_patch, seed=0)
+            plain = Batches.for_store(store.to(device), batch=batch, lr_patch=lr_patch, seed=0)
             cache = TeacherCache.plan(
                 teacher, store, case.method.teacher_views, folder=CacheFolder(Path(folder)), lr_patch=lr_patch
             )
-            cached = plain.labelled(cache.filled(teacher))
+            cached = plain.with_labels(cache.fill(teacher))
             without, with_it = in_turns(case.method, teacher, (plain, cached), rounds, now)
         print(f"{case.title:16}{without:16.3f}{with_it:8.3f}{with_it / without:8.2f}{case.predicted:9.2f}")
 
@@ -198,7 +198,7 @@ def main() -> int:
         help="count processor seconds: for one thread on a machine that does other things",
     )
     options = parser.parse_args()
-    machine = facts()
+    machine = machine_facts()
     print(f"{machine['cpu']}, {machine['torch_threads']} threads, torch {machine['torch']}, GPU {machine['gpu']}")
     now = time.process_time if options.busy else time.perf_counter
     if options.busy:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.base.cache_folder import bytes_of
+from compressor.base.cache_folder import parse_bytes
 from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
@@ -430,7 +430,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
         val=path_of(options.val),
         lr_border=options.lr_border,
         lr_only=path_of(options.lr_only),
-        cache_size=bytes_of(options.cache_size),
+        cache_size=parse_bytes(options.cache_size),
     )
 
 
@@ -452,8 +452,7 @@ def _prepare_images(
             data_choice(options),
             scale=networks.student.spec.scale,
             lr_patch=rule.lr_patch,
-            progress=context.progress,
-            announce=context.note,
+            context=context,
         )
     if not views or teacher is None:
         return data, None

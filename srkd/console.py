@@ -97,12 +97,12 @@ class Console:
 
     def emit(self, verb: str, payload: object) -> None:
         """Print the command's JSON object, with its schema and the facts of the machine."""
-        from compressor.base.machine import facts
+        from compressor.base.machine import machine_facts
 
         body = json_value(payload)
         if not isinstance(body, dict):
             raise TypeError(f"the payload of srkd.{verb} is a {type(body).__name__}, not an object")
-        document = {"schema": f"srkd.{verb}/1", **body, "machine": facts()}
+        document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
         stream = self.json_stream or sys.stdout
         _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
 

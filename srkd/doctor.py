@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
-from compressor.base.machine import gpu, installed_version
+from compressor.base.machine import gpu_facts, installed_version
 from compressor.models.networks.registry import installed_networks
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
@@ -61,7 +61,7 @@ def diagnose() -> Diagnosis:
     providers = providers_here()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),
-        gpu=gpu(),
+        gpu=gpu_facts(),
         onnxruntime_devices=tuple(providers),
         formats=tuple(
             _piece(

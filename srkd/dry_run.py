@@ -19,7 +19,7 @@ from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
-from compressor.data.prepare import Found, find_images
+from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 from compressor.teachers.teacher import Teacher
@@ -107,7 +107,7 @@ class DryRun:
     steps: int
     batch: int
     lr_patch: int
-    data: Found
+    data: ImageCounts
     needs: tuple[str, ...]
     """What the run needs of the teacher."""
     step: Footprint | None
@@ -147,7 +147,7 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
 def estimate(networks: RunNetworks) -> DryRun:
     """Report from shapes, names of files and counts."""
     options, preset, teacher, rule = networks.options, networks.preset, networks.teacher, networks.preset.schedule
-    images = find_images(data_choice(options), scale=networks.student.spec.scale)
+    images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
         batched = BatchShape(rule.batch, rule.lr_patch, labels=images.labels == "HR")

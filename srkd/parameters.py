@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from compressor.base.cache_folder import bytes_of
+from compressor.base.cache_folder import parse_bytes
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import device_patterns
 
@@ -93,7 +93,7 @@ def format_sizes(sizes: tuple[tuple[int, int], ...]) -> str:
 
 SIZE = Parsed("WxH", parse_size, format_size)
 SIZES = Parsed("WxH[,WxH]", parse_sizes, format_sizes)
-BYTES = Parsed("SIZE", bytes_of, format_bytes)
+BYTES = Parsed("SIZE", parse_bytes, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)
 MODEL = click.Path(path_type=Path)

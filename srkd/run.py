@@ -12,10 +12,10 @@ from typing import Any
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
-from compressor.base.machine import facts as machine_facts
+from compressor.base.machine import machine_facts
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches, Labels, View
-from compressor.data.store import placed
+from compressor.data.placement import place_on_device
 from compressor.images.metrics import Protocol
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
@@ -134,11 +134,11 @@ def place_student(config: RunConfig) -> Network:
 def build_batches(config: RunConfig, context: Context) -> Batches:
     """Return this process's part of every batch, without kept outputs of the teacher."""
     rule = config.preset.schedule
-    store = placed(config.data.train, config.device, context.note)
-    batches = Batches.over(
+    store = place_on_device(config.data.train, config.device, context.note)
+    batches = Batches.for_store(
         store, batch=rule.batch, lr_patch=rule.lr_patch, seed=config.options.seed, device=config.device
     )
-    return batches.shared(context.processes.rank.share(rule.batch))
+    return batches.for_samples(context.processes.rank.share(rule.batch))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class TrainingRun:
                 images=config.data.validation,
                 reference=reference,
                 context=self.context,
-                batch_hashes=batches.witness if processes.is_leader else None,
+                batch_hashes=batches.hashes if processes.is_leader else None,
             )
             seed = config.options.seed
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
@@ -227,11 +227,11 @@ class TrainingRun:
             return batches
 
         def fill() -> Mapping[View, Labels]:
-            return cache.filled(teacher, context.progress, context.note)
+            return cache.fill(teacher, context)
 
         first = processes.run_on_all(lambda: fill() if processes.is_leader else None)
         labels = processes.run_on_all(lambda: first or fill())
-        return cache.serve(labels, teacher, batches, context.note)
+        return cache.attach(labels, teacher, batches, context.note)
 
     def facts(self) -> dict[str, Any]:
         """Return run.json: enough to know what this run was, and to repeat it."""

@@ -24,7 +24,7 @@ from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.base.interrupts import Interrupted, catch_signals
-from compressor.base.machine import facts as machine_facts
+from compressor.base.machine import machine_facts
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference

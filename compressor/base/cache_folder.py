@@ -1,14 +1,15 @@
-"""A folder of things that were costly to make: entries by key, whole or absent, shared by processes, bounded in bytes.
+"""A folder of expensive results: entries by key, complete or absent, shared by processes, bounded in bytes.
 
-An entry is a folder of files. It is made beside its place and renamed into it; a second process that wants the same
-entry meanwhile waits for it. Whoever maps an entry's files holds a shared lock on them (`mapped`), so that another run
-which needs room removes the entries used longest ago, and never one that is in use. An entry may also grow in place
-(`growing`), if what writes it can tell whole from torn.
+An entry is a folder of files. It is written under a temporary name and then renamed; a second process that needs the
+same entry meanwhile waits for it. A mapped file (`map_file`) carries a shared lock, so that a run which needs space
+removes the entries used longest ago, and never one that is in use. An entry may also grow in place (`growing_entry`),
+if its writer can tell complete data from data that a crash cut short.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -24,141 +25,144 @@ from typing import IO, TypeVar
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 
-if sys.platform != "win32":
-    import fcntl
-
 T = TypeVar("T")
 
 DEFAULT_LIMIT = 20_000_000_000
-SPARE = 500_000_000
+"""Bytes."""
+
+SPARE_BYTES = 500_000_000
 """Bytes of a disk that are left free."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def default_folder() -> Path:
-    """$SRKD_CACHE, else srkd in the user's cache folder ($XDG_CACHE_HOME, ~/Library/Caches on macOS, ~/.cache)."""
-    chosen = os.environ.get("SRKD_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    usual = Path("~/Library/Caches" if sys.platform == "darwin" else "~/.cache").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "srkd"
+    """Return $SRKD_CACHE, else srkd in the user's cache folder: $XDG_CACHE_HOME, ~/Library/Caches (macOS), ~/.cache."""
+    path = os.environ.get("SRKD_CACHE")
+    if path:
+        return Path(path).expanduser()
+    default = Path("~/Library/Caches" if sys.platform == "darwin" else "~/.cache").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "srkd"
 
 
-def bytes_of(text: str | int) -> int:
-    """500MB, 8GB, 1.5 TB or a plain number of bytes; MB = 10^6."""
+def parse_bytes(text: str | int) -> int:
+    """Read 500MB, 8GB, 1.5 TB or a plain number of bytes; MB = 10^6."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(text).upper())
     unit = match[2] if match else ""
     unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
     if match is None:
-        raise UsageError(f"cache size {str(text)!r} is no size: give for example 500MB, 8GB, or 0 to keep nothing")
+        raise UsageError(f"cache size {str(text)!r} is not a size: give for example 500MB, 8GB, or 0 to keep nothing")
     return int(float(match[1]) * _UNITS[unit])
 
 
-def told(size: int) -> str:
-    """Bytes for a person."""
+def format_bytes(size: int) -> str:
+    """Return a number of bytes for a person: 1.5 GB, 20 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """Entries under `path`, together at most `limit` bytes."""
+    """The entries under `path`, together at most `limit` bytes."""
 
     path: Path
     limit: int = DEFAULT_LIMIT
 
-    def find(self, key: str, read: Callable[[Path], T], announce: Note) -> T | None:
-        """`read` of the entry, or None where there is no sound one.
+    def find(self, key: str, read: Callable[[Path], T], note: Note) -> T | None:
+        """Return what `read` makes of the entry; None where there is no entry, or a damaged one.
 
-        `read` gets the entry's folder, maps its files, and raises SrkdError on damage.
+        `read` receives the entry's folder, maps its files, and raises SrkdError on damage.
         """
         entry = self.path / key
         try:
-            found = read(entry)
+            value = read(entry)
         except (FileNotFoundError, NotADirectoryError):
             if entry.is_dir():
-                announce(f"{entry} lacks a file: making it anew")
+                note(f"{entry} lacks a file: making it again")
             return None
         except (SrkdError, OSError) as error:
-            announce(f"{entry} is damaged ({error}): making it anew")
+            note(f"{entry} is damaged ({error}): making it again")
             return None
         # Another user's cache can be read and not marked.
         with suppress(OSError):
             os.utime(entry)
-            self.make_room(0)
-        return found
+            self.free_space(0)
+        return value
 
     def make(
-        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Note
+        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, note: Note
     ) -> T | None:
-        """`read` of the entry after `write` has made it, here or in another process; None where it can't be kept.
+        """Have `write` make the entry, here or in another process, and return what `read` makes of it.
 
-        `size` is what `write` will need at most, in bytes.
+        `size` is what `write` will need at most, in bytes. None where the entry cannot be kept.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with self._alone(key, announce):
-                found = self.find(key, read, no_note)
-                return found if found is not None else self._made(key, read, write, size, announce)
+            with self._lock_entry(key, note):
+                value = self.find(key, read, no_note)
+                return value if value is not None else self._make_entry(key, read, write, size, note)
         except OSError as error:
-            announce(f"nothing is kept in the cache folder {self.path}: {error.strerror or error}")
+            note(f"nothing is kept in the cache folder {self.path}: {error.strerror or error}")
             return None
 
     @contextmanager
-    def growing(self, key: str, announce: Note) -> Iterator[Path]:
-        """The folder of an entry that grows in place, for one process at a time; it may be new, and it may be damaged.
+    def growing_entry(self, key: str, note: Note) -> Iterator[Path]:
+        """Yield the folder of an entry that grows in place, to one process at a time; it may be new, or damaged.
 
-        Whoever writes maps a file of it first, so that it counts as in use.
+        The writer maps a file of it first, so that it counts as in use.
         """
         entry = self.path / key
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SrkdError(f"cannot write the cache folder {self.path}: {error.strerror or error}") from error
-        with self._alone(key, announce):
+        with self._lock_entry(key, note):
             entry.mkdir(exist_ok=True)
             os.utime(entry)
             yield entry
 
-    def require_room(self, size: int, what: str) -> None:
-        """Make room for `size` more bytes, or one line that says what they are for."""
-        if not self.make_room(size):
+    def require_space(self, size: int, what: str) -> None:
+        """Free space for `size` more bytes; `what` names their purpose in the error."""
+        if not self.free_space(size):
             raise SrkdError(
-                f"{what} needs {told(size)} more in {self.path}, which may hold {told(self.limit)}: raise --cache-size"
+                f"{what} needs {format_bytes(size)} more in {self.path}, which may hold {format_bytes(self.limit)}: "
+                "raise --cache-size"
             )
         free = shutil.disk_usage(self.path).free
-        if free < size + SPARE:
-            raise SrkdError(f"{what} needs {told(size)} more in {self.path}, and the disk has {told(free)} left")
+        if free < size + SPARE_BYTES:
+            raise SrkdError(
+                f"{what} needs {format_bytes(size)} more in {self.path}, and the disk has {format_bytes(free)} left"
+            )
 
-    def make_room(self, size: int) -> bool:
+    def free_space(self, size: int) -> bool:
         """Remove entries used longest ago until `size` more bytes fit; False, and nothing removed, where they can't."""
-        self._sweep()
+        self._remove_abandoned()
         entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime_ns)
-        over = sum(_bytes(entry) for entry in entries) + size - self.limit
-        victims = []
+        excess = sum(_entry_bytes(entry) for entry in entries) + size - self.limit
+        unneeded = []
         for entry in entries:
-            if over <= 0:
+            if excess <= 0:
                 break
-            if not _in_use(entry):
-                victims.append(entry)
-                over -= _bytes(entry)
-        if over > 0 and size:
+            if not _is_in_use(entry):
+                unneeded.append(entry)
+                excess -= _entry_bytes(entry)
+        if excess > 0 and size:
             return False
-        for entry in victims:
+        for entry in unneeded:
             _remove(entry)
         return True
 
-    def _made(
-        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, announce: Note
+    def _make_entry(
+        self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, note: Note
     ) -> T | None:
-        if not self.make_room(size):
-            announce(
-                f"{told(size)} do not fit into {self.path} beside what is in use: --cache-size is {told(self.limit)}"
+        if not self.free_space(size):
+            note(
+                f"{format_bytes(size)} do not fit into {self.path} beside what is in use: "
+                f"--cache-size is {format_bytes(self.limit)}"
             )
             return None
         free = shutil.disk_usage(self.path).free
-        if free < size + SPARE:
-            raise OSError(errno.ENOSPC, f"{told(size)} are needed and {told(free)} free")
+        if free < size + SPARE_BYTES:
+            raise OSError(errno.ENOSPC, f"{format_bytes(size)} are needed and {format_bytes(free)} free")
         staging = Path(tempfile.mkdtemp(prefix=f"{key}.making-", dir=self.path))
         try:
             write(staging)
@@ -175,20 +179,20 @@ class CacheFolder:
     def _entries(self) -> list[Path]:
         return [path for path in self.path.iterdir() if path.is_dir() and "." not in path.name]
 
-    def _sweep(self) -> None:
+    def _remove_abandoned(self) -> None:
         """Remove what a killed process left half made."""
-        for left in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
-            if _abandoned(self.path / f"{left.name.partition('.')[0]}.lock"):
-                shutil.rmtree(left, ignore_errors=True)
+        for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
+            if _is_unlocked(self.path / f"{folder.name.partition('.')[0]}.lock"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _alone(self, key: str, announce: Note) -> Iterator[None]:
-        """One process at a time makes an entry; a lock dies with its process."""
+    def _lock_entry(self, key: str, note: Note) -> Iterator[None]:
+        """Let one process at a time make an entry; a lock dies with its process."""
         path = self.path / f"{key}.lock"
         while True:
             handle = open(path, "a")  # noqa: SIM115
             if not _lock(handle.fileno(), shared=False, wait=False):
-                announce("another process is making the same entry of the cache: waiting for it")
+                note("another process is making the same entry of the cache: waiting for it")
                 _lock(handle.fileno(), shared=False, wait=True)
             # Its holder removed the file when it was done: whoever waited holds a lock on nothing.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(handle.fileno())):
@@ -201,44 +205,41 @@ class CacheFolder:
             handle.close()
 
 
-def mapped(file: IO[bytes]) -> mmap.mmap:
-    """A file's bytes in memory on demand; the file counts as in use until the mapping is gone.
+def map_file(file: IO[bytes]) -> mmap.mmap:
+    """Return a file's bytes, read on demand; the file counts as in use until the mapping is gone.
 
-    Private: what is written there never reaches the file. Torch takes such a mapping without a copy.
+    The mapping is private: what is written there never reaches the file. Torch takes it without a copy.
     """
     # The mapping keeps a duplicate of the descriptor, and the lock with it.
     _lock(file.fileno(), shared=True, wait=True)
     size = os.fstat(file.fileno()).st_size
-    if sys.platform == "win32":
-        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     # Without NORESERVE a system can refuse to map privately more than it has memory.
     flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     return mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-def _lock(descriptor: int, *, shared: bool, wait: bool, unknown: bool = True) -> bool:
-    """Whether the lock is ours now; `unknown` where a file system knows no locks."""
-    if sys.platform == "win32":
-        return unknown
+def _lock(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True) -> bool:
+    """Try to lock, and return whether this process has the lock now; `unsupported` where a file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
-        return unknown
+        return unsupported
     return True
 
 
-def _abandoned(lock: Path) -> bool:
-    """Whether no process holds this lock: it is removed when its holder is done."""
+def _is_unlocked(lock: Path) -> bool:
+    """Whether no process holds this lock: its file is removed when its holder is done."""
     try:
         with open(lock, "r+b") as file:
-            return _lock(file.fileno(), shared=False, wait=False, unknown=False)
+            return _lock(file.fileno(), shared=False, wait=False, unsupported=False)
     except FileNotFoundError:
         return True
 
 
-def _in_use(entry: Path) -> bool:
+def _is_in_use(entry: Path) -> bool:
+    """Whether a process has mapped a file of the entry."""
     for path in entry.iterdir():
         try:
             with open(path, "r+b") as file:
@@ -250,17 +251,17 @@ def _in_use(entry: Path) -> bool:
 
 
 def _remove(entry: Path) -> None:
-    """Out of sight at once, then away; whoever still maps it keeps what is mapped."""
-    aside = Path(tempfile.mkdtemp(prefix=f"{entry.name}.removing-", dir=entry.parent))
+    """Rename the entry, which is atomic, then delete it; a process that still maps it keeps what is mapped."""
+    trash = Path(tempfile.mkdtemp(prefix=f"{entry.name}.removing-", dir=entry.parent))
     with suppress(FileNotFoundError):
-        entry.rename(aside / entry.name)
-    shutil.rmtree(aside, ignore_errors=True)
+        entry.rename(trash / entry.name)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
-def _bytes(entry: Path) -> int:
+def _entry_bytes(entry: Path) -> int:
     return sum(path.stat().st_size for path in entry.iterdir())
 
 
 def _flush(path: Path) -> None:
-    with open(path, "rb") as written:
-        os.fsync(written.fileno())
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,7 +1,4 @@
-"""Errors a user can cause: always one line that says what, where, the value, and what to do.
-
-What was perhaps meant by a name that nobody knows.
-"""
+"""Errors that a user can cause: one line with what is wrong, where, the value, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from contextlib import contextmanager
 
 
 class SrkdError(Exception):
-    """A failure told to the user in one line; the command ends with `exit_code`."""
+    """A failure that the user reads as one line; the command ends with `exit_code`."""
 
     exit_code = 1
 
@@ -20,12 +17,12 @@ class SrkdError(Exception):
 
 
 def _printable(text: str) -> str:
-    """`text` with control characters escaped: a file's names must not reach a terminal as commands."""
+    """Return `text` with control characters escaped: names from a file must not reach a terminal as commands."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class UsageError(SrkdError):
-    """The command line or a setting is wrong: nothing was tried."""
+    """The command line or a setting is wrong; nothing was tried."""
 
     exit_code = 2
 
@@ -38,19 +35,19 @@ class MissingExtra(SrkdError):
 
     @staticmethod
     def command(extra: str) -> str:
-        """What to type to have it."""
+        """Return the command that installs it."""
         return f"pip install 'srkd[{extra}]'"
 
 
 class Unwritable(SrkdError):
-    """A file that could not be written: no room, no permission, a broken disk."""
+    """A file that could not be written: a full disk, no permission, a broken disk."""
 
     def __init__(self, path: object, error: OSError) -> None:
         super().__init__(f"cannot write {path}: {error.strerror or error}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch, ONNX Runtime and Python each say it in their own way."""
+    """Whether memory ran out: torch, ONNX Runtime and Python each report it in another way."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
@@ -76,14 +73,14 @@ def one_line(what: str, *, first: bool = False) -> Iterator[None]:
 
 
 def reason_of(error: BaseException, *, first: bool = False) -> str:
-    """The last (or first) line of an error's message; its type where it has none."""
+    """Return the last (or first) line of an error's message; its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0 if first else -1][:300]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: what was perhaps meant, and what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}there are {', '.join(known)}" if known else "there are none"
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown name: the closest one, and all of them."""
+    names = list(names)
+    matches = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
+    return f"{hint}there are {', '.join(names)}" if names else "there are none"

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what cannot be written is told in one line."""
+"""Write files atomically, and hash them. A file that cannot be written becomes one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError, Unwritable
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` when the block ends well.
+    """Yield a temporary path beside `path`; rename it over `path` when the block ends without an error.
 
     The suffix is kept, because writers choose a format by it. On any error the temporary file is removed
     and what was at `path` before stays. After the block the file is on the disk, name and content.
@@ -43,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(path: Path) -> Iterator[Path]:
-    """Yield `path`'s name in an empty temporary folder beside it; at the end, move all that lies there beside it.
+    """Yield `path`'s name in an empty temporary folder; at the end, move everything there to where `path` is.
 
     For a file with companions, and for folders that count as a file. Each is replaced as a whole, `path` itself last;
     on any error nothing is moved, and what was there before stays.
@@ -65,7 +65,7 @@ def atomic_files(path: Path) -> Iterator[Path]:
 
 
 def _replace(written: Path, final: Path) -> None:
-    """Move a file or a folder, flushed to the disk, over what is called so now."""
+    """Move a file or a folder, flushed to the disk, over what has its name now."""
     for file in written.rglob("*") if written.is_dir() else (written,):
         if file.is_file():
             _sync(file)
@@ -88,7 +88,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file on the disk, so that it outlives a power cut."""
+    """Flush a file to the disk, so that it outlives a power cut."""
     try:
         _sync(path)
     except OSError as error:
@@ -101,17 +101,15 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name too: a rename that the disk has not heard of is undone by a power cut."""
-    if os.name == "nt":  # Windows opens no folders; its renames are journalled.
-        return
+    """Flush the new name too: a power cut undoes a rename that is not on the disk."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # A folder that may be written and not read.
+    except PermissionError:  # the folder may be written and not read
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some network file systems have no such thing.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems do not support it
             raise
     finally:
         os.close(handle)
@@ -124,7 +122,7 @@ def _umask() -> int:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
+    """Return the SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
     try:
         with open(path, "rb") as handle:
             return sha256_of(handle)
@@ -133,7 +131,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sha256_of(handle: IO[bytes]) -> str:
-    """SHA-256 of the rest of an open file, read in pieces."""
+    """Return the SHA-256 of the rest of an open file, read in pieces."""
     digest = hashlib.sha256()
     while chunk := handle.read(2**20):
         digest.update(chunk)

@@ -1,7 +1,4 @@
-"""What the machine is, so that every figure can say where it was measured.
-
-Native libraries that talk past Python.
-"""
+"""Facts about the machine, which stand beside every figure that was measured on it; silence for native libraries."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 
-def facts() -> dict[str, object]:
-    """The machine as plain JSON values: the `"machine"` of every JSON object."""
+def machine_facts() -> dict[str, object]:
+    """Return the machine as JSON values: the `"machine"` of every JSON object."""
     import psutil
     import torch
 
@@ -30,12 +27,12 @@ def facts() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": installed_version("onnxruntime"),
-        "gpu": gpu(),
+        "gpu": gpu_facts(),
     }
 
 
 def cpu_model() -> str:
-    """The processor's name as its system gives it."""
+    """Return the processor's name."""
     listing = Path("/proc/cpuinfo")
     if listing.exists():
         for line in listing.read_text(errors="replace").splitlines():
@@ -45,7 +42,7 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int | None:
-    """The logical cores that this process may use: fewer than the machine's in a container or under taskset."""
+    """Return how many logical cores this process may use: fewer than the machine's in a container or under taskset."""
     import psutil
 
     process = psutil.Process()
@@ -53,20 +50,20 @@ def usable_cores() -> int | None:
 
 
 def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that may still be taken: of the machine, and of the container where one is limited (cgroup v2)."""
+    """Return the bytes that are free: of the machine, and of the container where one is limited (cgroup v2)."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
     try:
-        most = (control_group / "memory.max").read_text().strip()
+        limit = (control_group / "memory.max").read_text().strip()
         used = int((control_group / "memory.current").read_text())
     except OSError:
         return available
-    return available if most == "max" else min(available, max(0, int(most) - used))
+    return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def gpu() -> dict[str, object] | None:
-    """The first accelerator torch can use, or None."""
+def gpu_facts() -> dict[str, object] | None:
+    """Return the first accelerator that torch can use, or None."""
     import torch
 
     if torch.cuda.is_available():
@@ -84,7 +81,7 @@ def gpu() -> dict[str, object] | None:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of an installed distribution, without importing it."""
+    """Return the version of an installed distribution, without importing it; None where it is missing."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -92,17 +89,12 @@ def installed_version(distribution: str) -> str | None:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has had."""
+    """Return the most memory that this process has had."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: on Linux a new process inherits that of the one that started it.
+        # not ru_maxrss: on Linux a process inherits that of its parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    import psutil
-
-    windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
-    if windows_peak is not None:
-        return int(windows_peak)
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -110,13 +102,13 @@ def peak_resident_bytes() -> int:
 
 @contextmanager
 def native_silence() -> Iterator[None]:
-    """What is written to standard error inside, by whatever code, goes nowhere; errors come as exceptions."""
+    """Drop whatever is written to standard error in the block, by native code too; errors come as exceptions."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

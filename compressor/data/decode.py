@@ -1,7 +1,4 @@
-"""Image files to pixels, several at a time, in the order of asking and with few of them in memory.
-
-Where decoded images go: the cache folder, memory, or a file that is gone when the run ends.
-"""
+"""Decode image files once: from the cache folder, or into it, into memory, or into a file that the run deletes."""
 
 from __future__ import annotations
 
@@ -20,22 +17,22 @@ from typing import TypeAlias
 import PIL
 import torch
 
-from compressor.base.cache_folder import SPARE, CacheFolder, told
+from compressor.base.cache_folder import SPARE_BYTES, CacheFolder, format_bytes
 from compressor.base.choices import Border
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.context import QUIET, Context, Note, Progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import available_memory, usable_cores
 from compressor.data.store import (
-    VERSION,
-    Decoded,
-    File,
-    Flat,
+    LAYOUT_VERSION,
+    DecodedImages,
+    FileBuffer,
+    ImageRecord,
     ImageStore,
-    Memory,
-    Skipped,
-    Stored,
-    open_planes,
-    read_store,
+    MemoryBuffer,
+    PixelBuffer,
+    SkippedImage,
+    create_pixel_files,
+    read_entry,
     write_index,
 )
 from compressor.images.files import image_size, read_rgb_u8
@@ -43,119 +40,14 @@ from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, LrImage
 
 Source: TypeAlias = ImagePair | LrImage
-MOST_WORKERS = 8
 
+MAX_WORKERS = 8
 
-@dataclass(frozen=True)
-class Pixels:
-    """One image as it will be stored: (3,H,W) uint8, contiguous."""
-
-    name: str
-    path: Path
-    lr: torch.Tensor
-    hr: torch.Tensor | None
-    digest: str
-
-
-def decoded(
-    sources: Sequence[Source], *, scale: int, border: Border, workers: int | None = None
-) -> Iterator[Pixels | Skipped]:
-    """Every source in order. Threads: decoders and arithmetic run outside Python's lock."""
-    count = workers or _workers()
-    waiting: deque[Future[Pixels | Skipped]] = deque()
-    with _one_thread_each(count), ThreadPoolExecutor(count) as pool:
-        try:
-            for source in sources:
-                waiting.append(pool.submit(decode, source, scale, border))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def decode(source: Source, scale: int, border: Border) -> Pixels | Skipped:
-    """HR mod-cropped to the scale with its own LR image or a bicubic one, or a lone LR image; or why not."""
-    path = source.lr if isinstance(source, LrImage) else source.hr
-    try:
-        if isinstance(source, LrImage):
-            return _pixels(source.stem, path, read_rgb_u8(path), None)
-        hr_u8 = mod_crop(read_rgb_u8(source.hr), scale).contiguous()
-        if source.lr is None:
-            return _pixels(source.stem, path, downscale_u8(hr_u8, scale, border=border), hr_u8)
-        lr_u8 = read_rgb_u8(source.lr)
-        wanted = (3, hr_u8.shape[1] // scale, hr_u8.shape[2] // scale)
-        if tuple(lr_u8.shape) != wanted:
-            told = f"{lr_u8.shape[2]}x{lr_u8.shape[1]}, its HR {source.hr.name} needs {wanted[2]}x{wanted[1]}"
-            return Skipped(source.lr, f"LR is {told} at x{scale}")
-        return _pixels(source.stem, path, lr_u8, hr_u8)
-    except SrkdError as error:
-        return Skipped(path, str(error))
-    except Exception as error:  # noqa: BLE001
-        # One odd file must not end the reading of thousands; what went wrong stands in run.json.
-        return Skipped(path, f"{path} cannot be read: {type(error).__name__}: {error}")
-
-
-@dataclass(frozen=True)
-class Room:
-    """Bytes that LR and HR images take."""
-
-    lr: int
-    hr: int
-
-    @property
-    def bytes(self) -> int:
-        return self.lr + self.hr
-
-
-def room_for(sources: Sequence[Source], scale: int) -> Room:
-    """What the pixels take at most, by the files' headers."""
-    with ThreadPoolExecutor(_workers()) as pool:
-        rooms = list(pool.map(lambda source: _room(source, scale), sources))
-    return Room(sum(room.lr for room in rooms), sum(room.hr for room in rooms))
-
-
-def _room(source: Source, scale: int) -> Room:
-    try:
-        width, height = image_size(source.lr if isinstance(source, LrImage) else source.hr)
-    except SrkdError:
-        return Room(0, 0)
-    if isinstance(source, LrImage):
-        return Room(3 * width * height, 0)
-    return Room(3 * (width // scale) * (height // scale), 3 * width * height)
-
-
-def _workers() -> int:
-    return max(1, min(usable_cores() or 1, MOST_WORKERS))
-
-
-def _pixels(name: str, path: Path, lr_u8: torch.Tensor, hr_u8: torch.Tensor | None) -> Pixels:
-    hashed = hashlib.blake2b(digest_size=16)
-    for plane in (lr_u8, hr_u8):
-        if plane is not None:
-            hashed.update(repr(tuple(plane.shape)).encode())
-            hashed.update(plane.numpy().data)
-    return Pixels(name, path, lr_u8, hr_u8, hashed.hexdigest())
-
-
-@contextmanager
-def _one_thread_each(workers: int) -> Iterator[None]:
-    """New threads take torch's setting over: without this, each worker would start a team as large as the machine."""
-    before = torch.get_num_threads()
-    if workers > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-SMALL = 32_000_000
-"""Bytes up to which decoding again is quicker than a person notices: such images stay in memory, and off the disk."""
+SMALL_BYTES = 32_000_000
+"""Up to this size images stay in memory and off the disk: decoding them again takes no noticeable time."""
 
 MEMORY_SHARE = 0.6
-"""Of the memory that is free, what images may take."""
+"""The share of the free memory that images may take."""
 
 
 def build_store(
@@ -165,12 +57,11 @@ def build_store(
     lr_patch: int,
     border: Border = "mirror",
     cache: CacheFolder | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
+    context: Context = QUIET,
 ) -> ImageStore:
-    """Every source decoded, or taken from the cache; LR images made where none are given."""
-    found = decode_all(sources, scale=scale, border=border, cache=cache, progress=progress, announce=announce)
-    return found.select(range(len(sources)), lr_patch=lr_patch)
+    """Return all sources that are at least a patch large; LR images are made where there are none."""
+    images = decode_all(sources, scale=scale, border=border, cache=cache, context=context)
+    return images.select(range(len(sources)), lr_patch=lr_patch)
 
 
 def decode_all(
@@ -179,86 +70,117 @@ def decode_all(
     scale: int,
     border: Border = "mirror",
     cache: CacheFolder | None = None,
-    progress: Progress = no_progress,
-    announce: Note = no_note,
-    small: int = SMALL,
-) -> Decoded:
-    """The images of `sources`, from the cache where they have not changed since, and kept there where it is allowed."""
-    reading = Reading(tuple(sources), scale, border, progress)
+    context: Context = QUIET,
+    small_bytes: int = SMALL_BYTES,
+) -> DecodedImages:
+    """Return the images, from the cache where no file has changed since, and keep them there where that is allowed."""
+    note = context.note
+    job = DecodeJob(tuple(sources), scale, border, context.progress)
     if cache is None or cache.limit == 0:
-        return reading.without_cache(room_for(sources, scale), announce)
-    key = reading.fingerprint()
-    found = cache.find(key, read_store, announce)
-    images = "1 image" if len(sources) == 1 else f"{len(sources)} images"
-    if found is not None:
-        announce(f"{images} as decoded before: {cache.path / key} ({told(found.bytes)})")
-        return found
-    room = room_for(sources, scale)
-    if room.bytes > small:
-        begun = time.monotonic()
-        found = cache.make(key, read_store, reading.write, room.bytes, announce)
-        if found is not None:
-            seconds = time.monotonic() - begun
-            announce(f"{images} decoded in {seconds:.0f} s, kept in {cache.path / key} ({told(found.bytes)})")
-            return found
-    return reading.without_cache(room, announce)
+        return job.decode_uncached(estimate_bytes(sources, scale), note)
+    key = job.cache_key()
+    images = cache.find(key, read_entry, note)
+    count = "1 image" if len(sources) == 1 else f"{len(sources)} images"
+    if images is not None:
+        note(f"{count} as decoded before: {cache.path / key} ({format_bytes(images.bytes)})")
+        return images
+    size = estimate_bytes(sources, scale)
+    if size.total > small_bytes:
+        start = time.monotonic()
+        images = cache.make(key, read_entry, job.write_entry, size.total, note)
+        if images is not None:
+            seconds = time.monotonic() - start
+            note(f"{count} decoded in {seconds:.0f} s, kept in {cache.path / key} ({format_bytes(images.bytes)})")
+            return images
+    return job.decode_uncached(size, note)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What is to be decoded, and how."""
+class PixelBytes:
+    """The bytes that LR and HR images take."""
+
+    lr: int
+    hr: int
+
+    @property
+    def total(self) -> int:
+        return self.lr + self.hr
+
+
+def estimate_bytes(sources: Sequence[Source], scale: int) -> PixelBytes:
+    """Return what the pixels take at most, by the files' headers."""
+    with ThreadPoolExecutor(_worker_count()) as pool:
+        sizes = list(pool.map(lambda source: _source_bytes(source, scale), sources))
+    return PixelBytes(sum(size.lr for size in sizes), sum(size.hr for size in sizes))
+
+
+def _source_bytes(source: Source, scale: int) -> PixelBytes:
+    try:
+        width, height = image_size(source.lr if isinstance(source, LrImage) else source.hr)
+    except SrkdError:
+        return PixelBytes(0, 0)
+    if isinstance(source, LrImage):
+        return PixelBytes(3 * width * height, 0)
+    return PixelBytes(3 * (width // scale) * (height // scale), 3 * width * height)
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """The files to decode, and how."""
 
     sources: tuple[Source, ...]
     scale: int
     border: Border
     progress: Progress
 
-    def fingerprint(self) -> str:
-        """A hash of everything the pixels depend on: names, sizes and times of all files, and how they are decoded."""
-        hashed = hashlib.blake2b(repr((VERSION, PIL.__version__, self.scale, self.border)).encode(), digest_size=16)
+    def cache_key(self) -> str:
+        """Return a hash of everything the pixels depend on: names, sizes and times of all files, and the decoding."""
+        digest = hashlib.blake2b(
+            repr((LAYOUT_VERSION, PIL.__version__, self.scale, self.border)).encode(), digest_size=16
+        )
         for source in self.sources:
             paths = [source.lr] if isinstance(source, LrImage) else [source.hr, source.lr]
-            hashed.update(ascii((source.stem, [_identity(path) for path in paths])).encode())
-        return f"images-{hashed.hexdigest()}"
+            digest.update(ascii((source.stem, [_file_identity(path) for path in paths])).encode())
+        return f"images-{digest.hexdigest()}"
 
-    def write(self, folder: Path) -> None:
-        """An entry of the cache."""
-        with open_planes(folder) as (lr, hr):
-            write_index(folder, self.into(lr, hr))
+    def write_entry(self, folder: Path) -> None:
+        """Write an entry of the cache."""
+        with create_pixel_files(folder) as (lr, hr):
+            write_index(folder, self.decode_into(lr, hr))
 
-    def without_cache(self, room: Room, announce: Note) -> Decoded:
-        """In memory where it fits, otherwise in a nameless file in the folder for temporary files."""
+    def decode_uncached(self, size: PixelBytes, note: Note) -> DecodedImages:
+        """Decode into memory where it fits, otherwise into a nameless file in the folder for temporary files."""
         available = int(available_memory() * MEMORY_SHARE)
-        if room.bytes <= available:
-            return self.into(Memory(room.lr), Memory(room.hr))
+        if size.total <= available:
+            return self.decode_into(MemoryBuffer(size.lr), MemoryBuffer(size.hr))
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if free < room.bytes + SPARE:
+        if free < size.total + SPARE_BYTES:
             raise SrkdError(
-                f"the decoded images take {told(room.bytes)}, and there are {told(available)} of memory for them and "
-                f"{told(free)} of disk in {folder}: raise --cache-size, point $SRKD_CACHE or $TMPDIR to a larger disk, "
-                "or use fewer images"
+                f"the decoded images take {format_bytes(size.total)}, and there are {format_bytes(available)} of "
+                f"memory for them and {format_bytes(free)} of disk in {folder}: raise --cache-size, point $SRKD_CACHE "
+                "or $TMPDIR to a larger disk, or use fewer images"
             )
-        announce(f"the decoded images ({told(room.bytes)}) lie in a temporary file in {folder} until the run ends")
+        note(f"the decoded images ({format_bytes(size.total)}) are in a temporary file in {folder} until the run ends")
         with tempfile.TemporaryFile(dir=folder) as lr, tempfile.TemporaryFile(dir=folder) as hr:
-            return self.into(File(lr), File(hr))
+            return self.decode_into(FileBuffer(lr), FileBuffer(hr))
 
-    def into(self, lr: Flat, hr: Flat) -> Decoded:
-        """Decode everything into two growing memories."""
-        images: list[Stored | Skipped] = []
-        for pixels in decoded(self.sources, scale=self.scale, border=self.border):
-            if isinstance(pixels, Skipped):
-                images.append(pixels)
+    def decode_into(self, lr: PixelBuffer, hr: PixelBuffer) -> DecodedImages:
+        """Decode everything into two buffers."""
+        images: list[ImageRecord | SkippedImage] = []
+        for image in decode_in_order(self.sources, scale=self.scale, border=self.border):
+            if isinstance(image, SkippedImage):
+                images.append(image)
             else:
-                hr_extent = None if pixels.hr is None else hr.append(pixels.hr)
-                images.append(Stored(pixels.name, pixels.path, lr.append(pixels.lr), hr_extent, pixels.digest))
+                hr_extent = None if image.hr is None else hr.append(image.hr)
+                images.append(ImageRecord(image.name, image.path, lr.append(image.lr), hr_extent, image.digest))
             self.progress("reading images", len(images), len(self.sources))
-        alone = all(isinstance(source, LrImage) for source in self.sources)
-        return Decoded(self.scale, tuple(images), lr.tensor(), None if alone else hr.tensor())
+        has_hr = not all(isinstance(source, LrImage) for source in self.sources)
+        return DecodedImages(self.scale, tuple(images), lr.tensor(), hr.tensor() if has_hr else None)
 
 
-def _identity(path: Path | None) -> tuple[object, ...]:
-    """What changes when a file does: the time of its entry (ctime) too, because copying can keep the file's own."""
+def _file_identity(path: Path | None) -> tuple[object, ...]:
+    """Return what changes when a file does: its inode's time (ctime) too, because a copy can keep the file's own."""
     if path is None:
         return ()
     try:
@@ -266,3 +188,79 @@ def _identity(path: Path | None) -> tuple[object, ...]:
     except OSError as error:
         raise SrkdError(f"{path} cannot be read: {error.strerror}") from error
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image as it will be stored: (3,H,W) uint8, contiguous."""
+
+    name: str
+    path: Path
+    lr: torch.Tensor
+    hr: torch.Tensor | None
+    digest: str
+
+
+def decode_in_order(
+    sources: Sequence[Source], *, scale: int, border: Border, workers: int | None = None
+) -> Iterator[DecodedImage | SkippedImage]:
+    """Yield every source in order, with few in memory. Threads: decoders and arithmetic release Python's lock."""
+    count = workers or _worker_count()
+    pending: deque[Future[DecodedImage | SkippedImage]] = deque()
+    with _one_torch_thread(count), ThreadPoolExecutor(count) as pool:
+        try:
+            for source in sources:
+                pending.append(pool.submit(decode_image, source, scale, border))
+                if len(pending) > 2 * count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def decode_image(source: Source, scale: int, border: Border) -> DecodedImage | SkippedImage:
+    """Return an HR image cropped to the scale, with its own LR image or a bicubic one; or a lone LR image."""
+    path = source.lr if isinstance(source, LrImage) else source.hr
+    try:
+        if isinstance(source, LrImage):
+            return _decoded_image(source.stem, path, read_rgb_u8(path), None)
+        hr_u8 = mod_crop(read_rgb_u8(source.hr), scale).contiguous()
+        if source.lr is None:
+            return _decoded_image(source.stem, path, downscale_u8(hr_u8, scale, border=border), hr_u8)
+        lr_u8 = read_rgb_u8(source.lr)
+        expected = (3, hr_u8.shape[1] // scale, hr_u8.shape[2] // scale)
+        if tuple(lr_u8.shape) != expected:
+            sizes = f"{lr_u8.shape[2]}x{lr_u8.shape[1]}, its HR {source.hr.name} needs {expected[2]}x{expected[1]}"
+            return SkippedImage(source.lr, f"LR is {sizes} at x{scale}")
+        return _decoded_image(source.stem, path, lr_u8, hr_u8)
+    except SrkdError as error:
+        return SkippedImage(path, str(error))
+    except Exception as error:  # noqa: BLE001
+        # One odd file must not end the reading of thousands; what went wrong stands in run.json.
+        return SkippedImage(path, f"{path} cannot be read: {type(error).__name__}: {error}")
+
+
+def _decoded_image(name: str, path: Path, lr_u8: torch.Tensor, hr_u8: torch.Tensor | None) -> DecodedImage:
+    digest = hashlib.blake2b(digest_size=16)
+    for image in (lr_u8, hr_u8):
+        if image is not None:
+            digest.update(repr(tuple(image.shape)).encode())
+            digest.update(image.numpy().data)
+    return DecodedImage(name, path, lr_u8, hr_u8, digest.hexdigest())
+
+
+def _worker_count() -> int:
+    return max(1, min(usable_cores() or 1, MAX_WORKERS))
+
+
+@contextmanager
+def _one_torch_thread(workers: int) -> Iterator[None]:
+    """Set torch's threads to one, which new threads inherit: else each worker starts as many as there are cores."""
+    before = torch.get_num_threads()
+    if workers > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

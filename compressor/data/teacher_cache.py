@@ -1,15 +1,9 @@
-"""Images in half precision in an entry of the cache folder that grows, found by the key of what each was made from.
+"""A teacher's outputs for whole images, kept on disk and cropped by the sampler of the training images.
 
-outputs.fp16 holds the values, image after image; outputs.jsonl has a line for each, written after its values: key,
-place, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes that no line names.
-An image whose checksum is wrong counts as absent and is made again. One process writes at a time.
-
-A teacher's outputs, made once for whole images and cropped ever after by the sampler of the training images.
-
-Two approximations make it an option and not the rule: an output of the whole image has no patch borders, which the
-teacher of a patch sees, and the output of a mirrored patch is taken to be the mirrored output; `difference` measures
-both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image shrunk once more
-by the scale, for methods that label what nobody has labelled (DUKD).
+Two approximations make it an option and not the default: an output of the whole image has no patch borders, which the
+teacher of a patch sees, and the output of a mirrored patch is taken to be the mirrored output; `measure_difference`
+measures both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image shrunk
+once more by the scale, for methods that need labels for images without HR originals (DUKD).
 """
 
 from __future__ import annotations
@@ -25,40 +19,47 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 
-from compressor.base.cache_folder import CacheFolder, mapped, told
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
+from compressor.base.context import QUIET, Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.precision import Precision, autocast
 from compressor.data.batches import Batches, Labels, View
-from compressor.data.store import ImageStore, Plane, has_room
+from compressor.data.placement import fits_on_device
+from compressor.data.store import ImageStore, Plane
 from compressor.images.metrics import PEAK, psnr
 from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 
-BYTES = 2
+FORMAT = 1
+"""Part of every key: outputs made in another way have another number."""
+
+FP16_BYTES = 2
+FP16_MAX = torch.finfo(torch.float16).max
+MEASURED_PATCHES = 4
+
 HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
-"""So that a new file too has something to map, and by that is in use."""
+"""With it a new file can be mapped too, and by that counts as in use."""
 
 
 @runtime_checkable
 class HasTeacherViews(Protocol):
-    """A method that says for which inputs it wants the teacher's output alone, so that a cache may give it."""
+    """A method with inputs for which it needs the teacher's output alone, so that a cache may provide it."""
 
     @property
     def teacher_views(self) -> Sequence[View]: ...
 
 
 def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
-    """Return the views that the methods want outputs of, each once."""
+    """Return the views that the methods need outputs of, each once."""
     views = [view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views]
     return tuple(dict.fromkeys(views))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where an image lies, counted in values; C,H,W with three channels."""
+class OutputRecord:
+    """The position of one output, counted in values, and its size (three channels)."""
 
     key: str
     offset: int
@@ -73,7 +74,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """The entry of one name in a cache folder."""
+    """Images in half precision in a growing entry of the cache folder, found by the key of what each was made from.
+
+    outputs.fp16 holds the values, image after image; outputs.jsonl has a line for each, written after its values: key,
+    position, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes that no line
+    names. An image whose checksum is wrong counts as absent and is made again. One process writes at a time.
+    """
 
     folder: CacheFolder
     name: str
@@ -87,83 +93,83 @@ class OutputFile:
         return self.folder.path / self.name / "outputs.jsonl"
 
     @contextmanager
-    def held(self, announce: Note) -> Iterator[None]:
-        """Nobody else writes the entry meanwhile, which may just be making what is wanted here, nor removes it."""
-        with self.folder.growing(self.name, announce):
-            with _one_line(self.data), open(self.data, "a+b") as file:
+    def lock(self, note: Note) -> Iterator[None]:
+        """Keep other processes from writing the entry, after waiting for one that does, and from removing it."""
+        with self.folder.growing_entry(self.name, note):
+            with _write_errors(self.data), open(self.data, "a+b") as file:
                 if not file.seek(0, 2):
                     file.write(HEADER)
                     file.flush()
-                hold = mapped(file)
+                mapping = map_file(file)
             try:
                 yield
             finally:
-                hold.close()
+                mapping.close()
 
-    def sound(self, keys: Sequence[str], progress: Progress) -> dict[str, Entry]:
-        """The entries among `keys` whose values are what was written."""
-        known = self._listed()
-        present = [known[key] for key in dict.fromkeys(keys) if key in known]
+    def check(self, keys: Sequence[str], progress: Progress) -> dict[str, OutputRecord]:
+        """Return the records of `keys` whose values have the right checksum."""
+        records = self._read_index()
+        present = [records[key] for key in dict.fromkeys(keys) if key in records]
         if not present:
             return {}
-        sound = {}
+        intact = {}
         values = self._values().numpy()
-        for done, entry in enumerate(present, start=1):
-            if zlib.crc32(values[entry.offset : entry.offset + entry.values].data) == entry.crc32:
-                sound[entry.key] = entry
+        for done, record in enumerate(present, start=1):
+            if zlib.crc32(values[record.offset : record.offset + record.values].data) == record.crc32:
+                intact[record.key] = record
             progress("checking the teacher cache", done, len(present))
-        return sound
+        return intact
 
-    def append(self, key: str, image: torch.Tensor) -> Entry:
-        """Write (3,H,W) in half precision behind everything else: first the values, then their line."""
+    def append(self, key: str, image: torch.Tensor) -> OutputRecord:
+        """Append (3,H,W) in half precision: first the values, then their line."""
         values = image.to(torch.float16).contiguous().cpu().numpy().data
         _, height, width = image.shape
-        with _one_line(self.data), open(self.data, "ab") as data, open(self.index, "a+b") as index:
+        with _write_errors(self.data), open(self.data, "ab") as data, open(self.index, "a+b") as index:
             start = data.seek(0, 2)
-            start += data.write(bytes(-start % BYTES))
-            entry = Entry(key, start // BYTES, height, width, zlib.crc32(values))
+            start += data.write(bytes(-start % FP16_BYTES))
+            record = OutputRecord(key, start // FP16_BYTES, height, width, zlib.crc32(values))
             try:
                 data.write(values.cast("B"))
                 data.flush()
             except OSError:
                 data.truncate(start)
                 raise
-            index.write(_newline_if_cut(index) + json.dumps(asdict(entry)).encode() + b"\n")
-        return entry
+            index.write(_missing_newline(index) + json.dumps(asdict(record)).encode() + b"\n")
+        return record
 
-    def plane(self, entries: Mapping[str, Entry], keys: Sequence[str]) -> Plane:
-        """The images of `keys`, in their order, in the memory-mapped file."""
-        ordered = [entries[key] for key in keys]
+    def plane(self, records: Mapping[str, OutputRecord], keys: Sequence[str]) -> Plane:
+        """Return the images of `keys`, in their order, in the memory-mapped file."""
+        ordered = [records[key] for key in keys]
         return Plane(
             self._values(),
-            torch.tensor([entry.offset for entry in ordered]),
-            torch.tensor([entry.height for entry in ordered]),
-            torch.tensor([entry.width for entry in ordered]),
+            torch.tensor([record.offset for record in ordered]),
+            torch.tensor([record.height for record in ordered]),
+            torch.tensor([record.width for record in ordered]),
         )
 
     def _values(self) -> torch.Tensor:
-        """The whole file, memory-mapped; in use as long as the tensor lives."""
+        """Return the whole file, memory-mapped; it is in use as long as the tensor exists."""
         with open(self.data, "rb") as file:
-            whole = mapped(file)
-        return torch.frombuffer(whole, dtype=torch.float16, count=len(whole) // BYTES)
+            content = map_file(file)
+        return torch.frombuffer(content, dtype=torch.float16, count=len(content) // FP16_BYTES)
 
-    def _listed(self) -> dict[str, Entry]:
-        """What the index names and the file is long enough for; a line that a crash cut short is passed over."""
-        size = self.data.stat().st_size // BYTES if self.data.is_file() else 0
-        entries: dict[str, Entry] = {}
+    def _read_index(self) -> dict[str, OutputRecord]:
+        """Return the records that the file is long enough for; a line that a crash cut short is skipped."""
+        size = self.data.stat().st_size // FP16_BYTES if self.data.is_file() else 0
+        records: dict[str, OutputRecord] = {}
         for line in self.index.read_bytes().splitlines() if self.index.is_file() else []:
             try:
-                entry = Entry(**json.loads(line))
-                fits = entry.offset >= 0 and entry.values > 0 and entry.offset + entry.values <= size
+                record = OutputRecord(**json.loads(line))
+                fits = record.offset >= 0 and record.values > 0 and record.offset + record.values <= size
             except (ValueError, TypeError):
                 continue
             if fits:
-                entries[entry.key] = entry
-        return entries
+                records[record.key] = record
+        return records
 
 
-def _newline_if_cut(index: BinaryIO) -> bytes:
-    """A line that a crash cut short is ended before the next one."""
+def _missing_newline(index: BinaryIO) -> bytes:
+    """Return the newline that ends a line which a crash cut short."""
     if index.seek(0, 2) == 0:
         return b""
     index.seek(-1, 2)
@@ -171,25 +177,19 @@ def _newline_if_cut(index: BinaryIO) -> bytes:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise SrkdError(f"cannot write the teacher cache {path}: {error.strerror or error}") from error
 
 
-FORMAT = 1
-"""Part of every key: outputs made in another way have another number."""
-LARGEST = torch.finfo(torch.float16).max
-MEASURED_PATCHES = 4
-
-
 @dataclass(frozen=True)
 class CachedView:
-    """One view of every image of a store: what the teacher is shown, and where and under which keys its outputs lie."""
+    """One view of every image of a store: the teacher's inputs, and the file and the keys of its outputs."""
 
     view: View
-    shown: Plane
+    inputs: Plane
     shrink: int
     file: OutputFile
     keys: tuple[str, ...]
@@ -197,7 +197,7 @@ class CachedView:
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """Everything decided about a cache before the teacher runs."""
+    """The files and keys of a cache, decided before the teacher runs."""
 
     names: tuple[str, ...]
     scale: int
@@ -222,117 +222,118 @@ class TeacherCache:
                 f"schedule.lr_patch={lr_patch}: a cache of zoom-out outputs at x{scale} needs patches that are a "
                 f"multiple of {scale}: --set schedule.lr_patch={lr_patch // scale * scale or scale}"
             )
-        who = teacher_key(teacher)
-        planned = []
+        model = teacher_key(teacher)
+        cached_views = []
         for view in dict.fromkeys(views):
-            shown, shrink = (store.lr, 1) if view == "whole" else (zoomed_out(store.lr, scale), scale)
-            name = _hash(json.dumps([FORMAT, who, view, precision]).encode())
-            keys = tuple(image_key(shown.image(index)) for index in range(len(store.names)))
-            planned.append(CachedView(view, shown, shrink, OutputFile(folder, f"teacher-{name}"), keys))
-        return cls(store.names, scale, precision, tuple(planned))
+            inputs, shrink = (store.lr, 1) if view == "whole" else (zoom_out(store.lr, scale), scale)
+            name = _hash(json.dumps([FORMAT, model, view, precision]).encode())
+            keys = tuple(image_key(inputs.image(index)) for index in range(len(store.names)))
+            cached_views.append(CachedView(view, inputs, shrink, OutputFile(folder, f"teacher-{name}"), keys))
+        return cls(store.names, scale, precision, tuple(cached_views))
 
     @property
     def bytes(self) -> int:
-        return sum(self._bytes(one, range(len(one.keys))) for one in self.views)
+        """The size of all outputs."""
+        return sum(self._bytes(view, range(len(view.keys))) for view in self.views)
 
-    def _bytes(self, one: CachedView, indices: Iterable[int]) -> int:
-        """What the outputs for these images take."""
-        shown = one.shown
-        return sum(BYTES * 3 * self.scale**2 * int(shown.heights[i]) * int(shown.widths[i]) for i in indices)
+    def _bytes(self, view: CachedView, indices: Iterable[int]) -> int:
+        """Return the size of the outputs for these images."""
+        heights, widths = view.inputs.heights, view.inputs.widths
+        return sum(FP16_BYTES * 3 * self.scale**2 * int(heights[i]) * int(widths[i]) for i in indices)
 
     def facts(self) -> dict[str, Any]:
-        """What run.json keeps: a resumed run must find the same."""
+        """Return the facts for run.json, which a resumed run must have too."""
         return {
             "precision": self.precision,
             "storage": "fp16, unclamped",
             "views": {
-                one.view: {
-                    "entry": one.file.name,
-                    "images": _hash("".join(one.keys).encode()),
-                    "bytes": self._bytes(one, range(len(one.keys))),
+                view.view: {
+                    "entry": view.file.name,
+                    "images": _hash("".join(view.keys).encode()),
+                    "bytes": self._bytes(view, range(len(view.keys))),
                 }
-                for one in self.views
+                for view in self.views
             },
         }
 
-    def filled(
-        self, teacher: Teacher, progress: Progress = no_progress, announce: Note = no_note
-    ) -> dict[View, Labels]:
-        """Run the teacher where an image has no sound output yet, and map what there is then."""
+    def fill(self, teacher: Teacher, context: Context = QUIET) -> dict[View, Labels]:
+        """Run the teacher on images without an intact output, and map all outputs."""
         return {
-            one.view: Labels(
-                self._fill(one, teacher, progress, announce),
+            view.view: Labels(
+                self._fill_view(view, teacher, context),
                 self.scale,
-                None if one.shrink == 1 else one.shown,
-                one.shrink,
+                None if view.shrink == 1 else view.inputs,
+                view.shrink,
             )
-            for one in self.views
+            for view in self.views
         }
 
-    def serve(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, announce: Note) -> Batches:
-        """The batches with what was kept, and a line on how far that is from the teacher's own outputs."""
+    def attach(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, note: Note) -> Batches:
+        """Return the batches with the labels; a note says how far those are from the teacher's direct outputs."""
         device = batches.device or torch.device("cpu")
-        if device.type != "cpu" and has_room(self.bytes, "the teacher's outputs", device, announce):
-            moved: dict[View, Labels] = {view: one.to(device) for view, one in labels.items()}
-            labels = moved
-        served = batches.labelled(labels)
-        announce(difference_line(difference(teacher, served, self.precision)))
-        return served
+        if device.type != "cpu" and fits_on_device(self.bytes, "the teacher's outputs", device, note):
+            labels = {view: one.to(device) for view, one in labels.items()}
+        labelled = batches.with_labels(labels)
+        note(format_difference(measure_difference(teacher, labelled, self.precision)))
+        return labelled
 
-    def _fill(self, one: CachedView, teacher: Teacher, progress: Progress, announce: Note) -> Plane:
-        with one.file.held(announce):
-            entries = one.file.sound(one.keys, progress)
-            missing = {key: index for index, key in enumerate(one.keys) if key not in entries}
-            one.file.folder.require_room(self._bytes(one, missing.values()), "--teacher-cache")
-            seam = 0.0
+    def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Plane:
+        file = view.file
+        with file.lock(context.note):
+            records = file.check(view.keys, context.progress)
+            missing = {key: index for index, key in enumerate(view.keys) if key not in records}
+            file.folder.require_space(self._bytes(view, missing.values()), "--teacher-cache")
+            largest_seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
-                image, difference = self._output(teacher, one, index)
-                entries[key] = one.file.append(key, image)
-                seam = max(seam, difference)
-                progress(f"teacher on {one.view} images", done, len(missing))
-            announce(
-                f"teacher cache: {len(one.keys)} {one.view} images, {len(missing)} of them made now, "
-                f"{told(self._bytes(one, range(len(one.keys))))} in {one.file.data.parent}"
+                image, seam = self._output(teacher, view, index)
+                records[key] = file.append(key, image)
+                largest_seam = max(largest_seam, seam)
+                context.progress(f"teacher on {view.view} images", done, len(missing))
+            context.note(
+                f"teacher cache: {len(view.keys)} {view.view} images, {len(missing)} of them made now, "
+                f"{format_bytes(self._bytes(view, range(len(view.keys))))} in {file.data.parent}"
             )
-            if seam:
-                announce(f"teacher cache: tiles of this teacher are not exact; largest seam {255 * seam:.2f} of 255")
-            return one.file.plane(entries, one.keys)
+            if largest_seam:
+                context.note(
+                    f"teacher cache: tiles of this teacher are not exact; largest seam {255 * largest_seam:.2f} of 255"
+                )
+            return file.plane(records, view.keys)
 
-    def _output(self, teacher: Teacher, one: CachedView, index: int) -> tuple[torch.Tensor, float]:
-        """The unclamped output for one image in half precision, and the seam where tiles are not exact."""
+    def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
+        """Return the unclamped output for one image in half precision, and the seam where tiles are not exact."""
         model = teacher.descriptor
         with _arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
-                _unit(one.shown.image(index))[None].to(teacher.device),
+                _to_unit_range(view.inputs.image(index))[None].to(teacher.device),
                 scale=model.scale,
                 radius=model.receptive_radius,
                 size_multiple=model.size_multiple,
                 min_size=model.min_size,
             )
-        largest = float(tiled.sr.abs().max())
-        if not largest <= LARGEST:
+        peak = float(tiled.sr.abs().max())
+        if not peak <= FP16_MAX:
             raise SrkdError(
-                f"image {self.names[index]}: the teacher's output reaches {largest:g}, and half precision ends at "
-                f"{LARGEST:g}: leave out --teacher-cache"
+                f"image {self.names[index]}: the teacher's output reaches {peak:g}, and half precision ends at "
+                f"{FP16_MAX:g}: leave out --teacher-cache"
             )
         return tiled.sr[0].half(), tiled.seam or 0.0
 
 
 def teacher_key(teacher: Teacher) -> str:
-    """A hash of everything that decides what a teacher gives."""
+    """Return a hash of everything that a teacher's outputs depend on."""
     file = "" if teacher.network is not None or teacher.origin is None else teacher.origin.sha256
     return _hash(json.dumps([teacher.backend, teacher.fingerprint(), file, teacher.img_range]).encode())
 
 
 def image_key(image: torch.Tensor) -> str:
-    """A hash of an image's size and values."""
+    """Return a hash of an image's size and values."""
     return _hash(f"{image.dtype} {tuple(image.shape)} ".encode() + image.cpu().contiguous().numpy().tobytes())
 
 
-def zoomed_out(plane: Plane, scale: int) -> Plane:
-    """Every image shrunk by the scale, neither rounded to 8 bit nor clipped; in half precision, as they are shown."""
-    images = [imresize(_unit(plane.image(index)), 1 / scale).half() for index in range(len(plane.offsets))]
+def zoom_out(plane: Plane, scale: int) -> Plane:
+    """Return every image shrunk by the scale, neither rounded to 8 bit nor clipped, in half precision."""
+    images = [imresize(_to_unit_range(plane.image(index)), 1 / scale).half() for index in range(len(plane.offsets))]
     sizes = torch.tensor([image.numel() for image in images])
     return Plane(
         torch.cat([image.reshape(-1) for image in images]),
@@ -342,24 +343,24 @@ def zoomed_out(plane: Plane, scale: int) -> Plane:
     )
 
 
-def difference(teacher: Teacher, batches: Batches, precision: Precision = "fp32") -> dict[View, float]:
-    """PSNR in dB between cached outputs and those of the teacher for the very patches: the first few of step 0."""
-    few = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
-    figures = {}
-    for view, known in few.labels.items():
+def measure_difference(teacher: Teacher, batches: Batches, precision: Precision = "fp32") -> dict[View, float]:
+    """Return the PSNR in dB between cached and direct outputs, on the first patches of step 0."""
+    batch = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
+    psnr_db = {}
+    for view, cached in batch.labels.items():
         with _arithmetic(teacher.device, precision):
-            direct = teacher(known.lr).float()
-        figures[view] = float(psnr(PEAK * known.sr, PEAK * direct).mean())
-    return figures
+            direct = teacher(cached.lr).float()
+        psnr_db[view] = float(psnr(PEAK * cached.sr, PEAK * direct).mean())
+    return psnr_db
 
 
-def difference_line(figures: Mapping[View, float]) -> str:
-    """The figures as one line for a person."""
-    told = ", ".join(f"{view} {db:.1f} dB" for view, db in figures.items())
-    return f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {told}"
+def format_difference(psnr_db: Mapping[View, float]) -> str:
+    """Return the figures as one line for a person."""
+    figures = ", ".join(f"{view} {db:.1f} dB" for view, db in psnr_db.items())
+    return f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {figures}"
 
 
-def _unit(image: torch.Tensor) -> torch.Tensor:
+def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
 

@@ -72,7 +72,7 @@ class RunEvents:
         if self.batch_hashes is not None:
             # Of the batches since the row before.
             since = next(step for step in range(done - 1, -1, -1) if step == 0 or self._is_logged(step))
-            hashes = self.batch_hashes.tell(since, done)
+            hashes = self.batch_hashes.take(since, done)
         self.folder.metrics("train", done, {**numbers, "rate": rate}, hashes)
         self._flag_imbalance(done, numbers)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.base.randomness import drawn
+from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students import student_of_spec
@@ -170,7 +170,7 @@ def _prepare(
     device = next(network.parameters()).device
     for method in stage.methods:
         if method.name not in modules:
-            with drawn(f"modules of {method.name}", seed):
+            with torch_stream(f"modules of {method.name}", seed):
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
     extra = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
     optimiser = torch.optim.Adam(

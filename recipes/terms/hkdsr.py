@@ -31,7 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.randomness import crop_each, places, torch_seed
+from compressor.base.randomness import crop_each, random_positions, torch_seed
 from recipes.terms.distances import full_precision, sample_l1, widen
 
 WINDOW = 24
@@ -85,7 +85,7 @@ def windowed_matrix_l1(
     transformed = [haar(images).high for images in (student, teacher, label)]
     height, width = transformed[0][0].shape[-2:]
     size = min(window, height), min(window, width)
-    corners = places("hkdsr-windows", seed, step, samples, (height - size[0], width - size[1]), draws=3)
+    corners = random_positions("hkdsr-windows", seed, step, samples, (height - size[0], width - size[1]), draws=3)
     distances = [matrix_l1(*(crop_each(bands[k], corners[k], *size) for bands in transformed)) for k in range(3)]
     return torch.stack(distances).sum(0)
 

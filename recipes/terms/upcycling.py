@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.base.randomness import crop_each, places, uniforms
+from compressor.base.randomness import crop_each, random_positions, uniforms
 from compressor.images.resize import imresize
 
 PROBABILITY = 0.3
@@ -68,7 +68,7 @@ def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -
 def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
     """Crop each HR patch to (height, width) at a random place."""
     height, width = _require_size(hr, size)
-    (corners,) = places("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
+    (corners,) = random_positions("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
     return crop_each(hr, corners, height, width)
 
 

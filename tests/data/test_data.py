@@ -12,7 +12,7 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
-from compressor.data.batches import Batches, _addressed, _copied
+from compressor.data.batches import Batches, _gather_by_addresses, _gather_by_slices
 from compressor.data.decode import build_store
 from compressor.data.sampler import Draw, Sampler
 from compressor.images.files import read_rgb_u8
@@ -90,7 +90,7 @@ def test_no_usable_image_is_one_line(tmp_path):
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
 @pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("gather", [_copied, _addressed])
+@pytest.mark.parametrize("gather", [_gather_by_slices, _gather_by_addresses])
 def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, transpose):
     def switch(value: bool) -> torch.Tensor:
         return torch.tensor([value, False])
@@ -104,11 +104,11 @@ def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, 
         switch(transpose),
     )
     found = gather(store.hr, draw, 20, 4)
-    wanted = store.hr.image(2)[:, 4:24, 8:28]
-    wanted = wanted.flip(2) if hflip else wanted
-    wanted = wanted.flip(1) if vflip else wanted
-    wanted = wanted.transpose(1, 2) if transpose else wanted
-    assert torch.equal(found[0], wanted)
+    expected = store.hr.image(2)[:, 4:24, 8:28]
+    expected = expected.flip(2) if hflip else expected
+    expected = expected.flip(1) if vflip else expected
+    expected = expected.transpose(1, 2) if transpose else expected
+    assert torch.equal(found[0], expected)
     assert torch.equal(found[1], store.hr.image(0)[:, 12:32, 16:36])
 
 
@@ -119,14 +119,14 @@ def test_lr_and_hr_patches_stay_aligned(tmp_path):
     write(tmp_path / "hr.png", hr)
     write(tmp_path / "lr.png", cells)
     store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4, lr_patch=5)
-    batches = Batches.over(store, batch=64, lr_patch=5, seed=1)
+    batches = Batches.for_store(store, batch=64, lr_patch=5, seed=1)
     batch = batches.at(0)
     assert torch.equal(batch.lr, batch.hr[:, :, ::4, ::4])
     assert len({patch.numpy().tobytes() for patch in batch.lr}) > 32
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(store):
-    one, same, other = (Batches.over(store, batch=4, lr_patch=6, seed=seed) for seed in (7, 7, 8))
+    one, same, other = (Batches.for_store(store, batch=4, lr_patch=6, seed=seed) for seed in (7, 7, 8))
     later = one.at(5).digest()
     assert one.at(4).digest() != later
     assert same.at(5).digest() == later
@@ -134,7 +134,7 @@ def test_batches_are_a_pure_function_of_seed_and_step(store):
 
 
 def test_a_rank_takes_its_slice_of_the_global_batch(store):
-    sampler = Sampler.over(store, lr_patch=6, seed=3)
+    sampler = Sampler.for_store(store, lr_patch=6, seed=3)
     whole = Batches(store, sampler, range(6)).at(2)
     ranks = [Batches(store, sampler, range(start, start + 2)).at(2) for start in (0, 2, 4)]
     assert torch.equal(whole.lr, torch.cat([rank.lr for rank in ranks]))
@@ -142,7 +142,7 @@ def test_a_rank_takes_its_slice_of_the_global_batch(store):
 
 
 def test_every_position_symmetry_and_image_is_drawn(store):
-    sampler = Sampler.over(store, lr_patch=6, seed=0)
+    sampler = Sampler.for_store(store, lr_patch=6, seed=0)
     draw = sampler.draw(0, range(4000))
     for index in range(3):
         of_image = draw.images == index
@@ -167,11 +167,11 @@ def test_streams_seeds_and_steps_are_independent_and_leave_no_global_trace():
 @pytest.mark.parametrize("count", [1, 3, 6, 9])
 def test_each_sample_has_a_counter_block_of_philox_to_itself(count):
     key = int.from_bytes(hashlib.blake2b(b"a:3", digest_size=16).digest(), "little")
-    wanted = [
+    expected = [
         np.random.Generator(np.random.Philox(key=key, counter=[0, sample, 2**40, 0])).random(count)
         for sample in (0, 7, 2**33)
     ]
-    assert np.array_equal(uniforms("a", 3, 2**40, [0, 7, 2**33], count), np.stack(wanted))
+    assert np.array_equal(uniforms("a", 3, 2**40, [0, 7, 2**33], count), np.stack(expected))
     assert uniforms("a", 3, 0, [], count).shape == (0, count)
 
 

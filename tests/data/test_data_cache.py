@@ -1,4 +1,4 @@
-"""Decoded images on disk: reused while the files are what they were, shared by processes, bounded, checked."""
+"""DecodedImages images on disk: reused while the files are what they were, shared by processes, bounded, checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from PIL import Image
 
 from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.data import decode
-from compressor.data import decode as build
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
 from srkd.compression import compress
@@ -36,12 +35,12 @@ def cache(tmp_path: Path) -> CacheFolder:
 
 
 def test_batches_are_the_same_from_memory_a_new_entry_a_reused_one_and_a_temporary_file(photos, cache, monkeypatch):
-    told: list[str] = []
-    stores = [read(photos, None), read(photos, cache, told), read(photos, cache, told)]
-    assert "decoded in" in told[0] and "as decoded before" in told[1]
-    monkeypatch.setattr(build, "MEMORY_SHARE", 0.0)
-    stores.append(read(photos, None, told))
-    assert "temporary file" in told[2]
+    notes: list[str] = []
+    stores = [read(photos, None), read(photos, cache, notes), read(photos, cache, notes)]
+    assert "decoded in" in notes[0] and "as decoded before" in notes[1]
+    monkeypatch.setattr(decode, "MEMORY_SHARE", 0.0)
+    stores.append(read(photos, None, notes))
+    assert "temporary file" in notes[2]
     for step in range(3):
         seen = [batches(decoded).at(step) for decoded in stores]
         for other in seen[1:]:
@@ -56,7 +55,7 @@ def test_reusing_decodes_nothing(photos, cache, monkeypatch):
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(build, "decoded", refuse)
+    monkeypatch.setattr(decode, "decode_in_order", refuse)
     assert len(read(photos, cache).images) == 3
 
 
@@ -79,7 +78,7 @@ def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tm
         Image.fromarray(noise(44, 48, 99)).save(path, compress_level=0)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
-    second = decode_all(photos, scale=scale, border=border, cache=cache, small=0)
+    second = decode_all(photos, scale=scale, border=border, cache=cache, small_bytes=0)
     assert len(entries(cache)) == 2
     assert first.images != second.images
 
@@ -104,13 +103,13 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
         rows = json.loads(index.read_text())
         rows["images"][1] = []
         index.write_text(json.dumps(rows))
-    told: list[str] = []
-    again = batches(read(photos, cache, told)).at(0)
+    notes: list[str] = []
+    again = batches(read(photos, cache, notes)).at(0)
     assert torch.equal(again.hr, sound.hr)
-    assert len(told) == 2 and "making it anew" in told[0] and str(entry) in told[0]
-    told.clear()
-    read(photos, cache, told)
-    assert len(told) == 1 and "as decoded before" in told[0]
+    assert len(notes) == 2 and "making it again" in notes[0] and str(entry) in notes[0]
+    notes.clear()
+    read(photos, cache, notes)
+    assert len(notes) == 1 and "as decoded before" in notes[0]
 
 
 PROGRAM = """
@@ -118,9 +117,10 @@ import sys
 from pathlib import Path
 from compressor.data.decode import decode_all
 from compressor.base.cache_folder import CacheFolder
+from compressor.base.context import Context
 from compressor.images.sets import find_sets
 pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
-decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small=0, announce=print)
+decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small_bytes=0, context=Context(note=print))
 store = decoded.select(range(len(pairs)), lr_patch=4)
 print(store.digest())
 """
@@ -139,24 +139,24 @@ def test_processes_that_want_the_same_images_at_once_all_get_them(tmp_path, cach
 
 
 def test_of_two_that_come_at_once_one_decodes_and_the_other_waits(photos, cache, monkeypatch):
-    begun = threading.Event()
-    real = build.decoded
+    started = threading.Event()
+    real = decode.decode_in_order
     times = []
 
     def slow(*arguments, **options):
         times.append(1)
-        begun.set()
+        started.set()
         time.sleep(0.3)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(build, "decoded", slow)
+    monkeypatch.setattr(decode, "decode_in_order", slow)
     first = threading.Thread(target=read, args=(photos, cache))
     first.start()
-    begun.wait(10)
-    told: list[str] = []
-    assert len(read(photos, cache, told).images) == 3
+    started.wait(10)
+    notes: list[str] = []
+    assert len(read(photos, cache, notes).images) == 3
     first.join()
-    assert len(times) == 1 and "waiting" in told[0]
+    assert len(times) == 1 and "waiting" in notes[0]
 
 
 def test_what_a_killed_process_left_is_swept_away(photos, cache):
@@ -181,14 +181,15 @@ import os, resource, sys
 from pathlib import Path
 from compressor.data.decode import decode_all
 from compressor.base.cache_folder import CacheFolder
+from compressor.base.context import Context
 from compressor.images.sets import find_sets
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
 cache = CacheFolder(Path(sys.argv[2]))
-decode_all(pairs[:6], scale=4, cache=cache, small=0)
+decode_all(pairs[:6], scale=4, cache=cache, small_bytes=0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decoded = decode_all(pairs, scale=4, cache=cache, small=0)
+decoded = decode_all(pairs, scale=4, cache=cache, small_bytes=0)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(decoded.bytes // 1000, after - before)
 """
@@ -230,21 +231,21 @@ def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_images_arrive_in_the_order_of_asking_a_few_at_a_time(workers, tmp_path, monkeypatch):
     pairs = write_photos(tmp_path / "many", 20)
-    begun: list[str] = []
-    real = decode.decode
+    started: list[str] = []
+    real = decode.decode_image
 
     def noted(source: ImagePair, *rest: object) -> object:
-        begun.append(source.stem)
+        started.append(source.stem)
         time.sleep(0.01 if source.stem in ("0", "7") else 0)
         return real(source, *rest)
 
-    monkeypatch.setattr(decode, "decode", noted)
+    monkeypatch.setattr(decode, "decode_image", noted)
     threads = torch.get_num_threads()
-    arriving = decode.decoded(pairs, scale=4, border="mirror", workers=workers)
+    arriving = decode.decode_in_order(pairs, scale=4, border="mirror", workers=workers)
     names = [next(arriving).name]
     time.sleep(0.05)
-    assert len(begun) <= 2 * workers + 1, "everything was decoded at once"
-    names += [pixels.name for pixels in arriving]
+    assert len(started) <= 2 * workers + 1, "everything was decoded at once"
+    names += [image.name for image in arriving]
     assert names == [pair.stem for pair in pairs] and torch.get_num_threads() == threads
 
 
@@ -255,11 +256,16 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     student = {"student": "edsr:width=4,depth=1,scale=4", "recipe": "scratch", "steps": 1}
 
     def trained(name: str, **options: object) -> tuple[bytes, str]:
-        told: list[str] = []
+        notes: list[str] = []
         report = compress(
-            data=folder, out=tmp_path / name, announce=told.append, settings=("schedule.batch=1",), **student, **options
+            data=folder,
+            out=tmp_path / name,
+            announce=notes.append,
+            settings=("schedule.batch=1",),
+            **student,
+            **options,
         )
-        return report.student_path.read_bytes(), "\n".join(told)
+        return report.student_path.read_bytes(), "\n".join(notes)
 
     first, said = trained("first")
     assert "1 image decoded in" in said and f"kept in {default_folder()}" in said

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from compressor.base import cache_folder
-from compressor.base.cache_folder import CacheFolder, bytes_of, default_folder
+from compressor.base.cache_folder import CacheFolder, default_folder, parse_bytes
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory
-from compressor.data import decode as build
+from compressor.data import decode
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
 from tests.support.data_cache_cases import batches, entries, read, write_photos
@@ -51,10 +51,10 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     left = {entry.name for entry in entries(bounded)}
     assert len(left) == 3 and oldest <= left and not second & left
     tight = CacheFolder(cache.path, int(1.2 * (one + 2000)))
-    told: list[str] = []
-    read(sets[1], tight, told)
+    notes: list[str] = []
+    read(sets[1], tight, notes)
     assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
-    assert "--cache-size" in told[0]
+    assert "--cache-size" in notes[0]
     del held
 
 
@@ -74,11 +74,11 @@ def test_an_entry_is_free_once_its_batches_are_gone(photos, cache):
     made.at(0)
     (entry,) = entries(cache)
     tight = CacheFolder(cache.path, 1000)
-    assert not tight.make_room(900) and entry.exists()
+    assert not tight.free_space(900) and entry.exists()
     gc.disable()
     try:
         del made
-        assert tight.make_room(900) and not entry.exists()
+        assert tight.free_space(900) and not entry.exists()
     finally:
         gc.enable()
 
@@ -86,32 +86,32 @@ def test_an_entry_is_free_once_its_batches_are_gone(photos, cache):
 def test_what_is_larger_than_the_cache_stays_in_memory_and_removes_nothing(tmp_path, photos, cache):
     read(photos, cache)
     before = entries(cache)
-    told: list[str] = []
+    notes: list[str] = []
     large = write_photos(tmp_path / "large", 9, seed=50)
-    decoded = read(large, CacheFolder(cache.path, read(photos, cache).bytes * 2), told)
+    decoded = read(large, CacheFolder(cache.path, read(photos, cache).bytes * 2), notes)
     assert len(decoded.images) == 9 and entries(cache) == before
-    assert "do not fit into" in told[-1] and "--cache-size" in told[-1]
+    assert "do not fit into" in notes[-1] and "--cache-size" in notes[-1]
 
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_fall_back_to_memory(photos, cache, tmp_path, monkeypatch):
-    told: list[str] = []
+    notes: list[str] = []
     (tmp_path / "file").write_text("no folder")
-    assert len(read(photos, CacheFolder(tmp_path / "file" / "cache"), told).images) == 3
-    assert len(told) == 1 and "nothing is kept" in told[0]
+    assert len(read(photos, CacheFolder(tmp_path / "file" / "cache"), notes).images) == 3
+    assert len(notes) == 1 and "nothing is kept" in notes[0]
 
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_folder, "_flush", full)
-    told.clear()
-    assert len(read(photos, cache, told).images) == 3
-    assert told == [f"nothing is kept in the cache folder {cache.path}: No space left on device"]
+    notes.clear()
+    assert len(read(photos, cache, notes).images) == 3
+    assert notes == [f"nothing is kept in the cache folder {cache.path}: No space left on device"]
     assert list(cache.path.iterdir()) == []
 
 
 def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monkeypatch):
-    monkeypatch.setattr(build, "MEMORY_SHARE", 0.0)
-    monkeypatch.setattr(build, "SPARE", 10**18)
+    monkeypatch.setattr(decode, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(decode, "SPARE_BYTES", 10**18)
     with pytest.raises(SrkdError, match=r"--cache-size.*SRKD_CACHE"):
         read(photos, None)
 
@@ -119,16 +119,16 @@ def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monke
 def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     whole = available_memory(tmp_path)
     assert whole > 10**8
-    for most, used, wanted in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
+    for most, used, expected in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
         (tmp_path / "memory.max").write_text(most + "\n")
         (tmp_path / "memory.current").write_text(used + "\n")
-        assert available_memory(tmp_path) == wanted
+        assert available_memory(tmp_path) == expected
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(tmp_path) > 10**8
 
 
 def test_sizes_are_read_as_people_write_them():
-    assert [bytes_of(text) for text in ("500MB", "8GB", "1.5 tb", "20g", "0", "1000", 77)] == [
+    assert [parse_bytes(text) for text in ("500MB", "8GB", "1.5 tb", "20g", "0", "1000", 77)] == [
         500_000_000,
         8_000_000_000,
         1_500_000_000_000,
@@ -139,7 +139,7 @@ def test_sizes_are_read_as_people_write_them():
     ]
     for wrong in ("", "much", "-1", "8 apples", "1.2.3"):
         with pytest.raises(UsageError, match="500MB"):
-            bytes_of(wrong)
+            parse_bytes(wrong)
 
 
 def test_where_the_cache_lies(monkeypatch):

@@ -14,7 +14,7 @@ from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
 from compressor.data.decode import build_store, decode_all
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.data.store import Skipped
+from compressor.data.store import SkippedImage
 from compressor.images.files import Picture, write_picture
 from compressor.images.sets import ImagePair, find_sets
 
@@ -45,7 +45,7 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
     grey = rgb[..., 0]
     grey3 = np.repeat(grey[..., None], 3, axis=2)
     image = Image.fromarray(rgb)
-    wanted: dict[str, tuple[Pixels, int]] = {}
+    expected: dict[str, tuple[Pixels, int]] = {}
     for suffix, options, within in (
         ("png", {}, 0),
         ("bmp", {}, 0),
@@ -56,46 +56,46 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
         ("JPEG", {"quality": 98, "subsampling": 0}, 6),
     ):
         image.save(folder / f"rgb-{suffix}.{suffix}", **options)
-        wanted[f"rgb-{suffix}"] = rgb, within
+        expected[f"rgb-{suffix}"] = rgb, within
     for suffix in ("png", "jpg", "tif", "bmp"):
         Image.fromarray(grey).save(folder / f"grey-{suffix}.{suffix}")
-        wanted[f"grey-{suffix}"] = grey3, 6 if suffix == "jpg" else 0
+        expected[f"grey-{suffix}"] = grey3, 6 if suffix == "jpg" else 0
     for suffix in ("png", "webp", "tif"):
         clear = np.dstack([rgb, np.full((HEIGHT, WIDTH), 90, np.uint8)])
         Image.fromarray(clear).save(
             folder / f"alpha-{suffix}.{suffix}", **({"lossless": True} if suffix == "webp" else {})
         )
-        wanted[f"alpha-{suffix}"] = rgb, 0
+        expected[f"alpha-{suffix}"] = rgb, 0
     image.quantize(256).save(folder / "palette.png")
-    wanted["palette"] = np.array(image.quantize(256).convert("RGB")), 0
+    expected["palette"] = np.array(image.quantize(256).convert("RGB")), 0
     deep = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / 255
     for suffix in ("png", "tif"):
         write_picture(Picture(deep, bits=16), folder / f"deep-{suffix}.{suffix}")
-        wanted[f"deep-{suffix}"] = rgb, 0
+        expected[f"deep-{suffix}"] = rgb, 0
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep-grey.png")
-    wanted["deep-grey"] = grey3, 0
+    expected["deep-grey"] = grey3, 0
     image.convert("CMYK").save(folder / "cmyk.jpg", quality=98, subsampling=0)
     image.convert("CMYK").save(folder / "cmyk-tif.tif")
-    wanted["cmyk"] = rgb, 8
-    wanted["cmyk-tif"] = rgb, 0
-    wanted["turned-6"] = turned(folder / "turned-6.jpg", 6, quality=98, subsampling=0), 6
-    wanted["turned-8"] = turned(folder / "turned-8.png", 8), 0
-    wanted["turned-3"] = turned(folder / "turned-3.webp", 3, lossless=True), 0
-    return wanted
+    expected["cmyk"] = rgb, 8
+    expected["cmyk-tif"] = rgb, 0
+    expected["turned-6"] = turned(folder / "turned-6.jpg", 6, quality=98, subsampling=0), 6
+    expected["turned-8"] = turned(folder / "turned-8.png", 8), 0
+    expected["turned-3"] = turned(folder / "turned-3.webp", 3, lossless=True), 0
+    return expected
 
 
 def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
-    wanted = write_all(tmp_path / "mixed")
+    expected = write_all(tmp_path / "mixed")
     (found,) = find_sets(tmp_path / "mixed", scale=2)
     store = build_store(found.pairs, scale=2, lr_patch=8)
-    assert not store.skipped and set(store.names) == set(wanted)
+    assert not store.skipped and set(store.names) == set(expected)
     assert store.hr is not None
     for index, name in enumerate(store.names):
-        pixels, within = wanted[name]
+        pixels, within = expected[name]
         read = store.hr.image(index).permute(1, 2, 0).numpy().astype(int)
         assert read.shape == pixels.shape, name
         assert np.abs(read - pixels).max() <= within, (name, np.abs(read - pixels).max())
-    batch = Batches.over(store, batch=64, lr_patch=8, seed=0).at(0)
+    batch = Batches.for_store(store, batch=64, lr_patch=8, seed=0).at(0)
     assert batch.hr is not None and tuple(batch.hr.shape) == (64, 3, 16, 16)
 
 
@@ -104,9 +104,9 @@ def test_the_same_folder_from_the_cache(tmp_path):
     (tmp_path / "mixed" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     (found,) = find_sets(tmp_path / "mixed", scale=2)
     cache = CacheFolder(tmp_path / "cache")
-    made, reused = (decode_all(found.pairs, scale=2, cache=cache, small=0) for _ in range(2))
+    made, reused = (decode_all(found.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
     assert made.images == reused.images and torch.equal(made.lr, reused.lr)
-    left_out = [image for image in reused.images if isinstance(image, Skipped)]
+    left_out = [image for image in reused.images if isinstance(image, SkippedImage)]
     assert [image.path.name for image in left_out] == ["broken.png"]
 
 
@@ -131,13 +131,13 @@ def test_ones_own_lr_images_are_left_as_they_are(tmp_path):
         assert torch.equal(store.lr.image(index), stored)
 
 
-@pytest.mark.parametrize("size, told", [((25, 16), "25x16"), ((24, 15), "24x15"), ((48, 32), "48x32")])
-def test_lr_images_of_another_ratio_are_named_with_what_they_should_be(size, told, tmp_path):
+@pytest.mark.parametrize("size, message_size", [((25, 16), "25x16"), ((24, 15), "24x15"), ((48, 32), "48x32")])
+def test_lr_images_of_another_ratio_are_named_with_what_they_should_be(size, message_size, tmp_path):
     own_pairs(tmp_path, size)
     with pytest.raises(SrkdError) as caught:
         prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8)
     message = str(caught.value)
-    assert "ax2.png" in message and told in message and "a.png needs 24x16 at x2" in message
+    assert "ax2.png" in message and message_size in message and "a.png needs 24x16 at x2" in message
 
 
 def test_lr_names_without_partner_are_one_line_with_file_names(tmp_path):

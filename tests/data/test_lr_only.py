@@ -38,11 +38,11 @@ def test_the_store_holds_the_files_pixels_and_no_hr(lr_folder):
     store = build_store(images, scale=4, lr_patch=8)
     assert store.hr is None and store.names == ("0", "1", "2")
     for index, image in enumerate(images):
-        wanted = torch.from_numpy(np.array(Image.open(image.lr))).permute(2, 0, 1)
-        assert torch.equal(store.lr.image(index), wanted)
-    batch = Batches.over(store, batch=3, lr_patch=8, seed=0).at(0)
+        expected = torch.from_numpy(np.array(Image.open(image.lr))).permute(2, 0, 1)
+        assert torch.equal(store.lr.image(index), expected)
+    batch = Batches.for_store(store, batch=3, lr_patch=8, seed=0).at(0)
     assert batch.hr is None and tuple(batch.lr.shape) == (3, 3, 8, 8)
-    assert batch.digest() == Batches.over(store, batch=3, lr_patch=8, seed=0).at(0).digest()
+    assert batch.digest() == Batches.for_store(store, batch=3, lr_patch=8, seed=0).at(0).digest()
 
 
 @pytest.mark.parametrize("recipe", ["scratch", "logits"])
@@ -70,21 +70,21 @@ def test_hr_images_stay_the_label_where_there_are_some():
 @pytest.mark.parametrize("recipe", ["logits", "scratch", "inherit"])
 def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     out = tmp_path / "run"
-    told: list[str] = []
+    notes: list[str] = []
     report = compress(
-        teacher, recipe=recipe, lr_only=lr_folder, width=0.5, steps=2, out=out, settings=SMALL, announce=told.append
+        teacher, recipe=recipe, lr_only=lr_folder, width=0.5, steps=2, out=out, settings=SMALL, announce=notes.append
     )
     facts = json.loads((out / "run.json").read_text())
     assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 3
     assert facts["request"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
     assert facts["data"]["validation"] == ["astronaut", "chelsea"]
-    assert any("only label" in line for line in told)
+    assert any("only label" in line for line in notes)
     with pytest.raises(SrkdError, match="finished"):
         resume(out)
 
 
 def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr_folder, tmp_path):
-    told: list[str] = []
+    notes: list[str] = []
     compress(
         recipe="scratch",
         student="edsr:width=4,depth=1,scale=4",
@@ -92,9 +92,9 @@ def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr
         steps=1,
         out=tmp_path / "run",
         settings=SMALL,
-        announce=told.append,
+        announce=notes.append,
     )
-    assert "embedded teacher" in told[0]
+    assert "embedded teacher" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr
         (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only goes without --data and --lr"),
         (["--lr-only", "{lr}", "--lr", "{lr}"], 2, "--lr-only goes without --data and --lr"),
         (["--lr", "{lr}"], 2, "no --data is given"),
-        (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is no size"),
+        (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is not a size"),
         (["--lr-only", "nowhere"], 1, "nowhere does not exist"),
     ],
 )

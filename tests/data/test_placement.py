@@ -9,7 +9,8 @@ import torch
 
 from compressor.data.batches import Batches
 from compressor.data.decode import build_store
-from compressor.data.store import ImageStore, carried, placed
+from compressor.data.placement import move_patches, place_on_device
+from compressor.data.store import ImageStore
 from compressor.images.sets import embedded_pairs
 
 ELSEWHERE = torch.device("meta")
@@ -22,26 +23,26 @@ def store() -> ImageStore:
 
 
 def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store):
-    told: list[str] = []
-    there = placed(store, ELSEWHERE, told.append, free=lambda device: 2 * store.bytes)
+    notes: list[str] = []
+    there = place_on_device(store, ELSEWHERE, notes.append, free=lambda device: 2 * store.bytes)
     assert there.hr is not None and there.hr.flat.device == there.lr.flat.device == ELSEWHERE
-    assert told == [f"the images ({store.bytes / 1e6:.0f} MB) lie on meta"]
+    assert notes == [f"the images ({store.bytes / 1e6:.0f} MB) are on meta"]
 
 
 def test_a_larger_one_stays_and_its_patches_are_carried(store):
-    told: list[str] = []
-    here = placed(store, ELSEWHERE, told.append, free=lambda device: 2 * store.bytes - 1)
-    assert here is store and len(told) == 1 and "stay in the host's memory" in told[0]
-    batch = Batches.over(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(1)
+    notes: list[str] = []
+    here = place_on_device(store, ELSEWHERE, notes.append, free=lambda device: 2 * store.bytes - 1)
+    assert here is store and len(notes) == 1 and "stay in the host's memory" in notes[0]
+    batch = Batches.for_store(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(1)
     assert batch.lr.device == ELSEWHERE and batch.hr is not None and batch.hr.device == ELSEWHERE
     assert tuple(batch.hr.shape) == (2, 3, 32, 32) and batch.hr.dtype == torch.float32
 
 
 def test_on_a_cpu_nothing_moves_and_nothing_is_said(store):
-    told: list[str] = []
-    assert placed(store, torch.device("cpu"), told.append) is store and not told
+    notes: list[str] = []
+    assert place_on_device(store, torch.device("cpu"), notes.append) is store and not notes
     patches = torch.zeros(2, dtype=torch.uint8)
-    assert carried(patches, torch.device("cpu")) is patches
+    assert move_patches(patches, torch.device("cpu")) is patches
 
 
 class Recorded:
@@ -63,5 +64,5 @@ class Recorded:
 
 def test_patches_go_to_cuda_from_pinned_memory_without_waiting():
     patches = Recorded()
-    carried(patches, torch.device("cuda:1"))  # type: ignore[arg-type]
+    move_patches(patches, torch.device("cuda:1"))  # type: ignore[arg-type]
     assert patches.done == ["pinned", ("cuda:1", True)]

@@ -16,13 +16,23 @@ from compressor.base.errors import SrkdError
 from compressor.data.batches import View
 from compressor.data.decode import build_store
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import HEADER, TeacherCache, difference, image_key, teacher_key
+from compressor.data.teacher_cache import HEADER, TeacherCache, image_key, measure_difference, teacher_key
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher, load_teacher
 from tests.support.foreign_models import save_onnx, twin
-from tests.support.teacher_cache_cases import PATCH, SCALE, counting, edsr, images, inner, served, symmetric, upright
+from tests.support.teacher_cache_cases import (
+    PATCH,
+    SCALE,
+    cached_batches,
+    counting,
+    edsr,
+    images,
+    inner,
+    symmetric,
+    upright,
+)
 
 
 @pytest.fixture
@@ -35,7 +45,7 @@ def test_cached_crops_are_direct_outputs_away_from_patch_borders(spec, store, tm
     teacher = Teacher(build(spec, seed=1))
     radius = teacher.descriptor.receptive_radius
     assert radius is not None
-    big = replace(upright(served(teacher, store, tmp_path / "cache")), samples=range(16))
+    big = replace(upright(cached_batches(teacher, store, tmp_path / "cache")), samples=range(16))
     big = replace(big, sampler=replace(big.sampler, lr_patch=2 * radius + 3))
     batch = big.at(0)
     known = batch.labels["whole"]
@@ -46,8 +56,8 @@ def test_cached_crops_are_direct_outputs_away_from_patch_borders(spec, store, tm
 
 def test_of_a_symmetric_teacher_the_symmetries_are_exact_too(store, tmp_path):
     radius = 5
-    sampled = served(Teacher(symmetric()), store, tmp_path / "a")
-    lopsided = served(Teacher(edsr()), store, tmp_path / "b")
+    sampled = cached_batches(Teacher(symmetric()), store, tmp_path / "a")
+    lopsided = cached_batches(Teacher(edsr()), store, tmp_path / "b")
     gaps = []
     for batches, teacher in ((sampled, Teacher(symmetric())), (lopsided, Teacher(edsr()))):
         batches = replace(batches, sampler=replace(batches.sampler, lr_patch=2 * radius + 3))
@@ -62,44 +72,44 @@ def test_values_are_unclamped_and_the_figure_says_how_far_they_are(store, tmp_pa
         for parameter in loud.parameters():
             parameter.mul_(1.7)
     teacher = Teacher(loud)
-    batches = served(teacher, store, tmp_path)
+    batches = cached_batches(teacher, store, tmp_path)
     batch = batches.at(0)
     sr = batch.labels["whole"].sr
     assert float(sr.min()) < -0.01 and float(sr.max()) > 1.01
     few = replace(batches, samples=range(4)).at(0)
     error = (few.labels["whole"].sr - teacher(few.lr)).square().mean(dim=(1, 2, 3)).double()
-    assert difference(teacher, batches)["whole"] == pytest.approx(float((-10 * error.log10()).mean()), abs=1e-3)
+    assert measure_difference(teacher, batches)["whole"] == pytest.approx(float((-10 * error.log10()).mean()), abs=1e-3)
 
 
 def test_the_teacher_runs_once_an_image_and_never_again(store, tmp_path):
     teacher = Teacher(edsr())
     fed = counting(teacher)
-    served(teacher, store, tmp_path)
+    cached_batches(teacher, store, tmp_path)
     assert len(fed) == len(store)
-    again = served(teacher, store, tmp_path)
+    again = cached_batches(teacher, store, tmp_path)
     assert len(fed) == len(store)
     assert torch.isfinite(again.at(0).labels["whole"].sr).all()
 
 
 def test_more_images_need_only_what_is_new(store, tmp_path):
     teacher = Teacher(edsr())
-    before = served(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr
+    before = cached_batches(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr
     fed = counting(teacher)
     larger = build_store(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE, lr_patch=PATCH)
-    first = served(teacher, larger, tmp_path / "cache")
+    first = cached_batches(teacher, larger, tmp_path / "cache")
     assert fed == [(1, *larger.lr.image(0).shape)]
     assert torch.equal(
         first.labels["whole"].outputs.image(1),
-        served(teacher, store, tmp_path / "new").labels["whole"].outputs.image(0),
+        cached_batches(teacher, store, tmp_path / "new").labels["whole"].outputs.image(0),
     )
-    assert torch.equal(served(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr, before)
+    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr, before)
 
 
 def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_path):
     teacher = Teacher(edsr())
     larger = build_store(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE, lr_patch=PATCH)
-    served(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
-    mapped = served(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
+    cached_batches(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
+    mapped = cached_batches(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
     moved = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})
     for view in ("whole", "zoom-out"):
         assert torch.equal(mapped.at(2).labels[view].sr, moved.at(2).labels[view].sr)
@@ -122,12 +132,12 @@ def test_a_fill_that_dies_continues_where_it_was(store, tmp_path):
             return super().forward(lr)
 
     with pytest.raises(KeyboardInterrupt):
-        served(Dying(edsr()), store, tmp_path / "cache")
+        cached_batches(Dying(edsr()), store, tmp_path / "cache")
     teacher = Teacher(edsr())
     fed = counting(teacher)
-    continued = served(teacher, store, tmp_path / "cache")
+    continued = cached_batches(teacher, store, tmp_path / "cache")
     assert len(fed) == 1
-    straight = served(teacher, store, tmp_path / "other")
+    straight = cached_batches(teacher, store, tmp_path / "other")
     assert torch.equal(continued.at(0).labels["whole"].sr, straight.at(0).labels["whole"].sr)
 
 
@@ -135,7 +145,7 @@ def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path)
     teachers = [Teacher(edsr()) for _ in range(3)]
     fed = [counting(teacher) for teacher in teachers]
     with ThreadPoolExecutor(3) as pool:
-        batches = list(pool.map(lambda teacher: served(teacher, store, tmp_path), teachers))
+        batches = list(pool.map(lambda teacher: cached_batches(teacher, store, tmp_path), teachers))
     assert sum(map(len, fed)) == len(store)
     first, *others = (one.at(0).labels["whole"].sr for one in batches)
     assert all(torch.equal(first, other) for other in others)
@@ -144,7 +154,7 @@ def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path)
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "torn line", "no line", "nonsense"])
 def test_damage_is_made_good(damage, store, tmp_path):
     teacher = Teacher(edsr())
-    wanted = served(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr
+    expected = cached_batches(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr
     (data,), (index,) = (list((tmp_path / "cache").rglob(f"*.{kind}")) for kind in ("fp16", "jsonl"))
     values, lines = bytearray(data.read_bytes()), index.read_bytes()
     if damage == "flipped":
@@ -162,10 +172,10 @@ def test_damage_is_made_good(damage, store, tmp_path):
         }
         index.write_bytes(broken[damage])
     fed = counting(teacher)
-    assert torch.equal(served(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr, wanted)
+    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr, expected)
     made_anew = 3 if damage in ("gone", "nonsense") else 1
     assert len(fed) == made_anew
-    served(teacher, store, tmp_path / "cache")
+    cached_batches(teacher, store, tmp_path / "cache")
     assert len(fed) == made_anew
 
 
@@ -174,15 +184,15 @@ def test_it_keeps_to_the_limit_and_is_not_removed_while_in_use(store, tmp_path):
     cache = TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(path, 10_000), lr_patch=PATCH)
     fed = counting(teacher)
     with pytest.raises(SrkdError, match=r"--teacher-cache needs .* may hold .*: raise --cache-size"):
-        cache.filled(teacher)
+        cache.fill(teacher)
     assert fed == []
-    batches = served(teacher, store, path)
-    assert not CacheFolder(path, 10_000).make_room(9_999)
-    wanted = batches.at(0).labels["whole"].sr
+    batches = cached_batches(teacher, store, path)
+    assert not CacheFolder(path, 10_000).free_space(9_999)
+    expected = batches.at(0).labels["whole"].sr
     del batches
     gc.collect()
-    assert CacheFolder(path, 10_000).make_room(9_999)
-    assert torch.equal(served(teacher, store, path).at(0).labels["whole"].sr, wanted) and len(fed) == 6
+    assert CacheFolder(path, 10_000).free_space(9_999)
+    assert torch.equal(cached_batches(teacher, store, path).at(0).labels["whole"].sr, expected) and len(fed) == 6
 
 
 def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
@@ -216,7 +226,7 @@ def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(stor
     loud = load_teacher(path, arch_options={"img_range": 255})
     assert one.fingerprint() == other.fingerprint()
     assert len({teacher_key(teacher) for teacher in (one, other, loud)}) == 3
-    batch = upright(served(one, store, tmp_path)).at(0)
+    batch = upright(cached_batches(one, store, tmp_path)).at(0)
     radius = 1
     torch.testing.assert_close(
         inner(batch.labels["whole"].sr, radius), inner(one(batch.lr), radius), atol=1e-3, rtol=1e-3
@@ -227,7 +237,7 @@ def test_bf16_outputs_are_those_of_bf16(store, tmp_path):
     teacher = Teacher(edsr())
     exact, coarse = (
         TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=PATCH, precision=precision)
-        .filled(teacher)["whole"]
+        .fill(teacher)["whole"]
         .outputs.image(0)
         .float()
         for precision in ("fp32", "bf16")
@@ -236,8 +246,8 @@ def test_bf16_outputs_are_those_of_bf16(store, tmp_path):
     assert 1e-4 < gap < 0.05
 
 
-@pytest.mark.parametrize("value, told", [(1e6, "1e+06"), (float("nan"), "nan"), (float("-inf"), "inf")])
-def test_what_half_precision_cannot_hold_names_the_image(value, told, store, tmp_path):
+@pytest.mark.parametrize("value, notes", [(1e6, "1e+06"), (float("nan"), "nan"), (float("-inf"), "inf")])
+def test_what_half_precision_cannot_hold_names_the_image(value, notes, store, tmp_path):
     class Loud(Teacher):
         def forward(self, lr: torch.Tensor) -> torch.Tensor:
             sr = super().forward(lr)
@@ -246,5 +256,5 @@ def test_what_half_precision_cannot_hold_names_the_image(value, told, store, tmp
             return sr
 
     with pytest.raises(SrkdError, match="image 1: ") as caught:
-        served(Loud(edsr()), store, tmp_path)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+        cached_batches(Loud(edsr()), store, tmp_path)
+    assert notes in str(caught.value) and "\n" not in str(caught.value)

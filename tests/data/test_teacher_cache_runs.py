@@ -40,12 +40,12 @@ from tests.support.teacher_cache_cases import (
     PATCH,
     SCALE,
     SETTINGS,
+    cached_batches,
     counting,
     edsr,
     images,
     inner,
     noise,
-    served,
     upright,
 )
 from tests.support.training import Recorder
@@ -94,7 +94,7 @@ def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
     store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=scale, lr_patch=patch)
     teacher = Teacher(build(EDSRSpec(scale=scale, width=4, depth=1), seed=0))
     cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=CacheFolder(tmp_path / "cache"), lr_patch=patch)
-    batches = Batches.over(store, batch=32, lr_patch=patch, seed=0).labelled(cache.filled(teacher))
+    batches = Batches.for_store(store, batch=32, lr_patch=patch, seed=0).with_labels(cache.fill(teacher))
     drawn = batches.sampler.draw(0, range(2000))
     assert not (drawn.tops % scale).any() and not (drawn.lefts % scale).any()
     assert int(drawn.tops.max()) == 90 - patch and int(drawn.lefts.max()) == 102 - patch
@@ -108,7 +108,7 @@ def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
 
 def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path):
     teacher = Teacher(build(CompactSpec(scale=SCALE, width=4, depth=1), seed=1))
-    batches = upright(served(teacher, store, tmp_path, ("zoom-out", "whole")))
+    batches = upright(cached_batches(teacher, store, tmp_path, ("zoom-out", "whole")))
     wide = 2 * (2 * teacher.descriptor.receptive_radius + 2)
     batch = replace(batches, sampler=replace(batches.sampler, lr_patch=wide)).at(0)
     known, radius = batch.labels["zoom-out"], teacher.descriptor.receptive_radius
@@ -130,7 +130,7 @@ def stage(*methods: object, steps: int = 3) -> Stage:
 def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
     teacher = Teacher(edsr(1))
     views = teacher_views(methods)
-    batches = served(teacher, store, tmp_path, views, batch=2)
+    batches = cached_batches(teacher, store, tmp_path, views, batch=2)
     fed = counting(teacher)
     one, recorder = stage(*methods), Recorder()
     Trainer([one], State.fresh(edsr(2), teacher.network, one), batches, teacher.network, recorder, seed=0).run()
@@ -140,7 +140,7 @@ def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
 
 def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
     teacher = Teacher(edsr(1))
-    batch = served(teacher, store, tmp_path).at(0)
+    batch = cached_batches(teacher, store, tmp_path).at(0)
     frozen = Runner(teacher.network, trains=False)
     step = Step(0, 0, batch, StepNetworks([Runner(edsr(2), trains=True)], frozen))
     assert torch.equal(step.teacher().sr, batch.labels["whole"].sr) and frozen.forwards == 0
@@ -209,12 +209,12 @@ def stop_at(beginning: str):
 
 
 @pytest.mark.parametrize(
-    "recipe, told",
+    "recipe, notes",
     [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "needs other things")],
 )
-def test_recipes_without_use_for_a_cache_refuse_it(recipe, told, given, tmp_path, capfd):
+def test_recipes_without_use_for_a_cache_refuse_it(recipe, notes, given, tmp_path, capfd):
     words = ["--teacher", given["teacher"], "--data", given["data"], "--recipe", recipe, "--out", tmp_path / "run"]
     assert srkd_in_process(["compress", *map(str, words), "--teacher-cache"]) == 2
     message = capfd.readouterr().err.strip().splitlines()[-1]
-    assert told in message and "--teacher-cache" in message
+    assert notes in message and "--teacher-cache" in message
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.data.batches import Batch, Labelled
+from compressor.data.batches import Batch, LabelPatches
 from compressor.images.resize import imresize
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Descriptor, Spec
@@ -235,8 +235,8 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
     batch = Waves(2, range(8)).at(0)
     smaller = imresize(batch.lr, 0.5) + 0.01
     labels = {
-        "whole": Labelled(batch.lr, torch.zeros_like(batch.hr)),
-        "zoom-out": Labelled(smaller, torch.zeros_like(batch.lr)),
+        "whole": LabelPatches(batch.lr, torch.zeros_like(batch.hr)),
+        "zoom-out": LabelPatches(smaller, torch.zeros_like(batch.lr)),
     }
     cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     method = DUKD(augment=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.base.randomness import crop_each, places
+from compressor.base.randomness import crop_each, random_positions
 from recipes.terms.hkdsr import band_l1, fusion_gate, haar, matrix_l1, windowed_matrix_l1
 from recipes.terms.upcycling import (
     Operations,
@@ -270,8 +270,8 @@ def test_zoom_in_is_a_crop_of_each_patch_at_a_place_of_its_own() -> None:
 
 
 def test_places_reach_every_corner() -> None:
-    (drawn,) = places("test", 0, 0, range(600), (2, 3))
-    assert set(drawn) == set(itertools.product(range(3), range(4)))
+    (positions,) = random_positions("test", 0, 0, range(600), (2, 3))
+    assert set(positions) == set(itertools.product(range(3), range(4)))
     with pytest.raises(ValueError, match="shorter"):
         crop_each(torch.rand(3, 1, 2, 2), [(0, 0)], 1, 1)
 

@@ -301,7 +301,7 @@ def test_other_batches_are_an_error(plan, tmp_path) -> None:
 
 def batches(ground: Path, seed: int = 1) -> Batches:
     pairs = [ImagePair(path.stem, path, None) for path in sorted((ground / "photos").iterdir())]
-    return Batches.over(build_store(pairs, scale=2, lr_patch=8), batch=2, lr_patch=8, seed=seed)
+    return Batches.for_store(build_store(pairs, scale=2, lr_patch=8), batch=2, lr_patch=8, seed=seed)
 
 
 def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> None:
@@ -311,10 +311,10 @@ def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> 
             source.at(step)
     for step in (3, 4):  # The first three were trained before the process died.
         resumed.at(step)
-    hashes = whole.witness.tell(0, 5)
-    assert resumed.witness.tell(0, 5) == {"batches": hashes["batches"]}
-    assert other.witness.tell(0, 5) != hashes and set(hashes) == {"batches", "first_pixels"}
-    assert whole.witness.tell(5, 6)["batches"] != hashes["batches"]
+    hashes = whole.hashes.take(0, 5)
+    assert resumed.hashes.take(0, 5) == {"batches": hashes["batches"]}
+    assert other.hashes.take(0, 5) != hashes and set(hashes) == {"batches", "first_pixels"}
+    assert whole.hashes.take(5, 6)["batches"] != hashes["batches"]
 
 
 def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
@@ -322,9 +322,9 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
     draw = source.sampler.draw(0, range(2))
 
     def digest(changed: object) -> str:
-        witness = BatchHashes(lambda step: draw)
-        witness.saw(0, changed)  # type: ignore[arg-type]
-        return witness.tell(0, 1)["batches"]
+        hashes = BatchHashes(lambda step: draw)
+        hashes.record(0, changed)  # type: ignore[arg-type]
+        return hashes.take(0, 1)["batches"]
 
     seen = {digest(draw)}
     for field in dataclasses.fields(draw):

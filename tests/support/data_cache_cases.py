@@ -1,4 +1,4 @@
-"""Photos of noise, and what the tests of their cache ask of it."""
+"""Photos of noise, and helpers for the tests of their cache."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from compressor.base.cache_folder import CacheFolder
+from compressor.base.context import Context
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
-from compressor.data.store import Decoded
+from compressor.data.store import DecodedImages
 from compressor.images.sets import ImagePair
 
 
@@ -28,15 +29,18 @@ def write_photos(folder: Path, count: int = 3, seed: int = 0) -> list[ImagePair]
     return pairs
 
 
-def read(pairs: list[ImagePair], cache: CacheFolder | None, told: list[str] | None = None, scale: int = 4) -> Decoded:
-    announce = (lambda line: None) if told is None else told.append
-    return decode_all(pairs, scale=scale, cache=cache, announce=announce, small=0)
+def read(
+    pairs: list[ImagePair], cache: CacheFolder | None, notes: list[str] | None = None, scale: int = 4
+) -> DecodedImages:
+    """Decode the photos; even small ones go into the cache."""
+    context = Context(note=(lambda line: None) if notes is None else notes.append)
+    return decode_all(pairs, scale=scale, cache=cache, context=context, small_bytes=0)
 
 
 def entries(cache: CacheFolder) -> list[Path]:
     return sorted(path for path in cache.path.iterdir() if path.is_dir())
 
 
-def batches(decoded: Decoded) -> Batches:
+def batches(decoded: DecodedImages) -> Batches:
     store = decoded.select(range(len(decoded.images)), lr_patch=6)
-    return Batches.over(store, batch=8, lr_patch=6, seed=5)
+    return Batches.for_store(store, batch=8, lr_patch=6, seed=5)

@@ -78,7 +78,7 @@ class Curve:
 def trained(photos: Path, processes: Processes) -> dict[str, Any]:
     """Thirty steps of logits and a term that couples the batch, with the batches as all processes saw them."""
     store = prepare_data(DataChoice(data=photos, cache_size=0), scale=2, lr_patch=8).train
-    whole = Batches.over(store, batch=BATCH, lr_patch=8, seed=3)
+    whole = Batches.for_store(store, batch=BATCH, lr_patch=8, seed=3)
     batches = replace(whole, samples=processes.rank.share(BATCH))
     settings = ("schedule.rate=1e-3", "schedule.clip=1.0")
     stage = load_preset("scratch", settings).with_steps(STEPS).stage([Logits(), Contrast()])

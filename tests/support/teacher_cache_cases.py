@@ -65,12 +65,12 @@ def counting(teacher: Teacher) -> list[tuple[int, ...]]:
     return fed
 
 
-def served(
+def cached_batches(
     teacher: Teacher, store: ImageStore, folder: Path, views: Sequence[View] = ("whole",), batch: int = 8
 ) -> Batches:
     cache = TeacherCache.plan(teacher, store, views, folder=CacheFolder(folder), lr_patch=PATCH)
-    plain = Batches.over(store, batch=batch, lr_patch=PATCH, seed=5)
-    return plain.labelled(cache.filled(teacher))
+    plain = Batches.for_store(store, batch=batch, lr_patch=PATCH, seed=5)
+    return plain.with_labels(cache.fill(teacher))
 
 
 def upright(batches: Batches) -> Batches:

@@ -37,7 +37,7 @@ def test_scratch_overfits_one_patch():
 def test_scratch_overfits_one_patch_of_a_photo():
     """48×48 LR pixels, L1 below 0.005 within 2000 steps."""
     store = prepare_data(DataChoice(), scale=2, lr_patch=48).train
-    batch = Batches.over(store, batch=1, lr_patch=48, seed=0).at(0)
+    batch = Batches.for_store(store, batch=1, lr_patch=48, seed=0).at(0)
     recorder, one = Recorder(), stage([Scratch()], steps=2000, rate=2e-3, decay="cosine")
     state = State.fresh(network(0, width=32, depth=4), None, one)
     Trainer([one], state, OnePatch(batch.lr, batch.hr), None, recorder, seed=0).run()

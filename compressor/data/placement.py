@@ -1,0 +1,69 @@
+"""Where the images are while a network trains: on the GPU where they fit, otherwise in the host's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from compressor.base.cache_folder import format_bytes
+from compressor.base.context import Note
+from compressor.data.store import ImageStore, Plane
+
+MEMORY_SHARE = 0.5
+"""The share of a device's free memory that images may take: activations and gradients need the rest."""
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device with its own memory; None where it shares the host's."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+def place_on_device(
+    store: ImageStore,
+    device: torch.device,
+    note: Note,
+    free: Callable[[torch.device], int | None] = free_memory,
+) -> ImageStore:
+    """Return the store on the device where it fits; for a CPU unchanged: the system keeps its file in memory."""
+    if device.type == "cpu":
+        return store
+    return store.to(device) if fits_on_device(store.bytes, "the images", device, note, free) else store
+
+
+def fits_on_device(
+    size: int,
+    what: str,
+    device: torch.device,
+    note: Note,
+    free: Callable[[torch.device], int | None] = free_memory,
+) -> bool:
+    """Whether so many bytes may be put on the device; a note reports the answer."""
+    free_bytes = free(device)
+    if free_bytes is None or size <= MEMORY_SHARE * free_bytes:
+        note(f"{what} ({format_bytes(size)}) are on {device}")
+        return True
+    note(
+        f"{what} ({format_bytes(size)}) stay in the host's memory: {device} has {format_bytes(free_bytes)} free and "
+        "training needs half of it; patches are copied batch by batch"
+    )
+    return False
+
+
+def pack(plane: Plane, device: torch.device) -> Plane:
+    """Return the plane's own images on `device`, without the rest of its file, and without a whole copy on the way."""
+    sizes = 3 * plane.heights * plane.widths
+    offsets = torch.cumsum(sizes, 0) - sizes
+    flat = torch.empty(int(sizes.sum()), dtype=plane.flat.dtype, device=device)
+    for index, (start, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        flat[start : start + size] = plane.image(index).reshape(-1)
+    return Plane(flat, *(column.to(device) for column in (offsets, plane.heights, plane.widths)))
+
+
+def move_patches(patches: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return patches on `device`. To CUDA from page-locked memory, so that the copy runs while the GPU computes."""
+    if patches.device == device:
+        return patches
+    if device.type == "cuda" and patches.device.type == "cpu":
+        patches = patches.pin_memory()
+    return patches.to(device, non_blocking=True)
