@@ -23,7 +23,7 @@ from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
 from compressor.inference.teacher_check import check_teacher
-from compressor.models.init_from import Taken, start_from
+from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
@@ -51,7 +51,7 @@ class StudentInit:
     network: Network
     init: Init
     select: Select
-    init_from: Taken | None = None
+    init_from: InitReport | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json keeps."""
@@ -347,7 +347,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         note(hint)
     init_from = None
     if options.init_from is not None:
-        init_from = start_from(network, options.init_from)
+        init_from = initialise_from(network, options.init_from)
         for line in init_from.lines():
             note(line)
     return StudentInit(network, init, options.select or "leading", init_from)

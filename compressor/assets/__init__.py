@@ -10,17 +10,17 @@ FOLDER = Path(__file__).parent
 
 
 def embedded_teacher() -> Path:
-    """EDSR 16/48 ×4, trained by srkd itself; teacher.md beside it is its model card."""
-    return _present("teacher.safetensors", "or give --teacher FILE")
+    """Return the path of EDSR 16/48 ×4, trained by srkd itself; teacher.md beside it is its model card."""
+    return _require_file("teacher.safetensors", "or give --teacher FILE")
 
 
 def embedded_student() -> Path:
-    """EDSR 16/24 ×4, distilled from the embedded teacher; student.md beside it is its model card."""
-    return _present("student.safetensors", "or name a model")
+    """Return the path of EDSR 16/24 ×4, distilled from the embedded teacher; student.md beside it is its model card."""
+    return _require_file("student.safetensors", "or name a model")
 
 
-def _present(name: str, otherwise: str) -> Path:
+def _require_file(name: str, alternative: str) -> Path:
     path = FOLDER / name
     if not path.is_file():
-        raise SrkdError(f"the embedded {path.stem} is missing at {path}: reinstall srkd, {otherwise}")
+        raise SrkdError(f"the embedded {path.stem} is missing at {path}: reinstall srkd, {alternative}")
     return path

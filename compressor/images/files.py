@@ -1,36 +1,25 @@
 """Picture files in and out: grey stays grey, 16 bit stays 16 bit, alpha, ICC profile and EXIF survive.
 
-A `Picture` is what the files mean (upright RGB in [0,1] plus what must be given back), a `Raster` is what they store.
-
-16 bit a sample, which Pillow holds for one channel only: read through its decoders, written here.
-
-Reading: of a 16-bit sample in a colour picture Pillow keeps one of the two bytes, and which one depends on the byte
-order it is told. Decoding once with each order gives both bytes, exactly, for every compression Pillow knows.
-Writing: PNG (ISO/IEC 15948, filter Sub) and TIFF 6.0 (Deflate with horizontal differences) are short.
-
-EXIF of pictures: orientation applied and taken out, sizes kept true, the old file's layout left behind.
+A `Picture` is the meaning of a file (upright RGB in [0,1], and what must be written back), a `Raster` its samples.
+EXIF: the orientation is applied and removed, sizes are kept true, and tags of the old file's layout are dropped.
 """
 
 from __future__ import annotations
 
-import struct
-import sys
-import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
+from compressor.images.sixteen_bit import Samples, encode_png_16bit, encode_tiff, read_samples_16bit
 
 FORMAT_OF_SUFFIX = {
     ".png": "PNG",
@@ -43,7 +32,7 @@ FORMAT_OF_SUFFIX = {
 }
 IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
 MAX_PIXELS = 178_956_970
-"""Pictures beyond this (Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
+"""Larger pictures (this is Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
 
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -55,6 +44,11 @@ _ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 95, "method": 4},
     "BMP": {},
 }
+ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
+PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
+DESCRIPTIVE = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD})
+"""The tags of a TIFF file that do not describe the layout of its pixels: description, maker, model, resolution and its
+unit, software, date, artist, host, copyright, camera and GPS blocks."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Raster:
-    """Samples as decoded: (H,W,C) of uint8 or uint16, C of grey, grey+alpha, RGB or RGB+alpha; upright."""
+    """Samples as decoded, upright: (H,W,C) of uint8 or uint16, C of grey, grey+alpha, RGB or RGB+alpha."""
 
     samples: Samples
     icc: bytes | None
@@ -106,12 +100,12 @@ def read_picture(path: Path) -> Picture:
 
 
 def read_rgb_u8(path: Path) -> Tensor:
-    """(3,H,W) uint8 for training and scoring: grey replicated, alpha dropped, 16 bit rounded to 8, upright."""
+    """Read (3,H,W) uint8 for training and scoring: grey replicated, alpha dropped, 16 bit rounded to 8, upright."""
     return read_rgb_u8_and_grey(path)[0]
 
 
 def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
-    """`read_rgb_u8`, and whether the file stores one channel."""
+    """Read as `read_rgb_u8`, and return whether the file stores one channel."""
     colours = _decode(Path(path)).colours
     if colours.dtype == np.uint16:
         colours = ((colours.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -121,12 +115,12 @@ def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Upright width and height from the header, without decoding the pixels."""
+    """Return the upright width and height, from the header, without decoding the pixels."""
     with _Opened(Path(path)) as image:
         width, height = image.size
         # Pillow turns TIFF files itself, and reads a PNG file to its end to look for EXIF behind the pixels.
-        told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        return (height, width) if told and without_orientation(image)[1] >= 5 else (width, height)
+        may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        return (height, width) if may_turn and split_orientation(image)[1] >= 5 else (width, height)
 
 
 def write_picture(picture: Picture, path: Path) -> None:
@@ -138,13 +132,13 @@ def write_picture(picture: Picture, path: Path) -> None:
     planes = colours if picture.alpha is None else torch.cat([colours, picture.alpha])
     bits: Literal[8, 16] = 16 if picture.bits == 16 and kind in ("PNG", "TIFF") else 8
     samples = _quantised(planes, bits)
-    exif = resized(picture.exif, width, height)
+    exif = _with_size(picture.exif, width, height)
     with atomic_path(path) as temporary:
         try:
             if kind == "TIFF":
-                temporary.write_bytes(tiff(samples, picture.icc, exif))
+                temporary.write_bytes(encode_tiff(samples, picture.icc, _exif_tags(exif)))
             elif bits == 16:
-                temporary.write_bytes(deep_png(samples.astype(np.uint16, copy=False), picture.icc, exif))
+                temporary.write_bytes(encode_png_16bit(samples.astype(np.uint16, copy=False), picture.icc, exif))
             else:
                 _save_8bit(samples, temporary, kind, picture.icc, exif)
         except (ValueError, MemoryError) as error:
@@ -152,7 +146,7 @@ def write_picture(picture: Picture, path: Path) -> None:
 
 
 def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
-    """The format that `path` stands for, if it holds a picture of (width, height); told before work is spent on it."""
+    """Return the format of `path`; refuse, before work is spent, one that cannot hold a picture of (width, height)."""
     kind = format_of(path)
     if kind in ("JPEG", "BMP") and alpha:
         raise SrkdError(f"cannot write {path}: {kind} holds no transparency, choose .png, .webp or .tiff")
@@ -163,7 +157,7 @@ def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
 
 
 def format_of(path: Path) -> str:
-    """The format a suffix stands for."""
+    """Return the format of a suffix."""
     suffix = path.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
@@ -171,13 +165,13 @@ def format_of(path: Path) -> str:
 
 
 def grey_of(rgb_01: Tensor) -> Tensor:
-    """Grey of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), (1,H,W)."""
+    """Return the grey of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), (1,H,W)."""
     weights = torch.tensor(GREY_WEIGHTS, dtype=rgb_01.dtype, device=rgb_01.device)
     return (rgb_01 * weights[:, None, None]).sum(dim=0, keepdim=True)
 
 
 class _Opened:
-    """An image file opened and its header checked; every way of failing becomes one SrkdError."""
+    """A context that opens an image file and checks its header; every failure becomes one SrkdError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -233,11 +227,11 @@ def _decode(path: Path) -> Raster:
         # A CMYK profile says nothing about the RGB pixels that leave.
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None
         # The pixels come before EXIF: looking for EXIF can decode them, to 8 bit, and decoding can turn them upright.
-        samples: Samples | None = deep_samples(image, path)
+        samples: Samples | None = read_samples_16bit(image, path)
         if samples is None:
             samples = _samples_8bit(image, path)
-        exif, orientation = without_orientation(image)
-    return Raster(upright(samples, orientation), icc, exif, kind)
+        exif, orientation = split_orientation(image)
+    return Raster(_turn_upright(samples, orientation), icc, exif, kind)
 
 
 def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
@@ -251,16 +245,16 @@ def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
-    """By the profile of the inks where the file holds a usable one, otherwise by plain complements."""
+    """Convert by the profile of the inks where the file holds a usable one, otherwise by plain complements."""
     profile = image.info.get("icc_profile")
     if not profile:
         return image.convert("RGB")
     try:
         inks = ImageCms.ImageCmsProfile(BytesIO(profile))
-        turned = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, ImageCms.PyCMSError):
         return image.convert("RGB")
-    return turned or image.convert("RGB")
+    return converted or image.convert("RGB")
 
 
 def _to_01(samples: Samples) -> Tensor:
@@ -270,7 +264,7 @@ def _to_01(samples: Samples) -> Tensor:
 
 
 def _quantised(planes_01: Tensor, bits: int) -> Samples:
-    """(C,H,W) floats to (H,W,C) whole numbers: half rounded up, clipped; one channel at a time, to spare memory."""
+    """Turn (C,H,W) floats into (H,W,C) integers: half rounded up, clipped; one channel at a time, to spare memory."""
     largest = 2**bits - 1
     channels, height, width = planes_01.shape
     shape = (height, width, channels)
@@ -292,159 +286,8 @@ def _save_8bit(samples: Samples, path: Path, kind: str, icc: bytes | None, exif:
     image.save(path, format=kind, **options)
 
 
-_STRIP_BYTES = 1 << 20
-
-
-def deep_samples(image: Image.Image, path: Path) -> npt.NDArray[np.uint16] | None:
-    """(H,W,C) samples of an opened 16-bit picture, or None where it holds 8 bit a sample or less."""
-    # Pillow before 11 opens 16-bit grey PNG files in mode I.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        grey = np.asarray(image).astype(np.uint16)[..., None]
-        return _with_key_colour(grey, image.info.get("transparency"))
-    layout, deep, order = _rawmode(image).partition(";16")
-    if not deep:
-        return None
-    if layout == "LA":
-        # Four bytes a pixel: taken as they are, they are the high and low bytes of grey and alpha.
-        parts = _decoded(image, "RGBA")
-        return _joined(parts[..., 0::2], parts[..., 1::2])
-    if layout not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
-        raise SrkdError(f"{path} stores its 16-bit pixels as {layout!r}: convert it to RGB or RGB with alpha")
-    with Image.open(path, formats=[str(image.format)]) as again:
-        as_little, as_big = _decoded(image, f"{layout};16L"), _decoded(again, f"{layout};16B")
-    little = order == "L" or (order == "N" and sys.byteorder == "little")
-    colours = _joined(as_little, as_big) if little else _joined(as_big, as_little)
-    return _with_key_colour(colours[..., :3] if layout == "RGBX" else colours, image.info.get("transparency"))
-
-
-def deep_png(samples: npt.NDArray[np.uint16], icc: bytes | None, exif: bytes | None) -> bytes:
-    """A 16-bit PNG file of (H,W,C) samples: grey, grey+alpha, RGB or RGB+alpha."""
-    height, width, channels = samples.shape
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    parts.append(_png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)))
-    if icc:
-        parts.append(_png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
-    if exif:
-        parts.append(_png_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    packer = zlib.compressobj(6)
-    rows = max(1, _STRIP_BYTES // (2 * width * channels))
-    for top in range(0, height, rows):
-        packed = packer.compress(_sub_filtered(samples[top : top + rows]))
-        parts.append(_png_chunk(b"IDAT", packed) if packed else b"")
-    parts += [_png_chunk(b"IDAT", packer.flush()), _png_chunk(b"IEND", b"")]
-    return b"".join(parts)
-
-
-def tiff(samples: Samples, icc: bytes | None, exif: bytes | None) -> bytes:
-    """A little-endian TIFF file of (H,W,C) samples of 8 or 16 bit: Deflate, horizontal differences, strips of 1 MB.
-
-    Grey with alpha of 16 bit is stored as RGB with alpha, because common readers, Pillow among them, refuse it.
-    """
-    if samples.shape[2] == 2 and samples.dtype == np.uint16:
-        samples = samples[..., [0, 0, 0, 1]]
-    height, width, channels = samples.shape
-    item_bytes = samples.dtype.itemsize
-    rows = min(height, max(1, _STRIP_BYTES // (item_bytes * width * channels)))
-    strips = [_tiff_strip(samples[top : top + rows]) for top in range(0, height, rows)]
-    offsets = [sum(map(len, strips[:index])) for index in range(len(strips))]
-    tags: dict[int, Any] = {
-        256: width,
-        257: height,
-        258: (8 * item_bytes,) * channels,
-        259: 8,  # compression: Deflate
-        262: 2 if channels >= 3 else 1,  # photometric: RGB, or black is zero
-        273: tuple(offsets),
-        277: channels,
-        278: rows,
-        279: tuple(map(len, strips)),
-        284: 1,  # planar configuration: samples of a pixel together
-        317: 2,  # predictor: horizontal differences
-    }
-    if channels in (2, 4):
-        tags[338] = 2  # extra sample: alpha, not premultiplied
-    if icc:
-        tags[34675] = icc
-    directory = ImageFileDirectory_v2(prefix=b"II")
-    for tag, value in (_exif_tags(exif) | tags).items():
-        directory[tag] = value
-    if icc:
-        directory.tagtype[34675] = 7
-    out = BytesIO()
-    directory.save(out)
-    return out.getvalue() + b"".join(strips)
-
-
-def _exif_tags(exif_block: bytes | None) -> dict[int, Any]:
-    if exif_block is None:
-        return {}
-    exif = Image.Exif()
-    exif.load(exif_block)
-    blocks = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
-    return dict(exif) | blocks
-
-
-def _joined(high: npt.NDArray[np.uint8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    return np.left_shift(high, 8, dtype=np.uint16) | low
-
-
-def _rawmode(image: Image.Image) -> str:
-    args = image.tile[0].args if isinstance(image, ImageFile) and image.tile else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
-
-
-def _decoded(image: Image.Image, rawmode: str) -> npt.NDArray[np.uint8]:
-    """The 8-bit samples Pillow takes for the stored ones when it is told that they are laid out as `rawmode`."""
-    if not isinstance(image, ImageFile):
-        raise SrkdError(f"a decoded picture of {image.size} has no stored samples left")
-    image.tile = [
-        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
-        for tile in image.tile
-    ]
-    return np.asarray(image)
-
-
-def _with_key_colour(colours: npt.NDArray[np.uint16], key: object) -> npt.NDArray[np.uint16]:
-    """Add the alpha of a PNG that names one colour as transparent."""
-    if not isinstance(key, (int, tuple)) or colours.shape[2] not in (1, 3):
-        return colours
-    clear = (colours == np.asarray(key)).all(axis=2, keepdims=True)
-    return np.concatenate([colours, np.where(clear, 0, 65535).astype(np.uint16)], axis=2)
-
-
-def _png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def _sub_filtered(rows: npt.NDArray[np.uint16]) -> bytes:
-    """Rows as PNG stores them with filter Sub: each byte minus the byte one pixel to its left, modulo 256."""
-    height, width, channels = rows.shape
-    stored = np.ascontiguousarray(rows.astype(">u2")).view(np.uint8).reshape(height, width, 2 * channels)
-    differences = stored.copy()
-    differences[:, 1:] -= stored[:, :-1]
-    filter_type = np.ones((height, 1), np.uint8)
-    return np.concatenate([filter_type, differences.reshape(height, -1)], axis=1).tobytes()
-
-
-def _tiff_strip(rows: Samples) -> bytes:
-    differences = rows.copy()
-    differences[:, 1:] -= rows[:, :-1]
-    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), 6)
-
-
-Samples: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
-"""(H,W,C) as stored: grey, grey and alpha, RGB, or RGB and alpha."""
-
-ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
-PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
-DESCRIPTIVE = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD})
-"""Description, maker, model, resolution and its unit, software, date, artist, host, copyright, camera and GPS blocks:
-of a TIFF file's tags those that do not describe how its pixels are laid out."""
-
-
-def without_orientation(image: Image.Image) -> tuple[bytes | None, int]:
-    """The EXIF block to give back, without its orientation tag, and the orientation (1..8)."""
+def split_orientation(image: Image.Image) -> tuple[bytes | None, int]:
+    """Return the EXIF block to write back, without its orientation tag, and the orientation (1..8)."""
     try:
         exif = image.getexif()
         orientation = exif.pop(ORIENTATION, 1)
@@ -460,8 +303,8 @@ def without_orientation(image: Image.Image) -> tuple[bytes | None, int]:
     return block, (orientation if orientation in range(1, 9) else 1)
 
 
-def resized(exif_block: bytes | None, width: int, height: int) -> bytes | None:
-    """The block with its pixel sizes, where it states any, set to the new ones."""
+def _with_size(exif_block: bytes | None, width: int, height: int) -> bytes | None:
+    """Return the block with its pixel sizes, where it states any, set to the new ones."""
     if exif_block is None:
         return None
     exif = Image.Exif()
@@ -472,8 +315,8 @@ def resized(exif_block: bytes | None, width: int, height: int) -> bytes | None:
     return exif.tobytes()
 
 
-def upright(samples: Samples, orientation: int) -> Samples:
-    """(H,W,C) samples turned as the orientation tag says (EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture)."""
+def _turn_upright(samples: Samples, orientation: int) -> Samples:
+    """Turn (H,W,C) samples as the orientation tag says (EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture)."""
     if orientation >= 5:
         samples = samples.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -481,3 +324,12 @@ def upright(samples: Samples, orientation: int) -> Samples:
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return samples
+
+
+def _exif_tags(exif_block: bytes | None) -> dict[int, Any]:
+    if exif_block is None:
+        return {}
+    exif = Image.Exif()
+    exif.load(exif_block)
+    blocks = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
+    return dict(exif) | blocks

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of super-resolution papers, and the protocol they belong to, as a value.
+"""PSNR and SSIM as in super-resolution papers, and the protocol that they belong to, as a value.
 
 Y-PSNR as in RCAN's MATLAB evaluation and BasicSR: outputs rounded to 8 bit, Y of BT.601 in studio range and not
 rounded, `border` pixels cropped on each side, peak 255, averaged per image and not over the mean squared error.
@@ -27,7 +27,7 @@ SSIM_SIGMA = 1.5
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a PSNR means. `border` None crops as many pixels as the scale; `bicubic` made the low-resolution images."""
+    """The conditions of a PSNR. `border` None crops as many pixels as the scale; `bicubic` made the LR images."""
 
     channel: Literal["y", "rgb"] = "y"
     border: int | None = None
@@ -40,7 +40,7 @@ class Protocol:
             raise SrkdError(f"protocol: the border must be 0 pixels or more, got {self.border}")
 
     def at(self, scale: int) -> Protocol:
-        """The same protocol with its border in pixels."""
+        """Return the same protocol with its border in pixels."""
         return replace(self, border=scale if self.border is None else self.border)
 
     def __str__(self) -> str:
@@ -50,12 +50,12 @@ class Protocol:
 
 
 def to_u8(images_01: Tensor) -> Tensor:
-    """[0,1] floats to 8 bit: times 255, half rounded up as in MATLAB, clipped."""
+    """Turn [0,1] floats into 8 bit: times 255, half rounded up as in MATLAB, clipped."""
     return images_01.float().mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
 def luma(rgb_01: Tensor) -> Tensor:
-    """Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1]: (..., 1, H, W) in 16..235, float64."""
+    """Return Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1]: (..., 1, H, W), 16..235, float64."""
     if rgb_01.shape[-3] != 3:
         raise SrkdError(f"luma takes RGB images (..., 3, H, W), got {tuple(rgb_01.shape)}")
     red, green, blue = rgb_01.double().unbind(dim=-3)
@@ -64,28 +64,28 @@ def luma(rgb_01: Tensor) -> Tensor:
 
 
 def psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """10 log10(255^2 / MSE) for each image of (N, C, H, W) on 0..255, infinite for equal images: (N,) float64."""
-    ours, theirs = _cropped(images_255, reference_255, border)
-    mse = (ours - theirs).square().mean(dim=(-3, -2, -1))
+    """Return 10 log10(255^2 / MSE) for each image of (N, C, H, W) on 0..255, infinite for equal ones: (N,) float64."""
+    images, reference = _crop(images_255, reference_255, border)
+    mse = (images - reference).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(PEAK**2 / mse)
 
 
 def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """Mean SSIM for each image of (N, C, H, W) on 0..255: (N,) float64.
+    """Return the mean SSIM for each image of (N, C, H, W) on 0..255: (N,) float64.
 
     Gaussian window 11x11 with sigma 1.5 over the valid region, K1 = 0.01, K2 = 0.03, L = 255, population moments.
     """
-    ours, theirs = _cropped(images_255, reference_255, border)
-    height, width = ours.shape[-2:]
+    images, reference = _crop(images_255, reference_255, border)
+    height, width = images.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
         raise SrkdError(
             f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels, the image has {width}x{height} after cropping a border "
             f"of {border}: leave such images out of the set"
         )
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-    mean_a, mean_b = _window_mean(ours), _window_mean(theirs)
-    variances = _window_mean(ours.square()) - mean_a.square() + _window_mean(theirs.square()) - mean_b.square()
-    covariance = _window_mean(ours * theirs) - mean_a * mean_b
+    mean_a, mean_b = _window_mean(images), _window_mean(reference)
+    variances = _window_mean(images.square()) - mean_a.square() + _window_mean(reference.square()) - mean_b.square()
+    covariance = _window_mean(images * reference) - mean_a * mean_b
     product = mean_a * mean_b
     similarity = ((2 * product + c1) * (2 * covariance + c2)) / (
         (mean_a.square() + mean_b.square() + c1) * (variances + c2)
@@ -94,21 +94,21 @@ def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tenso
 
 
 def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Y-PSNR for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
+    """Return the Y-PSNR for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
     return psnr(luma(sr), luma(hr), border=border)
 
 
 def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """SSIM on Y for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
+    """Return the SSIM on Y for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
     return ssim(luma(sr), luma(hr), border=border)
 
 
 def finite_or_none(figure: float) -> float | None:
-    """A figure for JSON, which has no infinity: infinite PSNR is null."""
+    """Return a figure for JSON, which has no infinity: infinite PSNR is null."""
     return figure if math.isfinite(figure) else None
 
 
-def _cropped(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:
+def _crop(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:
     if images.shape != reference.shape:
         raise SrkdError(f"cannot compare images of {_size(images)} with a reference of {_size(reference)}")
     height, width = images.shape[-2] - 2 * border, images.shape[-1] - 2 * border
@@ -130,7 +130,7 @@ def _gaussian() -> tuple[float, ...]:
 
 
 def _window_mean(planes: Tensor) -> Tensor:
-    """Separable Gaussian mean over the valid region: shifted sums, faster than a float64 convolution."""
+    """Return the separable Gaussian mean over the valid region: shifted sums, faster than a float64 convolution."""
     for axis in (-2, -1):
         length = planes.shape[axis] - SSIM_WINDOW + 1
         total = torch.zeros_like(planes.narrow(axis, 0, length))

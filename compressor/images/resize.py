@@ -1,4 +1,4 @@
-"""MATLAB's bicubic in torch: the only resizer of pixels here.
+"""MATLAB's bicubic in torch: the only resizer of pixels in srkd.
 
 Published low-resolution benchmark images were made by MATLAB's `imresize(image, 1/s, 'bicubic')`: Keys' cubic kernel
 with a = -0.5, stretched by the scale when shrinking (antialiasing), rows before columns, indices reflected at the
@@ -37,12 +37,12 @@ def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antiali
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
-    """The bicubic reference: float between the passes, mirrored border, neither rounded nor clamped."""
+    """Upscale by the bicubic reference: float between the passes, mirrored border, neither rounded nor clamped."""
     return imresize(lr, float(scale))
 
 
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
-    """MATLAB's bicubic on 8 bit: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale)) uint8.
+    """Downscale by MATLAB's bicubic on 8 bit: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale)) uint8.
 
     Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights
     are integers over a common denominator, so every sum is exact on every device and in every order.
@@ -69,13 +69,13 @@ def mod_crop(images: Tensor, scale: int) -> Tensor:
 
 
 def reflected_indices(positions: Tensor, size: int) -> Tensor:
-    """Triangle wave over 0..size-1 with the edge repeated (...2,1,0,0,1,2...): defined for any distance and size."""
+    """Return a triangle wave over 0..size-1 with the edge repeated (...2,1,0,0,1,2...), for any distance and size."""
     folded = positions.remainder(2 * size)
     return torch.where(folded < size, folded, 2 * size - 1 - folded)
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5 (Keys, 'Cubic convolution interpolation', 1981)."""
+    """Return Keys' kernel with a = -0.5 (Keys, 'Cubic convolution interpolation', 1981)."""
     t = distance.abs()
     near = 1.5 * t**3 - 2.5 * t**2 + 1
     far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
@@ -93,7 +93,7 @@ def _border_indices(positions: Tensor, size: int, border: Border) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _axis_taps(size: int, scale: float, border: Border, antialias: bool) -> tuple[Tensor, Tensor]:
-    """Source indices (taps, n') and float64 weights (taps, n') of one axis."""
+    """Return source indices (taps, n') and float64 weights (taps, n') of one axis."""
     stretch = min(scale, 1.0) if antialias else 1.0
     support = 4.0 / stretch
     # The small term undoes the noise of sizes such as 33 * (1/3), which must not gain a pixel.
@@ -122,7 +122,7 @@ def _resize_axis(images: Tensor, axis: int, scale: float, border: Border, antial
 
 @lru_cache(maxsize=16)
 def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
-    """First source position of output pixel 0 of an integer downscale, and the weights from there as integers.
+    """Return the first source position of output pixel 0 of an integer downscale, and integer weights from there on.
 
     Output 0 lies at (s-1)/2. Source p is |t| = m/(2s) away in units of the stretched kernel, with the integer
     m = |2p - (s-1)|; times 16 s^3 the cubic is 3m^3 - 10sm^2 + 16s^3 up to m = 2s, and
@@ -141,7 +141,7 @@ def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
 
 
 def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
-    """One 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer weights."""
+    """Run one 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer weights."""
     first, weights = _integer_taps(scale)
     denominator = sum(weights)
     height = images_u8.shape[-2]

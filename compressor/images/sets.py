@@ -1,8 +1,5 @@
-"""The one rule for a data folder: images, a set with HR/ and LR folders, or a folder of several of those.
-
-Photographs that come with srkd, for a run without `--data`: train, validation and calibration parts apart.
-
-All are in the public domain or CC0; embedded/PHOTOS.md names each photographer and source.
+"""Image sets: the one rule for a data folder (images, a set with HR/ and LR folders, or a folder of several of those),
+and the photographs that come with srkd, for a run without `--data`.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class LrImage:
-    """A low-resolution image of which nobody has the high-resolution one."""
+    """A low-resolution image without a high-resolution partner."""
 
     stem: str
     lr: Path
@@ -41,7 +38,7 @@ class ImageSet:
 
 
 def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageSet, ...]:
-    """The sets under `data`, each with its low-resolution images for `scale` where it has them.
+    """Find the sets under `data`, each with its low-resolution images for `scale` where it has them.
 
     `data` is a folder of images, or a set holding `HR/` and perhaps `LR*X{scale}/` (stems equal, or with an
     `x{scale}` suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
@@ -61,7 +58,7 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
 
 
 def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
-    """The images of a folder, or of its subfolders where it holds none itself, as LR images without HR partners."""
+    """Find the images of a folder, or of its subfolders where it holds none, as LR images without HR partners."""
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise SrkdError(f"LR folder {folder} {what}")
@@ -75,21 +72,21 @@ def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, in natural order (img2 before img10), hidden ones left out."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    return sorted((path for path in found if not path.name.startswith(".")), key=natural_key)
+    """List the image files directly in a folder, in natural order (img2 before img10), hidden ones left out."""
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
-    """Sort key by which digits compare as numbers; the name itself decides between equals (1 and 01)."""
+    """Return a sort key by which digits compare as numbers; the name itself decides between equals (1 and 01)."""
     pieces = re.split(r"(\d+)", path.name.lower())
     key = tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces)
     return (*key, (2, 0, path.name))
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(found, key=natural_key)
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(folders, key=natural_key)
 
 
 def _is_set(folder: Path) -> bool:
@@ -111,14 +108,14 @@ def _read_set(folder: Path, scale: int, lr: Path | None) -> ImageSet:
 
 
 def _stored_lr(folder: Path, scale: int) -> Path | None:
-    """`LR*X{scale}` of a set; of several the bicubic one, because that is what a number is compared with."""
+    """Return `LR*X{scale}` of a set; of several the bicubic one, because published numbers are of that one."""
     pattern = re.compile(rf"LR.*X{scale}", re.IGNORECASE)
-    found = [path for path in _subfolders(folder) if pattern.fullmatch(path.name)]
-    bicubic = [path for path in found if path.name.lower().startswith(("lrbic", "lr_bic"))]
-    chosen = found if len(found) == 1 else bicubic
-    if len(found) > 1 and len(chosen) != 1:
-        names = ", ".join(path.name for path in found)
-        raise SrkdError(f"{folder} has {len(found)} LR folders for scale {scale} ({names}): choose one with --lr")
+    matching = [path for path in _subfolders(folder) if pattern.fullmatch(path.name)]
+    bicubic = [path for path in matching if path.name.lower().startswith(("lrbic", "lr_bic"))]
+    chosen = matching if len(matching) == 1 else bicubic
+    if len(matching) > 1 and len(chosen) != 1:
+        names = ", ".join(path.name for path in matching)
+        raise SrkdError(f"{folder} has {len(matching)} LR folders for scale {scale} ({names}): choose one with --lr")
     return chosen[0] if chosen else None
 
 
@@ -146,14 +143,15 @@ def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Pat
 
 
 FOLDER = Path(__file__).parent / "embedded"
+"""Photographs in the public domain or CC0; PHOTOS.md in it names each photographer and source."""
 Part = Literal["train", "val", "calibration"]
 
 
 def embedded_photos(part: Part) -> dict[str, Path]:
-    """Photos of one part, by name."""
+    """Return the embedded photos of one part, by name."""
     return {path.stem: path for path in sorted((FOLDER / part).glob("*.webp"))}
 
 
 def embedded_pairs(part: Part) -> tuple[ImagePair, ...]:
-    """The same, as HR images whose LR images are to be made."""
+    """Return the embedded photos of one part as HR images whose LR images are still to be made."""
     return tuple(ImagePair(stem, path, None) for stem, path in embedded_photos(part).items())

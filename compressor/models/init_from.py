@@ -1,7 +1,7 @@
 """A student that starts from another file's weights: of another scale, or an earlier student of another shape.
 
-Not strict: what has the same name and shape is taken, the rest stays as it was made, and both are told. So DUKD starts
-its ×4 students from those of ×2 (options/EDSR: the body and the first convolution of the upsampler are reused).
+Not strict: what has the same name and shape is copied, the rest stays as it was built, and both are reported. So DUKD
+starts its ×4 students from those of ×2 (options/EDSR: the body and the first convolution of the upsampler are reused).
 """
 
 from __future__ import annotations
@@ -15,68 +15,67 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import Loaded, load_checkpoint
 from compressor.models.networks.base import Network
 
-LIKENESS = ("img_range", "res_scale", "mean")
-"""Fields of a spec that a weight relies on, and that no shape shows."""
-
 
 @dataclass(frozen=True)
-class Taken:
-    """What came of one file: parameters of the student by name."""
+class InitReport:
+    """The outcome of starting from a file: parameters of the student by name."""
 
     path: Path
     sha256: str
     architecture: str
     scale: int
-    taken: tuple[str, ...]
+    copied: tuple[str, ...]
     missing: tuple[str, ...]
     """Not in the file."""
     misshaped: tuple[str, ...]
     """In the file, with another shape."""
     unused: tuple[str, ...]
-    """The file's, which the student has no place for."""
-    unlike: tuple[str, ...] = ()
-    """Fields of the spec that differ though weights rely on them."""
+    """Parameters of the file that the student does not have."""
+    differences: tuple[str, ...] = ()
+    """Lines about fields of the spec that differ though weights rely on them."""
 
     def lines(self) -> tuple[str, ...]:
-        """For a person: how much was taken, and what was not."""
-        total = len(self.taken) + len(self.missing) + len(self.misshaped)
-        said = [f"init-from {self.path} ({self.architecture} x{self.scale}): took {len(self.taken)} of {total} tensors"]
+        """Return lines for a person: how much was copied, and what was not."""
+        total = len(self.copied) + len(self.missing) + len(self.misshaped)
+        lines = [
+            f"init-from {self.path} ({self.architecture} x{self.scale}): took {len(self.copied)} of {total} tensors"
+        ]
         for what, names in (("not in it", self.missing), ("of another shape", self.misshaped), ("unused", self.unused)):
             if names:
-                said.append(f"init-from: {what}: {_first(names)}")
-        said.extend(f"init-from: {difference}" for difference in self.unlike)
-        return tuple(said)
+                lines.append(f"init-from: {what}: {_first(names)}")
+        lines.extend(f"init-from: {difference}" for difference in self.differences)
+        return tuple(lines)
 
 
-def start_from(student: Network, path: str | Path) -> Taken:
+def initialise_from(student: Network, path: str | Path) -> InitReport:
     """Copy into `student` every parameter of the file's network that has its name and shape."""
     loaded = _load(Path(path), student.spec.scale)
-    theirs = dict(loaded.network.named_parameters())
-    own = dict(student.named_parameters())
-    taken = tuple(name for name in own if name in theirs and theirs[name].shape == own[name].shape)
-    if not taken:
+    source = dict(loaded.network.named_parameters())
+    target = dict(student.named_parameters())
+    copied = tuple(name for name in target if name in source and source[name].shape == target[name].shape)
+    if not copied:
         raise UsageError(
-            f"--init-from {path}: it is a {loaded.network.spec.arch}, and none of its {len(theirs)} tensors has the "
+            f"--init-from {path}: it is a {loaded.network.spec.arch}, and none of its {len(source)} tensors has the "
             f"name and shape of one of the student's ({student.spec.arch})"
         )
     with torch.no_grad():
-        for name in taken:
-            own[name].copy_(theirs[name])
-    return Taken(
+        for name in copied:
+            target[name].copy_(source[name])
+    return InitReport(
         path=loaded.path,
         sha256=loaded.sha256,
         architecture=loaded.network.spec.arch,
         scale=loaded.network.spec.scale,
-        taken=taken,
-        missing=tuple(name for name in own if name not in theirs),
-        misshaped=tuple(name for name in own if name in theirs and name not in set(taken)),
-        unused=tuple(name for name in theirs if name not in own),
-        unlike=_differences(student, loaded.network),
+        copied=copied,
+        missing=tuple(name for name in target if name not in source),
+        misshaped=tuple(name for name in target if name in source and name not in set(copied)),
+        unused=tuple(name for name in source if name not in target),
+        differences=_differences(student, loaded.network),
     )
 
 
 def _load(path: Path, scale: int) -> Loaded:
-    """The file's network: of the student's scale where it holds several, else of whatever scale it is."""
+    """Load the file's network: of the student's scale where it holds several, else of whatever scale it is."""
     try:
         return load_checkpoint(path, scale=scale)
     except SrkdError:
@@ -84,11 +83,11 @@ def _load(path: Path, scale: int) -> Loaded:
 
 
 def _differences(student: Network, other: Network) -> tuple[str, ...]:
-    ours, theirs = student.spec.to_dict(), other.spec.to_dict()
+    fields, in_file = student.spec.to_dict(), other.spec.to_dict()
     return tuple(
-        f"{field} is {theirs[field]} in the file and {ours[field]} in the student"
-        for field in LIKENESS
-        if field in ours and field in theirs and ours[field] != theirs[field]
+        f"{name} is {in_file[name]} in the file and {fields[name]} in the student"
+        for name in student.spec.undetectable
+        if name in in_file and fields[name] != in_file[name]
     )
 
 

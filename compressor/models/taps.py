@@ -18,16 +18,16 @@ from compressor.base.errors import UsageError, nearest
 from compressor.models.networks.base import Network, Tap
 
 PROBE_SIDE = 8
-"""LR pixels: the largest teacher takes a moment for them."""
+"""LR pixels: the largest teacher runs on them in a moment."""
 
 
 def resolve_tap(network: Network, address: str) -> str:
-    """The network's own name of an address: rel(p) becomes a body[k], the others must be there."""
+    """Return the network's own name of an address: rel(p) becomes a body[k], the others must exist."""
     taps = network.taps
     relative = re.fullmatch(r"rel\(\s*(.+?)\s*\)", address)
     if relative is None:
         if address not in taps:
-            raise UsageError(f"{network.spec.arch} has no tap {address!r}; {nearest(address, _listed(taps))}")
+            raise UsageError(f"{network.spec.arch} has no tap {address!r}; {nearest(address, [*taps, 'rel(1/3)'])}")
         return address
     fraction = _fraction(address, relative.group(1))
     blocks = sum(name.startswith("body[") for name in taps)
@@ -39,27 +39,27 @@ def resolve_tap(network: Network, address: str) -> str:
 
 @contextmanager
 def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = False) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the block, each forward pass of `network` leaves its features in the dictionary, by address.
+    """Within the block, each forward pass of `network` puts its features into the dictionary, by address.
 
-    `padded` leaves what a network adds to its input before windows: its own parts go on from such a feature only.
+    `padded` keeps what a network adds to its input before windows: its own parts go on from such a feature only.
     The tensors are copies that gradients pass through: what the network does in place later does not change them.
     The hooks are gone when the block ends, however it ends; blocks may nest.
     """
     features: dict[str, torch.Tensor] = {}
     sizes: list[torch.Size] = []
-    wanted = tuple(dict.fromkeys(addresses))
+    unique = tuple(dict.fromkeys(addresses))
     with ExitStack() as hooks:
-        if wanted:
+        if unique:
             note_size = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
             hooks.callback(note_size.remove)
-        for address in wanted:
+        for address in unique:
             tap = network.taps[resolve_tap(network, address)]
-            hooks.callback(_listen(network, tap, address, features, None if padded else sizes).remove)
+            hooks.callback(_register_hook(network, tap, address, features, None if padded else sizes).remove)
         yield features
 
 
 def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of features for one image of PROBE_SIDE, found by running it."""
+    """Return the shapes of features for one image of PROBE_SIDE, found by running it."""
     like = next(network.parameters())
     image = torch.zeros(1, network.descriptor.channels, PROBE_SIDE, PROBE_SIDE, dtype=like.dtype, device=like.device)
     with torch.no_grad(), read_taps(network, addresses) as features:
@@ -67,11 +67,11 @@ def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[in
     return {address: tuple(feature.shape) for address, feature in features.items()}
 
 
-def _listen(
+def _register_hook(
     network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size] | None
 ) -> torch.utils.hooks.RemovableHandle:
     def cropped(feature: torch.Tensor) -> torch.Tensor:
-        """A network that pads its input has larger features: only the input's own positions count."""
+        """Keep the input's own positions: a network that pads its input has larger features."""
         if sizes is None:
             return feature
         h, w = sizes[-1]
@@ -93,11 +93,7 @@ def _fraction(address: str, text: str) -> Fraction:
     try:
         fraction = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{address}: {text!r} is no fraction like 1/3 or 0.5") from error
+        raise UsageError(f"{address}: {text!r} is not a fraction like 1/3 or 0.5") from error
     if not 0 < fraction <= 1:
         raise UsageError(f"{address}: {text} is outside (0, 1]")
     return fraction
-
-
-def _listed(taps: Iterable[str]) -> list[str]:
-    return [*taps, "rel(1/3)"]

@@ -18,7 +18,7 @@ from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
 from compressor.models.networks.windows import padded_index
 
 PROBE_SIDES = (64, 61, 96)
-"""A multiple of every window in use, an odd one, and a larger one for models that refuse small images."""
+"""Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -151,49 +151,49 @@ def _padded(lr: torch.Tensor, program: Descriptor) -> torch.Tensor:
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
-def as_image(output: object, what: str) -> torch.Tensor:
-    """The only image of an output; models that give several say which only in their own code."""
+def require_image(output: object, label: str) -> torch.Tensor:
+    """Return the only image of an output; which of several is the image, only the model's own code tells."""
     if isinstance(output, (tuple, list)) and len(output) == 1:
         output = output[0]
     if not isinstance(output, torch.Tensor):
-        raise SrkdError(f"{what} gives a {type(output).__name__}, not one image: export the part that gives the image")
+        raise SrkdError(f"{label} gives a {type(output).__name__}, not one image: export the part that gives the image")
     return output
 
 
-def probe(run: Run, channels: int | None, what: str) -> Descriptor:
-    """Scale, channels and size multiple, each from the smallest experiment that shows it."""
-    tried: list[str] = []
+def probe(run: Run, channels: int | None, label: str) -> Descriptor:
+    """Find scale, channels and size multiple, each by the smallest experiment that shows it."""
+    failures: list[str] = []
     for count in (3, 1) if channels is None else (channels,):
         for side in PROBE_SIDES:
-            scale = _scale_at(run, count, side, side, tried)
+            scale = _scale_at(run, count, side, side, failures)
             if scale is not None:
                 return Descriptor(scale=scale, channels=count, size_multiple=smallest_multiple(run, count, scale))
     raise SrkdError(
-        f"{what} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({tried[-1][:200]}): "
+        f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({failures[-1][:200]}): "
         "a super-resolution model takes (N, 3, H, W), or (N, 1, H, W), of any size"
     )
 
 
-def _scale_at(run: Run, channels: int, height: int, width: int, tried: list[str]) -> int | None:
-    """The scale that a smooth image shows; None, and why, where there is none."""
+def _scale_at(run: Run, channels: int, height: int, width: int, failures: list[str]) -> int | None:
+    """Return the scale that a smooth image shows; None, and the reason among `failures`, where there is none."""
     image = torch.linspace(0, 1, width).expand(1, channels, height, width).contiguous()
     try:
         output = run(image)
     except SrkdError as error:
-        tried.append(str(error))
+        failures.append(str(error))
         return None
     if output.dim() != 4 or output.shape[:2] != image.shape[:2]:
-        tried.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
+        failures.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
         return None
     scale = output.shape[-1] // width
     if scale < 1 or output.shape[-2:] != (height * scale, width * scale):
-        tried.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
+        failures.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
         return None
     return scale
 
 
 def smallest_multiple(run: Run, channels: int, scale: int) -> int:
-    """The smallest multiple of which sides must be: odd multiples of it, near the size that worked, do."""
+    """Return the smallest number that sides must be multiples of: an odd multiple of it, near a usual size, works."""
     for multiple in MULTIPLES:
         height, width = (_odd_multiple(multiple, side) for side in (57, 64))
         if _scale_at(run, channels, height, width, []) == scale:
@@ -224,11 +224,11 @@ class ModuleProgram:
         yield from self.module.named_buffers()
 
 
-def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, what: str) -> torch.Tensor:
-    """One pass without gradients, in one line if it fails."""
-    with torch.no_grad(), one_line(f"{what} failed on an image of shape {tuple(images.shape)}"):
-        return as_image(module(images), what)
+def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:
+    """Run without gradients; a failure becomes one line."""
+    with torch.no_grad(), one_line(f"{label} failed on an image of shape {tuple(images.shape)}"):
+        return require_image(module(images), label)
 
 
-def params_of(module: nn.Module) -> int:
+def count_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""ONNX files of any origin, run by ONNX Runtime."""
+"""ONNX files of any origin as teachers, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.teachers.foreign import ForeignFacts, smallest_multiple
 
 @dataclass(frozen=True)
 class _Graph:
-    """The batch where the graph fixes it, and its floating-point weights by name."""
+    """The batch size, where the graph fixes it, and the floating-point weights by name."""
 
     batch: int | None
     weights: tuple[tuple[str, torch.Tensor], ...]
@@ -30,19 +30,19 @@ class OnnxProgram:
         self.runtime = OnnxRuntime(path)
         graph = _read(path)
         self._weights = graph.weights
-        found = self.runtime.descriptor
-        if self.runtime.spec is None and found.fixed_size is None and graph.batch in (None, 1):
-            multiple = smallest_multiple(self.runtime.run, found.channels, found.scale)
-            found = replace(found, size_multiple=multiple, min_size=multiple)
+        descriptor = self.runtime.descriptor
+        if self.runtime.spec is None and descriptor.fixed_size is None and graph.batch in (None, 1):
+            multiple = smallest_multiple(self.runtime.run, descriptor.channels, descriptor.scale)
+            descriptor = replace(descriptor, size_multiple=multiple, min_size=multiple)
         name = "unknown" if self.runtime.spec is None else self.runtime.spec.arch
         params = sum(tensor.numel() for _, tensor in self._weights)
-        self.facts = ForeignFacts("ONNX", name, found, params, graph.batch)
+        self.facts = ForeignFacts("ONNX", name, descriptor, params, graph.batch)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.runtime.run(images)
 
     def move_to(self, device: torch.device) -> torch.device:
-        """To CUDA where this ONNX Runtime has it; else it stays on the CPU, and images travel."""
+        """Move to CUDA where this ONNX Runtime has it; else stay on the CPU, and images travel."""
         if device.type == "cuda" and "cuda" in providers_here():
             self.runtime = OnnxRuntime(self.path, device=str(device))
             return device
@@ -59,10 +59,10 @@ def _read(path: Path) -> _Graph:
 
     with one_line(f"{path}: its graph cannot be read"):
         model = onnx.load_model(str(path))
-        names = {one.name for one in model.graph.initializer}
-        given = next(value for value in model.graph.input if value.name not in names)
-        batch = given.type.tensor_type.shape.dim[0].dim_value or None
-        arrays = [(one.name, numpy_helper.to_array(one)) for one in model.graph.initializer]
+        names = {tensor.name for tensor in model.graph.initializer}
+        image = next(value for value in model.graph.input if value.name not in names)
+        batch = image.type.tensor_type.shape.dim[0].dim_value or None
+        arrays = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
         weights = [
             (name, torch.from_numpy(array.astype(np.float32))) for name, array in arrays if array.dtype.kind == "f"
         ]

@@ -1,12 +1,9 @@
-"""Zip archives that torch writes for programs: told apart, bounded in memory, and searched for code before torch reads.
+"""Programs that torch saves, TorchScript and torch.export (.pt2): searched for code before torch reads them.
 
 `torch.export.load` unpickles parts of a file without restriction, evaluates expressions in its JSON and looks up any
 attribute of `torch` by name (torch/export/pt2_archive/_package.py, torch/_export/serde/serialize.py); TorchScript has
-operators that open files. A file is handed on only after none of that was found in it.
-
-TorchScript files: read by torch.jit.load, whose interpreter runs the graph and no Python.
-
-torch.export programs (.pt2): read by torch.export.load, after a search for anything that loading would run.
+operators that open files. A file is handed to torch only after none of that was found in it, and after its archive
+is known to fit into memory.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 from compressor.models.checkpoints.pickles import read_pickle, read_storages
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleProgram, Run, params_of, probe, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, Run, count_params, probe, run_module
 
 TEXT_LIMIT_BYTES = 256 * 2**20
 TORCHSCRIPT_FILES = re.compile(
@@ -45,18 +42,18 @@ EXPORT_TARGETS = re.compile(
     r"|torch\._check\w*"
 )
 EXPORT_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2}
-"""Bytes of a value by its number in torch/_export/serde/schema.py, ScalarType."""
+"""Bytes of a value by the number of its type in torch/_export/serde/schema.py, ScalarType."""
 EXPORT_WORDS = re.compile(
     r"Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
     r"|ModularIndexing|ToFloat|IntTrueDiv|FloatTrueDiv|TruncToInt|Where|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Equality|Unequality"
     r"|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|BooleanTrue|BooleanFalse|Identity|positive|integer|real"
     r"|nonnegative|True|False|true|false|oo|int_oo|IntInfinity|NegativeIntInfinity|[suz]\d+"
 )
-"""Symbols of sizes, and the functions of sympy and torch.utils._sympy that their arithmetic is written in."""
+"""Symbols of sizes, and the functions of sympy and torch.utils._sympy that their arithmetic uses."""
 
 
 def archive_kind(path: Path) -> str | None:
-    """ "torchscript", "export", "export-old", or None for anything else, an ordinary checkpoint among it."""
+    """Return "torchscript", "export" or "export-old"; None for anything else, such as an ordinary checkpoint."""
     try:
         with open(path, "rb") as handle:
             if handle.read(4) != b"PK\x03\x04":
@@ -72,14 +69,14 @@ def archive_kind(path: Path) -> str | None:
 
 
 @contextmanager
-def bounded(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, once its records are known to fit a small multiple of the file; damage becomes one line."""
+def open_bounded(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open the archive, once its records are known to fit a small multiple of the file; damage becomes one line."""
     try:
         with zipfile.ZipFile(path) as archive:
             size_bytes = path.stat().st_size
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES:
-                raise SrkdError(f"{path}: its {size_bytes:,} bytes unpack to {unpacked:,}: this is no model")
+                raise SrkdError(f"{path}: its {size_bytes:,} bytes unpack to {unpacked:,}: this is not a model")
             damaged = archive.testzip()
             if damaged is not None:
                 raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
@@ -90,42 +87,42 @@ def bounded(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def check_torchscript(path: Path) -> None:
     """Refuse a TorchScript file whose code would open files, or needs operators of another library."""
-    with bounded(path) as archive:
+    with open_bounded(path) as archive:
         for member in archive.infolist():
             if "/code/" in member.filename and member.filename.endswith(".py"):
-                found = TORCHSCRIPT_FILES.search(_text(archive, member, path))
-                if found:
+                match = TORCHSCRIPT_FILES.search(_read_text(archive, member, path))
+                if match:
                     raise SrkdError(
-                        f"{path}: its code {member.filename.rpartition('/')[2]} uses {found.group()[:40]!r}, which a "
+                        f"{path}: its code {member.filename.rpartition('/')[2]} uses {match.group()[:40]!r}, which a "
                         "network does not need: refused, nothing was run"
                     )
         _check_storages(archive, path)
 
 
 def _check_storages(archive: zipfile.ZipFile, path: Path) -> None:
-    """torch takes each record to be as long as its pickle says, and would read beyond the end of a shorter one."""
+    """Refuse records shorter than their pickle says: torch would read beyond their end."""
     sizes = {member.filename: member.file_size for member in archive.infolist()}
     # A trace's examples (traced_inputs.pkl) are described and not stored, and not read either.
     for pickled in [name for name in sizes if name.endswith(("/data.pkl", "/constants.pkl")) and "/code/" not in name]:
         folder = pickled.removesuffix(".pkl")
         for ref in read_storages(BytesIO(archive.read(pickled))).values():
-            wanted = (ref.start + ref.size) * (ref.dtype.itemsize if ref.dtype is not None else 1)
-            if sizes.get(f"{folder}/{ref.key}", 0) < wanted:
+            expected = (ref.start + ref.size) * (ref.dtype.itemsize if ref.dtype is not None else 1)
+            if sizes.get(f"{folder}/{ref.key}", 0) < expected:
                 raise SrkdError(
                     f"{path}: a damaged archive: its record {folder.rpartition('/')[2]}/{ref.key[:40]} is shorter than "
-                    f"the {wanted:,} bytes of its tensor: download or export it again"
+                    f"the {expected:,} bytes of its tensor: download or export it again"
                 )
 
 
 def check_export(path: Path) -> None:
     """Refuse a torch.export file with anything in it that loading would run."""
-    with bounded(path) as archive:
+    with open_bounded(path) as archive:
         for member in archive.infolist():
             name = member.filename.partition("/")[2]
             if not EXPORT_MEMBERS.fullmatch(name):
                 raise SrkdError(f"{path}: it holds {name[:80]!r}, which a torch.export program does not: refused")
             if name.startswith("models/"):
-                _check_program(_text(archive, member, path), path)
+                _check_program(_read_text(archive, member, path), path)
             elif name.startswith("data/") and name.endswith("_config.json"):
                 _check_values(archive, member, path)
             elif name.startswith("data/") and not name.endswith(".json"):
@@ -133,36 +130,36 @@ def check_export(path: Path) -> None:
 
 
 def _check_values(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Every raw record holds as many values as the tensor that is laid over it."""
-    sizes = {one.filename: one.file_size for one in archive.infolist()}
+    """Refuse raw records with fewer values than the tensor that is laid over them."""
+    sizes = {record.filename: record.file_size for record in archive.infolist()}
     folder = member.filename.rpartition("/")[0]
     try:
-        entries = json.loads(_text(archive, member, path))["config"]
+        entries = json.loads(_read_text(archive, member, path))["config"]
         for name, entry in entries.items():
             meta = entry["tensor_meta"]
             if entry["use_pickle"] or meta is None:
                 continue
-            shape, strides = ([one["as_int"] for one in meta[key]] for key in ("sizes", "strides"))
+            shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
             last = meta["storage_offset"]["as_int"] + sum(
                 (n - 1) * step for n, step in zip(shape, strides, strict=True)
             )
-            wanted = 0 if 0 in shape else (last + 1) * EXPORT_VALUE_BYTES[meta["dtype"]]
-            if min([0, *shape, *strides]) < 0 or sizes.get(f"{folder}/{entry['path_name']}", -1) < wanted:
+            expected = 0 if 0 in shape else (last + 1) * EXPORT_VALUE_BYTES[meta["dtype"]]
+            if min([0, *shape, *strides]) < 0 or sizes.get(f"{folder}/{entry['path_name']}", -1) < expected:
                 raise SrkdError(f"{path}: the values of {str(name)[:60]} are not all there: export it again")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SrkdError(f"{path}: its list of tensors is damaged ({error!r:.80}): export it again") from error
 
 
-def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
+def _read_text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
     if member.file_size > TEXT_LIMIT_BYTES:
-        raise SrkdError(f"{path}: {member.filename[:60]} has {member.file_size:,} bytes of text: this is no model")
+        raise SrkdError(f"{path}: {member.filename[:60]} has {member.file_size:,} bytes of text: this is not a model")
     return archive.read(member).decode("utf-8", errors="replace")
 
 
 def _check_record(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Raw values are values; whatever torch.load would unpickle is first read as data, which refuses code.
+    """Read whatever torch.load would unpickle as data first, which refuses code; raw values may be anything.
 
-    Which records are unpickled is said elsewhere in the file, so a weight whose values look like a pickle is refused
+    Another part of the file says which records are unpickled, so a weight whose values look like a pickle is refused
     too: as float32 they would have to begin with a number of an archive's or a pickle's first bytes.
     """
     with archive.open(member) as stream:
@@ -178,58 +175,58 @@ def _check_record(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path)
                     if name.endswith(".pkl"):
                         read_pickle(BytesIO(inner.read(name)))
         elif content:
-            stream_left = BytesIO(content)
-            while stream_left.tell() < len(content):
-                read_pickle(stream_left)
+            pickles = BytesIO(content)
+            while pickles.tell() < len(content):
+                read_pickle(pickles)
     except SrkdError as error:
         raise SrkdError(f"{path}: its record {member.filename[-60:]!r}: {error}") from error
 
 
 def _check_program(text: str, path: Path) -> None:
-    """Operators from torch's own list, expressions of symbols and arithmetic, and no guards written as Python."""
+    """Allow operators from torch's own list, and expressions of symbols and arithmetic; no guards written as Python."""
     try:
         program = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SrkdError(f"{path}: its program is damaged ({str(error)[:80]}): export it again") from error
     for key, value in _entries(program):
         if key == "target" and isinstance(value, str) and not EXPORT_TARGETS.fullmatch(value):
-            raise SrkdError(f"{path}: its program calls {value[:80]!r}, which is no operator of torch: refused")
+            raise SrkdError(f"{path}: its program calls {value[:80]!r}, which is not an operator of torch: refused")
         if key == "expr_str" and isinstance(value, str):
             words = re.findall(r"[^\W\d]\w*", value)
-            strange = [word for word in words if not EXPORT_WORDS.fullmatch(word)]
-            if strange or "__" in value:
-                raise SrkdError(f"{path}: its sizes are computed by {value[:80]!r}, which is no arithmetic: refused")
+            unknown = [word for word in words if not EXPORT_WORDS.fullmatch(word)]
+            if unknown or "__" in value:
+                raise SrkdError(f"{path}: its sizes are computed by {value[:80]!r}, which is not arithmetic: refused")
 
 
 def _entries(value: object) -> Iterator[tuple[str, object]]:
-    """Every key and value of nested JSON, without recursion."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    """Yield every key and value of nested JSON, without recursion."""
+    queue = [value]
+    while queue:
+        item = queue.pop()
         if isinstance(item, dict):
             yield from item.items()
-            waiting.extend(item.values())
+            queue.extend(item.values())
         elif isinstance(item, list):
-            waiting.extend(item)
+            queue.extend(item)
 
 
 def open_torchscript(path: Path) -> ModuleProgram:
-    """A traced or scripted module in eval mode, on the CPU; its scale is found by running small images."""
+    """Open a traced or scripted module in eval mode, on the CPU; its scale is found by running small images."""
     check_torchscript(path)
-    with one_line(f"{path} is no TorchScript file that this torch {torch.__version__} can open"):
+    with one_line(f"{path} is not a TorchScript file that this torch {torch.__version__} can open"):
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     module.eval()
-    what = f"TorchScript {path.name}"
-    descriptor = probe(lambda images: run_module(module, images, what), None, what)
-    facts = ForeignFacts("TorchScript", module.original_name, descriptor, params_of(module) or None)
-    return ModuleProgram(module, facts, what)
+    label = f"TorchScript {path.name}"
+    descriptor = probe(lambda images: run_module(module, images, label), None, label)
+    facts = ForeignFacts("TorchScript", module.original_name, descriptor, count_params(module) or None)
+    return ModuleProgram(module, facts, label)
 
 
 class ExportedProgram(ModuleProgram):
-    """Devices are written into the graph, so a program is moved by a pass over it."""
+    """A torch.export program. Devices are written into its graph, so a pass over the graph moves it."""
 
-    def __init__(self, program: Any, facts: ForeignFacts, what: str) -> None:
-        super().__init__(_callable(program), facts, what)
+    def __init__(self, program: Any, facts: ForeignFacts, label: str) -> None:
+        super().__init__(_callable(program), facts, label)
         self._program = program
 
     def move_to(self, device: torch.device) -> torch.device:
@@ -242,46 +239,48 @@ class ExportedProgram(ModuleProgram):
 
 
 def open_exported_program(path: Path) -> ExportedProgram:
-    """A program of one image input and one image output."""
+    """Open a program of one image input and one image output."""
     check_export(path)
-    with one_line(f"{path} is no torch.export program that this torch {torch.__version__} can open"):
+    with one_line(f"{path} is not a torch.export program that this torch {torch.__version__} can open"):
         program = torch.export.load(str(path))
-    what = f"torch.export program {path.name}"
-    batch, channels, height, width = _input_shape(program, what)
+    label = f"torch.export program {path.name}"
+    batch, channels, height, width = _input_shape(program, label)
     module = _callable(program)
 
     def run(images: torch.Tensor) -> torch.Tensor:
-        return run_module(module, images, what)
+        return run_module(module, images, label)
 
-    fixed = (width, height) if height is not None and width is not None else None
-    descriptor = probe(run, channels, what) if fixed is None else _of_fixed_size(run, channels, fixed, batch or 1, what)
+    if height is not None and width is not None:
+        descriptor = _probe_fixed_size(run, channels, (width, height), batch or 1, label)
+    else:
+        descriptor = probe(run, channels, label)
     params = sum(tensor.numel() for name, tensor in program.named_parameters())
-    return ExportedProgram(program, ForeignFacts("torch.export", "unknown", descriptor, params, batch), what)
+    return ExportedProgram(program, ForeignFacts("torch.export", "unknown", descriptor, params, batch), label)
 
 
 def _callable(program: Any) -> nn.Module:
-    """The program as a module, without the guards that newer versions keep as Python text and would run."""
+    """Return the program as a module, without the guards that newer versions keep as Python text and would run."""
     guarded = "check_guards" in inspect.signature(program.module).parameters
     module: nn.Module = program.module(check_guards=False) if guarded else program.module()
     return module
 
 
-def _input_shape(program: Any, what: str) -> tuple[int | None, int, int | None, int | None]:
-    """Batch, channels, height and width of the only input; None where they may vary."""
+def _input_shape(program: Any, label: str) -> tuple[int | None, int, int | None, int | None]:
+    """Return batch, channels, height and width of the only input; None where they may vary."""
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     shapes: list[tuple[object, ...]] = [getattr(node.meta.get("val"), "shape", ()) for node in nodes]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (1, 3):
-        raise SrkdError(f"{what} takes {[tuple(map(str, shape)) for shape in shapes]}: expected one (N, 3, H, W)")
+        raise SrkdError(f"{label} takes {[tuple(map(str, shape)) for shape in shapes]}: expected one (N, 3, H, W)")
     batch, channels, height, width = (size if isinstance(size, int) else None for size in shapes[0])
     assert channels is not None  # an int, as it is 1 or 3
     return batch, channels, height, width
 
 
-def _of_fixed_size(run: Run, channels: int, fixed: tuple[int, int], batch: int, what: str) -> Descriptor:
+def _probe_fixed_size(run: Run, channels: int, fixed: tuple[int, int], batch: int, label: str) -> Descriptor:
     width, height = fixed
     output = run(torch.full((batch, channels, height, width), 0.5))
     scale = output.shape[-1] // width if output.dim() == 4 else 0
     if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
-        raise SrkdError(f"{what} gives shape {tuple(output.shape)} for {batch, channels, height, width}: no image")
+        raise SrkdError(f"{label} gives shape {tuple(output.shape)} for {batch, channels, height, width}: not an image")
     return Descriptor(scale=scale, channels=channels, fixed_size=fixed)

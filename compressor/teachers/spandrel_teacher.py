@@ -17,7 +17,7 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, one_line
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleProgram, params_of, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params, run_module
 
 
 class NotKnown(SrkdError):
@@ -28,36 +28,36 @@ def is_spandrel_installed() -> bool:
     return importlib.util.find_spec("spandrel") is not None
 
 
-def open_spandrel(state: Mapping[str, torch.Tensor], what: str) -> ModuleProgram:
-    """The network that spandrel finds in a state dict, as a model of [0,1] images."""
+def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgram:
+    """Open the network that spandrel finds in a state dict, as a model of [0,1] images."""
     spandrel = import_spandrel()
     try:
-        found = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state))
+        model = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state))
     except spandrel.UnsupportedModelError as error:
-        raise NotKnown(f"{what}: spandrel {spandrel.__version__} does not know it either") from error
+        raise NotKnown(f"{label}: spandrel {spandrel.__version__} does not know it either") from error
     except Exception as error:
-        raise NotKnown(f"{what}: spandrel cannot build it: {str(error).strip()[:120]!r}") from error
-    name = str(found.architecture.name)
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != found.output_channels:
-        raise SrkdError(f"{what}: spandrel's {name} does not turn an image into an image of as many channels")
-    found.model.eval()
-    needs = found.size_requirements
+        raise NotKnown(f"{label}: spandrel cannot build it: {str(error).strip()[:120]!r}") from error
+    name = str(model.architecture.name)
+    if not isinstance(model, spandrel.ImageModelDescriptor) or model.input_channels != model.output_channels:
+        raise SrkdError(f"{label}: spandrel's {name} does not turn an image into an image of as many channels")
+    model.model.eval()
+    sizes = model.size_requirements
     descriptor = Descriptor(
-        scale=found.scale,
-        channels=found.input_channels,
-        size_multiple=needs.multiple_of,
-        min_size=max(1, needs.minimum),
+        scale=model.scale,
+        channels=model.input_channels,
+        size_multiple=sizes.multiple_of,
+        min_size=max(1, sizes.minimum),
     )
-    facts = ForeignFacts("spandrel", name, descriptor, params_of(found.model))
-    return SpandrelProgram(found, facts, f"{what} ({name})")
+    facts = ForeignFacts("spandrel", name, descriptor, count_params(model.model))
+    return SpandrelProgram(model, facts, f"{label} ({name})")
 
 
 class SpandrelProgram(ModuleProgram):
     """spandrel's own call clamps to [0,1] and gives tensors that no loss may keep; here its network is called."""
 
-    def __init__(self, found: Any, facts: ForeignFacts, what: str) -> None:
-        super().__init__(found.model, facts, what)
-        self._call: Callable[[Any, torch.Tensor], object] | None = getattr(found, "_call_fn", None)
+    def __init__(self, model: Any, facts: ForeignFacts, label: str) -> None:
+        super().__init__(model.model, facts, label)
+        self._call: Callable[[Any, torch.Tensor], object] | None = getattr(model, "_call_fn", None)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         call = self._call
@@ -65,7 +65,7 @@ class SpandrelProgram(ModuleProgram):
 
 
 def import_spandrel() -> Any:
-    """The package; two of its 42 architectures want three names of torchvision when it is imported."""
+    """Import the package; two of its 42 architectures want three names of torchvision at import."""
     if not is_spandrel_installed():
         raise MissingExtra("spandrel", "spandrel")
     with torchvision_stand_in(), one_line("spandrel is installed but cannot be imported"):
@@ -74,16 +74,16 @@ def import_spandrel() -> Any:
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """While it lasts, `torchvision.transforms.functional` has the names that LaMa and RestoreFormer import.
+    """Within the block, `torchvision.transforms.functional` has the names that LaMa and RestoreFormer import.
 
     Where torchvision is installed it is left alone. The stand-ins are gone afterwards, so nobody takes them for
-    torchvision; a call of one of them tells what is missing.
+    torchvision; a call of one of them raises an error that says what is missing.
     """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         yield
         return
     functional = types.ModuleType("torchvision.transforms.functional")
-    vars(functional).update(InterpolationMode=_Modes, rotate=_absent, normalize=_absent)
+    vars(functional).update(InterpolationMode=_InterpolationMode, rotate=_refuse, normalize=_refuse)
     transforms = types.ModuleType("torchvision.transforms")
     vars(transforms).update(functional=functional)
     package = types.ModuleType("torchvision")
@@ -97,10 +97,10 @@ def torchvision_stand_in() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-class _Modes:
+class _InterpolationMode:
     NEAREST = "nearest"
     BILINEAR = "bilinear"
 
 
-def _absent(*arguments: object, **named: object) -> torch.Tensor:
+def _refuse(*arguments: object, **named: object) -> torch.Tensor:
     raise SrkdError("this architecture of spandrel needs torchvision, which is not installed: pip install torchvision")

@@ -18,13 +18,13 @@ from PIL import Image, ImageCms, ImageOps
 from compressor.base.errors import SrkdError
 from compressor.images.files import (
     Picture,
-    deep_png,
     grey_of,
     image_size,
     read_picture,
     read_rgb_u8,
     write_picture,
 )
+from compressor.images.sixteen_bit import encode_png_16bit
 
 LOSSLESS = (".png", ".tif")
 
@@ -125,7 +125,7 @@ def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, 
 
 def test_16_bit_is_rounded_to_8_for_training(tmp_path: Path) -> None:
     values = np.array([0, 127, 128, 129, 257, 32767, 32768, 65406, 65407, 65535], dtype=np.uint16)
-    (tmp_path / "deep.png").write_bytes(deep_png(np.stack([values] * 3, axis=-1)[None], None, None))
+    (tmp_path / "deep.png").write_bytes(encode_png_16bit(np.stack([values] * 3, axis=-1)[None], None, None))
     expected = np.floor(values / 257 + 0.5).astype(int).tolist()
     assert read_rgb_u8(tmp_path / "deep.png")[1, 0].tolist() == expected
 
@@ -170,7 +170,7 @@ def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
 def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
     samples = np.zeros((1, 2, 3), np.uint16)
     samples[0, 1] = (1, 2, 3)
-    stored = deep_png(samples, None, None)
+    stored = encode_png_16bit(samples, None, None)
     body = b"tRNS" + struct.pack(">HHH", 1, 2, 3)
     chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
     at = stored.index(b"IDAT") - 4

@@ -10,7 +10,7 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
-from compressor.models.init_from import start_from
+from compressor.models.init_from import initialise_from
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
@@ -28,35 +28,35 @@ def saved(spec: Spec, folder: Path, seed: int = 1) -> tuple[Network, Path]:
 def test_a_student_of_another_scale_starts_from_body_and_first_upsampler(tmp_path: Path) -> None:
     earlier, path = saved(EDSRSpec(2, width=8, depth=2), tmp_path)
     student, fresh = (build(EDSRSpec(4, width=8, depth=2), seed=0) for _ in range(2))
-    taken = start_from(student, path)
+    report = initialise_from(student, path)
     own, theirs, before = (dict(network.named_parameters()) for network in (student, earlier, fresh))
     for name, parameter in own.items():
         source = before if name.startswith("upsampler.convs.1.") else theirs
         assert torch.equal(parameter, source[name]), name
-    assert taken.missing == ("upsampler.convs.1.weight", "upsampler.convs.1.bias")
-    assert (taken.misshaped, taken.unused, len(taken.taken)) == ((), (), len(own) - 2)
-    assert taken.lines()[0].endswith(f"(edsr x2): took {len(own) - 2} of {len(own)} tensors")
-    assert taken.lines()[1] == "init-from: not in it: upsampler.convs.1.weight, upsampler.convs.1.bias"
+    assert report.missing == ("upsampler.convs.1.weight", "upsampler.convs.1.bias")
+    assert (report.misshaped, report.unused, len(report.copied)) == ((), (), len(own) - 2)
+    assert report.lines()[0].endswith(f"(edsr x2): took {len(own) - 2} of {len(own)} tensors")
+    assert report.lines()[1] == "init-from: not in it: upsampler.convs.1.weight, upsampler.convs.1.bias"
 
 
 def test_shapes_that_differ_are_left_and_told(tmp_path: Path) -> None:
     _, path = saved(EDSRSpec(2, width=8, depth=3), tmp_path)
     student, fresh = (build(EDSRSpec(3, width=8, depth=2), seed=0) for _ in range(2))
-    taken = start_from(student, path)
-    assert taken.misshaped == ("upsampler.convs.0.weight", "upsampler.convs.0.bias")
-    assert taken.unused == tuple(f"blocks.2.conv{k}.{kind}" for k in (1, 2) for kind in ("weight", "bias"))
+    report = initialise_from(student, path)
+    assert report.misshaped == ("upsampler.convs.0.weight", "upsampler.convs.0.bias")
+    assert report.unused == tuple(f"blocks.2.conv{k}.{kind}" for k in (1, 2) for kind in ("weight", "bias"))
     own, before = dict(student.named_parameters()), dict(fresh.named_parameters())
-    assert all(torch.equal(own[name], before[name]) for name in taken.misshaped)
-    assert any("of another shape" in line for line in taken.lines())
-    assert any("unused" in line for line in taken.lines())
+    assert all(torch.equal(own[name], before[name]) for name in report.misshaped)
+    assert any("of another shape" in line for line in report.lines())
+    assert any("unused" in line for line in report.lines())
 
 
 def test_a_multi_scale_file_gives_the_students_scale(tmp_path: Path) -> None:
     state = official.carn((2, 3, 4), width=8)
     torch.save(state, tmp_path / "carn.pth")
     student = build(CARNSpec(3, width=8), seed=0)
-    taken = start_from(student, tmp_path / "carn.pth")
-    assert taken.scale == 3 and not taken.missing
+    report = initialise_from(student, tmp_path / "carn.pth")
+    assert report.scale == 3 and not report.missing
     assert torch.equal(
         dict(student.named_parameters())["upsampler.convs.0.weight"], state["upsample.up3.body.0.weight"]
     )
@@ -65,15 +65,15 @@ def test_a_multi_scale_file_gives_the_students_scale(tmp_path: Path) -> None:
 def test_what_weights_rely_on_and_no_shape_shows_is_told(tmp_path: Path) -> None:
     spec = EDSRSpec(2, width=8, depth=2, res_scale=0.1)
     _, path = saved(spec, tmp_path)
-    taken = start_from(build(replace(spec, res_scale=1.0)), path)
-    assert taken.unlike == ("res_scale is 0.1 in the file and 1.0 in the student",)
-    assert taken.lines()[-1] == "init-from: res_scale is 0.1 in the file and 1.0 in the student"
+    report = initialise_from(build(replace(spec, res_scale=1.0)), path)
+    assert report.differences == ("res_scale is 0.1 in the file and 1.0 in the student",)
+    assert report.lines()[-1] == "init-from: res_scale is 0.1 in the file and 1.0 in the student"
 
 
 def test_nothing_to_take_is_an_error(tmp_path: Path) -> None:
     _, path = saved(CARNSpec(2, width=8), tmp_path)
     student = build(CompactSpec(2, width=4, depth=2), seed=0)
     with pytest.raises(UsageError, match=r"it is a carn, and none of its \d+ tensors .* the student's \(compact\)"):
-        start_from(student, path)
+        initialise_from(student, path)
     with pytest.raises(SrkdError, match="absent"):
-        start_from(student, tmp_path / "absent.pth")
+        initialise_from(student, tmp_path / "absent.pth")

@@ -78,7 +78,7 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
         (samples, {}, "would run 'posix.mkdir'"),
         (weight, {}, "would run 'posix.mkdir'"),
         (program(b"torch.ops.aten.conv2d.default", b"torch.hub.load"), {}, "calls 'torch.hub.load'"),
-        (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is no arithmetic"),
+        (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is not arithmetic"),
         (lambda name, content: content, {"data/aotinductor/model/x.so": b"\x7fELF"}, "aotinductor"),
     ]
     for number, (change, extra, said) in enumerate(cases):
@@ -102,7 +102,7 @@ def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_pa
         for name in old.namelist():
             new.writestr(name, old.read(name))
         new.writestr(f"{old.namelist()[0].partition('/')[0]}/data/weights/weight_9", bytes(200 * 2**20))
-    with pytest.raises(SrkdError, match=r"unpack to 2.*: this is no model"):
+    with pytest.raises(SrkdError, match=r"unpack to 2.*: this is not a model"):
         load_teacher(path)
 
 

@@ -1,4 +1,4 @@
-"""The axis plan: what every axis of every parameter means, declared once beside each network, and the one slicer.
+"""The axis plan: the meaning of every axis of every parameter, declared once beside each network, and the one slicer.
 
 An axis expression is
 
@@ -60,13 +60,14 @@ class AxisPlan:
 
     def expressions(self, name: str) -> tuple[str, ...]:
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-        found = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
-        if found is None:
-            raise SrkdError(f"the axis plan says nothing of {name}")
-        return found
+        """Return the expressions of a parameter's axes."""
+        expressions = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
+        if expressions is None:
+            raise SrkdError(f"the axis plan has no entry for {name}")
+        return expressions
 
     def _by_pattern(self, name: str) -> tuple[str, ...] | None:
-        """For patterns that leave some numbers open and name others (`groups.*.conv.0.weight`)."""
+        """Look for a pattern that leaves some numbers open and names others (`groups.*.conv.0.weight`)."""
         for pattern, expressions in self.parameters.items():
             if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
                 return expressions
@@ -75,20 +76,20 @@ class AxisPlan:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a student's parameter lies in the teacher: the parameter, and the kept runs of each declared axis."""
+    """The place of a student's parameter in the teacher: the parameter, and the kept runs of each declared axis."""
 
     source: str
     runs: tuple[tuple[Run, ...], ...]
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The kept part: a view where every axis is one run, else a gather. Differentiable."""
+        """Return the kept part: a view where every axis is one run, else a gather. Differentiable."""
         for dim, runs in enumerate(self.runs):
             pieces = [tensor.narrow(dim, start, length) for start, length in runs]
             tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
         return tensor
 
     def mask(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor` with everything that was not kept set to zero."""
+        """Return `tensor` with everything that is not kept set to zero."""
         kept = torch.ones_like(tensor, dtype=torch.bool)
         for dim, runs in enumerate(self.runs):
             along = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
@@ -99,28 +100,28 @@ class Cut:
 
 
 def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments: Segments = "each") -> dict[str, Cut]:
-    """For each parameter of the student: where it lies in the teacher.
+    """Return the place of each parameter of the student in the teacher.
 
     `segments="contiguous"` reads a concatenation's leading columns as CSD's code does, instead of the leading
     columns of each segment.
     """
-    found = {}
+    places = {}
     for name in names:
         source = _source_name(name, teacher, student)
         runs = tuple(
             _expression_runs(expression, teacher, student, segments) for expression in teacher.expressions(source)
         )
-        found[name] = Cut(source, runs)
-    return found
+        places[name] = Cut(source, runs)
+    return places
 
 
 def inherited_index(index: int, kept: int, total: int) -> int:
-    """The teacher's block that block `index` of a shorter student starts from: ⌊(j + 0.5)·n/n'⌋."""
+    """Return the teacher's block that block `index` of a shorter student starts from: ⌊(j + 0.5)·n/n'⌋."""
     return (2 * index + 1) * total // (2 * kept)
 
 
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
-    """The teacher's parameter that `name` starts from; repeats may nest (`groups`, then `groups.*.blocks`)."""
+    """Return the teacher's parameter that `name` starts from; repeats may nest (`groups`, then `groups.*.blocks`)."""
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
         prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
         match = re.match(rf"({prefix})\.(\d+)\.", name)
@@ -145,7 +146,7 @@ def _expression_runs(expression: str, teacher: AxisPlan, student: AxisPlan, segm
 
 
 def _term_runs(term: str, teacher: AxisPlan, student: AxisPlan) -> tuple[int, tuple[Run, ...]]:
-    """Size of the term in the teacher, and its kept runs."""
+    """Return the size of the term in the teacher, and its kept runs."""
     name, operator, number = (*term.split(), "", "")[:3]
     long, short = teacher.axes[name], student.axes[name]
     if long.groups != short.groups:

@@ -1,4 +1,4 @@
-"""Layers that several lineages share."""
+"""Layers that several networks share: the mean shift and the upsampler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIV_FLICKR_MEAN = (0.4690, 0.4490, 0.4036)
 
 
 class MeanShift(nn.Module):
-    """Enter or leave the range in which a lineage works: x → (x - mean)·range, or y → y/range + mean.
+    """Enter or leave the range in which a network works: x → (x - mean)·range, or y → y/range + mean.
 
     With `from_file` the official 1×1 convolution is kept as buffers, in the file's own range: in RCAN's code the
     mean shift was trainable by accident, so a published file may hold values that moved.
@@ -69,7 +69,7 @@ class Upsampler(nn.Module):
 
 
 def upsampler_factors(scale: int) -> tuple[int, ...]:
-    """The shuffle factors of a scale: 3 → (3,), 4 → (2, 2)."""
+    """Return the shuffle factors of a scale: 3 → (3,), 4 → (2, 2)."""
     factors = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}.get(scale)
     if factors is None:
         raise UsageError(f"scale {scale} is not one of 2, 3, 4, 8")
@@ -77,7 +77,7 @@ def upsampler_factors(scale: int) -> tuple[int, ...]:
 
 
 def upsampler_reach(scale: int) -> float:
-    """Receptive radius in LR pixels of the upsampler's 3×3 convolutions and the 3×3 convolution after them."""
+    """Return the receptive radius in LR pixels of the upsampler's 3×3 convolutions and the 3×3 one after them."""
     reach, magnified = 0.0, 1
     for factor in upsampler_factors(scale):
         reach += 1 / magnified
@@ -86,7 +86,7 @@ def upsampler_reach(scale: int) -> float:
 
 
 def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
-    """Scale from the output rows of the upsampler's convolutions: 9·C → 3, 4·C once, twice, thrice → 2, 4, 8."""
+    """Read the scale off the output rows of the upsampler's convolutions: 9·C → 3; 4·C one to three times → 2, 4, 8."""
     ratios = tuple(row // max(1, width) for row in rows)
     scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
     if scale is None or width < 1 or any(row % width for row in rows):

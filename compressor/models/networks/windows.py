@@ -12,11 +12,11 @@ from torch.nn import functional as F
 OTHER_REGION = -100.0
 """Added to the attention between positions that only the cyclic shift made neighbours."""
 INITIAL_DEVIATION = 0.02
-"""Of new linear layers and bias tables."""
+"""Standard deviation of new linear layers and bias tables."""
 
 
 def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
-    """Source positions 0..target-1 of an axis of `size`, reflected as a triangle wave: defined for any sizes.
+    """Return source positions of 0..target-1 on an axis of `size`, reflected as a triangle wave: for any sizes.
 
     Without `repeat_edge` the wave is …2 1 0 1 2… (torch's 'reflect'), with it …1 0 0 1… (SwinIR's test script).
     """
@@ -31,26 +31,26 @@ def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: b
 
 
 def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
-    """(N,H,W,C) to (N, windows, window², C)."""
+    """Cut (N,H,W,C) into (N, windows, window², C)."""
     n, h, w, c = x.shape
     cut = x.reshape(n, h // window, window, w // window, window, c)
     return _swapped(cut).reshape(n, (h // window) * (w // window), window * window, c)
 
 
 def from_windows(windows: torch.Tensor, window: int, h: int, w: int) -> torch.Tensor:
-    """The way back."""
+    """Join (N, windows, window², C) to (N,H,W,C)."""
     n, _, _, c = windows.shape
     tiles = windows.reshape(n, h // window, w // window, window, window, c)
     return _swapped(tiles).reshape(n, h, w, c)
 
 
 def _swapped(cut: torch.Tensor) -> torch.Tensor:
-    """Axes 2 and 3 swapped, in memory too: whether a reshape could be a view is nothing a traced graph may ask."""
+    """Swap axes 2 and 3, in memory too: a traced graph cannot decide whether a reshape could be a view."""
     return cut.permute(0, 1, 3, 2, 4, 5).clone(memory_format=torch.contiguous_format)
 
 
 def shift_mask(h: int, w: int, window: int, device: torch.device) -> torch.Tensor:
-    """(windows, window², window²): 0 within a region of the shifted map, OTHER_REGION between regions."""
+    """Return (windows, window², window²): 0 within a region of the shifted map, OTHER_REGION between regions."""
     shift = window // 2
     rows, columns = (_regions(size, window, shift, device) for size in (h, w))
     regions = (rows[:, None] * 3 + columns)[None, :, :, None]
@@ -59,13 +59,13 @@ def shift_mask(h: int, w: int, window: int, device: torch.device) -> torch.Tenso
 
 
 def _regions(size: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
-    """0 before the last window, 1 in it, 2 in its last `shift` positions."""
+    """Return 0 before the last window, 1 in it, 2 in its last `shift` positions."""
     position = torch.arange(size, device=device)
     return (position >= size - window).long() + (position >= size - shift).long()
 
 
 def relative_index(window: int) -> torch.Tensor:
-    """(window², window²): row of the bias table for each pair of positions."""
+    """Return (window², window²): the row of the bias table for each pair of positions."""
     along = torch.arange(window)
     grid = torch.stack(torch.meshgrid(along, along, indexing="ij")).flatten(1)
     offset = grid[:, :, None] - grid[:, None, :] + window - 1
@@ -73,7 +73,7 @@ def relative_index(window: int) -> torch.Tensor:
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Initialised as the official code does (network_swinir.py, _init_weights)."""
+    """Build a linear layer, initialised as in the official code (network_swinir.py, _init_weights)."""
     layer = nn.Linear(inputs, outputs)
     nn.init.trunc_normal_(layer.weight, std=INITIAL_DEVIATION)
     nn.init.zeros_(layer.bias)
