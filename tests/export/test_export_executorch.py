@@ -78,12 +78,6 @@ def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Pa
     assert super_resolve(runtime, torch.rand(1, 3, 30, 25)).sr.shape == (1, 3, 30 * spec.scale, 25 * spec.scale)
 
 
-def test_networks_of_windows_want_a_size(tmp_path: Path) -> None:
-    file = exported(build(SWINIR, seed=0), tmp_path)
-    assert file.verdict == "unavailable" and "--static 64x64" in str(file.reason)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -154,13 +148,7 @@ def test_a_bound_that_is_none(copied: Path, told: object) -> None:
         open_model(copied)
 
 
-def test_what_is_asked_of_it_and_it_has_not(copied: Path) -> None:
-    with pytest.raises(UsageError, match=r"computes in fp32, not bf16"):
-        open_model(copied, OpenOptions(precision="bf16"))
-    with pytest.raises(UsageError, match="is for scale 2, not 3"):
-        open_model(copied, OpenOptions(scale=3))
-    with pytest.raises(UsageError, match="run on cpu here"):
-        open_model(copied, OpenOptions(device="cuda:0"))
+def test_a_program_without_its_sidecar(copied: Path) -> None:
     copied.with_name(copied.name + ".json").unlink()
     with pytest.raises(SrkdError, match="is not beside it; export it again"):
         open_model(copied)

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from compressor.base.context import no_progress
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import super_resolve
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
@@ -67,37 +66,6 @@ def test_networks_convert_with_free_sizes(spec: Spec, tmp_path: Path, capfd: pyt
     assert {part.name for part in tmp_path.iterdir()} == {"small.tflite"}
 
 
-def test_windows_want_one_size_and_then_convert(tmp_path: Path) -> None:
-    network = build(SWINIR, seed=1)
-    free = exported(network, tmp_path)
-    assert free.verdict == "unavailable" and free.reason is not None
-    assert "swinir in LiteRT takes images of one size only" in free.reason
-    assert "--static" in free.reason and not list(tmp_path.iterdir())
-    file = exported(network, tmp_path, FileOptions(lr_size=(18, 14)))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-18x14.tflite", file.reason
-    runtime = open_model(file.path)
-    assert runtime.descriptor.fixed_size == (18, 14)
-    lr = torch.rand(3, 3, 14, 18)
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
-    with pytest.raises(SrkdError, match="takes images of 18x14 only, got 14x18"):
-        runtime.run(torch.rand(1, 3, 18, 14))
-    assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
-
-
-def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, FileOptions(io="uint8"))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.tflite", file.reason
-    runtime = open_model(file.path)
-    assert runtime.descriptor == network.descriptor
-    levels = torch.randint(0, 256, (2, 3, 9, 14)).float()
-    with torch.no_grad():
-        wanted = network(levels / 255).clamp(0, 1).mul(255).round()
-    got = runtime.run(levels / 255).mul(255)
-    assert float((got - got.round()).abs().max()) < 1e-4 and float((got - wanted).abs().max()) <= 1.001
-    assert float((got - wanted).abs().mean()) < 0.01
-
-
 def test_the_file_says_what_it_is_and_takes_any_size(
     network: Network, good: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,15 +93,6 @@ def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None
     with torch.no_grad():
         wanted = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(model.get_tensor(taken["index"]), wanted.numpy(), atol=1e-5)
-
-
-def test_what_the_runtime_has_not_is_refused(good: Path) -> None:
-    with pytest.raises(UsageError, match="computes in fp32, not fp16"):
-        open_model(good, OpenOptions(precision="fp16"))
-    with pytest.raises(UsageError, match="device 'cuda': LiteRT runs on cpu"):
-        open_model(good, OpenOptions(device="cuda"))
-    with pytest.raises(UsageError, match="is for scale 2, not 3"):
-        open_model(good, OpenOptions(scale=3))
 
 
 def test_a_damaged_file_is_one_line(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -88,12 +88,6 @@ def test_a_file_does_what_the_network_does(spec: Spec, tmp_path: Path) -> None:
     assert runtime.metadata["srkd.scale"] == str(spec.scale)
 
 
-def test_a_file_of_one_size_says_so(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, FileOptions(lr_size=(40, 24)))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-40x24.param", file.reason
-    assert open_model(file.path).descriptor == replace(network.descriptor, fixed_size=(40, 24))
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -113,15 +107,6 @@ def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
         runtime.run(torch.rand(1, 3, 17, 16))
 
 
-def test_window_attention_without_a_size_says_what_to_do(tmp_path: Path) -> None:
-    network = build(SwinIRSpec(width=8, depths=(1,), heads=(2,), window=4, scale=2), seed=0)
-    file = exported(network, tmp_path)
-    assert file.verdict == "unavailable" and "at one size only, because of its windows: --static 64x64" in str(
-        file.reason
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:
     """ncnn left alone computes in 16 bit where the processor can; a thousandth of the range would show it."""
     large = next(given.lr for given in proof_inputs(network.descriptor) if given.photo)
@@ -131,12 +116,6 @@ def test_fp32_stays_fp32(network: Network, good: Path) -> None:
     options = runtime._net.opt  # type: ignore[attr-defined]
     assert not any(getattr(options, name) for name in dir(options) if "fp16" in name or "bf16" in name)
     assert options.num_threads == 1
-
-
-def test_a_batch_is_its_images(good: Path) -> None:
-    runtime = open_model(good)
-    batch = torch.rand(3, 3, 9, 14)
-    torch.testing.assert_close(runtime.run(batch), torch.cat([runtime.run(image[None]) for image in batch]))
 
 
 def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> None:
@@ -186,18 +165,6 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
     with pytest.raises(SrkdError) as caught:
         open_model(copy_of)
     assert told in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_what_ncnn_is_not_asked_for(good: Path) -> None:
-    for options, told in (
-        ({"device": "cuda"}, "ncnn runs on cpu here"),
-        ({"precision": "fp16"}, "computes in fp32, not fp16"),
-        ({"scale": 3}, "is for scale 2, not 3"),
-    ):
-        with pytest.raises(UsageError, match=told):
-            open_model(good, OpenOptions(**options))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"shape \(N, 3, H, W\)"):
-        open_model(good).run(torch.rand(1, 1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -96,31 +96,6 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
         open_model(good, OpenOptions(arch_options={"res_scale": 0.1}))
 
 
-def test_static_takes_one_size_and_batches_one_by_one(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, FileOptions(lr_size=(20, 12)))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-20x12.openvino.xml", file.reason
-    runtime = open_model(file.path)
-    assert runtime.descriptor.fixed_size == (20, 12)
-    lr = torch.rand(3, 3, 12, 20)
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
-    with pytest.raises(SrkdError, match="takes images of 20x12 only, got 9x9"):
-        runtime.run(torch.rand(1, 3, 9, 9))
-
-
-def test_bytes_in_and_out(network: Network, tmp_path: Path) -> None:
-    file = exported(network, tmp_path, FileOptions(io="uint8"))
-    assert file.verdict == "passed" and file.path == tmp_path / "small-uint8.openvino.xml", file.reason
-    runtime = open_model(file.path)
-    assert runtime.descriptor == network.descriptor
-    levels = torch.randint(0, 256, (2, 3, 9, 14)).float()
-    with torch.no_grad():
-        wanted = network(levels / 255).clamp(0, 1).mul(255).round()
-    got = runtime.run(levels / 255).mul(255)
-    assert float((got - got.round()).abs().max()) < 1e-4 and float((got - wanted).abs().max()) <= 1.001
-    assert float((got - wanted).abs().mean()) < 0.01
-
-
 def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     lr = torch.rand(1, 3, 24, 24)
