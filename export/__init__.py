@@ -1,1 +1,1 @@
-"""Deployment formats, one file each, their verification, and the profiler of whatever was exported."""
+"""Deployment formats, one file each, their verification, and the profiler of models and exported files."""

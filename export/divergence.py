@@ -88,7 +88,7 @@ class _Program:
 
     def __init__(self, network: Network, options: FileOptions) -> None:
         exported = trace(network, options.lr_size, opset=OPSET).exported_program
-        assert exported is not None  # it is kept by the exporter that traces
+        assert exported is not None  # the exporter that traces always sets it
         self._exported = exported
         (last,) = (node for node in self._exported.graph.nodes if node.op == "output")
         self.last = str(last.args[0][0].name)

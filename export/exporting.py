@@ -64,7 +64,7 @@ class ExportReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every format was written, and compared where that can be done here."""
+        """True if every format was written, and compared if such files run here."""
         return all(file.path is not None for file in self.files)
 
     @property

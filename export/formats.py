@@ -83,11 +83,11 @@ class Format:
     options: tuple[str, ...] = ()
     """The options of `FileOptions` that it has: static, io, shuffle, sizes."""
     sidecar: bool = False
-    """Whether its `srkd.*` keys are in a JSON file beside it."""
+    """True if its `srkd.*` keys are in a JSON file beside it."""
     tested: bool = True
-    """Whether we have run such files ourselves; help and documentation mark the formats of which this is not true."""
+    """True if we have run such files ourselves; help and documentation mark the other formats."""
     machine_bound: bool = False
-    """Whether a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
+    """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
     substitutes: tuple[str, ...] = ()
     """Formats that are written where this one cannot be, for the machine that can build it."""
     obstacle: Callable[[], str | None] = no_obstacle

@@ -20,7 +20,7 @@ from export.silence import silence
 
 INPUT, OUTPUT = "lr", "sr"
 NODE_SCOPES = "pkg.torch.onnx.name_scopes"
-"""Node metadata of torch's exporter: the modules around an operation, then its own name, as a Python list."""
+"""Node metadata of torch's exporter: the modules around an operation, then its name, as a Python list."""
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ class _HalfPass:
     def _drop_unused(self) -> None:
         """Drop the float32 weights that no node needs any more."""
         used = {name for node in self.nodes for name in node.input}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
         del self.graph.initializer[:]
         self.graph.initializer.extend(stored)
 

@@ -5,12 +5,14 @@ TensorRT on a GPU cannot be tried where srkd is made; the report can be pasted i
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +33,6 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import Conversion
 from export.exporting import Source, export_metadata
 from export.formats import BF16, FORMATS, FP32, HALF, Bounds
-from export.qdq import quantized
 from export.to_trt import SOURCES
 from export.verify import Parity, proof_inputs, verify
 
@@ -126,8 +127,43 @@ def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Ru
     if precision != "int8":
         return onnx, TorchRuntime(network, label="the network")
     int8_onnx = folder / "tiny.int8.onnx"
-    quantized(onnx, int8_onnx, [proof.lr for proof in proof_inputs(network.descriptor) if proof.photo])
+    _quantize(onnx, int8_onnx, [proof.lr for proof in proof_inputs(network.descriptor) if proof.photo])
     return int8_onnx, OnnxRuntime(int8_onnx)
+
+
+def _quantize(onnx: Path, out: Path, images: Sequence[torch.Tensor]) -> None:
+    """Quantize as TensorRT takes it: convolutions between QuantizeLinear and DequantizeLinear, signed bytes
+    around zero, weights per channel, biases float; the range of each tensor is measured on `images`."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.remaining = [image.numpy() for image in images]
+
+        def get_next(self) -> Any:  # a dict, or None at the end
+            return {"lr": self.remaining.pop(0)} if self.remaining else None
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it recommends a pass that the exporter's graph does not need
+    try:
+        quantize_static(
+            str(onnx),
+            str(out),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Conv"],
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "AddQDQPairToWeight": True,
+                "QuantizeBias": False,
+            },
+        )
+    finally:
+        logging.root.setLevel(level)
 
 
 def _median_milliseconds(runtime: Runtime, lr: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""A function of ours in a child process: native code that may crash, hang or keep memory does it there.
+"""A function in a child process: for native code that may crash, hang or keep memory.
 
     run_in_child("export.to_ncnn:try_run", {"path": "student.param"}, what="ncnn")
 
@@ -92,7 +92,7 @@ def run_in_child(
 def _last_event(process: subprocess.Popen[str], job: Mapping[str, object], progress: Progress) -> dict[str, Any]:
     """Send the job, report the progress, and return the last event; empty where the child died before one."""
     assert process.stdin is not None and process.stdout is not None
-    with suppress(BrokenPipeError), process.stdin as stdin:  # a child that is dead already is told by its exit code
+    with suppress(BrokenPipeError), process.stdin as stdin:  # the exit code of a child that is dead already says why
         json.dump(job, stdin)
     last: dict[str, Any] = {}
     with process.stdout as events:

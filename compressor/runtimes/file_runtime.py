@@ -33,7 +33,7 @@ class FileRuntime(ABC):
     precision: str = "fp32"
     layout: str = "runtime"
     emulated: bool = False
-    """Whether the precision is computed in float32 and each result rounded: exact, and of no use for timing."""
+    """True if the precision is computed in float32 and each result rounded: exact, and of no use for timing."""
     metadata: Mapping[str, str] = {}
     spec: Spec | None = None
 

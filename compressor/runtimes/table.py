@@ -38,7 +38,7 @@ class OpenOptions:
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
     emulate_half: bool = False
-    """Whether half precision is rounded as hardware rounds it where a runtime would compute it in float32."""
+    """True rounds half precision as hardware does, in a runtime that would compute it in float32."""
 
 
 class RuntimeModule(Protocol):
@@ -78,11 +78,11 @@ class RuntimeEntry:
     devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
     """Device → regular expression of what may follow its colon."""
     selects_precision: bool = False
-    """Whether the precision is selected when a file is opened; otherwise the file has one."""
+    """True if the precision is selected when a file is opened; otherwise the file has one."""
     reads_torch_memory: bool = False
-    """Whether it takes a tensor on its own device without a copy through the host."""
+    """True if it reads a tensor on its device without a copy through the host."""
     opens_as_teacher: bool = False
-    """Whether its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
+    """True if its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
     obstacle: Callable[[], str | None] = no_obstacle
     """Returns in one line what this machine lacks that no package installs, or None."""
 

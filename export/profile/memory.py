@@ -86,7 +86,7 @@ def measure(
 
 
 def _reset_peak(on_cuda: bool) -> None:
-    """Where the system allows it, opening the model does not count for the peak of running it (Linux, proc(5))."""
+    """Reset the peak, so that opening the model does not count, if the system allows it (Linux, proc(5))."""
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     elif os.access("/proc/self/clear_refs", os.W_OK):

@@ -60,14 +60,14 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_package_for_any_size(good: Path) -> None:
-    told = package(good).get_spec().description
-    (given,), (taken,) = told.input, told.output
-    assert (given.name, taken.name) == ("lr", "sr")
-    ranges = [(size.lowerBound, size.upperBound) for size in given.type.multiArrayType.shapeRange.sizeRanges]
+    message = package(good).get_spec().description
+    (source,), (target,) = message.input, message.output
+    assert (source.name, target.name) == ("lr", "sr")
+    ranges = [(size.lowerBound, size.upperBound) for size in source.type.multiArrayType.shapeRange.sizeRanges]
     assert ranges == [(1, 1), (3, 3), (1, 2048), (1, 2048)]
-    assert told.metadata.userDefined["srkd.scale"] == "2"
-    assert told.metadata.userDefined["srkd.source_sha256"] == "ab" * 32
-    assert "not clamped" in taken.shortDescription
+    assert message.metadata.userDefined["srkd.scale"] == "2"
+    assert message.metadata.userDefined["srkd.source_sha256"] == "ab" * 32
+    assert "not clamped" in target.shortDescription
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_a_package_for_any_size(good: Path) -> None:
 def test_networks_of_windows_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
     file = exported(build(spec, seed=1), tmp_path, FileOptions(lr_size=(11, 6)))
     assert file.path is not None and file.path.name == "small-11x6.mlpackage", file.reason
-    told = package(file.path).get_spec().description
-    assert list(told.input[0].type.multiArrayType.shape) == [1, spec.channels, 6, 11]
-    assert not told.input[0].type.multiArrayType.shapeRange.sizeRanges
-    assert list(told.output[0].type.multiArrayType.shape) == [1, spec.channels, 12, 22]
+    message = package(file.path).get_spec().description
+    assert list(message.input[0].type.multiArrayType.shape) == [1, spec.channels, 6, 11]
+    assert not message.input[0].type.multiArrayType.shapeRange.sizeRanges
+    assert list(message.output[0].type.multiArrayType.shape) == [1, spec.channels, 12, 22]
     free = exported(build(spec, seed=1), tmp_path)
     assert free.verdict == "unavailable" and "--static 64x64" in str(free.reason)
     assert [item.name for item in tmp_path.iterdir()] == [file.path.name]
@@ -99,9 +99,9 @@ def test_weights_that_are_not_the_networks_are_noticed(
 
     convert = to_coreml._convert_traced
 
-    def other(given: Network, size: tuple[int, int] | None) -> Any:
-        made = convert(given, size)
-        given.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
+    def other(source: Network, size: tuple[int, int] | None) -> Any:
+        made = convert(source, size)
+        source.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
         return made
 
     monkeypatch.setattr(to_coreml, "_convert_traced", other)
@@ -133,9 +133,9 @@ def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
         opened.append(compute_units)
         model = real(path, skip_model_load=True)
 
-        def predict(given: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-            (lr,) = given.values()
-            assert list(given) == ["lr"] and lr.dtype == np.float32 and len(lr) == 1
+        def predict(source: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+            (lr,) = source.values()
+            assert list(source) == ["lr"] and lr.dtype == np.float32 and len(lr) == 1
             with torch.no_grad():
                 return {"sr": network(torch.from_numpy(lr)).numpy()}
 

@@ -115,9 +115,9 @@ def test_pictures_beyond_the_bound_are_cut(good: Path, copied: Path, network: Ne
     with pytest.raises(UsageError, match="takes images of at most 512x512, got 513x8"):
         open_model(good).run(torch.rand(1, 3, 8, 513))
     sidecar = copied.with_name(copied.name + ".json")
-    told = json.loads(sidecar.read_text())
-    told["facts"]["max_size"] = "24x24"
-    sidecar.write_text(json.dumps(told))
+    message = json.loads(sidecar.read_text())
+    message["facts"]["max_size"] = "24x24"
+    sidecar.write_text(json.dumps(message))
     lr = torch.rand(1, 3, 50, 40)
     tiled = super_resolve(open_model(copied), lr, tile=0)
     assert tiled.tile is not None and tiled.seam is None
@@ -138,12 +138,12 @@ def test_a_damaged_program_is_one_line(copied: Path, damage: Callable[[bytes], b
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("told", ["0x4", "wide", 7])
-def test_a_bound_that_is_none(copied: Path, told: object) -> None:
+@pytest.mark.parametrize("message", ["0x4", "wide", 7])
+def test_a_bound_that_is_none(copied: Path, message: object) -> None:
     sidecar = copied.with_name(copied.name + ".json")
-    said = json.loads(sidecar.read_text())
-    said["facts"]["max_size"] = told
-    sidecar.write_text(json.dumps(said))
+    lines = json.loads(sidecar.read_text())
+    lines["facts"]["max_size"] = message
+    sidecar.write_text(json.dumps(lines))
     with pytest.raises(SrkdError, match="is not a size"):
         open_model(copied)
 

@@ -97,9 +97,9 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
         ["upscale", f"{closed}/small.onnx", f"{closed}/photo.png"],
     ):
         program = f"import os, {PRELOADED}; os.seteuid({NOBODY}); raise SystemExit(srkd.cli.run({arguments!r}))"
-        told = python("-c", program)
-        assert told.code == 1 and len(told.err.strip().splitlines()) == 1 and "Traceback" not in told.err
-        assert "ermission denied" in told.err
+        message = python("-c", program)
+        assert message.code == 1 and len(message.err.strip().splitlines()) == 1 and "Traceback" not in message.err
+        assert "ermission denied" in message.err
     assert {path.name for path in closed.iterdir()} == {"small.safetensors", "small.onnx"}
 
 

@@ -107,8 +107,8 @@ def test_fixed_windows_cover_an_axis(size: int, length: int, margin: int) -> Non
 
 def test_the_inputs_of_a_fixed_size_all_have_it(network: Network) -> None:
     inputs = proof_inputs(dataclasses.replace(network.descriptor, fixed_size=(300, 20)))
-    assert {tuple(given.lr.shape) for given in inputs} == {(1, 3, 20, 300)}
-    assert all(given.lr.std() > 0.02 for given in inputs if given.photo or given.name == "noise")
+    assert {tuple(source.lr.shape) for source in inputs} == {(1, 3, 20, 300)}
+    assert all(source.lr.std() > 0.02 for source in inputs if source.photo or source.name == "noise")
 
 
 def with_companions(job: Conversion) -> Mapping[str, object]:
@@ -188,27 +188,27 @@ def test_a_file_of_another_system_is_written_and_called_unproved(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda told: {**told, "schema": "other/1"}, "its schema is 'other/1'"),
-        (lambda told: {**told, "lr_size": "0x4"}, "lr_size '0x4' is not a size"),
-        (lambda told: {key: value for key, value in told.items() if key != "metadata"}, "no 'metadata'"),
-        (lambda told: {**told, "metadata": {"srkd.spec": "{"}}, "cannot be used"),
-        (lambda told: {**told, "metadata": {"srkd.spec": '{"arch": "edsr", "width": -1}'}}, "cannot be used"),
-        (lambda told: [], "cannot be used"),
+        (lambda message: {**message, "schema": "other/1"}, "its schema is 'other/1'"),
+        (lambda message: {**message, "lr_size": "0x4"}, "lr_size '0x4' is not a size"),
+        (lambda message: {key: value for key, value in message.items() if key != "metadata"}, "no 'metadata'"),
+        (lambda message: {**message, "metadata": {"srkd.spec": "{"}}, "cannot be used"),
+        (lambda message: {**message, "metadata": {"srkd.spec": '{"arch": "edsr", "width": -1}'}}, "cannot be used"),
+        (lambda message: [], "cannot be used"),
     ],
 )
 def test_a_sidecar_that_says_nonsense(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object, told: str
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object, message: str
 ) -> None:
     new_format(monkeypatch, to_onnx.convert, sidecar=True)
     path = exported(network, tmp_path).path
     assert path is not None
-    said = json.loads(sidecar_path(path).read_text())
-    sidecar_path(path).write_text(json.dumps(change(said)))  # type: ignore[operator]
+    content = json.loads(sidecar_path(path).read_text())
+    sidecar_path(path).write_text(json.dumps(change(content)))  # type: ignore[operator]
     with pytest.raises(SrkdError) as caught:
         read_sidecar(path)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     sidecar_path(path).unlink()
     with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it; export it again"):
         read_sidecar(path)
@@ -254,12 +254,12 @@ def test_docs_and_help_know_every_format() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     command = cli.get_command(None, "export")  # type: ignore[arg-type]
     assert command is not None
-    helped = {option: getattr(given, "help", "") for given in command.params for option in given.opts}
+    helped = {option: getattr(source, "help", "") for source in command.params for option in source.opts}
     for row in FORMATS.values():
         (line,) = (line for line in page.splitlines() if line.startswith(f"| `--{row.name}` |"))
         assert f"`{row.suffix}`" in line
-        for told in (line, helped[f"--{row.name}"]):
-            assert ("not run by us" in told) == (not row.tested)
+        for message in (line, helped[f"--{row.name}"]):
+            assert ("not run by us" in message) == (not row.tested)
     for verdict in get_args(Verdict):
         assert f"| {verdict} |" in page
 

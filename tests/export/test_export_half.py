@@ -136,15 +136,15 @@ def test_what_no_half_precision_is_known_for_stays_in_float32(tmp_path: Path) ->
         }"""
     )
     model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
     to_half(model, TensorProto.FLOAT16)
     onnx.checker.check_model(model, full_check=True)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"scales": TensorProto.FLOAT, "one.half": TensorProto.FLOAT16}
     casts = [node.output[0] for node in model.graph.node if node.op_type == "Cast"]
     assert casts == ["lr.half", "big.float", "odd.half", "sr"], "Celu knows float32 only"
-    got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
-    np.testing.assert_allclose(got, wanted, atol=2e-3)
+    actual = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": LR.numpy()})[0]
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("block", [2, 3, 4])
@@ -153,8 +153,8 @@ def test_the_order_of_channels(block: int) -> None:
     order = torch.from_numpy(new_order(5 * block**2, block))
     n, c, h, w = features.shape
     cut = features[:, order].reshape(n, block, block, c // block**2, h, w)  # DepthToSpace in mode DCR, as ONNX has it
-    ours = cut.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
-    assert torch.equal(ours, torch.pixel_shuffle(features, block))
+    of_srkd = cut.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
+    assert torch.equal(of_srkd, torch.pixel_shuffle(features, block))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> 
             sr = sr + torch.randn(sr.shape, generator=self.noise) * 10**-3.5
             return sr if self.io == "float" else sr.clamp(0, 1).mul(255).round().div(255)
 
-    inputs = [given for given in proof_inputs(network.descriptor) if given.photo]
+    inputs = [source for source in proof_inputs(network.descriptor) if source.photo]
     reference = TorchRuntime(network, label="network")
     for io in ("float", "uint8"):
         proof = verify(Noisy(io), reference, inputs, Bounds(0.1), io=io)  # type: ignore[arg-type]
@@ -267,9 +267,9 @@ def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Pat
     file = only(network, "bf16", tmp_path).path
     assert file is not None
     settings = Settings(lr_sizes=((8, 8),), seconds=0.1, memory=False, quality=False, threads=1)
-    found = profile_models([file], settings=settings)
-    assert [(row.runtime, row.precision) for row in found.rows] == [("onnxruntime", "bf16")]
-    assert any("bf16 is computed in float32 here and rounded" in note for note in found.notes)
+    result = profile_models([file], settings=settings)
+    assert [(row.runtime, row.precision) for row in result.rows] == [("onnxruntime", "bf16")]
+    assert any("bf16 is computed in float32 here and rounded" in note for note in result.notes)
 
 
 def test_the_rows_say_what_they_are() -> None:

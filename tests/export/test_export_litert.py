@@ -83,16 +83,16 @@ def test_the_file_says_what_it_is_and_takes_any_size(
 def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
     """As an app uses it, without us: N,H,W,C, resized by the library's own call."""
     model = interpreter.Interpreter(str(good))
-    (given,), (taken,) = model.get_input_details(), model.get_output_details()
-    assert (given["name"], taken["name"]) == ("lr", "sr") and list(given["shape_signature"]) == [-1, -1, -1, 3]
+    (source,), (output,) = model.get_input_details(), model.get_output_details()
+    assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]
     image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
-    model.resize_tensor_input(given["index"], image.shape)
+    model.resize_tensor_input(source["index"], image.shape)
     model.allocate_tensors()
-    model.set_tensor(given["index"], image)
+    model.set_tensor(source["index"], image)
     model.invoke()
     with torch.no_grad():
-        wanted = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(model.get_tensor(taken["index"]), wanted.numpy(), atol=1e-5)
+        expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(model.get_tensor(output["index"]), expected.numpy(), atol=1e-5)
 
 
 def test_a_damaged_file_is_one_line(good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +104,10 @@ def test_a_damaged_file_is_one_line(good: Path, tmp_path: Path, capfd: pytest.Ca
         "spec": (content.replace(b'"edsr"', b'"esdr"'), r"spec: its srkd\.spec cannot be used: .*esdr"),
         "torn": (content[:8] + bytes(200) + content[208:], "is not a model LiteRT can open"),
     }
-    for name, (damaged, told) in cases.items():
+    for name, (damaged, message) in cases.items():
         path = tmp_path / f"{name}.tflite"
         path.write_bytes(damaged)
-        with pytest.raises(SrkdError, match=told) as caught:
+        with pytest.raises(SrkdError, match=message) as caught:
             open_model(path)
         assert "\n" not in str(caught.value), name
     assert capfd.readouterr() == ("", "")

@@ -109,7 +109,7 @@ def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
 
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:
     """ncnn left alone computes in 16 bit where the processor can; a thousandth of the range would show it."""
-    large = next(given.lr for given in proof_inputs(network.descriptor) if given.photo)
+    large = next(source.lr for source in proof_inputs(network.descriptor) if source.photo)
     runtime = open_model(good, OpenOptions(threads=1))
     with torch.no_grad():
         assert (runtime.run(large) - network(large)).abs().max() < 5e-6
@@ -124,21 +124,21 @@ def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> No
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     assert net.load_param(str(good)) == 0 and net.load_model(str(good.with_suffix(".bin"))) == 0
     pixels = torch.randint(0, 256, (12, 10, 3), dtype=torch.uint8)
-    given = ncnn.Mat.from_pixels(pixels.numpy(), ncnn.Mat.PixelType.PIXEL_RGB, 10, 12)
-    given.substract_mean_normalize([], [1 / 255] * 3)
+    source = ncnn.Mat.from_pixels(pixels.numpy(), ncnn.Mat.PixelType.PIXEL_RGB, 10, 12)
+    source.substract_mean_normalize([], [1 / 255] * 3)
     extractor = net.create_extractor()
-    extractor.input("data", given)
+    extractor.input("data", source)
     failed, out = extractor.extract("output")
     assert failed == 0
     with torch.no_grad():
-        wanted = network(pixels.permute(2, 0, 1)[None] / 255.0)[0]
-    torch.testing.assert_close(torch.tensor(out.numpy()), wanted, atol=1e-5, rtol=0)
+        expected = network(pixels.permute(2, 0, 1)[None] / 255.0)[0]
+    torch.testing.assert_close(torch.tensor(out.numpy()), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("damage", ["weights", "short", "layers", "gone", "foreign", "sidecar"])
 def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
     weights = copy_of.with_suffix(".bin")
-    told = {
+    message = {
         "weights": "damaged or not of one export",
         "short": "damaged or not of one export",
         "layers": "damaged or not of one export",
@@ -164,11 +164,11 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
         sidecar_path(copy_of).write_text(text.replace(before, checksum(copy_of)))
     with pytest.raises(SrkdError) as caught:
         open_model(copy_of)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         ("kill -SEGV $$", "pnnx cannot convert edsr: exit code -11"),
         ("echo starting; echo 'what():  too long' >&2; exit 3", "pnnx cannot convert edsr: too long"),
@@ -180,14 +180,14 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
     ],
 )
 def test_a_pnnx_that_fails_is_one_line(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     fake = tmp_path / "pnnx"
     fake.write_text(f"#!/bin/bash\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
     file = exported(network, tmp_path / "out")
-    assert file.verdict == "unavailable" and told in str(file.reason) and "\n" not in str(file.reason)
+    assert file.verdict == "unavailable" and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -214,14 +214,14 @@ def test_a_crash_of_ncnn_is_one_line(copy_of: Path, tmp_path: Path, monkeypatch:
 
 def test_waiting_threads_sleep_and_the_environment_stays(good: Path) -> None:
     """In a fresh process, where ncnn's OpenMP reads the variable once."""
-    told = (
+    message = (
         "import os\nfrom compressor.runtimes.ncnn_runtime import load_ncnn\nload_ncnn()\n"
         "print('OMP_WAIT_POLICY' in os.environ)"
     )
     here = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     environment = {**here, "OMP_DISPLAY_ENV": "TRUE", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", told], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", message], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout == "False\n" and "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
 

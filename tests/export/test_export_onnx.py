@@ -84,10 +84,10 @@ def test_every_network_exports_and_equals_itself(
 def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     model = onnx.load_model(str(good))
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
-    (given,), (taken,) = model.graph.input, model.graph.output
-    dims = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
-    assert (given.name, taken.name, dims) == ("lr", "sr", ["n", 3, "h", "w"])
-    assert "RGB" in given.doc_string and "4 times larger" in taken.doc_string
+    (source,), (target,) = model.graph.input, model.graph.output
+    dims = [dim.dim_param or dim.dim_value for dim in source.type.tensor_type.shape.dim]
+    assert (source.name, target.name, dims) == ("lr", "sr", ["n", 3, "h", "w"])
+    assert "RGB" in source.doc_string and "4 times larger" in target.doc_string
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     assert metadata["srkd.source_sha256"] == "ab" * 32 and metadata["srkd.recipe"] == "logits"
     assert (metadata["srkd.scale"], metadata["srkd.range"], metadata["srkd.scores"]) == ("4", "0..1", "{}")
@@ -291,15 +291,15 @@ def test_onnxsim_is_used_only_when_it_helps(
 
 
 def test_the_inputs_are_photos_flat_colours_noise_and_odd_sizes() -> None:
-    inputs = {given.name: given for given in proof_inputs(Descriptor(scale=4))}
-    photos = [given for given in inputs.values() if given.photo]
+    inputs = {source.name: source for source in proof_inputs(Descriptor(scale=4))}
+    photos = [source for source in inputs.values() if source.photo]
     assert len(photos) == len(embedded_photos("val")) >= 1
-    assert all(tuple(given.lr.shape) == (1, 3, 64, 96) and given.lr.std() > 0.02 for given in photos)
+    assert all(tuple(source.lr.shape) == (1, 3, 64, 96) and source.lr.std() > 0.02 for source in photos)
     assert inputs["black"].lr.max() == 0 and inputs["white"].lr.min() == 1
-    shapes = {tuple(given.lr.shape) for given in inputs.values()}
+    shapes = {tuple(source.lr.shape) for source in inputs.values()}
     assert {(1, 3, 1, 1), (1, 3, 13, 7), (1, 3, 5, 17), (2, 3, 9, 11)} <= shapes
-    for given in proof_inputs(Descriptor(scale=2, channels=1, size_multiple=8, min_size=16)):
-        _batch, channels, height, width = given.lr.shape
+    for source in proof_inputs(Descriptor(scale=2, channels=1, size_multiple=8, min_size=16)):
+        _batch, channels, height, width = source.lr.shape
         assert channels == 1 and height % 8 == width % 8 == 0 and min(height, width) >= 16
 
 
@@ -339,8 +339,8 @@ def test_bounds_differ_on_photos_and_elsewhere(network: Network) -> None:
         ProofInput("noise", torch.rand(1, 3, 4, 4)),
     )
 
-    def reason(given: ProofInput, bounds: Bounds) -> str | None:
-        return verify(near, reference, [given], bounds).reason  # type: ignore[arg-type]
+    def reason(source: ProofInput, bounds: Bounds) -> str | None:
+        return verify(near, reference, [source], bounds).reason  # type: ignore[arg-type]
 
     assert reason(noise, Bounds(1e-4, max_abs_elsewhere=0.1)) is None
     assert reason(photo, Bounds(1e-4, max_abs_elsewhere=0.1)) is not None

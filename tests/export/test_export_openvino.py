@@ -100,15 +100,15 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     lr = torch.rand(1, 3, 24, 24)
     with torch.no_grad():
-        wanted = network(lr)
+        expected = network(lr)
     first = open_model(good)
     kept = first.run(lr)
     first.run(torch.zeros_like(lr))
-    assert float((kept - wanted).abs().max()) < 1e-5, "an output changed with the next run"
+    assert float((kept - expected).abs().max()) < 1e-5, "an output changed with the next run"
     for precision, word in (("bf16", "BF16"), ("fp16", "FP16")):
         if word in able:
             half = open_model(good, OpenOptions(precision=precision, threads=1))
-            assert half.precision == precision and 1e-5 < float((half.run(lr) - wanted).abs().max()) < 0.1
+            assert half.precision == precision and 1e-5 < float((half.run(lr) - expected).abs().max()) < 0.1
         else:
             with pytest.raises(UsageError, match=rf"precision {precision}: OpenVINO has fp32.* on this CPU"):
                 open_model(good, OpenOptions(precision=precision))
@@ -153,11 +153,13 @@ DAMAGE = (
 )
 
 
-@pytest.mark.parametrize(("damage", "told"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_damaged_file_is_one_line(damage: object, told: str, copied: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_damaged_file_is_one_line(
+    damage: object, message: str, copied: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert callable(damage)
     damage(copied)
-    with pytest.raises(SrkdError, match=told) as caught:
+    with pytest.raises(SrkdError, match=message) as caught:
         open_model(copied)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert capfd.readouterr() == ("", "")

@@ -56,10 +56,10 @@ def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) 
     [(10.0, "no measurable difference"), (10.1, "no measurable difference"), (11.0, "slower"), (5.0, "faster")],
 )
 def test_paired_ratios_see_through_a_machine_that_drifts(milliseconds: float, verdict: str) -> None:
-    found = compare(noisy(10.0, 1), noisy(milliseconds, 2))
-    assert found.verdict == verdict
-    assert found.low <= found.speedup <= found.high
-    assert found.speedup == pytest.approx(10.0 / milliseconds, rel=0.03)
+    result = compare(noisy(10.0, 1), noisy(milliseconds, 2))
+    assert result.verdict == verdict
+    assert result.low <= result.speedup <= result.high
+    assert result.speedup == pytest.approx(10.0 / milliseconds, rel=0.03)
 
 
 def test_the_rule_is_rarely_wrong() -> None:
@@ -75,8 +75,8 @@ def test_a_measurable_but_tiny_difference_is_none() -> None:
 
 @pytest.mark.parametrize(("rounds", "outside"), [(5, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
 def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: int) -> None:
-    found = compare(Timing(((1.0,),) * rounds), Timing(tuple((1.0 / (i + 1),) for i in range(rounds))))
-    assert (found.low, found.high) == (pytest.approx(1 + outside), pytest.approx(rounds - outside))
+    result = compare(Timing(((1.0,),) * rounds), Timing(tuple((1.0 / (i + 1),) for i in range(rounds))))
+    assert (result.low, result.high) == (pytest.approx(1 + outside), pytest.approx(rounds - outside))
     missed = 2 * sum(math.comb(rounds, k) for k in range(outside + 1)) / 2**rounds
     assert missed <= 0.01 or outside == 0
 
@@ -161,8 +161,8 @@ def test_the_smaller_one_is_told_faster(report: ProfileReport) -> None:
         assert row.verdict == "faster" and row.speedup_same_runtime is not None and row.speedup_same_runtime > 1.5
         assert row.speedup_interval is not None and row.speedup_interval[0] > 1
         assert row.speedup_vs_teacher_eager is not None and row.speedup_vs_teacher_eager > 1.5
-    ours = by_size(report, "small", "torch")
-    assert ours.speedup_vs_teacher_eager == ours.speedup_same_runtime
+    of_srkd = by_size(report, "small", "torch")
+    assert of_srkd.speedup_vs_teacher_eager == of_srkd.speedup_same_runtime
 
 
 def by_size(report: ProfileReport, model: str, runtime: str, size: str = "32x24") -> Row:
@@ -191,8 +191,8 @@ def test_the_report_is_json_with_the_agreed_keys(report: ProfileReport) -> None:
 
 def test_the_larger_one_is_told_slower(folder: Path) -> None:
     settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
-    found = profile_models([folder / "large.safetensors"], teacher=folder / "small.safetensors", settings=settings)
-    row = by(found, "large", "torch")
+    result = profile_models([folder / "large.safetensors"], teacher=folder / "small.safetensors", settings=settings)
+    row = by(result, "large", "torch")
     assert row.verdict == "slower" and row.speedup_same_runtime is not None and row.speedup_same_runtime < 0.7
 
 
@@ -201,9 +201,9 @@ def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
     settings = Settings(runtimes=("torch",), **{**QUICK, "seconds": 0.3})  # type: ignore[arg-type]
 
     def verdict() -> str | None:
-        found = profile_models([model], teacher=model, settings=settings)
-        assert [row.model for row in found.rows] == ["small", "small#2"]
-        return by(found, "small#2", "torch").verdict
+        result = profile_models([model], teacher=model, settings=settings)
+        assert [row.model for row in result.rows] == ["small", "small#2"]
+        return by(result, "small#2", "torch").verdict
 
     # On a busy machine about one run in fifty is wrong: two of three are not.
     assert sum(verdict() == "no measurable difference" for _ in range(3)) >= 2
@@ -211,33 +211,33 @@ def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
 
 def test_exported_files_take_part_with_their_cost(folder: Path) -> None:
     models = [folder / "small.onnx", folder / "foreign.onnx"]
-    found = profile_models(models, settings=Settings(**QUICK))  # type: ignore[arg-type]
-    small, foreign = found.rows
+    result = profile_models(models, settings=Settings(**QUICK))  # type: ignore[arg-type]
+    small, foreign = result.rows
     for row, spec in ((small, SMALL), (foreign, LARGE)):
         counted = cost(spec, (32, 24))
         assert (row.runtime, row.params, row.macs) == ("onnxruntime", counted.params, counted.macs)
         assert row.speedup_same_runtime is row.verdict is None
-    assert found.teacher is None
+    assert result.teacher is None
     assert onnx_cost(folder / "foreign.onnx", (40, 30)) == cost(LARGE, (40, 30))
 
 
 def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_for(folder: Path) -> None:
     settings = Settings(runtimes=("onnxruntime",), **QUICK)  # type: ignore[arg-type]
-    found = profile_models([folder / "small.onnx"], teacher=folder / "large.safetensors", settings=settings)
-    assert [(row.model, row.runtime) for row in found.rows] == [
+    result = profile_models([folder / "small.onnx"], teacher=folder / "large.safetensors", settings=settings)
+    assert [(row.model, row.runtime) for row in result.rows] == [
         ("large", "torch"),
         ("large", "onnxruntime"),
         ("small", "onnxruntime"),
     ]
-    assert by(found, "small", "onnxruntime").speedup_vs_teacher_eager is not None
+    assert by(result, "small", "onnxruntime").speedup_vs_teacher_eager is not None
 
 
 def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Proof(None, "gives nan on black at n=0 c=0 y=0 x=0")
     monkeypatch.setattr(export.profile.models, "prove", lambda *_, **__: failed)
-    found = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
-    assert [row.runtime for row in found.rows] == ["torch"]
-    assert any("small is left out under onnxruntime: its export gives nan" in note for note in found.notes)
+    result = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
+    assert [row.runtime for row in result.rows] == ["torch"]
+    assert any("small is left out under onnxruntime: its export gives nan" in note for note in result.notes)
 
 
 def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
@@ -256,16 +256,16 @@ def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Pat
 def test_unlike_scales_are_noted(folder: Path, tmp_path: Path) -> None:
     save_network(build(EDSRSpec(width=8, depth=2, scale=2), seed=0), tmp_path / "twice.safetensors")
     settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
-    found = profile_models([tmp_path / "twice.safetensors"], teacher=folder / "small.safetensors", settings=settings)
-    assert any("scales differ" in note and "twice x2" in note for note in found.notes)
+    result = profile_models([tmp_path / "twice.safetensors"], teacher=folder / "small.safetensors", settings=settings)
+    assert any("scales differ" in note and "twice x2" in note for note in result.notes)
 
 
 def test_memory_grows_with_the_image(folder: Path) -> None:
     sizes = ((16, 16), (128, 128))
-    found = peak_memory_mb(MemoryJob(str(folder / "large.safetensors"), sizes))
+    result = peak_memory_mb(MemoryJob(str(folder / "large.safetensors"), sizes))
     # Two feature maps of 32 channels at 512x512 in float32 are the least that the upsampler holds at once.
-    assert found[128, 128] - found[16, 16] > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
-    assert 0 < found[16, 16] < found[128, 128] < 1000
+    assert result[128, 128] - result[16, 16] > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
+    assert 0 < result[16, 16] < result[128, 128] < 1000
 
 
 def test_memory_of_what_cannot_be_opened(tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def test_each_word_has_its_provider_and_options(monkeypatch: pytest.MonkeyPatch,
     vino = select_providers("openvino:GPU.1", "fp32", 3)
     assert json.loads(vino.options[0]["load_config"]) == {"GPU": {"INFERENCE_PRECISION_HINT": "f32"}}
     assert (vino.options[0]["device_type"], vino.device, vino.memory) == ("GPU.1", "openvino:GPU.1", "cpu")
-    told = json.loads(select_providers("openvino", "fp32", 3).options[0]["load_config"])
-    assert told == {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"}}
+    text = json.loads(select_providers("openvino", "fp32", 3).options[0]["load_config"])
+    assert text == {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"}}
 
 
 def test_fp32_means_fp32_in_tensorrt_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,31 +169,31 @@ def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
 
 
 def test_a_binding_says_type_shape_and_place() -> None:
-    told: list[tuple[object, ...]] = []
+    text: list[tuple[object, ...]] = []
 
     class Binding:
-        def bind_input(self, *given: object) -> None:
-            told.append(("in", *given))
+        def bind_input(self, *source: object) -> None:
+            text.append(("in", *source))
 
-        def bind_output(self, *given: object) -> None:
-            told.append(("out", *given))
+        def bind_output(self, *source: object) -> None:
+            text.append(("out", *source))
 
         def synchronize_outputs(self) -> None:
-            told.append(("wait",))
+            text.append(("wait",))
 
     class Recorder:
         def io_binding(self) -> Binding:
             return Binding()
 
         def run_with_iobinding(self, binding: Binding) -> None:
-            told.append(("run",))
+            text.append(("run",))
 
     fed = torch.rand(1, 2, 3, 3).permute(0, 3, 1, 2)
     out = run_bound(Recorder(), "lr", fed, "sr", (1, 3, 4, 6), torch.float16)
-    assert [entry[0] for entry in told] == ["in", "out", "run", "wait"]
-    assert told[0][1:6] == ("lr", "cpu", 0, np.float32, (1, 3, 2, 3))
-    assert told[1][1:6] == ("sr", "cpu", 0, np.float16, (1, 3, 4, 6))
-    assert told[1][6] == out.data_ptr() and out.dtype == torch.float16
+    assert [entry[0] for entry in text] == ["in", "out", "run", "wait"]
+    assert text[0][1:6] == ("lr", "cpu", 0, np.float32, (1, 3, 2, 3))
+    assert text[1][1:6] == ("sr", "cpu", 0, np.float16, (1, 3, 4, 6))
+    assert text[1][6] == out.data_ptr() and out.dtype == torch.float16
 
 
 @pytest.mark.parametrize(
@@ -247,11 +247,11 @@ def two_convolutions(path: Path, gain: float, kind: int) -> Path:
 
 def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -> None:
     lr = LR + 0.5
-    wanted = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    expected = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
     rounded = OnnxRuntime(fine, emulate=True)
     assert rounded.emulated and rounded.precision == "fp16"
-    difference = (rounded.run(lr) - wanted).abs().max()
+    difference = (rounded.run(lr) - expected).abs().max()
     assert 1e-5 < difference < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
     # ONNX Runtime's own way on a CPU never leaves float32: 60,000 times 1.5 is no overflow there.

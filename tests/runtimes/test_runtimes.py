@@ -41,7 +41,7 @@ def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def wanted(network: Network, lr: torch.Tensor = LR) -> torch.Tensor:
+def expected(network: Network, lr: torch.Tensor = LR) -> torch.Tensor:
     with torch.no_grad():
         return network(lr)
 
@@ -61,19 +61,19 @@ def refusal(path: Path) -> str:
 
 
 def test_torch_equals_the_network_and_leaves_it_alone(network: Network) -> None:
-    given = copy.deepcopy(network).train()
-    runtime = TorchRuntime(given, label="small")
+    sample = copy.deepcopy(network).train()
+    runtime = TorchRuntime(sample, label="small")
     sr = runtime.run(LR)
-    torch.testing.assert_close(sr, wanted(network), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sr, expected(network), atol=1e-6, rtol=0)
     assert sr.is_contiguous() and sr.dtype == torch.float32 and not sr.requires_grad
     sr.clamp_(0, 1)
-    assert given.training and all(p.requires_grad for p in given.parameters())
+    assert sample.training and all(p.requires_grad for p in sample.parameters())
     assert (runtime.name, runtime.device, runtime.precision, runtime.spec) == ("torch", "cpu", "fp32", network.spec)
 
 
 def test_bf16_is_near_and_not_the_same(network: Network) -> None:
     sr = TorchRuntime(network, label="small", precision="bf16").run(LR)
-    difference = (sr - wanted(network)).abs().max()
+    difference = (sr - expected(network)).abs().max()
     assert 1e-5 < difference < 0.02
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_precision(network: Network) -> None:
 def test_onnx_equals_the_network_and_says_what_it_is(network: Network, exported: Path) -> None:
     runtime = open_model(exported, OpenOptions(threads=1))
     for lr in (LR, LR[:1, :, :1, :1]):
-        torch.testing.assert_close(runtime.run(lr), wanted(network, lr), atol=1e-6, rtol=0)
+        torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=1e-6, rtol=0)
     assert runtime.spec == network.spec and runtime.descriptor == network.descriptor
     assert runtime.metadata["srkd.recipe"] == "logits" and runtime.metadata["srkd.scale"] == "3"
     assert (runtime.name, runtime.label, runtime.device, runtime.precision) == ("onnxruntime", "small", "cpu", "fp32")
@@ -114,7 +114,7 @@ def test_a_foreign_onnx_file_shows_its_scale_by_running(network: Network, export
     runtime = open_model(foreign)
     assert runtime.descriptor.scale == 3 and runtime.descriptor.receptive_radius is None
     assert runtime.spec is None and not runtime.metadata
-    torch.testing.assert_close(runtime.run(LR), wanted(network), atol=1e-6, rtol=0)
+    torch.testing.assert_close(runtime.run(LR), expected(network), atol=1e-6, rtol=0)
 
 
 def test_metadata_that_lies_about_the_scale(exported: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_open_model_takes_checkpoints_and_run_folders(network: Network, exported
     for path, label in ((run, "run7"), (run / "student.safetensors", "student")):
         runtime = open_model(path)
         assert (runtime.label, runtime.name, runtime.metadata["srkd.recipe"]) == (label, "torch", "scratch")
-        torch.testing.assert_close(runtime.run(LR), wanted(network), atol=1e-6, rtol=0)
+        torch.testing.assert_close(runtime.run(LR), expected(network), atol=1e-6, rtol=0)
 
 
 def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_path: Path) -> None:

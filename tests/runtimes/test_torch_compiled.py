@@ -81,22 +81,22 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, chec
 
 def test_profile_tells_the_first_call_apart(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     shapes = compiler(monkeypatch, seconds=1.2)
-    found = profile_models(
+    result = profile_models(
         [checkpoint],
         settings=Settings(runtimes=("torch", "torch-compiled"), **QUICK),  # type: ignore[arg-type]
     )
-    plain, compiled = found.rows
+    plain, compiled = result.rows
     assert (plain.runtime, compiled.runtime, shapes) == ("torch", "torch-compiled", [24])
     assert compiled.first_call_ms is not None and compiled.first_call_ms >= 1200 > 10 * compiled.latency_ms.p99
     assert (compiled.params, compiled.macs) == (plain.params, plain.macs)
-    (note,) = (note for note in found.notes if "first call" in note)
+    (note,) = (note for note in result.notes if "first call" in note)
     assert note.startswith("small under torch-compiled at 24x16: the first call took 1.")
 
 
 @pytest.mark.parametrize("verb", ["profile", "evaluate", "upscale"])
 def test_the_words_of_runtime_are_the_table(verb: str) -> None:
-    told = "".join(srkd(verb, "--help").out.split())
-    assert all(name in told for name in RUNTIMES)
+    message = "".join(srkd(verb, "--help").out.split())
+    assert all(name in message for name in RUNTIMES)
     refused = srkd(verb, "--runtime", "tvm", "x.pt")
     assert refused.code == 2 and "torch-compiled" in refused.err
 
