@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -100,3 +104,16 @@ def require_size(job: Conversion, title: str) -> None:
             f"{job.network.spec.arch} in {title} takes images of one size only, because of its windows: "
             "name it, as in --static 64x64"
         )
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep what a converter prints, logs and warns from the console: it is for people who write converters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

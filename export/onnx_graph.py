@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError, reason_of
 from compressor.models.networks.base import Network
-from export.conversion import example_size
-from export.silence import silence
+from export.conversion import example_size, silence
 
 INPUT, OUTPUT = "lr", "sr"
 NODE_SCOPES = "pkg.torch.onnx.name_scopes"

@@ -19,9 +19,8 @@ from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from compressor.runtimes.coreml_runtime import read_image_format
-from export.conversion import CannotConvert, Conversion, require_size
+from export.conversion import CannotConvert, Conversion, require_size, silence
 from export.fixed_copy import fixed_copy
-from export.silence import silence
 
 INPUT, OUTPUT = "lr", "sr"
 MAX_SIDE = 2048

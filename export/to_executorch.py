@@ -17,9 +17,8 @@ from torch import nn
 from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
-from export.conversion import CannotConvert, Conversion, example_size, require_size
+from export.conversion import CannotConvert, Conversion, example_size, require_size, silence
 from export.fixed_copy import fixed_copy
-from export.silence import silence
 
 PLANNED_BYTES = 256 * 1024**2
 """The limit of planned memory where a file takes any size."""
