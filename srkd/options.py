@@ -72,6 +72,16 @@ R = TypeVar("R")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
+VALUE_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (click.types.BoolParamType, (bool,), "True or False"),
+    (click.types.IntParamType, (numbers.Integral,), "an integer"),
+    (click.types.FloatParamType, (numbers.Real,), "a number"),
+    (click.Path, (str, os.PathLike), "a path"),
+    (click.ParamType, (str,), "text"),
+)
+"""For each click type the Python types that pass for it, and how an error message names them."""
+
+
 @dataclass(frozen=True)
 class Declaration:
     """One option: its name, its type without `Annotated`, its default (`dataclasses.MISSING`: none), its `Option`."""
@@ -114,6 +124,8 @@ class Declaration:
                 item for kind in kinds if _is_generic(kind, Sequence) for item in get_args(kind) if item is not ...
             ]
             kinds = tuple(kind for item in items for kind in _alternatives(item))
+        if bool in kinds:
+            return click.BOOL
         if Path in kinds:
             return click.Path(path_type=Path)
         choices = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
@@ -131,7 +143,10 @@ class Declaration:
         if value is self.default or (value is None and type(None) in self.alternatives):
             return value
         if self.is_mapping:
-            return dict(value)
+            try:
+                return dict(value)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{self.flag}: {value!r} is not a mapping of names to values") from error
         if self.is_multiple:
             is_alone = isinstance(value, str) or not isinstance(value, Sequence)
             return tuple(self._check_one(item) for item in ([value] if is_alone else value))
@@ -139,21 +154,10 @@ class Declaration:
 
     def _check_one(self, value: Any) -> Any:
         kind = self.value_type
-        is_plain = self.option.type is None
-        expected: tuple[type, ...]
-        if bool in self.alternatives:
-            kind, expected, name = click.BOOL, (bool,), "True or False"
-        elif isinstance(kind, click.types.IntParamType):
-            expected, name = (numbers.Integral,), "an integer"
-        elif isinstance(kind, click.types.FloatParamType):
-            expected, name = (numbers.Real,), "a number"
-        elif isinstance(kind, click.Path):
-            expected, name = (str, os.PathLike), "a path"
-        else:
-            expected, name = (str,), "text"
-        is_bool_as_number = isinstance(value, bool) and bool not in expected
-        if is_plain and (is_bool_as_number or not isinstance(value, expected)):
-            raise UsageError(f"{self.flag}: {value!r} is not {name}")
+        if self.option.type is None:
+            expected, name = next((types, name) for base, types, name in VALUE_TYPES if isinstance(kind, base))
+            if not isinstance(value, expected) or (isinstance(value, bool) and kind is not click.BOOL):
+                raise UsageError(f"{self.flag}: {value!r} is not {name}")
         if isinstance(kind, click.Path):
             return value
         try:
@@ -173,7 +177,7 @@ class Declaration:
                 for value, text in option.flag_per_value.items()
             ]
         words = [*(option.flags or (self.flag,)), self.name]
-        if bool in self.alternatives:
+        if self.value_type is click.BOOL:
             if self.default is True:
                 words[0] = f"{words[0]}/--no-{words[0].removeprefix('--')}"
             return [click.Option(words, is_flag=True, default=self.default, help=option.help)]

@@ -14,7 +14,7 @@ from srkd.console import Console
 from srkd.verb import verb
 
 if TYPE_CHECKING:
-    from srkd.dry_run import DryRun, DryRunKind
+    from srkd.dry_run import DryRunKind
     from srkd.run import CompressReport, Quality
 
 EPILOG = """Examples:
@@ -46,14 +46,10 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
 
     if resume is not None:
         require_alone()
+    if dry_run is not None:
+        show_dry_run(console, options, dry_run)
+        return
     with console.context() as context:
-        if dry_run is not None:
-            from srkd import dry_run as dry_runs
-
-            if options.is_plan:
-                console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
-            show_dry_run(console, dry_runs.dry_run(options, dry_run, context))
-            return
         if resume is not None:
             report = compression.resume(resume, progress=context.progress, announce=context.note)
         else:
@@ -79,8 +75,14 @@ def require_alone() -> None:
         raise click.UsageError(f"--resume goes alone: {', '.join(others)} would change the run; leave it out")
 
 
-def show_dry_run(console: Console, report: DryRun) -> None:
-    """Print a line a fact, or the object."""
+def show_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
+    """Print a line for each fact of the run, or the object."""
+    from srkd.dry_run import dry_run
+
+    if options.is_plan:
+        console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
+    with console.context() as context:
+        report = dry_run(options, kind, context)
     if console.wants_json:
         console.emit("compress", report)
         return

@@ -148,7 +148,7 @@ def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str],
         assert part in str(caught.value) and part in result.output
 
 
-@pytest.mark.parametrize("value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}])
+@pytest.mark.parametrize("value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}])
 def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is not"):
         PaintOptions(**{"model": "x.pt", **value})
