@@ -70,7 +70,7 @@ def _all_processes(context: Context) -> Iterator[Context]:
 
 
 def _holds_run_of(run: Path, options: CompressOptions) -> bool:
-    """Whether the folder holds a run of these options."""
+    """True if the folder holds a run of these options."""
     try:
         return bool(read_facts(run)["request"] == to_json(options))
     except (OSError, SrkdError, KeyError):

@@ -80,7 +80,7 @@ class RunNetworks:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a step runs the teacher: without HR images it gives the labels, whatever the recipe."""
+        """True if a step runs the teacher. Without HR images it gives the labels, whatever the recipe."""
         return _needs_teacher(self.methods, self.options)
 
     @property
@@ -89,7 +89,7 @@ class RunNetworks:
         return phi_of(self.methods)
 
     @classmethod
-    def decide(
+    def choose(
         cls,
         options: CompressOptions,
         context: Context,
@@ -111,10 +111,10 @@ class RunNetworks:
             phi = read_phi(facts)
         else:
             phi = choose_phi(preset, options, context, download=download)
-        return processes.run_on_all(lambda: cls._decide(options, context, preset, phi, shared))
+        return processes.run_on_all(lambda: cls._choose(options, context, preset, phi, shared))
 
     @classmethod
-    def _decide(
+    def _choose(
         cls,
         options: CompressOptions,
         context: Context,
@@ -166,7 +166,6 @@ class RunConfig(RunNetworks):
         *,
         shared: RunConfig | None = None,
         facts: Mapping[str, Any] | None = None,
-        download: bool = True,
     ) -> RunConfig:
         """Decide the networks, read the images, choose the execution mode.
 
@@ -176,7 +175,7 @@ class RunConfig(RunNetworks):
         processes = context.processes
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
         processes.run_on_all(lambda: data_choice(options))
-        networks = RunNetworks.decide(options, context, shared=shared, facts=facts, download=download)
+        networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, context, shared))
         config = cls(options, networks.preset, networks.methods, networks.teacher, networks.student_init, data, device)
 
@@ -354,7 +353,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
 
 
 def _cut_student(teacher: Teacher | None, preset: Preset, options: CompressOptions) -> tuple[Network, Init]:
-    """By width and depth, from a network of ours."""
+    """Cut the student from a teacher whose network is known, by width and depth."""
     if teacher is None:
         raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
     if teacher.network is None:
@@ -377,7 +376,7 @@ def _cut_student(teacher: Teacher | None, preset: Preset, options: CompressOptio
 
 
 def _student_of_spec(options: CompressOptions, teacher: Teacher | None) -> tuple[Network, Init]:
-    """`--student`: random weights, or cut ones where `--init inherit` says so and the teacher is of its kind."""
+    """Build the student of `--student`: with random weights, or cut ones if `--init inherit` says so."""
     if options.width is not None or options.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     text, init = options.student or "", options.init or "random"

@@ -109,7 +109,7 @@ class DryRun:
     lr_patch: int
     data: ImageCounts
     needs: tuple[str, ...]
-    """What the run needs of the teacher."""
+    """Outputs, features or weights of the teacher."""
     step: Footprint | None
     notes: tuple[str, ...]
     measured: Measured | None = None
@@ -141,7 +141,7 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
         config = RunConfig.decide(options, context)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
     open_device(options.device)
-    return estimate(RunNetworks.decide(options, context, download=False))
+    return estimate(RunNetworks.choose(options, context, download=False))
 
 
 def estimate(networks: RunNetworks) -> DryRun:

@@ -79,7 +79,7 @@ VALUE_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (click.Path, (str, os.PathLike), "a path"),
     (click.ParamType, (str,), "text"),
 )
-"""For each click type the Python types that pass for it, and how an error message names them."""
+"""The Python types that each click type takes, and the words for them in an error message."""
 
 
 @dataclass(frozen=True)

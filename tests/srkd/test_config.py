@@ -1,4 +1,4 @@
-"""What `compress` makes of --width, --depth, --student, --select and --init-from, and what it says of it."""
+"""The student that `compress` makes of --width, --depth, --student, --select and --init-from, and its notes."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
 
 
 class Died(Exception):
-    """As if the process had been killed."""
+    """Stands for a process that is killed."""
 
 
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
