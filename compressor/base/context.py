@@ -1,4 +1,4 @@
-"""What a long operation reports to, and the processes it runs in: one object, passed whole."""
+"""The context of a long operation: its progress, its notes and the processes it runs in, passed as one object."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class Context:
 
 
 QUIET = Context()
-"""One process that reports nothing."""
+"""One process that reports nothing; only for operations that are not interrupted."""

@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 2.0
 MAX_MISSED_HEARTBEATS = 8
-"""Own heartbeats without one of the neighbour after which it counts as lost; own ones, because a process that was
-suspended itself must not blame the others."""
+"""The neighbour counts as lost after more heartbeats of this process without one of it; a clock would not do, because a
+process that was suspended itself must not blame the others."""
 
 MEETING_TIMEOUT = timedelta(minutes=10)
 """The time in which every process has to appear: machines differ in how long they take to import torch."""

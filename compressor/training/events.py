@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: metrics, progress, validation, checkpoints.
+"""The events of a run: metrics, progress, validation, checkpoints.
 
 Student, teacher and bicubic are scored side by side on the same few images, by the protocol of every other number here.
 """
@@ -32,7 +32,7 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Reference:
-    """What the student is compared with, in dB on the validation images."""
+    """The scores that the student is compared with, in dB on the validation images."""
 
     bicubic: float
     teacher: float | None

@@ -1,6 +1,6 @@
-"""What a distillation method is to the loop: a name, weighted terms, and modules that are trained with the student.
+"""A distillation method: a name, weighted terms, and modules that are trained with the student.
 
-Everything else that a method may want is an optional capability: a small protocol, declared once beside the code that
+Everything else that a method may do is an optional capability: a small protocol, declared once beside the code that
 uses it. docs/design/methods.md lists them.
 """
 

@@ -56,7 +56,7 @@ PLAIN = Candidate("fp32", "channels_last")
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What the preset fixes and what it leaves open; open choices are measured."""
+    """The choices of a preset; those that it leaves open are measured."""
 
     precision: PrecisionOption = "auto"
     teacher_precision: Precision = "fp32"
@@ -68,7 +68,7 @@ ALL_OPEN = SpeedOptions()
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """What was chosen, and the measured milliseconds a step (forward and backward of the student) that it rests on."""
+    """The choice, and the measured milliseconds a step (forward and backward of the student) that it rests on."""
 
     precision: Precision
     layout: Layout

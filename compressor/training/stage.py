@@ -45,7 +45,7 @@ class SeveralUpdates(Protocol):
 
 @runtime_checkable
 class HasEarlierStages(Protocol):
-    """A method that wants stages before its own."""
+    """A method that needs stages before its own."""
 
     def earlier_stages(self) -> Sequence[EarlierStage]: ...
 
@@ -125,19 +125,18 @@ def updates_of(method: Method) -> int:
 
 
 def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:
-    """Return the stages that the methods want before `main`, and `main` itself."""
-    wanted = [one for method in main.methods if isinstance(method, HasEarlierStages) for one in method.earlier_stages()]
+    """Return the stages that the methods need before `main`, and `main` itself."""
     stages = []
-    for one in wanted:
-        steps = max(1, round(one.share * main.schedule.steps))
-        stages.append(
-            replace(
+    for method in main.methods:
+        for earlier in method.earlier_stages() if isinstance(method, HasEarlierStages) else ():
+            steps = max(1, round(earlier.share * main.schedule.steps))
+            stage = replace(
                 main,
-                name=one.name,
-                methods=(one.method,),
-                schedule=Schedule(steps, one.rate),
-                tunes_teacher=one.tunes_teacher,
+                name=earlier.name,
+                methods=(earlier.method,),
+                schedule=Schedule(steps, earlier.rate),
+                tunes_teacher=earlier.tunes_teacher,
                 validate_every=steps,
             )
-        )
+            stages.append(stage)
     return (*stages, main)

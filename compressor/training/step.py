@@ -19,7 +19,7 @@ from compressor.models.taps import read_taps, resolve_tap
 
 ForwardFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
-NO_TEACHER = "this recipe needs a teacher and none was given: add --teacher FILE"
+NO_TEACHER = "this recipe needs a teacher and there is none: add --teacher FILE"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Runner:
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return all that was ever asked of this input, by its order in the step: one forward serves every method."""
+        """Return all that methods ever asked of this input, by its order in the step: one forward serves them all."""
         order = list(self.outputs).index(id(lr)) if id(lr) in self.outputs else len(self.outputs)
         while len(self.requests) <= order:
             self.requests.append((set(), set()))
@@ -194,7 +194,7 @@ class Step:
         self._after_update.append(act)
 
     def finish_update(self) -> None:
-        """Do what the methods wanted done after the optimiser has moved."""
+        """Call the functions that the methods registered with `after_update`."""
         for act in self._after_update:
             act()
 
@@ -209,7 +209,7 @@ class Step:
 
     @property
     def scale(self) -> int:
-        return self._step_networks.students[0].network.descriptor.scale
+        return self._step_networks.students[0].model.descriptor.scale
 
     @property
     def samples(self) -> range:

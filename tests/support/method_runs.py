@@ -24,7 +24,6 @@ from compressor.models.students import student_of_spec
 from compressor.training.distributed import open_processes
 from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
-from compressor.training.losses import Losses
 from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods
 from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State, follow_leader
@@ -33,6 +32,7 @@ from recipes.composition import Kind
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from tests.support.methods_table import ROWS, Row
+from tests.support.training import SavingRecorder
 
 BATCH, LR_SIDE = 4, 12
 
@@ -47,35 +47,18 @@ class Waves:
     side: int = LR_SIDE
 
     def at(self, step: int) -> Batch:
-        drawn = torch.from_numpy(uniforms("waves", 0, 0 if self.still else step, self.samples, 12)).float()
+        numbers_01 = torch.from_numpy(uniforms("waves", 0, 0 if self.still else step, self.samples, 12)).float()
         along = torch.linspace(0, 1, self.side * self.scale)
-        across, down, phase, level = drawn.reshape(-1, 3, 4, 1, 1).mul(6).unbind(2)
+        across, down, phase, level = numbers_01.reshape(-1, 3, 4, 1, 1).mul(6).unbind(2)
         hr = 0.5 + 0.4 * torch.sin(across * along + down * along[:, None] + phase) * torch.cos(level)
         return Batch(imresize(hr, 1 / self.scale), hr)
 
 
-class Curve:
-    """Events that remember the losses, and save once, after `at` steps."""
-
-    def __init__(self, path: Path | None = None, at: int = 0) -> None:
-        self.losses: list[dict[str, float]] = []
-        self.path, self.at = path, at
-
-    def on_step(self, done: int, rate: float, losses: Losses) -> None:
-        self.losses.append(losses.numbers())
+class Curve(SavingRecorder):
+    """A recorder of a run without skipped steps."""
 
     def on_skip(self, done: int, skipped: Skipped) -> None:
         raise AssertionError(f"step {done} was skipped: {skipped}")
-
-    def note(self, line: str) -> None:
-        pass
-
-    def how_to_continue(self) -> str:
-        return "nothing is lost"
-
-    def after_step(self, done: int, state: State) -> None:
-        if self.path is not None and done == self.at:
-            state.save(self.path)
 
 
 @dataclass(frozen=True)
@@ -99,9 +82,9 @@ class Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
         inside = frozen is not None and isinstance(method, TrainsJointly)
-        pupil = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
-        (method,) = fit_methods([method], frozen, pupil)
-        return cls(method, preset.stages([method]), frozen, pupil)
+        start = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        (method,) = fit_methods([method], frozen, start)
+        return cls(method, preset.stages([method]), frozen, start)
 
     def fresh(self) -> State:
         return State.fresh(self.student, self.teacher, self.stages[0])
@@ -174,7 +157,7 @@ def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torc
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with open_processes(Rank.from_environment(), sys.exit) as group:
-        found = measured(group)
+        results = measured(group)
         if group.is_leader:
-            Path(sys.argv[1]).write_text(json.dumps(found))
+            Path(sys.argv[1]).write_text(json.dumps(results))
     exit_process(0)

@@ -41,13 +41,13 @@ class Stretched:
         for stage in pair.stages[1:]:
             state.enter(stage, pair.teacher)
         stage = pair.stages[-1]
-        cast = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
+        networks = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
         monkeypatch.setattr(upcycling, "_invert_colours", lambda images, samples: inverted(images, samples, top))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}
         for part in range(stage.updates):
-            terms = pair.method.terms(Step(0, 3, Batch(batch.lr * top, batch.hr * top), cast, part))
+            terms = pair.method.terms(Step(0, 3, Batch(batch.lr * top, batch.hr * top), networks, part))
             total(terms, {name: weights[name] * top ** (1 - row.degrees.get(name, 1)) for name in terms}).backward()
             raw.update({name: float(term.detach()) for name, term in terms.items()})
         return cls(raw, *first_step(state, top))
@@ -68,18 +68,18 @@ def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
     return gradient, torch.cat([p.detach().reshape(-1) for p in trained]) - before
 
 
-def stretched(cast: StepNetworks, top: float) -> StepNetworks:
-    """The same cast in [0, top]: every network once, though it may play several parts."""
-    runners = [*cast.students, *([cast.teacher] if cast.teacher else [])]
+def stretched(networks: StepNetworks, top: float) -> StepNetworks:
+    """The same networks in [0, top]: each once, though it may have several roles."""
+    runners = [*networks.students, *([networks.teacher] if networks.teacher else [])]
     for network in {id(runner.network): runner.network for runner in runners}.values():
         stretch(network, top)
-    for module in cast.modules.modules():
+    for module in networks.modules.modules():
         if isinstance(module, (AuxiliaryHead, FusionGate)):
             stretch_module(module, top)
-    for helpers in cast.helpers.values():
+    for helpers in networks.helpers.values():
         for helper in helpers.values():
             helper.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
-    return cast
+    return networks
 
 
 def stretch(network: Network, top: float) -> None:
@@ -100,7 +100,7 @@ def stretch_module(module: nn.Module, top: float) -> None:
     """A head makes an image of features; a gate makes one of two."""
     if isinstance(module, FusionGate):
         module.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
-    module.register_forward_hook(lambda *told: top * told[-1])
+    module.register_forward_hook(lambda *arguments: top * arguments[-1])
 
 
 def inverted(images: Tensor, samples: Tensor, top: float) -> Tensor:

@@ -78,14 +78,14 @@ class Recorder:
 
 
 class SavingRecorder(Recorder):
-    """Saves the state once, after `at` steps."""
+    """Saves the state once, after `at` steps, where there is a path."""
 
-    def __init__(self, path: Path, at: int) -> None:
+    def __init__(self, path: Path | None = None, at: int = 0) -> None:
         super().__init__()
         self.path, self.at = path, at
 
     def after_step(self, done: int, state: State) -> None:
-        if done == self.at:
+        if self.path is not None and done == self.at:
             state.save(self.path)
 
 

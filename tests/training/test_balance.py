@@ -34,7 +34,7 @@ def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stage
     )
 
 
-def test_it_is_told_once_after_5000_steps_and_kept(tmp_path: Path) -> None:
+def test_it_is_reported_once_after_5000_steps_and_recorded(tmp_path: Path) -> None:
     lines: list[str] = []
     folder = RunFolder(tmp_path / "run")
     events = events_of(folder, lines)
@@ -52,10 +52,10 @@ def test_it_is_told_once_after_5000_steps_and_kept(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if row["kind"] == "flag"] == [BALANCE_STEPS]
 
 
-def test_a_continued_run_is_not_told_again_unless_its_flag_was_forgotten(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_report_it_again_unless_the_flag_was_dropped(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    for forgotten, told in ((BALANCE_STEPS + 100, 0), (BALANCE_STEPS - 100, 1)):
+    for forgotten, count in ((BALANCE_STEPS + 100, 0), (BALANCE_STEPS - 100, 1)):
         folder, lines = RunFolder(tmp_path / "run", resumed=True), []
         if not forgotten < BALANCE_STEPS:
             folder.flag(BALANCE_STEPS, "it was")
@@ -63,11 +63,11 @@ def test_a_continued_run_is_not_told_again_unless_its_flag_was_forgotten(tmp_pat
         events = events_of(folder, lines)
         for done in range(BALANCE_STEPS + 100, BALANCE_STEPS + 3000, 100):
             events.on_step(done, 1e-4, losses(0.1, 0.5))
-        assert len(lines) == told
+        assert len(lines) == count
 
 
 @pytest.mark.parametrize("numbers", [losses(0.1, 0.29), losses(0.0, 0.5), losses(0.1, 0.1, 1.9)])
-def test_up_to_three_times_is_nothing_to_tell_and_neither_is_no_pixel_loss(numbers: Losses) -> None:
+def test_up_to_three_times_is_not_reported_and_neither_is_a_zero_pixel_loss(numbers: Losses) -> None:
     balance = Balance()
     steps = range(BALANCE_STEPS, BALANCE_STEPS + 3000, 100)
     assert [balance.add(step, numbers.numbers()) for step in steps] == [None] * 30
@@ -76,8 +76,8 @@ def test_up_to_three_times_is_nothing_to_tell_and_neither_is_no_pixel_loss(numbe
 def test_it_is_the_mean_of_several_rows_of_one_stage() -> None:
     balance = Balance()
     light, heavy = losses(0.1, 0.1).numbers(), losses(0.1, 0.4).numbers()
-    told = [balance.add(BALANCE_STEPS + step, heavy if step == 5 else light) for step in range(40)]
-    assert told == [None] * 40
+    messages = [balance.add(BALANCE_STEPS + step, heavy if step == 5 else light) for step in range(40)]
+    assert messages == [None] * 40
     for step in range(BALANCE_ROWS):
         assert balance.add(step + 1, heavy) is None, "a new stage has 5,000 steps of its own"
     assert balance.add(BALANCE_STEPS, heavy)

@@ -29,7 +29,7 @@ from recipes.config.reading import load_preset
 from recipes.scratch import Scratch
 from srkd.compression import compress
 from tests.support.commands import ROOT
-from tests.support.one_or_two import measured
+from tests.support.distributed_run import measure
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
 TOLERANCE = 1e-4
@@ -43,9 +43,9 @@ LOST = 60
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher and photos."""
-    folder = tmp_path_factory.mktemp("given")
+    folder = tmp_path_factory.mktemp("inputs")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     (folder / "photos").mkdir()
     for index in range(3):
@@ -54,8 +54,15 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_run(given: Path, run: Path, steps: int = STEPS) -> list[str]:
-    options = ["--teacher", str(given / "teacher.safetensors"), "--data", str(given / "photos"), "--steps", str(steps)]
+def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
+    options = [
+        "--teacher",
+        str(inputs / "teacher.safetensors"),
+        "--data",
+        str(inputs / "photos"),
+        "--steps",
+        str(steps),
+    ]
     return ["compress", *options, *(word for setting in SETTINGS for word in ("--set", setting)), "--out", str(run)]
 
 
@@ -80,22 +87,22 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("two") / "run"
-    code, out, err = run_torchrun("-m", "srkd", *new_run(given, run), "--json")
+    code, out, err = run_torchrun("-m", "srkd", *new_run(inputs, run), "--json")
     assert code == 0, err
     assert json.loads(out)["steps"] == STEPS, "one object, from one process"
     assert err.count(f"step {STEPS}/{STEPS}") == 1, "one process speaks"
     return run
 
 
-def test_two_processes_have_the_loss_curve_of_one(given, undisturbed, tmp_path):
-    options = {"data": given / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
-    one = compress(given / "teacher.safetensors", **options)
-    ours, theirs = curve(one.run), curve(undisturbed)
-    told = [[(line["kind"], line["step"], line.get("batches")) for line in lines] for lines in (ours, theirs)]
-    assert told[0] == told[1] and told[0][0][2], "the same steps, and the same batches by their hashes"
-    for mine, other in zip(ours, theirs, strict=True):
+def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path):
+    options = {"data": inputs / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
+    one = compress(inputs / "teacher.safetensors", **options)
+    single, double = curve(one.run), curve(undisturbed)
+    rows = [[(line["kind"], line["step"], line.get("batches")) for line in lines] for lines in (single, double)]
+    assert rows[0] == rows[1] and rows[0][0][2], "the same steps, and the same batches by their hashes"
+    for mine, other in zip(single, double, strict=True):
         assert {key: value for key, value in mine.items() if key not in WORDS} == pytest.approx(
             {key: value for key, value in other.items() if key not in WORDS}, rel=TOLERANCE
         )
@@ -103,34 +110,37 @@ def test_two_processes_have_the_loss_curve_of_one(given, undisturbed, tmp_path):
     assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
 
 
-def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(given, tmp_path):
-    alone = measured(given / "photos", Processes())
+def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, tmp_path):
+    alone = measure(inputs / "photos", Processes())
     code, _, err = run_torchrun(
-        str(ROOT / "tests" / "support" / "one_or_two.py"), str(given / "photos"), str(tmp_path / "found.json")
+        str(ROOT / "tests" / "support" / "distributed_run.py"), str(inputs / "photos"), str(tmp_path / "results.json")
     )
     assert code == 0, err
-    both = json.loads((tmp_path / "found.json").read_text())
-    ours, theirs = alone["trained"], both["trained"]
-    assert theirs["batches"] == ours["batches"] and len(set(ours["batches"])) == 3
-    assert theirs["replicas"] == 1
-    assert ours["losses"][-1]["raw/contrast"] < 0.97 * ours["losses"][0]["raw/contrast"]
-    for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+    both = json.loads((tmp_path / "results.json").read_text())
+    single, double = alone["trained"], both["trained"]
+    assert double["batches"] == single["batches"] and len(set(single["batches"])) == 3
+    assert double["replicas"] == 1
+    assert single["losses"][-1]["raw/contrast"] < 0.97 * single["losses"][0]["raw/contrast"]
+    for mine, other in zip(single["losses"], double["losses"], strict=True):
         assert other == pytest.approx(mine, rel=TOLERANCE)
-    assert theirs["weights"] == pytest.approx(ours["weights"], abs=2e-5)
+    assert double["weights"] == pytest.approx(single["weights"], abs=2e-5)
     *grads, loss = alone["gradients"]
     assert grads[2] is None and grads[1] is not None
     for mine, other in zip([*grads, loss], both["gradients"], strict=True):
         assert other == (None if mine is None else pytest.approx(mine, rel=1e-5))
     assert alone["refusals"] == {"same": None, "other": None, "failed": None, "weights": None}
-    told = both["refusals"]
-    assert told["same"] is None and told["failed"] == "rank 1 of 2: no photos here"
-    assert told["other"].startswith("rank 1 of 2, on ") and told["other"].endswith(" has other data")
-    assert "rank 1 of 2, on " in told["weights"] and "has other weights than rank 0 after step 0" in told["weights"]
+    messages = both["refusals"]
+    assert messages["same"] is None and messages["failed"] == "rank 1 of 2: no photos here"
+    assert messages["other"].startswith("rank 1 of 2, on ") and messages["other"].endswith(" has other data")
+    assert (
+        "rank 1 of 2, on " in messages["weights"]
+        and "has other weights than rank 0 after step 0" in messages["weights"]
+    )
 
 
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(given, undisturbed, tmp_path):
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(given, run)) as process:
+    with torchrun("-m", "srkd", *new_run(inputs, run)) as process:
         began = in_training(process, run, lambda: workers(process)[1].kill())
         _, err = process.communicate(timeout=LOST)
         assert time.monotonic() - began < LOST and process.returncode == 1
@@ -144,9 +154,9 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(given, undisturbed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_hangs_ends_the_others(given, tmp_path, rank):
+def test_a_process_that_hangs_ends_the_others(inputs, tmp_path, rank):
     run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(given, run, steps=2000)) as process:
+    with torchrun("-m", "srkd", *new_run(inputs, run, steps=2000)) as process:
         began = in_training(process, run, lambda: workers(process)[rank].suspend())
         _, err = process.communicate(timeout=2 * LOST)
         assert time.monotonic() - began < LOST
@@ -156,9 +166,9 @@ def test_a_process_that_hangs_ends_the_others(given, tmp_path, rank):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_all_stop_at_the_same_step_when_asked(given, undisturbed, tmp_path, number):
+def test_all_stop_at_the_same_step_when_asked(inputs, undisturbed, tmp_path, number):
     run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(given, run)) as process:
+    with torchrun("-m", "srkd", *new_run(inputs, run)) as process:
         in_training(process, run, lambda: process.send_signal(number))
         _, err = process.communicate(timeout=LOST)
     (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
@@ -169,9 +179,9 @@ def test_all_stop_at_the_same_step_when_asked(given, undisturbed, tmp_path, numb
 
 
 @pytest.mark.slow
-def test_torchrun_that_begins_anew_continues_the_run(given, undisturbed, tmp_path):
+def test_torchrun_that_begins_anew_continues_the_run(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(given, run), machine=(*TWO_PROCESSES, "--max-restarts", "1")) as process:
+    with torchrun("-m", "srkd", *new_run(inputs, run), machine=(*TWO_PROCESSES, "--max-restarts", "1")) as process:
         in_training(process, run, lambda: workers(process)[1].kill())
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
@@ -181,7 +191,7 @@ def test_torchrun_that_begins_anew_continues_the_run(given, undisturbed, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 1])
-def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone):
+def test_two_machines_of_which_one_goes_down(inputs, undisturbed, tmp_path, gone):
     """Two torchruns that meet over TCP; everything on one of them is killed at once."""
     run = tmp_path / "run"
     with socket.socket() as free:
@@ -190,7 +200,7 @@ def test_two_machines_of_which_one_goes_down(given, undisturbed, tmp_path, gone)
     with ExitStack() as stack:
         machines = [
             stack.enter_context(
-                torchrun("-m", "srkd", *new_run(given, run), machine=("--nnodes", "2", "--node-rank", rank, *meeting))
+                torchrun("-m", "srkd", *new_run(inputs, run), machine=("--nnodes", "2", "--node-rank", rank, *meeting))
             )
             for rank in ("0", "1")
         ]
@@ -217,17 +227,17 @@ def test_a_batch_is_shared_evenly_or_refused():
         Rank(0, 8).share(4)
 
 
-def test_the_place_is_what_torchrun_says():
-    said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert Rank.from_environment(said) == Rank(5, 8, 1, 2) and not Rank.from_environment(said).is_leader
+def test_the_rank_comes_from_torchruns_environment():
+    environment = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
+    assert Rank.from_environment(environment) == Rank(5, 8, 1, 2) and not Rank.from_environment(environment).is_leader
     assert Rank.from_environment({}) == Rank() and Rank().is_leader
     with pytest.raises(UsageError, match="RANK='x'"):
-        Rank.from_environment({**said, "RANK": "x"})
+        Rank.from_environment({**environment, "RANK": "x"})
     with pytest.raises(UsageError, match="RANK=8"):
-        Rank.from_environment({**said, "RANK": "8"})
+        Rank.from_environment({**environment, "RANK": "8"})
 
 
-def test_only_the_leading_process_writes(tmp_path):
+def test_only_the_leader_writes(tmp_path):
     """The folder of another process writes nothing, whichever method is called."""
     network = build(EDSRSpec(scale=2, width=4, depth=1))
     state = State.fresh(network, None, load_preset("scratch").stage([Scratch()]))

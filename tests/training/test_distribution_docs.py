@@ -38,7 +38,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 def calls(script: str, desk: Path) -> list[list[str]]:
-    """What torchrun was asked, after it and srkd have both understood it."""
+    """What torchrun was options, after it and srkd have both understood it."""
     from torch.distributed.run import parse_args
 
     slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}
@@ -52,12 +52,12 @@ def calls(script: str, desk: Path) -> list[list[str]]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = [shlex.split(line) for line in (desk / "calls").read_text().splitlines()]
-    for words in found:
-        asked = parse_args(words)
-        assert asked.module and asked.training_script == "srkd" and asked.training_script_args[0] == "compress"
-        command.make_context("compress", asked.training_script_args[1:])
-    return found
+    commands = [shlex.split(line) for line in (desk / "calls").read_text().splitlines()]
+    for words in commands:
+        options = parse_args(words)
+        assert options.module and options.training_script == "srkd" and options.training_script_args[0] == "compress"
+        command.make_context("compress", options.training_script_args[1:])
+    return commands
 
 
 def test_one_machine_and_ssh(desk: Path) -> None:

@@ -44,7 +44,7 @@ class HasModule(Faulty):
         return {**super().terms(step), "still": self.make(step, self.own)}
 
 
-def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
+def through_reentrant_checkpoint(step: Step, module: nn.Module) -> torch.Tensor:
     """The student runs inside a checkpoint: its parameters are nowhere in the recorded graph."""
     entry = step.lr.clone().requires_grad_(True)
     inside = step._step_networks.students[0].network
@@ -54,12 +54,12 @@ def through_reentrant_checkpoint(step: Step, own: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda step, own: own(step.student().sr).mean(),
-        lambda step, own: Doubling.apply(step.student().sr).mean(),
-        lambda step, own: checkpoint(own, step.student().sr, use_reentrant=False).mean(),
-        lambda step, own: checkpoint(own, step.student().sr, use_reentrant=True).mean(),
+        lambda step, module: module(step.student().sr).mean(),
+        lambda step, module: Doubling.apply(step.student().sr).mean(),
+        lambda step, module: checkpoint(module, step.student().sr, use_reentrant=False).mean(),
+        lambda step, module: checkpoint(module, step.student().sr, use_reentrant=True).mean(),
         through_reentrant_checkpoint,
-        lambda step, own: step.student(taps=("body[0]",)).features["body[0]"].mean(),
+        lambda step, module: step.student(taps=("body[0]",)).features["body[0]"].mean(),
     ],
 )
 def test_terms_with_a_path_to_the_student_pass(make):
@@ -70,10 +70,10 @@ def test_terms_with_a_path_to_the_student_pass(make):
 @pytest.mark.parametrize(
     "make, why",
     [
-        (lambda step, own: step.student().sr.detach().mean(), "it is computed without gradients"),
-        (lambda step, own: torch.tensor(1.0), "it is computed without gradients"),
-        (lambda step, own: own(step.student().sr.detach()).mean(), "its gradient ends elsewhere"),
-        (lambda step, own: Doubling.apply(own(step.lr)).mean(), "its gradient ends elsewhere"),
+        (lambda step, module: step.student().sr.detach().mean(), "it is computed without gradients"),
+        (lambda step, module: torch.tensor(1.0), "it is computed without gradients"),
+        (lambda step, module: module(step.student().sr.detach()).mean(), "its gradient ends elsewhere"),
+        (lambda step, module: Doubling.apply(module(step.lr)).mean(), "its gradient ends elsewhere"),
     ],
 )
 def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):

@@ -1,4 +1,4 @@
-"""A step that is not finite, or explodes, changes nothing and is told; ten in a row end the run."""
+"""A step that is not finite, or explodes, changes nothing and is reported; ten in a row end the run."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def test_the_guard_continues_where_it_was_saved(tmp_path: Path):
     resumed.load(tmp_path / "state.pt")
     _, rest = train_on_patch(long, resumed)
     assert is_same(resumed, straight) and resumed.guard == straight.guard
-    told = [
+    skips = [
         {done: (bad.why, bad.in_a_row) for done, bad in bads.items()} for bads in (first.bad, rest.bad, all_of_it.bad)
     ]
-    assert {**told[0], **told[1]} == told[2] and all_of_it.bad[26].in_a_row == 5
+    assert {**skips[0], **skips[1]} == skips[2] and all_of_it.bad[26].in_a_row == 5
 
 
 def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
@@ -98,12 +98,12 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
     )
     with pytest.raises(SrkdError) as caught:
         Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0).run()
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         f"step {6 + MAX_IN_A_ROW}: {MAX_IN_A_ROW} steps in a row were skipped, the last because of raw/pixel"
     )
-    assert "state-00000012.pt" in told and f"srkd compress --resume {tmp_path / 'run'}" in told
-    assert "--set schedule.rate=" in told and "--init-from" in told
+    assert "state-00000012.pt" in message and f"srkd compress --resume {tmp_path / 'run'}" in message
+    assert "--set schedule.rate=" in message and "--init-from" in message
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     bad = [row for row in rows if row["kind"] == "skipped"]
     assert [row["step"] for row in bad] == list(range(7, 17))

@@ -34,9 +34,9 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A teacher, photos, and the arguments of a short run without --out."""
-    folder = tmp_path_factory.mktemp("given")
+    folder = tmp_path_factory.mktemp("inputs")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     (folder / "photos").mkdir()
     for index in range(3):
@@ -47,7 +47,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def started(arguments: list[str], program: str = "", most_bytes: int | None = None) -> subprocess.Popen[str]:
-    """`srkd compress` in a process of its own, after `program`, and with no file longer than `most_bytes`."""
+    """`srkd compress` in a new process, after `program`, and with no file longer than `most_bytes`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limit = "" if most_bytes is None else f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most_bytes},) * 2)\n"
     lines = f"{limit}{program}\nimport sys; from srkd.cli import main; main(['compress', *sys.argv[1:]])"
@@ -90,20 +90,20 @@ def states(run: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, list[str]]:
+def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, list[str]]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = started([*given, "--out", str(run)])
+    process = started([*inputs, "--out", str(run)])
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return outcome(run)
 
 
-def killed_until_done(given: list[str], run: Path, kills: int, seed: int) -> int:
+def killed_until_done(inputs: list[str], run: Path, kills: int, seed: int) -> int:
     """Kill the run at `kills` random moments, then let it end; how many of them hit it alive."""
     moments = random.Random(seed)
     hits = 0
     for attempt in range(kills + 1):
-        process = started(["--resume", str(run)] if (run / "run.json").is_file() else [*given, "--out", str(run)])
+        process = started(["--resume", str(run)] if (run / "run.json").is_file() else [*inputs, "--out", str(run)])
         if attempt < kills:
             done = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").is_file() else 0
             wait_for_lines(process, run, min(done + moments.randrange(1, 2 * STEPS // kills), STEPS))
@@ -118,21 +118,21 @@ def killed_until_done(given: list[str], run: Path, kills: int, seed: int) -> int
     return hits
 
 
-def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(given, undisturbed, tmp_path):
-    assert killed_until_done(given, tmp_path / "run", kills=3, seed=1) >= 2
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(inputs, undisturbed, tmp_path):
+    assert killed_until_done(inputs, tmp_path / "run", kills=3, seed=1) >= 2
     assert outcome(tmp_path / "run") == undisturbed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_many_more_kills_change_nothing(given, undisturbed, tmp_path, seed):
-    assert killed_until_done(given, tmp_path / "run", kills=6, seed=seed) >= 4
+def test_many_more_kills_change_nothing(inputs, undisturbed, tmp_path, seed):
+    assert killed_until_done(inputs, tmp_path / "run", kills=6, seed=seed) >= 4
     assert outcome(tmp_path / "run") == undisturbed
 
 
-def test_stopped_by_ctrl_c_then_out_of_room_then_killed_in_a_save(given, undisturbed, tmp_path):
+def test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
-    process = started([*given, "--out", str(run)])
+    process = started([*inputs, "--out", str(run)])
     wait_for_lines(process, run, 8)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -182,14 +182,14 @@ def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
 
 
 @pytest.fixture
-def unfinished(given, tmp_path) -> Path:
-    """A run folder as a kill leaves it, with its own photos."""
-    photos = tmp_path / "own"
+def unfinished(inputs, tmp_path) -> Path:
+    """A run folder as a kill leaves it, with photos beside it."""
+    photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(3):
         Image.fromarray(np.full((48, 40, 3), 60 * index, np.uint8)).save(photos / f"{index}.png")
     run = tmp_path / "run"
-    compress(given[1], data=photos, steps=4, out=run, settings=SETTINGS)
+    compress(inputs[1], data=photos, steps=4, out=run, settings=SETTINGS)
     facts = json.loads((run / "run.json").read_text())
     del facts["result"]
     (run / "run.json").write_text(json.dumps(facts))
@@ -197,7 +197,7 @@ def unfinished(given, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, given, unfinished, tmp_path):
+def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, inputs, unfinished, tmp_path):
     """What a cluster does before it takes the machine away; the run ends in the same bytes."""
 
     def preempted(title: str, done: int, total: int) -> None:
@@ -206,7 +206,7 @@ def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, given, unf
 
     run = tmp_path / "preempted"
     with pytest.raises(Interrupted, match=r"saved at step 2 of 4; continue with: srkd compress --resume") as caught:
-        compress(given[1], data=tmp_path / "own", steps=4, out=run, settings=SETTINGS, progress=preempted)
+        compress(inputs[1], data=tmp_path / "photos", steps=4, out=run, settings=SETTINGS, progress=preempted)
     assert caught.value.exit_code == 130
     assert [path.name for path in states(run)] == ["state-00000002.pt"]
     resume(run)
@@ -221,7 +221,7 @@ def test_resume_goes_alone(unfinished, capfd):
     assert "--out" in capfd.readouterr().err
 
 
-def test_what_cannot_be_continued_is_told(unfinished, tmp_path):
+def test_a_run_that_cannot_be_continued_is_refused(unfinished, tmp_path):
     with pytest.raises(SrkdError, match="is not a run folder"):
         resume(tmp_path / "nothing")
     report = resume(unfinished)
@@ -231,13 +231,13 @@ def test_what_cannot_be_continued_is_told(unfinished, tmp_path):
 
 
 def test_other_images_are_refused(unfinished, tmp_path):
-    Image.fromarray(np.full((48, 40, 3), 33, np.uint8)).save(tmp_path / "own" / "1.png")
+    Image.fromarray(np.full((48, 40, 3), 33, np.uint8)).save(tmp_path / "photos" / "1.png")
     with pytest.raises(SrkdError, match="its data is not what it was"):
         resume(unfinished)
 
 
 @contextmanager
-def room_for(most_bytes: int) -> Iterator[None]:
+def file_size_limit(most_bytes: int) -> Iterator[None]:
     """No file of this process may grow longer: what a full disk is to it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
@@ -253,7 +253,7 @@ def room_for(most_bytes: int) -> Iterator[None]:
 def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwritable, unfinished):
     target, kept = unfinished / "student.safetensors", states(unfinished)
     student = target.read_bytes()
-    room = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
+    limit = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
     log, metrics = unfinished / "log.txt", unfinished / "metrics.jsonl"
     if unwritable == "student.safetensors":
         target.unlink()
@@ -263,7 +263,7 @@ def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwr
         log.symlink_to("/dev/full")
     if unwritable == "metrics.jsonl":
         metrics.write_text(metrics.read_text() + '{"kind": "filler", "step": 1}\n' * 4 * 10**4)
-    with room_for(room), pytest.raises(SrkdError) as caught:
+    with file_size_limit(limit), pytest.raises(SrkdError) as caught:
         resume(unfinished)
     line = str(caught.value)
     assert line.startswith(f"cannot write {unfinished / unwritable}: ") and "Error" not in line
@@ -276,17 +276,17 @@ def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwr
     assert resume(unfinished).student_path.read_bytes() == student
 
 
-def test_a_disk_that_is_full_from_the_start_is_told_so(unfinished, given, tmp_path):
+def test_a_disk_that_is_full_from_the_start_is_reported(unfinished, inputs, tmp_path):
     out = tmp_path / "new"
     with (
-        room_for(100),
+        file_size_limit(100),
         pytest.raises(SrkdError, match=rf"run\.json: .*had not begun: .*remove {out} and start it again"),
     ):
-        compress(given[1], data=tmp_path / "own", steps=4, out=out, settings=SETTINGS, cache_size="0")
+        compress(inputs[1], data=tmp_path / "photos", steps=4, out=out, settings=SETTINGS, cache_size="0")
     assert not (out / "run.json").exists()
 
 
-def test_damaged_states_are_passed_over_and_told(unfinished):
+def test_damaged_states_are_skipped_and_reported(unfinished):
     student = (unfinished / "student.safetensors").read_bytes()
     *_, older, newest = states(unfinished)
     newest.write_bytes(newest.read_bytes()[:500])

@@ -54,18 +54,18 @@ def joint(steps: int = 6, **options: object) -> Stage:
     return stage([Together(**options)], steps=steps, rate=1e-3)  # type: ignore[arg-type]
 
 
-def pupil(teacher: Network, width: float = 0.5) -> Network:
+def student_in(teacher: Network, width: float = 0.5) -> Network:
     return student_of_spec(teacher, teacher.spec.narrowed(width))
 
 
 def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     teacher = network(1)
-    one, given = joint(), teacher.fingerprint()
-    state = State.fresh(pupil(teacher), teacher, one)
+    one, before = joint(), teacher.fingerprint()
+    state = State.fresh(student_in(teacher), teacher, one)
     Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert teacher.fingerprint() == given, "a copy is trained, not what was loaded"
+    assert teacher.fingerprint() == before, "a copy is trained, not what was loaded"
     trained = state.networks["joint"]
-    assert trained.fingerprint() != given
+    assert trained.fingerprint() != before
     averaged = state.averaged_network()
     assert averaged.spec == state.student.spec
     expected = student_of_spec(state.ema.network, state.student.spec)
@@ -81,13 +81,15 @@ def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_
             return {"students": F.l1_loss(step.student().sr, step.hr)}
 
     one = replace(one, methods=[StudentOnly(weights={"students": 1.0})])
-    state = State.fresh(pupil(teacher), teacher, one)
+    state = State.fresh(student_in(teacher), teacher, one)
     Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     before, after = teacher.state_dict(), state.networks["joint"].state_dict()
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
     moved = (after[weight] != before[weight]).flatten(2).any(-1)
     assert moved[:4, :4].any() and not moved[4:].any() and not moved[:, 4:].any()
-    assert state.student.fingerprint() == pupil(teacher).fingerprint(), "the student has no second copy that trains"
+    assert state.student.fingerprint() == student_in(teacher).fingerprint(), (
+        "the student has no second copy that trains"
+    )
 
 
 def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
@@ -100,7 +102,7 @@ def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
 
     inside = replace(joint(steps=3), methods=[StudentOnly(weights={"students": 1.0})])
     alone = stage([Scratch()], steps=3, rate=1e-3)
-    state, other = State.fresh(pupil(teacher), teacher, inside), State.fresh(pupil(teacher), None, alone)
+    state, other = State.fresh(student_in(teacher), teacher, inside), State.fresh(student_in(teacher), None, alone)
     Trainer([inside], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     Trainer([alone], other, smooth_patch(), None, Recorder(), seed=0).run()
     cut = student_of_spec(state.networks["joint"], state.student.spec)
@@ -111,7 +113,7 @@ def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
 def test_several_widths_train_at_once():
     teacher = network(1)
     one, recorder = joint(steps=40, more=(0.25, 0.75)), Recorder()
-    state = State.fresh(pupil(teacher), teacher, one)
+    state = State.fresh(student_in(teacher), teacher, one)
     Trainer([one], state, smooth_patch(), teacher, recorder, seed=0).run()
     assert recorder.losses[-1]["raw/students"] < 0.7 * recorder.losses[0]["raw/students"]
     patch = smooth_patch().at(0)
@@ -128,9 +130,9 @@ def test_several_widths_train_at_once():
 @pytest.mark.parametrize("at", [2, 5])
 def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
     teacher, one = network(1), joint()
-    straight, recorder = State.fresh(pupil(teacher), teacher, one), SavingRecorder(tmp_path / "state.pt", at)
+    straight, recorder = State.fresh(student_in(teacher), teacher, one), SavingRecorder(tmp_path / "state.pt", at)
     Trainer([one], straight, smooth_patch(), teacher, recorder, seed=0).run()
-    resumed = State.fresh(pupil(teacher), teacher, one)
+    resumed = State.fresh(student_in(teacher), teacher, one)
     resumed.load(tmp_path / "state.pt", [one], teacher)
     Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     assert resumed.trained_network.fingerprint() == straight.trained_network.fingerprint()
@@ -144,10 +146,10 @@ def tuned_first() -> tuple[Stage, Stage]:
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_a_teacher_is_tuned_and_then_teaches(at: int, tmp_path: Path):
     stages, teacher = tuned_first(), network(1, width=12)
-    given = teacher.fingerprint()
+    before = teacher.fingerprint()
     straight, recorder = State.fresh(network(0), teacher, stages[0]), SavingRecorder(tmp_path / "state.pt", at)
     Trainer(stages, straight, smooth_patch(), teacher, recorder, seed=0).run()
-    assert teacher.fingerprint() == given != straight.networks["teacher"].fingerprint()
+    assert teacher.fingerprint() == before != straight.networks["teacher"].fingerprint()
     assert straight.role == "student" and straight.averaged_network() is straight.ema.network
     patch = smooth_patch().at(0)
     with torch.no_grad():
@@ -245,7 +247,7 @@ def test_calibration_lasts_a_tenth_of_a_short_run_and_a_hundred_steps_of_a_long_
 
 @dataclass(frozen=True)
 class Looking(Scratch):
-    """A frozen helper between the image and the loss, and a module drawn by torch's own initialiser."""
+    """A frozen helper between the image and the loss, and a module initialised by torch's own initialiser."""
 
     name: str = "looking"
     weights: Mapping[str, float] = field(default_factory=lambda: {"seen": 1.0})

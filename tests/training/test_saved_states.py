@@ -49,12 +49,12 @@ def test_what_is_written_is_read_and_torch_reads_it_too(file: Path):
 
 def test_every_flipped_bit_and_every_cut_is_seen(file: Path):
     whole = file.read_bytes()
-    for place in range(0, len(whole), 13):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+    for position in range(0, len(whole), 13):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
         with pytest.raises(DamagedState, match="is damaged"):
             read_state_file(file)
-        file.write_bytes(whole[:place])
-        with pytest.raises(DamagedState, match="is empty" if place == 0 else "is damaged"):
+        file.write_bytes(whole[:position])
+        with pytest.raises(DamagedState, match="is empty" if position == 0 else "is damaged"):
             read_state_file(file)
     file.write_bytes(whole + b"\0")
     with pytest.raises(DamagedState):
@@ -93,17 +93,17 @@ def test_the_oldest_goes_only_when_the_newest_is_there(state: State, tmp_path: P
 
 
 def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_path: Path):
-    states, lines, taken = SavedStates(tmp_path), [], []
+    states, lines, loaded = SavedStates(tmp_path), [], []
     saved(states, state, 1, 2, 3)
     for step in (2, 3):
         (tmp_path / f"state-0000000{step}.pt").write_bytes(b"")
 
     def load(path: Path) -> None:
         read_state_file(path)
-        taken.append(path.name)
+        loaded.append(path.name)
 
     assert states.load_newest(load, lines.append) == tmp_path / "state-00000001.pt"
-    assert taken == ["state-00000001.pt"] and len(lines) == 2 and "state-00000003.pt is empty" in lines[0]
+    assert loaded == ["state-00000001.pt"] and len(lines) == 2 and "state-00000003.pt is empty" in lines[0]
     assert states.paths() == [tmp_path / "state-00000001.pt"]
     assert SavedStates(tmp_path / "none").load_newest(load, lines.append) is None
 
@@ -173,8 +173,8 @@ def test_tensorboard_reads_every_figure_at_once(tmp_path: Path):
         events.append(Event.FromString(event))
         content = content[16 + length :]
     assert events[0].file_version == "brain.Event:2"
-    told = [(event.step, value.tag, value.simple_value) for event in events[1:] for value in event.summary.value]
-    assert told == [
+    scalars = [(event.step, value.tag, value.simple_value) for event in events[1:] for value in event.summary.value]
+    assert scalars == [
         (3, "train/loss", 0.5),
         (3, "train/rate", pytest.approx(1e-4)),
         (4, "validation/student_psnr_y", 30.25),

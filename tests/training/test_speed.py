@@ -1,4 +1,4 @@
-"""Precision and layout are measured once, said, recorded and kept; compilation may fail without harm."""
+"""Precision and layout are measured once, reported, recorded and kept; compilation may fail without harm."""
 
 from __future__ import annotations
 
@@ -58,20 +58,18 @@ def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
 def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, wins: str) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     slow_in(monkeypatch, fp32=fp32, bf16=bf16)
-    found = chosen()
-    assert found.precision == wins
-    assert set(found.step_ms) == {"fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous"}
-    assert found.step_ms["fp32 channels_last"] >= fp32
-    assert f"training in {wins}" in found.line(12)
-    assert "of 12x12" in found.line(12)
+    mode = chosen()
+    assert mode.precision == wins
+    assert set(mode.step_ms) == {"fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous"}
+    assert mode.step_ms["fp32 channels_last"] >= fp32
+    assert f"training in {wins}" in mode.line(12)
+    assert "of 12x12" in mode.line(12)
 
 
 def test_a_precision_that_the_recipe_names_is_compared_with_itself() -> None:
     """Only bf16 was measured: there is no fp32 to be faster than."""
-    found = ExecutionMode(
-        "bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0}
-    )
-    assert "bf16, contiguous: 1.50 times bf16 channels last here" in found.line(12)
+    mode = ExecutionMode("bf16", "contiguous", patches=4, step_ms={"bf16 channels_last": 30.0, "bf16 contiguous": 20.0})
+    assert "bf16, contiguous: 1.50 times bf16 channels last here" in mode.line(12)
 
 
 def test_noise_does_not_choose() -> None:
@@ -97,8 +95,8 @@ def test_what_was_asked_for_is_kept(precision: str) -> None:
 
 
 def test_a_short_run_is_not_measured() -> None:
-    found = chosen(steps=3)
-    assert (found.precision, found.layout, dict(found.step_ms)) == ("fp32", "channels_last", {})
+    mode = chosen(steps=3)
+    assert (mode.precision, mode.layout, dict(mode.step_ms)) == ("fp32", "channels_last", {})
 
 
 def test_measuring_leaves_the_student_as_it_was() -> None:

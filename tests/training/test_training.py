@@ -145,9 +145,9 @@ def test_state_saved_and_loaded_continues_to_the_same_weights(tmp_path):
     resumed.load(tmp_path / "state.pt")
     assert resumed.done == 4
     Trainer([whole], resumed, smooth_patch(), None, Recorder(), seed=0).run()
-    for ours, theirs in ((resumed.student, straight.student), (resumed.ema.network, straight.ema.network)):
-        wanted = theirs.state_dict()
-        assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+    for one, other in ((resumed.student, straight.student), (resumed.ema.network, straight.ema.network)):
+        expected = other.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
 
 
 def test_ema_warms_up_as_stated():

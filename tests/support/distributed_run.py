@@ -1,4 +1,4 @@
-"""What must come out the same in one process and in several: `torchrun tests/support/one_or_two.py PHOTOS OUT`."""
+"""Results that must be the same in one process and in several: `torchrun distributed_run.py PHOTOS OUT`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Rank, exit_process
 from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.distributed import open_processes
 from compressor.training.loop import Trainer
-from compressor.training.losses import Losses, average_gradients
+from compressor.training.losses import average_gradients
 from compressor.training.method import PlainMethod
 from compressor.training.state import State, follow_leader, require_equal_weights
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
 from recipes.logits import Logits
+from tests.support.training import Recorder
 
 BATCH, STEPS = 4, 30
 
@@ -41,9 +41,6 @@ class Contrast(PlainMethod):
     name: str = "contrast"
     weights: Mapping[str, float] = field(default_factory=lambda: {"contrast": 0.05})
 
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict()
-
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         pooled = [
             F.normalize(forward.features["body_end"].mean(dim=(2, 3)), dim=1)
@@ -53,29 +50,7 @@ class Contrast(PlainMethod):
         return {"contrast": F.cross_entropy(student @ teacher.T / 0.2, torch.arange(len(student)))}
 
 
-class Curve:
-    """Events that remember the losses."""
-
-    def __init__(self) -> None:
-        self.losses: list[dict[str, float]] = []
-
-    def on_step(self, done: int, rate: float, losses: Losses) -> None:
-        self.losses.append(losses.numbers())
-
-    def on_skip(self, done: int, skipped: object) -> None:
-        raise AssertionError(skipped)
-
-    def note(self, line: str) -> None:
-        pass
-
-    def how_to_continue(self) -> str:
-        return ""
-
-    def after_step(self, done: int, state: State) -> None:
-        pass
-
-
-def trained(photos: Path, processes: Processes) -> dict[str, Any]:
+def train(photos: Path, processes: Processes) -> dict[str, Any]:
     """Thirty steps of logits and a term that couples the batch, with the batches as all processes saw them."""
     store = prepare_data(DataChoice(data=photos, cache_size=0), scale=2, lr_patch=8).train
     whole = Batches.for_store(store, batch=BATCH, lr_patch=8, seed=3)
@@ -83,12 +58,13 @@ def trained(photos: Path, processes: Processes) -> dict[str, Any]:
     settings = ("schedule.rate=1e-3", "schedule.clip=1.0")
     stage = load_preset("scratch", settings).with_steps(STEPS).stage([Logits(), Contrast()])
     teacher = build(EDSRSpec(scale=2, width=8, depth=1), seed=1).requires_grad_(False)
-    state, curve = State.fresh(build(EDSRSpec(scale=2, width=8, depth=1), seed=0), teacher, stage), Curve()
-    Trainer([stage], state, batches, teacher, curve, seed=3, context=Context(processes=processes)).run()
+    state, recorder = State.fresh(build(EDSRSpec(scale=2, width=8, depth=1), seed=0), teacher, stage), Recorder()
+    Trainer([stage], state, batches, teacher, recorder, seed=3, context=Context(processes=processes)).run()
+    assert not recorder.bad
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in state.student.parameters()])
     replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
     return {
-        "losses": curve.losses,
+        "losses": recorder.losses,
         "weights": weights.tolist(),
         "replicas": len(set(processes.gather_objects(replica))),
         "batches": [
@@ -99,9 +75,9 @@ def trained(photos: Path, processes: Processes) -> dict[str, Any]:
 
 
 def gradients(processes: Processes) -> list[list[float] | None]:
-    """Of three parameters: all samples use the first, some the second, none the third.
+    """Return the gradients of three parameters: all samples use the first, some the second, none the third.
 
-    Each process compares its own samples with everybody's.
+    Each process compares its samples with those of all.
     """
     first, second, third = (nn.Parameter(torch.linspace(-1, 1, 5) + shift) for shift in (0.1, 0.2, 0.3))
     rows = torch.linspace(0, 1, BATCH * 5).sin().reshape(BATCH, 5)
@@ -112,14 +88,14 @@ def gradients(processes: Processes) -> list[list[float] | None]:
         loss = loss + ((row * second).pow(2).sum() if index < BATCH // 2 else 0.0)
     (loss / len(mine)).backward()
     mean = average_gradients([first, second, third], (loss / len(mine)).detach()[None], processes)
-    found = [None if parameter.grad is None else parameter.grad.tolist() for parameter in (first, second, third)]
-    return [*found, mean.tolist()]
+    results = [None if parameter.grad is None else parameter.grad.tolist() for parameter in (first, second, third)]
+    return [*results, mean.tolist()]
 
 
 def refusals(processes: Processes) -> dict[str, str | None]:
-    """What is told when processes differ, or one of them alone fails."""
+    """Return the messages where processes differ, or one of them alone fails."""
 
-    def told(work: Any) -> str | None:
+    def message(work: Any) -> str | None:
         try:
             work()
         except SrkdError as error:
@@ -131,15 +107,15 @@ def refusals(processes: Processes) -> dict[str, str | None]:
             raise SrkdError("no photos here")
 
     return {
-        "same": told(lambda: processes.require_equal("a", "has other data")),
-        "other": told(lambda: processes.require_equal(str(processes.rank.index), "has other data")),
-        "failed": told(lambda: processes.run_on_all(fails_on_the_last)),
-        "weights": told(lambda: diverged(processes)),
+        "same": message(lambda: processes.require_equal("a", "has other data")),
+        "other": message(lambda: processes.require_equal(str(processes.rank.index), "has other data")),
+        "failed": message(lambda: processes.run_on_all(fails_on_the_last)),
+        "weights": message(lambda: diverged(processes)),
     }
 
 
 def diverged(processes: Processes) -> None:
-    """States drawn apart become the leader's; one that then moves alone is found."""
+    """Let different states become the leader's, then move one of them alone, which is refused."""
     stage = load_preset("scratch").stage([])
     state = State.fresh(build(EDSRSpec(scale=2, width=4, depth=1), seed=processes.rank.index), None, stage)
     follow_leader(state, processes)
@@ -149,13 +125,13 @@ def diverged(processes: Processes) -> None:
     require_equal_weights(state, processes)
 
 
-def measured(photos: Path, processes: Processes) -> dict[str, Any]:
-    return {"trained": trained(photos, processes), "gradients": gradients(processes), "refusals": refusals(processes)}
+def measure(photos: Path, processes: Processes) -> dict[str, Any]:
+    return {"trained": train(photos, processes), "gradients": gradients(processes), "refusals": refusals(processes)}
 
 
 if __name__ == "__main__":
     with open_processes(Rank.from_environment(), sys.exit) as group:
-        found = measured(Path(sys.argv[1]), group)
+        results = measure(Path(sys.argv[1]), group)
         if group.is_leader:
-            Path(sys.argv[2]).write_text(json.dumps(found))
+            Path(sys.argv[2]).write_text(json.dumps(results))
     exit_process(0)
