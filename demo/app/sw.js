@@ -1,5 +1,5 @@
 // The service worker. PRECACHE (precache.js, written by the build) names every file of the app with its hash: a new
-// build is a new version, which is fetched whole, checked, and takes over when the user says so.
+// build is a new version, which is fetched whole, checked, and takes over when the user accepts it.
 /* global PRECACHE */
 importScripts("precache.js");
 
@@ -28,7 +28,7 @@ self.addEventListener("fetch", (event) => {
   else event.respondWith(answerFromCache(request, path));
 });
 
-/** All or nothing: one file that is missing, or is not the one the build saw, and the old version stays. */
+/** All or nothing: if one file is missing or differs from the build, the old version stays. */
 async function keepApp() {
   const cache = await caches.open(APP);
   await Promise.all(PRECACHE.files.filter(({ later }) => !later).map((file) => keepFile(cache, file)));
@@ -40,7 +40,7 @@ async function keepFile(cache, { path, integrity }) {
   await cache.put(here(path), response);
 }
 
-/** The files of an engine that this device uses; `later` names the engine where they are not kept from the start. */
+/** Store the files of an engine that this device uses; `later` names the engine of files not stored from the start. */
 async function keepEngine(engine) {
   const cache = await caches.open(APP);
   for (const file of PRECACHE.files) {
@@ -49,7 +49,7 @@ async function keepEngine(engine) {
   }
 }
 
-/** What would not be there offline: models and samples of the list, the list itself, files of the engine in use. */
+/** Return what would be missing offline: models and samples of the list, the list itself, files of the engine. */
 async function missing(engine) {
   if ((await findUncached(engine)).length) await keepData();
   return findUncached(engine);
@@ -68,14 +68,14 @@ async function findUncached(engine) {
   return missing;
 }
 
-/** Models and samples, so that the first visit is enough. What of them cannot be had does not stop the app. */
+/** Store models and samples, so that the first visit is enough. A file that cannot be loaded does not stop the app. */
 async function keepData() {
   const work = [];
   await list(new Request(here(LIST)), (each) => work.push(each));
   await Promise.all(work);
 }
 
-/** From the server while there is one, else as it was. `later` takes the work of keeping what it names. */
+/** Answer with the server's list, or the stored one when offline. `later` receives the work of storing its files. */
 async function list(request, later) {
   const cache = await caches.open(DATA);
   let response;
@@ -91,7 +91,7 @@ async function list(request, later) {
   return isolated(response);
 }
 
-/** Keep what the list names, drop what it no longer does. What cannot be had is left out, and told by `missing`. */
+/** Store the files of the list and delete others. A file that cannot be loaded is left out; `missing` reports it. */
 async function keepNamed(cache, { models = [], samples = [] }) {
   const listed = new Map([...models, ...samples].map((row) => [addressOf(row), row.sha256]));
   for (const { url } of await cache.keys()) if (url !== here(LIST) && !listed.has(url)) await cache.delete(url);
@@ -102,7 +102,7 @@ async function keepNamed(cache, { models = [], samples = [] }) {
   }
 }
 
-/** With the hash in the address another file of the same name is never taken for it. */
+/** The hash in the address distinguishes files of the same name. */
 function addressOf({ url, sha256 }) {
   return here(sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url);
 }
@@ -117,12 +117,12 @@ async function answerFromCache(request, path) {
   const cached = await cache.match(file ? here(file.path) : request);
   if (cached) return isolated(cached);
   const response = await fetch(request);
-  // Files of another engine are fetched when a device first uses it, and kept from then on.
+  // Files of another engine are fetched when a device first uses it, and stored from then on.
   if (file && response.ok) await cache.put(here(file.path), response.clone());
   return isolated(response);
 }
 
-/** The headers that give the page threads, where the host does not send them itself. */
+/** Add the headers that threads need, if the host does not send them. */
 function isolated(response) {
   if (!response.body || response.type === "opaque" || response.redirected) return response;
   const headers = new Headers(response.headers);

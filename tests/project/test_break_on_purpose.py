@@ -1,4 +1,4 @@
-"""The breaks of `benchmarks.break_on_purpose` are still breaks of this tree."""
+"""The mutations of `benchmarks.break_on_purpose` still apply to this tree."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ each = pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.what)
 
 
 @each
-def test_what_is_to_be_broken_is_there(one: Break) -> None:
+def test_the_text_to_replace_exists(one: Break) -> None:
     text = (ROOT / one.file).read_text(encoding="utf-8")
     assert one.old in text and text.replace(one.old, one.new, 1) != text
 
 
 @each
-def test_the_tests_that_should_notice_exist(one: Break) -> None:
+def test_the_tests_that_must_fail_exist(one: Break) -> None:
     assert one.tests and all((ROOT / "tests" / name).is_file() for name in one.tests)
 
 

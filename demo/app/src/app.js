@@ -1,4 +1,4 @@
-// The page: what the buttons do.
+// The page: the actions of its buttons.
 
 import { Cancelled, Engine } from "./engine.js";
 import { Camera } from "./camera.js";
@@ -34,7 +34,7 @@ const session = new Session(engine, {
 session.sides = { left: models[0], right: models[0] };
 const camera = new Camera({ engine, session, viewer, refresh, complain });
 
-/** What was asked for last: a picture that comes late is not shown in place of a later one. */
+/** The last request: a picture that arrives late does not replace a later one. */
 let asked = 0;
 let owned = 0;
 let adding = Promise.resolve();
@@ -42,14 +42,14 @@ let choice = null;
 let workerRefused = null;
 let kept = false;
 
-/** Runs `work`; what goes wrong is said on the page. Gives whether it came to its end. */
+/** Run `work` and show its error on the page. Resolves to true if it finished. */
 async function attempt(work) {
   trouble(null);
   try {
     await work();
     return true;
   } catch (error) {
-    // Whoever cancels has said why already, or asks for something else at once.
+    // A cancelled task needs no message: its cause was shown, or another task starts at once.
     if (!(error instanceof Cancelled)) complain(error);
     return false;
   }
@@ -77,7 +77,7 @@ function finished(side, result) {
   say(`Done: ${result.model.title} made ${size(width * result.scale, height * result.scale)} pixels.`);
 }
 
-/** Model and figures of one and the same side, so that they belong together. */
+/** Show the model and the figures of the same side, so that they belong together. */
 function showSubject() {
   const side = session.subject();
   panel.showModel(side && session.sides[side]);
@@ -101,7 +101,7 @@ function stop() {
   part("ask").hidden = false;
 }
 
-/** Only what is there can be saved; sharing is offered where the browser takes such a file. */
+/** Enable Save if there is a result, and Share if the browser can share such a file. */
 function offerFiles() {
   const result = session.resultOf("right");
   const file = new File([result?.blob ?? ""], "picture.png", { type: "image/png" });
@@ -156,12 +156,12 @@ async function cutToView() {
   });
 }
 
-/** Models of the user's, in the order in which they were given; the last one is chosen. */
+/** Open the user's models in their order; the last one is selected. */
 function openModels(files) {
   adding = adding.then(() => addModels(files));
 }
 
-/** Each is opened once, so that one of no use is refused before it can be chosen. */
+/** Open each model once, so that an unusable one is refused before it can be selected. */
 async function addModels(files) {
   await attempt(async () => {
     const refused = [];
@@ -310,13 +310,13 @@ async function start() {
   if (listed.error) complain(listed.error);
   document.body.dataset.ready = "yes";
   const warm = warmUp();
-  // What the network has loaded by then need not be sent again to be kept. Where the host sends no isolation headers
-  // the service worker comes first: the page is loaded anew through it.
+  // Files that are loaded by then need not be sent again for the cache. If the host sends no isolation headers, the
+  // service worker comes first: the page is reloaded through it.
   if (window.crossOriginIsolated) await warm;
   stayOffline();
 }
 
-/** The network is opened while its user still looks for a photo. A failure is shown when it is needed. */
+/** Open the network while the user still looks for a photo. A failure is shown when the network is needed. */
 async function warmUp() {
   const model = session.sides.right;
   if (model.key === BICUBIC || session.picture) return;

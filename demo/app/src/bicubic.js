@@ -1,6 +1,6 @@
 // MATLAB's bicubic (Keys, a = -0.5, mirrored border), whole factors: the reference every network is compared with.
 
-/** How far a pixel of the result sees, in low-resolution pixels. */
+/** The reach of a pixel of the result, in low-resolution pixels. */
 export const BICUBIC_RADIUS = 2;
 
 function cubic(distance) {
@@ -10,7 +10,7 @@ function cubic(distance) {
   return 0;
 }
 
-/** Four indices and weights for each position of the enlarged axis. */
+/** Return four indices and weights for each position of the enlarged axis. */
 function taps(size, scale) {
   const indices = new Int32Array(size * scale * 4);
   const weights = new Float32Array(size * scale * 4);

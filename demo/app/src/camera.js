@@ -1,4 +1,4 @@
-// The camera's mode of the page: its frames on the stage, before and after, until something else is wanted.
+// The camera mode of the page: its frames, before and after, on the stage until another mode starts.
 
 import { Cancelled } from "./engine.js";
 import { cameraObstacle, film } from "./live.js";
@@ -10,12 +10,12 @@ export class Camera {
   #filming = null;
   #frames = { left: document.createElement("canvas"), right: document.createElement("canvas") };
 
-  /** `refresh()` brings the picture back, `complain(error)` says what went wrong. */
+  /** `refresh()` shows the picture again, `complain(error)` shows an error. */
   constructor({ engine, session, viewer, refresh, complain }) {
     Object.assign(this, { engine, session, viewer, refresh, complain });
   }
 
-  /** The button: starts it, or ends it, also while the camera has not answered yet. */
+  /** Start or stop the camera, also while it has not answered yet. */
   async toggle() {
     if (this.#filming) {
       this.session.cancel();
@@ -52,7 +52,7 @@ export class Camera {
     }
   }
 
-  /** The right side's choice, as it is now. */
+  /** Return the current choice of the right side. */
   async #choose(signal) {
     const model = this.session.sides.right;
     const width = Number(part("live-width").value);

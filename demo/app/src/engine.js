@@ -2,7 +2,7 @@
 
 export class Cancelled extends Error {}
 
-/** `promise`, or Cancelled as soon as `signal` says so; what goes on then is nobody's. */
+/** Await `promise`, or throw Cancelled as soon as `signal` aborts; the later result is ignored. */
 export function raced(promise, signal) {
   if (!signal) return promise;
   return new Promise((resolve, reject) => {
@@ -22,7 +22,7 @@ export class Engine {
     this.restart();
   }
 
-  /** A fresh worker: an engine's threads are fixed once it has started. What was asked of the old one is cancelled. */
+  /** Start a new worker: an engine's threads are fixed once it has started. Requests to the old one are cancelled. */
   restart() {
     this.worker?.terminate();
     this.#failed = null;
@@ -34,9 +34,9 @@ export class Engine {
   }
 
   /**
-   * Ask the worker for something. `onBegun` is told of a run's tiles before the first, `onTile` of each. `signal` ends
-   * the waiting at once and the run between two tiles; a `patient` request waits for the worker's own answer, because
-   * both sides have to agree on what it did.
+   * Send a request to the worker. `onBegun` receives the number of tiles before the first, `onTile` each tile. `signal`
+   * ends the waiting at once and the run between two tiles; a `patient` request waits for the worker's own answer,
+   * because both sides have to agree on what it did.
    */
   ask(action, request = {}, { transfer = [], onBegun, onTile, signal, patient = false } = {}) {
     if (signal?.aborted) return Promise.reject(new Cancelled());
@@ -55,7 +55,7 @@ export class Engine {
 
   #hear({ id, value, begun, tile, error, cancelled }) {
     const request = this.#waiting.get(id);
-    // Nobody waits for it any more: a picture is let go of at once.
+    // The request was cancelled: release a picture at once.
     if (!request) return value?.image?.close();
     if (begun) return request.onBegun?.(begun);
     if (tile) return request.onTile?.(tile);

@@ -1,25 +1,25 @@
-// A picture through a network, tile by tile: painted as it comes, written to a PNG strip by strip.
+// Enlarges a picture with a network, tile by tile: each tile is painted at once, the PNG is written strip by strip.
 //
 // Memory: the decoded photo (4 bytes a pixel), one strip of output (4 bytes x width x tile height), the feature maps of
-// one window (FEATURE_BYTES), and the preview on the page. The output as a whole is never held.
+// one window (FEATURE_BYTES), and the preview on the page. The whole output is never in memory.
 
 import { canStreamPng, PngWriter } from "./png.js";
 import { rgbaFromPlanes } from "./pixels.js";
 import { fixedMargin, fixedSpans, spans, tileWithin, roundedUp, UNBOUNDED_OVERLAP } from "./tiling.js";
 
-/** What the feature maps of one window may take, by the count in `tileWithin`. */
+/** The limit of one window's feature maps, as computed in `tileWithin`. */
 export const FEATURE_BYTES = 192 * 2 ** 20;
 
 /**
- * Results up to SHOWN_PIXELS are on the page as they are (Safari's canvases hold 16 MP). Larger ones are shown reduced to
- * at most REDUCED_PIXELS and saved whole: a browser holds a canvas that changes several times over.
+ * Results up to SHOWN_PIXELS are shown in full (Safari's canvases hold 16 MP). Larger ones are shown reduced to at most
+ * REDUCED_PIXELS and saved in full: a browser keeps several copies of a canvas that changes.
  */
 const SHOWN_PIXELS = 8e6;
 const REDUCED_PIXELS = 4e6;
 
 export class Cancelled extends Error {}
 
-/** How an output of this many pixels is shown: every `reduction`-th pixel a side, averaged. */
+/** The reduction with which an output of this many pixels is shown, averaged over blocks. */
 export function reductionFor(width, height) {
   const pixels = width * height;
   return pixels <= SHOWN_PIXELS ? 1 : Math.ceil(Math.sqrt(pixels / REDUCED_PIXELS));
@@ -39,7 +39,7 @@ export function plan(width, height, facts, reduction, tile = 0) {
   const { multiple = 1, least = 1 } = facts;
   const margin = roundedUp(facts.radius ?? UNBOUNDED_OVERLAP, multiple);
   const side = tile || tileWithin(FEATURE_BYTES, facts.width, facts.scale, margin);
-  // Sizes that the network cannot take are met by reflecting the picture at its end, and cutting the result there.
+  // For sizes that the network cannot take, the picture is reflected at its end and the result is cropped.
   const cut = (size) =>
     spans(roundedUp(Math.max(size, least), multiple), side, margin, reduction * multiple)
       .filter(({ start }) => start < size)
@@ -50,8 +50,8 @@ export function plan(width, height, facts, reduction, tile = 0) {
 }
 
 /**
- * Run it. `on.begun(total)` comes before the first tile. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
- * work with `Cancelled`. Gives { blob, tiles, medianMs, seconds, exact, window }; `blob` null without `png`.
+ * Run the network. `on.begun(total)` comes before the first tile. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
+ * work with `Cancelled`. Resolves to { blob, tiles, medianMs, seconds, exact, window }; `blob` null without `png`.
  */
 export async function enlarge(picture, network, { png, tile, limit }, on) {
   const { scale } = network.facts;
@@ -141,7 +141,7 @@ export function median(values) {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** Lets messages in between two tiles: a run that never waits would never hear `cancel`. */
+/** Let messages in between two tiles: a run that never waits would never receive `cancel`. */
 const channel = new MessageChannel();
 function breath() {
   return new Promise((resolve) => {

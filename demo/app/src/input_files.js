@@ -1,8 +1,8 @@
-// Files that the user gives: by the buttons, by paste, by drop. Models and photos may come together.
+// Files from the user: by the buttons, by paste, by drop. Models and photos may come together.
 
 import { part, trouble } from "./panel.js";
 
-/** `show(file, name)` takes a photo, `openModels(files)` networks. */
+/** `show(file, name)` receives a photo, `openModels(files)` networks. */
 export function wireFiles({ show, openModels }) {
   const take = (list) => {
     const files = [...(list ?? [])];

@@ -1,4 +1,4 @@
-// The camera, live: one picture in flight at a time, so that the frames a second are the network's own.
+// The live camera: one picture at a time, so that the frames a second are those of the network.
 
 import { raced } from "./engine.js";
 import { median } from "./enlarge.js";
@@ -12,7 +12,7 @@ const TROUBLE = {
   NotReadableError: "The camera is used by something else.",
 };
 
-/** Why this page cannot have the camera as a stream, or null. */
+/** Return why this page cannot have the camera's stream, or null. */
 export function cameraObstacle() {
   if (!window.isSecureContext) return "Live camera needs https or localhost. Taking a photo works here.";
   if (!navigator.mediaDevices?.getUserMedia) return "This browser gives pages no camera stream.";
@@ -20,8 +20,8 @@ export function cameraObstacle() {
 }
 
 /**
- * Until `signal`. Before each frame `choose()` says { width, with, scale, facts }: what it is made with, and what that
- * takes. `onFrame({rgba, width, height, before, from, ms, fps})` shows it.
+ * Run until `signal`. Before each frame `choose()` returns { width, with, scale, facts }: the model and its sizes.
+ * `onFrame({rgba, width, height, before, from, ms, fps})` shows it.
  */
 export async function film(engine, { signal, choose, onFrame }) {
   const stream = await camera(signal);
@@ -63,14 +63,14 @@ function stopped(stream) {
   for (const track of stream.getTracks()) track.stop();
 }
 
-/** The wanted width in the camera's proportions, or what the network takes instead. */
+/** Return the selected width in the camera's proportions, or the size that the network takes. */
 function frameSize({ videoWidth, videoHeight }, width, { fixed, multiple = 1, least = 1 }) {
   if (fixed) return fixed;
   const allowed = (side) => roundedUp(Math.max(Math.round(side), least, 1), multiple);
   return [allowed(width), allowed((width * videoHeight) / videoWidth)];
 }
 
-/** The middle of the frame, in the proportions of what is wanted, drawn at that size. */
+/** Return the middle of the frame in the proportions of the given size, drawn at that size. */
 function grab(video, [width, height]) {
   const { videoWidth, videoHeight } = video;
   const shrink = Math.min(videoWidth / width, videoHeight / height);

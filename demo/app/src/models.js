@@ -1,10 +1,10 @@
-// The models and samples that came with the app, and those a user brings.
+// The models and samples of the site, and those of the user.
 
 export const BICUBIC = "bicubic";
 
 const ROLES = { student: "Student", teacher: "Teacher", int8: "Student" };
 
-/** The server's list, or the one that was kept when offline. */
+/** Return the server's list, or the stored one when offline. */
 export async function fetchList() {
   const response = await fetch("api/models.json", { cache: "no-cache" });
   if (!response.ok) throw new Error(`The list of models could not be loaded (${response.status}).`);
@@ -12,12 +12,12 @@ export async function fetchList() {
   return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples };
 }
 
-/** A file of the user's as a row of the list. */
+/** Return a row of the list for a file of the user. */
 export function fromFile(file, key) {
   return { key, file, name: file.name, title: file.name.replace(/\.onnx$/i, ""), bytes: file.size };
 }
 
-/** Its bytes. Those of the server are checked against the hash in the list, by the browser itself. */
+/** Return its bytes. The browser checks those of the server against the hash in the list. */
 export async function bytesOf(model, signal) {
   if (model.file) return model.file.arrayBuffer();
   const checked = model.sha256 ? { integrity: integrity(model.sha256) } : {};
@@ -29,7 +29,7 @@ export async function bytesOf(model, signal) {
   return response.arrayBuffer();
 }
 
-/** With the hash in the address another file of the same name is never taken for it. */
+/** The hash in the address distinguishes files of the same name. */
 export function addressOf({ url, sha256 }) {
   return sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url;
 }

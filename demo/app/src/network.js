@@ -1,4 +1,4 @@
-// A model in a session: float planes in, float planes out, whatever it takes inside.
+// A model in a session: float planes in, float planes out, whatever type it takes.
 
 import { bicubic, BICUBIC_RADIUS } from "./bicubic.js";
 import { UnusableModel, describeOnnx } from "./onnx_file.js";
@@ -8,7 +8,7 @@ import { roundedUp } from "./tiling.js";
 
 const PROBE_SIDE = 16;
 
-/** The reference as if it were a network. */
+/** Bicubic with the interface of a network. */
 export function bicubicNetwork(scale) {
   return {
     facts: { scale, radius: BICUBIC_RADIUS, fixed: null, width: 3 },
@@ -17,7 +17,7 @@ export function bicubicNetwork(scale) {
   };
 }
 
-/** Open a file's bytes. `entry` is the server's row for it; what the file itself says is checked against a small run. */
+/** Open a file's bytes. `entry` is the server's row for it; the file's own facts are checked by a small run. */
 export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   const facts = describeOnnx(bytes, name);
   if (Number.isInteger(entry.receptive_radius)) facts.radius = entry.receptive_radius;
@@ -42,7 +42,7 @@ export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   return network;
 }
 
-/** One run of a small grey picture: it gives the scale, and shows that the graph runs at all. */
+/** Run a small grey picture: this gives the scale, and shows that the graph runs. */
 async function probe(ort, session, facts, name) {
   const side = roundedUp(Math.max(PROBE_SIDE, facts.least), facts.multiple);
   const [width, height] = facts.fixed ?? [side, side];
@@ -89,7 +89,7 @@ async function inSession(ort, session, facts, planes, width, height) {
   return { data, dims: sr.dims };
 }
 
-/** Browsers with Float16Array give numbers already, the others bits. */
+/** Browsers with Float16Array return numbers, the others bits. */
 function floatsOf(halves) {
   return halves instanceof Uint16Array ? floatsFromHalves(halves) : Float32Array.from(halves);
 }

@@ -2,7 +2,7 @@
 
 const RELOADED = "srkd-reloaded-for-isolation";
 
-/** Why the app cannot be kept for offline use here, or null. */
+/** Return why the app cannot be stored for offline use here, or null. */
 export function offlineObstacle() {
   if (!window.isSecureContext) return "Not kept for offline use: that needs https or localhost.";
   if (!navigator.serviceWorker) return "Not kept for offline use: this browser (or private window) has no service worker.";
@@ -10,8 +10,8 @@ export function offlineObstacle() {
 }
 
 /**
- * Register. `onReady(missing)` when all is kept but the addresses in `missing`; `onUpdate(apply)` when a new version
- * waits; `onReplaced()` when another tab has put one in use under this page. `engine` is kept as well.
+ * Register the service worker. `onReady(missing)`: everything but the addresses in `missing` is stored; `onUpdate(apply)`:
+ * a new version waits; `onReplaced()`: another tab uses a new version. The files of `engine` are stored too.
  */
 export async function keepOffline({ engine, onReady, onUpdate, onReplaced }) {
   if (offlineObstacle()) return;
@@ -42,7 +42,7 @@ export async function keepOffline({ engine, onReady, onUpdate, onReplaced }) {
   reloadForIsolation();
 }
 
-/** Rejects when the very first worker could not be installed: nothing would ever be ready. */
+/** Reject if the very first worker could not be installed, because then nothing would become ready. */
 function firstFailure({ active, installing }) {
   return new Promise((_, reject) => {
     if (active || !installing) return;
@@ -52,7 +52,7 @@ function firstFailure({ active, installing }) {
   });
 }
 
-/** Have the files of an engine kept too, if its files are not kept from the start. Gives the addresses that are missing. */
+/** Store the files of an engine too, if they are not stored from the start. Resolves to the missing addresses. */
 export async function keepEngine(engine) {
   const { active } = await navigator.serviceWorker.ready;
   return new Promise((resolve) => {
@@ -62,14 +62,14 @@ export async function keepEngine(engine) {
   });
 }
 
-/** A static host sends no isolation headers; the service worker adds them to the next load, so that is made now, once. */
+/** A static host sends no isolation headers; the service worker adds them from the next load on, so reload once now. */
 function reloadForIsolation() {
   if (window.crossOriginIsolated || sessionStorage.getItem(RELOADED) || document.body.dataset.mode !== "empty") return;
   sessionStorage.setItem(RELOADED, "yes");
   location.reload();
 }
 
-/** Shows `button` while the browser offers to install the app. */
+/** Show `button` while the browser offers to install the app. */
 export function offerInstall(button) {
   let offered = null;
   window.addEventListener("beforeinstallprompt", (event) => {

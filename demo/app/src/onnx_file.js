@@ -1,19 +1,19 @@
-// What an .onnx file says before any runtime opens it: its metadata, its interface, and whether that is one for pictures.
+// Reads an .onnx file before a runtime opens it: its metadata and its interface, and whether that takes pictures.
 
 import { Malformed, fields, message, packed, string } from "./protobuf.js";
 import { receptiveRadius } from "./receptive_field.js";
 
-/** ONNX's numbers for element types, as far as pictures have them. */
+/** ONNX's numbers for the element types of pictures. */
 const TYPES = { 1: "float32", 2: "uint8", 3: "int8", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16" };
 const WEIGHT_TYPES = { 1: "fp32", 10: "fp16", 16: "bf16" };
 const EXTERNAL = 1;
 
-/** A model that the app cannot use, with the reason in words. */
+/** A model that the app cannot use, with the reason. */
 export class UnusableModel extends Error {}
 
 /**
  * Facts about a file: `metadata` (srkd.*), `channels`, `type`, `fixed` ([width, height] or null), `radius` (null:
- * unbounded), `width` (the widest feature map), `precision`. Throws `UnusableModel` where it takes no pictures.
+ * unbounded), `width` (the widest feature map), `precision`. Throws `UnusableModel` if it takes no pictures.
  */
 export function describeOnnx(bytes, name) {
   try {
@@ -114,7 +114,7 @@ function node(bytes) {
   };
 }
 
-/** Name, type and shape of a tensor; small ones with their values, which Resize and Gather need. */
+/** Return name, type and shape of a tensor, and the values of small ones, which Resize and Gather need. */
 function weight(bytes) {
   const tensor = { dims: [], type: 0, name: "", external: false, raw: null, floats: null };
   for (const { number, value } of fields(bytes)) {

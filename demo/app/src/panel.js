@@ -1,4 +1,4 @@
-// Everything that is written beside the picture: figures, engine, model, progress, trouble.
+// The texts beside the picture: figures, engine, model, progress, errors.
 
 import { NOT_ISOLATED } from "./runtime.js";
 import { duration, megabytes, megapixels, number, size } from "./format.js";
@@ -7,7 +7,7 @@ export const part = (id) => document.getElementById(id);
 
 const ENGINES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 
-/** For those who hear the page. */
+/** Announce `words` to screen readers. */
 export function say(words) {
   part("announcement").textContent = words;
 }
@@ -17,7 +17,7 @@ export function trouble(words) {
   part("trouble").textContent = words ?? "";
 }
 
-/** `remedy` says what becomes of a page that is not isolated. */
+/** `remedy` says what a page that is not isolated can do. */
 export function showEngine(choice, remedy) {
   const threads = choice.engine === "webgpu" ? choice.adapter : `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
   part("engine").textContent = `${ENGINES[choice.engine]} · ${threads}`;
@@ -25,13 +25,13 @@ export function showEngine(choice, remedy) {
   part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
 }
 
-/** What is known of a model: from its file once it was opened, before that from the list. */
+/** Return the facts about a model: from its file once it was opened, before that from the list. */
 function describe({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata }) {
   const fixed = fixed_size ? [fixed_size.width, fixed_size.height] : null;
   return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, ...facts };
 }
 
-/** The model that the figures are of; null where both sides are bicubic. */
+/** Show the model of the figures; null if both sides are bicubic. */
 export function showModel(model) {
   part("model-name").textContent = model?.title ?? "";
   part("figure-model").textContent = model ? megabytes(describe(model).bytes) : "–";
@@ -59,7 +59,7 @@ function rowsOf(model) {
   ];
 }
 
-/** Something goes on whose length is not known; null: nothing does any more. */
+/** Show work of unknown length; null: it is over. */
 export function showWork(words) {
   part("work").hidden = !words;
   part("progress").removeAttribute("value");
@@ -82,7 +82,7 @@ export function showProgress(tile, title) {
   if (tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} tiles`);
 }
 
-/** Of a result; null: there is none yet. */
+/** Show the figures of a result; null: there is none yet. */
 export function showFigures(result) {
   if (!result) {
     for (const id of ["figure-ms", "figure-rate", "figure-size"]) part(id).textContent = "–";
@@ -118,7 +118,7 @@ export function showSamples(samples, choose) {
   }
 }
 
-/** The same list for both sides. */
+/** Fill the same list for both sides. */
 export function fillChoices(models, sides) {
   for (const side of ["left", "right"]) {
     part(side).replaceChildren(...models.map(({ key, title }) => new Option(title, key)));

@@ -1,9 +1,9 @@
-// The picture being worked on, in the worker: decoded once, upright, read window by window.
+// The current picture in the worker: decoded once, upright, read window by window.
 
 import { planesFromRgba } from "./pixels.js";
 import { reflected } from "./tiling.js";
 
-/** Beyond this a phone's browser is likely to be ended by the system while decoding. */
+/** Above this the system is likely to end a phone's browser while it decodes. */
 export const MAX_PIXELS = 64e6;
 
 export class UnusablePicture extends Error {}
@@ -17,7 +17,7 @@ export class Picture {
     this.context = this.canvas.getContext("2d", { willReadFrequently: true, alpha: false });
   }
 
-  /** From a file: turned as its EXIF says, in sRGB. */
+  /** Decode a file: rotated as its EXIF says, in sRGB. */
   static async from(blob) {
     let bitmap;
     try {
@@ -33,19 +33,19 @@ export class Picture {
     return new Picture(bitmap);
   }
 
-  /** A part of it, as a picture of its own. */
+  /** Return a part of it as a picture. */
   async part({ left, top, width, height }) {
     return new Picture(await createImageBitmap(this.bitmap, left, top, width, height));
   }
 
-  /** Planes of floats of a window; what lies beyond the right and lower edge is reflected. */
+  /** Return a window as planes of floats; beyond the right and lower edge the picture is reflected. */
   window(left, top, width, height) {
     if (this.canvas.width !== width || this.canvas.height !== height) {
       this.canvas.width = width;
       this.canvas.height = height;
     }
     const there = { width: Math.min(width, this.width - left), height: Math.min(height, this.height - top) };
-    // Pictures with transparency lie on white, as they do on a page.
+    // Transparent pictures are drawn on white, as on a page.
     this.context.fillStyle = "#fff";
     this.context.fillRect(0, 0, width, height);
     const { bitmap, context } = this;
@@ -55,7 +55,7 @@ export class Picture {
     return planesFromRgba(pixels, width * height);
   }
 
-  /** The whole picture drawn at another size by the browser: for a first look, and where the result is shown reduced. */
+  /** Return the whole picture at another size, drawn by the browser: for a first view, and for reduced results. */
   drawn(width, height) {
     const canvas = new OffscreenCanvas(width, height);
     const context = canvas.getContext("2d", { alpha: false });

@@ -1,6 +1,6 @@
-// Between the 8-bit pixels of a canvas and the planes of floats that networks take, RGB or luminance, 32 or 16 bit.
+// Converts between 8-bit pixels of a canvas and planes of floats for networks, RGB or luminance, 32 or 16 bit.
 
-/** RGBA bytes to three planes of floats in [0,1]. */
+/** Convert RGBA bytes to three planes of floats in [0,1]. */
 export function planesFromRgba(rgba, count) {
   const planes = new Float32Array(3 * count);
   for (let i = 0, p = 0; i < count; i++, p += 4) {
@@ -12,8 +12,8 @@ export function planesFromRgba(rgba, count) {
 }
 
 /**
- * A region of three planes as RGBA bytes, half rounded up. Values that are not numbers are refused: a picture with
- * holes would look like a bad network, and be a broken runtime.
+ * Return a region of three planes as RGBA bytes, half rounded up. Values that are not numbers are refused: a picture
+ * with holes would look like a bad network, although the runtime is broken.
  */
 export function rgbaFromPlanes(planes, width, height, region) {
   const { left, top } = region;
@@ -72,7 +72,7 @@ export function rgbFromYcbcr(y, cb, cr) {
 const asFloat = new Float32Array(1);
 const asBits = new Uint32Array(asFloat.buffer);
 
-/** float32 to the bits of float16, to the nearest and ties to even: browsers have no Float16Array everywhere yet. */
+/** Convert float32 to the bits of float16, ties to even: not every browser has Float16Array. */
 export function halvesFromFloats(floats) {
   const halves = new Uint16Array(floats.length);
   for (let i = 0; i < floats.length; i++) {
@@ -87,7 +87,7 @@ export function halvesFromFloats(floats) {
   return halves;
 }
 
-/** The bits of float16 to float32. */
+/** Convert the bits of float16 to float32. */
 export function floatsFromHalves(halves) {
   const floats = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) {

@@ -1,9 +1,9 @@
-// A PNG written strip by strip: no canvas holds the picture, so its size is bounded by storage and not by memory.
+// A PNG written strip by strip: no canvas holds the picture, so its size is limited by storage and not by memory.
 
 const SIGNATURE = Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10);
 const PART_BYTES = 1 << 20;
 
-/** The compressor is fed in small pieces: what waits before it is held twice. */
+/** The compressor gets small pieces: data that waits for it is in memory twice. */
 const ROWS_AT_ONCE = 32;
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
@@ -11,7 +11,7 @@ const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   return n >>> 0;
 });
 
-/** True where the browser can compress a stream, which this needs. */
+/** True if the browser can compress a stream, which this needs. */
 export const canStreamPng = typeof CompressionStream === "function";
 
 export class PngWriter {
@@ -23,11 +23,11 @@ export class PngWriter {
     const { readable, writable } = new CompressionStream("deflate");
     this.writer = writable.getWriter();
     this.collected = this.#collect(readable.getReader());
-    // A failure is told by `finish` or by the next `write`; without this it would also be one that nobody handled.
+    // `finish` or the next `write` reports a failure; without this line it would also be an unhandled rejection.
     this.collected.catch(() => {});
   }
 
-  /** The next rows, from RGBA bytes; alpha is left out. Resolves when the compressor has taken them. */
+  /** Write the next rows from RGBA bytes, without alpha. Resolves when the compressor has accepted them. */
   async write(rgba) {
     const row = this.width * 4;
     for (let at = 0; at < rgba.length; at += ROWS_AT_ONCE * row) {
@@ -53,14 +53,14 @@ export class PngWriter {
     await this.writer.write(filtered);
   }
 
-  /** The file. */
+  /** Return the file. */
   async finish() {
     await this.writer.close();
     await this.collected;
     return new Blob([...this.parts, chunk("IEND", new Uint8Array(0))], { type: "image/png" });
   }
 
-  /** Give up, and let go of what was written. */
+  /** Cancel, and release what was written. */
   abandon() {
     this.parts = [];
     this.writer.abort().catch(() => {});
@@ -76,7 +76,7 @@ export class PngWriter {
         size += value.length;
       }
       if (size >= PART_BYTES || (done && size)) {
-        // One Blob a part: browsers keep Blobs outside the page's memory, and on disk when they grow.
+        // One Blob for each part: browsers keep Blobs outside the page's memory, and on disk when they grow.
         this.parts.push(new Blob([chunk("IDAT", joined(waiting, size))]));
         waiting = [];
         size = 0;

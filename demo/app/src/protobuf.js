@@ -1,10 +1,10 @@
-// As much of protobuf as reading an ONNX file's outline takes. Every length is checked against the bytes that are there.
+// The part of protobuf that reading an ONNX file's outline needs. Every length is checked against the available bytes.
 
 export class Malformed extends Error {}
 
 const text = new TextDecoder();
 
-/** The fields of one message: number, wire type, and the value (a number, or bytes). */
+/** Yield the fields of one message: number, wire type, and the value (a number, or bytes). */
 export function* fields(bytes) {
   const reader = { bytes, at: 0 };
   while (reader.at < bytes.length) {
@@ -20,7 +20,7 @@ export function* fields(bytes) {
   }
 }
 
-/** The same by number: lists of values. */
+/** Return the fields by number, as lists of values. */
 export function message(bytes) {
   const byNumber = new Map();
   for (const { number, value } of fields(bytes)) {
@@ -44,7 +44,7 @@ export function string(bytes) {
   return bytes instanceof Uint8Array ? text.decode(bytes) : "";
 }
 
-/** Integers written one after the other. */
+/** Return packed integers. */
 export function packed(bytes) {
   const reader = { bytes, at: 0 };
   const values = [];
@@ -60,7 +60,7 @@ function take(reader, length) {
   return value;
 }
 
-/** Numbers beyond 2^53 (negative ones among them) become approximate: none that matters here is so large. */
+/** Numbers above 2^53 (also negative ones) become approximate: none that matters here is so large. */
 function varint(reader) {
   let value = 0;
   let factor = 1;

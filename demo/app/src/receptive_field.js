@@ -1,18 +1,18 @@
-// How far a pixel of a network's output sees, read off its graph: tiles with that margin have no seams.
+// Reads the receptive radius of a network from its graph: tiles with that margin have no seams.
 //
 // Each tensor has a reach in input pixels and a resolution relative to the input. Operations on single pixels keep
 // both, windows add to the reach what they span at their resolution, shuffles change the resolution. An operation that
-// is not known here, or that mixes the whole picture, makes the answer "unbounded" (null), never a guess.
+// is unknown here, or that mixes the whole picture, makes the answer "unbounded" (null), never a guess.
 
 const POINTWISE = new Set(
   ("Abs Add BatchNormalization Cast Ceil Clip Concat Constant DequantizeLinear Div Dropout Elu Erf Exp Floor Gelu " +
     "HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow PRelu QuantizeLinear Reciprocal Relu Round " +
     "Selu Sigmoid Sign Softplus Sqrt Sub Sum Tanh ThresholdedRelu").split(" "),
 );
-/** Pure functions of constants: they may be anywhere as long as no picture goes through them. */
+/** Pure functions of constants: allowed anywhere as long as no picture goes through them. */
 const CONSTANT = { reach: 0, scale: null };
 
-/** Whole input pixels, or null where the reach has no bound that can be read off. */
+/** Return the radius in whole input pixels, or null if the graph does not give a bound. */
 export function receptiveRadius(nodes, weights, input, output) {
   const reaches = new Map([[input, { reach: 0, scale: 1 }]]);
   const shapes = new Map(weights.map((each) => [each.name, each]));
@@ -56,7 +56,7 @@ function convolution(node, reach, scale, shapes) {
   // One side may be padded more than the other: the longer side counts.
   const sides = spans.flatMap((span, axis) => [pads[axis] ?? 0, span - (pads[axis] ?? 0)]);
   if (node.attributes.auto_pad?.text?.startsWith("SAME")) return { reach: reach + Math.max(...spans.map((s) => Math.ceil(s / 2))) / scale, scale };
-  // Without padding the picture shrinks: its pixels no longer lie where tiling looks for them.
+  // Without padding the picture shrinks, and its pixels are no longer where tiling expects them.
   if (spans.some((span, axis) => (pads[axis] ?? 0) + (pads[axis + 2] ?? 0) !== span)) return null;
   return { reach: reach + Math.max(...sides) / scale, scale };
 }

@@ -1,14 +1,14 @@
-// Which of onnxruntime-web's engines runs, and in words why not a better one. Runs in the worker.
+// Chooses one of onnxruntime-web's engines, with the reasons why not a better one. Runs in the worker.
 
 const MAX_THREADS = 4;
 
-/** What can be done about it depends on the service worker: the page knows. */
+/** The remedy depends on the service worker, so the page adds it. */
 export const NOT_ISOLATED = "One thread: the host does not send the headers that isolate a page.";
 const FOLDER = new URL("../ort/", import.meta.url).href;
 
 /**
  * `options`: { engine: "auto" | "webgpu" | "wasm", threads: number or 0 for as many as make sense }.
- * Gives { engine, threads, why: [sentences], adapter }.
+ * Resolves to { engine, threads, why: [sentences], adapter }.
  */
 export async function choose(options) {
   const why = [];
@@ -62,7 +62,7 @@ function counted(threads) {
   return threads === 1 ? "One thread" : `${threads} threads`;
 }
 
-/** onnxruntime-web for a choice. The two engines are separate modules with a wasm each. */
+/** Load onnxruntime-web for a choice. The two engines are separate modules with a wasm each. */
 export async function runtimeFor(choice) {
   const file = choice.engine === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
   const ort = await import(`../ort/${file}`);
@@ -72,7 +72,7 @@ export async function runtimeFor(choice) {
   return ort;
 }
 
-/** A session; what a browser's console would be told is left out, errors come as exceptions. */
+/** Create a session without messages in the browser's console; errors are exceptions. */
 export async function openSession(ort, choice, bytes) {
   return ort.InferenceSession.create(bytes, {
     executionProviders: [choice.engine === "webgpu" ? "webgpu" : "wasm"],

@@ -1,13 +1,13 @@
-// What is on the table: one picture, two selections, and the results that were computed for it.
+// The current state: one picture, two selections, and the results computed for it.
 
 import { Cancelled, raced } from "./engine.js";
 import { reductionFor } from "./enlarge.js";
 import { BICUBIC, bytesOf } from "./models.js";
 
-/** Larger outputs than this are enlarged only when the user has said so: it takes minutes. */
+/** Larger outputs than this need the user's confirmation, because they take minutes. */
 const UNASKED_PIXELS = 8e6;
 
-/** Results that are not in view are kept while all together have no more pixels on the page than this. */
+/** Results that are not shown are kept while all together have at most this many pixels on the page. */
 const KEPT_PIXELS = 16e6;
 
 const SIDES = ["right", "left"];
@@ -17,7 +17,7 @@ export class Session {
   results = new Map();
   sides = { left: null, right: null };
   options = null;
-  /** Of bicubic pictures where no network is in view. */
+  /** The scale of bicubic pictures if no network is shown. */
   usualScale = 4;
   #busy = Promise.resolve();
   #pending = 0;
@@ -36,7 +36,7 @@ export class Session {
     this.events = events;
   }
 
-  /** One piece of work at a time has the engine: what runs is cancelled, then comes `work(signal)`. */
+  /** One task at a time uses the engine: cancel the running one, then run `work(signal)`. */
   alone(words, work) {
     this.cancel();
     const { signal } = this.#turn;
@@ -47,20 +47,20 @@ export class Session {
     return done;
   }
 
-  /** End what is computed. What is loaded or decoded goes on: it is needed next. */
+  /** Cancel computing. Loading and decoding continue, because their results are needed next. */
   cancel() {
     this.#turn.abort();
     this.#turn = new AbortController();
   }
 
-  /** By the user: end loading and decoding as well. */
+  /** Cancel loading and decoding too, for the user. */
   stop() {
     this.cancel();
     this.#taking.abort();
     this.#opening?.controller.abort();
   }
 
-  /** Start the engine with other wishes. What was computed goes: its figures are those of another engine. */
+  /** Start the engine with other options. Results are dropped: their figures belong to another engine. */
   setup(options) {
     this.results.clear();
     return this.alone("Starting the engine…", async () => {
@@ -78,7 +78,7 @@ export class Session {
     });
   }
 
-  /** A new picture from a file. The last one that was asked for wins. */
+  /** Open a picture from a file. The last request wins. */
   take(blob, name) {
     this.#taking.abort();
     const { signal } = (this.#taking = new AbortController());
@@ -88,7 +88,7 @@ export class Session {
     });
   }
 
-  /** Only a part of it, from now on. */
+  /** Continue with a part of the picture only. */
   cut(region) {
     return this.alone("Cutting…", async () => {
       const { width, height } = await this.engine.ask("part", { region });
@@ -104,12 +104,12 @@ export class Session {
     this.#canvases = {};
   }
 
-  /** The side whose network the figures tell of: the right one, else the left one, else null. */
+  /** The side whose network has its figures shown: the right one, else the left one, else null. */
   subject() {
     return SIDES.find((side) => this.sides[side] && this.sides[side].key !== BICUBIC) ?? null;
   }
 
-  /** The factor of a side's result: its network's own; bicubic has that of the network beside it. */
+  /** Return the factor of a side's result: its network's; bicubic has that of the network beside it. */
   scale(side) {
     const network = [this.sides[side], this.sides.right, this.sides.left].find((each) => each && each.key !== BICUBIC);
     return network?.scale ?? this.usualScale;
@@ -120,7 +120,7 @@ export class Session {
     return [this.picture.width * scale, this.picture.height * scale];
   }
 
-  /** Of the results, by what made them. On the left a large bicubic picture is the browser's own, drawn small at once. */
+  /** Return the key of a result. On the left the browser draws a large bicubic picture itself, reduced, at once. */
   #key(side) {
     const { key } = this.sides[side];
     if (key !== BICUBIC) return key;
@@ -128,12 +128,12 @@ export class Session {
     return `${BICUBIC}-${this.scale(side)}${drawn ? "-drawn" : ""}`;
   }
 
-  /** What was computed of a side, or null. */
+  /** Return the result of a side, or null. */
   resultOf(side) {
     return (this.picture && this.sides[side] && this.results.get(this.#key(side))) ?? null;
   }
 
-  /** Bring both sides up to date: show what is there, compute what is not. */
+  /** Update both sides: show available results, compute the others. */
   refresh() {
     const { title } = this.sides[this.subject() ?? "right"];
     return this.alone(this.picture ? `Preparing ${title}…` : null, (signal) => this.#refresh(signal));
@@ -142,11 +142,11 @@ export class Session {
   async #refresh(signal) {
     if (!this.picture || signal.aborted) return;
     for (const model of SIDES.map((side) => this.sides[side])) {
-      // A list may leave out how much a model enlarges: the model itself knows.
+      // A list may omit the scale of a model: the model itself has it.
       if (model.key !== BICUBIC && !model.scale) await this.open(model, signal);
     }
     await this.#firstLook(signal);
-    // What costs least comes first: bicubic, then the network that is open already.
+    // The cheapest comes first: bicubic, then the network that is already open.
     const cost = (side) => (this.sides[side].key === BICUBIC ? 0 : this.sides[side].key === this.#opened ? 1 : 2);
     for (const side of [...SIDES].sort((a, b) => cost(a) - cost(b))) {
       const result = await this.#resultFor(side, signal);
@@ -156,7 +156,7 @@ export class Session {
     }
   }
 
-  /** The picture enlarged by the browser, on the sides that have nothing better yet. */
+  /** Show the picture enlarged by the browser on the sides that have no result yet. */
   async #firstLook(signal) {
     const bare = SIDES.filter((side) => !this.results.has(this.#key(side)));
     for (const scale of new Set(bare.map((side) => this.scale(side)))) {
@@ -166,14 +166,14 @@ export class Session {
     }
   }
 
-  /** A canvas hangs in one place: the other side gets a copy. */
+  /** A canvas can be in one place only: the other side gets a copy. */
   #put(side, canvas) {
     const other = side === "left" ? "right" : "left";
     this.#canvases[side] = canvas === this.#canvases[other] ? canvasOf(canvas) : canvas;
     this.events.show(side, this.#canvases[side]);
   }
 
-  /** Show again what was there, after the camera. */
+  /** Show the earlier state again, after the camera. */
   present() {
     for (const side of SIDES) if (this.#canvases[side]) this.events.show(side, this.#canvases[side]);
   }
@@ -220,7 +220,7 @@ export class Session {
     return result;
   }
 
-  /** Have a model open in the worker. A loading that is under way is shared, one of another model is given up. */
+  /** Open a model in the worker. A load in progress is shared; one of another model is cancelled. */
   async open(model, signal) {
     if (this.#opened === model.key) return undefined;
     if (this.#pending) this.events.work(`Loading ${model.title}…`);
@@ -235,7 +235,7 @@ export class Session {
     opening.promise = this.#fetchAndOpen(model, opening.controller.signal).finally(() => {
       if (this.#opening === opening) this.#opening = null;
     });
-    // It may be that nobody waits any more.
+    // The request may be cancelled by now.
     opening.promise.catch(() => {});
   }
 
@@ -252,7 +252,7 @@ export class Session {
     this.events.engine(choice);
   }
 
-  /** What can be saved of a side: its PNG; where the browser cannot write one by strips, what is shown, in its size. */
+  /** Return the file to save: the PNG; if the browser cannot write it by strips, the picture in the shown size. */
   async file(side) {
     const { canvas, blob, model, picture, scale } = this.resultOf(side);
     const shown = !blob && canvas.width < picture.width * scale;

@@ -1,6 +1,6 @@
-// Windows of one size, moved inwards at the edges: the same cut as compressor/inference/tiling.py, hence the same exactness.
+// Windows of one size, moved inwards at the edges: the same cut as compressor/inference/tiling.py, so it is equally exact.
 
-/** Low-resolution pixels around a tile of a network whose receptive field has no bound. */
+/** Low-resolution pixels around a tile of a network with an unbounded receptive field. */
 export const UNBOUNDED_OVERLAP = 16;
 
 const MIN_TILE = 16;
@@ -19,20 +19,20 @@ export function spans(size, tile, margin, step = 1) {
   return cut(size, even, margin, length);
 }
 
-/** The same for a model that takes one size only. A picture smaller than it is reflected at its end by the reader. */
+/** The same for a model that takes one size only. The reader reflects a smaller picture at its end. */
 export function fixedSpans(size, length, margin) {
   if (length >= size) return [{ start: 0, stop: size, begin: 0, length }];
   return cut(size, length - 2 * margin, margin, length);
 }
 
-/** A tile's side such that the feature maps of its window stay within `bytes`, counted as compressor/inference/tiling.py does. */
+/** Return a tile's side such that the feature maps of its window fit into `bytes`, as in compressor/inference/tiling.py. */
 export function tileWithin(bytes, channels, scale, margin) {
   const perPixel = 4 * channels * (3 + 2 * scale ** 2);
   const side = Math.floor(Math.sqrt(bytes / perPixel)) - 2 * margin;
   return Math.min(Math.max(side, MIN_TILE), MAX_TILE);
 }
 
-/** The margin of a model that takes one size: its radius where that leaves a tile worth having, else what does. */
+/** Return the margin of a model that takes one size: its radius, or less if that leaves too small a tile. */
 export function fixedMargin(radius, length) {
   const full = radius ?? UNBOUNDED_OVERLAP;
   const affordable = Math.floor((length - 1) / 4);

@@ -1,4 +1,4 @@
-// Two pictures under one divider: drag it, pinch, pan, wheel, double tap, and all of it by keyboard.
+// Two pictures and a divider: drag, pinch, pan, wheel, double tap, all of it also by keyboard.
 
 const MAX_ZOOM = 32;
 const SHARP_ABOVE = 3;
@@ -25,13 +25,13 @@ export class Viewer {
     new ResizeObserver(() => this.#draw()).observe(stage);
   }
 
-  /** A canvas for a side; both are laid over one another at the picture's proportions. */
+  /** Set the canvas of a side; both are laid over each other in the picture's proportions. */
   show(side, canvas) {
     if (this[side].firstChild !== canvas) this[side].replaceChildren(canvas);
     this.#draw();
   }
 
-  /** A new picture: its proportions, and the view from the start. */
+  /** Show a new picture: set its proportions and reset the view. */
   reset(width, height) {
     this.#ratio = width / height;
     this.stage.style.setProperty("--ratio", this.#ratio);
@@ -58,7 +58,7 @@ export class Viewer {
     this.#draw();
   }
 
-  /** What is on the screen, in whole pixels of a picture of this size. */
+  /** Return the visible part, in whole pixels of a picture of this size. */
   visible(width, height) {
     const box = this.stage.getBoundingClientRect();
     const { sheetWidth, sheetHeight } = this.#sheet();
@@ -110,7 +110,7 @@ export class Viewer {
     const slides = Boolean(event.target.closest("[role=slider]"));
     const { clientX: x, clientY: y } = event;
     this.#pointers.set(event.pointerId, { x, y, slides, from: { x, y } });
-    // A second finger makes it a pinch, for both of them, until the last has left.
+    // A second finger starts a pinch of both, until the last one is lifted.
     for (const each of this.#pointers.values()) each.pinches = this.#pointers.size > 1;
     if (slides) this.divider.focus({ preventScroll: true });
   }
@@ -150,7 +150,7 @@ export class Viewer {
     } else this.#lastTap = now;
   }
 
-  /** The middle and the spread of the fingers that do not slide, in the stage's pixels. */
+  /** Return the middle and the distance of the fingers that do not move the divider, in the stage's pixels. */
   #gesture() {
     const fingers = [...this.#pointers.values()].filter((each) => !each.slides);
     const mean = (key) => fingers.reduce((sum, each) => sum + each[key], 0) / Math.max(fingers.length, 1);
@@ -199,7 +199,7 @@ export class Viewer {
   }
 }
 
-/** Where a sheet may lie: in the middle while it fits, else without a gap at either side. */
+/** Return the position of a sheet: in the middle if it fits, otherwise without a gap at either side. */
 function within(at, room, length) {
   if (length <= room) return (room - length) / 2;
   return Math.min(0, Math.max(at, room - length));

@@ -1,4 +1,4 @@
-// The worker: everything that takes long. One message in, one answer out by its `id`; tiles come in between.
+// The worker: everything that takes long. One message in, one answer with its `id`; tiles come in between.
 
 import { Cancelled, enlarge, median, reductionFor } from "./enlarge.js";
 import { UnusableModel } from "./onnx_file.js";
@@ -63,7 +63,7 @@ async function withoutGraphics(error, options) {
   ort = await runtimeFor(choice);
 }
 
-/** Only one network is kept: a phone has no memory for more. */
+/** Only one network is open: a phone has no memory for more. */
 async function open({ name, bytes, entry, options }) {
   await shut();
   const content = new Uint8Array(bytes);
@@ -85,7 +85,7 @@ async function shut() {
   return [null];
 }
 
-/** The old picture stays where the new one cannot be read, or is no longer needed by then. */
+/** The old picture stays if the new one cannot be read, or is no longer needed by then. */
 async function takePicture({ blob }, id) {
   const next = await Picture.from(blob);
   if (stopped.has(id)) {
@@ -143,7 +143,7 @@ async function frame({ image, with: what, scale }) {
   }
 }
 
-/** The figure that can be compared between devices: a tile of 64 x 64, the middle of some runs after one to warm up. */
+/** Measure a tile of 64 x 64, to compare devices: the median of some runs after one to warm up. */
 async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
   if (!network) throw new UnusableModel("No model is open.");
   const length = roundedUp(Math.max(side, network.facts.least), network.facts.multiple);
