@@ -121,7 +121,7 @@ def tiles(arch: str) -> str:
         return sr
 
     radius = network.descriptor.receptive_radius
-    tiled = run_tiled(evaluate, photo, scale=network.spec.scale, radius=radius, tile=TILE)
+    tiled = run_tiled(evaluate, photo, network.descriptor, tile=TILE)
     apart = float((tiled.sr - evaluate(photo)).abs().max())
     if radius is not None:
         return f"exactly (≤ {_rounded_up(apart)})"

@@ -14,7 +14,7 @@ from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
 from compressor.inference.evaluate import Evaluation
-from compressor.inference.origin import checkpoint_of
+from compressor.inference.origin import resolve_checkpoint
 from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -90,7 +90,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
     Sizes are (width, height). An exported file stands for the checkpoint it was made from, which must be beside it.
     """
-    checkpoint = checkpoint_of(options.model, context.note)
+    checkpoint = resolve_checkpoint(options.model, context.note)
     loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
     return export_model(
         loaded.network,

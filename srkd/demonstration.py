@@ -12,7 +12,7 @@ from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file
-from compressor.inference.origin import checkpoint_beside
+from compressor.inference.origin import find_source_checkpoint
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
@@ -92,7 +92,7 @@ class _ModelReader:
             return [read_model(file, stem, role)]
         except NotForBrowsers as refusal:
             try:
-                checkpoint = checkpoint_beside(file)
+                checkpoint = find_source_checkpoint(file)
             except SrkdError as error:
                 raise SrkdError(f"{refusal}; {error}: name its checkpoint, or a plain ONNX file") from error
             self.context.note(f"{refusal}: showing {checkpoint.name}, which it was made from")

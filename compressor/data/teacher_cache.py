@@ -301,15 +301,12 @@ class TeacherCache:
 
     def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
         """Return the unclamped output for one image in half precision, and the seam where tiles are not exact."""
-        model = teacher.descriptor
         with _arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
                 _to_unit_range(view.inputs.image(index))[None].to(teacher.device),
-                scale=model.scale,
-                radius=model.receptive_radius,
-                size_multiple=model.size_multiple,
-                min_size=model.min_size,
+                # A teacher of one size refuses the others itself, with what to do.
+                replace(teacher.descriptor, fixed_size=None, max_size=None),
             )
         peak = float(tiled.sr.abs().max())
         if not peak <= FP16_MAX:

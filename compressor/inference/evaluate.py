@@ -1,4 +1,4 @@
-"""Models side by side on benchmark sets: each image decoded once, each model run once, bicubic always beside them."""
+"""Score models on benchmark sets: each image decoded once, each model run once, bicubic always beside them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compressor.runtimes.base import Runtime
 
 @dataclass(frozen=True)
 class Score:
-    """Of one image; PSNR in dB, infinite for equal images."""
+    """The scores of one image; PSNR in dB, infinite for equal images."""
 
     psnr_y: float
     ssim_y: float
@@ -38,13 +38,13 @@ class SetScore:
     psnr_y: float
     ssim_y: float
     lr: str
-    """"stored" or "made": where the low-resolution images came from."""
+    """"stored" or "made": the origin of the low-resolution images."""
     images: Mapping[str, Score]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """model → set → scores, all by one protocol. Under a protocol of another channel the figures are that channel's."""
+    """Scores by model and set, all by one protocol. Under a protocol of another channel they are that channel's."""
 
     protocol: Protocol
     scale: int
@@ -52,13 +52,13 @@ class Evaluation:
     models: Mapping[str, Mapping[str, SetScore]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: infinite PSNR becomes None."""
+        """Return the scores for JSON: infinite PSNR becomes None."""
         return {
             "protocol": str(self.protocol),
             "scale": self.scale,
             "self_ensemble": self.self_ensemble,
             "models": {
-                model: {"sets": {name: _set_dict(found) for name, found in sets.items()}}
+                model: {"sets": {name: _set_dict(score) for name, score in sets.items()}}
                 for model, sets in self.models.items()
             },
         }
@@ -76,8 +76,7 @@ def evaluate(
 ) -> Evaluation:
     """Score models on sets by one protocol (default: Y, border = scale). Stored LR images are used where a set has
     them, otherwise they are made; the model `bicubic` is always the first row, without the ensemble."""
-    asked = protocol or Protocol()
-    return _evaluate(models, sets, scale, (asked,), self_ensemble, tile, progress)[0]
+    return _evaluate(models, sets, _Settings(scale, self_ensemble, tile), (protocol or Protocol(),), progress)[0]
 
 
 def explain(
@@ -90,27 +89,27 @@ def explain(
     tile: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Evaluation, ...]:
-    """`evaluate`, followed by the conventions people mistake it for: PSNR over RGB, no border cropped, LR made by
+    """Return `evaluate`, then the conventions that people mistake it for: PSNR over RGB, no border cropped, LR made by
     Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""
-    asked = (protocol or Protocol()).at(scale)
-    neighbours = [
-        replace(asked, channel="rgb" if asked.channel == "y" else "y"),
-        replace(asked, border=0 if asked.border else scale),
-        replace(asked, bicubic="pil" if asked.bicubic == "matlab" else "matlab"),
-        replace(asked, grey="raw" if asked.grey == "rgb" else "rgb"),
+    base = (protocol or Protocol()).at(scale)
+    variants = [
+        replace(base, channel="rgb" if base.channel == "y" else "y"),
+        replace(base, border=0 if base.border else scale),
+        replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
+        replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
-    return _evaluate(models, sets, scale, (asked, *neighbours), self_ensemble, tile, progress)
+    return _evaluate(models, sets, _Settings(scale, self_ensemble, tile), (base, *variants), progress)
 
 
 def score(sr_u8: Tensor, hr_u8: Tensor, *, scale: int, protocol: Protocol, grey_file: bool = False) -> Score:
-    """One image (3,H,W) of 8 bit against its reference."""
+    """Score one image (3,H,W) of 8 bit against its reference."""
     border = scale if protocol.border is None else protocol.border
-    ours, theirs = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
-    return Score(float(psnr(ours, theirs, border=border)), float(ssim(ours, theirs, border=border)))
+    sr, hr = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
+    return Score(float(psnr(sr, hr, border=border)), float(ssim(sr, hr, border=border)))
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
-    """The low-resolution image of a mod-cropped (3,H,W) one by the protocol's bicubic."""
+    """Return the low-resolution image of a cropped (3,H,W) one by the protocol's bicubic."""
     if protocol.bicubic == "matlab":
         return downscale_u8(hr_u8, scale, border=protocol.lr_border)
     height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
@@ -119,8 +118,17 @@ def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What all models and protocols of an evaluation share."""
+
+    scale: int
+    self_ensemble: bool
+    tile: int | None
+
+
+@dataclass(frozen=True)
 class _Entry:
-    """One score on its way into the tables."""
+    """One image's score, by model and protocol."""
 
     protocol: Protocol
     model: str
@@ -132,30 +140,31 @@ class _Entry:
 def _evaluate(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
-    scale: int,
+    settings: _Settings,
     protocols: Sequence[Protocol],
-    self_ensemble: bool,
-    tile: int | None,
     progress: Progress,
 ) -> tuple[Evaluation, ...]:
+    scale = settings.scale
     rows: dict[str, Runtime] = {"bicubic": Bicubic(scale)} | _by_label(models, scale)
-    resolved = [protocol.at(scale) for protocol in protocols]
-    _check_sizes(sets, scale, resolved)
+    protocols = [protocol.at(scale) for protocol in protocols]
+    _check_sets(sets, scale, protocols)
     entries: list[_Entry] = []
     done, total = 0, sum(len(image_set.pairs) for image_set in sets)
     for image_set in sets:
         for pair in image_set.pairs:
             progress(f"{image_set.name}: {pair.stem}", done, total)
-            for protocol, model, found in _score_pair(pair, rows, scale, resolved, self_ensemble, tile):
-                entries.append(_Entry(protocol, model, image_set.name, pair.stem, found))
+            for protocol, model, pair_score in _score_pair(pair, rows, settings, protocols):
+                entries.append(_Entry(protocol, model, image_set.name, pair.stem, pair_score))
             done += 1
     progress("scored", done, total)
     return tuple(
-        Evaluation(protocol, scale, self_ensemble, _tables(entries, protocol, rows, sets)) for protocol in resolved
+        Evaluation(protocol, scale, settings.self_ensemble, _tables(entries, protocol, rows, sets))
+        for protocol in protocols
     )
 
 
 def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
+    """Return the models by distinct labels; equal ones are numbered."""
     rows: dict[str, Runtime] = {}
     for model in models:
         if model.descriptor.scale != scale:
@@ -167,8 +176,8 @@ def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
     return rows
 
 
-def _check_sizes(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> None:
-    """Before an hour is spent: is every image large enough for its figures, are set names distinct?"""
+def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> None:
+    """Refuse images too small for their figures, and sets of one name, before an hour is spent."""
     if not sets:
         raise UsageError("nothing to evaluate on: no image sets were given")
     names = [image_set.name for image_set in sets]
@@ -188,38 +197,37 @@ def _check_sizes(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Proto
 def _score_pair(
     pair: ImagePair,
     rows: Mapping[str, Runtime],
-    scale: int,
+    settings: _Settings,
     protocols: Sequence[Protocol],
-    self_ensemble: bool,
-    tile: int | None,
 ) -> Iterator[tuple[Protocol, str, Score]]:
+    """Yield the scores of one image; protocols with the same LR image share the models' outputs."""
+    scale = settings.scale
     hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
     hr_u8 = mod_crop(hr_u8, scale)
     by_lr: dict[tuple[str, str], list[Protocol]] = {}
     for protocol in protocols:
         by_lr.setdefault((protocol.bicubic, protocol.lr_border), []).append(protocol)
-    for alike in by_lr.values():
-        stored = pair.lr if alike[0].bicubic == "matlab" else None
-        lr_u8 = make_lr(hr_u8, scale, alike[0]) if stored is None else _stored_lr(stored, hr_u8, scale)
+    for same_lr in by_lr.values():
+        stored = pair.lr if same_lr[0].bicubic == "matlab" else None
+        lr_u8 = make_lr(hr_u8, scale, same_lr[0]) if stored is None else _read_stored_lr(stored, hr_u8, scale)
         lr = lr_u8[None].float().div(255)
         for label, model in rows.items():
-            ensemble = self_ensemble and label != "bicubic"
-            sr_u8 = to_u8(_whole_or_exact(model, lr, tile, ensemble, pair.hr)[0])
-            for protocol in alike:
-                found = score(sr_u8, hr_u8, scale=scale, protocol=protocol, grey_file=grey_file)
-                yield protocol, label, found
+            ensemble = settings.self_ensemble and label != "bicubic"
+            sr_u8 = to_u8(_run_exactly(model, lr, settings.tile, ensemble, pair.hr)[0])
+            for protocol in same_lr:
+                yield protocol, label, score(sr_u8, hr_u8, scale=scale, protocol=protocol, grey_file=grey_file)
 
 
-def _whole_or_exact(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
-    """A network without a bounded receptive field is cut into tiles only when asked: it changes the figures."""
-    exact = model.descriptor.receptive_radius is not None
-    tiled = super_resolve(model, lr, tile=tile if exact or tile is not None else 0, self_ensemble=ensemble)
+def _run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
+    """Return the output; without a bounded receptive field tiles change the figures, and are used only on request."""
+    is_exact = model.descriptor.receptive_radius is not None
+    tiled = super_resolve(model, lr, tile=tile if is_exact or tile is not None else 0, self_ensemble=ensemble)
     if tiled.seam is not None and tile is None:
         raise SrkdError(f"{model.label} needs more memory than there is for {path} at once: give a tile size (--tile)")
     return tiled.sr
 
 
-def _stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
+def _read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
     lr_u8 = read_rgb_u8(path)
     height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
     if lr_u8.shape[-2:] != (height, width):
@@ -230,7 +238,7 @@ def _stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
 
 
 def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
-    """What is compared, on 0..255."""
+    """Return the values that are compared, on 0..255."""
     if grey_file and protocol.grey == "raw":
         return grey_of(image_u8[0].double())[None]
     return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()
@@ -251,21 +259,21 @@ def _tables(
             stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
             tables[label][image_set.name] = SetScore(
                 image_set.name,
-                psnr_y=sum(found.psnr_y for found in images.values()) / len(images),
-                ssim_y=sum(found.ssim_y for found in images.values()) / len(images),
+                psnr_y=sum(score.psnr_y for score in images.values()) / len(images),
+                ssim_y=sum(score.ssim_y for score in images.values()) / len(images),
                 lr="stored" if stored else "made",
                 images=images,
             )
     return tables
 
 
-def _set_dict(found: SetScore) -> dict[str, Any]:
+def _set_dict(score: SetScore) -> dict[str, Any]:
     return {
-        "psnr_y": finite_or_none(found.psnr_y),
-        "ssim_y": found.ssim_y,
-        "lr": found.lr,
+        "psnr_y": finite_or_none(score.psnr_y),
+        "ssim_y": score.ssim_y,
+        "lr": score.lr,
         "images": {
             stem: {"psnr_y": finite_or_none(image.psnr_y), "ssim_y": image.ssim_y}
-            for stem, image in found.images.items()
+            for stem, image in score.images.items()
         },
     }

@@ -1,4 +1,4 @@
-"""Which checkpoint an exported file was made from, found by its hash, for callers that want the network itself."""
+"""Find the checkpoint that an exported file was made from by its hash, for callers that need the network itself."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ SOURCE = "srkd.source_sha256"
 CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
 
 
-def checkpoint_beside(path: Path) -> Path:
-    """The checkpoint that `path` was exported from, in its folder or the one above; one line where there is none."""
+def find_source_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that `path` was exported from, in its folder or the one above; one line where it is not."""
     source = read_metadata(path).get(SOURCE, "")
     if not source:
         raise SrkdError(f"{path} does not say what it was made from")
     folder = path.resolve().parent
-    for file in (*_checkpoints(folder), *_checkpoints(folder.parent)):
+    for file in (*_list_checkpoints(folder), *_list_checkpoints(folder.parent)):
         if file_sha256(file) == source:
             return file
     raise SrkdError(f"{path} was made from a checkpoint with the SHA-256 {source[:12]}…, which is not beside it")
 
 
-def checkpoint_of(model: str | Path, announce: Note = no_note) -> Path:
-    """A checkpoint or run folder itself; of an exported file the checkpoint beside it."""
+def resolve_checkpoint(model: str | Path, note: Note = no_note) -> Path:
+    """Return a checkpoint or run folder itself; for an exported file the checkpoint it was made from."""
     path = Path(model)
     if runtime_of(path) == "torch":
         return path
     file = model_file(path)
     try:
-        found = checkpoint_beside(file)
+        checkpoint = find_source_checkpoint(file)
     except SrkdError as error:
         raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
-    announce(f"{path} is an exported file: starting from {found}, which it was made from")
-    return found
+    note(f"{path} is an exported file: starting from {checkpoint}, which it was made from")
+    return checkpoint
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def _list_checkpoints(folder: Path) -> list[Path]:
     try:
         return sorted(file for file in folder.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
     except OSError as error:

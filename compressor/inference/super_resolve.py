@@ -1,8 +1,7 @@
-"""One picture through one model: tiles, the self-ensemble, and networks that know luminance only."""
+"""One picture through one model: tiles, the self-ensemble, and networks of the luminance channel only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic
-from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, run_tiled
-from compressor.inference.tiling import self_ensemble as averaged
+from compressor.inference.self_ensemble import with_self_ensemble
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress, run_tiled
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 
@@ -20,7 +19,7 @@ _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
 class Bicubic:
-    """The reference row of every table as a model: MATLAB's bicubic, float, rounded once by whoever writes it."""
+    """The reference row of every table as a model: MATLAB's bicubic in float, rounded once when it is written."""
 
     name = "torch"
     label = "bicubic"
@@ -44,9 +43,9 @@ def super_resolve(
     tile: int | None = None,
     overlap: int = UNBOUNDED_OVERLAP,
     self_ensemble: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: WindowProgress | None = None,
 ) -> Tiled:
-    """RGB (N,3,h,w) in [0,1] to RGB (N,3,s*h,s*w), unclamped; `tile` and `overlap` as in `run_tiled`.
+    """Enlarge RGB (N,3,h,w) in [0,1] to RGB (N,3,s*h,s*w), unclamped; `tile` and `overlap` as in `run_tiled`.
 
     A one-channel network gets Y of BT.601 in studio range divided by 255, as such networks are trained; Cb and Cr are
     enlarged bicubically.
@@ -55,48 +54,41 @@ def super_resolve(
     if self_ensemble and model.fixed_size is not None and model.fixed_size[0] != model.fixed_size[1]:
         raise UsageError(
             f"{runtime.label} takes images of {model.fixed_size[0]}x{model.fixed_size[1]} only: "
-            "the self-ensemble turns them, and needs a square"
+            "the self-ensemble transposes them, and needs a square"
         )
-    run = averaged(runtime.run) if self_ensemble else runtime.run
+    run = with_self_ensemble(runtime.run) if self_ensemble else runtime.run
     ycbcr = rgb_to_ycbcr(lr) if model.channels == 1 else None
     tiled = run_tiled(
         run,
         lr if ycbcr is None else ycbcr[:, :1],
-        scale=model.scale,
-        radius=model.receptive_radius,
+        model,
         tile=tile,
         overlap=overlap,
-        size_multiple=model.size_multiple,
-        min_size=model.min_size,
-        fixed_size=model.fixed_size,
-        max_size=model.max_size,
         progress=progress,
     )
-    sr = (
-        tiled.sr
-        if ycbcr is None
-        else ycbcr_to_rgb(torch.cat([tiled.sr, upscale_bicubic(ycbcr[:, 1:], model.scale)], 1))
-    )
+    sr = tiled.sr
+    if ycbcr is not None:
+        sr = ycbcr_to_rgb(torch.cat([sr, upscale_bicubic(ycbcr[:, 1:], model.scale)], 1))
     if not torch.isfinite(sr).all():
         raise SrkdError(f"{runtime.label} gave values that are not numbers ({runtime.name}, {runtime.precision})")
     return Tiled(sr, tiled.tile, tiled.seam)
 
 
 def rgb_to_ycbcr(rgb_01: Tensor) -> Tensor:
-    """BT.601 studio range over 255: Y in 16/255..235/255, Cb and Cr around 128/255."""
+    """Convert to BT.601 studio range over 255: Y in 16/255..235/255, Cb and Cr around 128/255."""
     matrix = torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255
     offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
-    return _mixed(rgb_01, matrix, offset)
+    return _mix_channels(rgb_01, matrix, offset)
 
 
 def ycbcr_to_rgb(ycbcr_01: Tensor) -> Tensor:
-    """The exact inverse of `rgb_to_ycbcr`."""
+    """Convert back: the exact inverse of `rgb_to_ycbcr`."""
     inverse = torch.linalg.inv(torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255)
     offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
-    return _mixed(ycbcr_01, inverse, -inverse @ offset)
+    return _mix_channels(ycbcr_01, inverse, -inverse @ offset)
 
 
-def _mixed(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+def _mix_channels(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     channels = images.unbind(dim=1)
     mixed = [
         sum((float(weight) * channel for weight, channel in zip(row, channels, strict=True)), start=float(constant))

@@ -1,6 +1,6 @@
-"""A teacher proves itself on an embedded photograph, before anything is trained towards its outputs.
+"""Check a teacher on an embedded photograph, before anything is trained towards its outputs.
 
-A wrong value range, residual scale or mean makes no error: it makes a teacher of noise. On a smooth photograph a good
+A wrong value range, residual scale or mean raises no error: the teacher gives noise. On a smooth photograph a good
 teacher and the bicubic upscale agree to 30 dB or more (CARN-M 36, DCTLSA 36, a GAN for animation 31 on this one);
 textured images prove nothing, where even good networks are at 22 dB.
 """
@@ -27,11 +27,11 @@ PHOTO = "chelsea"
 LR_SIDE = 64
 EXPECTED_DB = 30.0
 FAR_DB = 25.0
-"""Below this a teacher is strange even where nothing explains it; networks trained for looks have 28 to 31."""
+"""Below this a teacher is suspect even where nothing explains it; networks for perceptual quality have 28 to 31."""
 NEARER_DB = 3.0
-"""By so much an alternative must be nearer to be named."""
+"""An alternative must be nearer by this much to be suggested."""
 PLAUSIBLE_DB = 20.0
-"""What is below this is no teacher under any setting, and the better of two kinds of noise is not worth naming."""
+"""An output below this is noise under any setting, and the better of two kinds of noise is not a suggestion."""
 FEWER_CHANGES_DB = 0.5
 
 
@@ -52,35 +52,36 @@ class TeacherCheck:
 
     @property
     def options(self) -> str:
-        """The suggestion as it is written on a command line."""
-        return " ".join(f"--arch-option {name}={_written(value)}" for name, value in self.suggestion.items())
+        """The suggestion as options of the command line."""
+        return " ".join(f"--arch-option {name}={_format_value(value)}" for name, value in self.suggestion.items())
 
     def lines(self) -> tuple[str, ...]:
-        """What to tell: one line for the figures, one for a suspicion, one for a teacher worse than bicubic."""
-        told = [
+        """Return notes: one line for the figures, one for a suspicion, one for a teacher worse than bicubic."""
+        lines = [
             f"teacher check on the photo {self.photo!r}: {self.to_bicubic:.1f} dB to bicubic (a good teacher has "
             f"{EXPECTED_DB:.0f} or more); to the original {self.to_original:.2f} dB, bicubic "
             f"{self.bicubic_to_original:.2f}"
         ]
         if self.suggestion:
-            told.append(
+            lines.append(
                 f"warning: {self.with_suggestion:.1f} dB to bicubic with {self.options}: the file does not say what is "
                 "right, and nothing was changed; add it if the teacher was trained so"
             )
         elif self.to_bicubic < FAR_DB:
-            told.append(
+            lines.append(
                 "warning: the teacher is far from bicubic and no other value range, residual scale or mean explains "
                 "it: was it trained for other images, or not at all?"
             )
         if self.to_original < self.bicubic_to_original:
-            told.append(
-                "warning: the teacher is worse than bicubic against the original, as networks trained for looks are"
+            lines.append(
+                "warning: the teacher is worse than bicubic against the original, as networks trained for perceptual "
+                "quality are"
             )
-        return tuple(told)
+        return tuple(lines)
 
 
 def check_teacher(teacher: ImageModel) -> TeacherCheck:
-    """Run a teacher on the photograph; where it is far from bicubic, try what it may have been trained with."""
+    """Run a teacher on the photograph; where it is far from bicubic, try other settings."""
     scale = teacher.descriptor.scale
     hr, lr = _photo(scale, teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE))
     bicubic = upscale_bicubic(lr, scale)
@@ -101,7 +102,7 @@ def check_teacher(teacher: ImageModel) -> TeacherCheck:
 
 @cache
 def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The middle of the photograph in [0,1], reflected where it is too small, and its LR image of (width, height)."""
+    """Return the photograph's middle in [0,1], reflected where it is too small, and its LR image of (width, height)."""
     hr = read_rgb_u8(embedded_photos("val")[PHOTO])
     for axis, side in ((-1, lr_size[0] * scale), (-2, lr_size[1] * scale)):
         first = max(0, (hr.shape[axis] - side) // 2)
@@ -111,7 +112,7 @@ def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Te
 
 @torch.no_grad()
 def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
-    """RGB; a one-channel teacher gets Y, as it does everywhere."""
+    """Return the RGB output; a one-channel teacher gets Y, as it does everywhere."""
     if teacher.descriptor.channels == 1:
         ycbcr = rgb_to_ycbcr(lr)
         colour = upscale_bicubic(ycbcr[:, 1:], teacher.descriptor.scale)
@@ -124,23 +125,23 @@ def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
 
 
 def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Over RGB, both rounded to 8 bit; two equal images count as 99 dB."""
+    """Return the PSNR over RGB, both rounded to 8 bit; two equal images count as 99 dB."""
     error = (to_u8(one).float() - to_u8(other).float()).square().mean()
     return float(10 * torch.log10(255**2 / error)) if error > 0 else 99.0
 
 
 def _nearest_alternative(
-    teacher: ImageModel, lr: torch.Tensor, bicubic: torch.Tensor, now: float
+    teacher: ImageModel, lr: torch.Tensor, bicubic: torch.Tensor, current: float
 ) -> tuple[Mapping[str, Any], float] | None:
-    """The fewest changed settings that come near; None where none is 3 dB nearer than what is set."""
+    """Return the fewest changed settings that come near; None where none is 3 dB nearer than the current ones."""
     best: tuple[Mapping[str, Any], float] | None = None
     for changes, changed in _alternatives(teacher):
         try:
-            found = _psnr(_outputs(changed, lr), bicubic)
+            value = _psnr(_outputs(changed, lr), bicubic)
         except SrkdError:
             continue
-        if found > (now + NEARER_DB if best is None else best[1] + FEWER_CHANGES_DB) and found >= PLAUSIBLE_DB:
-            best = changes, found
+        if value > (current + NEARER_DB if best is None else best[1] + FEWER_CHANGES_DB) and value >= PLAUSIBLE_DB:
+            best = changes, value
     return best
 
 
@@ -148,12 +149,12 @@ def _alternatives(teacher: ImageModel) -> Iterator[tuple[Mapping[str, Any], Imag
     """Yield the same weights under other settings, those with the fewest changes first."""
     choices = [[(name, value) for value in values] for name, values in teacher.alternatives.items()]
     for count in range(1, len(choices) + 1):
-        for chosen in itertools.combinations(choices, count):
-            for changes in itertools.product(*chosen):
+        for combination in itertools.combinations(choices, count):
+            for changes in itertools.product(*combination):
                 yield dict(changes), teacher.with_settings(dict(changes))
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "/".join(f"{part:g}" for part in value)
     return f"{value:g}"

@@ -1,16 +1,11 @@
-"""The self-ensemble ('+' in tables): the mean of a network's outputs over the eight symmetries of the square.
-
-Timofte et al., 'Seven ways to improve example-based single image super resolution', 2016; averaged before any
-rounding. Figures with it are never to be compared with figures without.
-
-Pictures of any size through a network, window by window, with the result of the whole picture at once.
+"""Pictures of any size through a network, window by window, with the result of the whole picture at once.
 
 A window is a tile (what it contributes) and its surroundings as far as the network sees (`receptive_radius`, in
 low-resolution pixels). All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
 runtimes prepare for one shape and a network's own border padding acts at the true border only. The result is then
-exact. A network that sees everything (global pooling, shifted windows) gets a given overlap instead, and the largest
-difference between neighbouring windows along their seams is measured and returned. So it is for a file that takes one
-size only, where that size leaves no room for all that the network sees.
+exact. A network that sees everything (global pooling, shifted windows) gets an overlap instead, and the largest
+difference between neighbouring windows along their seams is measured and returned. The same is done for a file that
+takes one size only, where that size is too small for all that the network sees.
 """
 
 from __future__ import annotations
@@ -18,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -26,49 +20,19 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.images.resize import reflected_indices
+from compressor.models.networks.base import Descriptor
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """From (N,C,h,w) to (N,C,s*h,s*w)."""
 
-
-def symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """t(h(v(x))): rows turned over, then columns, then both exchanged."""
-    if vflip:
-        images = images.flip(-2)
-    if hflip:
-        images = images.flip(-1)
-    return images.transpose(-1, -2) if transpose else images
-
-
-def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """The inverse of `symmetry`: each step undone, the last one first, because transpose and flips do not commute."""
-    if transpose:
-        images = images.transpose(-1, -2)
-    if hflip:
-        images = images.flip(-1)
-    return images.flip(-2) if vflip else images
-
-
-def self_ensemble(run: Run) -> Run:
-    """`run` averaged over the eight symmetries; eight times the work, the memory of one run more."""
-
-    def averaged(lr: Tensor) -> Tensor:
-        total: Tensor | None = None
-        for vflip, hflip, transpose in product((False, True), repeat=3):
-            turned = symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
-            sr = undo_symmetry(run(turned), vflip=vflip, hflip=hflip, transpose=transpose)
-            total = sr.clone() if total is None else total.add_(sr)
-        assert total is not None
-        return total.div_(8)
-
-    return averaged
-
+WindowProgress: TypeAlias = Callable[[int, int], None]
+"""Called as progress(done, total), in windows."""
 
 AUTO_MEMORY_BYTES = 4 * 1024**3
-"""The bound that chooses a tile when none is given."""
+"""The bound that selects a tile size when none is given."""
 
 ASSUMED_CHANNELS = 256
-"""The bound counts with networks of this width: three feature maps at LR size and two at output size, in float32."""
+"""The bound is for networks of this width: three feature maps at LR size and two at output size, in float32."""
 
 MIN_TILE = 16
 UNBOUNDED_OVERLAP = 16
@@ -77,7 +41,7 @@ UNBOUNDED_OVERLAP = 16
 
 @dataclass(frozen=True)
 class Tiled:
-    """The output, the tile it was made with (None: the whole picture at once), and the seam figure.
+    """The output, the tile size it was made with (None: the whole picture at once), and the seam figure.
 
     `seam` is the largest difference in [0,1] between two neighbouring windows' outputs beside their common seam; None
     where the tiling is exact or there was one window.
@@ -104,37 +68,33 @@ Window: TypeAlias = tuple[Span, Span]
 def run_tiled(
     run: Run,
     lr: Tensor,
+    model: Descriptor,
     *,
-    scale: int,
-    radius: int | None,
     tile: int | None = None,
     overlap: int = UNBOUNDED_OVERLAP,
-    size_multiple: int = 1,
-    min_size: int = 1,
-    fixed_size: tuple[int, int] | None = None,
-    max_size: tuple[int, int] | None = None,
     batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: WindowProgress | None = None,
 ) -> Tiled:
-    """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: chosen by memory; 0: never cut).
+    """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: never cut).
 
-    `radius` None means that the network has no bounded receptive field: `overlap` is used. Sizes that the network
-    cannot take are met by reflecting the picture at its right and lower edge. Where memory does not suffice the tile
-    is halved, down to 16 pixels. Of a model that takes one size only (`fixed_size`, width and height), all windows have
-    that size, whatever `tile` says. Pictures beyond `max_size` are cut, even with a `tile` of 0.
+    A model without a bounded receptive field gets `overlap`. A picture of a size that it cannot take is reflected at
+    its right and lower edge. Where memory does not suffice the tile is halved, down to 16 pixels. If a model takes
+    one size only, all windows have it, whatever `tile` is. Pictures beyond the model's `max_size` are cut, even
+    with a `tile` of 0.
     """
-    _check(tile, radius, overlap, batch)
-    if fixed_size is not None:
-        return _run_fixed(run, lr, fixed_size, scale, radius, overlap, progress)
+    radius, scale = model.receptive_radius, model.scale
+    _check_options(tile, radius, overlap, batch)
+    if model.fixed_size is not None:
+        return _run_fixed(run, lr, model, overlap, progress)
     height, width = lr.shape[-2:]
-    padded = pad_to(lr, size_multiple, min_size)
-    margin = _rounded_up(overlap if radius is None else radius, size_multiple)
+    padded = pad_to(lr, model.size_multiple, model.min_size)
+    margin = _round_up(overlap if radius is None else radius, model.size_multiple)
     side = _first_tile(padded, tile, margin, scale)
-    if max_size is not None and (padded.shape[-1] > max_size[0] or padded.shape[-2] > max_size[1]):
-        side = min(side, _largest_tile(max_size, margin, size_multiple))
+    if model.max_size is not None and (padded.shape[-1] > model.max_size[0] or padded.shape[-2] > model.max_size[1]):
+        side = min(side, _largest_tile(model.max_size, margin, model.size_multiple))
     while True:
-        rows = spans(padded.shape[-2], side, margin, size_multiple, min_size)
-        columns = spans(padded.shape[-1], side, margin, size_multiple, min_size)
+        rows = spans(padded.shape[-2], side, margin, model.size_multiple, model.min_size)
+        columns = spans(padded.shape[-1], side, margin, model.size_multiple, model.min_size)
         windows = [(row, column) for row in rows for column in columns]
         try:
             sr, seam = _run_windows(run, padded, windows, scale, batch, progress, measure=radius is None)
@@ -142,24 +102,29 @@ def run_tiled(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            side = _halved(side, padded, error)
+            side = _half_tile(side, padded, error)
             batch = 1
             torch.cuda.empty_cache()
     return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
 
 
-def _run_fixed(
-    run: Run,
-    lr: Tensor,
-    fixed_size: tuple[int, int],
-    scale: int,
-    radius: int | None,
-    overlap: int,
-    progress: Callable[[int, int], None] | None,
-) -> Tiled:
-    """In windows of one given size, image by image; a smaller picture is reflected up to it."""
+def _check_options(tile: int | None, radius: int | None, overlap: int, batch: int) -> None:
+    if tile is not None and tile < 0:
+        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
+    if overlap < 0 or (radius is not None and radius < 0):
+        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
+    if radius is None and overlap < 1:
+        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
+    if batch < 1:
+        raise UsageError(f"batch={batch}: at least one window runs at a time")
+
+
+def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: WindowProgress | None) -> Tiled:
+    """Run windows of the model's only size, image by image; a smaller picture is reflected up to it."""
+    assert model.fixed_size is not None
     height, width = lr.shape[-2:]
-    axes = list(zip((height, width), reversed(fixed_size), strict=True))
+    radius, scale = model.receptive_radius, model.scale
+    axes = list(zip((height, width), reversed(model.fixed_size), strict=True))
     for axis, (size, length) in zip((-2, -1), axes, strict=True):
         if size < length:
             lr = lr.index_select(axis, reflected_indices(torch.arange(length, device=lr.device), size))
@@ -167,10 +132,10 @@ def _run_fixed(
     rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
     windows = [(row, column) for row in rows for column in columns]
-    parts = [_run_windows(run, one[None], windows, scale, 1, progress, measure=not exact) for one in lr]
+    parts = [_run_windows(run, image[None], windows, scale, 1, progress, measure=not exact) for image in lr]
     seams = [seam for _, seam in parts if seam is not None]
     sr = torch.cat([part for part, _ in parts])[..., : height * scale, : width * scale]
-    return Tiled(sr, max(fixed_size) if len(windows) > 1 else None, max(seams, default=None))
+    return Tiled(sr, max(model.fixed_size) if len(windows) > 1 else None, max(seams, default=None))
 
 
 def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
@@ -188,48 +153,38 @@ def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
     )
 
 
-def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:
-    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
-    for axis in (-2, -1):
-        size = lr.shape[axis]
-        wanted = _rounded_up(max(size, min_size), size_multiple)
-        if wanted != size:
-            lr = lr.index_select(axis, reflected_indices(torch.arange(wanted, device=lr.device), size))
-    return lr
-
-
 def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: int = 1) -> tuple[Span, ...]:
     """Cut one axis into tiles of about equal length, at most `tile` rounded up to the multiple.
 
     Every window has the same length, at least `min_size`, stays within the picture, and reaches `margin` beyond its
     tile wherever the picture does. One span where a window would cover the axis anyway.
     """
-    tile, shortest = _rounded_up(tile, size_multiple), _rounded_up(min_size, size_multiple)
-    if max(tile + 2 * margin, shortest) >= size:
+    tile, min_length = _round_up(tile, size_multiple), _round_up(min_size, size_multiple)
+    if max(tile + 2 * margin, min_length) >= size:
         return (Span(0, size, 0, size),)
     count = -(-size // tile)
-    tile = _rounded_up(-(-size // count), size_multiple)
-    length = max(tile + 2 * margin, shortest)
+    tile = _round_up(-(-size // count), size_multiple)
+    length = max(tile + 2 * margin, min_length)
     starts = range(0, size, tile)
     return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
 
 
-def _check(tile: int | None, radius: int | None, overlap: int, batch: int) -> None:
-    if tile is not None and tile < 0:
-        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
-    if overlap < 0 or (radius is not None and radius < 0):
-        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
-    if radius is None and overlap < 1:
-        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
-    if batch < 1:
-        raise UsageError(f"batch={batch}: at least one window runs at a time")
+def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:
+    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
+    for axis in (-2, -1):
+        size = lr.shape[axis]
+        target = _round_up(max(size, min_size), size_multiple)
+        if target != size:
+            lr = lr.index_select(axis, reflected_indices(torch.arange(target, device=lr.device), size))
+    return lr
 
 
-def _rounded_up(size: int, multiple: int) -> int:
+def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
 def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> int:
+    """Return the tile size to try first: the given one, else the largest within the memory bound."""
     whole = max(padded.shape[-2:])
     if tile is not None:
         return tile or whole
@@ -241,7 +196,7 @@ def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> in
 
 
 def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:
-    """The largest tile that fits with its surroundings into what a model takes at most."""
+    """Return the largest tile that fits, with its surroundings, into the largest size of a model."""
     tile = (min(max_size) - 2 * margin) // size_multiple * size_multiple
     if tile < 1:
         raise UsageError(
@@ -251,13 +206,13 @@ def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) ->
     return tile
 
 
-def _halved(tile: int, padded: Tensor, error: Exception) -> int:
-    smaller = min(tile, max(padded.shape[-2:])) // 2
-    if smaller < MIN_TILE:
+def _half_tile(tile: int, padded: Tensor, error: Exception) -> int:
+    half = min(tile, max(padded.shape[-2:])) // 2
+    if half < MIN_TILE:
         raise SrkdError(
             f"out of memory even with tiles of {tile} pixels: close other programs or use a smaller network or picture"
         ) from error
-    return smaller
+    return half
 
 
 def _run_windows(
@@ -266,28 +221,32 @@ def _run_windows(
     windows: list[Window],
     scale: int,
     batch: int,
-    progress: Callable[[int, int], None] | None,
+    progress: WindowProgress | None,
     *,
     measure: bool,
 ) -> tuple[Tensor, float | None]:
+    """Return the picture put together, and, with `measure`, its largest seam."""
     if len(windows) == 1:
-        return _checked(run(padded), padded, scale).to(padded.device), None
+        return _run_checked(run, padded, scale).to(padded.device), None
     images, channels, height, width = padded.shape
     sr = torch.empty(images, channels, height * scale, width * scale, dtype=torch.float32, device=padded.device)
     edges: list[tuple[tuple[slice, slice], Tensor]] = []
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
         lr = torch.cat([padded[..., r.begin : r.begin + r.length, c.begin : c.begin + c.length] for r, c in group])
-        parts = torch.split(_checked(run(lr), lr, scale).to(sr.device), images)
+        parts = torch.split(_run_checked(run, lr, scale).to(sr.device), images)
         for (row, column), part in zip(group, parts, strict=True):
-            rows, columns = _hr(row.start, row.stop, scale), _hr(column.start, column.stop, scale)
-            sr[..., rows, columns] = _local(part, row, column, rows, columns, scale)
+            rows, columns = _hr_slice(row.start, row.stop, scale), _hr_slice(column.start, column.stop, scale)
+            sr[..., rows, columns] = _region(part, row, column, rows, columns, scale)
             if measure:
-                before = _hr(row.start - 1, row.start, scale), _hr(column.start - 1, column.start, scale)
+                above, left = (
+                    _hr_slice(row.start - 1, row.start, scale),
+                    _hr_slice(column.start - 1, column.start, scale),
+                )
                 if row.start:
-                    edges.append(((before[0], columns), _local(part, row, column, before[0], columns, scale).clone()))
+                    edges.append(((above, columns), _region(part, row, column, above, columns, scale).clone()))
                 if column.start:
-                    edges.append(((rows, before[1]), _local(part, row, column, rows, before[1], scale).clone()))
+                    edges.append(((rows, left), _region(part, row, column, rows, left, scale).clone()))
         if progress is not None:
             progress(min(first + batch, len(windows)), len(windows))
     if not measure:
@@ -295,17 +254,19 @@ def _run_windows(
     return sr, max(float((sr[..., rows, columns] - edge).abs().max()) for (rows, columns), edge in edges)
 
 
-def _hr(start: int, stop: int, scale: int) -> slice:
+def _hr_slice(start: int, stop: int, scale: int) -> slice:
     return slice(start * scale, stop * scale)
 
 
-def _local(part: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
-    """The region of a window's output given in picture coordinates."""
+def _region(part: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
+    """Return the region of a window's output that has these coordinates in the picture."""
     top, left = row.begin * scale, column.begin * scale
     return part[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
-def _checked(sr: Tensor, lr: Tensor, scale: int) -> Tensor:
+def _run_checked(run: Run, lr: Tensor, scale: int) -> Tensor:
+    """Run, and refuse an output of a size other than the scale's."""
+    sr = run(lr)
     expected = (*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)
     if sr.shape != expected:
         raise SrkdError(

@@ -1,10 +1,10 @@
-"""Files, folders and globs in, enlarged files out: one bad file never stops the rest, no input is ever overwritten."""
+"""Enlarge files, folders and globs: one bad file never stops the rest, no input is ever overwritten."""
 
 from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from compressor.images.files import (
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
 from compressor.inference.super_resolve import super_resolve
-from compressor.inference.tiling import UNBOUNDED_OVERLAP
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, WindowProgress
 from compressor.runtimes.base import Runtime
 
 MAX_OUTPUT_PIXELS = 2**29
@@ -46,18 +46,24 @@ class Upscaled:
 
 @dataclass(frozen=True)
 class Failed:
+    """A picture that was not enlarged, and the reason."""
+
     source: Path
     reason: str
 
 
 @dataclass(frozen=True)
 class UpscaleReport:
+    """The result of `upscale`."""
+
     done: tuple[Upscaled, ...]
     failed: tuple[Failed, ...]
 
 
 @dataclass(frozen=True)
 class Job:
+    """A picture, and the file to write."""
+
     source: Path
     output: Path
 
@@ -104,65 +110,62 @@ def upscale(
 def plan_jobs(
     inputs: Sequence[str | Path], *, output: str | Path | None, suffix: str, extension: str | None
 ) -> tuple[list[Job], list[Failed]]:
-    """Which picture goes where, every output name once; and the inputs that name no picture."""
+    """Return the picture and the output of every job, each output once; and the inputs that name no picture."""
     if extension is not None and extension.lower() not in FORMAT_OF_SUFFIX:
         raise UsageError(f"extension {extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
-    named, found, failed = _collect(inputs)
+    named, listed, failed = _collect(inputs)
     folder = None if output is None else Path(output)
     if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
-        if len(named) + len(found) != 1:
-            raise UsageError(f"output {folder} is one file, but the inputs are {len(named) + len(found)} pictures")
-        return [Job((named + found)[0], folder)], failed
-    listed = named + found
+        if len(named) + len(listed) != 1:
+            raise UsageError(f"output {folder} is one file, but the inputs are {len(named) + len(listed)} pictures")
+        return [Job((named + listed)[0], folder)], failed
     # A second run over a folder must not enlarge what the first run put there.
-    wanted_of = {source: _output_of(source, folder, suffix, extension) for source in listed}
-    ours = {_identity(wanted) for source, wanted in wanted_of.items() if _identity(wanted) != _identity(source)}
-    sources = named + [source for source in found if _identity(source) not in ours]
-    taken: set[str] = set()
+    outputs = {source: _output_path(source, folder, suffix, extension) for source in named + listed}
+    earlier = {_identity(path) for source, path in outputs.items() if _identity(path) != _identity(source)}
+    used: set[str] = set()
     jobs = []
-    for source in sources:
-        wanted = free = wanted_of[source]
+    for source in named + [source for source in listed if _identity(source) not in earlier]:
+        first = path = outputs[source]
         number = 2
-        while _identity(free) in taken:
-            free, number = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}"), number + 1
-        taken.add(_identity(free))
-        jobs.append(Job(source, free))
+        while _identity(path) in used:
+            path, number = first.with_name(f"{first.stem}-{number}{first.suffix}"), number + 1
+        used.add(_identity(path))
+        jobs.append(Job(source, path))
     return jobs, failed
 
 
 def _collect(inputs: Sequence[str | Path]) -> tuple[list[Path], list[Path], list[Failed]]:
-    """Pictures named one by one, pictures found in folders and by globs, and what matched nothing; each file once."""
+    """Return pictures named one by one, those of folders and globs, and inputs that match nothing; each file once."""
     named: dict[str, Path] = {}
-    found: dict[str, Path] = {}
+    listed: dict[str, Path] = {}
     failed = []
-    for given in inputs:
-        path = Path(given)
+    for text in inputs:
+        path = Path(text)
         if path.is_file():
             named.setdefault(_identity(path), path)
             continue
         if path.is_dir():
-            pictures, what = list_images(path), f"no picture in the folder {path}"
+            pictures, reason = list_images(path), f"no picture in the folder {path}"
         else:
             # Path.glob takes no absolute patterns.
-            spellings = glob.glob(str(given), recursive=True)  # noqa: PTH207
-            matches = sorted(map(Path, spellings), key=natural_key)
+            matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
             pictures = [match for match in matches if match.is_file() and match.suffix.lower() in IMAGE_SUFFIXES]
-            what = f"no picture matches {given}" if glob.has_magic(str(given)) else f"{given} does not exist"
+            reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
         if not pictures:
-            failed.append(Failed(path, what))
+            failed.append(Failed(path, reason))
         for picture in pictures:
-            found.setdefault(_identity(picture), picture)
-    return list(named.values()), [path for key, path in found.items() if key not in named], failed
+            listed.setdefault(_identity(picture), picture)
+    return list(named.values()), [path for key, path in listed.items() if key not in named], failed
 
 
 def _identity(path: Path) -> str:
-    """One spelling a file, also on disks that do not tell upper from lower case."""
+    """Return one spelling for each file, also on disks that ignore upper and lower case."""
     return str(path.resolve()).lower()
 
 
-def _output_of(source: Path, folder: Path | None, suffix: str, extension: str | None) -> Path:
-    kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
-    return (folder or source.parent) / f"{source.stem}{suffix}{extension or kept}"
+def _output_path(source: Path, folder: Path | None, suffix: str, extension: str | None) -> Path:
+    suffix_kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
+    return (folder or source.parent) / f"{source.stem}{suffix}{extension or suffix_kept}"
 
 
 def _upscale_one(
@@ -171,9 +174,9 @@ def _upscale_one(
     tile: int | None,
     overlap: int,
     self_ensemble: bool,
-    progress: Callable[[int, int], None],
+    progress: WindowProgress,
 ) -> Upscaled:
-    began = time.perf_counter()
+    start = time.perf_counter()
     picture = read_picture(job.source)
     scale = runtime.descriptor.scale
     height, width = picture.rgb.shape[-2:]
@@ -186,7 +189,7 @@ def _upscale_one(
     tiled = super_resolve(
         runtime, picture.rgb[None], tile=tile, overlap=overlap, self_ensemble=self_ensemble, progress=progress
     )
-    write_picture(_enlarged(picture, tiled.sr, scale), job.output)
+    write_picture(_with_output(picture, tiled.sr, scale), job.output)
     return Upscaled(
         job.source,
         job.output,
@@ -194,11 +197,11 @@ def _upscale_one(
         sr_size=(width * scale, height * scale),
         tile=tiled.tile,
         seam=tiled.seam,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
 
 
-def _enlarged(picture: Picture, sr: Tensor, scale: int) -> Picture:
-    """Transparency is enlarged bicubically: networks are trained on colours."""
+def _with_output(picture: Picture, sr: Tensor, scale: int) -> Picture:
+    """Return the enlarged picture. Transparency is enlarged bicubically: networks are trained on colours."""
     alpha = None if picture.alpha is None else upscale_bicubic(picture.alpha, scale).clamp(0, 1)
     return replace(picture, rgb=sr[0], alpha=alpha)

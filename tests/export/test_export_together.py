@@ -9,7 +9,7 @@ import torch
 
 import srkd
 from compressor.inference.open import open_model
-from compressor.inference.origin import checkpoint_beside
+from compressor.inference.origin import find_source_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -30,7 +30,7 @@ def test_every_file_of_one_folder_opens_and_is_the_network(tmp_path: Path, order
     assert report.ok, [file.reason for file in report.files]
     lr = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(1))
     for row, file in zip(rows, report.files, strict=True):
-        assert file.path is not None and checkpoint_beside(file.path) == checkpoint
+        assert file.path is not None and find_source_checkpoint(file.path) == checkpoint
         if row.cannot_run_here() is None:
             with torch.no_grad():
                 difference = (open_model(file.path).run(lr) - network(lr)).abs().max()

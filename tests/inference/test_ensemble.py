@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from compressor.inference.tiling import self_ensemble, symmetry, undo_symmetry
+from compressor.inference.self_ensemble import apply_symmetry, undo_symmetry, with_self_ensemble
 from tests.support.fakes import convolutions, nearest
 
 EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flags in product((False, True), repeat=3)]
@@ -16,27 +16,29 @@ EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flag
 @pytest.mark.parametrize("flags", EIGHT)
 def test_every_symmetry_is_undone(flags: dict[str, bool]) -> None:
     images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    turned = symmetry(images, **flags)
+    turned = apply_symmetry(images, **flags)
     assert turned.shape[-2:] == ((5, 4) if flags["transpose"] else (4, 5))
     assert torch.equal(undo_symmetry(turned, **flags), images)
 
 
 def test_the_eight_are_different() -> None:
     image = torch.arange(9).reshape(1, 1, 3, 3)
-    assert len({tuple(symmetry(image, **flags).flatten().tolist()) for flags in EIGHT}) == 8
+    assert len({tuple(apply_symmetry(image, **flags).flatten().tolist()) for flags in EIGHT}) == 8
 
 
 def test_a_symmetric_network_gains_nothing() -> None:
     lr = torch.rand(2, 3, 5, 7)
-    assert torch.allclose(self_ensemble(nearest(3))(lr), nearest(3)(lr), atol=1e-6)
+    assert torch.allclose(with_self_ensemble(nearest(3))(lr), nearest(3)(lr), atol=1e-6)
 
 
 def test_the_mean_of_eight_unrounded_outputs() -> None:
     network = convolutions(2)
     lr = torch.rand(1, 3, 6, 9)
     with torch.no_grad():
-        expected = torch.stack([undo_symmetry(network(symmetry(lr, **f).contiguous()), **f) for f in EIGHT]).mean(0)
-        found = self_ensemble(network)(lr)
+        expected = torch.stack([undo_symmetry(network(apply_symmetry(lr, **f).contiguous()), **f) for f in EIGHT]).mean(
+            0
+        )
+        found = with_self_ensemble(network)(lr)
     assert torch.allclose(found, expected, atol=1e-6)
     assert (found - network(lr)).abs().max() > 1e-3
 
@@ -45,7 +47,7 @@ def test_the_ensemble_commutes_with_every_symmetry() -> None:
     network = convolutions(2)
     lr = torch.rand(1, 3, 6, 9)
     with torch.no_grad():
-        plain = self_ensemble(network)(lr)
+        plain = with_self_ensemble(network)(lr)
         for flags in EIGHT:
-            turned = self_ensemble(network)(symmetry(lr, **flags).contiguous())
+            turned = with_self_ensemble(network)(apply_symmetry(lr, **flags).contiguous())
             assert torch.allclose(undo_symmetry(turned, **flags), plain, atol=1e-5)

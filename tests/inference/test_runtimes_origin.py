@@ -13,7 +13,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.inference.open import read_metadata
-from compressor.inference.origin import checkpoint_beside
+from compressor.inference.origin import find_source_checkpoint
 from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -63,10 +63,10 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
     exported.append(Path(str(srkd.export(checkpoint).files[0].path)))
     for file in exported:
         assert read_metadata(file)["srkd.source_sha256"] == metadata["srkd.source_sha256"]
-        assert checkpoint_beside(file) == checkpoint
+        assert find_source_checkpoint(file) == checkpoint
     checkpoint.unlink()
     with pytest.raises(SrkdError, match=f"{metadata['srkd.source_sha256'][:12]}…, which is not beside it"):
-        checkpoint_beside(exported[0])
+        find_source_checkpoint(exported[0])
 
 
 def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference import tiling
-from compressor.inference.tiling import pad_to, run_tiled, self_ensemble, spans
+from compressor.inference.self_ensemble import with_self_ensemble
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, pad_to, run_tiled, spans
+from compressor.models.networks.base import Descriptor
 from tests.support.fakes import convolutions, nearest
 
 SIDES = st.integers(1, 40)
@@ -17,6 +21,23 @@ SIDES = st.integers(1, 40)
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run_on(
+    run: Run,
+    lr: torch.Tensor,
+    *,
+    scale: int,
+    radius: int | None,
+    tile: int | None = None,
+    overlap: int = UNBOUNDED_OVERLAP,
+    batch: int = 1,
+    progress: WindowProgress | None = None,
+    **limits: Any,
+) -> Tiled:
+    """`run_tiled` with a model of that scale and radius."""
+    model = Descriptor(scale=scale, receptive_radius=radius, **limits)
+    return run_tiled(run, lr, model, tile=tile, overlap=overlap, batch=batch, progress=progress)
 
 
 @settings(max_examples=100, deadline=None)
@@ -36,7 +57,7 @@ def test_the_identity_reproduces_every_picture(
         return nearest(scale)(lr)
 
     lr = noise(images, 3, h, w)
-    tiled = run_tiled(
+    tiled = run_on(
         run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size, batch=batch
     )
     assert torch.equal(tiled.sr, nearest(scale)(lr))
@@ -52,7 +73,7 @@ def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: i
     network = convolutions(2, layers)
     lr = noise(1, 3, h, w)
     with torch.no_grad():
-        tiled = run_tiled(network, lr, scale=2, radius=layers, tile=tile)
+        tiled = run_on(network, lr, scale=2, radius=layers, tile=tile)
         assert (tiled.sr - network(lr)).abs().max() < 1e-5
 
 
@@ -60,7 +81,7 @@ def test_a_radius_too_small_shows() -> None:
     network = convolutions(2, 5)
     lr = noise(1, 3, 40, 40)
     with torch.no_grad():
-        tiled = run_tiled(network, lr, scale=2, radius=2, tile=10)
+        tiled = run_on(network, lr, scale=2, radius=2, tile=10)
         assert (tiled.sr - network(lr)).abs().max() > 1e-4
 
 
@@ -69,16 +90,16 @@ def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
     lr = noise(1, 3, 21, 13)
     with torch.no_grad():
         whole = network(pad_to(lr, 8))[..., :42, :26]
-        tiled = run_tiled(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
+        tiled = run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
     assert (tiled.sr - whole).abs().max() < 1e-5
     assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
 
 
 def test_the_self_ensemble_in_tiles() -> None:
-    run = self_ensemble(convolutions(2))
+    run = with_self_ensemble(convolutions(2))
     lr = noise(1, 3, 30, 23)
     with torch.no_grad():
-        tiled = run_tiled(run, lr, scale=2, radius=3, tile=9)
+        tiled = run_on(run, lr, scale=2, radius=3, tile=9)
         assert (tiled.sr - run(lr)).abs().max() < 1e-5
 
 
@@ -100,13 +121,13 @@ def test_an_unbounded_network_gets_a_measured_seam() -> None:
         return nearest(2)(lr - lr.mean(dim=(-2, -1), keepdim=True))
 
     flat_then_bright = torch.cat([torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20)], dim=-1)
-    tiled = run_tiled(normalised, flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
+    tiled = run_on(normalised, flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
     assert tiled.seam is not None
     assert 0.1 < tiled.seam <= 1
     assert tiled.tile == 8
-    exact = run_tiled(nearest(2), flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
+    exact = run_on(nearest(2), flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
     assert exact.seam == 0
-    whole = run_tiled(normalised, flat_then_bright, scale=2, radius=None, tile=0)
+    whole = run_on(normalised, flat_then_bright, scale=2, radius=None, tile=0)
     assert whole.seam is None
     assert torch.equal(whole.sr, normalised(flat_then_bright))
 
@@ -130,37 +151,37 @@ def test_out_of_memory_halves_the_tile(error: Exception) -> None:
         return nearest(2)(lr)
 
     lr = noise(1, 3, 100, 120)
-    tiled = run_tiled(run, lr, scale=2, radius=3, tile=None)
+    tiled = run_on(run, lr, scale=2, radius=3, tile=None)
     assert torch.equal(tiled.sr, nearest(2)(lr))
     assert sides[:3] == [120, 66, 36]
     assert tiled.tile == 30
 
 
-def test_hopeless_memory_and_other_failures_are_told() -> None:
+def test_hopeless_memory_and_other_failures_are_calls() -> None:
     def starved(lr: torch.Tensor) -> torch.Tensor:
         raise MemoryError
 
     with pytest.raises(SrkdError, match="out of memory even with tiles of 25 pixels"):
-        run_tiled(starved, noise(1, 3, 100, 100), scale=2, radius=3)
+        run_on(starved, noise(1, 3, 100, 100), scale=2, radius=3)
 
     def broken(lr: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        run_tiled(broken, noise(1, 3, 9, 9), scale=2, radius=3)
+        run_on(broken, noise(1, 3, 9, 9), scale=2, radius=3)
     with pytest.raises(SrkdError, match="is its scale really 3"):
-        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=3, radius=0)
+        run_on(nearest(2), noise(1, 3, 9, 9), scale=3, radius=0)
     with pytest.raises(UsageError, match="tile=-1"):
-        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, tile=-1)
+        run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, tile=-1)
     with pytest.raises(UsageError, match="overlap=0"):
-        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=None, overlap=0)
+        run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=None, overlap=0)
     with pytest.raises(UsageError, match="batch=0"):
-        run_tiled(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, batch=0)
+        run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, batch=0)
 
 
 def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     lr = noise(1, 3, 60, 90)
-    assert run_tiled(nearest(2), lr, scale=2, radius=4).tile is None
+    assert run_on(nearest(2), lr, scale=2, radius=4).tile is None
     bytes_per_pixel = 4 * tiling.ASSUMED_CHANNELS * (3 + 2 * 4)
     monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", bytes_per_pixel * 40 * 40)
     windows = set()
@@ -169,17 +190,15 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
         windows.add(tuple(lr.shape[-2:]))
         return nearest(2)(lr)
 
-    tiled = run_tiled(run, lr, scale=2, radius=4)
+    tiled = run_on(run, lr, scale=2, radius=4)
     assert tiled.tile == 32
     assert max(h * w for h, w in windows) <= 40 * 40
 
 
 def test_progress_counts_windows() -> None:
-    told: list[tuple[int, int]] = []
-    run_tiled(
-        nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, batch=4, progress=lambda *now: told.append(now)
-    )
-    assert told == [(4, 9), (8, 9), (9, 9)]
+    calls: list[tuple[int, int]] = []
+    run_on(nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, batch=4, progress=lambda *now: calls.append(now))
+    assert calls == [(4, 9), (8, 9), (9, 9)]
 
 
 @pytest.mark.parametrize(("radius", "multiple"), [(2, 1), (3, 4), (None, 1)])
@@ -192,11 +211,9 @@ def test_pictures_beyond_the_largest_size_are_cut(radius: int | None, multiple: 
 
     lr = torch.rand(1, 3, 20, 70)
     for tile in (None, 0, 50):
-        tiled = run_tiled(
-            run, lr, scale=1, radius=radius, tile=tile, overlap=4, size_multiple=multiple, max_size=(60, 32)
-        )
+        tiled = run_on(run, lr, scale=1, radius=radius, tile=tile, overlap=4, size_multiple=multiple, max_size=(60, 32))
         assert torch.equal(tiled.sr, lr) and tiled.tile is not None
     assert all(height <= 32 and width <= 60 for height, width in seen)
     seen.clear()
-    assert run_tiled(run, lr[..., :56], scale=1, radius=radius, max_size=(60, 32)).tile is None
+    assert run_on(run, lr[..., :56], scale=1, radius=radius, max_size=(60, 32)).tile is None
     assert len(seen) == 1
