@@ -49,8 +49,8 @@ def clsd(**options: object) -> Clsd:
 def step_of(method: Clsd, one: Network, teacher: Network, batch: Batch) -> Step:
     torch.manual_seed(1)
     modules = nn.ModuleDict({"clsd": method.modules(None, one)})
-    cast = StepNetworks([Runner(one, trains=True)], modules=modules, helpers={"clsd": method.helpers(teacher, one)})
-    return Step(0, 0, batch, cast)
+    networks = StepNetworks([Runner(one, trains=True)], modules=modules, helpers={"clsd": method.helpers(teacher, one)})
+    return Step(0, 0, batch, networks)
 
 
 def batch() -> Batch:
@@ -69,9 +69,9 @@ def trained(method: Clsd | DeepSupervision | Scratch, heads: nn.Module | None = 
 
 @pytest.mark.parametrize("pos", ["gt", "final"])
 def test_the_contrast_is_the_formula(pos: str) -> None:
-    one, teacher, given = student(), network(5), batch()
+    one, teacher, sample = student(), network(5), batch()
     method = clsd(pos=pos)
-    step = step_of(method, one, teacher, given)
+    step = step_of(method, one, teacher, sample)
     contrast = method.terms(step)["heads_contrast"]
     phi = step.helpers["clsd"]["phi"]
     with torch.no_grad():
@@ -80,8 +80,8 @@ def test_the_contrast_is_the_formula(pos: str) -> None:
         expected = torch.zeros(())
         for head, tap in zip(heads, ("rel(1/3)", "rel(2/3)"), strict=True):  # type: ignore[arg-type]
             image = head(features[tap], features["head"])
-            positive = given.hr if pos == "gt" else one(given.lr)
-            sides = zip(phi(image), phi(positive), phi(bicubic_negatives(given.lr, 2)), strict=True)
+            positive = sample.hr if pos == "gt" else one(sample.lr)
+            sides = zip(phi(image), phi(positive), phi(bicubic_negatives(sample.lr, 2)), strict=True)
             for v, (a, p, n) in zip((1 / 4, 1), sides, strict=True):
                 far = (n[None] - a[:, None]).abs().mean((0, 2, 3, 4)).sum()
                 expected = expected + v * (a - p).abs().mean() / (far + 1e-7)
@@ -142,11 +142,11 @@ def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     phi = method.helpers(None, one)["phi"]
     assert phi.network.spec.width == 48 and phi.levels >= 1
     assert all(p.device.type == "cpu" and not p.requires_grad for p in phi.parameters())
-    given = network(5)
-    assert method.helpers(given, one)["phi"].network.spec == given.spec
+    embedded = network(5)
+    assert method.helpers(embedded, one)["phi"].network.spec == embedded.spec
     # A dry run, on shapes alone, with and without a teacher.
     main = replace(stage([method], steps=2))
-    for teacher in (None, Teacher(given)):
+    for teacher in (None, Teacher(embedded)):
         assert footprint(main, one.spec, teacher, BatchShape(2, 8)).memory.peak > 0
 
 
@@ -182,27 +182,27 @@ def test_presets_say_style_and_the_papers_insists_on_vgg19() -> None:
 
 
 def test_the_label_as_image_of_a_head_has_no_contrast() -> None:
-    one, given = student(), batch()
+    one, sample = student(), batch()
     method = clsd()
-    step = step_of(method, one, network(5), given)
-    assert method.contrast(step, [given.hr], given.hr).item() == 0  # type: ignore[list-item,arg-type]
-    assert F.l1_loss(given.hr, given.hr) == 0  # type: ignore[arg-type]
+    step = step_of(method, one, network(5), sample)
+    assert method.contrast(step, [sample.hr], sample.hr).item() == 0  # type: ignore[list-item,arg-type]
+    assert F.l1_loss(sample.hr, sample.hr) == 0  # type: ignore[arg-type]
 
 
 def test_the_first_line_says_whose_blocks_it_looks_through(tmp_path: Path) -> None:
     settings = ("phi=teacher", "schedule.batch=2", "schedule.lr_patch=8", "lam=0.1", "negatives=1")
-    shape, own = "edsr:width=4,depth=3,scale=2", tmp_path / "teacher.safetensors"
-    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), own)
+    shape, teacher_file = "edsr:width=4,depth=3,scale=2", tmp_path / "teacher.safetensors"
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), teacher_file)
     foreign = save_onnx(twin(), tmp_path / "teacher.onnx")
     said = {
         None: "the embedded teacher's own first blocks (phi=teacher)",
-        own: "the teacher's own first blocks (phi=teacher)",
+        teacher_file: "the teacher's own first blocks (phi=teacher)",
         foreign: "the embedded teacher's own first blocks (phi=teacher)",
     }
     for number, (teacher, how) in enumerate(said.items()):
-        out, told = tmp_path / f"run{number}", list[str]()
-        compress(teacher, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=told.append)
-        lines = [line for line in told if line.startswith("phi: ")]
+        out, notes = tmp_path / f"run{number}", list[str]()
+        compress(teacher, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=notes.append)
+        lines = [line for line in notes if line.startswith("phi: ")]
         if teacher == foreign:
             assert lines[1] == "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only"
         else:

@@ -75,8 +75,11 @@ def test_shared_terms_must_agree_or_be_told() -> None:
     (line,) = disagreements(methods, {})
     assert "pixel is weighed 1 in a and weighed 5 in b" in line and line.endswith("weights.pixel=5")
     assert disagreements(methods, {"pixel": 5.0}) == []
-    found = [StubMethod("a", "pixel", weights={"far": Calibrated(0.2)}), StubMethod("b", "data", weights={"far": 3.0})]
-    (line,) = disagreements(found, {})
+    methods = [
+        StubMethod("a", "pixel", weights={"far": Calibrated(0.2)}),
+        StubMethod("b", "data", weights={"far": 3.0}),
+    ]
+    (line,) = disagreements(methods, {})
     assert "calibrated to 0.2 of pixel in a and weighed 3 in b" in line and line.endswith("weights.far=3")
 
 

@@ -39,9 +39,9 @@ def test_no_code_but_its_file_and_the_catalogue_names_a_method() -> None:
         methods = {
             name for name, entry in METHODS.items() if entry.where.startswith(place[:-3].replace("/", ".") + ":")
         }
-        found = text_literals(path) & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
-        if found and place != "recipes/catalogue.py":
-            named[place] = found
+        methods_named = text_literals(path) & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
+        if methods_named and place != "recipes/catalogue.py":
+            named[place] = methods_named
     assert named == {}, "let the method, its options or its preset say what is needed"
 
 
@@ -116,6 +116,6 @@ def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> 
     assert "charbonnier-paper" in listed
     files = [f"tests/recipes/test_{name}.py" for name in ("methods", "presets", "recipes", "method_pages")]
     chosen = "charbonnier or schema_on_file or every_method_has_a_row or explained"
-    told = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "-rN", *files)
-    passed = int(told.split(" passed")[0].split()[-1])
-    assert passed >= 20, told
+    report = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "-rN", *files)
+    passed = int(report.split(" passed")[0].split()[-1])
+    assert passed >= 20, report

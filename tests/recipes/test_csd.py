@@ -44,8 +44,8 @@ B = 4
 
 
 def batch(scale: int = 2, side: int = 8) -> Batch:
-    drawn = torch.Generator().manual_seed(0)
-    lr = torch.rand(B, 3, side, side, generator=drawn)
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(B, 3, side, side, generator=generator)
     return Batch(lr, nn.functional.interpolate(lr, scale_factor=scale, mode="bilinear"))
 
 
@@ -63,12 +63,12 @@ def played(method: CsdLite, teacher: Network, student: Network) -> tuple[State, 
     return state, build_networks(one, state, teacher, lambda line: None, Processes())
 
 
-def terms_of(method: CsdLite, cast: StepNetworks, number: int = 0) -> dict[str, Tensor]:
-    return method.terms(Step(number, 3, batch(), cast))
+def terms_of(method: CsdLite, networks: StepNetworks, number: int = 0) -> dict[str, Tensor]:
+    return method.terms(Step(number, 3, batch(), networks))
 
 
-def contrast_of(method: CsdLite, cast: StepNetworks, number: int = 0) -> float:
-    return float(terms_of(method, cast, number)["contrast"].detach())
+def contrast_of(method: CsdLite, networks: StepNetworks, number: int = 0) -> float:
+    return float(terms_of(method, networks, number)["contrast"].detach())
 
 
 # The term
@@ -77,19 +77,19 @@ def contrast_of(method: CsdLite, cast: StepNetworks, number: int = 0) -> float:
 def test_the_contrast_is_the_ratio_over_the_batch_with_k_of_its_images_as_negatives() -> None:
     teacher, student = teacher_of(), teacher_of(4, seed=0)
     method = CsdLite(phi="teacher", negatives=2, compat="csd")
-    _, cast = played(method, teacher, student)
+    _, networks = played(method, teacher, student)
     phi, lr = TeacherPhi(teacher), batch().lr
     with torch.no_grad():
         levels = [phi(images) for images in (student(lr), teacher(lr), bicubic_negatives(lr[:2], 2))]
-    assert contrast_of(method, cast) == pytest.approx(float(contrast_ratio(*levels)), rel=1e-6)
+    assert contrast_of(method, networks) == pytest.approx(float(contrast_ratio(*levels)), rel=1e-6)
 
 
 def test_negatives_are_drawn_anew_each_step_and_a_small_batch_gives_all_it_has() -> None:
     method, everything = CsdLite(phi="teacher", negatives=2), CsdLite(phi="teacher", negatives=10)
-    _, cast = played(method, teacher_of(), teacher_of(4, seed=0))
-    assert len({contrast_of(method, cast, number) for number in range(8)}) > 2
-    found = {contrast_of(everything, cast, number) for number in range(3)}
-    assert found == {contrast_of(CsdLite(phi="teacher", negatives=B), cast)}
+    _, networks = played(method, teacher_of(), teacher_of(4, seed=0))
+    assert len({contrast_of(method, networks, number) for number in range(8)}) > 2
+    values = {contrast_of(everything, networks, number) for number in range(3)}
+    assert values == {contrast_of(CsdLite(phi="teacher", negatives=B), networks)}
 
 
 def test_a_student_that_is_its_teacher_has_no_contrast() -> None:
@@ -104,8 +104,8 @@ def test_a_student_that_is_its_teacher_has_no_contrast() -> None:
 def test_the_contrast_teaches_the_teacher_only_where_it_is_told_to(detach: bool) -> None:
     teacher = teacher_of()
     method = Csd(phi="teacher", detach=detach)
-    state, cast = played(method, teacher, build_student(teacher, width=0.5))
-    terms_of(method, cast)["contrast"].backward()
+    state, networks = played(method, teacher, build_student(teacher, width=0.5))
+    terms_of(method, networks)["contrast"].backward()
     gradient = state.trained_network.get_parameter("blocks.0.conv1.weight").grad
     assert gradient is not None and gradient[:4, :4].ne(0).any()
     assert bool(gradient[4:].ne(0).any() or gradient[:, 4:].ne(0).any()) is not detach
@@ -118,11 +118,11 @@ def test_vgg_gets_no_gradient_and_passes_it_on() -> None:
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
     torch.manual_seed(0)
     vgg = VGG19()
-    _, cast = played(Csd(phi="teacher"), teacher, build_student(teacher, width=0.5))
-    cast = StepNetworks(cast.students, cast.teacher, state.modules, {"csd": nn.ModuleDict({"phi": vgg})})
-    terms_of(method, cast)["contrast"].backward()
+    _, networks = played(Csd(phi="teacher"), teacher, build_student(teacher, width=0.5))
+    networks = StepNetworks(networks.students, networks.teacher, state.modules, {"csd": nn.ModuleDict({"phi": vgg})})
+    terms_of(method, networks)["contrast"].backward()
     assert all(p.grad is None and not p.requires_grad for p in vgg.parameters())
-    assert any(p.grad is not None for p in cast.students[0].forward.whole.parameters())  # type: ignore[attr-defined]
+    assert any(p.grad is not None for p in networks.students[0].forward.whole.parameters())  # type: ignore[attr-defined]
 
 
 def test_weights_are_those_of_the_paper_in_0_1() -> None:
@@ -139,10 +139,10 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     one = joint_stage(method, steps=3)
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
     Trainer([one], state, Still(), teacher, Recorder(), seed=0).run()
-    cast = build_networks(one, state, teacher, lambda line: None, Processes())
-    seen, images = cast.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
-    assert all(torch.equal(a, b) for a, b in zip(seen(images), TeacherPhi(teacher)(images), strict=True))
-    assert not torch.equal(seen(images)[0], TeacherPhi(state.trained_network)(images)[0])
+    networks = build_networks(one, state, teacher, lambda line: None, Processes())
+    phi, images = networks.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
+    assert all(torch.equal(a, b) for a, b in zip(phi(images), TeacherPhi(teacher)(images), strict=True))
+    assert not torch.equal(phi(images)[0], TeacherPhi(state.trained_network)(images)[0])
     assert not any("phi" in name for name in state.state_dict()["modules"])
 
 
@@ -154,16 +154,16 @@ class Still:
 def test_several_widths_train_at_once_and_none_twice() -> None:
     teacher = teacher_of()
     method = Csd(phi="teacher", widths=(0.25, 0.5))
-    _, cast = played(method, teacher, build_student(teacher, width=0.5))
-    assert [runner.network.spec.width for runner in cast.students] == [4, 2]  # type: ignore[attr-defined]
-    both = terms_of(method, cast)
+    _, networks = played(method, teacher, build_student(teacher, width=0.5))
+    assert [runner.network.spec.width for runner in networks.students] == [4, 2]  # type: ignore[attr-defined]
+    both = terms_of(method, networks)
     alone = [
         terms_of(one, played(one, teacher, build_student(teacher, width=width))[1])
         for width in (0.25, 0.5)
         for one in [Csd(phi="teacher")]
     ]
-    own, further = (terms["pixel"].item() for terms in reversed(alone))
-    assert (both["pixel"].item(), both["widths_pixel"].item()) == pytest.approx((own, further), rel=1e-5)
+    pixel, further = (terms["pixel"].item() for terms in reversed(alone))
+    assert (both["pixel"].item(), both["widths_pixel"].item()) == pytest.approx((pixel, further), rel=1e-5)
     contrasts = sum(terms["contrast"].item() for terms in alone)
     assert both["contrast"].item() == pytest.approx(contrasts, rel=1e-5)
     assert method.weights["widths_pixel"] == 1.0 and "widths_pixel" not in Csd(phi="teacher").weights
@@ -174,8 +174,8 @@ def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> Non
     student, lr = build_student(teacher, width=0.5), batch().lr
     outputs = {}
     for compat in ("", "csd"):
-        state, cast = played(Csd(phi="teacher", compat=compat), teacher, student)  # type: ignore[arg-type]
-        outputs[compat] = cast.students[0](lr, ()).sr
+        state, networks = played(Csd(phi="teacher", compat=compat), teacher, student)  # type: ignore[arg-type]
+        outputs[compat] = networks.students[0](lr, ()).sr
         with torch.no_grad():
             torch.testing.assert_close(state.averaged_network()(lr), outputs[compat])
     torch.testing.assert_close(outputs["csd"], StudentView(teacher, student.spec, "contiguous")(lr))
@@ -203,13 +203,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path, photos: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    notes: list[str] = []
     report = compress(
-        edsr, recipe="csd", data=photos, steps=4, settings=SMALL, out=tmp_path / "run", announce=told.append
+        edsr, recipe="csd", data=photos, steps=4, settings=SMALL, out=tmp_path / "run", announce=notes.append
     )
-    assert told[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
+    assert notes[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
     facts = json.loads((report.run / "run.json").read_text())
-    assert facts["phi"]["kind"] == "teacher" and facts["result"]["phi"] == report.phi == told[0][5:]
+    assert facts["phi"]["kind"] == "teacher" and facts["result"]["phi"] == report.phi == notes[0][5:]
     whole = srkd.load(report.run / "teacher_joint.safetensors")
     student = load_checkpoint(report.student_path).network
     assert srkd.build_student(whole, width=0.5).fingerprint() == student.fingerprint()
@@ -252,7 +252,7 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"recipe": "csd-paper"}, r"VGG-19 is needed .*--phi-weights FILE, or put it at .*vgg19-dcbb9e9d\.pth"),
         ({"recipe": "csd-lite-paper"}, r"VGG-19 is needed .*--phi-weights FILE"),
@@ -275,21 +275,21 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     options: dict[str, object],
-    told: str,
+    message: str,
     edsr: Path,
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    given: dict[str, object] = {"recipe": "csd", "teacher": edsr, "data": photos, "steps": 2, **options}
-    if given["teacher"] == "foreign":
-        given["teacher"] = save_torchscript(twin(), tmp_path / "foreign.pt")
-    if "init_from" in given:
-        given["init_from"] = edsr
-    if "lr_only" in given:
-        given |= {"lr_only": photos, "data": None}
-    given["settings"] = (*SMALL, *given.get("settings", ()))  # type: ignore[misc]
-    with pytest.raises(SrkdError, match=told) as caught:
-        compress(given.pop("teacher"), out=tmp_path / "run", **given)  # type: ignore[arg-type]
+    arguments: dict[str, object] = {"recipe": "csd", "teacher": edsr, "data": photos, "steps": 2, **options}
+    if arguments["teacher"] == "foreign":
+        arguments["teacher"] = save_torchscript(twin(), tmp_path / "foreign.pt")
+    if "init_from" in arguments:
+        arguments["init_from"] = edsr
+    if "lr_only" in arguments:
+        arguments |= {"lr_only": photos, "data": None}
+    arguments["settings"] = (*SMALL, *arguments.get("settings", ()))  # type: ignore[misc]
+    with pytest.raises(SrkdError, match=message) as caught:
+        compress(arguments.pop("teacher"), out=tmp_path / "run", **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -315,11 +315,11 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
 def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("fetched"))
-    told: list[str] = []
+    notes: list[str] = []
     options = CompressOptions(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
-    found = dry_run(options, context=Context(note=told.append))
-    assert told[0].startswith("phi: VGG-19, if https://")
-    assert found.step is not None and found.step.memory.frozen > 4 * 12_945_216
+    report = dry_run(options, context=Context(note=notes.append))
+    assert notes[0].startswith("phi: VGG-19, if https://")
+    assert report.step is not None and report.step.memory.frozen > 4 * 12_945_216
 
 
 def test_one_phi_a_run() -> None:

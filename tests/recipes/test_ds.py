@@ -118,8 +118,8 @@ def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     resumed.load(tmp_path / "state.pt", [one], None)
     Trainer([one], resumed, smooth_patch(6), None, Recorder(), seed=0).run()
     for ours, theirs in ((resumed.student, straight.student), (resumed.modules, straight.modules)):
-        wanted = theirs.state_dict()
-        assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+        expected = theirs.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ class Upscaler(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
         self.descriptor = Descriptor(scale)
-        self.seen: list[torch.Tensor] = []
+        self.inputs: list[torch.Tensor] = []
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        self.seen.append(lr)
+        self.inputs.append(lr)
         scale = self.descriptor.scale
         return self.gain * lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
@@ -56,31 +56,31 @@ def played(
 ) -> dict[str, torch.Tensor]:
     """The terms of all updates of one step."""
     scale = student.descriptor.scale
-    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=trains))
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=trains))
     batch = Waves(scale, range(8), side=side).at(number)
     terms: dict[str, torch.Tensor] = {}
     for part in range(method.updates):
-        terms |= method.terms(Step(number, 7, batch, cast, part))
+        terms |= method.terms(Step(number, 7, batch, networks, part))
     return terms
 
 
 def test_the_sum_is_the_papers():
     """Written anew from the equations, with the inputs that were drawn."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
-    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     batch = Waves(2).at(4)
     assert batch.hr is not None
     method = DUKD().fit(teacher, student)
-    terms = method.terms(Step(4, 7, batch, cast))
-    drawn = {"seed": 7, "step": 4, "samples": range(4)}
+    terms = method.terms(Step(4, 7, batch, networks))
+    draw = {"seed": 7, "step": 4, "samples": range(4)}
     with torch.no_grad():
         expected = {
             "pixel": (student(batch.lr) - batch.hr).abs().mean(),
             "logits": (student(batch.lr) - teacher(batch.lr)).abs().mean(),
         }
-        inputs = {"zoom_in": zoom_in(batch.hr, (12, 12), **drawn), "zoom_out": imresize(batch.lr, 0.5)}
+        inputs = {"zoom_in": zoom_in(batch.hr, (12, 12), **draw), "zoom_out": imresize(batch.lr, 0.5)}
         for name, images in inputs.items():
-            operations = draw_operations(0.3, stream=name.replace("_", "-"), **drawn)
+            operations = draw_operations(0.3, stream=name.replace("_", "-"), **draw)
             undone = invert(student(apply(images, operations)), operations)
             expected[name] = (undone - teacher(images)).abs().mean()
     assert terms.keys() == expected.keys()
@@ -103,14 +103,14 @@ def test_the_teacher_sees_crops_of_the_hr_patch_as_they_are_and_the_student_chan
     played(DUKD(probability=0.5), student, teacher)
     batch = Waves(2, range(8)).at(0)
     assert batch.hr is not None
-    plain, augmented = teacher.seen[1], student.seen[1]
+    plain, augmented = teacher.inputs[1], student.inputs[1]
     assert plain.shape == augmented.shape == batch.lr.shape
     for crop, hr in zip(plain, batch.hr, strict=True):
         windows = hr.unfold(1, 12, 1).unfold(2, 12, 1)
         assert (windows == crop[:, None, None]).all(-1).all(-1).all(0).any(), "a crop of y"
     changed = [not torch.equal(a, b) for a, b in zip(plain, augmented, strict=True)]
     assert any(changed) and not all(changed), "by a coin a sample"
-    assert torch.allclose(teacher.seen[2], imresize(batch.lr, 0.5)), "zoom-out, as it is"
+    assert torch.allclose(teacher.inputs[2], imresize(batch.lr, 0.5)), "zoom-out, as it is"
 
 
 def test_no_gradient_reaches_a_teacher_even_where_it_is_trained_beside_the_student():
@@ -136,7 +136,7 @@ def test_every_row_of_the_ablation_has_its_switch(options: dict[str, object], te
     assert isinstance(method, DUKD)
     student, teacher = Upscaler(), Upscaler()
     assert set(played(method, student, teacher)) == set(method.weights) == terms
-    apart = [not torch.equal(a, b) for a, b in zip(teacher.seen[-1], student.seen[-1], strict=True)]
+    apart = [not torch.equal(a, b) for a, b in zip(teacher.inputs[-1], student.inputs[-1], strict=True)]
     assert any(apart) == changed
 
 
@@ -164,14 +164,14 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
     (5 * F.l1_loss(sr, batch.hr) + F.l1_loss(sr, teacher(batch.lr))).backward()
     adam.step()
     cells = zoom_in_cells(batch.hr, (12, 12), 2, seed=3, step=0)
-    drawn = draw_operations(0.3, stream="zoom-in", seed=3, step=0, samples=range(4), copies=2)
+    operations = draw_operations(0.3, stream="zoom-in", seed=3, step=0, samples=range(4), copies=2)
     smaller = imresize(batch.lr, 0.5)
     sr = student(smaller)
-    second = F.l1_loss(invert(student(apply(cells, drawn)), drawn), teacher(cells))
+    second = F.l1_loss(invert(student(apply(cells, operations)), operations), teacher(cells))
     (second + F.l1_loss(sr, teacher(smaller)) + 5 * F.l1_loss(sr, batch.lr)).backward()
     adam.step()
-    for ours, theirs in zip(pair.student.parameters(), student.parameters(), strict=True):
-        torch.testing.assert_close(ours.detach(), theirs.detach(), atol=1e-6, rtol=1e-4)
+    for actual, expected in zip(pair.student.parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(actual.detach(), expected.detach(), atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +189,16 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
 def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expected: tuple[object, ...]):
     fitted = DUKD(variant="code").fit(None, build(spec))
     assert (fitted.pixel_weight, fitted.probability, fitted.zoom_out, fitted.cells) == expected
-    own = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fit(None, build(spec))
-    assert (own.pixel_weight, own.zoom_out, own.cells) == (3.0, "on", expected[3])
+    changed = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fit(None, build(spec))
+    assert (changed.pixel_weight, changed.zoom_out, changed.cells) == (3.0, "on", expected[3])
 
 
 def test_the_code_has_no_settings_for_other_networks():
     student = build(CARNSpec(2, width=4))
     with pytest.raises(UsageError, match="the student is carn x2: give pixel_weight, probability, zoom_out and cells"):
         DUKD(variant="code").fit(None, student)
-    given = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
-    assert given.fit(None, student) == given
+    complete = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
+    assert complete.fit(None, student) == complete
     assert len(CODE) == 9
 
 
@@ -238,10 +238,10 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
         "whole": LabelPatches(batch.lr, torch.zeros_like(batch.hr)),
         "zoom-out": LabelPatches(smaller, torch.zeros_like(batch.lr)),
     }
-    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     method = DUKD(augment=False)
-    terms = method.terms(Step(0, 7, Batch(batch.lr, batch.hr, labels), cast))
-    assert len(teacher.seen) == 1 and teacher.seen[0].shape == batch.lr.shape, "zoom-in alone"
+    terms = method.terms(Step(0, 7, Batch(batch.lr, batch.hr, labels), networks))
+    assert len(teacher.inputs) == 1 and teacher.inputs[0].shape == batch.lr.shape, "zoom-in alone"
     assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
     assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
 
@@ -263,12 +263,12 @@ def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):
 def test_without_hr_images_crops_are_of_the_teachers_output(photos: Path, tmp_path: Path):
     student, teacher = Upscaler(0.9), Upscaler(0.5)
     batch = Waves(2, range(8)).at(0)
-    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
-    terms = DUKD().terms(Step(0, 7, Batch(batch.lr, None), cast))
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
+    terms = DUKD().terms(Step(0, 7, Batch(batch.lr, None), networks))
     assert torch.equal(terms["pixel"], terms["logits"])
     output = 0.5 * batch.lr.repeat_interleave(2, -2).repeat_interleave(2, -1)
     windows = output[0].unfold(1, 12, 1).unfold(2, 12, 1)
-    assert (windows == teacher.seen[1][0][:, None, None]).all(-1).all(-1).all(0).any()
+    assert (windows == teacher.inputs[1][0][:, None, None]).all(-1).all(-1).all(0).any()
     path = tmp_path / "teacher.safetensors"
     save_network(build(TEACHER, seed=0), path)
     out = tmp_path / "run"
@@ -282,9 +282,9 @@ def test_a_swinir_run_through_the_command_has_no_zoom_out(photos: Path, tmp_path
     out = tmp_path / "run"
     compress(path, recipe="dukd", data=photos, width=0.5, steps=1, out=out, settings=SMALL)
     (line,) = (
-        told
-        for told in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        if any(key.startswith("raw/") for key in told)
+        row
+        for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if any(key.startswith("raw/") for key in row)
     )
     assert "raw/zoom_in" in line and "raw/zoom_out" not in line
 

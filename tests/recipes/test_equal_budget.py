@@ -107,10 +107,10 @@ def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
     file = tmp_path / "both.yaml"
     text = "title: Both\nsource: ours\nweights: {pixel: 5}\nmethods: [{name: dukd}, {name: csd-lite}]\n"
     file.write_text(text + "student: {init: inherit}\n", encoding="utf-8")
-    own = preset_contender(file, methods_compared.OPTIONS, width=0.5)
-    assert (own.name, own.label, own.width, own.init) == ("both", "Both", 0.5, None)
-    assert own.settings == ("csd-lite.phi=teacher",)
-    rules = load_preset(own.recipe, own.settings).methods
+    contender = preset_contender(file, methods_compared.OPTIONS, width=0.5)
+    assert (contender.name, contender.label, contender.width, contender.init) == ("both", "Both", 0.5, None)
+    assert contender.settings == ("csd-lite.phi=teacher",)
+    rules = load_preset(contender.recipe, contender.settings).methods
     assert [rule.name for rule in rules] == ["dukd", "csd-lite"] and rules[1].options == {"phi": "teacher"}
     said = text.replace("{name: csd-lite}", "{name: csd-lite, options: {phi: vgg19}}")
     file.write_text(said, encoding="utf-8")
@@ -140,14 +140,14 @@ def test_rows_of_the_ablation_differ_by_their_switches_alone() -> None:
 
 
 def test_a_teacher_of_another_kind_and_the_embedded_one_teach_the_same_student(tmp_path: Path) -> None:
-    own = dukd_ablation.table3(None, None)
-    assert {row.student for row in own} == {dukd_ablation.COMPACT} and {row.teacher for row in own} == {None}
+    table3 = dukd_ablation.table3(None, None)
+    assert {row.student for row in table3} == {dukd_ablation.COMPACT} and {row.teacher for row in table3} == {None}
     file = tmp_path / "swinir.onnx"
     rows = dukd_ablation.table3(file, None)
     assert {row.student for row in rows} == {dukd_ablation.EDSR}
     taught = {(row.recipe, row.teacher) for row in rows}
     assert taught == {("scratch", None), *((recipe, path) for recipe in ("logits", "dukd") for path in (None, file))}
-    assert len({row.name for row in [*own, *rows]}) == len(own) + len(rows), "their runs lie side by side"
+    assert len({row.name for row in [*table3, *rows]}) == len(table3) + len(rows), "their runs lie side by side"
 
 
 def _terms(row: Contender) -> dict[str, object]:

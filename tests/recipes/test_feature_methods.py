@@ -72,8 +72,8 @@ def test_fakd_reads_the_features_that_the_official_code_compares(tmp_path: Path)
     with torch.no_grad(), read_taps(network, [tap for tap, _ in pairs]) as features:
         network(case.lr)
     for (tap, _), name in zip(pairs, ("fm1", "fm2", "fm3"), strict=True):
-        theirs = case.outputs[name]
-        assert (official.thinned(features[tap]) - theirs).abs().max() <= 1e-5 * theirs.abs().max(), name
+        expected = case.outputs[name]
+        assert (official.thinned(features[tap]) - expected).abs().max() <= 1e-5 * expected.abs().max(), name
 
 
 def test_the_usual_taps_follow_the_lineage() -> None:
@@ -154,16 +154,16 @@ def test_the_memory_of_an_affinity_is_bounded() -> None:
 def test_a_pair_takes_the_memory_that_is_told(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
     step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
-    seen = method.run_networks(step)
-    ours, theirs = seen.features[0][0].detach().requires_grad_(), seen.features[0][1]
+    forward = method.run_networks(step)
+    feature, target = forward.features[0][0].detach().requires_grad_(), forward.features[0][1]
     monkeypatch.setattr(
-        type(method), "run_networks", lambda *_: PairedForward(seen.student, seen.teacher, [(ours, theirs)])
+        type(method), "run_networks", lambda *_: PairedForward(forward.student, forward.teacher, [(feature, target)])
     )
-    given = [ours, theirs, seen.student, seen.teacher, step.hr, *step.modules.parameters()]
-    with PeakMemory(*given) as memory:
+    tensors = [feature, target, forward.student, forward.teacher, step.hr, *step.modules.parameters()]
+    with PeakMemory(*tensors) as memory:
         method.terms(step)[method.term].backward()
-    told = method.bytes_of(tuple(ours.shape), tuple(theirs.shape), 1)
-    assert 0.6 < memory.peak_bytes / told < 1.25
+    estimate = method.bytes_of(tuple(feature.shape), tuple(target.shape), 1)
+    assert 0.6 < memory.peak_bytes / estimate < 1.25
 
 
 def test_rows_within_a_bound_change_nothing() -> None:
@@ -181,11 +181,11 @@ def test_rows_within_a_bound_change_nothing() -> None:
 def test_fakd_is_its_sum() -> None:
     student, teacher, batch = net(STUDENT), net(TEACHER, 1), Waves(2).at(0)
     step = step_of(FAKD(), student, teacher, batch)
-    with torch.no_grad(), read_taps(student, ("head", "body[0]", "pre_up")) as ours:
+    with torch.no_grad(), read_taps(student, ("head", "body[0]", "pre_up")) as features:
         s = student(batch.lr)
-    with torch.no_grad(), read_taps(teacher, ("head", "body[0]", "pre_up")) as theirs:
+    with torch.no_grad(), read_taps(teacher, ("head", "body[0]", "pre_up")) as targets:
         t = teacher(batch.lr)
-    term = sum(F.l1_loss(affinity(ours[tap]), affinity(theirs[tap])) for tap in ours)
+    term = sum(F.l1_loss(affinity(features[tap]), affinity(targets[tap])) for tap in features)
     assert batch.hr is not None
     expected = 0.5 * F.l1_loss(s, batch.hr) + 0.5 * F.l1_loss(s, t) + 10 / 255 * term
     assert weighed(FAKD(), step).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -252,14 +252,14 @@ def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_lo
 
 
 def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
-    found = []
+    weights = []
     for gate in ("hard", "soft", "off"):
         pair = Pair.made(FACD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
-        seen = pair.train(state)[0]
-        found.append(state.calibration.weights["patch_contrast"])
-        assert found[-1] == pytest.approx(0.2 * seen["raw/pixel"] / seen["seen/ungated_contrast"], rel=1e-5)
-    assert found[0] == found[1] == found[2]
+        losses = pair.train(state)[0]
+        weights.append(state.calibration.weights["patch_contrast"])
+        assert weights[-1] == pytest.approx(0.2 * losses["raw/pixel"] / losses["seen/ungated_contrast"], rel=1e-5)
+    assert weights[0] == weights[1] == weights[2]
 
 
 @pytest.mark.parametrize("form", ["ratio", "infonce"])

@@ -23,11 +23,11 @@ from srkd.compression import compress
 from tests.support.methods_table import DEEPER, TEACHER
 from tests.support.tensors import PeakMemory
 
-MASTER = EDSRSpec(scale=2, width=8, depth=6)
+LARGER = EDSRSpec(scale=2, width=8, depth=6)
 
 
 def lines(method: str, *, batch: int = 2, side: int = 8, **options: Any) -> list[str]:
-    return describe_taps([make_method(method, options)], build(MASTER), build(DEEPER), batch=batch, lr_patch=side)
+    return describe_taps([make_method(method, options)], build(LARGER), build(DEEPER), batch=batch, lr_patch=side)
 
 
 def megabytes(line: str) -> float:
@@ -43,12 +43,12 @@ def test_heads_tell_the_features_they_stand_on(method: str, options: dict[str, A
 
 
 def test_blocks_whose_images_are_compared_are_told_in_pairs() -> None:
-    found = lines("hkdsr", batch=16, side=48)
-    sides = [line.split(", about")[0] for line in found]
+    described = lines("hkdsr", batch=16, side=48)
+    sides = [line.split(", about")[0] for line in described]
     pairs = [("body[0]", "body[1]"), ("body[1]", "body[3]"), ("body[2]", "body[5]")]
     assert sides == [f"hkdsr: bands of student {a} 16x4x48x48 with teacher {b} 16x8x48x48" for a, b in pairs]
     # The image of the last block is there already.
-    assert megabytes(found[0]) == megabytes(found[1]) > megabytes(found[2]) > 0
+    assert megabytes(described[0]) == megabytes(described[1]) > megabytes(described[2]) > 0
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,20 @@ def test_wrong_taps_are_told_with_their_side_before_anything_is_written(
 ) -> None:
     chosen = make_method(method, options)
     with pytest.raises(UsageError, match=message):
-        chosen.fit(build(MASTER), build(DEEPER))
+        chosen.fit(build(LARGER), build(DEEPER))
     with pytest.raises(UsageError, match=message):
-        chosen.feature_pairs(build(MASTER), build(DEEPER))
+        chosen.feature_pairs(build(LARGER), build(DEEPER))
 
 
 def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> None:
-    teacher, told = tmp_path / "teacher.safetensors", list[str]()
+    teacher, notes = tmp_path / "teacher.safetensors", list[str]()
     save_network(build(TEACHER, seed=1), teacher)
     small = ("schedule.batch=2", "schedule.lr_patch=8")
     both = '["body[0]", "body[1]"]'
     settings = (*small, f"teacher_taps={both}", f"student_taps={both}")
     out = tmp_path / "run"
-    compress(teacher, recipe="hkdsr", width=0.5, steps=1, out=out, settings=settings, announce=told.append)
-    assert sum(line.startswith("hkdsr: bands of student body[") for line in told) == 2
+    compress(teacher, recipe="hkdsr", width=0.5, steps=1, out=out, settings=settings, announce=notes.append)
+    assert sum(line.startswith("hkdsr: bands of student body[") for line in notes) == 2
     with pytest.raises(UsageError, match="did you mean"):
         compress(teacher, recipe="ds", steps=1, out=tmp_path / "wrong", settings=(*small, 'taps=["bdy[0]"]'))
     assert not (tmp_path / "wrong").exists()
@@ -97,16 +97,16 @@ def test_a_head_takes_the_memory_that_is_told() -> None:
 def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
     student, method = build(EDSRSpec(scale=2, width=16, depth=3)), Hkdsr()
     feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
-    hr, theirs, lr = torch.rand(4, 3, 48, 48), torch.rand(4, 3, 48, 48), torch.rand(4, 3, 24, 24)
+    hr, target, lr = torch.rand(4, 3, 48, 48), torch.rand(4, 3, 48, 48), torch.rand(4, 3, 24, 24)
     gate = fusion_gate(seed=0)
-    with PeakMemory(feature, shallow, hr, theirs, lr, *gate.parameters(), *student.parameters()) as memory:
+    with PeakMemory(feature, shallow, hr, target, lr, *gate.parameters(), *student.parameters()) as memory:
         image = student.finish(feature, shallow, lr)
-        (method.fsm_loss(image, theirs, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, theirs))).backward()
+        (method.fsm_loss(image, target, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, target))).backward()
     assert within(student, method, feature) == pytest.approx(memory.peak_bytes, rel=0.3)
 
 
 def within(student: Network, method: Any, feature: torch.Tensor) -> int:
     """Bytes that are told of the first of the method's features."""
     shape = tuple(feature.shape)
-    told: int = method.feature_pairs(student, student)[0].bytes_of(shape, shape, 1)
-    return told
+    size_bytes: int = method.feature_pairs(student, student)[0].bytes_of(shape, shape, 1)
+    return size_bytes

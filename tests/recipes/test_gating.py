@@ -44,8 +44,8 @@ def step_of(method: Any, better: str) -> Step:
         images = {"S": student(lr), "T": teacher(lr)}
     hr = torch.stack([images[who][at] for at, who in enumerate(better)])
     modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
-    cast = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
-    return Step(0, 0, Batch(lr, hr), cast)
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
+    return Step(0, 0, Batch(lr, hr), networks)
 
 
 def ungated(method: Any) -> Any:
@@ -66,11 +66,11 @@ def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
 @named
 def test_a_teacher_that_is_better_everywhere_teaches_as_without_a_gate(name: str) -> None:
     gated, plain = GATED[name], ungated(GATED[name])
-    ours, theirs = gated.terms(step_of(gated, "TTTT")), plain.terms(step_of(plain, "TTTT"))
-    assert ours.keys() == {"gated_logits" if term == "logits" else term for term in theirs}
-    for term, value in theirs.items():
-        assert ours["gated_logits" if term == "logits" else term].item() == pytest.approx(value.item(), rel=1e-5)
-    assert ours.keys() == gated.weights.keys() and theirs.keys() == plain.weights.keys()
+    gated_terms, plain_terms = gated.terms(step_of(gated, "TTTT")), plain.terms(step_of(plain, "TTTT"))
+    assert gated_terms.keys() == {"gated_logits" if term == "logits" else term for term in plain_terms}
+    for term, value in plain_terms.items():
+        assert gated_terms["gated_logits" if term == "logits" else term].item() == pytest.approx(value.item(), rel=1e-5)
+    assert gated_terms.keys() == gated.weights.keys() and plain_terms.keys() == plain.weights.keys()
 
 
 @named
@@ -87,7 +87,7 @@ def test_an_affinity_of_a_closed_patch_does_not_count() -> None:
     step = step_of(method, "STSS")
     terms = method.terms(step)
     pairs = method.run_networks(step).features
-    expected = sum(affinity_l1(ours[1:2], theirs[1:2]).item() for ours, theirs in pairs) / 4
+    expected = sum(affinity_l1(feature[1:2], target[1:2]).item() for feature, target in pairs) / 4
     assert terms["affinity"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -103,13 +103,13 @@ def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
 
 
 def test_features_are_weighed_before_the_gate() -> None:
-    found = []
+    weights = []
     for gate in ("off", "hard", "soft"):
         pair = Pair.made(LFD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
         pair.train(state)
-        found.append(state.calibration.weights["matching"])
-    assert found[0] == pytest.approx(found[1]) == pytest.approx(found[2])
+        weights.append(state.calibration.weights["matching"])
+    assert weights[0] == pytest.approx(weights[1]) == pytest.approx(weights[2])
     weight = LFD(gate="hard").weights["matching"]
     assert isinstance(weight, Calibrated) and weight.by == "ungated_matching"
 

@@ -154,14 +154,14 @@ def test_the_terms_are_the_formula() -> None:
             shallow = network.stem(batch.lr)
             images.append([network.finish(network.blocks[: tap + 1](shallow), shallow, batch.lr) for tap in taps])
         bands = fusion = torch.zeros(())
-        for ours, theirs, gate in zip(*images, modules["hkdsr"]["gates"], strict=True):
-            d = ours - theirs
+        for image, target, gate in zip(*images, modules["hkdsr"]["gates"], strict=True):
+            d = image - target
             a, b, c, e = (d[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
             bands = bands + sum((x / 2).abs().mean() for x in (a + b - c - e, a - b + c - e, a - b - c + e))
-            q = gate.shares(batch.hr, theirs)
+            q = gate.shares(batch.hr, target)
             assert torch.allclose(q.sum(1), torch.ones(2, 1, 1))
             assert 1 / (1 + math.e) <= float(q.min()) <= float(q.max()) <= math.e / (1 + math.e)
-            fusion = fusion + (ours - q[:, :1] * batch.hr - q[:, 1:] * theirs).abs().mean()
+            fusion = fusion + (image - q[:, :1] * batch.hr - q[:, 1:] * target).abs().mean()
         pixel = F.l1_loss(student(batch.lr), batch.hr)
     for name, expected in (("pixel", pixel), ("bands", bands), ("fusion", fusion)):
         torch.testing.assert_close(terms[name].detach(), expected, rtol=1e-5, atol=1e-7)
@@ -301,8 +301,8 @@ def test_it_resumes_to_the_bit_in_either_stage(at: int, tmp_path: Path) -> None:
     resumed.load(tmp_path / "state.pt", both, teacher)
     Trainer(both, resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
     for ours, theirs in ((resumed.student, straight.student), (resumed.modules, straight.modules)):
-        wanted = theirs.state_dict()
-        assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+        expected = theirs.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_it_trains_in_bf16_and_beside_logits() -> None:
@@ -316,11 +316,11 @@ def test_it_trains_in_bf16_and_beside_logits() -> None:
 def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
     tuning, main = stages()
     teacher, batched = Teacher(build(EDSR)), BatchShape(2, 8)
-    found = footprint(main, replace(EDSR, width=6), teacher, batched)
-    assert (found.student_forwards, found.teacher_forwards) == (1, 1)
-    assert found.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and found.memory.modules > 0
+    counted = footprint(main, replace(EDSR, width=6), teacher, batched)
+    assert (counted.student_forwards, counted.teacher_forwards) == (1, 1)
+    assert counted.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and counted.memory.modules > 0
     plain = footprint(replace(main, methods=[Logits()]), replace(EDSR, width=6), teacher, batched)
-    assert found.memory.peak > plain.memory.peak
+    assert counted.memory.peak > plain.memory.peak
     assert footprint(tuning, replace(EDSR, width=6), teacher, batched).student_forwards == 1
     heads = replace(main, methods=[DeepSupervision()])
     assert footprint(heads, EDSR, None, batched).memory.modules > 4 * 100_000

@@ -38,17 +38,17 @@ def first_batch(row: Row) -> Batch:
     return Waves(row.student.scale).at(0)
 
 
-def cast_of(pair: Pair, state: State) -> StepNetworks:
+def networks_of(pair: Pair, state: State) -> StepNetworks:
     """Who plays in the first step of the last stage."""
     for stage in pair.stages[1:]:
         state.enter(stage, pair.teacher)
     return build_networks(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
 
 
-def terms_of(pair: Pair, cast: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
+def terms_of(pair: Pair, networks: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
     """The terms of each update of a step."""
     for part in range(pair.stages[-1].updates):
-        step = Step(0, 3, batch, cast, part)
+        step = Step(0, 3, batch, networks, part)
         yield step, dict(pair.method.terms(step))
 
 
@@ -60,30 +60,30 @@ def test_every_method_has_a_row():
 @every
 def test_terms_are_finite_and_named_as_their_weights(row: Row):
     pair = Pair.of(row)
-    cast, seen = cast_of(pair, pair.fresh()), set()
-    for step, terms in terms_of(pair, cast, first_batch(row)):
+    networks, names = networks_of(pair, pair.fresh()), set()
+    for step, terms in terms_of(pair, networks, first_batch(row)):
         for name, term in terms.items():
             assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
-        assert not seen & terms.keys(), "a term belongs to one update"
-        seen |= terms.keys()
-        student = cast.students[0].outputs.get(id(step.lr))
+        assert not names & terms.keys(), "a term belongs to one update"
+        names |= terms.keys()
+        student = networks.students[0].outputs.get(id(step.lr))
         assert set(row.taps) == (set(student[1].features) if student else set())
-    assert seen == set(pair.method.weights)
+    assert names == set(pair.method.weights)
 
 
 @every
 def test_gradients_reach_whom_they_should(row: Row):
     pair = Pair.of(row, **row.settled)
     state = pair.fresh()
-    cast = cast_of(pair, state)
+    networks = networks_of(pair, state)
     weights = pair.stages[-1].term_weights
-    for _, terms in terms_of(pair, cast, first_batch(row)):
+    for _, terms in terms_of(pair, networks, first_batch(row)):
         total(terms, weights).backward()
     joint = state.networks.get("joint")
     assert (joint is not None) == ("joint" in row.learners)
     assert bool(list(state.modules.parameters())) == ("modules" in row.learners)
     assert all_moved(state.trained_network, row.spared) and all_moved(state.modules, row.spared)
-    others = [pair.teacher, state.networks.get("teacher"), *cast.helpers.values()]
+    others = [pair.teacher, state.networks.get("teacher"), *networks.helpers.values()]
     for network in others:
         for parameter in () if network is None else network.parameters():
             assert parameter.grad is None and not parameter.requires_grad
@@ -101,17 +101,17 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
 @every
 def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
     pair = Pair.of(row, steps=10)
-    given = None if pair.teacher is None else pair.teacher.fingerprint()
+    before = None if pair.teacher is None else pair.teacher.fingerprint()
     # In the middle of the last stage, whatever comes before.
     straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
     losses = pair.train(straight, curve=curve)
-    assert given == (None if pair.teacher is None else pair.teacher.fingerprint())
+    assert before == (None if pair.teacher is None else pair.teacher.fingerprint())
     again = Pair.of(row, steps=10)
     resumed = again.fresh()
     resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
     assert again.train(resumed) == losses[-3:]
-    ours, theirs = numbers(resumed), numbers(straight)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    actual, expected = numbers(resumed), numbers(straight)
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 @every
@@ -147,29 +147,29 @@ def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
     for losses in pair.train(pair.fresh()):
         assert all(value == value and abs(value) < 1e6 for value in losses.values())
     again = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
-    cast = cast_of(again, again.fresh())
-    students = [precisions(runner.network) for runner in cast.students]
-    taught = precisions(cast.teacher.network) if cast.teacher else {}
-    for _, terms in terms_of(again, cast, first_batch(row)):
+    networks = networks_of(again, again.fresh())
+    students = [precisions(runner.network) for runner in networks.students]
+    taught = precisions(networks.teacher.network) if networks.teacher else {}
+    for _, terms in terms_of(again, networks, first_batch(row)):
         assert all(term.dtype == torch.float32 for term in terms.values())
-        for seen, runner in zip(students, cast.students, strict=True):
+        for dtypes, runner in zip(students, networks.students, strict=True):
             convolutions = {name for name, part in runner.network.named_modules() if isinstance(part, nn.Conv2d)}
-            assert seen == {name: {torch.bfloat16} for name in convolutions}
-            seen.clear()
+            assert dtypes == {name: {torch.bfloat16} for name in convolutions}
+            dtypes.clear()
     frozen = torch.bfloat16 if "joint" in row.learners else torch.float32
-    assert all(found == {frozen} for found in taught.values())
+    assert all(dtypes == {frozen} for dtypes in taught.values())
     assert bool(taught) == (row.teacher is not None and row.of not in TEACHERLESS)
 
 
 def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
     """By convolution, the types of what it gave; filled while the network runs."""
-    found: dict[str, set[torch.dtype]] = {}
+    dtypes: dict[str, set[torch.dtype]] = {}
     for name, part in network.named_modules():
         if isinstance(part, nn.Conv2d):
             part.register_forward_hook(
-                lambda module, taken, given, name=name: found.setdefault(name, set()).add(given.dtype)
+                lambda module, inputs, output, name=name: dtypes.setdefault(name, set()).add(output.dtype)
             )
-    return found
+    return dtypes
 
 
 @every
@@ -189,11 +189,11 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
     The direction is that of Adam's first step, as the acceptance list has it. Before Adam the gradients are compared
     too: the first step sees little more than their signs, and would not notice one term that weighs a little wrongly.
     """
-    ours, theirs = (Stretched.of(row, top, monkeypatch) for top in (1.0, 255.0))
-    for name, term in ours.terms.items():
-        assert theirs.terms[name] == pytest.approx(255.0 ** row.degrees.get(name, 1) * term, rel=1e-3), name
-    assert ours.gradient.norm() > 0
-    for one, other in ((ours.gradient, theirs.gradient), (ours.move, theirs.move)):
+    small, large = (Stretched.of(row, top, monkeypatch) for top in (1.0, 255.0))
+    for name, term in small.terms.items():
+        assert large.terms[name] == pytest.approx(255.0 ** row.degrees.get(name, 1) * term, rel=1e-3), name
+    assert small.gradient.norm() > 0
+    for one, other in ((small.gradient, large.gradient), (small.move, large.move)):
         assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9999
 
 
@@ -203,8 +203,8 @@ def test_two_processes_are_one(tmp_path: Path):
     assert code == 0, err
     both = json.loads((tmp_path / "found.json").read_text())
     for row in ROWS:
-        ours, theirs = alone[row.name], both[row.name]
-        assert theirs["replicas"] == 1, row.name
-        for mine, other in zip(ours["losses"], theirs["losses"], strict=True):
+        one, two = alone[row.name], both[row.name]
+        assert two["replicas"] == 1, row.name
+        for mine, other in zip(one["losses"], two["losses"], strict=True):
             assert other == pytest.approx(mine, rel=row.tolerance), row.name
-        assert theirs["weights"] == pytest.approx(ours["weights"], abs=2e-5), row.name
+        assert two["weights"] == pytest.approx(one["weights"], abs=2e-5), row.name

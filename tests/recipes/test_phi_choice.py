@@ -21,12 +21,12 @@ from tests.support.networks import tiny
 class Server:
     """Stands for the network: what `connect` gives, and how often it was asked."""
 
-    def __init__(self, content: bytes, *, told: int | None = None) -> None:
-        self.content, self.told, self.asked = content, told, 0
+    def __init__(self, content: bytes, *, length: int | None = None) -> None:
+        self.content, self.length, self.requests = content, length, 0
 
     def __call__(self, url: str) -> recipes.phi._Response:
-        self.asked += 1
-        total = len(self.content) if self.told is None else self.told
+        self.requests += 1
+        total = len(self.content) if self.length is None else self.length
         return recipes.phi._Response(self.content[:100], io.BytesIO(self.content[100:]), total)
 
 
@@ -53,12 +53,12 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
-    found = resolve_phi()
-    assert found.kind == "teacher"
-    assert "no route to host" in found.how
-    assert isinstance(found.build(build(tiny("edsr", 2))), TeacherPhi)
+    source = resolve_phi()
+    assert source.kind == "teacher"
+    assert "no route to host" in source.how
+    assert isinstance(source.build(build(tiny("edsr", 2))), TeacherPhi)
     with pytest.raises(SrkdError, match="--phi-weights FILE"):
-        found.build(None)
+        source.build(None)
     with pytest.raises(SrkdError, match=r"--phi-weights FILE, or put it at .*vgg19-dcbb9e9d\.pth"):
         resolve_phi("vgg19")
     assert not hub.exists()
@@ -68,9 +68,9 @@ def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("nothing is to be downloaded"))
     assert resolve_phi("teacher").kind == "teacher"
     (tmp_path / "mine.pth").write_bytes(b"mine")
-    found = resolve_phi(weights=tmp_path / "mine.pth")
-    assert (found.kind, found.path) == ("vgg19", tmp_path / "mine.pth")
-    assert found.sha256 == hashlib.sha256(b"mine").hexdigest()
+    source = resolve_phi(weights=tmp_path / "mine.pth")
+    assert (source.kind, source.path) == ("vgg19", tmp_path / "mine.pth")
+    assert source.sha256 == hashlib.sha256(b"mine").hexdigest()
     with pytest.raises(UsageError, match="--phi-weights"):
         resolve_phi("teacher", tmp_path / "mine.pth")
     with pytest.raises(SrkdError, match=r"absent\.pth"):
@@ -78,16 +78,16 @@ def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, seen = Server(weights), list[tuple[int, int]]()
+    server, reports = Server(weights), list[tuple[int, int]]()
     monkeypatch.setattr(recipes.phi, "connect", server)
-    found = resolve_phi(progress=lambda title, done, total: seen.append((done, total)))
-    assert (found.kind, found.path) == ("vgg19", hub)
+    source = resolve_phi(progress=lambda title, done, total: reports.append((done, total)))
+    assert (source.kind, source.path) == ("vgg19", hub)
     assert hub.read_bytes() == weights
-    assert seen[-1] == (len(weights), len(weights))
-    assert seen == sorted(seen)
-    assert isinstance(found.build(None), VGG19)
-    assert resolve_phi("vgg19") == found
-    assert server.asked == 1
+    assert reports[-1] == (len(weights), len(weights))
+    assert reports == sorted(reports)
+    assert isinstance(source.build(None), VGG19)
+    assert resolve_phi("vgg19") == source
+    assert server.requests == 1
 
 
 @pytest.mark.parametrize("fault", ["checksum", "short", "breaks"])
@@ -102,12 +102,12 @@ def test_a_faulty_download_leaves_nothing_behind(
         if fault == "breaks":
             return recipes.phi._Response(weights[:100], Breaking(), len(weights))
         content = weights[:-1] + b"?" if fault == "checksum" else weights[:-1]
-        return Server(content, told=len(weights))(url)
+        return Server(content, length=len(weights))(url)
 
     monkeypatch.setattr(recipes.phi, "connect", connect)
-    found = resolve_phi()
-    assert found.kind == "teacher"
-    assert {"checksum": "SHA-256", "short": "broke off", "breaks": "timed out"}[fault] in found.how
+    source = resolve_phi()
+    assert source.kind == "teacher"
+    assert {"checksum": "SHA-256", "short": "broke off", "breaks": "timed out"}[fault] in source.how
     assert list(hub.parent.iterdir()) == []
 
 
@@ -129,10 +129,10 @@ def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch
     monkeypatch.setattr(recipes.phi, "connect", silence)
     assert recipes.phi.START_WITHIN_S == 5
     monkeypatch.setattr(recipes.phi, "START_WITHIN_S", 0.05)
-    found = resolve_phi()
+    source = resolve_phi()
     never.set()
-    assert found.kind == "teacher"
-    assert "did not start within 0.05 s" in found.how
+    assert source.kind == "teacher"
+    assert "did not start within 0.05 s" in source.how
 
 
 def test_the_file_is_torchvisions() -> None:

@@ -74,7 +74,7 @@ def test_every_mistake_is_told_at_once_with_line_key_value_and_what_was_expected
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, message",
     [
         (["kapa=1"], "--set kapa=1: unknown key, did you mean logits.kappa?"),
         (["kappa=lots"], "--set kappa=lots: expected a number"),
@@ -91,15 +91,15 @@ def test_every_mistake_is_told_at_once_with_line_key_value_and_what_was_expected
         (["schedule.batch=true"], "expected a whole number"),
     ],
 )
-def test_wrong_settings_say_which(settings, told):
+def test_wrong_settings_say_which(settings, message):
     with pytest.raises(UsageError) as caught:
         load_preset("logits", settings)
-    assert told in str(caught.value) and len(caught.value.problems) == 1
+    assert message in str(caught.value) and len(caught.value.problems) == 1
 
 
 def test_mistakes_of_settings_and_of_the_file_come_together():
-    told = [str(problem) for problem in problems("title: t\nmethods: []\n", "schedule.rate=x", "nothing", "title=ok")]
-    assert told == [
+    lines = [str(problem) for problem in problems("title: t\nmethods: []\n", "schedule.rate=x", "nothing", "title=ok")]
+    assert lines == [
         "my.yaml:1: source: is missing",
         "my.yaml:2: methods=[]: expected at least 1 entries, not 0",
         "--set nothing: not of the form key=value",
@@ -121,7 +121,7 @@ def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("", "f: expected keys and values"),
         ("- 1\n", "f: expected keys and values"),
@@ -133,16 +133,16 @@ def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
         ("? [a]\n: b\n", "f:1: not YAML: a key must be a plain word"),
     ],
 )
-def test_what_is_no_preset_at_all_is_one_line(text, told):
+def test_what_is_no_preset_at_all_is_one_line(text, message):
     with pytest.raises(PresetError) as caught:
         read_preset(text, "f")
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"title: \xe9\n")
-    for name, told in (("none.yaml", "No such file"), ("latin.yaml", "UTF-8"), (".", "directory")):
-        with pytest.raises(UsageError, match=told):
+    for name, message in (("none.yaml", "No such file"), ("latin.yaml", "UTF-8"), (".", "directory")):
+        with pytest.raises(UsageError, match=message):
             load_preset(f"{tmp_path}/{name}")
 
 

@@ -42,42 +42,42 @@ def of(**methods: str) -> Contribution:
 
 
 def test_a_package_adds_names_and_says_whose_they_are(point):
-    found = build_catalogue([point("lab", of(echo="nowhere:Echo"))])
-    assert found.method("echo").package == "lab" and found.notes == []
+    result = build_catalogue([point("lab", of(echo="nowhere:Echo"))])
+    assert result.method("echo").package == "lab" and result.notes == []
     with pytest.raises(SrkdError, match=r"nowhere:Echo of lab cannot be imported \(ModuleNotFoundError"):
-        found.method("echo").load()
+        result.method("echo").load()
 
 
 def test_our_names_stay_ours_and_both_packages_are_named(point):
-    found = build_catalogue([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
-    assert found.method("logits") == METHODS["logits"]
-    assert found.notes == ["method logits of lab is refused: srkd has a method of that name"]
-    assert found.method("echo").package == "lab"
+    result = build_catalogue([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
+    assert result.method("logits") == METHODS["logits"]
+    assert result.notes == ["method logits of lab is refused: srkd has a method of that name"]
+    assert result.method("echo").package == "lab"
 
 
 def test_a_name_of_two_packages_means_neither_whatever_their_order(point):
     points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
     for order in (points, points[::-1]):
-        found = build_catalogue(order)
+        result = build_catalogue(order)
         with pytest.raises(UsageError, match="by one and by three and by two, so none of them is used"):
-            found.method("echo")
+            result.method("echo")
 
 
 @pytest.mark.parametrize(
-    "value, told",
+    "value, message",
     [("no contribution", "is not a Contribution"), (Contribution(presets="json"), "has no folder presets/")],
 )
-def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, value, told):
-    found = build_catalogue([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
-    assert len(found.notes) == 1 and "broken" in found.notes[0] and told in found.notes[0]
-    assert found.preset("logits").package == "srkd" and found.method("echo").package == "lab"
+def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, value, message):
+    result = build_catalogue([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
+    assert len(result.notes) == 1 and "broken" in result.notes[0] and message in result.notes[0]
+    assert result.preset("logits").package == "srkd" and result.method("echo").package == "lab"
     with pytest.raises(UsageError, match=r"no recipe is called 'mine'.*broken"):
-        found.preset("mine")
+        result.preset("mine")
 
 
 def test_a_package_that_is_not_there_is_a_note():
-    found = build_catalogue([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
-    assert "gone" in found.notes[0] and set(found.methods) == set(METHODS)
+    result = build_catalogue([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
+    assert "gone" in result.notes[0] and set(result.methods) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", ["Echo", "../x", "", "a b", "x.yaml"])
@@ -128,9 +128,9 @@ def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path)
 def test_its_mistakes_are_told_like_ours(installed, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("title: t\nsource: s\nmethods:\n  - name: charbonnier\n    options:\n      eps: 0\n      esp: 1\n")
-    told = beside(installed, "recipes", "validate", file)
-    assert told.code == 1
-    assert told.out.splitlines() == [
+    outcome = beside(installed, "recipes", "validate", file)
+    assert outcome.code == 1
+    assert outcome.out.splitlines() == [
         f"{file}:6: methods.0.options.eps=0: expected more than 0",
         f"{file}:7: methods.0.options.esp: unknown key, did you mean eps?",
     ]
@@ -154,9 +154,9 @@ def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str
 
 
 def test_ls_as_json(capfd):
-    told = json.loads(ask(capfd, "ls", "--json")[1])
-    assert told["schema"] == "srkd.recipes/1" and told["machine"] and told["notes"] == []
-    logits = next(recipe for recipe in told["recipes"] if recipe["name"] == "logits")
+    outcome = json.loads(ask(capfd, "ls", "--json")[1])
+    assert outcome["schema"] == "srkd.recipes/1" and outcome["machine"] and outcome["notes"] == []
+    logits = next(recipe for recipe in outcome["recipes"] if recipe["name"] == "logits")
     assert (logits["needs"], logits["methods"], logits["steps"]) == ("outputs", ["logits"], 25_000)
 
 
@@ -169,11 +169,12 @@ def test_show_prints_the_file_and_the_schema(capfd):
 
 
 @pytest.mark.parametrize(
-    "arguments, told", [(["logit"], "did you mean 'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")]
+    "arguments, message",
+    [(["logit"], "did you mean 'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")],
 )
-def test_show_says_what_is_wrong(arguments, told, capfd):
+def test_show_says_what_is_wrong(arguments, message, capfd):
     code, out, err = ask(capfd, "show", *arguments)
-    assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
+    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
 
 
 def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):

@@ -36,8 +36,8 @@ class Constant(nn.Module):
 def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant, Constant | None]:
     student, teacher = Constant(s), None if t is None else Constant(t)
     frozen = None if teacher is None else Runner(teacher, trains=False)
-    cast = StepNetworks([Runner(student, trains=True)], frozen)
-    return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), cast), student, teacher
+    networks = StepNetworks([Runner(student, trains=True)], frozen)
+    return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), networks), student, teacher
 
 
 def total(name: str, step: Step, **options: object) -> torch.Tensor:

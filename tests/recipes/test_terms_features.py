@@ -52,11 +52,11 @@ def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> N
     case = golden("fakd_sa_zero_pixel")
     student, teacher, official = case["in_student0"], case["in_teacher0"], case["out_grad_student0"]
     assert affinity_l1(student, teacher).mean().item() == pytest.approx(case["out_loss_sa"].item(), rel=1e-5)
-    ours = gradient_of(lambda s: affinity_l1(s, teacher).mean(), student)
-    known = official.isfinite()
-    assert (~known).sum() == 4
-    assert (ours[known] - official[known]).abs().max() <= 1e-5 * official[known].abs().max()
-    assert ours[~known].eq(0).all()
+    gradient = gradient_of(lambda s: affinity_l1(s, teacher).mean(), student)
+    finite = official.isfinite()
+    assert (~finite).sum() == 4
+    assert (gradient[finite] - official[finite]).abs().max() <= 1e-5 * official[finite].abs().max()
+    assert gradient[~finite].eq(0).all()
 
 
 @pytest.mark.parametrize("rows", [1, 4, 35])
@@ -125,9 +125,9 @@ def test_matching_weighs_positions_by_their_share_of_the_error() -> None:
     assert attended_distance(regressed, target).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
     assert not weights.requires_grad
     # The weights are constants: the gradient is that of an L1 weighted by them.
-    ours = gradient_of(lambda r: attended_distance(r, target).mean(), regressed)
+    gradient = gradient_of(lambda r: attended_distance(r, target).mean(), regressed)
     expected = weights * (regressed - target).sign() / (error.numel() * target.abs().mean())
-    assert close(ours, expected, 1e-6)
+    assert close(gradient, expected, 1e-6)
 
 
 def test_matching_is_free_of_scale_and_zero_where_nothing_is_missing() -> None:
@@ -163,21 +163,21 @@ def test_distances_between_all_samples_equal_the_whole_tensor() -> None:
     anchors, others = noise(3, 2, 4, 5), noise(4, 2, 4, 5, seed=1)
     assert torch.allclose(pairwise_l1(anchors, others), plain_pairs(anchors, others), rtol=1e-6)
     upstream = noise(3, 4, seed=2)
-    ours = gradient_of(lambda a: pairwise_l1(a, others) * upstream, anchors)
-    assert close(ours, gradient_of(lambda a: plain_pairs(a, others) * upstream, anchors), 1e-6)
+    gradient = gradient_of(lambda a: pairwise_l1(a, others) * upstream, anchors)
+    assert close(gradient, gradient_of(lambda a: plain_pairs(a, others) * upstream, anchors), 1e-6)
     assert torch.allclose(sample_l1(anchors, others[:3]), plain_pairs(anchors, others).diagonal(), rtol=1e-6)
 
 
 def test_contrast_by_hand_and_under_a_permutation() -> None:
     taps = [(noise(4, 3, 2, 2, seed=k), noise(4, 3, 2, 2, seed=9 + k)) for k in range(3)]
     student, teacher = [u for u, _ in taps], [f for _, f in taps]
-    ours = contrast(student, teacher)
+    losses = contrast(student, teacher)
     by_hand = torch.zeros(4)
     for u, f in taps:
         for i in range(4):
             others = sum((u[i] - f[k]).abs().mean() for k in range(4) if k != i)
             by_hand[i] += (u[i] - f[i]).abs().mean() / (others + 1e-7) / 3
-    assert torch.allclose(ours, by_hand, rtol=1e-5)
+    assert torch.allclose(losses, by_hand, rtol=1e-5)
     order = torch.tensor([2, 0, 3, 1])
     for form in ("ratio", "infonce"):
         shuffled = contrast([u[order] for u in student], [f[order] for f in teacher], form)
@@ -239,10 +239,10 @@ def test_gates_open_where_the_teacher_is_better() -> None:
 def test_terms_are_computed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor]) -> None:
     student, teacher = noise(3, 6, 4, 4).bfloat16(), noise(3, 6, 4, 4, seed=1).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = term(student, teacher)
-    assert ours.dtype == torch.float32
-    assert ours.shape == (3,)
-    assert torch.allclose(ours.double(), term(student.double(), teacher.double()), rtol=1e-5)
+        losses = term(student, teacher)
+    assert losses.dtype == torch.float32
+    assert losses.shape == (3,)
+    assert torch.allclose(losses.double(), term(student.double(), teacher.double()), rtol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         gradient = gradient_of(lambda s: term(s, teacher), student)
     assert gradient.dtype == torch.bfloat16

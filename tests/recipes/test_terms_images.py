@@ -46,9 +46,9 @@ def test_haar_of_the_official_code(size: str) -> None:
     for index, band in enumerate(haar(images).high):
         assert (band - case[f"out_{size}_J1_{index}"]).abs().max() < 1e-6
     for levels in (2, 3) if size == "even" else (2,):
-        ours = haar_levels(images, levels)
-        assert len(ours) == 3 * levels + 1
-        for index, band in enumerate(ours):
+        bands = haar_levels(images, levels)
+        assert len(bands) == 3 * levels + 1
+        for index, band in enumerate(bands):
             assert band.shape == case[f"out_{size}_J{levels}_{index}"].shape
             assert (band - case[f"out_{size}_J{levels}_{index}"]).abs().max() < 2e-6
     if size == "even":
@@ -75,11 +75,11 @@ def test_losses_on_bands_of_the_official_code() -> None:
         return 2 * band_l1(s, teacher).mean()
 
     def matrices(levels: int, bands: range) -> object:
-        theirs, labels = haar_levels(teacher, 2), haar_levels(label, levels)
+        targets, labels = haar_levels(teacher, 2), haar_levels(label, levels)
 
         def loss(s: Tensor) -> Tensor:
-            ours = haar_levels(s, 2)
-            return torch.stack([matrix_l1(ours[k], theirs[k], labels[k]).mean() for k in bands]).sum()
+            student_bands = haar_levels(s, 2)
+            return torch.stack([matrix_l1(student_bands[k], targets[k], labels[k]).mean() for k in bands]).sum()
 
         return loss
 
@@ -135,11 +135,11 @@ def test_windows_of_the_matrix_form() -> None:
 def test_fusion_of_the_official_code() -> None:
     case = golden("hkdsr_acf")
     gate = fusion_gate(seed=0)
-    ours = {"squeeze": "0", "choose": "2"}
+    layers = {"squeeze": "0", "choose": "2"}
     gate.load_state_dict(
         {
             f"{name}.{kind}": case[f"state_adaptconv.{k}.{kind}"]
-            for name, k in ours.items()
+            for name, k in layers.items()
             for kind in ("weight", "bias")
         }
     )
@@ -150,7 +150,7 @@ def test_fusion_of_the_official_code() -> None:
     student = case["in_student"]
     assert loss(student).item() == pytest.approx(case["out_loss"].item(), rel=1e-5)
     assert close(gradient_of(loss, student), case["out_grad_student"])
-    for name, k in ours.items():
+    for name, k in layers.items():
         layer = gate.get_submodule(name)
         assert close(layer.weight.grad, case[f"out_grad.adaptconv.{k}.weight"])
         assert close(layer.bias.grad, case[f"out_grad.adaptconv.{k}.bias"])
@@ -222,14 +222,14 @@ def test_operations_pass_gradients_and_refuse_what_cannot_be_transposed() -> Non
 
 
 def test_operations_are_coins_of_their_own() -> None:
-    drawn = draw_operations(0.3, stream="zoom-in", seed=1, step=5, samples=range(4000))
-    coins = torch.stack([drawn.inverted, drawn.upended, drawn.mirrored, drawn.transposed]).double()
+    operations = draw_operations(0.3, stream="zoom-in", seed=1, step=5, samples=range(4000))
+    coins = torch.stack([operations.inverted, operations.upended, operations.mirrored, operations.transposed]).double()
     assert (coins.mean(1) - 0.3).abs().max() < 0.03
     assert (torch.corrcoef(coins) - torch.eye(4)).abs().max() < 0.06
     part = draw_operations(0.3, stream="zoom-in", seed=1, step=5, samples=range(1000, 1400))
-    assert torch.equal(part.transposed, drawn.transposed[1000:1400])
+    assert torch.equal(part.transposed, operations.transposed[1000:1400])
     other = draw_operations(0.3, stream="zoom-out", seed=1, step=5, samples=range(4000))
-    assert not torch.equal(other.inverted, drawn.inverted)
+    assert not torch.equal(other.inverted, operations.inverted)
     for probability in (0.0, 1.0):
         sure = draw_operations(probability, stream="x", seed=1, step=5, samples=range(9), copies=2)
         assert sure.mirrored.shape == (18,)

@@ -90,12 +90,12 @@ def test_negatives_serve_every_anchor_and_get_no_gradient() -> None:
     def plain(a: Tensor) -> Tensor:
         return (negatives.detach()[None] - a[:, None]).abs().mean((0, 2, 3, 4)).sum()
 
-    def ours_of(a: Tensor) -> Tensor:
+    def term_of(a: Tensor) -> Tensor:
         return sample_distances([a], [a.detach()], [negatives]).mean(0)[0, 1]
 
-    assert ours_of(anchors).item() == pytest.approx(plain(anchors).item(), rel=1e-6)
-    ours = gradient_of(ours_of, anchors)
-    assert close(ours, gradient_of(plain, anchors), 1e-6)
+    assert term_of(anchors).item() == pytest.approx(plain(anchors).item(), rel=1e-6)
+    actual = gradient_of(term_of, anchors)
+    assert close(actual, gradient_of(plain, anchors), 1e-6)
     assert negatives.grad is None
 
 
@@ -135,10 +135,10 @@ def test_negatives_are_torch_bicubic() -> None:
     case = golden("csd_bicubic_negative")
     lr = case["in_lr"].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = bicubic_negatives(lr, 4)
-    assert not ours.requires_grad
-    assert close(ours, case["out_up"])
-    assert ours.max() > 255 or ours.min() < 0
+        actual = bicubic_negatives(lr, 4)
+    assert not actual.requires_grad
+    assert close(actual, case["out_up"])
+    assert actual.max() > 255 or actual.min() < 0
 
 
 # VGG-19
@@ -185,7 +185,7 @@ def test_vgg19_levels_are_the_first_relus_of_the_five_stages(vgg: VGG19) -> None
     assert [tuple(level.shape[1:]) for level in levels] == [
         (64, 32, 48), (128, 16, 24), (256, 8, 12), (512, 4, 6), (512, 2, 3),
     ]  # fmt: skip
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(levels, by_hand, strict=True))
+    assert all(torch.equal(actual, expected) for actual, expected in zip(levels, by_hand, strict=True))
     assert all(level.min() == 0 for level in levels)
     assert [level.shape for level in grey] == [level.shape for level in levels]
 
@@ -234,7 +234,7 @@ def test_teacher_phi_is_the_first_blocks_and_nothing_else(spec: Spec) -> None:
         teacher(images)
     levels = phi(images)
     assert len(levels) == phi.levels
-    assert all(torch.equal(ours, features[tap]) for ours, tap in zip(levels, features, strict=True))
+    assert all(torch.equal(actual, features[tap]) for actual, tap in zip(levels, features, strict=True))
     kept = {name.removeprefix("network.") for name, _ in phi.named_parameters()}
     assert kept < {name for name, _ in teacher.named_parameters()}
     assert not any(name.startswith(("tail", "upsampler", "exit", "body_end")) for name in kept)
