@@ -74,7 +74,7 @@ class CompressOptions(Options):
     ] = False
     phi_weights: Annotated[
         PathOption,
-        Option("vgg19-dcbb9e9d.pth of torchvision, for contrastive recipes (csd, csd-lite, clsd).", metavar="FILE"),
+        Option("vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.", metavar="FILE"),
     ] = None
     out: Annotated[PathOption, Option("Run folder to write; must not exist yet.", in_json=False)] = None
 
