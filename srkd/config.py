@@ -54,8 +54,13 @@ class StudentInit:
     init_from: InitReport | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what run.json keeps."""
-        init_from = None if self.init_from is None else json_value(self.init_from)
+        """Return the entry `start` of run.json."""
+        init_from = None
+        if self.init_from is not None:
+            values = dict(vars(self.init_from))
+            # The keys of the file are older than the fields.
+            values |= {"taken": values.pop("copied"), "unlike": values.pop("differences")}
+            init_from = json_value(values)
         return {"init": self.init, "select": self.select, "init_from": init_from}
 
 

@@ -142,6 +142,8 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
     start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")
     assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
+    keys = "architecture misshaped missing path scale sha256 taken unlike unused"
+    assert sorted(start["init_from"]) == keys.split()
     assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["taken"]) == 14
     student = dict(load_checkpoint(report.student_path).network.named_parameters())
     earlier_weights = dict(earlier.named_parameters())
