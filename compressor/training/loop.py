@@ -81,14 +81,14 @@ class Trainer:
         """Take the steps of `stage` that are still to be taken."""
         state, events = self.state, self.events
         networks = build_networks(stage, state, self.teacher, events.note, self.context.processes)
-        first = state.done
+        first, updates = state.done, stage.updates
         for number in range(first, state.began + stage.schedule.steps):
             batch = self.batches.at(number)
             if number == first and len(stage.methods) > 1:
                 self._rehearse(stage, number, batch, networks)
             rate = set_rate(state.optimiser, stage.schedule.at(number - state.began))
             losses, skipped = self._update(stage, Step(number, self.seed, batch, networks))
-            for part in range(1, stage.updates):
+            for part in range(1, updates):
                 if skipped is None:
                     later, skipped = self._update(stage, Step(number, self.seed, batch, networks, part))
                     losses = losses.merged(later)
