@@ -80,6 +80,7 @@ class CompressOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "arch_options", self.arch_options or {})
         for name in INPUT_PATHS:
             path = getattr(self, name)
             object.__setattr__(self, name, None if path is None else Path(path).resolve())

@@ -155,7 +155,7 @@ def test_each_option_is_declared_once(teacher, photos, tmp_path):
     assert list(inspect.signature(compress).parameters) == [*fields, "progress", "announce"]
     report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)
     request = json.loads((report.run / "run.json").read_text())["request"]
-    assert set(request) == set(fields) - {"out"}
+    assert set(request) == set(fields) - {"out"} and request["arch_options"] == {}
     assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions(
         teacher, data=photos, steps=1, out=report.run, settings=SMALL
     )
