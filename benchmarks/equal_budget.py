@@ -1,4 +1,4 @@
-"""What comparisons at equal budget share: contenders, their runs, which are kept, and the table of their scores.
+"""Comparisons at equal budget: contenders, their runs, which are kept, and the table of their scores.
 
 A contender is a recipe with a student and a teacher; all have the same schedule and, for one seed, the same batches.
 Every finished run stays in its folder with its scores, so that a command can be stopped and repeated, and more
@@ -61,7 +61,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run has alike."""
+    """The settings that all runs share."""
 
     train: Path | None
     steps: int
@@ -75,7 +75,7 @@ Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
-    """What every comparison can be told."""
+    """Return a parser with the options of every comparison."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
     parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
@@ -163,7 +163,7 @@ def scored(folder: Path, data: Path) -> dict[str, float]:
 
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
-    """What training took, the median of a contender's seeds; of a run that was taken up, its last part."""
+    """Return the seconds of training, the median of a contender's seeds; of a continued run, its last part."""
     folders = {
         one.name: [budget.out / f"{one.name}-seed{FIRST_SEED + seed}" for seed in range(budget.seeds)]
         for one in contenders
@@ -175,7 +175,7 @@ def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, 
 
 
 def conditions(folder: Path) -> str:
-    """What was trained on what, told by one run of those that have it alike."""
+    """Describe the training in a line, from one of the runs that share it."""
     told = facts_of(folder)
     rule = told["preset"]["schedule"]
     return (

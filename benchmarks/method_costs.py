@@ -1,4 +1,4 @@
-"""What a step of each method costs beside one of logits: `python -m benchmarks.method_costs [--methods a,b]`.
+"""The cost of a step of each method as a multiple of one of logits: `python -m benchmarks.method_costs [--methods a,b]`.
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
 backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
@@ -34,7 +34,7 @@ EXPLAINED = 1.3
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step, as a multiple of a step of logits."""
+    """The cost of one step, as a multiple of a step of logits."""
 
     method: str
     time: float

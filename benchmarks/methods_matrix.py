@@ -47,7 +47,7 @@ def methods() -> dict[str, Row]:
 
 
 def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
-    """What becomes of one combination; anything but a refusal in one line is a fault, and raised."""
+    """Train one combination and return WORKS or its refusal; any other error is raised."""
     teacher = replace(TEACHERS[arch], scale=scale)
     row = methods()[method]
     try:
@@ -98,7 +98,7 @@ def shown(outcomes: Iterable[str], reasons: list[str]) -> str:
 
 
 def documented() -> dict[tuple[str, str, int], str]:
-    """What the page says, in the words of `cell`."""
+    """Return the cells of the page, as `cell` returns them."""
     lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.is_file() else []
     rows = [line.strip("| ").split(" | ") for line in lines if line[:1] == "|"]
     notes = [line.partition(". ")[2] for line in lines if line[:1].isdigit()]

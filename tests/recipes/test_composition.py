@@ -39,7 +39,7 @@ ALLOWED: tuple[tuple[Kind, Kind], ...] = (
     ("heads", "feature"),
     ("heads", "data"),
 )
-"""What the compatibility table of the specification names as allowed."""
+"""The pairs that the compatibility table of the specification allows."""
 
 EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
     ("feature", "feature"),
@@ -100,7 +100,7 @@ def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(first
 
 
 def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
-    """Of the first step of a recipe of these methods; shared terms are the same, or it is refused."""
+    """Return the loss of the first step of a recipe of these methods; shared terms that differ are refused."""
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
     student = student_of_spec(teacher, HALF)
     methods = fit_methods(methods, teacher, student)
@@ -113,7 +113,7 @@ def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Darker(StubMethod):
-    """What it calls `pixel` is another quantity."""
+    """A method whose term `pixel` is another quantity."""
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         return {"pixel": (step.student().sr - 0.9 * step.hr).abs().mean()}

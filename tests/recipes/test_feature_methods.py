@@ -1,4 +1,4 @@
-"""FAKD, LFD-style and FACD-style: the taps they compare, their sums, the gate, and what is told before training."""
+"""FAKD, LFD-style and FACD-style: the taps they compare, their sums, the gate, and what is reported before training."""
 
 from __future__ import annotations
 

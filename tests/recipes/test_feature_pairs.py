@@ -1,4 +1,4 @@
-"""DS, CLSD-style and HKDSR tell the features they build on before training, with the memory that they take."""
+"""DS, CLSD-style and HKDSR report the features they build on before training, with the memory that they take."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
 
 
 def within(student: Network, method: Any, feature: torch.Tensor) -> int:
-    """Bytes that are told of the first of the method's features."""
+    """Return the reported bytes of the first of the method's features."""
     shape = tuple(feature.shape)
     size_bytes: int = method.feature_pairs(student, student)[0].bytes_of(shape, shape, 1)
     return size_bytes

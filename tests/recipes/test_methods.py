@@ -1,4 +1,4 @@
-"""What must hold for every method: each row of tests/support/methods_table.py, on tiny networks."""
+"""Properties of every method: each row of tests/support/methods_table.py, on tiny networks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def first_batch(row: Row) -> Batch:
 
 
 def networks_of(pair: Pair, state: State) -> StepNetworks:
-    """Who plays in the first step of the last stage."""
+    """Return the networks of the first step of the last stage."""
     for stage in pair.stages[1:]:
         state.enter(stage, pair.teacher)
     return build_networks(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
@@ -90,7 +90,7 @@ def test_gradients_reach_whom_they_should(row: Row):
 
 
 def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
-    """Whether a gradient that is not zero reached every parameter, but those that are spared and no others."""
+    """Return whether a gradient that is not zero reached every parameter but the spared ones."""
     for name, parameter in module.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.ne(0).any())
         if reached == name.startswith(spared or ("\0",)):
@@ -183,7 +183,7 @@ def test_thirty_steps_lower_the_loss(row: Row):
 
 @every
 def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.MonkeyPatch):
-    """Of one step, images and networks in [0,1] or in [0,255], the weights converted: a term of degree d in the image
+    """One step with images and networks in [0,1] or in [0,255], the weights converted: a term of degree d in the image
     range grows by 255^d, and weights are given for [0,1].
 
     The direction is that of Adam's first step, as the acceptance list has it. Before Adam the gradients are compared

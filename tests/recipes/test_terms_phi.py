@@ -36,7 +36,7 @@ TEACHERS = (DEEP, SHIFTED, *(tiny(arch, 2) for arch in NETWORKS))
 
 
 def official_phi(case: dict[str, Tensor], images: Tensor) -> list[Tensor]:
-    """What stands for VGG-19 in the golden case: five convolutions, each followed by a ReLU."""
+    """Return the features of the golden case's stand-in for VGG-19: five convolutions, each followed by a ReLU."""
     levels = []
     for k in range(5):
         weight, bias = case[f"state_s.{k}.weight"], case[f"state_s.{k}.bias"]

@@ -29,28 +29,28 @@ DEEPER = EDSRSpec(scale=2, width=4, depth=3)
 
 @dataclass(frozen=True)
 class Row:
-    """One form of a method, and what is said of it."""
+    """One form of a method, and its properties."""
 
     name: str
-    """Of the row; of the method too, where `method` does not say another."""
+    """The name of the row, and of the method unless `method` names another."""
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     student: Spec = STUDENT
     teacher: Spec | None = TEACHER
     taps: tuple[str, ...] = ()
-    """The student's features that its terms read of the batch."""
+    """The features of the student that its terms read."""
     learners: tuple[Learner, ...] = ("student",)
-    """Whose parameters get gradients, all of them: the student's, those of modules, of the joint copy."""
+    """The parts whose parameters all get gradients: the student, the modules, the joint copy."""
     spared: tuple[str, ...] = ()
-    """How the names of parameters begin that get no gradient all the same."""
+    """Prefixes of parameters that get no gradient all the same."""
     settled: Mapping[str, Any] = field(default_factory=dict)
     """Options beside `options` that give every weight a number (no calibration), for the tests that sum the terms."""
     rate: float = 2e-3
-    """Of the thirty steps that must lower the loss."""
+    """The learning rate of the thirty steps that must lower the loss."""
     degrees: Mapping[str, int] = field(default_factory=dict)
-    """Of terms in the image range where it is not 1: 0 for ratios and cosines, 2 for products."""
+    """The degrees of terms in the image range that are not 1: 0 for ratios and cosines, 2 for products."""
     tolerance: float = 1e-4
-    """Relative, of losses in one process and in two."""
+    """The relative tolerance of losses in one process and in two."""
 
     @property
     def of(self) -> str:
