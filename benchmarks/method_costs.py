@@ -1,4 +1,4 @@
-"""The cost of a step of each method as a multiple of one of logits: `python -m benchmarks.method_costs [--methods a,b]`.
+"""The cost of a step of each method over that of logits: `python -m benchmarks.method_costs [--methods a,b]`.
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
 backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method

@@ -91,7 +91,7 @@ class Pair:
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """The number of steps of all stages."""
         return sum(stage.schedule.steps for stage in self.stages)
 
     def train(

@@ -28,7 +28,7 @@ from tests.support.methods_table import Row
 
 @dataclass(frozen=True)
 class Stretched:
-    """What a step came to: raw terms, the gradient of all that is trained, and what Adam made of it."""
+    """The result of a step: raw terms, the gradient of all that is trained, and the move that Adam made of it."""
 
     terms: dict[str, float]
     gradient: Tensor
