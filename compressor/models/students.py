@@ -90,8 +90,8 @@ def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -
     For torch.func.functional_call(skeleton, view_parameters(teacher, skeleton.spec), lr): the same output as the
     extracted student's, and gradients that reach the kept slices of the teacher.
     """
-    own = dict(teacher.named_parameters())
-    return {name: cut.take(own[cut.source]) for name, cut in student_cuts(teacher.spec, spec, segments).items()}
+    parameters = dict(teacher.named_parameters())
+    return {name: cut.take(parameters[cut.source]) for name, cut in student_cuts(teacher.spec, spec, segments).items()}
 
 
 def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> dict[str, Cut]:

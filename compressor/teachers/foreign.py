@@ -1,6 +1,6 @@
 """Foreign models: networks that srkd does not know, run by the library of their file.
 
-The scale and the sizes of a model whose file does not tell them are found by running it on small images.
+Where a file does not state the scale and the sizes of its model, they are measured on small images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RANGES = (1.0, 255.0)
 
 @dataclass(frozen=True)
 class ForeignFacts:
-    """What is known about a foreign model; its descriptor states the sizes that it takes itself."""
+    """The facts of a foreign model; its descriptor states the sizes that it takes itself."""
 
     backend: str
     """The code that runs it: "TorchScript", "ONNX", "torch.export" or "spandrel"."""

@@ -32,8 +32,8 @@ def test_they_are_fp16_and_small(asset: Callable[[], Path], largest: int, width:
 @pytest.mark.parametrize(("asset", "gain"), [(embedded_teacher, 1.2), (embedded_student, 0.8)])
 def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Path], gain: float) -> None:
     images = prepare_data(DataChoice(), scale=4, lr_patch=16).validation
-    own = mean_psnr_y(load_checkpoint(asset()).network, images, 4)
-    assert own - mean_psnr_y(None, images, 4) > gain
+    psnr = mean_psnr_y(load_checkpoint(asset()).network, images, 4)
+    assert psnr - mean_psnr_y(None, images, 4) > gain
 
 
 @needs_shared

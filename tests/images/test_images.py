@@ -1,4 +1,4 @@
-"""Picture files: what comes in goes out, and whatever is wrong with a file is told in one line."""
+"""Picture files come back as they were, and each fault of a file becomes one line."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def test_lossless_formats_give_back_everything(
     clear = pixels(1, 23, 17, bits=bits, seed=1) if alpha else None
     path = tmp_path / f"picture{suffix}"
     write_picture(Picture(rgb, clear, grey, bits, icc_profile(), exif_block()), path)
-    found = read_picture(path)
-    assert torch.equal(found.rgb, rgb)
-    assert (found.alpha is None) == (clear is None)
-    assert clear is None or (found.alpha is not None and torch.equal(found.alpha, clear))
+    result = read_picture(path)
+    assert torch.equal(result.rgb, rgb)
+    assert (result.alpha is None) == (clear is None)
+    assert clear is None or (result.alpha is not None and torch.equal(result.alpha, clear))
     # 16-bit grey with alpha is stored as RGB with alpha in TIFF files: few programs read it otherwise.
-    assert found.grey == (grey and not (alpha and bits == 16 and suffix == ".tif"))
-    assert (found.bits, found.icc) == (bits, icc_profile())
-    assert found.exif is not None
+    assert result.grey == (grey and not (alpha and bits == 16 and suffix == ".tif"))
+    assert (result.bits, result.icc) == (bits, icc_profile())
+    assert result.exif is not None
     exif = Image.Exif()
-    exif.load(found.exif)
+    exif.load(result.exif)
     camera = exif.get_ifd(0x8769)
     assert (exif[272], camera[0x829A], camera[0xA002], exif.get_ifd(0x8825)[1]) == ("Camera", 0.5, 17, "N")
     assert image_size(path) == (17, 23)
@@ -87,11 +87,11 @@ def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
     rgb = torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float() / 255
     path = tmp_path / f"picture{suffix}"
     write_picture(Picture(rgb, None, False, 16, icc_profile(), exif_block()), path)
-    found = read_picture(path)
-    assert (found.rgb - rgb).abs().mean() < 0.02
-    assert found.bits == 8
-    assert (found.icc == icc_profile()) == (suffix != ".bmp")
-    assert (found.exif is not None) == (suffix != ".bmp")
+    result = read_picture(path)
+    assert (result.rgb - rgb).abs().mean() < 0.02
+    assert result.bits == 8
+    assert (result.icc == icc_profile()) == (suffix != ".bmp")
+    assert (result.exif is not None) == (suffix != ".bmp")
     grey = Picture(rgb.mean(0, keepdim=True).expand(3, -1, -1), grey=True)
     write_picture(grey, path)
     assert read_picture(path).grey == (suffix != ".webp")
@@ -101,9 +101,9 @@ def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
 def test_transparency_of_webp(tmp_path: Path) -> None:
     clear = pixels(1, 9, 8)
     write_picture(Picture(torch.zeros(3, 9, 8), clear), tmp_path / "a.webp")
-    found = read_picture(tmp_path / "a.webp").alpha
-    assert found is not None
-    assert torch.equal(found, clear)
+    result = read_picture(tmp_path / "a.webp").alpha
+    assert result is not None
+    assert torch.equal(result, clear)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -134,9 +134,9 @@ def test_16_bit_is_rounded_to_8_for_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
 def test_tiff_compressions(tmp_path: Path, compression: str, mode: str) -> None:
     gradient().convert(mode).save(tmp_path / "a.tif", compression=compression)
-    found = read_picture(tmp_path / "a.tif")
-    assert found.grey == (mode == "L")
-    assert (found.alpha is not None) == (mode == "RGBA")
+    result = read_picture(tmp_path / "a.tif")
+    assert result.grey == (mode == "L")
+    assert (result.alpha is not None) == (mode == "RGBA")
 
 
 def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
     )
     head = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", 9) + directory + bytes(4)
     (tmp_path / "mm.tif").write_bytes(head.ljust(122, b"\0") + motorola.tobytes())
-    found = read_picture(tmp_path / "mm.tif")
-    assert found.bits == 16
-    assert (found.rgb[0] * 65535).round().int().tolist() == motorola.astype(int).tolist()
+    result = read_picture(tmp_path / "mm.tif")
+    assert result.bits == 16
+    assert (result.rgb[0] * 65535).round().int().tolist() == motorola.astype(int).tolist()
 
     palette = gradient().quantize(16)
     palette.info["transparency"] = 0
@@ -175,18 +175,18 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
     chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
     at = stored.index(b"IDAT") - 4
     (tmp_path / "a.png").write_bytes(stored[:at] + chunk + stored[at:])
-    found = read_picture(tmp_path / "a.png")
-    assert found.alpha is not None
-    assert found.alpha.flatten().tolist() == [1, 0]
+    result = read_picture(tmp_path / "a.png")
+    assert result.alpha is not None
+    assert result.alpha.flatten().tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("profile", [None, b"no profile", icc_profile()])
 def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path, profile: bytes | None) -> None:
     """A damaged profile, or one of another colour space, is as good as none."""
     gradient().convert("CMYK").save(tmp_path / "a.tif", icc_profile=profile)
-    found = read_picture(tmp_path / "a.tif")
-    assert found.icc is None
-    assert torch.equal((found.rgb * 255).round(), torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float())
+    result = read_picture(tmp_path / "a.tif")
+    assert result.icc is None
+    assert torch.equal((result.rgb * 255).round(), torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float())
 
 
 def test_grey_of_equal_channels_is_the_channel() -> None:

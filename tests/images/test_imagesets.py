@@ -20,10 +20,10 @@ def fill(folder: Path, *names: str) -> Path:
 def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     folder = fill(tmp_path / "photos", "img10.png", "img2.JPG", "img1.webp", "notes.txt", ".hidden.png", "._img1.png")
     (folder / "album.png").mkdir()
-    (found,) = find_sets(folder, scale=4)
-    assert found.name == "photos"
-    assert [pair.stem for pair in found.pairs] == ["img1", "img2", "img10"]
-    assert all(pair.lr is None for pair in found.pairs)
+    (result,) = find_sets(folder, scale=4)
+    assert result.name == "photos"
+    assert [pair.stem for pair in result.pairs] == ["img1", "img2", "img10"]
+    assert all(pair.lr is None for pair in result.pairs)
 
 
 def test_a_set_pairs_by_equal_or_suffixed_stems(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_a_set_pairs_by_equal_or_suffixed_stems(tmp_path: Path) -> None:
     fill(folder / "HR", "a.png", "b.png")
     fill(folder / "LRbicX4", "ax4.png", "b.jpg", "a.png", "extra.png")
     fill(folder / "LRbicX2", "a.png", "b.png")
-    (found,) = find_sets(folder, scale=4)
-    assert [pair.lr and pair.lr.name for pair in found.pairs] == ["ax4.png", "b.jpg"]
+    (result,) = find_sets(folder, scale=4)
+    assert [pair.lr and pair.lr.name for pair in result.pairs] == ["ax4.png", "b.jpg"]
     (other,) = find_sets(folder, scale=2)
     assert [pair.lr and pair.lr.parent.name for pair in other.pairs] == ["LRbicX2", "LRbicX2"]
     (made,) = find_sets(folder, scale=3)
@@ -43,7 +43,7 @@ def test_a_folder_of_several_sets(tmp_path: Path) -> None:
     fill(tmp_path / "Set5" / "HR", "a.png")
     fill(tmp_path / "Set14", "b.png")
     fill(tmp_path / "docs", "readme.txt")
-    assert [found.name for found in find_sets(tmp_path, scale=4)] == ["Set5", "Set14"]
+    assert [result.name for result in find_sets(tmp_path, scale=4)] == ["Set5", "Set14"]
     assert find_sets(tmp_path / "Set5" / "HR", scale=4)[0].name == "HR"
 
 
@@ -60,16 +60,16 @@ def test_the_bicubic_folder_wins_and_two_of_them_are_an_error(tmp_path: Path) ->
 def test_lr_names_the_folder_of_one_set(tmp_path: Path) -> None:
     fill(tmp_path / "data" / "one" / "HR", "a.png")
     elsewhere = fill(tmp_path / "elsewhere", "ax3.png")
-    (found,) = find_sets(tmp_path / "data" / "one", scale=3, lr=elsewhere)
-    assert found.pairs[0].lr == elsewhere / "ax3.png"
+    (result,) = find_sets(tmp_path / "data" / "one", scale=3, lr=elsewhere)
+    assert result.pairs[0].lr == elsewhere / "ax3.png"
     fill(tmp_path / "data" / "two" / "HR", "a.png")
     with pytest.raises(SrkdError, match=r"belongs to one set, but .* holds 2 \(one, two\)"):
         find_sets(tmp_path / "data", scale=3, lr=elsewhere)
 
 
 def test_equal_stems_are_told_apart_by_their_names(tmp_path: Path) -> None:
-    (found,) = find_sets(fill(tmp_path / "mixed", "a.png", "a.jpg", "b.png"), scale=4)
-    assert sorted(pair.stem for pair in found.pairs) == ["a.jpg", "a.png", "b"]
+    (result,) = find_sets(fill(tmp_path / "mixed", "a.png", "a.jpg", "b.png"), scale=4)
+    assert sorted(pair.stem for pair in result.pairs) == ["a.jpg", "a.png", "b"]
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:

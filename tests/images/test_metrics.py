@@ -46,11 +46,11 @@ def test_y_of_known_colours() -> None:
 def test_psnr_by_hand() -> None:
     reference = torch.zeros(2, 1, 8, 8)
     image = torch.stack([torch.full((1, 8, 8), 5.0), torch.zeros(1, 8, 8)])
-    found = psnr(image, reference)
-    assert found[0].item() == pytest.approx(10 * math.log10(255**2 / 25))
-    assert math.isinf(found[1].item())
-    assert finite_or_none(found[1].item()) is None
-    assert finite_or_none(found[0].item()) == found[0].item()
+    result = psnr(image, reference)
+    assert result[0].item() == pytest.approx(10 * math.log10(255**2 / 25))
+    assert math.isinf(result[1].item())
+    assert finite_or_none(result[1].item()) is None
+    assert finite_or_none(result[0].item()) == result[0].item()
 
 
 def test_the_border_is_cropped_on_every_side() -> None:

@@ -63,12 +63,12 @@ def test_basicsr_outputs(case: str) -> None:
     images = torch.from_numpy(golden["in_odd" if case.startswith("odd") else "in_img"])
     factor = int(next(digit for digit in case if digit.isdigit()))
     if "up" in case:
-        ours = upscale_bicubic(images[:, :8, :9], factor)
+        actual = upscale_bicubic(images[:, :8, :9], factor)
     else:
-        ours = imresize(images, 1 / factor, antialias=not case.endswith("noaa"))
-    theirs = torch.from_numpy(golden[f"out_{case}"])
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() < 2e-6
+        actual = imresize(images, 1 / factor, antialias=not case.endswith("noaa"))
+    reference = torch.from_numpy(golden[f"out_{case}"])
+    assert actual.shape == reference.shape
+    assert (actual - reference).abs().max() < 2e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,8 +132,8 @@ def test_batches_and_views_give_what_single_images_give() -> None:
 
 def test_torchs_bicubic_is_another_filter() -> None:
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(3))
-    theirs = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic")
-    assert (upscale_bicubic(image, 4) - theirs).abs().max() > 0.05
+    reference = torch.nn.functional.interpolate(image, scale_factor=4, mode="bicubic")
+    assert (upscale_bicubic(image, 4) - reference).abs().max() > 0.05
 
 
 def test_reflection_is_a_triangle_wave() -> None:
@@ -169,9 +169,9 @@ def test_mistakes_are_told_in_one_line() -> None:
     ],
 )
 def test_published_lr_images_pixel_for_pixel(name: str, scale: int, border: Border, count: int) -> None:
-    (found,) = find_sets(benchmarks() / name, scale=scale)
-    assert len(found.pairs) >= count
-    for pair in found.pairs[:count]:
+    (image_set,) = find_sets(benchmarks() / name, scale=scale)
+    assert len(image_set.pairs) >= count
+    for pair in image_set.pairs[:count]:
         assert pair.lr is not None
         made = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
         assert torch.equal(made, read_rgb_u8(pair.lr)), pair.stem

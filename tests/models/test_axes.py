@@ -57,8 +57,8 @@ def test_contiguous_segments_are_the_leading_columns() -> None:
 def test_a_single_run_is_a_view_and_several_are_not() -> None:
     teacher, student = plan(8, w=("width", "width | width")), plan(3, w=("width", "width | width"))
     tensor = torch.arange(8.0 * 16).reshape(8, 16)
-    taken = cuts(teacher, student, ["w"])["w"].take(tensor)
-    assert taken.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
+    kept = cuts(teacher, student, ["w"])["w"].take(tensor)
+    assert kept.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
     plain = cuts(plan(8, v=("width",)), plan(3, v=("width",)), ["v"])["v"].take(tensor)
     assert plain.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 
@@ -83,8 +83,8 @@ def test_blocks_of_a_shorter_student_come_from_the_middle_of_the_teachers() -> N
     parameters = {"blocks.*.w": ("width",), "tail.w": ("width",)}
     long = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 6),))
     short = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 2),))
-    found = cuts(long, short, ["blocks.0.w", "blocks.1.w", "tail.w"])
-    assert {name: cut.source for name, cut in found.items()} == {
+    result = cuts(long, short, ["blocks.0.w", "blocks.1.w", "tail.w"])
+    assert {name: cut.source for name, cut in result.items()} == {
         "blocks.0.w": "blocks.1.w",
         "blocks.1.w": "blocks.4.w",
         "tail.w": "tail.w",

@@ -1,4 +1,4 @@
-"""Every dialect and wrapper loads, with what was assumed said aloud, and what does not fit is named."""
+"""Every dialect and wrapper loads and reports its assumptions; what does not fit is named."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"res_scal": 1.0}, "did you mean 'res_scale'"),
         ({"res_scale": "big"}, "res_scale='big' is not float"),
@@ -106,12 +106,12 @@ def test_what_was_said_can_be_overridden(tmp_path: Path) -> None:
         ({"weights": "params_emma"}, "no weights called 'params_emma'; did you mean 'params_ema'"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_options_that_make_no_sense(options: dict[str, object], message: str, tmp_path: Path) -> None:
     state = official.basicsr_edsr(2, 8, 1)
     path = save_state({"params": state, "params_ema": state}, tmp_path)
     with pytest.raises(UsageError) as raised:
         load_checkpoint(path, arch_options=options)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert str(path) in str(raised.value)
 
 
@@ -160,9 +160,9 @@ def test_averaged_weights_are_preferred_and_said(plain: tuple[State, Network], t
     path = save_state({"params": other, "params_ema": state}, tmp_path)
     loaded = load_checkpoint(path)
     assert same_network(loaded.network, network)
-    said = loaded.assumed[0]
-    assert (said.field, said.value) == ("weights", "params_ema")
-    assert "params" in said.why
+    message = loaded.assumed[0]
+    assert (message.field, message.value) == ("weights", "params_ema")
+    assert "params" in message.why
     chosen = load_checkpoint(path, arch_options={"weights": "params"})
     assert not same_network(chosen.network, network)
     assert "weights" not in {one.field for one in chosen.assumed}
@@ -193,14 +193,14 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> N
     state["body.0.body.0.bias"] = torch.zeros(8, dtype=torch.int32)
     with pytest.raises(SrkdError) as raised:
         load_checkpoint(save_state(state, tmp_path))
-    said = str(raised.value)
-    assert "recognised as edsr (edsr-pytorch names)" in said
-    assert "1 missing (body.1.body.2.bias)" in said
-    assert "1 unexpected (body.1.body.2.scale)" in said
-    assert "1 misshaped (tail.1.weight is (3, 8, 1, 1) and should be (3, 8, 3, 3))" in said
-    assert "1 not floating-point (body.0.body.0.bias is torch.int32)" in said
-    assert str(tmp_path) in said
-    assert "\n" not in said
+    message = str(raised.value)
+    assert "recognised as edsr (edsr-pytorch names)" in message
+    assert "1 missing (body.1.body.2.bias)" in message
+    assert "1 unexpected (body.1.body.2.scale)" in message
+    assert "1 misshaped (tail.1.weight is (3, 8, 1, 1) and should be (3, 8, 3, 3))" in message
+    assert "1 not floating-point (body.0.body.0.bias is torch.int32)" in message
+    assert str(tmp_path) in message
+    assert "\n" not in message
 
 
 def test_a_gap_in_the_blocks_is_named(tmp_path: Path) -> None:

@@ -137,17 +137,17 @@ def test_every_published_file_holds_what_torch_reads() -> None:
 
 def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
     """What is tensor in nested dictionaries, by path."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict):
-            found |= tensors(value, f"{prefix}{name}/")
+            result |= tensors(value, f"{prefix}{name}/")
         elif isinstance(value, (torch.Tensor, TensorRef)):
-            found[f"{prefix}{name}"] = value
-    return found
+            result[f"{prefix}{name}"] = value
+    return result
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"a": torch.eye(3).to_sparse()}, "holds sparse, quantised or meta tensors"),
         (nn.Conv2d(1, 1, 1), r"would run 'torch\.nn\.modules\.conv\.Conv2d': refused, nothing was run"),
@@ -158,6 +158,6 @@ def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
         ({"a": {"x": torch.eye(3)}, "b": {"x": torch.eye(3)}}, r"several state dicts \(a, b\): choose one"),
     ],
 )
-def test_what_is_no_state_dict(content: object, said: str, tmp_path: Path) -> None:
-    with pytest.raises(SrkdError, match=said):
+def test_what_is_no_state_dict(content: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=message):
         load_checkpoint(save_state(content, tmp_path))

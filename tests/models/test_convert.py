@@ -1,4 +1,4 @@
-"""The way home: each network in each code base that has it, bit for bit; what no file can say is said or refused."""
+"""Each network is written for each code base that has it, bit for bit; what no file can hold is reported or refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "to", "said"),
+    ("spec", "to", "message"),
     [
         (
             EDSRSpec(2, 8, 1, mean_shift="file"),
@@ -99,17 +99,17 @@ def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
         (EDSRSpec(2, 8, 1), "basicrs", "no code base is called 'basicrs'; did you mean 'basicsr'"),
     ],
 )
-def test_what_a_code_base_cannot_say_is_refused(spec: Spec, to: str, said: str, tmp_path: Path) -> None:
+def test_what_a_code_base_cannot_say_is_refused(spec: Spec, to: str, message: str, tmp_path: Path) -> None:
     path = save_new(spec, tmp_path)
-    with pytest.raises(SrkdError, match=said):
+    with pytest.raises(SrkdError, match=message):
         convert_file(path, to)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
     path = save_new(EDSRSpec(2, 8, 1), tmp_path)
-    for out, said in (("x.safetensors", "files end with .pth"), ("x.onnx", "files end with .pth")):
-        with pytest.raises(UsageError, match=said):
+    for out, message in (("x.safetensors", "files end with .pth"), ("x.onnx", "files end with .pth")):
+        with pytest.raises(UsageError, match=message):
             convert_file(path, "basicsr", tmp_path / out)
     with pytest.raises(UsageError, match="is the file that is converted"):
         convert_file(path, "srkd", path)
@@ -126,9 +126,9 @@ def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
     assert (header["srkd.recipe"], json.loads(header["srkd.spec"])["res_scale"]) == ("csd", 0.1)
     state = official.carn((2, 3), 8)
     torch.save(state, tmp_path / "carn.pth")
-    own = load_checkpoint(convert_file(tmp_path / "carn.pth", "srkd", scale=3).path)
-    assert (own.network.spec, own.dialect) == (CARNSpec(3, 8), "srkd")
-    assert own.header["srkd.source_sha256"] == load_checkpoint(tmp_path / "carn.pth", scale=2).sha256
+    converted = load_checkpoint(convert_file(tmp_path / "carn.pth", "srkd", scale=3).path)
+    assert (converted.network.spec, converted.dialect) == (CARNSpec(3, 8), "srkd")
+    assert converted.header["srkd.source_sha256"] == load_checkpoint(tmp_path / "carn.pth", scale=2).sha256
 
 
 @pytest.mark.parametrize(

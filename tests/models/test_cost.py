@@ -45,10 +45,10 @@ PUBLISHED_720P = {
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.name)
 def test_the_table_of_counts(published: Published) -> None:
     gmacs = published.gmacs or (None, None, None)
-    for scale, params, wanted in zip(SCALES, published.params, gmacs, strict=True):
+    for scale, params, expected in zip(SCALES, published.params, gmacs, strict=True):
         counted = cost(published.at(scale))
         assert counted.params == params
-        assert wanted is None or abs(counted.macs / 1e9 - wanted) < 0.0101
+        assert expected is None or abs(counted.macs / 1e9 - expected) < 0.0101
         assert counted.lr_size == (256, 256)
     if published.gmacs_plus_x4 is not None:
         assert round(cost(published.at(4)).macs_plus / 1e9, 2) == published.gmacs_plus_x4

@@ -110,9 +110,9 @@ def verdict(path: Path) -> str:
     try:
         loaded = load_checkpoint(path)
     except SrkdError as error:
-        said = str(error)
-        fine = said.isprintable() and len(said) < 900 and said.startswith(f"{path}: ")
-        return "refused" if fine else f"not one line that names the file: {said[:300]!r}"
+        message = str(error)
+        fine = message.isprintable() and len(message) < 900 and message.startswith(f"{path}: ")
+        return "refused" if fine else f"not one line that names the file: {message[:300]!r}"
     network = loaded.network
     with torch.no_grad():
         sr = network(torch.zeros(1, network.descriptor.channels, 3, 2))
@@ -127,12 +127,12 @@ def attack(count: int, seed: int, folder: Path) -> None:
         path.write_bytes(content)
         begin = time.perf_counter()
         try:
-            said = verdict(path)
+            message = verdict(path)
         except Exception as error:
             raise AssertionError(f"attack {number} of seed {seed} on {dialect}: {error!r}") from error
-        assert said in tally, f"attack {number} of seed {seed} on {dialect}: {said}"
+        assert message in tally, f"attack {number} of seed {seed} on {dialect}: {message}"
         assert time.perf_counter() - begin < 20, f"attack {number} of seed {seed} on {dialect} takes for ever"
-        tally[said] += 1
+        tally[message] += 1
     assert tally["loaded"] >= count // 20, tally
     assert tally["refused"] >= count // 3, tally
 

@@ -1,4 +1,4 @@
-"""Starting from another file: what agrees in name and shape is taken, the rest is told."""
+"""Starting from another file copies what agrees in name and shape, and reports the rest."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_a_student_of_another_scale_starts_from_body_and_first_upsampler(tmp_pat
     earlier, path = saved(EDSRSpec(2, width=8, depth=2), tmp_path)
     student, fresh = (build(EDSRSpec(4, width=8, depth=2), seed=0) for _ in range(2))
     report = initialise_from(student, path)
-    own, theirs, before = (dict(network.named_parameters()) for network in (student, earlier, fresh))
-    for name, parameter in own.items():
-        source = before if name.startswith("upsampler.convs.1.") else theirs
+    parameters, earlier_parameters, before = (dict(network.named_parameters()) for network in (student, earlier, fresh))
+    for name, parameter in parameters.items():
+        source = before if name.startswith("upsampler.convs.1.") else earlier_parameters
         assert torch.equal(parameter, source[name]), name
     assert report.missing == ("upsampler.convs.1.weight", "upsampler.convs.1.bias")
-    assert (report.misshaped, report.unused, len(report.copied)) == ((), (), len(own) - 2)
-    assert report.lines()[0].endswith(f"(edsr x2): took {len(own) - 2} of {len(own)} tensors")
+    assert (report.misshaped, report.unused, len(report.copied)) == ((), (), len(parameters) - 2)
+    assert report.lines()[0].endswith(f"(edsr x2): took {len(parameters) - 2} of {len(parameters)} tensors")
     assert report.lines()[1] == "init-from: not in it: upsampler.convs.1.weight, upsampler.convs.1.bias"
 
 
@@ -45,8 +45,8 @@ def test_shapes_that_differ_are_left_and_told(tmp_path: Path) -> None:
     report = initialise_from(student, path)
     assert report.misshaped == ("upsampler.convs.0.weight", "upsampler.convs.0.bias")
     assert report.unused == tuple(f"blocks.2.conv{k}.{kind}" for k in (1, 2) for kind in ("weight", "bias"))
-    own, before = dict(student.named_parameters()), dict(fresh.named_parameters())
-    assert all(torch.equal(own[name], before[name]) for name in report.misshaped)
+    parameters, before = dict(student.named_parameters()), dict(fresh.named_parameters())
+    assert all(torch.equal(parameters[name], before[name]) for name in report.misshaped)
     assert any("of another shape" in line for line in report.lines())
     assert any("unused" in line for line in report.lines())
 

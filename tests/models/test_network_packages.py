@@ -75,8 +75,8 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
     assert facts["student"] == {"arch": "plainsr", "scale": 2, "width": 6, "depth": 2}
     assert (facts["steps"], facts["inspected"], facts["dialect"]) == (2, "plainsr", "plain-trainer")
     assert facts["verdicts"] == ["passed"]
-    told = with_site(site, "-m", "srkd", "inspect", tmp_path / "run", "--json")
-    assert told.code == 0 and told.json["architecture"] == "plainsr"
+    inspected = with_site(site, "-m", "srkd", "inspect", tmp_path / "run", "--json")
+    assert inspected.code == 0 and inspected.json["architecture"] == "plainsr"
     without = python("-m", "srkd", "inspect", tmp_path / "run")
     assert without.code == 1 and "no network is called 'plainsr'" in without.err
 
@@ -160,7 +160,7 @@ def test_a_network_inside_touches_its_file_and_the_registry() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_brings_its_own_forms_for_tests(name: str) -> None:
-    found = architecture(name)
-    assert isinstance(found.small, Spec) and {spec.arch for spec in (found.small, *found.variants)} == {name}
+    result = architecture(name)
+    assert isinstance(result.small, Spec) and {spec.arch for spec in (result.small, *result.variants)} == {name}
     assert f"| {name} |" in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
-    assert all(dialect.code_bases for dialect in found.dialects)
+    assert all(dialect.code_bases for dialect in result.dialects)

@@ -1,4 +1,4 @@
-"""Networks equal the official code's outputs, on any size, and say the truth about themselves."""
+"""Networks equal the official code's outputs, at any size, and their descriptors are true."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None
 def test_every_golden_case_of_the_shared_folder() -> None:
     shared = shared_dir()
     assert shared is not None
-    found = list(rows(shared / "golden", shared / "data" / "checkpoints"))
-    assert len(found) >= 53
-    outputs = {(row.case, row.output) for row in found}
+    result = list(rows(shared / "golden", shared / "data" / "checkpoints"))
+    assert len(result) >= 53
+    outputs = {(row.case, row.output) for row in result}
     assert outputs >= {
         ("carn_m_official_checkpoint_outputs", "y_s3"),
         ("basicsr_edsr_x4", "y_ema"),
@@ -107,7 +107,7 @@ def test_every_golden_case_of_the_shared_folder() -> None:
         ("fakd_edsr_x2_features", "y"),
         ("swinir_pixelshuffle_x2", "testscript_y_13x18"),
     }
-    assert [row for row in found if not row.equal] == []
+    assert [row for row in result if not row.equal] == []
 
 
 @needs_shared
@@ -136,8 +136,8 @@ def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
     assert loaded.network.spec == CompactSpec(scale, width=6, depth=3)
     lr = torch.rand(2, 3, 7, 5)
     with torch.no_grad():
-        wanted = nn.PixelShuffle(scale)(body(lr)) + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        assert torch.allclose(loaded.network(lr), wanted, atol=1e-6)
+        sr = nn.PixelShuffle(scale)(body(lr)) + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+        assert torch.allclose(loaded.network(lr), sr, atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
@@ -204,9 +204,9 @@ def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     network = build(spec, seed=0)
     radius = network.descriptor.receptive_radius
     assert radius is not None
-    found = reach(network, 2 * radius + 5)
-    assert found <= radius, "tiling would not be exact"
-    assert found >= radius - 1, "tiles would overlap more than they need"
+    result = reach(network, 2 * radius + 5)
+    assert result <= radius, "tiling would not be exact"
+    assert result >= radius - 1, "tiles would overlap more than they need"
 
 
 @pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 20), ("swinir", 10)])
@@ -242,7 +242,7 @@ def test_specs_survive_json(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"arch": "edrs"}, "did you mean 'edsr'"),
         ({"arch": "edsr", "widht": 3}, "did you mean 'width'"),
@@ -276,10 +276,10 @@ def test_specs_survive_json(spec: Spec) -> None:
         ([], "names its network under 'arch'"),
     ],
 )
-def test_a_spec_that_no_network_has_is_refused(fields: object, said: str) -> None:
+def test_a_spec_that_no_network_has_is_refused(fields: object, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         spec_from_dict(fields)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_seeded_network_depends_on_its_seed_alone() -> None:

@@ -1,4 +1,4 @@
-"""docs/networks.md names every network, and says what is measured today."""
+"""docs/networks.md names every network, and holds today's measurements."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_page_is_the_generators() -> None:
 def test_what_the_page_says_is_what_is_measured(arch: str) -> None:
     cells = table()[arch]
     assert cells["reads and writes the names of"] == dialects(arch)
-    met, _, wanted = cells["counts to the last digit"].partition(" of ")
-    assert met == wanted  # tests/models/test_cost.py counts them
+    met, _, expected = cells["counts to the last digit"].partition(" of ")
+    assert met == expected  # tests/models/test_cost.py counts them
     assert float(slices(arch).removeprefix("≤ ")) <= 1e-5
     assert float(cells["slices"].removeprefix("≤ ")) <= 1e-5
     assert float(cells["ONNX at odd sizes"].removeprefix("≤ ")) <= 1e-4
@@ -37,5 +37,5 @@ def test_what_the_page_says_is_what_is_measured(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_tiles_are_exact_or_their_seam_is_told(arch: str) -> None:
-    said = table()[arch]["tiles"]
-    assert said.split()[0] == tiles(arch).split()[0] == ("seam" if arch in ("rcan", "swinir") else "exactly")
+    message = table()[arch]["tiles"]
+    assert message.split()[0] == tiles(arch).split()[0] == ("seam" if arch in ("rcan", "swinir") else "exactly")

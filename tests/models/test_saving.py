@@ -1,4 +1,4 @@
-"""What we save comes back bit for bit, is the same bytes every time, and is read by others."""
+"""Saved networks come back bit for bit, have the same bytes every time, and other readers open them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strongest channels first: the same function, and the strongest are what a narrower student keeps."""
+"""The strongest channels first: the same function, and a narrower student keeps the strongest."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_edsrs_strongest_channels_lead_in_falling_order(scale: int) -> None:
     teacher = lively(EDSRSpec(scale, width=7, depth=2))
     by_hand = sorted((touching(teacher, channel) for channel in range(7)), reverse=True)
     permuted = strongest_first(teacher, teacher.spec.narrowed(0.5))
-    found = [touching(permuted, channel) for channel in range(7)]
-    assert found == pytest.approx(by_hand)
-    assert found != pytest.approx([touching(teacher, channel) for channel in range(7)])
+    result = [touching(permuted, channel) for channel in range(7)]
+    assert result == pytest.approx(by_hand)
+    assert result != pytest.approx([touching(teacher, channel) for channel in range(7)])
 
 
 def strengthen(network: Network, positions: list[int]) -> None:
@@ -102,12 +102,12 @@ def test_swinirs_heads_move_whole_with_their_tables() -> None:
     teacher = lively(SwinIRSpec(2, width=12, depths=(2,), heads=(4,), window=4, features=6))
     strengthen(teacher, [6, 7, 8])
     student = build_student(teacher, width=0.25, select="l1")
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     layer = "groups.0.layers.1.attention"
-    assert torch.equal(kept["head.weight"], own["head.weight"][6:9])
-    assert torch.equal(kept[f"{layer}.bias_table"], own[f"{layer}.bias_table"][:, 2:3])
+    assert torch.equal(kept["head.weight"], source["head.weight"][6:9])
+    assert torch.equal(kept[f"{layer}.bias_table"], source[f"{layer}.bias_table"][:, 2:3])
     rows = [6, 7, 8, 18, 19, 20, 30, 31, 32]
-    assert torch.equal(kept[f"{layer}.qkv.weight"], own[f"{layer}.qkv.weight"][rows][:, 6:9])
+    assert torch.equal(kept[f"{layer}.qkv.weight"], source[f"{layer}.qkv.weight"][rows][:, 6:9])
 
 
 def test_hidden_units_are_ordered_where_they_live() -> None:
@@ -133,8 +133,8 @@ def test_strength_counts_each_segment_and_row_of_a_unit() -> None:
         "up.weight": torch.tensor([[1.0], [-1.0], [0.5], [0.5]]),
         "up.bias": torch.full((4,), 100.0),
     }
-    found = strengths(plan, parameters, frozenset({"width"}))
-    assert {key: value.tolist() for key, value in found.items()} == {("width", ""): [5.0 + 2.0, 10.0 + 1.0]}
+    result = strengths(plan, parameters, frozenset({"width"}))
+    assert {key: value.tolist() for key, value in result.items()} == {("width", ""): [5.0 + 2.0, 10.0 + 1.0]}
 
 
 def test_selection_with_depth_and_views() -> None:

@@ -1,4 +1,4 @@
-"""The words of --student, widths that are refused or hinted at, random students, and what cannot be inherited."""
+"""The syntax of --student, widths that are refused or hinted at, random students, and students that cannot inherit."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
     ],
 )
 def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | None) -> None:
-    said = width_hint(spec)
-    assert said is None if hint is None else said is not None and said.startswith(f"hint: {hint}")
+    message = width_hint(spec)
+    assert message is None if hint is None else message is not None and message.startswith(f"hint: {hint}")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("edrs:width=3", "did you mean 'edsr'"),
         ("edsr:widht=3", "did you mean 'width'"),
@@ -108,10 +108,10 @@ def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | Non
         ("", "no network is called ''"),
     ],
 )
-def test_parse_student_refuses(text: str, said: str) -> None:
+def test_parse_student_refuses(text: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_student(text)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("width", [0.0, -0.5, 1.0001, float("nan")])

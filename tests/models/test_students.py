@@ -1,4 +1,4 @@
-"""Students: the numbers of the papers, the teacher itself at width 1, and slices that mean what they say."""
+"""Students have the papers' numbers, and equal their teacher with the dropped channels set to zero."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_a_slice_of_a_rarer_form(variant: str, width: float) -> None:
 def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() -> None:
     teacher = teacher_of("swinir", 2)
     student = build_student(teacher, width=0.5)
-    cut, own = student_cuts(teacher.spec, student.spec), dict(teacher.named_parameters())
+    cut, source = student_cuts(teacher.spec, student.spec), dict(teacher.named_parameters())
     masked = build(teacher.spec)
-    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    masked.load_state_dict({name: cut[name].mask(source[name].detach()) for name in source})
     assert float((run(student) - run(masked)).abs().max()) > 1e-2
 
 
@@ -68,18 +68,18 @@ def test_swinir_is_cut_by_whole_heads() -> None:
     teacher = teacher_of("swinir", 3)
     student = build_student(teacher, width=0.7)
     assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4, 4))
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     rows = [*range(12), *range(21, 33), *range(42, 54)]  # q, k and v have a segment each
     layer = "groups.1.layers.0"
-    assert torch.equal(kept[f"{layer}.attention.qkv.weight"], own[f"{layer}.attention.qkv.weight"][rows, :12])
-    assert torch.equal(kept[f"{layer}.attention.qkv.bias"], own[f"{layer}.attention.qkv.bias"][rows])
-    assert torch.equal(kept[f"{layer}.attention.proj.weight"], own[f"{layer}.attention.proj.weight"][:12, :12])
-    assert torch.equal(kept[f"{layer}.attention.bias_table"], own[f"{layer}.attention.bias_table"][:, :4])
-    assert torch.equal(kept[f"{layer}.fc1.weight"], own[f"{layer}.fc1.weight"][:24, :12])
-    assert torch.equal(kept[f"{layer}.fc2.weight"], own[f"{layer}.fc2.weight"][:12, :24])
-    assert torch.equal(kept[f"{layer}.norm2.weight"], own[f"{layer}.norm2.weight"][:12])
-    assert torch.equal(kept["before_upsampler.weight"], own["before_upsampler.weight"][:, :12])
-    assert torch.equal(kept["upsampler.convs.0.weight"], own["upsampler.convs.0.weight"])
+    assert torch.equal(kept[f"{layer}.attention.qkv.weight"], source[f"{layer}.attention.qkv.weight"][rows, :12])
+    assert torch.equal(kept[f"{layer}.attention.qkv.bias"], source[f"{layer}.attention.qkv.bias"][rows])
+    assert torch.equal(kept[f"{layer}.attention.proj.weight"], source[f"{layer}.attention.proj.weight"][:12, :12])
+    assert torch.equal(kept[f"{layer}.attention.bias_table"], source[f"{layer}.attention.bias_table"][:, :4])
+    assert torch.equal(kept[f"{layer}.fc1.weight"], source[f"{layer}.fc1.weight"][:24, :12])
+    assert torch.equal(kept[f"{layer}.fc2.weight"], source[f"{layer}.fc2.weight"][:12, :24])
+    assert torch.equal(kept[f"{layer}.norm2.weight"], source[f"{layer}.norm2.weight"][:12])
+    assert torch.equal(kept["before_upsampler.weight"], source["before_upsampler.weight"][:, :12])
+    assert torch.equal(kept["upsampler.convs.0.weight"], source["upsampler.convs.0.weight"])
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
     teacher = lively(spec)
     student = build_student(teacher, depth=0.5)
     assert student.spec == replace(spec, depths=(2, 1), heads=(4, 6))
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     for j, k in ((0, 1), (1, 3)):
         name = "layers.0.attention.bias_table"
-        assert torch.equal(kept[f"groups.{j}.{name}"], own[f"groups.{k}.{name}"])
+        assert torch.equal(kept[f"groups.{j}.{name}"], source[f"groups.{k}.{name}"])
     assert run(student).shape == run(teacher).shape
     with pytest.raises(UsageError, match="only depth can be reduced"):
         build_student(teacher, width=0.5)
@@ -193,44 +193,44 @@ def test_width_is_not_rounded_down_by_a_floats_last_bit(width: float, channels: 
 def test_depth_keeps_the_published_blocks() -> None:
     teacher = build(EDSRSpec(2, 4, 20), seed=0)
     student = build_student(teacher, depth=0.3)
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     for j, k in enumerate([1, 5, 8, 11, 15, 18]):
-        assert torch.equal(kept[f"blocks.{j}.conv2.weight"], own[f"blocks.{k}.conv2.weight"])
+        assert torch.equal(kept[f"blocks.{j}.conv2.weight"], source[f"blocks.{k}.conv2.weight"])
     assert "blocks.6.conv1.weight" not in kept
-    assert torch.equal(kept["body_end.weight"], own["body_end.weight"])
+    assert torch.equal(kept["body_end.weight"], source["body_end.weight"])
 
 
 def test_depth_of_rcan_is_inside_its_groups() -> None:
     teacher = lively(RCANSpec(2, 4, groups=3, depth=5, hidden=1))
     student = build_student(teacher, depth=0.4)
     assert student.spec == replace(teacher.spec, depth=2)
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g in range(3):
-        assert torch.equal(kept[f"groups.{g}.conv.weight"], own[f"groups.{g}.conv.weight"])
+        assert torch.equal(kept[f"groups.{g}.conv.weight"], source[f"groups.{g}.conv.weight"])
         for j, k in ((0, 1), (1, 3)):
             for part in ("conv1.weight", "attention.expand.bias"):
-                assert torch.equal(kept[f"groups.{g}.blocks.{j}.{part}"], own[f"groups.{g}.blocks.{k}.{part}"])
+                assert torch.equal(kept[f"groups.{g}.blocks.{j}.{part}"], source[f"groups.{g}.blocks.{k}.{part}"])
 
 
 def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
     teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
     student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g, their_group in ((0, 1), (1, 3)):
-        ours, theirs = kept[f"groups.{g}.conv.weight"], own[f"groups.{their_group}.conv.weight"]
-        assert torch.equal(ours, theirs[:2, :2])
+        cut, original = kept[f"groups.{g}.conv.weight"], source[f"groups.{their_group}.conv.weight"]
+        assert torch.equal(cut, original[:2, :2])
         for b, their_block in ((0, 1), (1, 3), (2, 5)):
-            ours = kept[f"groups.{g}.blocks.{b}.conv2.weight"]
-            assert torch.equal(ours, own[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
+            cut = kept[f"groups.{g}.blocks.{b}.conv2.weight"]
+            assert torch.equal(cut, source[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
 
 
 def test_depth_of_compact_counts_its_inner_convolutions() -> None:
     teacher = lively(CompactSpec(2, 4, depth=6))
     student = build_student(teacher, depth=0.5)
-    own, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
     assert student.spec == CompactSpec(2, 4, depth=3)
     for j, k in ((0, 1), (1, 3), (2, 5)):
-        assert torch.equal(kept[f"layers.{j}.slope.weight"], own[f"layers.{k}.slope.weight"])
+        assert torch.equal(kept[f"layers.{j}.slope.weight"], source[f"layers.{k}.slope.weight"])
 
 
 def test_width_and_depth_together() -> None:
@@ -273,11 +273,11 @@ def test_a_view_student_is_the_extracted_one_and_trains_only_the_kept_slices(arc
     sr.square().mean().backward()
     sr_of_its_own = student(lr)
     sr_of_its_own.square().mean().backward()
-    cut, own = student_cuts(teacher.spec, student.spec), dict(student.named_parameters())
+    cut, source = student_cuts(teacher.spec, student.spec), dict(student.named_parameters())
     for name, parameter in teacher.named_parameters():
         assert parameter.grad is not None, name
         assert torch.equal(cut[name].mask(parameter.grad), parameter.grad), name
-        inside = own[name].grad
+        inside = source[name].grad
         assert inside is not None
         assert torch.allclose(cut[name].take(parameter.grad), inside, rtol=1e-4, atol=1e-6), name
 

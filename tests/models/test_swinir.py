@@ -1,4 +1,4 @@
-"""SwinIR: the mistakes that are easily made show, and its padding options are the official ones."""
+"""SwinIR: easy mistakes show, and its padding options are the official ones."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def load(name: str, folder: Path, **options: object) -> tuple[official.GoldenCas
     return case, load_checkpoint(folder / "swinir.pth", arch_options=options).network
 
 
-def distance(network: Network, lr: torch.Tensor, wanted: torch.Tensor) -> float:
+def distance(network: Network, lr: torch.Tensor, expected: torch.Tensor) -> float:
     with torch.no_grad():
-        return float((official.thinned(network(lr)) - wanted).abs().max())
+        return float((official.thinned(network(lr)) - expected).abs().max())
 
 
 def no_mask(network: Network, patch: Patch) -> None:
@@ -74,8 +74,8 @@ def replicated_padding(network: Network, patch: Patch) -> None:
 
 
 def steep_activation(network: Network, patch: Patch) -> None:
-    given = torch.nn.functional.leaky_relu
-    patch.setattr(swinir.F, "leaky_relu", lambda x, slope: given(x, 0.2))
+    original = torch.nn.functional.leaky_relu
+    patch.setattr(swinir.F, "leaky_relu", lambda x, slope: original(x, 0.2))
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def test_feature_maps_equal_the_official_code() -> None:
     names |= {f"blocks.{i}.conv{j + 1}": f"body.{i}.body.{2 * j}" for i in range(4) for j in (0, 1)}
     network.load_state_dict(
         {
-            f"{ours}.{kind}": case.state[f"{theirs}.{kind}"]
-            for ours, theirs in names.items()
+            f"{here}.{kind}": case.state[f"{there}.{kind}"]
+            for here, there in names.items()
             for kind in ("weight", "bias")
         }
     )
@@ -142,7 +142,7 @@ def test_relative_addresses_are_exact(address: str, depth: int, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("rel(1/4)", "before the first of edsr's 3 blocks"),
         ("rel(0)", "outside (0, 1]"),
@@ -157,11 +157,11 @@ def test_relative_addresses_are_exact(address: str, depth: int, name: str) -> No
         ("pre-up", "did you mean 'pre_up'"),
     ],
 )
-def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
+def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     network = edsr()
     with pytest.raises(UsageError) as raised, read_taps(network, ["head", address]):
         raise AssertionError("the block must not be entered")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert hooks(network) == 0
 
 

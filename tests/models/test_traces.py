@@ -1,4 +1,4 @@
-"""Networks are what compilers want: one strict graph for all sizes, any memory format, and ONNX that says the same."""
+"""Networks suit compilers: one strict graph for all sizes, any memory format, and ONNX with the same outputs."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_channels_last_changes_nothing_but_the_memory(spec: Spec) -> None:
     network = lively(spec)
     lr = noise(spec, 7, 13, batch=2)
     with torch.no_grad():
-        wanted = network(lr)
+        expected = network(lr)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         got = network(lr.to(memory_format=torch.channels_last))
-    assert torch.allclose(got, wanted, atol=TOLERANCE)
+    assert torch.allclose(got, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=label)
@@ -81,8 +81,8 @@ def test_compiling_needs_no_break_and_trains_alike(spec: Spec) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     plain, traced = (gradients(run, network, lr) for run in (network, compiled))
-    for (name, wanted), (_, got) in zip(plain, traced, strict=True):
-        assert torch.allclose(wanted, got, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()) + 1e-7), name
+    for (name, expected), (_, got) in zip(plain, traced, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-7), name
 
 
 def gradients(
@@ -91,11 +91,11 @@ def gradients(
     network.zero_grad()
     sr = run(lr)
     sr.square().mean().backward()
-    found = [("sr", sr.detach())]
+    result = [("sr", sr.detach())]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
-        found.append((name, parameter.grad.clone()))
-    return found
+        result.append((name, parameter.grad.clone()))
+    return result
 
 
 @pytest.mark.slow

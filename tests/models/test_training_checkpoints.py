@@ -1,4 +1,4 @@
-"""What training scripts leave: networks inside larger modules, averaged weights, other precisions, broken ones."""
+"""Files of training scripts: networks inside larger modules, averaged weights, other precisions, broken ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _state() -> State:
     return official.basicsr_edsr(2, 8, 1)
 
 
-@pytest.fixture(name="wanted", scope="module")
+@pytest.fixture(name="expected", scope="module")
 def _wanted(state: State, tmp_path_factory: pytest.TempPathFactory) -> str:
     return load_checkpoint(save_state(state, tmp_path_factory.mktemp("plain"))).network.fingerprint()
 
@@ -40,7 +40,7 @@ LOSS = {"loss.vgg.0.weight": torch.rand(4, 3, 3, 3), "loss.vgg.0.bias": torch.ra
 @pytest.mark.parametrize("prefix", ["model.", "net_g.", "net.", "generator.", "netG.", "network."])
 @pytest.mark.parametrize("lightning", [False, True])
 def test_attributes_of_a_training_module(
-    prefix: str, lightning: bool, state: State, wanted: str, tmp_path: Path
+    prefix: str, lightning: bool, state: State, expected: str, tmp_path: Path
 ) -> None:
     content: object = under(prefix, state)
     if lightning:
@@ -54,7 +54,7 @@ def test_attributes_of_a_training_module(
             "hyper_parameters": {"scale": 2, "lr": 1e-4},
         }
     loaded = load_checkpoint(save_state(content, tmp_path))
-    assert loaded.network.fingerprint() == wanted
+    assert loaded.network.fingerprint() == expected
     assert loaded.wrapping == ("state_dict > " if lightning else "") + prefix + "*"
     assert bool(loaded.notes) == lightning
     if lightning:
@@ -72,29 +72,31 @@ def test_attributes_of_a_training_module(
         lambda state: {"model_state_dict": under("module.model.", state), "epoch": 1},
     ],
 )
-def test_wrappings_inside_wrappings(wrap: Callable[[State], object], state: State, wanted: str, tmp_path: Path) -> None:
-    assert load_checkpoint(save_state(wrap(state), tmp_path)).network.fingerprint() == wanted
+def test_wrappings_inside_wrappings(
+    wrap: Callable[[State], object], state: State, expected: str, tmp_path: Path
+) -> None:
+    assert load_checkpoint(save_state(wrap(state), tmp_path)).network.fingerprint() == expected
 
 
 @pytest.mark.parametrize("averaged", ["params_ema", "ema_state_dict", "model_ema", "net_g_ema", "ema"])
-def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, wanted: str, tmp_path: Path) -> None:
+def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, expected: str, tmp_path: Path) -> None:
     other = {name: tensor * 2 for name, tensor in state.items()}
     path = save_state({"params": other, "model": other, averaged: state}, tmp_path)
     loaded = load_checkpoint(path)
-    assert loaded.network.fingerprint() == wanted
-    said = loaded.assumed[0]
-    assert (said.field, said.value) == ("weights", averaged)
-    assert "params" in said.why and "averaged weights (EMA) come first" in said.why
+    assert loaded.network.fingerprint() == expected
+    message = loaded.assumed[0]
+    assert (message.field, message.value) == ("weights", averaged)
+    assert "params" in message.why and "averaged weights (EMA) come first" in message.why
     chosen = load_checkpoint(path, arch_options={"weights": "params"})
-    assert chosen.network.fingerprint() != wanted and "weights" not in {one.field for one in chosen.assumed}
+    assert chosen.network.fingerprint() != expected and "weights" not in {one.field for one in chosen.assumed}
 
 
-def test_averaged_weights_inside_one_module(state: State, wanted: str, tmp_path: Path) -> None:
+def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_path: Path) -> None:
     other = {name: tensor * 2 for name, tensor in state.items()}
     content = {"state_dict": {**under("model.", other), **under("ema_model.module.", state), **LOSS}}
     path = save_state(content, tmp_path)
     loaded = load_checkpoint(path)
-    assert loaded.network.fingerprint() == wanted
+    assert loaded.network.fingerprint() == expected
     assert (loaded.assumed[0].field, loaded.assumed[0].value) == ("weights", "ema_model.")
     assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
     chosen = load_checkpoint(path, arch_options={"weights": "model."})

@@ -1,4 +1,4 @@
-"""Teachers of any origin: the same outputs in every format, features only of our own networks, one line otherwise."""
+"""Teachers of any origin: the same outputs in every format, features of srkd's networks only, one line otherwise."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_every_kind_gives_the_outputs_of_its_network(kind: str, files: dict[str,
     for shape in ((1, 3, 1, 1), (3, 3, 7, 13), (2, 3, 16, 5)):
         lr = torch.rand(shape)
         with torch.no_grad():
-            wanted = twin()(lr)
+            expected = twin()(lr)
         sr = teacher(lr)
         assert not sr.requires_grad
-        torch.testing.assert_close(sr, wanted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(sr, expected, atol=1e-6, rtol=0)
     before = teacher.fingerprint()
     assert teacher.fingerprint() == before and len(before) == 64
     assert teacher.move_to(torch.device("cpu")).device == torch.device("cpu")
@@ -75,10 +75,10 @@ def test_a_network_gives_outputs_taps_and_parts() -> None:
     network = build(EDSRSpec(2, 4, 2), seed=0)
     teacher = Teacher(network)
     lr = torch.rand(1, 3, 5, 6)
-    own = teacher.require_network("parts")
-    shallow = own.stem(lr)
-    assert torch.equal(own.finish(own.body(shallow), shallow, lr), teacher(lr))
-    assert (teacher.backend, teacher.architecture, own.taps.keys()) == ("srkd", "edsr", network.taps.keys())
+    parts = teacher.require_network("parts")
+    shallow = parts.stem(lr)
+    assert torch.equal(parts.finish(parts.body(shallow), shallow, lr), teacher(lr))
+    assert (teacher.backend, teacher.architecture, parts.taps.keys()) == ("srkd", "edsr", network.taps.keys())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
@@ -94,16 +94,16 @@ def test_the_range_of_the_file(kind: str, files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"scale": 4}, "is for scale 2, not 4"),
         ({"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'; there is img_range"),
         ({"arch_options": {"img_range": 100}}, "img_range=100 is neither 1 nor 255"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, object], said: str, files: dict[str, Path]) -> None:
+def test_options_that_make_no_sense(options: dict[str, object], message: str, files: dict[str, Path]) -> None:
     for path in files.values():
-        with pytest.raises(UsageError, match=said) as raised:
+        with pytest.raises(UsageError, match=message) as raised:
             load_teacher(path, **options)  # type: ignore[arg-type]
         assert str(path) in str(raised.value)
 
@@ -115,8 +115,8 @@ def test_sizes_that_a_model_refuses_are_padded_and_cropped(multiple: int, tmp_pa
     lr = torch.rand(2, 3, 19, 33)
     right, below = -33 % multiple, -19 % multiple
     with torch.no_grad():
-        wanted = twin()(nn.functional.pad(lr, (0, right, 0, below), mode="reflect"))[..., :38, :66]
-    torch.testing.assert_close(teacher(lr), wanted, atol=1e-6, rtol=0)
+        expected = twin()(nn.functional.pad(lr, (0, right, 0, below), mode="reflect"))[..., :38, :66]
+    torch.testing.assert_close(teacher(lr), expected, atol=1e-6, rtol=0)
     assert teacher(torch.rand(1, 3, 1, 1)).shape == (1, 3, 2, 2)
 
 
@@ -148,15 +148,15 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
         (nn.Sequential(nn.Flatten()), "enlarges no image"),
         (nn.Conv2d(7, 3, 1), "enlarges no image"),
         (nn.Conv2d(3, 5, 1), "enlarges no image"),
     ],
 )
-def test_what_enlarges_no_image_is_no_teacher(module: nn.Module, said: str, tmp_path: Path) -> None:
-    with pytest.raises(SrkdError, match=said) as raised:
+def test_what_enlarges_no_image_is_no_teacher(module: nn.Module, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match=message) as raised:
         load_teacher(save_torchscript(module, tmp_path / "other.pt"))
     assert len(str(raised.value)) < 900
 
@@ -171,19 +171,19 @@ def benchmarks_like(folder: Path) -> Path:
 
 
 def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) -> None:
-    own = tmp_path / "own.safetensors"
-    save_network(build(EDSRSpec(2, 4, 1), seed=0), own)
-    loaded = srkd.load(own)
+    file = tmp_path / "own.safetensors"
+    save_network(build(EDSRSpec(2, 4, 1), seed=0), file)
+    loaded = srkd.load(file)
     assert isinstance(loaded, Network) and all(parameter.requires_grad for parameter in loaded.parameters())
     assert isinstance(srkd.load(files["TorchScript"]), Teacher)
     for kind, path in files.items():
-        found = srkd.inspect(path)
-        assert (found.scale, found.spec, found.macs) == (2, None, None)
-        assert found.dialect == ("onnx" if kind == "ONNX" else kind)
+        result = srkd.inspect(path)
+        assert (result.scale, result.spec, result.macs) == (2, None, None)
+        assert result.dialect == ("onnx" if kind == "ONNX" else kind)
         with pytest.raises(SrkdError):
             srkd.export(path, out=tmp_path)
     foreign = srkd.load(files["ONNX"])
-    for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, own)):
+    for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, file)):
         with pytest.raises(SrkdError, match="the ONNX model gives outputs only"):
             ask()
     photo = benchmarks_like(tmp_path)
@@ -212,7 +212,7 @@ def _photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compress_trains_towards_a_foreign_teacher(
     kind: str, files: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    message: list[str] = []
     report = compress(
         files[kind],
         recipe="logits",
@@ -221,14 +221,14 @@ def test_compress_trains_towards_a_foreign_teacher(
         steps=2,
         out=tmp_path / "run",
         settings=("schedule.batch=2", "schedule.lr_patch=8"),
-        announce=said.append,
+        announce=message.append,
     )
     assert report.steps == 2 and report.teacher is not None and report.teacher.cost is None
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["teacher"]["options"] == {}
     assert facts["teacher"]["kind"] == kind and facts["teacher"]["path"] == str(files[kind])
-    assert any("img_range=1.0 assumed" in line for line in said)
-    assert any(line.startswith("teacher check on the photo") for line in said)
+    assert any("img_range=1.0 assumed" in line for line in message)
+    assert any(line.startswith("teacher check on the photo") for line in message)
 
 
 def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(

@@ -81,9 +81,9 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
         (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is not arithmetic"),
         (lambda name, content: content, {"data/aotinductor/model/x.so": b"\x7fELF"}, "aotinductor"),
     ]
-    for number, (change, extra, said) in enumerate(cases):
+    for number, (change, extra, message) in enumerate(cases):
         path = rewritten(good, tmp_path / f"bad{number}.pt2", change, extra)
-        with pytest.raises(SrkdError, match=said) as raised:
+        with pytest.raises(SrkdError, match=message) as raised:
             load_teacher(path)
         assert str(path) in str(raised.value) and not sentinel.exists()
     same = rewritten(good, tmp_path / "same.pt2", lambda name, content: content, {})

@@ -1,4 +1,4 @@
-"""What every network offers: spec, descriptor, taps and parts, and its `Architecture` to the registry."""
+"""The interface of a network: its spec, descriptor, taps and parts, and its `Architecture` for the registry."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Spec:
     @classmethod
     def from_dict(cls: type[S], fields: Mapping[str, Any]) -> S:
         """Build from JSON values; unknown names and wrong types are refused by name."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
+        fields_by_name = {f.name: f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in fields.items():
             if name == "arch" and value == cls.arch:
                 continue
-            if name not in known:
-                raise UsageError(f"{cls.arch} has no option {name!r}; {nearest(name, known)}")
-            values[name] = _checked_value(cls.arch, name, value, known[name].default)
+            if name not in fields_by_name:
+                raise UsageError(f"{cls.arch} has no option {name!r}; {nearest(name, fields_by_name)}")
+            values[name] = _checked_value(cls.arch, name, value, fields_by_name[name].default)
         return cls(**values)
 
     def with_options(self: S, options: Mapping[str, object]) -> S:
@@ -213,7 +213,7 @@ class ImageModel(nn.Module, ABC):
         """Return the network, or refuse in one line that names the `purpose` it was needed for."""
         if self.network is None:
             raise SrkdError(
-                f"the {self.backend} model gives outputs only, and {purpose} was asked of it: give a checkpoint of a "
+                f"the {self.backend} model gives outputs only, not {purpose}: give a checkpoint of a "
                 "network that srkd knows, or use a recipe that needs outputs only"
             )
         return self.network

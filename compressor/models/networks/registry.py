@@ -72,22 +72,22 @@ def network_names() -> tuple[str, ...]:
 def architecture(name: str) -> Architecture:
     """Return the architecture called `name`, imported on first use."""
     if name in NETWORKS:
-        own = importlib.import_module(NETWORKS[name]).ARCHITECTURE
-        assert isinstance(own, Architecture) and own.name == name
-        return own
+        built_in = importlib.import_module(NETWORKS[name]).ARCHITECTURE
+        assert isinstance(built_in, Architecture) and built_in.name == name
+        return built_in
     installed = installed_networks()
     point = installed.points.get(name)
     if point is None:
         unknown = f"no network is called {name!r}; {nearest(name, network_names())}"
         raise UsageError("; ".join([unknown, *installed.notes]))
     try:
-        found = point.load()
+        loaded = point.load()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise SrkdError(f"the network {name} of {_package_of(point)} cannot be imported ({reason})") from error
-    if not isinstance(found, Architecture) or found.name != name:
+    if not isinstance(loaded, Architecture) or loaded.name != name:
         raise SrkdError(f"{point.value} of {_package_of(point)} is not an Architecture called {name!r}")
-    return found
+    return loaded
 
 
 def architectures() -> Iterator[Architecture]:
