@@ -25,6 +25,8 @@ from compressor.training.step import Step, StepNetworks
 
 
 class BatchSource(Protocol):
+    """The batches of a run by the step's number, so that a resumed run sees the same ones."""
+
     def at(self, step: int) -> Batch: ...
 
 
