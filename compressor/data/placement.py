@@ -1,4 +1,4 @@
-"""Where the images are while a network trains: on the GPU where they fit, otherwise in the host's memory."""
+"""Put the images on the GPU where they fit; otherwise they stay in the host's memory and patches are copied."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What all models and protocols of an evaluation share."""
+    """The settings of an evaluation that all models and protocols share."""
 
     scale: int
     self_ensemble: bool

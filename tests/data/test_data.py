@@ -103,13 +103,13 @@ def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, 
         switch(vflip),
         switch(transpose),
     )
-    found = gather(store.hr, draw, 20, 4)
+    patches = gather(store.hr, draw, 20, 4)
     expected = store.hr.image(2)[:, 4:24, 8:28]
     expected = expected.flip(2) if hflip else expected
     expected = expected.flip(1) if vflip else expected
     expected = expected.transpose(1, 2) if transpose else expected
-    assert torch.equal(found[0], expected)
-    assert torch.equal(found[1], store.hr.image(0)[:, 12:32, 16:36])
+    assert torch.equal(patches[0], expected)
+    assert torch.equal(patches[1], store.hr.image(0)[:, 12:32, 16:36])
 
 
 def test_lr_and_hr_patches_stay_aligned(tmp_path):

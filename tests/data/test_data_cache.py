@@ -267,11 +267,11 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
         )
         return report.student_path.read_bytes(), "\n".join(notes)
 
-    first, said = trained("first")
-    assert "1 image decoded in" in said and f"kept in {default_folder()}" in said
-    again, said = trained("again")
-    assert "1 image as decoded before" in said and again == first
-    apart, said = trained("apart", cache_size="0")
-    assert "decoded" not in said and apart == first
+    first, notes = trained("first")
+    assert "1 image decoded in" in notes and f"kept in {default_folder()}" in notes
+    again, notes = trained("again")
+    assert "1 image as decoded before" in notes and again == first
+    apart, notes = trained("apart", cache_size="0")
+    assert "decoded" not in notes and apart == first
     facts = json.loads((tmp_path / "apart" / "run.json").read_text())
     assert facts["request"]["cache_size"] == 0

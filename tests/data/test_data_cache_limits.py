@@ -45,7 +45,7 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
         time.sleep(0.01)
     gc.collect()
     oldest, second = keys[0], keys[1] - keys[0]
-    held = read(sets[0], bounded)  # used last, and in use
+    in_use = read(sets[0], bounded)  # used last, and in use
     gc.collect()
     read(sets[3], bounded)
     left = {entry.name for entry in entries(bounded)}
@@ -55,7 +55,7 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     read(sets[1], tight, notes)
     assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
     assert "--cache-size" in notes[0]
-    del held
+    del in_use
 
 
 def test_being_used_again_keeps_an_entry(tmp_path, cache):

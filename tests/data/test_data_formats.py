@@ -86,8 +86,8 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
 
 def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
     expected = write_all(tmp_path / "mixed")
-    (found,) = find_sets(tmp_path / "mixed", scale=2)
-    store = build_store(found.pairs, scale=2, lr_patch=8)
+    (image_set,) = find_sets(tmp_path / "mixed", scale=2)
+    store = build_store(image_set.pairs, scale=2, lr_patch=8)
     assert not store.skipped and set(store.names) == set(expected)
     assert store.hr is not None
     for index, name in enumerate(store.names):
@@ -102,9 +102,9 @@ def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
 def test_the_same_folder_from_the_cache(tmp_path):
     write_all(tmp_path / "mixed")
     (tmp_path / "mixed" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
-    (found,) = find_sets(tmp_path / "mixed", scale=2)
+    (image_set,) = find_sets(tmp_path / "mixed", scale=2)
     cache = CacheFolder(tmp_path / "cache")
-    made, reused = (decode_all(found.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
+    made, reused = (decode_all(image_set.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
     assert made.images == reused.images and torch.equal(made.lr, reused.lr)
     left_out = [image for image in reused.images if isinstance(image, SkippedImage)]
     assert [image.path.name for image in left_out] == ["broken.png"]

@@ -108,8 +108,8 @@ def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr
     ],
 )
 def test_mistakes_are_one_line(arguments, code, message, teacher, lr_folder, tmp_path, capfd):
-    given = [word.format(lr=lr_folder) for word in arguments]
-    assert run(["compress", "--teacher", str(teacher), "--out", str(tmp_path / "r"), *given]) == code
+    options = [word.format(lr=lr_folder) for word in arguments]
+    assert run(["compress", "--teacher", str(teacher), "--out", str(tmp_path / "r"), *options]) == code
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "r").exists()
 

@@ -95,15 +95,15 @@ def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
     teacher = Teacher(build(EDSRSpec(scale=scale, width=4, depth=1), seed=0))
     cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=CacheFolder(tmp_path / "cache"), lr_patch=patch)
     batches = Batches.for_store(store, batch=32, lr_patch=patch, seed=0).with_labels(cache.fill(teacher))
-    drawn = batches.sampler.draw(0, range(2000))
-    assert not (drawn.tops % scale).any() and not (drawn.lefts % scale).any()
-    assert int(drawn.tops.max()) == 90 - patch and int(drawn.lefts.max()) == 102 - patch
+    draw = batches.sampler.draw(0, range(2000))
+    assert not (draw.tops % scale).any() and not (draw.lefts % scale).any()
+    assert int(draw.tops.max()) == 90 - patch and int(draw.lefts.max()) == 102 - patch
     batch = batches.at(0)
-    known = batch.labels["zoom-out"]
-    assert known.lr.shape[-1] == patch // scale and known.sr.shape[-1] == patch
-    own = imresize(batch.lr, 1 / scale)
-    assert torch.allclose(known.lr[..., 2:-2, 2:-2], own[..., 2:-2, 2:-2], atol=1e-3)
-    assert not torch.allclose(known.lr, own, atol=1e-3), "borders differ: the image goes on where the patch ends"
+    cached = batch.labels["zoom-out"]
+    assert cached.lr.shape[-1] == patch // scale and cached.sr.shape[-1] == patch
+    direct = imresize(batch.lr, 1 / scale)
+    assert torch.allclose(cached.lr[..., 2:-2, 2:-2], direct[..., 2:-2, 2:-2], atol=1e-3)
+    assert not torch.allclose(cached.lr, direct, atol=1e-3), "borders differ: the image goes on where the patch ends"
 
 
 def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path):
@@ -111,8 +111,8 @@ def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path)
     batches = upright(cached_batches(teacher, store, tmp_path, ("zoom-out", "whole")))
     wide = 2 * (2 * teacher.descriptor.receptive_radius + 2)
     batch = replace(batches, sampler=replace(batches.sampler, lr_patch=wide)).at(0)
-    known, radius = batch.labels["zoom-out"], teacher.descriptor.receptive_radius
-    torch.testing.assert_close(inner(known.sr, radius), inner(teacher(known.lr), radius), atol=1e-3, rtol=1e-3)
+    cached, radius = batch.labels["zoom-out"], teacher.descriptor.receptive_radius
+    torch.testing.assert_close(inner(cached.sr, radius), inner(teacher(cached.lr), radius), atol=1e-3, rtol=1e-3)
     assert set(batch.labels) == {"whole", "zoom-out"}
 
 
@@ -152,17 +152,17 @@ def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
 
 
 @pytest.fixture
-def given(tmp_path, monkeypatch) -> dict[str, object]:
-    """A teacher's file, photos, and a cache folder of the test's own."""
+def options(tmp_path, monkeypatch) -> dict[str, object]:
+    """A teacher's file, photos, and a cache folder of the test's direct."""
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
     save_network(edsr(3, width=8), tmp_path / "teacher.safetensors", metadata={})
     images(tmp_path / "photos")
     return {"teacher": tmp_path / "teacher.safetensors", "data": tmp_path / "photos", "settings": SETTINGS}
 
 
-def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
+def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path):
     lines: list[str] = []
-    straight = compress(**given, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)
+    straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)
     facts = json.loads((tmp_path / "straight/run.json").read_text())
     kept = facts["teacher_cache"]
     assert facts["request"]["teacher_cache"] is True and kept["precision"] == "fp32"
@@ -171,22 +171,22 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(given, tmp_path):
     assert any("PSNR between cached and direct targets on 4 patches: whole" in line for line in lines)
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        compress(**given, steps=6, teacher_cache=True, out=stopped, announce=stop_at("step 3/6"))
+        compress(**options, steps=6, teacher_cache=True, out=stopped, announce=stop_at("step 3/6"))
     shutil.rmtree(tmp_path / "cache")
     again = resume(stopped)
     assert again.student_path.read_bytes() == straight.student_path.read_bytes()
-    without = compress(**given, steps=6, out=tmp_path / "without")
+    without = compress(**options, steps=6, out=tmp_path / "without")
     assert without.student_path.read_bytes() != straight.student_path.read_bytes()
     assert json.loads((tmp_path / "without/run.json").read_text())["teacher_cache"] is None
 
 
-def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(given, tmp_path, monkeypatch):
+def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(options, tmp_path, monkeypatch):
     fed = []
     forward = Runner.__call__
-    monkeypatch.setattr(Runner, "__call__", lambda runner, *asked: fed.append(runner) or forward(runner, *asked))
+    monkeypatch.setattr(Runner, "__call__", lambda runner, *inputs: fed.append(runner) or forward(runner, *inputs))
     report = compress(
-        given["teacher"],
-        lr_only=given["data"],
+        options["teacher"],
+        lr_only=options["data"],
         recipe="scratch",
         steps=2,
         teacher_cache=True,
@@ -199,7 +199,7 @@ def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(given, tmp
 
 
 def stop_at(beginning: str):
-    """An ear that dies at a line."""
+    """Return a note receiver that interrupts the run at a line."""
 
     def announce(line: str) -> None:
         if line.startswith(beginning):
@@ -209,12 +209,12 @@ def stop_at(beginning: str):
 
 
 @pytest.mark.parametrize(
-    "recipe, notes",
+    "recipe, reason",
     [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "needs other things")],
 )
-def test_recipes_without_use_for_a_cache_refuse_it(recipe, notes, given, tmp_path, capfd):
-    words = ["--teacher", given["teacher"], "--data", given["data"], "--recipe", recipe, "--out", tmp_path / "run"]
+def test_recipes_without_use_for_a_cache_refuse_it(recipe, reason, options, tmp_path, capfd):
+    words = ["--teacher", options["teacher"], "--data", options["data"], "--recipe", recipe, "--out", tmp_path / "run"]
     assert srkd_in_process(["compress", *map(str, words), "--teacher-cache"]) == 2
     message = capfd.readouterr().err.strip().splitlines()[-1]
-    assert notes in message and "--teacher-cache" in message
+    assert reason in message and "--teacher-cache" in message
     assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()

@@ -38,9 +38,9 @@ def test_the_mean_of_eight_unrounded_outputs() -> None:
         expected = torch.stack([undo_symmetry(network(apply_symmetry(lr, **f).contiguous()), **f) for f in EIGHT]).mean(
             0
         )
-        found = with_self_ensemble(network)(lr)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert (found - network(lr)).abs().max() > 1e-3
+        averaged = with_self_ensemble(network)(lr)
+    assert torch.allclose(averaged, expected, atol=1e-6)
+    assert (averaged - network(lr)).abs().max() > 1e-3
 
 
 def test_the_ensemble_commutes_with_every_symmetry() -> None:

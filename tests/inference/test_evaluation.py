@@ -43,32 +43,32 @@ def data(tmp_path: Path) -> Path:
 
 def test_the_table(data: Path) -> None:
     sets = find_sets(data, scale=2)
-    told: list[tuple[str, int, int]] = []
-    found = evaluate([nearest_model(2)], sets, scale=2, progress=lambda *now: told.append(now))
-    assert list(found.models) == ["bicubic", "nearest"]
-    assert list(found.models["nearest"]) == ["plain", "stored"]
-    assert str(found.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
-    plain = found.models["bicubic"]["plain"]
+    calls: list[tuple[str, int, int]] = []
+    evaluation = evaluate([nearest_model(2)], sets, scale=2, progress=lambda *now: calls.append(now))
+    assert list(evaluation.models) == ["bicubic", "nearest"]
+    assert list(evaluation.models["nearest"]) == ["plain", "stored"]
+    assert str(evaluation.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
+    plain = evaluation.models["bicubic"]["plain"]
     assert plain.lr == "made"
-    assert found.models["bicubic"]["stored"].lr == "stored"
+    assert evaluation.models["bicubic"]["stored"].lr == "stored"
     hr = read_rgb_u8(data / "plain" / "colour.png")
     sr = to_u8(upscale_bicubic(downscale_u8(hr, 2).float() / 255, 2))
     assert plain.images["colour"].psnr_y == pytest.approx(psnr_y(sr[None] / 255, hr[None] / 255, border=2).item())
     assert plain.images["colour"].ssim_y == pytest.approx(ssim_y(sr[None] / 255, hr[None] / 255, border=2).item())
     assert plain.psnr_y == pytest.approx((plain.images["colour"].psnr_y + plain.images["grey"].psnr_y) / 2)
-    assert plain.psnr_y > found.models["nearest"]["plain"].psnr_y
+    assert plain.psnr_y > evaluation.models["nearest"]["plain"].psnr_y
     # The stored LR images are darker: they were used.
-    assert found.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
-    assert (told[0], told[-1]) == (("plain: colour", 0, 4), ("scored", 4, 4))
+    assert evaluation.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
+    assert (calls[0], calls[-1]) == (("plain: colour", 0, 4), ("scored", 4, 4))
 
 
 def test_json_has_no_infinity(data: Path) -> None:
     perfect = read_rgb_u8(data / "plain" / "colour.png")[None] / 255
     oracle = Fake(lambda lr: perfect, Descriptor(scale=2), "oracle")
     (data / "plain" / "grey.png").unlink()
-    found = evaluate([oracle], find_sets(data / "plain", scale=2), scale=2)
-    assert math.isinf(found.models["oracle"]["plain"].psnr_y)
-    stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    evaluation = evaluate([oracle], find_sets(data / "plain", scale=2), scale=2)
+    assert math.isinf(evaluation.models["oracle"]["plain"].psnr_y)
+    stored = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert stored["models"]["oracle"]["sets"]["plain"] == {
         "psnr_y": None, "ssim_y": pytest.approx(1), "lr": "made",
         "images": {"colour": {"psnr_y": None, "ssim_y": pytest.approx(1)}},
@@ -90,17 +90,17 @@ def test_the_self_ensemble_and_tiles_are_passed_on(data: Path) -> None:
 
 
 def test_the_neighbouring_conventions(data: Path) -> None:
-    asked, rgb, borderless, pillow, raw = explain([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
-    assert asked == evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
-    assert [str(found.protocol) for found in (rgb, borderless, pillow, raw)] == [
+    base, rgb, borderless, pillow, raw = explain([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
+    assert base == evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
+    assert [str(evaluation.protocol) for evaluation in (rgb, borderless, pillow, raw)] == [
         "psnr@rgb,border=2,bicubic=matlab,grey=rgb",
         "psnr@y,border=0,bicubic=matlab,grey=rgb",
         "psnr@y,border=2,bicubic=pil,grey=rgb",
         "psnr@y,border=2,bicubic=matlab,grey=raw",
     ]
-    figures = [found.models["nearest"]["plain"].psnr_y for found in (asked, rgb, borderless, pillow, raw)]
+    figures = [evaluation.models["nearest"]["plain"].psnr_y for evaluation in (base, rgb, borderless, pillow, raw)]
     assert len(set(figures)) == 5
-    before, after = (found.models["nearest"]["plain"].images for found in (asked, raw))
+    before, after = (evaluation.models["nearest"]["plain"].images for evaluation in (base, raw))
     assert after["colour"] == before["colour"]
     # Y contracts 0..255 to 16..235.
     assert before["grey"].psnr_y - after["grey"].psnr_y == pytest.approx(20 * math.log10(255 / 219), abs=1e-6)
@@ -116,8 +116,8 @@ def test_pillows_bicubic_is_another(data: Path) -> None:
 
 def test_equal_labels_are_numbered(data: Path) -> None:
     models = [nearest_model(2, "edsr"), nearest_model(2, "edsr"), nearest_model(2, "bicubic")]
-    found = evaluate(models, find_sets(data / "plain", scale=2), scale=2)
-    assert list(found.models) == ["bicubic", "edsr", "edsr#2", "bicubic#2"]
+    evaluation = evaluate(models, find_sets(data / "plain", scale=2), scale=2)
+    assert list(evaluation.models) == ["bicubic", "edsr", "edsr#2", "bicubic#2"]
 
 
 def test_luminance_networks_get_y_and_colours_follow() -> None:
@@ -127,10 +127,10 @@ def test_luminance_networks_get_y_and_colours_follow() -> None:
     assert torch.allclose(rgb_to_ycbcr(torch.ones(1, 3, 1, 1)).flatten() * 255, torch.tensor([235.0, 128.0, 128.0]))
     assert torch.allclose(ycbcr_to_rgb(ycbcr), rgb, atol=1e-6)
     model = Fake(nearest(2), Descriptor(scale=2, channels=1, receptive_radius=0))
-    found = super_resolve(model, rgb).sr
+    sr = super_resolve(model, rgb).sr
     assert model.inputs == [(1, 1, 12, 10)]
-    assert torch.allclose(rgb_to_ycbcr(found)[:, :1], nearest(2)(ycbcr[:, :1]), atol=1e-5)
-    assert torch.allclose(rgb_to_ycbcr(found)[:, 1:], upscale_bicubic(ycbcr[:, 1:], 2), atol=1e-5)
+    assert torch.allclose(rgb_to_ycbcr(sr)[:, :1], nearest(2)(ycbcr[:, :1]), atol=1e-5)
+    assert torch.allclose(rgb_to_ycbcr(sr)[:, 1:], upscale_bicubic(ycbcr[:, 1:], 2), atol=1e-5)
     grey = smooth(8, 8)[None, :1].expand(-1, 3, -1, -1)
     assert (super_resolve(model, grey).sr - nearest(2)(grey)).abs().max() < 1e-5
 
@@ -192,7 +192,7 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
 )
 def test_the_bicubic_rows_of_published_sets(name: str, scale: int, psnr: float, ssim: float) -> None:
     """The remaining rows are printed by `python -m benchmarks.metrics_and_lr`."""
-    found = evaluate([], find_sets(benchmarks() / name, scale=scale), scale=scale).models["bicubic"][name]
-    assert found.lr == "stored"
-    assert found.psnr_y == pytest.approx(psnr, abs=0.005)
-    assert found.ssim_y == pytest.approx(ssim, abs=0.0003)
+    set_score = evaluate([], find_sets(benchmarks() / name, scale=scale), scale=scale).models["bicubic"][name]
+    assert set_score.lr == "stored"
+    assert set_score.psnr_y == pytest.approx(psnr, abs=0.005)
+    assert set_score.ssim_y == pytest.approx(ssim, abs=0.0003)

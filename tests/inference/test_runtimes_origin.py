@@ -34,7 +34,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "small.safetensors"
 
 
-def told(checkpoint: Path) -> dict[str, str]:
+def source_metadata(checkpoint: Path) -> dict[str, str]:
     return {**metadata_of(SMALL), "srkd.source_sha256": file_sha256(checkpoint)}
 
 
@@ -57,7 +57,7 @@ def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
 
 
 def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
-    folder, metadata = checkpoint.parent, told(checkpoint)
+    folder, metadata = checkpoint.parent, source_metadata(checkpoint)
     exported = [sidecar_file(folder / name, metadata) for name in ("a.param", "b.pte")]
     exported.append(engine_file(folder / "c.engine", metadata))
     exported.append(Path(str(srkd.export(checkpoint).files[0].path)))
@@ -71,36 +71,36 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
 
 def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: Path, tmp_path: Path) -> None:
     teacher = enlarger(tmp_path / "teacher.onnx")
-    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
     (of_bytes,) = srkd.export(checkpoint, io="uint8").files
-    said: list[str] = []
-    shown = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=said.append))
+    notes: list[str] = []
+    shown = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=notes.append))
     full = [model for model in shown if model.precision == "fp32"]
     assert [model.name for model in full] == ["phone", Path(str(of_bytes.path)).stem, "teacher"]
     assert full[0].content == full[1].content
     assert full[0].metadata["srkd.source_sha256"] == file_sha256(checkpoint)
-    refused = [line for line in said if line.endswith("showing small.safetensors, which it was made from")]
+    refused = [line for line in notes if line.endswith("showing small.safetensors, which it was made from")]
     assert "browsers run only those" in refused[0] and "takes uint8" in refused[1]
 
 
 def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path, tmp_path: Path) -> None:
-    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
-    engine = engine_file(tmp_path / "gpu.engine", told(checkpoint))
-    asked = srkd.inspect(checkpoint)
+    phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
+    engine = engine_file(tmp_path / "gpu.engine", source_metadata(checkpoint))
+    expected = srkd.inspect(checkpoint)
     for file, kind in ((phone, "ncnn"), (engine, "tensorrt")):
-        found = srkd.inspect(file, layers=True)
-        assert (found.architecture, found.dialect, found.scale) == ("edsr", kind, 4)
-        assert (found.params, found.macs, found.spec) == (asked.params, asked.macs, asked.spec)
-        assert found.sha256 == file_sha256(file) and found.bytes == file.stat().st_size and found.layers
+        inspection = srkd.inspect(file, layers=True)
+        assert (inspection.architecture, inspection.dialect, inspection.scale) == ("edsr", kind, 4)
+        assert (inspection.params, inspection.macs, inspection.spec) == (expected.params, expected.macs, expected.spec)
+        assert inspection.sha256 == file_sha256(file) and inspection.bytes == file.stat().st_size and inspection.layers
         with pytest.raises(SrkdError, match="--check takes a checkpoint or an ONNX file"):
             srkd.inspect(file, check=True)
     elsewhere = tmp_path / "exported"
     elsewhere.mkdir()
-    moved = sidecar_file(elsewhere / "phone.param", told(checkpoint))
-    said: list[str] = []
-    (made,) = srkd.export(moved, out=tmp_path / "out", announce=said.append).files
+    moved = sidecar_file(elsewhere / "phone.param", source_metadata(checkpoint))
+    notes: list[str] = []
+    (made,) = srkd.export(moved, out=tmp_path / "out", announce=notes.append).files
     assert made.verdict == "passed" and made.path == tmp_path / "out" / "small.onnx"
-    assert said == [f"{moved} is an exported file: starting from {checkpoint}, which it was made from"]
+    assert notes == [f"{moved} is an exported file: starting from {checkpoint}, which it was made from"]
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
         srkd.export(phone)
@@ -109,7 +109,7 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
 
 
 def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
-    phone = sidecar_file(tmp_path / "phone.param", told(checkpoint))
+    phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
     foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)
     checkpoint.unlink()
     with pytest.raises(SrkdError, match=r"browsers run only those; .*not beside it: name its checkpoint, or a plain"):

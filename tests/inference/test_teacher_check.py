@@ -51,12 +51,12 @@ def fitted(spec: Spec, bend: float = 0.05, offset: float = 0.0) -> Network:
 def test_a_fair_teacher_passes_and_nothing_is_suggested() -> None:
     network = fitted(EDSRSpec(2, 8, 2))
     before = network.fingerprint()
-    found = check_teacher(network)
-    assert found.to_bicubic > EXPECTED_DB and not found.suspicious
-    assert dict(found.suggestion) == {} and found.with_suggestion is None
+    check = check_teacher(network)
+    assert check.to_bicubic > EXPECTED_DB and not check.suspicious
+    assert dict(check.suggestion) == {} and check.with_suggestion is None
     assert network.fingerprint() == before and all(p.requires_grad for p in network.parameters())
-    assert found.bicubic_to_original > found.to_original  # it only repeats pixels
-    assert "worse than bicubic against the original" in found.lines()[-1]
+    assert check.bicubic_to_original > check.to_original  # it only repeats pixels
+    assert "worse than bicubic against the original" in check.lines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_a_wrong_setting_is_named_with_the_option(
     assert check_teacher(network).to_bicubic > EXPECTED_DB
     other = build(replace(network.spec, **wrong))
     other.load_state_dict(network.state_dict())
-    found = check_teacher(other)
-    assert found.suspicious
-    assert found.with_suggestion is not None and found.with_suggestion > found.to_bicubic + NEARER_DB
-    assert found.options == option
-    assert "nothing was changed" in found.lines()[1]
+    check = check_teacher(other)
+    assert check.suspicious
+    assert check.with_suggestion is not None and check.with_suggestion > check.to_bicubic + NEARER_DB
+    assert check.options == option
+    assert "nothing was changed" in check.lines()[1]
     assert other.spec == replace(network.spec, **wrong)
 
 
@@ -95,9 +95,9 @@ def test_the_range_of_a_foreign_teacher_is_found_out(top: float, tmp_path: Path)
     path = save_torchscript(Rounding(2.0, top), tmp_path / "foreign.pt")
     right, wrong = (load_teacher(path, arch_options={"img_range": value}) for value in (top, 256.0 - top))
     assert check_teacher(right).suggestion == {}
-    found = check_teacher(wrong)
-    assert found.suggestion == {"img_range": top}
-    assert found.options == f"--arch-option img_range={top:g}"
+    check = check_teacher(wrong)
+    assert check.suggestion == {"img_range": top}
+    assert check.options == f"--arch-option img_range={top:g}"
     assert wrong.img_range == 256.0 - top
 
 
@@ -106,18 +106,18 @@ def test_untrained_networks_are_not_explained_away(name: str) -> None:
     spec = RCANSpec(groups=1, depth=2) if name == "rcan" else architecture(name).spec()
     if name == "compact":
         spec = CompactSpec(2)
-    found = check_teacher(build(spec, seed=1))
-    assert dict(found.suggestion) == {}
+    check = check_teacher(build(spec, seed=1))
+    assert dict(check.suggestion) == {}
     if name != "compact":  # it adds to the nearest upscale, which is a fair teacher
-        assert found.suspicious and "no other value range" in found.lines()[1]
+        assert check.suspicious and "no other value range" in check.lines()[1]
 
 
 def test_of_two_kinds_of_noise_neither_is_named() -> None:
     """White all over, and far too bright with another residual scale: nearer by much, and no teacher."""
-    found = check_teacher(fitted(EDSRSpec(2, 8, 2), offset=600.0))
+    check = check_teacher(fitted(EDSRSpec(2, 8, 2), offset=600.0))
     scaled = check_teacher(fitted(EDSRSpec(2, 8, 2, res_scale=0.1), offset=600.0))
-    assert found.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
-    assert dict(found.suggestion) == {}
+    assert check.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
+    assert dict(check.suggestion) == {}
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
@@ -128,9 +128,9 @@ def test_every_scale_and_grey_networks(scale: int) -> None:
         with torch.no_grad():
             network.tail.weight.zero_()  # type: ignore[union-attr, operator]
             network.tail.bias.zero_()  # type: ignore[union-attr, operator]
-        found = check_teacher(network)  # the nearest upscale remains
-        assert found.to_bicubic > 26
-        assert found.bicubic_to_original > 24
+        check = check_teacher(network)  # the nearest upscale remains
+        assert check.to_bicubic > 26
+        assert check.bicubic_to_original > 24
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_inspect_checks_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "teacher.safetensors"
     save_network(fitted(EDSRSpec(2, 8, 2)), path)
     assert srkd.inspect(path).check is None
-    found = srkd.inspect(path, check=True).check
-    assert found is not None and found.to_bicubic > EXPECTED_DB
+    check = srkd.inspect(path, check=True).check
+    assert check is not None and check.to_bicubic > EXPECTED_DB
     assert run(["inspect", str(path), "--check"]) == 0
     assert "teacher check on the photo 'chelsea'" in capsys.readouterr().out
 
@@ -158,9 +158,9 @@ def test_published_teachers_pass_and_their_wrong_settings_are_named() -> None:
     assert shared is not None
     carn_m = shared / "data" / "checkpoints" / "carn_m.pth"
     for scale in (2, 3, 4):
-        found = check_teacher(load_checkpoint(carn_m, scale=scale).network)
-        assert found.to_bicubic > 34 and found.to_original > found.bicubic_to_original + 0.5
-        assert len(found.lines()) == 1
+        check = check_teacher(load_checkpoint(carn_m, scale=scale).network)
+        assert check.to_bicubic > 34 and check.to_original > check.bicubic_to_original + 0.5
+        assert len(check.lines()) == 1
     wrong = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"img_range": 255}).network)
     assert wrong.suggestion == {"img_range": 1.0}
     other_mean = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"mean": DIV_FLICKR_MEAN}).network)

@@ -122,12 +122,12 @@ def test_depth_alpha_grey_and_profiles_are_kept(tmp_path: Path) -> None:
     clear = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(1))
     write_picture(Picture(deep, clear, grey=True, bits=16, icc=b"profile"), tmp_path / "a.png")
     (done,) = upscale([tmp_path / "a.png"], nearest_model(2)).done
-    found, stored = read_picture(done.output), read_picture(tmp_path / "a.png")
-    assert (found.bits, found.grey, found.icc) == (16, True, b"profile")
-    assert torch.equal(found.rgb, nearest(2)(stored.rgb))
+    output, stored = read_picture(done.output), read_picture(tmp_path / "a.png")
+    assert (output.bits, output.grey, output.icc) == (16, True, b"profile")
+    assert torch.equal(output.rgb, nearest(2)(stored.rgb))
     assert stored.alpha is not None
-    assert found.alpha is not None
-    assert (found.alpha - upscale_bicubic(stored.alpha, 2).clamp(0, 1)).abs().max() <= 0.51 / 65535
+    assert output.alpha is not None
+    assert (output.alpha - upscale_bicubic(stored.alpha, 2).clamp(0, 1)).abs().max() <= 0.51 / 65535
 
 
 def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:

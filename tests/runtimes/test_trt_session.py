@@ -111,7 +111,7 @@ def test_a_size_that_comes_again_is_replayed_as_a_graph(one: Nvidia, tmp_path: P
             runtime.run(lr * run), expected(tmp_path / "small.onnx", lr * run), atol=1e-5, rtol=0
         )
         assert runtime.session.uses_graph is (run > 0)
-    # Once as it is, once to be recorded; then TensorRT is not asked any more.
+    # Once as it is, once to be recorded; then TensorRT is not called any more.
     assert len(one.calls("execute_async_v3")) == 2 and device.counts == {"captures": 1, "replays": 3}
     assert len(device.graphs) == 1
     runtime.run(lr[..., :5])

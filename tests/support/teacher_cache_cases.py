@@ -79,9 +79,9 @@ def upright(batches: Batches) -> Batches:
     @dataclass(frozen=True)
     class Upright(type(batches.sampler)):  # type: ignore[misc]
         def draw(self, step, samples):
-            drawn = super().draw(step, samples)
-            still = torch.zeros_like(drawn.hflip)
-            return replace(drawn, hflip=still, vflip=still, transpose=still)
+            draw = super().draw(step, samples)
+            still = torch.zeros_like(draw.hflip)
+            return replace(draw, hflip=still, vflip=still, transpose=still)
 
     return replace(batches, sampler=Upright(**vars(batches.sampler)))
 

@@ -39,7 +39,7 @@ QUANTIZE_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class OnnxInfo:
-    """What a build depends on. `shape` is that of the only input, N,C,H,W, None where a side is free."""
+    """The facts that a build depends on. `shape` is that of the only input, N,C,H,W, None where a side is free."""
 
     input: str
     shape: tuple[int | None, ...]

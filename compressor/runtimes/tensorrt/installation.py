@@ -1,4 +1,4 @@
-"""What this machine has of TensorRT: NVIDIA's driver, the Python packages, and the library with its messages.
+"""TensorRT on this machine: NVIDIA's driver, the Python package, and the library's messages.
 
 The driver is looked for before any native call: without one TensorRT does not fail, it crashes. Importing this file
 imports neither torch nor TensorRT.
