@@ -150,7 +150,7 @@ def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
         assert footprint(main, one.spec, teacher, BatchShape(2, 8)).memory.peak > 0
 
 
-def test_phi_must_have_been_found() -> None:
+def test_phi_must_be_resolved_first() -> None:
     with pytest.raises(SrkdError, match="has not been resolved"):
         Clsd().helpers(None, student())
 

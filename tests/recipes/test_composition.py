@@ -70,7 +70,7 @@ def test_the_pixel_loss_goes_with_everything_and_only_known_kinds_are_in_the_tab
     assert len(refusals(three)) == sum(frozenset({a.kind, b.kind}) in REFUSED for a, b in combinations(three, 2))
 
 
-def test_shared_terms_must_agree_or_be_told() -> None:
+def test_shared_terms_must_agree_or_be_given_a_weight() -> None:
     methods = [StubMethod("a", "pixel"), StubMethod("b", "data", weights={"pixel": 5.0, "zoom": 1.0})]
     (line,) = disagreements(methods, {})
     assert "pixel is weighed 1 in a and weighed 5 in b" in line and line.endswith("weights.pixel=5")

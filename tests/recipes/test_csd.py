@@ -101,7 +101,7 @@ def test_a_student_that_is_its_teacher_has_no_contrast() -> None:
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_the_contrast_teaches_the_teacher_only_where_it_is_told_to(detach: bool) -> None:
+def test_the_contrast_teaches_the_teacher_only_if_not_detached(detach: bool) -> None:
     teacher = teacher_of()
     method = Csd(phi="teacher", detach=detach)
     state, networks = played(method, teacher, build_student(teacher, width=0.5))

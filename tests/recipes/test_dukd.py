@@ -289,7 +289,7 @@ def test_a_swinir_run_through_the_command_has_no_zoom_out(photos: Path, tmp_path
     assert "raw/zoom_in" in line and "raw/zoom_out" not in line
 
 
-def test_the_curve_tells_of_both_updates():
+def test_the_curve_has_both_updates():
     pair, curve = Pair.made(DUKD(variant="code"), STUDENT, TEACHER, steps=2), Curve()
     pair.train(pair.fresh(), curve=curve)
     weighted = [value for name, value in curve.losses[0].items() if name.startswith("weighted/")]

@@ -98,7 +98,7 @@ def test_taps_are_options_for_either_side() -> None:
 
 
 @named
-def test_wrong_taps_are_told_with_their_side_and_the_nearest_name(method: Feature) -> None:
+def test_wrong_taps_are_reported_with_their_side_and_the_nearest_name(method: Feature) -> None:
     student, teacher = net(STUDENT), net(TEACHER)
 
     def lines(**options: object) -> list[str]:
@@ -131,7 +131,7 @@ def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) 
 
 
 @named
-def test_each_pair_is_told_with_its_shapes_and_memory(method: Feature) -> None:
+def test_each_pair_is_reported_with_its_shapes_and_memory(method: Feature) -> None:
     lines = describe_taps([method], net(TEACHER), net(STUDENT), batch=16, lr_patch=48)
     assert len(lines) == 3
     sides = "student body[0] 16x4x48x48 with teacher body[0] 16x8x48x48"
@@ -151,7 +151,7 @@ def test_the_memory_of_an_affinity_is_bounded() -> None:
     [FAKD(("body[0]",), memory_mb=1), LFD(("body[0]",)), FACD(("body[0]",)), FACD(("body[0]",), form="infonce")],
     ids=["fakd", "lfd", "facd", "facd-infonce"],
 )
-def test_a_pair_takes_the_memory_that_is_told(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_takes_the_memory_that_is_reported(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
     step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
     forward = method.run_networks(step)
@@ -306,7 +306,7 @@ def test_the_spread_is_part_of_the_state(tmp_path: Path) -> None:
     assert moments[0] == 4 and torch.equal(back.modules.state_dict()["facd.spread.moments"], moments)
 
 
-def test_the_gates_fraction_is_logged_and_taps_are_told(tmp_path: Path) -> None:
+def test_the_gates_fraction_is_logged_and_taps_are_reported(tmp_path: Path) -> None:
     teacher, lines = tmp_path / "teacher.safetensors", list[str]()
     save_network(build(TEACHER, seed=1), teacher)
     settings = ("schedule.batch=2", "schedule.lr_patch=8", "lam=0.01", "student.init=inherit")

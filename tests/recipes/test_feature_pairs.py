@@ -35,14 +35,14 @@ def megabytes(line: str) -> float:
 
 
 @pytest.mark.parametrize(("method", "options"), [("ds", {}), ("clsd", {"phi": "teacher"})])
-def test_heads_tell_the_features_they_stand_on(method: str, options: dict[str, Any]) -> None:
+def test_heads_report_the_features_they_build_on(method: str, options: dict[str, Any]) -> None:
     first, second = lines(method, batch=16, side=48, **options)
     assert first.startswith(f"{method}: heads of student body[0] 16x4x48x48, about ")
     assert second.startswith(f"{method}: heads of student body[1] 16x4x48x48, about ")
     assert megabytes(first) == pytest.approx(2 * megabytes(lines(method, batch=8, side=48, **options)[0]), rel=0.05)
 
 
-def test_blocks_whose_images_are_compared_are_told_in_pairs() -> None:
+def test_blocks_whose_images_are_compared_are_reported_in_pairs() -> None:
     described = lines("hkdsr", batch=16, side=48)
     sides = [line.split(", about")[0] for line in described]
     pairs = [("body[0]", "body[1]"), ("body[1]", "body[3]"), ("body[2]", "body[5]")]
@@ -60,7 +60,7 @@ def test_blocks_whose_images_are_compared_are_told_in_pairs() -> None:
         ("hkdsr", {"teacher_taps": ["rel(1/3)", "body[7]", "rel(1)"]}, r"hkdsr, taps of the teacher: .*'body\[7\]'"),
     ],
 )
-def test_wrong_taps_are_told_with_their_side_before_anything_is_written(
+def test_wrong_taps_are_reported_with_their_side_before_anything_is_written(
     method: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     chosen = make_method(method, options)
@@ -84,7 +84,7 @@ def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> Non
     assert not (tmp_path / "wrong").exists()
 
 
-def test_a_head_takes_the_memory_that_is_told() -> None:
+def test_a_head_takes_the_memory_that_is_reported() -> None:
     student = build(EDSRSpec(scale=2, width=16, depth=3))
     feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
     head = auxiliary_head(student, seed=0)
@@ -94,7 +94,7 @@ def test_a_head_takes_the_memory_that_is_told() -> None:
     assert within(student, DeepSupervision(), feature) == pytest.approx(memory.peak_bytes + weights, rel=0.25)
 
 
-def test_an_intermediate_image_takes_the_memory_that_is_told() -> None:
+def test_an_intermediate_image_takes_the_memory_that_is_reported() -> None:
     student, method = build(EDSRSpec(scale=2, width=16, depth=3)), Hkdsr()
     feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
     hr, target, lr = torch.rand(4, 3, 48, 48), torch.rand(4, 3, 48, 48), torch.rand(4, 3, 24, 24)

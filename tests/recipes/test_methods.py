@@ -72,7 +72,7 @@ def test_terms_are_finite_and_named_as_their_weights(row: Row):
 
 
 @every
-def test_gradients_reach_whom_they_should(row: Row):
+def test_gradients_reach_the_learners_alone(row: Row):
     pair = Pair.of(row, **row.settled)
     state = pair.fresh()
     networks = networks_of(pair, state)

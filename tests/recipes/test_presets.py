@@ -53,7 +53,7 @@ def problems(text: str, *settings: str) -> list[Problem]:
     return list(caught.value.problems)
 
 
-def test_every_mistake_is_told_at_once_with_line_key_value_and_what_was_expected():
+def test_every_mistake_is_reported_at_once_with_line_key_value_and_what_was_expected():
     assert [str(problem) for problem in problems(WRONG)] == [
         "my.yaml:1: title=5: expected text",
         "my.yaml:1: source: is missing",
@@ -133,7 +133,7 @@ def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
         ("? [a]\n: b\n", "f:1: not YAML: a key must be a plain word"),
     ],
 )
-def test_what_is_no_preset_at_all_is_one_line(text, message):
+def test_a_file_that_is_not_a_preset_is_one_line(text, message):
     with pytest.raises(PresetError) as caught:
         read_preset(text, "f")
     assert str(caught.value).startswith(message)

@@ -67,7 +67,7 @@ def test_a_name_of_two_packages_means_neither_whatever_their_order(point):
     "value, message",
     [("no contribution", "is not a Contribution"), (Contribution(presets="json"), "has no folder presets/")],
 )
-def test_a_broken_package_is_a_note_and_told_when_a_name_is_not_found(point, value, message):
+def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(point, value, message):
     result = build_catalogue([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
     assert len(result.notes) == 1 and "broken" in result.notes[0] and message in result.notes[0]
     assert result.preset("logits").package == "srkd" and result.method("echo").package == "lab"
@@ -125,7 +125,7 @@ def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path)
     assert first["raw/charbonnier"] >= 0.5  # ε bounds it from below: the option reached the method.
 
 
-def test_its_mistakes_are_told_like_ours(installed, tmp_path):
+def test_its_mistakes_are_reported_like_srkds(installed, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("title: t\nsource: s\nmethods:\n  - name: charbonnier\n    options:\n      eps: 0\n      esp: 1\n")
     outcome = beside(installed, "recipes", "validate", file)

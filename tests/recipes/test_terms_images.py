@@ -255,7 +255,7 @@ def found_at(small: Tensor, large: Tensor) -> list[tuple[int, int]]:
     ]
 
 
-def test_zoom_in_is_a_crop_of_each_patch_at_a_place_of_its_own() -> None:
+def test_zoom_in_is_a_crop_of_each_patch_at_a_random_position() -> None:
     hr = torch.rand(8, 3, 12, 16)
     crops = zoom_in(hr, (4, 5), seed=1, step=2, samples=range(8))
     assert crops.shape == (8, 3, 4, 5)
