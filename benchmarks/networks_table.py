@@ -207,6 +207,9 @@ NOTES = f"""\
 - *Tiles*: a photo in tiles of {TILE} pixels compared with the whole photo. Networks that pool over the image or shift
   windows see further than any overlap: their seam is measured, here with untrained weights, and `srkd upscale` prints
   it for your network.
+- *To add a network*: one file in `compressor/models/networks/` and one line in `registry.py` there; its row here, a
+  test and golden outputs follow. Another package adds one in a file of the same form, by an entry point of the group
+  `srkd.networks` that has the network's name and points at its `Architecture`.
 """
 
 

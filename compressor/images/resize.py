@@ -68,10 +68,30 @@ def mod_crop(images: Tensor, scale: int) -> Tensor:
     return images[..., :height, :width]
 
 
-def reflected_indices(positions: Tensor, size: int) -> Tensor:
-    """Return a triangle wave over 0..size-1 with the edge repeated (...2,1,0,0,1,2...), for any distance and size."""
-    folded = positions.remainder(2 * size)
-    return torch.where(folded < size, folded, 2 * size - 1 - folded)
+def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True) -> Tensor:
+    """Return a triangle wave over 0..size-1 for any distance and size, which may be free in a traced graph.
+
+    With `repeat_edge` the wave is …2 1 0 0 1 2… (MATLAB, SwinIR's test script), without it …2 1 0 1 2… (torch's
+    'reflect').
+    """
+    two = torch.full_like(positions, 2)  # a tensor: torch's ONNX exporter has no remainder by a free size
+    if repeat_edge:
+        folded = positions % (two * size)
+        return torch.where(folded < size, folded, 2 * size - 1 - folded)
+    period = torch.clamp(two * (size - 1), min=1)
+    folded = positions % period
+    return torch.where(folded < size, folded, period - folded)
+
+
+def pad_to(images: Tensor, size_multiple: int, min_size: int = 1, *, repeat_edge: bool = True) -> Tensor:
+    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
+    for axis in (-2, -1):
+        size = images.shape[axis]
+        target = -(-max(size, min_size) // size_multiple) * size_multiple
+        if target != size:
+            positions = torch.arange(target, device=images.device)
+            images = images.index_select(axis, reflected_indices(positions, size, repeat_edge=repeat_edge))
+    return images
 
 
 def cubic(distance: Tensor) -> Tensor:

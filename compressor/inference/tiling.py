@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
-from compressor.images.resize import reflected_indices
+from compressor.images.resize import pad_to, reflected_indices
 from compressor.models.networks.base import Descriptor
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
@@ -167,16 +167,6 @@ def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: i
     length = max(tile + 2 * margin, min_length)
     starts = range(0, size, tile)
     return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
-
-
-def pad_to(lr: Tensor, size_multiple: int, min_size: int = 1) -> Tensor:
-    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
-    for axis in (-2, -1):
-        size = lr.shape[axis]
-        target = _round_up(max(size, min_size), size_multiple)
-        if target != size:
-            lr = lr.index_select(axis, reflected_indices(torch.arange(target, device=lr.device), size))
-    return lr
 
 
 def _round_up(size: int, multiple: int) -> int:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.images.resize import pad_to
 from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
-from compressor.models.networks.windows import padded_index
 
 PROBE_SIDES = (64, 61, 96)
 """Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
@@ -120,7 +120,9 @@ class ForeignModel(ImageModel):
                 f"this {self.backend} model takes images of {fixed} only, not {width}x{height}: "
                 "export it with dynamic height and width"
             )
-        inputs = _padded(lr.to(self._device, torch.float32), program) * self.img_range
+        # Reflected without the edge, as spandrel and the networks' own test scripts do.
+        lr_on_device = lr.to(self._device, torch.float32)
+        inputs = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False) * self.img_range
         batch = self.facts.largest_batch or len(inputs)
         outputs = [self._run_batch(part, self.facts.largest_batch or len(part)) for part in torch.split(inputs, batch)]
         sr = torch.cat(outputs).float() / self.img_range
@@ -136,16 +138,6 @@ class ForeignModel(ImageModel):
         if tuple(outputs.shape) != expected:
             raise SrkdError(f"the {self.backend} model gave shape {tuple(outputs.shape)} instead of {expected}")
         return outputs[: len(images)]
-
-
-def _padded(lr: torch.Tensor, program: Descriptor) -> torch.Tensor:
-    """Reflect at the right and lower edge, as spandrel and the networks' own test scripts do, to a size it takes."""
-    for axis in (-2, -1):
-        size = lr.shape[axis]
-        target = -(-max(size, program.min_size) // program.size_multiple) * program.size_multiple
-        if target != size:
-            lr = lr.index_select(axis, padded_index(size, target, lr.device, repeat_edge=False))
-    return lr
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]

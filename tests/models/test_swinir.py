@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.images.resize import reflected_indices
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks import swinir, windows
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.networks.windows import from_windows, padded_index, shift_mask, to_windows
+from compressor.models.networks.windows import from_windows, shift_mask, to_windows
 from tests.support import official
 from tests.support.official_swinir import CASES
 from tests.support.official_swinir import swinir as official_swinir
@@ -67,10 +68,10 @@ def no_embedding_norm(network: Network, patch: Patch) -> None:
 
 
 def replicated_padding(network: Network, patch: Patch) -> None:
-    def clamped(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
-        return torch.arange(target, device=device).clamp(max=size - 1)
+    def clamped(positions: torch.Tensor, size: int, *, repeat_edge: bool) -> torch.Tensor:
+        return positions.clamp(max=size - 1)
 
-    patch.setattr(swinir, "padded_index", clamped)
+    patch.setattr(swinir, "reflected_indices", clamped)
 
 
 def steep_activation(network: Network, patch: Patch) -> None:
@@ -133,7 +134,7 @@ def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path
 
 @pytest.mark.parametrize("size", range(1, 12))
 def test_padding_is_torchs_reflection_and_goes_on_where_torch_stops(size: int) -> None:
-    index = padded_index(size, 16, torch.device("cpu"), repeat_edge=False)
+    index = reflected_indices(torch.arange(16), size, repeat_edge=False)
     wave = [abs((position + size - 1) % max(2 * (size - 1), 1) - (size - 1)) for position in range(16)]
     assert index.tolist() == [position if position < size else wave[position] for position in range(16)]
     if 16 - size < size:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.resize import reflected_indices
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, inherited_index
 from compressor.models.networks.base import (
     Architecture,
@@ -42,7 +43,7 @@ from compressor.models.networks.dialect import (
     weight_and_bias,
 )
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors
-from compressor.models.networks.windows import SwinLayer, WindowAttention, padded_index, relative_index, shift_mask
+from compressor.models.networks.windows import SwinLayer, WindowAttention, relative_index, shift_mask
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
 CONNECTIONS = ("1conv", "3conv")
@@ -243,7 +244,7 @@ class SwinIR(Network):
         """Return the source position, on an axis of `size`, of each position of the padded axis."""
         window, script = self.spec.window, self.spec.padding == "testscript"
         target = (size + (window if script else window - 1)) // window * window
-        return padded_index(size, target, device, repeat_edge=script)
+        return reflected_indices(torch.arange(target, device=device), size, repeat_edge=script)
 
     def for_size(self, height: int, width: int) -> Network:
         return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)

@@ -15,21 +15,6 @@ INITIAL_DEVIATION = 0.02
 """Standard deviation of new linear layers and bias tables."""
 
 
-def padded_index(size: int, target: int, device: torch.device, *, repeat_edge: bool) -> torch.Tensor:
-    """Return source positions of 0..target-1 on an axis of `size`, reflected as a triangle wave: for any sizes.
-
-    Without `repeat_edge` the wave is …2 1 0 1 2… (torch's 'reflect'), with it …1 0 0 1… (SwinIR's test script).
-    """
-    position = torch.arange(target, device=device)
-    two = torch.full_like(position, 2)  # a tensor: torch's ONNX exporter has no remainder by a free size
-    if repeat_edge:
-        folded = position % (two * size)
-        return torch.where(folded < size, folded, 2 * size - 1 - folded)
-    period = torch.clamp(two * (size - 1), min=1)
-    folded = position % period
-    return torch.where(folded < size, folded, period - folded)
-
-
 def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
     """Cut (N,H,W,C) into (N, windows, window², C)."""
     n, h, w, c = x.shape
