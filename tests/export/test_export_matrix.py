@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from compressor.inference.open import open_model
-from compressor.models.networks.base import Spec
-from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, build
-from compressor.models.networks.swinir import SwinIRSpec
 from export.conversion import FileOptions
 from export.exporting import Source, export_model
+from tests.support.networks import tiny
 
-SMALLEST: dict[str, Callable[[int], Spec]] = {
-    "edsr": lambda scale: EDSRSpec(scale, width=4, depth=1),
-    "carn": lambda scale: CARNSpec(scale, width=4),
-    "carn_m": lambda scale: CARNMSpec(scale, width=8),
-    "rcan": lambda scale: RCANSpec(scale, width=4, groups=1, depth=1, hidden=2),
-    "swinir": lambda scale: SwinIRSpec(scale, width=4, depths=(2,), heads=(2,), window=4, features=4),
-    "compact": lambda scale: CompactSpec(scale, width=4, depth=1),
-}
 SCALES = (2, 3, 4)
 IN_EVERY_RUN = {"edsr": 3, "carn": 2, "carn_m": 4, "rcan": 3, "swinir": 2, "compact": 4}
 """The scale of each network that `make test` exports too; `make test-matrix` has them all."""
@@ -44,7 +29,7 @@ HALVES = [pytest.param(arch, format, marks=LATER) for arch in NETWORKS for forma
 
 @pytest.mark.parametrize(("arch", "scale", "fixed"), CELLS)
 def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | None, tmp_path: Path) -> None:
-    network = build(SMALLEST[arch](scale), seed=scale)
+    network = build(tiny(arch, scale), seed=scale)
     (file,) = export_model(network, Source(arch), ["onnx"], tmp_path, options=FileOptions(lr_size=fixed)).files
     assert file.verdict == "passed", file.reason
     assert file.parity is not None and file.parity.max_abs <= 1e-5 and file.path is not None
@@ -58,7 +43,7 @@ def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | N
 
 @pytest.mark.parametrize(("arch", "format"), HALVES)
 def test_every_network_in_half_precision(arch: str, format: str, tmp_path: Path) -> None:
-    network = build(SMALLEST[arch](4), seed=1)
+    network = build(tiny(arch, 4), seed=1)
     options = FileOptions(shuffle="dcr", io="uint8")
     (file,) = export_model(network, Source(arch), [format], tmp_path, options=options).files
     assert file.verdict == "passed", file.reason

@@ -16,11 +16,8 @@ import compressor.models.meta_device
 from compressor.base.errors import SrkdError
 from compressor.models.cost import count_operations
 from compressor.models.networks.base import Spec
-from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import build, spec_from_dict
-from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.networks.registry import NETWORKS, build
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import PlainMethod
@@ -31,15 +28,9 @@ from srkd.compress_options import CompressOptions
 from srkd.dry_run import TIMED_STEPS, dry_run, format_duration
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
+from tests.support.networks import tiny
 
-SMALL: dict[str, Spec] = {
-    "edsr": EDSRSpec(scale=4, width=8, depth=2),
-    "rcan": RCANSpec(scale=3, width=8, groups=2, depth=2, hidden=2),
-    "compact": CompactSpec(scale=2, width=8, depth=2),
-    "swinir": SwinIRSpec(scale=2, width=12, depths=(2, 2), heads=(2, 2), window=4),
-    "carn": spec_from_dict({"arch": "carn", "scale": 2, "width": 8}),
-    "carn_m": spec_from_dict({"arch": "carn_m", "scale": 3, "width": 8}),
-}
+SMALL: dict[str, Spec] = {name: tiny(name, scale) for name, scale in zip(NETWORKS, (4, 2, 3, 3, 2, 2), strict=True)}
 
 
 @dataclass(frozen=True)
