@@ -1,0 +1,84 @@
+"""A function in a child process: its result, its progress, and every way to fail in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from compressor.base.child import ChildFailed, run_in_child
+from compressor.base.errors import SrkdError
+
+PROGRAM = """
+import os, signal, sys, time
+from compressor.base.errors import SrkdError
+
+def add(progress, *, first, second):
+    print("native noise")
+    os.write(1, b"more noise")
+    for done in range(3):
+        progress("adding", done, 2)
+    return {"sum": first + second, "variable": os.environ.get("SRKD_TEST")}
+
+def refuse(progress):
+    raise SrkdError("the file is damaged")
+
+def raise_other(progress):
+    raise ValueError("no such layer")
+
+def crash(progress):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def leave(progress):
+    sys.exit("no space left")
+
+def hang(progress):
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "childwork.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    return "childwork"
+
+
+def test_a_result_comes_back_and_progress_on_the_way(module: str, capfd: pytest.CaptureFixture[str]) -> None:
+    events: list[tuple[object, ...]] = []
+    result = run_in_child(
+        f"{module}:add",
+        {"first": 2, "second": 3},
+        what="adding",
+        timeout_seconds=300,
+        environment={"SRKD_TEST": "set"},
+        progress=lambda *event: events.append(event),
+    )
+    assert result == {"sum": 5, "variable": "set"}
+    assert events == [("adding", 0, 2), ("adding", 1, 2), ("adding", 2, 2)]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("raise_other", "working: its process ended with exit code 1: ValueError: no such layer"),
+        ("crash", "working: its process crashed (SIGSEGV); srkd itself is unharmed"),
+        ("leave", "working: its process ended with exit code 1: SystemExit: no space left"),
+    ],
+)
+def test_a_child_without_a_result_is_one_line(module: str, function: str, message: str) -> None:
+    with pytest.raises(ChildFailed) as caught:
+        run_in_child(f"{module}:{function}", {}, what="working")
+    assert str(caught.value) == message and f"working: {caught.value.reason}" == message
+
+
+def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:
+    with pytest.raises(SrkdError, match=r"^the file is damaged$"):
+        run_in_child(f"{module}:refuse", {}, what="working")
+
+
+def test_a_child_that_does_not_end_is_ended(module: str) -> None:
+    with pytest.raises(ChildFailed, match=r"working: it took over 0\.5 s"):
+        run_in_child(f"{module}:hang", {}, what="working", timeout_seconds=0.5)
