@@ -66,7 +66,7 @@ class MethodEntry:
 
 METHODS: Mapping[str, MethodEntry] = {
     "scratch": MethodEntry("recipes.scratch:Scratch", "nothing"),
-    "inherit": MethodEntry("recipes.inherit:Inherit", "network"),
+    "inherit": MethodEntry("recipes.scratch:Inherit", "network"),
     "logits": MethodEntry("recipes.logits:Logits", "outputs"),
     "ds": MethodEntry("recipes.ds:DeepSupervision", "nothing"),
     "clsd": MethodEntry("recipes.clsd:Clsd", "nothing"),
@@ -75,7 +75,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "lfd": MethodEntry("recipes.lfd:LFD", "network"),
     "facd": MethodEntry("recipes.facd:FACD", "network"),
     "csd": MethodEntry("recipes.csd:Csd", "network"),
-    "csd-lite": MethodEntry("recipes.csd_lite:CsdLite", "network"),
+    "csd-lite": MethodEntry("recipes.csd:CsdLite", "network"),
     "dukd": MethodEntry("recipes.dukd:DUKD", "outputs"),
 }
 

@@ -6,7 +6,7 @@
 [choice] A reconstruction. Of CLSD's paper ("contrastive learning based self-distillation") we have the abstract, tables
 and a few words: auxiliary task models of 5 residual blocks with 64 channels on intermediate features, no teacher,
 Adam 2e-4, batch 16, the rate halved at epoch 300 of 600. Its equations are lost, so everything else is ours: heads and
-taps as in ds.py, the ratio as in CSD (terms/ratio.py), λ calibrated to a fifth of the pixel loss (our guess for a
+taps as in ds.py, the ratio as in CSD (contrast.py), λ calibrated to a fifth of the pixel loss (our guess for a
 fixed one is CSD's 0.784). `pos="gt"` because the abstract speaks of a bias towards the task and no teacher exists;
 `pos="final"` distils the student's own image. At λ = 0 this is DS.
 
@@ -31,9 +31,9 @@ from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
 from recipes.composition import Kind
+from recipes.contrast import ContrastsThroughPhi
 from recipes.ds import Taps, build_heads, head_feature_pairs, head_images, supervised_losses
 from recipes.features import FeaturePair, resolve_taps
-from recipes.phi import ContrastsThroughPhi
 
 
 @dataclass(frozen=True)

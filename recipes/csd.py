@@ -1,11 +1,16 @@
-"""CSD: a student that is a slice of its teacher's weights, both trained at once.
+"""CSD: a student that is a slice of its teacher's weights, both trained at once; and CSD-lite, with a frozen teacher.
 
-    L = L1(S, y) + λ_T·L1(T, y) + λ_C·Σ_j v_j·D_j,    D_j as in csd_lite.py
+    CSD        L = L1(S, y) + λ_T·L1(T, y) + λ_C·Σ_j v_j·D_j
+    CSD-lite   L = L1(S, y) + λ_C·Σ_j v_j·D_j, for two models that share no weights
+    D_j = mean|φ_j(sg T) - φ_j(S)| / (mean Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7)
 
-Wang et al., Towards Compact Single Image Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code
-followed: Booooooooooo/CSD, PyTorch version, trainer/slim_contrast_trainer.py. λ_T = 1, λ_C = 200 for images in
-[0,255], K = 10.
+The ratio and its details: recipes/contrast.py; φ: recipes/perceptual.py. Wang et al., Towards Compact Single Image
+Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code followed: Booooooooooo/CSD, PyTorch version,
+trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is fed
+255·image all the same.
 
+- Means run over the whole batch, of all processes, before the division. K negatives are drawn of it; a smaller batch
+  gives all it has, and the term is larger by K/B, being a ratio to a sum over negatives.
 - T and S share memory: S runs on leading slices of T's parameters, and every gradient lands in T.
 - Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
 - λ_T is switched off from an epoch that the README puts at the end of the run: it is never switched off here.
@@ -14,6 +19,9 @@ followed: Booooooooooo/CSD, PyTorch version, trainer/slim_contrast_trainer.py. �
 - `compat: csd` takes the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
   at half the width read weights of the first map alone; ours reads the leading columns of every map.
 - φ = teacher is a copy of the blocks of the teacher as it was loaded, not as it moves.
+
+CSD-lite is ours: λ_T·L1(T, y) is dropped, as T does not learn. Any teacher that gives outputs will do, unless φ is made
+of its first blocks.
 """
 
 from __future__ import annotations
@@ -34,18 +42,37 @@ from compressor.models.students import require_slice
 from compressor.training.step import Step
 from recipes.catalogue import TeacherNeeds
 from recipes.composition import Kind
-from recipes.csd_lite import CsdLite
+from recipes.contrast import ContrastsThroughPhi
 
 Width = Annotated[float, Field(gt=0, lt=1)]
+CSD_WEIGHT = 0.784314
+
+
+@dataclass(frozen=True)
+class CsdLite(ContrastsThroughPhi):
+    lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
+    name: str = "csd-lite"
+    kind: Kind = "contrast"
+    teacher_views: tuple[View, ...] = ("whole",)
+
+    @property
+    def teacher_needs(self) -> TeacherNeeds:
+        """A φ made of the teacher's first blocks needs its network; VGG-19 needs its outputs only."""
+        return "network" if self.uses_teacher_blocks else "outputs"
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"pixel": 1.0, "contrast": self.lam}
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        sr = step.student().sr
+        return {"pixel": F.l1_loss(sr, step.hr), "contrast": self.contrast(step, [sr], step.teacher().sr)}
 
 
 @dataclass(frozen=True)
 class Csd(CsdLite):
     lam_teacher: Annotated[float, Field(ge=0, description="weight of the teacher's pixel loss")] = 1.0
-    detach: Annotated[
-        bool,
-        Field(description="no gradient of the contrast reaches the teacher's image"),
-    ] = True
+    detach: Annotated[bool, Field(description="no gradient of the contrast reaches the teacher's image")] = True
     widths: Annotated[
         tuple[Width, ...], Field(description="further students trained in the same teacher, beside --width")
     ] = ()

@@ -2,15 +2,25 @@
 
     L = c·L1(S(x), y) + L1(S(x), sg T(x)) + Σ_u L1(D⁻¹ S(D u), sg T(u)),   u ∈ {zoom-in of y, zoom-out of x}
 
-Zhang et al., DUKD, equations 1-3 and 3.2-3.3; code: yun224/DUKD, models/dukd_model.py and options/. How u and D are
-made: recipes/terms/upcycling.py. Where paper and code differ:
+    zoom-in    a crop of y as large as x          zoom-out    imresize(x, 1/s): float, neither rounded nor clipped
+    D          i: 1 - v, h: rows upside down, v: columns mirrored, t: transposed, in this order, each by a coin a sample
+    D⁻¹        t, v, h, i
+
+Zhang et al., DUKD, equations 1-3 and 3.2-3.3; code: yun224/DUKD, models/dukd_model.py (noising, optimize_parameters)
+and options/. Where paper and code differ:
 
 - Paper: weights 1, one update. Code: c = 5 (EDSR, SwinIR), 1 or 2 (RCAN), and two updates, the second on the new inputs
   with the first one's gradient still added; zoom-in of n cells of a grid; no D on zoom-out, and a pixel term there,
   c·L1(S(zo), x), of which the paper knows nothing.
-- Code: D is undone in the wrong order (12.6 % of the samples at p = 0.3); never here, but by `bug`. Its teacher is in
-  train mode and keeps its graph; ours is frozen.
+- Code: D is undone by a second call in the order i, h, v, t. That is wrong for t with exactly one of h and v (4 of 16
+  subsets, 12.6 % of the samples at p = 0.3: a rotation by 90° is undone by another one); never here, but by `bug`.
+- Code: its teacher is in train mode and keeps its graph; ours is frozen.
+- Paper: rotation by 90°; code: transpose. With the flips both give all eight symmetries; we transpose.
+- Paper: a random crop for zoom-in; code: n of the s·s cells of a grid, the same for the whole batch. We crop at random
+  for each sample; `zoom_in_cells` is the code's.
 - Neither uses zoom-out with SwinIR (12x12 inputs); the code's files for RCAN x2 and x4 switch zoom-out and D off.
+
+Colours are inverted in the image range [0,1], and nothing is clipped before it is undone.
 
 `paper+` is the paper's one update with the code's c = 5 and p = 0.3; `paper` has weights 1; `code` is the code with its
 settings for each network and scale.
@@ -18,7 +28,7 @@ settings for each network and scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -27,13 +37,14 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
+from compressor.base.randomness import crop_each, random_positions, uniforms
 from compressor.data.batches import View
 from compressor.models.networks.base import Network
 from compressor.training.method import PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.terms.upcycling import PROBABILITY, apply, draw_operations, invert, zoom_in, zoom_in_cells
 
+PROBABILITY = 0.3
 Switch = Literal["auto", "on", "off"]
 
 
@@ -59,10 +70,7 @@ CODE: Mapping[tuple[str, int], Published] = {
 
 @dataclass(frozen=True)
 class DUKD(PlainMethod):
-    variant: Annotated[
-        Literal["paper+", "paper", "code"],
-        Field(description="whose weights and updates"),
-    ] = "paper+"
+    variant: Annotated[Literal["paper+", "paper", "code"], Field(description="whose weights and updates")] = "paper+"
     logits: Annotated[bool, Field(description="learn the teacher's image of the batch")] = True
     zoom_in: Annotated[bool, Field(description="learn the teacher's image of HR crops")] = True
     zoom_out: Annotated[
@@ -179,3 +187,85 @@ class DUKD(PlainMethod):
             operations = replace(operations, inverted=torch.zeros_like(operations.inverted))
         restored = invert(step.student(apply(images, operations)).sr, operations, bug=self.bug)
         return F.l1_loss(restored, target)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The samples that get each operation: boolean tensors of shape (B,), on the CPU."""
+
+    inverted: torch.Tensor
+    upended: torch.Tensor
+    mirrored: torch.Tensor
+    transposed: torch.Tensor
+
+
+def draw_operations(
+    probability: float, *, stream: str, seed: int, step: int, samples: Sequence[int], copies: int = 1
+) -> Operations:
+    """Draw each operation for each sample with a probability; `copies` of the batch lie one after the other."""
+    coins = torch.from_numpy(uniforms(f"dukd-{stream}", seed, step, samples, 4 * copies) < probability)
+    by_copy = coins.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
+    return Operations(*by_copy.unbind(1))
+
+
+def apply(images: torch.Tensor, operations: Operations) -> torch.Tensor:
+    """Apply i, h, v, t in this order; images are square unless nothing is transposed."""
+    images = _invert_colours(images, operations.inverted)
+    images = _replace(operations.upended, images.flip(-2), images)
+    images = _replace(operations.mirrored, images.flip(-1), images)
+    return _transpose(images, operations.transposed)
+
+
+def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -> torch.Tensor:
+    """Undo `apply` on the input or on any image of the network: t, v, h, i. `bug` uses the official order."""
+    if bug:
+        return apply(images, operations)
+    images = _transpose(images, operations.transposed)
+    images = _replace(operations.mirrored, images.flip(-1), images)
+    images = _replace(operations.upended, images.flip(-2), images)
+    return _invert_colours(images, operations.inverted)
+
+
+def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
+    """Crop each HR patch to (height, width) at a random place."""
+    height, width = _require_size(hr, size)
+    (corners,) = random_positions("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
+    return crop_each(hr, corners, height, width)
+
+
+def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: int, step: int) -> torch.Tensor:
+    """Cut `count` cells of the grid of LR-sized tiles, the same for the whole batch: (count·B,…), cell by cell."""
+    height, width = _require_size(hr, size)
+    columns = hr.shape[-1] // width
+    cells = hr.shape[-2] // height * columns
+    if not 1 <= count <= cells:
+        raise UsageError(
+            f"an HR patch has {cells} cells of the LR patch's size, fewer than the {count} asked for: use fewer cells"
+        )
+    # One draw for the whole batch: that of sample 0, which every process can repeat.
+    order = uniforms("dukd-cells", seed, step, [0], cells)[0].argsort(kind="stable")
+    corners = [(int(cell) // columns * height, int(cell) % columns * width) for cell in order[:count]]
+    return torch.cat([hr[..., top : top + height, left : left + width] for top, left in corners])
+
+
+def _require_size(hr: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    if height > hr.shape[-2] or width > hr.shape[-1]:
+        raise UsageError(f"a crop of {width}x{height} does not fit into HR patches of {hr.shape[-1]}x{hr.shape[-2]}")
+    return height, width
+
+
+def _replace(samples: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return torch.where(samples.to(images.device)[:, None, None, None], changed, images)
+
+
+def _invert_colours(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    return _replace(samples, 1 - images, images)
+
+
+def _transpose(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    if images.shape[-1] == images.shape[-2]:
+        return _replace(samples, images.transpose(-1, -2), images)
+    if samples.any():
+        raise UsageError(f"only square patches can be transposed, these are {images.shape[-1]}x{images.shape[-2]}")
+    return images

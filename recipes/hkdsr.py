@@ -4,12 +4,31 @@
     stage 1, a copy of the teacher   L = Σ_i L1(I_i, y)
     stage 2, the student             L = L1(S, y) + β_w·Σ_i ω_i·FSM(I_i^S, I_i^T) + β_a·Σ_i L1(I_i^S, Z_i)
 
-FSM compares high Haar bands, Z_i is the mix that gate i makes of y and I_i^T (terms/hkdsr.py); gates learn with the
-student. Only the paper's abstract was available; code followed: wslgqq277g/HKDSR, three generations of it.
+Only the paper's abstract was available; code followed: wslgqq277g/HKDSR, three generations of it.
 
-- FSM: the abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
+FSM compares high bands, on one level of the Haar transform:
+
+    of each 2×2 block a b / c d:   (a+b+c+d)/2 | (a+b-c-d)/2, (a-b+c-d)/2, (a-b-c+d)/2
+    bands      Σ over the three high bands of L1(band(S), band(T))
+    matrix     Σ over them of mean |M(S) - M(T)|,   M(I) = DWT(I)ᵀ · DWT(y), N×N over RGB
+
+basicsr/losses/basic_loss.py (WaveLoss, SimLoss), sr_l1_model.py. Order, signs and the zero padding of odd sizes are
+those of pytorch_wavelets' DWTForward(mode="zero", wave="haar"); orthonormal.
+
+- The abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
   `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band (that code: whole bands), with that code's
-  weights of it. Its weights of ACF, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either.
+  weights of it. M is of second degree in the image range, the bands of first.
+- SimLoss pairs level-1 bands (label given with one level) or also level 2; M at level 1 of a 192×192 patch is 324 MiB
+  a band and sample, hence the windows.
+
+ACF learns from Z_i, the mix that gate i makes of y and T = I_i^T; gates learn with the student:
+
+    q = softmax(sigmoid(V₂·ReLU(V₁·GAP(concat(y, T))))) ∈ R²,   Z = q₀·y + q₁·T,   V₁: 6 → 96, V₂: 96 → 2
+
+basic_loss.py (AdaptLoss_nochannel). Sigmoid before softmax keeps each share in [1/(1+e), e/(1+e)] = [0.269, 0.731]. The
+gate learns through Z, so its parameters belong into the optimiser. Its input is an image in [0,1]. The code's weights
+of ACF with SimLoss, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either form of FSM.
+
 - ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
   with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
 - Stage 1 of the code tunes at groups 0,2,4,6,8 what stage 2 uses at 0,4,9. Here the taps used later are tuned, for a
@@ -22,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -30,7 +49,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.base.randomness import next_torch_seed
+from compressor.base.randomness import crop_each, next_torch_seed, random_positions, torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.taps import resolve_tap
@@ -39,9 +58,10 @@ from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
 from recipes.composition import Kind
+from recipes.distances import full_precision, sample_l1, widen
 from recipes.features import FeaturePair, Shape, require_network, resolve_taps
-from recipes.terms.hkdsr import band_l1, fusion_gate, windowed_matrix_l1
 
+WINDOW = 24
 TUNING_RATE = 1e-5
 OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
 """The weights of SimLoss at an intermediate image and at the last, by scale; at other scales (0.8, 3.2)."""
@@ -193,3 +213,81 @@ class Hkdsr(PlainMethod):
 def all_outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
     """Return the images of the taps, in order, and the final one."""
     return [*(forward.images[tap] for tap in taps), forward.sr]
+
+
+class Bands(NamedTuple):
+    """The low band, and the three high ones in the order of the code: rows, columns, diagonals."""
+
+    low: torch.Tensor
+    high: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def haar(images: torch.Tensor) -> Bands:
+    """Transform one level; (B,C,⌈h/2⌉,⌈w/2⌉) a band, odd sizes padded with zeros at the end."""
+    x = widen(images)
+    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
+    c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
+    high = ((a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2)
+    return Bands((a + b + c + d) / 2, high)
+
+
+def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return Σ over the three high bands of L1, for each sample, (B,)."""
+    pairs = zip(haar(student).high, haar(teacher).high, strict=True)
+    return torch.stack([sample_l1(*pair) for pair in pairs]).sum(0)
+
+
+def matrix_l1(student: torch.Tensor, teacher: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return mean |M(S) - M(T)| of one band, for each sample, (B,). M is linear in the image: one product is enough."""
+    with full_precision(student):
+        difference = (widen(student) - widen(teacher)).flatten(2)
+        product = difference.transpose(1, 2) @ widen(label).flatten(2)
+        return product.abs().flatten(1).mean(1)
+
+
+def windowed_matrix_l1(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    seed: int,
+    step: int,
+    samples: Sequence[int],
+    window: int = WINDOW,
+) -> torch.Tensor:
+    """Return Σ over the three high bands of the matrix form on a random window of each, (B,).
+
+    The window is the same for S, T and y, another one for each sample and band; small bands are taken whole.
+    """
+    transformed = [haar(images).high for images in (student, teacher, label)]
+    height, width = transformed[0][0].shape[-2:]
+    size = min(window, height), min(window, width)
+    corners = random_positions("hkdsr-windows", seed, step, samples, (height - size[0], width - size[1]), draws=3)
+    distances = [matrix_l1(*(crop_each(bands[k], corners[k], *size) for bands in transformed)) for k in range(3)]
+    return torch.stack(distances).sum(0)
+
+
+class FusionGate(nn.Module):
+    """V₁ and V₂; one gate for each output of the network."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(2 * channels, 32 * channels, 1)
+        self.choose = nn.Conv2d(32 * channels, 2, 1)
+
+    def shares(self, hr: torch.Tensor, teacher_sr: torch.Tensor) -> torch.Tensor:
+        """Return q, (B,2,1,1): the share of the ground truth, then the teacher's."""
+        with full_precision(hr):
+            pooled = torch.cat((widen(hr), widen(teacher_sr)), 1).mean((2, 3), keepdim=True)
+            return torch.softmax(torch.sigmoid(self.choose(torch.relu(self.squeeze(pooled)))), 1)
+
+    def forward(self, hr: torch.Tensor, teacher_sr: torch.Tensor) -> torch.Tensor:
+        """Return Z; its gradient reaches the gate alone, as ground truth and teacher have none."""
+        shares = self.shares(hr, teacher_sr)
+        return shares[:, :1] * hr + shares[:, 1:] * teacher_sr
+
+
+def fusion_gate(channels: int = 3, *, seed: int) -> FusionGate:
+    with torch_seed(seed):
+        return FusionGate(channels)

@@ -27,9 +27,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
-from compressor.training.step import Step
-from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
-from recipes.terms.ratio import NEGATIVES, bicubic_negatives, negative_indices, ratio_of, sample_distances
+from recipes.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
 
 FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
@@ -70,28 +68,6 @@ class UsesPerceptualNet(PlainMethod):
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         return nn.ModuleDict({"phi": (self.phi_source or resolve_phi("teacher")).build(teacher)})
-
-
-@dataclass(frozen=True)
-class ContrastsThroughPhi(UsesPerceptualNet):
-    """A method that contrasts images with a positive and with bicubic negatives, by CSD's ratio (terms/ratio.py)."""
-
-    negatives: Annotated[
-        int, Field(ge=1, description="K, bicubic images to move away from; the term is a ratio to their sum")
-    ] = NEGATIVES
-    compat: Annotated[
-        Literal["", "csd"], Field(description="csd: as its code does, the first K images of the batch as negatives")
-    ] = ""
-
-    def contrast(self, step: Step, images: Sequence[torch.Tensor], positive: torch.Tensor) -> torch.Tensor:
-        """Return the ratio over the batch of all processes, summed over images."""
-        phi = step.helpers[self.name]["phi"]
-        lr = step.all_gather(step.lr)
-        indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
-        positives, negatives = phi(positive), phi(bicubic_negatives(lr[indices], step.scale))
-        # Only the distances of each sample travel between processes, not the features.
-        distances = (step.all_gather(sample_distances(phi(image), positives, negatives)) for image in images)
-        return torch.stack([ratio_of(one) for one in distances]).sum()
 
 
 def find_phi(

@@ -28,10 +28,10 @@ from recipes.clsd import Clsd
 from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
+from recipes.contrast import bicubic_negatives
 from recipes.ds import DeepSupervision
 from recipes.phi import bind_phi, resolve_phi
 from recipes.scratch import Scratch
-from recipes.terms.ratio import bicubic_negatives
 from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import StubMethod

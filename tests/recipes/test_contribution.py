@@ -21,8 +21,7 @@ OTHER_MEANINGS = {
     "compressor/models/networks/edsr.py": {"csd", "fakd"},
     "compressor/models/networks/rcan.py": {"csd", "fakd"},
     "recipes/csd.py": {"csd"},
-    "recipes/phi.py": {"csd"},
-    "recipes/terms/ratio.py": {"csd"},
+    "recipes/contrast.py": {"csd"},
 }
 """Code bases by the names of their papers: their checkpoints, and options that follow their code."""
 

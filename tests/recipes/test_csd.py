@@ -28,16 +28,16 @@ from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.reading import load_preset
-from recipes.csd import Csd
-from recipes.csd_lite import CsdLite
+from recipes.contrast import bicubic_negatives
+from recipes.csd import Csd, CsdLite
 from recipes.logits import Logits
-from recipes.terms.perceptual import VGG19, TeacherPhi
-from recipes.terms.ratio import bicubic_negatives, contrast_ratio
+from recipes.perceptual import VGG19, TeacherPhi
 from srkd.compress_options import CompressOptions
 from srkd.compression import compress, resume
 from srkd.dry_run import dry_run
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.small_runs import SMALL
+from tests.support.tensors import contrast_ratio
 from tests.support.training import Recorder, stage
 
 B = 4

@@ -25,8 +25,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
-from recipes.dukd import CODE, DUKD
-from recipes.terms.upcycling import apply, draw_operations, invert, zoom_in, zoom_in_cells
+from recipes.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
 from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import Curve, Pair, Waves

@@ -28,13 +28,12 @@ from recipes.fakd import FAKD
 from recipes.features import PairedForward, describe_taps
 from recipes.gating import HORIZON, RunningSpread
 from recipes.lfd import LFD
-from recipes.terms.affinity import affinity
 from srkd.compression import compress
 from tests.support import official
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.networks import tiny
-from tests.support.tensors import PeakMemory
+from tests.support.tensors import PeakMemory, affinity
 
 Feature: TypeAlias = FAKD | LFD | FACD
 METHODS: tuple[Feature, ...] = (FAKD(), LFD(), FACD(gate="off"))

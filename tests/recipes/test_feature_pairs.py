@@ -17,8 +17,7 @@ from compressor.models.networks.registry import build
 from recipes.config.options import make_method
 from recipes.ds import DeepSupervision, auxiliary_head
 from recipes.features import describe_taps
-from recipes.hkdsr import Hkdsr
-from recipes.terms.hkdsr import fusion_gate
+from recipes.hkdsr import Hkdsr, fusion_gate
 from srkd.compression import compress
 from tests.support.methods_table import DEEPER, TEACHER
 from tests.support.tensors import PeakMemory

@@ -20,10 +20,9 @@ from recipes.composition import refusals
 from recipes.config.reading import load_preset, read_preset
 from recipes.dukd import DUKD
 from recipes.facd import FACD
-from recipes.fakd import FAKD
+from recipes.fakd import FAKD, affinity_l1
 from recipes.lfd import LFD
 from recipes.logits import Logits
-from recipes.terms.affinity import affinity_l1
 from srkd.compression import compress
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER

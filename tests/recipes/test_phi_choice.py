@@ -13,8 +13,8 @@ import torch
 import recipes.phi
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
+from recipes.perceptual import VGG19, TeacherPhi
 from recipes.phi import SHA256, PhiSource, hub_cache, resolve_phi
-from recipes.terms.perceptual import VGG19, TeacherPhi
 from tests.support.networks import tiny
 
 

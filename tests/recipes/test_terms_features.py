@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import UsageError
+from recipes import fakd
+from recipes.distances import pairwise_bytes, pairwise_l1, sample_l1
 from recipes.facd import contrast
+from recipes.fakd import affinity_bytes, affinity_l1, rows_within, unit_columns
 from recipes.features import build_regressor
 from recipes.gating import error_gap, gate_of
 from recipes.lfd import attended_bytes, attended_distance, attention
-from recipes.terms import affinity as affinity_file
-from recipes.terms.affinity import affinity, affinity_bytes, affinity_l1, rows_within, unit_columns
-from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1
-from tests.support.tensors import close, golden, gradient_of, noise, peak_of
+from tests.support.tensors import affinity, close, golden, gradient_of, noise, peak_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -62,7 +62,7 @@ def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> N
 @pytest.mark.parametrize("rows", [1, 4, 35])
 def test_rows_at_a_time_equal_the_formula_as_it_is_written(rows: int) -> None:
     student, teacher = noise(3, 6, 5, 7), noise(3, 9, 5, 7, seed=1)
-    bound = rows * affinity_file.TENSORS_AT_ONCE * 4 * 3 * 35
+    bound = rows * fakd.TENSORS_AT_ONCE * 4 * 3 * 35
     assert rows_within(bound, 3, 35) == rows
     upstream = torch.tensor([1.0, 3.0, -2.0])
 
@@ -108,7 +108,7 @@ def test_affinity_memory_is_bounded() -> None:
     """16 maps of 48×48: whole, A alone would be 324 MiB."""
     bound = 64 * 2**20
     rows = rows_within(bound, 16, 48 * 48)
-    assert affinity_file.TENSORS_AT_ONCE * 4 * 16 * rows * 2304 <= bound < 324 * 2**20
+    assert fakd.TENSORS_AT_ONCE * 4 * 16 * rows * 2304 <= bound < 324 * 2**20
     assert rows_within(1, 16, 2304) == 1
 
 

@@ -16,16 +16,15 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
 from compressor.models.taps import read_taps
-from recipes.terms.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
-from recipes.terms.ratio import (
+from recipes.contrast import (
     bicubic_negatives,
-    contrast_ratio,
     level_weights,
     negative_indices,
     sample_distances,
 )
+from recipes.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
 from tests.support.networks import label, tiny
-from tests.support.tensors import close, golden, gradient_of, noise
+from tests.support.tensors import close, contrast_ratio, golden, gradient_of, noise
 
 DEEP = EDSRSpec(scale=2, width=8, depth=7)
 SHIFTED = EDSRSpec(scale=2, width=8, depth=2, mean_shift="file")

@@ -19,9 +19,9 @@ from compressor.models.networks.base import Network
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
+from recipes import dukd
 from recipes.ds import AuxiliaryHead
-from recipes.terms import upcycling
-from recipes.terms.hkdsr import FusionGate
+from recipes.hkdsr import FusionGate
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row
 
@@ -42,7 +42,7 @@ class Stretched:
             state.enter(stage, pair.teacher)
         stage = pair.stages[-1]
         networks = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
-        monkeypatch.setattr(upcycling, "_invert_colours", lambda images, samples: inverted(images, samples, top))
+        monkeypatch.setattr(dukd, "_invert_colours", lambda images, samples: inverted(images, samples, top))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}

@@ -1,9 +1,9 @@
-"""Tensors, gradients, golden cases and peak memory, for the tests of terms and methods."""
+"""Tensors, gradients, golden cases, formulas as they are written and peak memory, for tests of terms and methods."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recipes.contrast import ratio_of, sample_distances
+from recipes.distances import full_precision
+from recipes.fakd import unit_columns
 from tests.support.shared import GOLDEN
 
 
@@ -65,3 +68,15 @@ def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: 
     with PeakMemory(student, teacher) as memory:
         term(student, teacher).sum().backward()
     return memory.peak_bytes
+
+
+def affinity(feature: Tensor) -> Tensor:
+    """FAKD's A(F) whole, as the formula has it: for small maps."""
+    with full_precision(feature):
+        unit = unit_columns(feature)
+        return unit.transpose(1, 2) @ unit
+
+
+def contrast_ratio(anchors: Sequence[Tensor], positives: Sequence[Tensor], negatives: Sequence[Tensor]) -> Tensor:
+    """CSD's R of the features of S, P and N: a tensor per level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
+    return ratio_of(sample_distances(anchors, positives, negatives))

@@ -20,9 +20,8 @@ from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import EMA, State
-from recipes.inherit import Inherit
 from recipes.logits import Logits
-from recipes.scratch import Scratch
+from recipes.scratch import Inherit, Scratch
 from tests.support.training import OnePatch, Recorder, network, smooth_patch, stage
 
 

@@ -17,18 +17,44 @@ Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
-from recipes.terms.distances import full_precision, pairwise_l1, sample_l1, widen
+from compressor.training.step import Step
+from recipes.distances import full_precision, pairwise_l1, sample_l1, widen
+from recipes.perceptual import LEVEL_WEIGHTS
+from recipes.phi import UsesPerceptualNet
 
 EPS = 1e-7
-LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 NEGATIVES = 10
+
+
+@dataclass(frozen=True)
+class ContrastsThroughPhi(UsesPerceptualNet):
+    """A method that contrasts images with a positive and with bicubic negatives, by CSD's ratio."""
+
+    negatives: Annotated[
+        int, Field(ge=1, description="K, bicubic images to move away from; the term is a ratio to their sum")
+    ] = NEGATIVES
+    compat: Annotated[
+        Literal["", "csd"], Field(description="csd: as its code does, the first K images of the batch as negatives")
+    ] = ""
+
+    def contrast(self, step: Step, images: Sequence[torch.Tensor], positive: torch.Tensor) -> torch.Tensor:
+        """Return the ratio over the batch of all processes, summed over images."""
+        phi = step.helpers[self.name]["phi"]
+        lr = step.all_gather(step.lr)
+        indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
+        positives, negatives = phi(positive), phi(bicubic_negatives(lr[indices], step.scale))
+        # Only the distances of each sample travel between processes, not the features.
+        distances = (step.all_gather(sample_distances(phi(image), positives, negatives)) for image in images)
+        return torch.stack([ratio_of(one) for one in distances]).sum()
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
@@ -56,13 +82,6 @@ def ratio_of(distances: torch.Tensor) -> torch.Tensor:
     """Return R from the distances of every sample of the batch: means first, then the ratio."""
     near, far = distances.mean(0).unbind(1)
     return (near.new_tensor(level_weights(len(near))) * near / (far + EPS)).sum()
-
-
-def contrast_ratio(
-    anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """Return R of the features of S, P and N: a tensor per level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
-    return ratio_of(sample_distances(anchors, positives, negatives))
 
 
 def negative_indices(

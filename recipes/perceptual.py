@@ -32,11 +32,12 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
 from compressor.models.taps import read_taps
-from recipes.terms.ratio import LEVEL_WEIGHTS
 
 VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
 """Configuration E up to conv5_1: a number is a 3×3 convolution to so many channels and a ReLU."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
+LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+"""CSD's weights of the levels, v (contrast.py): as many levels as φ may have."""
 COMPARED_AT = (192, 192)
 """The image size at which the cost of φ is counted: an HR patch of the published runs."""
 
