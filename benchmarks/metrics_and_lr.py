@@ -19,7 +19,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import Protocol, psnr_y, ssim_y
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImageSet, find_sets
-from compressor.inference.evaluate import evaluate
+from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
@@ -101,7 +101,8 @@ def bicubic_rows(data: Path) -> Iterator[Row]:
             continue
         borders = [LR_BORDER[name]] if found.pairs[0].lr is not None else list(get_args(Border))
         for border in borders:
-            result = evaluate([], [found], scale=scale, protocol=Protocol(lr_border=border)).models["bicubic"][name]
+            settings = EvaluationSettings(scale, Protocol(lr_border=border))
+            result = evaluate([], [found], settings).models["bicubic"][name]
             how = "stored" if result.lr == "stored" else f"LR {border}"
             yield Row(f"bicubic {name} x{scale} PSNR ({how})", result.psnr_y, psnr, DB)
             yield Row(f"bicubic {name} x{scale} SSIM ({how})", result.ssim_y, ssim, SSIM, ".4f")
@@ -135,7 +136,7 @@ def carn_rows(data: Path) -> Iterator[Row]:
         found = _set(data, name, scale)
         if found is not None:
             model = models[scale]
-            result = evaluate([model], [found], scale=scale).models[model.label][name]
+            result = evaluate([model], [found], EvaluationSettings(scale)).models[model.label][name]
             yield Row(f"CARN-M {name} x{scale} PSNR ({result.lr})", result.psnr_y, expected, DB)
 
 

@@ -13,8 +13,8 @@ from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
-from compressor.inference.evaluate import Evaluation
-from compressor.inference.origin import resolve_checkpoint
+from compressor.inference.evaluate import Evaluation, EvaluationSettings
+from compressor.inference.open import resolve_checkpoint
 from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -161,15 +161,9 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
     scale = common_scale(runtimes, options.scale)
-    return score(
-        runtimes,
-        _image_sets(options, scale, context),
-        scale=scale,
-        protocol=Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey),
-        self_ensemble=options.self_ensemble,
-        tile=options.tile,
-        progress=context.progress,
-    )
+    protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
+    settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
+    return score(runtimes, _image_sets(options, scale, context), settings, context.progress)
 
 
 def _image_sets(options: EvaluateOptions, scale: int, context: Context) -> tuple[ImageSet, ...]:

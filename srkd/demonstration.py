@@ -11,8 +11,7 @@ from pathlib import Path
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import model_file
-from compressor.inference.origin import find_source_checkpoint
+from compressor.inference.open import find_source_checkpoint, model_file
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,25 @@ from compressor.runtimes.base import Runtime
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """The settings that all models share. A `tile` of None cuts only where that changes no figure."""
+
+    scale: int
+    protocol: Protocol = field(default_factory=Protocol)
+    self_ensemble: bool = False
+    tile: int | None = None
+
+
+@dataclass(frozen=True)
 class Score:
     """The scores of one image; PSNR in dB, infinite for equal images."""
 
     psnr_y: float
     ssim_y: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON: infinite PSNR becomes None."""
+        return {"psnr_y": finite_or_none(self.psnr_y), "ssim_y": self.ssim_y}
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,11 @@ class SetScore:
     """"stored" or "made": the origin of the low-resolution images."""
     images: Mapping[str, Score]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        images = {stem: score.to_dict() for stem, score in self.images.items()}
+        return {**Score(self.psnr_y, self.ssim_y).to_dict(), "lr": self.lr, "images": images}
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -52,13 +72,13 @@ class Evaluation:
     models: Mapping[str, Mapping[str, SetScore]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON: infinite PSNR becomes None."""
+        """Return the scores for JSON."""
         return {
             "protocol": str(self.protocol),
             "scale": self.scale,
             "self_ensemble": self.self_ensemble,
             "models": {
-                model: {"sets": {name: _set_dict(score) for name, score in sets.items()}}
+                model: {"sets": {name: score.to_dict() for name, score in sets.items()}}
                 for model, sets in self.models.items()
             },
         }
@@ -67,45 +87,30 @@ class Evaluation:
 def evaluate(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
-    *,
-    scale: int,
-    protocol: Protocol | None = None,
-    self_ensemble: bool = False,
-    tile: int | None = None,
+    settings: EvaluationSettings,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score models on sets by one protocol (default: Y, border = scale). Stored LR images are used where a set has
-    them, otherwise they are made; the model `bicubic` is always the first row, without the ensemble."""
-    return _evaluate(models, sets, _Settings(scale, self_ensemble, tile), (protocol or Protocol(),), progress)[0]
+    """Score models on sets by the protocol of the settings. Stored LR images are used where a set has them, otherwise
+    they are made; the model `bicubic` is always the first row, without the ensemble."""
+    return _evaluate(models, sets, settings, [settings.protocol], progress)[0]
 
 
 def explain(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
-    *,
-    scale: int,
-    protocol: Protocol | None = None,
-    self_ensemble: bool = False,
-    tile: int | None = None,
+    settings: EvaluationSettings,
     progress: Progress = no_progress,
 ) -> tuple[Evaluation, ...]:
     """Return `evaluate`, then the conventions that people mistake it for: PSNR over RGB, no border cropped, LR made by
     Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""
-    base = (protocol or Protocol()).at(scale)
+    base = settings.protocol.at(settings.scale)
     variants = [
         replace(base, channel="rgb" if base.channel == "y" else "y"),
-        replace(base, border=0 if base.border else scale),
+        replace(base, border=0 if base.border else settings.scale),
         replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
         replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
-    return _evaluate(models, sets, _Settings(scale, self_ensemble, tile), (base, *variants), progress)
-
-
-def score(sr_u8: Tensor, hr_u8: Tensor, *, scale: int, protocol: Protocol, grey_file: bool = False) -> Score:
-    """Score one image (3,H,W) of 8 bit against its reference."""
-    border = scale if protocol.border is None else protocol.border
-    sr, hr = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
-    return Score(float(psnr(sr, hr, border=border)), float(ssim(sr, hr, border=border)))
+    return _evaluate(models, sets, settings, [base, *variants], progress)
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
@@ -117,30 +122,10 @@ def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The settings of an evaluation that all models and protocols share."""
-
-    scale: int
-    self_ensemble: bool
-    tile: int | None
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One image's score, by model and protocol."""
-
-    protocol: Protocol
-    model: str
-    image_set: str
-    stem: str
-    score: Score
-
-
 def _evaluate(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
-    settings: _Settings,
+    settings: EvaluationSettings,
     protocols: Sequence[Protocol],
     progress: Progress,
 ) -> tuple[Evaluation, ...]:
@@ -148,18 +133,34 @@ def _evaluate(
     rows: dict[str, Runtime] = {"bicubic": Bicubic(scale)} | _by_label(models, scale)
     protocols = [protocol.at(scale) for protocol in protocols]
     _check_sets(sets, scale, protocols)
-    entries: list[_Entry] = []
+    scores: dict[tuple[Protocol, str, str], dict[str, Score]] = defaultdict(dict)
     done, total = 0, sum(len(image_set.pairs) for image_set in sets)
     for image_set in sets:
         for pair in image_set.pairs:
             progress(f"{image_set.name}: {pair.stem}", done, total)
-            for protocol, model, pair_score in _score_pair(pair, rows, settings, protocols):
-                entries.append(_Entry(protocol, model, image_set.name, pair.stem, pair_score))
+            for protocol, label, score in _score_pair(pair, rows, settings, protocols):
+                scores[protocol, label, image_set.name][pair.stem] = score
             done += 1
     progress("scored", done, total)
     return tuple(
-        Evaluation(protocol, scale, settings.self_ensemble, _tables(entries, protocol, rows, sets))
+        Evaluation(
+            protocol,
+            scale,
+            settings.self_ensemble,
+            {label: {s.name: _set_score(s, protocol, scores[protocol, label, s.name]) for s in sets} for label in rows},
+        )
         for protocol in protocols
+    )
+
+
+def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, Score]) -> SetScore:
+    stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+    return SetScore(
+        image_set.name,
+        psnr_y=sum(score.psnr_y for score in images.values()) / len(images),
+        ssim_y=sum(score.ssim_y for score in images.values()) / len(images),
+        lr="stored" if stored else "made",
+        images=images,
     )
 
 
@@ -195,18 +196,15 @@ def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protoc
 
 
 def _score_pair(
-    pair: ImagePair,
-    rows: Mapping[str, Runtime],
-    settings: _Settings,
-    protocols: Sequence[Protocol],
+    pair: ImagePair, rows: Mapping[str, Runtime], settings: EvaluationSettings, protocols: Sequence[Protocol]
 ) -> Iterator[tuple[Protocol, str, Score]]:
     """Yield the scores of one image; protocols with the same LR image share the models' outputs."""
     scale = settings.scale
     hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
     hr_u8 = mod_crop(hr_u8, scale)
-    by_lr: dict[tuple[str, str], list[Protocol]] = {}
+    by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
     for protocol in protocols:
-        by_lr.setdefault((protocol.bicubic, protocol.lr_border), []).append(protocol)
+        by_lr[protocol.bicubic, protocol.lr_border].append(protocol)
     for same_lr in by_lr.values():
         stored = pair.lr if same_lr[0].bicubic == "matlab" else None
         lr_u8 = make_lr(hr_u8, scale, same_lr[0]) if stored is None else _read_stored_lr(stored, hr_u8, scale)
@@ -215,7 +213,9 @@ def _score_pair(
             ensemble = settings.self_ensemble and label != "bicubic"
             sr_u8 = to_u8(_run_exactly(model, lr, settings.tile, ensemble, pair.hr)[0])
             for protocol in same_lr:
-                yield protocol, label, score(sr_u8, hr_u8, scale=scale, protocol=protocol, grey_file=grey_file)
+                sr, hr = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
+                border = protocol.border or 0
+                yield protocol, label, Score(float(psnr(sr, hr, border=border)), float(ssim(sr, hr, border=border)))
 
 
 def _run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
@@ -242,38 +242,3 @@ def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
     if grey_file and protocol.grey == "raw":
         return grey_of(image_u8[0].double())[None]
     return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()
-
-
-def _tables(
-    entries: Sequence[_Entry], protocol: Protocol, rows: Mapping[str, Runtime], sets: Sequence[ImageSet]
-) -> dict[str, dict[str, SetScore]]:
-    tables: dict[str, dict[str, SetScore]] = {}
-    for label in rows:
-        tables[label] = {}
-        for image_set in sets:
-            images = {
-                entry.stem: entry.score
-                for entry in entries
-                if entry.protocol == protocol and entry.model == label and entry.image_set == image_set.name
-            }
-            stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
-            tables[label][image_set.name] = SetScore(
-                image_set.name,
-                psnr_y=sum(score.psnr_y for score in images.values()) / len(images),
-                ssim_y=sum(score.ssim_y for score in images.values()) / len(images),
-                lr="stored" if stored else "made",
-                images=images,
-            )
-    return tables
-
-
-def _set_dict(score: SetScore) -> dict[str, Any]:
-    return {
-        "psnr_y": finite_or_none(score.psnr_y),
-        "ssim_y": score.ssim_y,
-        "lr": score.lr,
-        "images": {
-            stem: {"psnr_y": finite_or_none(image.psnr_y), "ssim_y": image.ssim_y}
-            for stem, image in score.images.items()
-        },
-    }

@@ -1,4 +1,7 @@
-"""Any model file, ready to run: `open_model` finds its runtime in the table. Importing this imports no torch."""
+"""Open any model file in its runtime, which is found in the table; find the checkpoint that a file was exported from.
+
+Importing this imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.base.files import file_sha256
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 
 # The command line reads the table for its help, which imports no torch.
 if TYPE_CHECKING:
     from compressor.runtimes.base import Runtime
+
+SOURCE = "srkd.source_sha256"
+CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
 
 
 def open_model(path: Path | str, options: OpenOptions | None = None, context: Context = QUIET) -> Runtime:
@@ -72,3 +79,36 @@ def model_file(path: Path) -> Path:
     if not path.exists():
         raise SrkdError(f"{path}: no such file or folder")
     return path
+
+
+def find_source_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that `path` was exported from, in its folder or the one above; one line where it is not."""
+    source = read_metadata(path).get(SOURCE, "")
+    if not source:
+        raise SrkdError(f"{path} does not say what it was made from")
+    folder = path.resolve().parent
+    for file in (*_list_checkpoints(folder), *_list_checkpoints(folder.parent)):
+        if file_sha256(file) == source:
+            return file
+    raise SrkdError(f"{path} was made from a checkpoint with the SHA-256 {source[:12]}…, which is not beside it")
+
+
+def resolve_checkpoint(model: str | Path, note: Note = no_note) -> Path:
+    """Return a checkpoint or run folder itself; for an exported file the checkpoint it was made from."""
+    path = Path(model)
+    if runtime_of(path) == "torch":
+        return path
+    file = model_file(path)
+    try:
+        checkpoint = find_source_checkpoint(file)
+    except SrkdError as error:
+        raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
+    note(f"{path} is an exported file: starting from {checkpoint}, which it was made from")
+    return checkpoint
+
+
+def _list_checkpoints(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in CHECKPOINTS and file.is_file())
+    except OSError as error:
+        raise SrkdError(f"{folder}: {error.strerror or error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from types import MappingProxyType
 
 import torch
@@ -9,8 +11,7 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic
-from compressor.inference.self_ensemble import with_self_ensemble
-from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress, run_tiled
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 
@@ -57,21 +58,53 @@ def super_resolve(
             "the self-ensemble transposes them, and needs a square"
         )
     run = with_self_ensemble(runtime.run) if self_ensemble else runtime.run
-    ycbcr = rgb_to_ycbcr(lr) if model.channels == 1 else None
-    tiled = run_tiled(
-        run,
-        lr if ycbcr is None else ycbcr[:, :1],
-        model,
-        tile=tile,
-        overlap=overlap,
-        progress=progress,
-    )
-    sr = tiled.sr
-    if ycbcr is not None:
-        sr = ycbcr_to_rgb(torch.cat([sr, upscale_bicubic(ycbcr[:, 1:], model.scale)], 1))
-    if not torch.isfinite(sr).all():
+    if model.channels == 1:
+        ycbcr = rgb_to_ycbcr(lr)
+        tiled = run_tiled(run, ycbcr[:, :1], model, tile=tile, overlap=overlap, progress=progress)
+        colour = upscale_bicubic(ycbcr[:, 1:], model.scale)
+        tiled = replace(tiled, sr=ycbcr_to_rgb(torch.cat([tiled.sr, colour], 1)))
+    else:
+        tiled = run_tiled(run, lr, model, tile=tile, overlap=overlap, progress=progress)
+    if not torch.isfinite(tiled.sr).all():
         raise SrkdError(f"{runtime.label} gave values that are not numbers ({runtime.name}, {runtime.precision})")
-    return Tiled(sr, tiled.tile, tiled.seam)
+    return tiled
+
+
+def apply_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
+    """Return t(h(v(x))): rows reversed, then columns, then both exchanged."""
+    if vflip:
+        images = images.flip(-2)
+    if hflip:
+        images = images.flip(-1)
+    return images.transpose(-1, -2) if transpose else images
+
+
+def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
+    """Invert `apply_symmetry`: each step undone, the last one first, because transpose and flips do not commute."""
+    if transpose:
+        images = images.transpose(-1, -2)
+    if hflip:
+        images = images.flip(-1)
+    return images.flip(-2) if vflip else images
+
+
+def with_self_ensemble(run: Run) -> Run:
+    """Return `run` averaged over the eight symmetries of the square ('+' in tables), before any rounding.
+
+    Eight times the work, the memory of one more output. Figures with it are never to be compared with figures without.
+    Timofte et al., 'Seven ways to improve example-based single image super resolution', 2016.
+    """
+
+    def run_averaged(lr: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for vflip, hflip, transpose in product((False, True), repeat=3):
+            turned = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
+            sr = undo_symmetry(run(turned), vflip=vflip, hflip=hflip, transpose=transpose)
+            total = sr.clone() if total is None else total.add_(sr)
+        assert total is not None
+        return total.div_(8)
+
+    return run_averaged
 
 
 def rgb_to_ycbcr(rgb_01: Tensor) -> Tensor:

@@ -72,7 +72,6 @@ def run_tiled(
     *,
     tile: int | None = None,
     overlap: int = UNBOUNDED_OVERLAP,
-    batch: int = 1,
     progress: WindowProgress | None = None,
 ) -> Tiled:
     """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: never cut).
@@ -83,7 +82,12 @@ def run_tiled(
     with a `tile` of 0.
     """
     radius, scale = model.receptive_radius, model.scale
-    _check_options(tile, radius, overlap, batch)
+    if tile is not None and tile < 0:
+        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
+    if overlap < 0 or (radius is not None and radius < 0):
+        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
+    if radius is None and overlap < 1:
+        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
     if model.fixed_size is not None:
         return _run_fixed(run, lr, model, overlap, progress)
     height, width = lr.shape[-2:]
@@ -97,26 +101,14 @@ def run_tiled(
         columns = spans(padded.shape[-1], side, margin, model.size_multiple, model.min_size)
         windows = [(row, column) for row in rows for column in columns]
         try:
-            sr, seam = _run_windows(run, padded, windows, scale, batch, progress, measure=radius is None)
+            sr, seam = _run_windows(run, padded, windows, scale, progress, measure=radius is None)
             break
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             side = _half_tile(side, padded, error)
-            batch = 1
             torch.cuda.empty_cache()
     return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
-
-
-def _check_options(tile: int | None, radius: int | None, overlap: int, batch: int) -> None:
-    if tile is not None and tile < 0:
-        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
-    if overlap < 0 or (radius is not None and radius < 0):
-        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
-    if radius is None and overlap < 1:
-        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
-    if batch < 1:
-        raise UsageError(f"batch={batch}: at least one window runs at a time")
 
 
 def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: WindowProgress | None) -> Tiled:
@@ -132,7 +124,7 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
     rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
     windows = [(row, column) for row in rows for column in columns]
-    parts = [_run_windows(run, image[None], windows, scale, 1, progress, measure=not exact) for image in lr]
+    parts = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
     seams = [seam for _, seam in parts if seam is not None]
     sr = torch.cat([part for part, _ in parts])[..., : height * scale, : width * scale]
     return Tiled(sr, max(model.fixed_size) if len(windows) > 1 else None, max(seams, default=None))
@@ -206,42 +198,29 @@ def _half_tile(tile: int, padded: Tensor, error: Exception) -> int:
 
 
 def _run_windows(
-    run: Run,
-    padded: Tensor,
-    windows: list[Window],
-    scale: int,
-    batch: int,
-    progress: WindowProgress | None,
-    *,
-    measure: bool,
+    run: Run, padded: Tensor, windows: list[Window], scale: int, progress: WindowProgress | None, *, measure: bool
 ) -> tuple[Tensor, float | None]:
     """Return the picture put together, and, with `measure`, its largest seam."""
     if len(windows) == 1:
         return _run_checked(run, padded, scale).to(padded.device), None
     images, channels, height, width = padded.shape
     sr = torch.empty(images, channels, height * scale, width * scale, dtype=torch.float32, device=padded.device)
-    edges: list[tuple[tuple[slice, slice], Tensor]] = []
-    for first in range(0, len(windows), batch):
-        group = windows[first : first + batch]
-        lr = torch.cat([padded[..., r.begin : r.begin + r.length, c.begin : c.begin + c.length] for r, c in group])
-        parts = torch.split(_run_checked(run, lr, scale).to(sr.device), images)
-        for (row, column), part in zip(group, parts, strict=True):
-            rows, columns = _hr_slice(row.start, row.stop, scale), _hr_slice(column.start, column.stop, scale)
-            sr[..., rows, columns] = _region(part, row, column, rows, columns, scale)
-            if measure:
-                above, left = (
-                    _hr_slice(row.start - 1, row.start, scale),
-                    _hr_slice(column.start - 1, column.start, scale),
-                )
-                if row.start:
-                    edges.append(((above, columns), _region(part, row, column, above, columns, scale).clone()))
-                if column.start:
-                    edges.append(((rows, left), _region(part, row, column, rows, left, scale).clone()))
+    edges: list[tuple[slice, slice, Tensor]] = []
+    for done, (row, column) in enumerate(windows, start=1):
+        lr = padded[..., row.begin : row.begin + row.length, column.begin : column.begin + column.length].contiguous()
+        part = _run_checked(run, lr, scale).to(sr.device)
+        rows, columns = _hr_slice(row.start, row.stop, scale), _hr_slice(column.start, column.stop, scale)
+        sr[..., rows, columns] = _region(part, row, column, rows, columns, scale)
+        if measure and row.start:
+            above = _hr_slice(row.start - 1, row.start, scale)
+            edges.append((above, columns, _region(part, row, column, above, columns, scale).clone()))
+        if measure and column.start:
+            left = _hr_slice(column.start - 1, column.start, scale)
+            edges.append((rows, left, _region(part, row, column, rows, left, scale).clone()))
         if progress is not None:
-            progress(min(first + batch, len(windows)), len(windows))
-    if not measure:
-        return sr, None
-    return sr, max(float((sr[..., rows, columns] - edge).abs().max()) for (rows, columns), edge in edges)
+            progress(done, len(windows))
+    seams = (float((sr[..., rows, columns] - edge).abs().max()) for rows, columns, edge in edges)
+    return sr, max(seams) if measure else None
 
 
 def _hr_slice(start: int, stop: int, scale: int) -> slice:

@@ -14,7 +14,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import Protocol, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
-from compressor.inference.evaluate import evaluate
+from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
@@ -254,7 +254,7 @@ def _measure_quality(models: Sequence[ProfiledModel], context: Context) -> tuple
         by_scale.setdefault(model.runtime.descriptor.scale, {}).setdefault(model.label, model.runtime)
     rows = []
     for scale, runtimes in by_scale.items():
-        scores = evaluate(list(runtimes.values()), photos, scale=scale, progress=context.progress).models
+        scores = evaluate(list(runtimes.values()), photos, EvaluationSettings(scale), context.progress).models
         bicubic, *others = (sets["embedded photos"].psnr_y for sets in scores.values())
         rows.append(Quality("bicubic", scale, finite_or_none(bicubic), 0.0))
         for label, psnr in zip(runtimes, others, strict=True):

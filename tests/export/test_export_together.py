@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import srkd
-from compressor.inference.open import open_model
-from compressor.inference.origin import find_source_checkpoint
+from compressor.inference.open import find_source_checkpoint, open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build

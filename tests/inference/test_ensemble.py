@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from compressor.inference.self_ensemble import apply_symmetry, undo_symmetry, with_self_ensemble
+from compressor.inference.super_resolve import apply_symmetry, undo_symmetry, with_self_ensemble
 from tests.support.fakes import convolutions, nearest
 
 EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flags in product((False, True), repeat=3)]

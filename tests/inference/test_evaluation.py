@@ -14,11 +14,13 @@ from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
-from compressor.inference.evaluate import evaluate, explain, make_lr
+from compressor.inference.evaluate import EvaluationSettings, evaluate, explain, make_lr
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
 from tests.support.shared import benchmarks, needs_shared
+
+AT_X2 = EvaluationSettings(2)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -44,7 +46,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_table(data: Path) -> None:
     sets = find_sets(data, scale=2)
     calls: list[tuple[str, int, int]] = []
-    evaluation = evaluate([nearest_model(2)], sets, scale=2, progress=lambda *now: calls.append(now))
+    evaluation = evaluate([nearest_model(2)], sets, AT_X2, progress=lambda *now: calls.append(now))
     assert list(evaluation.models) == ["bicubic", "nearest"]
     assert list(evaluation.models["nearest"]) == ["plain", "stored"]
     assert str(evaluation.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
@@ -66,7 +68,7 @@ def test_json_has_no_infinity(data: Path) -> None:
     perfect = read_rgb_u8(data / "plain" / "colour.png")[None] / 255
     oracle = Fake(lambda lr: perfect, Descriptor(scale=2), "oracle")
     (data / "plain" / "grey.png").unlink()
-    evaluation = evaluate([oracle], find_sets(data / "plain", scale=2), scale=2)
+    evaluation = evaluate([oracle], find_sets(data / "plain", scale=2), AT_X2)
     assert math.isinf(evaluation.models["oracle"]["plain"].psnr_y)
     stored = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert stored["models"]["oracle"]["sets"]["plain"] == {
@@ -78,20 +80,20 @@ def test_json_has_no_infinity(data: Path) -> None:
 def test_the_self_ensemble_and_tiles_are_passed_on(data: Path) -> None:
     model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
     sets = find_sets(data / "plain", scale=2)
-    plain = evaluate([model], sets, scale=2)
-    tiled = evaluate([model], sets, scale=2, tile=8)
+    plain = evaluate([model], sets, AT_X2)
+    tiled = evaluate([model], sets, EvaluationSettings(2, tile=8))
     assert tiled.models["fake"]["plain"].psnr_y == pytest.approx(plain.models["fake"]["plain"].psnr_y, abs=1e-3)
     assert (1, 3, 13, 13) in model.inputs
     model.inputs.clear()
-    ensemble = evaluate([model], sets, scale=2, self_ensemble=True)
+    ensemble = evaluate([model], sets, EvaluationSettings(2, self_ensemble=True))
     assert len(model.inputs) == 16
     assert ensemble.models["fake"]["plain"].psnr_y != plain.models["fake"]["plain"].psnr_y
     assert ensemble.models["bicubic"] == plain.models["bicubic"]
 
 
 def test_the_neighbouring_conventions(data: Path) -> None:
-    base, rgb, borderless, pillow, raw = explain([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
-    assert base == evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), scale=2)
+    base, rgb, borderless, pillow, raw = explain([nearest_model(2)], find_sets(data / "plain", scale=2), AT_X2)
+    assert base == evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), AT_X2)
     assert [str(evaluation.protocol) for evaluation in (rgb, borderless, pillow, raw)] == [
         "psnr@rgb,border=2,bicubic=matlab,grey=rgb",
         "psnr@y,border=0,bicubic=matlab,grey=rgb",
@@ -116,7 +118,7 @@ def test_pillows_bicubic_is_another(data: Path) -> None:
 
 def test_equal_labels_are_numbered(data: Path) -> None:
     models = [nearest_model(2, "edsr"), nearest_model(2, "edsr"), nearest_model(2, "bicubic")]
-    evaluation = evaluate(models, find_sets(data / "plain", scale=2), scale=2)
+    evaluation = evaluate(models, find_sets(data / "plain", scale=2), AT_X2)
     assert list(evaluation.models) == ["bicubic", "edsr", "edsr#2", "bicubic#2"]
 
 
@@ -147,7 +149,7 @@ def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.
     monkeypatch.setattr("compressor.inference.tiling.AUTO_MEMORY_BYTES", 1)
     sets = find_sets(data / "plain", scale=2)
     model = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
-    evaluate([model], sets, scale=2)
+    evaluate([model], sets, AT_X2)
     assert set(model.inputs) == {(1, 3, 20, 20)}
 
     def hungry(lr: torch.Tensor) -> torch.Tensor:
@@ -158,25 +160,25 @@ def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.
     write_picture(Picture(torch.zeros(3, 40, 200)), data / "plain" / "long.png")
     sets = find_sets(data / "plain", scale=2)
     with pytest.raises(SrkdError, match=r"fake needs more memory than there is for .*: give a tile size"):
-        evaluate([Fake(hungry, Descriptor(scale=2, receptive_radius=None))], sets, scale=2)
+        evaluate([Fake(hungry, Descriptor(scale=2, receptive_radius=None))], sets, AT_X2)
 
 
 def test_mistakes_are_told_in_one_line(data: Path) -> None:
     sets = find_sets(data / "plain", scale=2)
     with pytest.raises(UsageError, match="nearest enlarges 3 times, the evaluation is at x2"):
-        evaluate([nearest_model(3)], sets, scale=2)
+        evaluate([nearest_model(3)], sets, AT_X2)
     with pytest.raises(UsageError, match="no image sets"):
-        evaluate([], (), scale=2)
+        evaluate([], (), AT_X2)
     with pytest.raises(UsageError, match="two image sets have one name"):
-        evaluate([], (*sets, *sets), scale=2)
+        evaluate([], (*sets, *sets), AT_X2)
     with pytest.raises(SrkdError, match="fake gave values that are not numbers"):
-        evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, scale=2)
+        evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, AT_X2)
     write_picture(Picture(torch.zeros(3, 14, 99)), data / "plain" / "thin.png")
     with pytest.raises(SrkdError, match=r"thin\.png has 99x14 pixels: x2 with a border of 2 needs 15 a side for SSIM"):
-        evaluate([], find_sets(data / "plain", scale=2), scale=2)
+        evaluate([], find_sets(data / "plain", scale=2), AT_X2)
     write_picture(Picture(torch.zeros(3, 20, 22)), data / "stored" / "LRbicX2" / "0x2.png")
     with pytest.raises(SrkdError, match=r"0x2\.png has 22x20 pixels, its HR image needs 25x20 at x2"):
-        evaluate([], find_sets(data / "stored", scale=2), scale=2)
+        evaluate([], find_sets(data / "stored", scale=2), AT_X2)
 
 
 @needs_shared
@@ -192,7 +194,9 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
 )
 def test_the_bicubic_rows_of_published_sets(name: str, scale: int, psnr: float, ssim: float) -> None:
     """The remaining rows are printed by `python -m benchmarks.metrics_and_lr`."""
-    set_score = evaluate([], find_sets(benchmarks() / name, scale=scale), scale=scale).models["bicubic"][name]
+    set_score = evaluate([], find_sets(benchmarks() / name, scale=scale), EvaluationSettings(scale)).models["bicubic"][
+        name
+    ]
     assert set_score.lr == "stored"
     assert set_score.psnr_y == pytest.approx(psnr, abs=0.005)
     assert set_score.ssim_y == pytest.approx(ssim, abs=0.0003)

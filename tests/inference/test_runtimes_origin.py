@@ -12,8 +12,7 @@ import srkd
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.inference.open import read_metadata
-from compressor.inference.origin import find_source_checkpoint
+from compressor.inference.open import find_source_checkpoint, read_metadata
 from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build

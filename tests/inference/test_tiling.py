@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference import tiling
-from compressor.inference.self_ensemble import with_self_ensemble
+from compressor.inference.super_resolve import with_self_ensemble
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, pad_to, run_tiled, spans
 from compressor.models.networks.base import Descriptor
 from tests.support.fakes import convolutions, nearest
@@ -31,23 +31,22 @@ def run_on(
     radius: int | None,
     tile: int | None = None,
     overlap: int = UNBOUNDED_OVERLAP,
-    batch: int = 1,
     progress: WindowProgress | None = None,
     **limits: Any,
 ) -> Tiled:
     """`run_tiled` with a model of that scale and radius."""
     model = Descriptor(scale=scale, receptive_radius=radius, **limits)
-    return run_tiled(run, lr, model, tile=tile, overlap=overlap, batch=batch, progress=progress)
+    return run_tiled(run, lr, model, tile=tile, overlap=overlap, progress=progress)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     h=SIDES, w=SIDES, tile=st.integers(1, 45), radius=st.integers(0, 9), scale=st.sampled_from([1, 2, 3, 4]),
-    size_multiple=st.sampled_from([1, 2, 5, 8]), min_size=st.sampled_from([1, 11]), batch=st.integers(1, 4),
+    size_multiple=st.sampled_from([1, 2, 5, 8]), min_size=st.sampled_from([1, 11]),
     images=st.integers(1, 2),
 )  # fmt: skip
 def test_the_identity_reproduces_every_picture(
-    h: int, w: int, tile: int, radius: int, scale: int, size_multiple: int, min_size: int, batch: int, images: int
+    h: int, w: int, tile: int, radius: int, scale: int, size_multiple: int, min_size: int, images: int
 ) -> None:
     """All sizes, tiles, overlaps, borders, multiples; and no window that the network could not take."""
     seen = set()
@@ -57,9 +56,7 @@ def test_the_identity_reproduces_every_picture(
         return nearest(scale)(lr)
 
     lr = noise(images, 3, h, w)
-    tiled = run_on(
-        run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size, batch=batch
-    )
+    tiled = run_on(run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size)
     assert torch.equal(tiled.sr, nearest(scale)(lr))
     assert tiled.seam is None
     assert len(seen) == 1, "all windows of a picture have one size"
@@ -175,8 +172,6 @@ def test_hopeless_memory_and_other_failures_are_calls() -> None:
         run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, tile=-1)
     with pytest.raises(UsageError, match="overlap=0"):
         run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=None, overlap=0)
-    with pytest.raises(UsageError, match="batch=0"):
-        run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, batch=0)
 
 
 def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,8 +192,8 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
 
 def test_progress_counts_windows() -> None:
     calls: list[tuple[int, int]] = []
-    run_on(nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, batch=4, progress=lambda *now: calls.append(now))
-    assert calls == [(4, 9), (8, 9), (9, 9)]
+    run_on(nearest(2), noise(1, 3, 20, 20), scale=2, radius=1, tile=7, progress=lambda *now: calls.append(now))
+    assert calls == [(done, 9) for done in range(1, 10)]
 
 
 @pytest.mark.parametrize(("radius", "multiple"), [(2, 1), (3, 4), (None, 1)])
