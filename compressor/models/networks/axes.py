@@ -59,8 +59,8 @@ class AxisPlan:
     repeats: tuple[Repeat, ...] = field(default=())
 
     def expressions(self, name: str) -> tuple[str, ...]:
-        key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         """Return the expressions of a parameter's axes."""
+        key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         expressions = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
         if expressions is None:
             raise SrkdError(f"the axis plan has no entry for {name}")
@@ -72,6 +72,15 @@ class AxisPlan:
             if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
                 return expressions
         return None
+
+
+def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return the expressions of each layer's weight, as declared, and of its bias: the weight's first axis."""
+    return {
+        f"{layer}.{kind}": expressions if kind == "weight" else expressions[:1]
+        for layer, expressions in weights.items()
+        for kind in ("weight", "bias")
+    }
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ global skip. Range [0,1] inside, mean subtracted.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.axes import Axis, AxisPlan
+from compressor.models.networks.axes import Axis, AxisPlan, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import (
     Companions,
@@ -119,41 +120,30 @@ class CARN(Network):
         return {"head": Tap("entry"), **merges, "body_end": merges["body[2]"], "pre_up": merges["body[2]"]}
 
 
-FUSE_AXES = {k: " | ".join(["width"] * (k + 2)) for k in range(3)}
-"""Input axis of the k-th fusion: the concatenation of k + 2 maps, one segment each."""
-
-
-def shared_axes(
-    spec: CARNSpec, block_parameters: dict[str, tuple[str, ...]], in_axis: str
-) -> dict[str, tuple[str, ...]]:
-    """Return the axes that CARN and CARN-M share: entry, fusions, upsampler (of the input axis `in_axis`) and exit."""
-    rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
-    parameters: dict[str, tuple[str, ...]] = {
-        "entry.weight": ("width", "rgb"),
-        "entry.bias": ("width",),
-        "upsampler.convs.*.weight": (f"width * {rows_per_unit}", in_axis),
-        "upsampler.convs.*.bias": (f"width * {rows_per_unit}",),
-        "exit.weight": ("rgb", "width"),
-        "exit.bias": ("rgb",),
-        **block_parameters,
+def grouped_axes(spec: CARNSpec, block: Mapping[str, tuple[str, ...]], groups: int = 1) -> AxisPlan:
+    """Return the plan of CARN and CARN-M: `block` declares a residual block, `groups` are those of its convolutions."""
+    weights = {
+        "entry": ("width", "rgb"),
+        "upsampler.convs.*": (
+            f"width * {upsampler_factors(spec.scale)[0] ** 2}",
+            "width" if groups == 1 else f"width / {groups}",
+        ),
+        "exit": ("rgb", "width"),
+        **{f"cascade.steps.*.steps.*.{conv}": expressions for conv, expressions in block.items()},
     }
-    for k, joined in FUSE_AXES.items():
+    for k in range(3):
+        # The input of the k-th fusion is the concatenation of k + 2 maps, one segment each.
+        joined = " | ".join(["width"] * (k + 2))
         for cascade in ("cascade", *(f"cascade.steps.{i}" for i in range(3))):
-            parameters[f"{cascade}.fuses.{k}.0.weight"] = ("width", joined)
-            parameters[f"{cascade}.fuses.{k}.0.bias"] = ("width",)
-    return parameters
+            weights[f"{cascade}.fuses.{k}.0"] = ("width", joined)
+    return AxisPlan({"width": Axis(spec.width, groups), "rgb": Axis(3)}, layer_axes(weights))
 
 
 def axes(spec: CARNSpec) -> AxisPlan:
-    block: dict[str, tuple[str, ...]] = {
-        f"cascade.steps.*.steps.*.{conv}.{kind}": ("width", "width") if kind == "weight" else ("width",)
-        for conv in ("conv1", "conv2")
-        for kind in ("weight", "bias")
-    }
-    return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, shared_axes(spec, block, "width"))
+    return grouped_axes(spec, {"conv1": ("width", "width"), "conv2": ("width", "width")})
 
 
-def official_scale(state: State, scale: int | None) -> int:
+def _scale(state: State, scale: int | None) -> int:
     """Return the scale of a single-scale file, or `scale` of a multi-scale file (up2, up3, up4)."""
     width = rows(state, "entry.weight")
     if "upsample.up.body.0.weight" in state:
@@ -192,19 +182,19 @@ def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]
     return list(dict.fromkeys([*layers, *mean_shift_layers(spec, ".shifter")]))
 
 
-def official_companions(spec: CARNSpec) -> Companions:
+def _companions(spec: CARNSpec) -> Companions:
     note = f"a file of one scale: build the network with multi_scale=False, scale={spec.scale}"
     return Companions(constant_mean_shift(spec, ".shifter").tensors, (note,))
 
 
-def official_surplus(name: str) -> bool:
+def _is_surplus(name: str) -> bool:
     """Accept a mean shift that equals the constants, and the upsamplers of other scales."""
     return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
 
 
-def _read(state: State, scale: int | None) -> Reading:
+def read_official(state: State, scale: int | None) -> Reading:
     shift = read_mean_shift(state, ".shifter")
-    fields = {"width": rows(state, "entry.weight"), "scale": official_scale(state, scale), **shift.fields}
+    fields = {"width": rows(state, "entry.weight"), "scale": _scale(state, scale), **shift.fields}
     return Reading(fields, notes=shift.notes)
 
 
@@ -214,11 +204,11 @@ OFFICIAL = Dialect(
     recognises=lambda state: (
         "entry.weight" in state and "b1.b2.body.0.weight" in state and "b1.b1.body.4.weight" not in state
     ),
-    read=_read,
+    read=read_official,
     names=lambda spec, state_names: weight_and_bias(*official_layers(spec, state_names, CONVS)),
-    surplus=official_surplus,
+    surplus=_is_surplus,
     code_bases=("carn",),
-    companions=official_companions,
+    companions=_companions,
     fixed={"img_range": 1.0},
 )
 

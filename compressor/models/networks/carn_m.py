@@ -15,19 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.axes import Axis, AxisPlan
+from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.base import Architecture, require_fraction
-from compressor.models.networks.carn import (
-    CARN,
-    CARNSpec,
-    Cascade,
-    official_companions,
-    official_layers,
-    official_scale,
-    official_surplus,
-    shared_axes,
-)
-from compressor.models.networks.dialect import Dialect, Reading, State, columns, read_mean_shift, rows, weight_and_bias
+from compressor.models.networks.carn import CARN, CARNSpec, Cascade, grouped_axes, official_layers, read_official
+from compressor.models.networks.carn import OFFICIAL as CARN_OFFICIAL
+from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows, weight_and_bias
 
 
 @dataclass(frozen=True)
@@ -70,37 +62,25 @@ class CARNM(CARN):
 
 
 def axes(spec: CARNMSpec) -> AxisPlan:
-    grouped = f"width / {spec.groups}"
-    block = {
-        "cascade.steps.*.steps.*.conv1.weight": ("width", grouped),
-        "cascade.steps.*.steps.*.conv1.bias": ("width",),
-        "cascade.steps.*.steps.*.conv2.weight": ("width", grouped),
-        "cascade.steps.*.steps.*.conv2.bias": ("width",),
-        "cascade.steps.*.steps.*.pointwise.weight": ("width", "width"),
-        "cascade.steps.*.steps.*.pointwise.bias": ("width",),
-    }
-    return AxisPlan({"width": Axis(spec.width, spec.groups), "rgb": Axis(3)}, shared_axes(spec, block, grouped))
+    grouped = ("width", f"width / {spec.groups}")
+    return grouped_axes(spec, {"conv1": grouped, "conv2": grouped, "pointwise": ("width", "width")}, spec.groups)
 
 
 def _read(state: State, scale: int | None) -> Reading:
     width, per_group = rows(state, "entry.weight"), columns(state, "b1.b1.body.0.weight")
     if per_group < 1 or width % per_group:
         raise SrkdError(f"b1.b1.body.0.weight has {per_group} columns, which do not divide {width} channels")
-    shift = read_mean_shift(state, ".shifter")
-    fields = {"width": width, "groups": width // per_group, "scale": official_scale(state, scale), **shift.fields}
-    return Reading(fields, notes=shift.notes)
+    reading = read_official(state, scale)
+    return replace(reading, fields={**reading.fields, "groups": width // per_group})
 
 
 CONVS = {"steps.0.conv1": "b1.body.0", "steps.0.conv2": "b1.body.2", "steps.0.pointwise": "b1.body.4"}
-OFFICIAL = Dialect(
+OFFICIAL = replace(
+    CARN_OFFICIAL,
     name="carn_m",
-    recognises=lambda state: "entry.weight" in state and "b1.b1.body.4.weight" in state,
+    recognises=has_tensors("entry.weight", "b1.b1.body.4.weight"),
     read=_read,
-    names=lambda spec, state_names: weight_and_bias(*official_layers(spec, state_names, CONVS)),
-    surplus=official_surplus,
-    code_bases=("carn",),
-    companions=official_companions,
-    fixed={"img_range": 1.0},
+    names=lambda spec, in_file: weight_and_bias(*official_layers(spec, in_file, CONVS)),
 )
 
 ARCHITECTURE = Architecture(

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
 
@@ -91,10 +91,8 @@ class Compact(Network):
 
 
 def axes(spec: CompactSpec) -> AxisPlan:
-    parameters: dict[str, tuple[str, ...]] = {"tail.weight": ("rgb", "width"), "tail.bias": ("rgb",)}
-    for layer, inputs in (("head", "colour"), ("layers.*", "width")):
-        parameters[f"{layer}.conv.weight"] = ("width", inputs)
-        parameters[f"{layer}.conv.bias"] = parameters[f"{layer}.slope.weight"] = ("width",)
+    weights = {"tail": ("rgb", "width"), "head.conv": ("width", "colour"), "layers.*.conv": ("width", "width")}
+    parameters = {**layer_axes(weights), "head.slope.weight": ("width",), "layers.*.slope.weight": ("width",)}
     fixed = {"colour": Axis(spec.channels), "rgb": Axis(spec.channels * spec.scale**2)}
     return AxisPlan({"width": Axis(spec.width), **fixed}, parameters, (Repeat("layers", spec.depth),))
 

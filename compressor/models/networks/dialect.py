@@ -44,11 +44,6 @@ class Companions:
     notes: tuple[str, ...] = ()
 
 
-def no_companions(spec: Any) -> Companions:
-    """Return nothing: the files hold the weights alone."""
-    return Companions()
-
-
 @dataclass(frozen=True)
 class Dialect:
     """`read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names to the file's, one to one."""
@@ -63,18 +58,15 @@ class Dialect:
     """The code bases that load files of this dialect: the targets of `srkd convert`."""
     wrapping: Wrapping = "bare"
     """The dictionary around the state dict in files that these code bases write."""
-    companions: Callable[[Any], Companions] = no_companions
-    """Gives what its files hold beside the weights of a network of that spec."""
+    companions: Callable[[Any], Companions] = lambda spec: Companions()
+    """Gives what its files hold beside the weights of a network of that spec; without it, nothing."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """The fields of which the code base knows one value only."""
 
 
-@dataclass(frozen=True)
-class MeanReading:
-    """The spec fields that a file's mean-shift tensors show."""
-
-    fields: Mapping[str, Any]
-    notes: tuple[str, ...]
+def has_tensors(*names: str) -> Callable[[State], bool]:
+    """Return a test for files that hold tensors of all these names."""
+    return lambda state: all(name in state for name in names)
 
 
 def rows(state: State, name: str) -> int:
@@ -110,7 +102,7 @@ def weight_and_bias(*layers: tuple[str, str]) -> dict[str, str]:
     return {f"{layer}.{kind}": f"{in_file}.{kind}" for layer, in_file in layers for kind in ("weight", "bias")}
 
 
-def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
+def read_mean_shift(state: State, suffix: str = "") -> Reading:
     """Read range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
 
     Tensors that equal the constants to the bit become the constants; any others stay as the file has them.
@@ -136,13 +128,13 @@ def read_mean_shift(state: State, suffix: str = "") -> MeanReading:
         ("sub_mean", "bias"): -img_range * torch.tensor(mean),
         ("add_mean", "bias"): img_range * torch.tensor(mean),
     }
-    distance = max(_distance(tensors[key], constants[key], img_range) for key in constants)  # type: ignore[arg-type]
+    distances = (
+        float((tensors[side, kind].double() - constant.double()).abs().max())  # type: ignore[union-attr]
+        / (img_range if kind == "bias" else 1.0)
+        for (side, kind), constant in constants.items()
+    )
+    distance = max(distances)
     if distance != 0:
         note = f"mean shift taken from the file: it differs from the constants by up to {distance:.2g} of the range"
-        return MeanReading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, (note,))
-    return MeanReading({"mean": mean, "img_range": img_range}, ())
-
-
-def _distance(tensor: torch.Tensor, constant: torch.Tensor, img_range: float) -> float:
-    unit = img_range if tensor.dim() == 1 else 1.0
-    return float((tensor.double() - constant.double()).abs().max()) / unit
+        return Reading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, notes=(note,))
+    return Reading({"mean": mean, "img_range": img_range})

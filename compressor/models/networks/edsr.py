@@ -9,26 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, count, rows, weight_and_bias
-from compressor.models.networks.edsr_family import (
-    LongSkipNetwork,
-    ShiftedSpec,
-    constant_mean_shift,
-    is_mean_shift,
-    mean_shift_layers,
-    mean_shifts,
-    read_with_range,
-    upsampler_layers,
-    upsampler_scale,
-)
+from compressor.models.networks.dialect import Assumption, Reading, State, rows
+from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 
 
@@ -101,128 +92,72 @@ class EDSR(LongSkipNetwork):
 
 
 def axes(spec: EDSRSpec) -> AxisPlan:
-    rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
-    return AxisPlan(
-        axes={"width": Axis(spec.width), "rgb": Axis(3)},
-        parameters={
-            "head.weight": ("width", "rgb"),
-            "head.bias": ("width",),
-            "blocks.*.conv1.weight": ("width", "width"),
-            "blocks.*.conv1.bias": ("width",),
-            "blocks.*.conv2.weight": ("width", "width"),
-            "blocks.*.conv2.bias": ("width",),
-            "body_end.weight": ("width", "width"),
-            "body_end.bias": ("width",),
-            "upsampler.convs.*.weight": (f"width * {rows_per_unit}", "width"),
-            "upsampler.convs.*.bias": (f"width * {rows_per_unit}",),
-            "tail.weight": ("rgb", "width"),
-            "tail.bias": ("rgb",),
-        },
-        repeats=(Repeat("blocks", spec.depth),),
-    )
-
-
-def _assumed_res_scale(width: int) -> Assumption:
-    value = 0.1 if width >= 256 else 1.0
-    return Assumption("res_scale", value, f"not in the file; published EDSR of {width} channels uses {value:g}")
+    weights = {
+        "head": ("width", "rgb"),
+        "blocks.*.conv1": ("width", "width"),
+        "blocks.*.conv2": ("width", "width"),
+        "body_end": ("width", "width"),
+        "upsampler.convs.*": (f"width * {upsampler_factors(spec.scale)[0] ** 2}", "width"),
+        "tail": ("rgb", "width"),
+    }
+    return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 
 CSD_RES_SCALE = Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)")
 
 
-@dataclass(frozen=True)
-class Naming:
-    """The name of each layer in one code base; {i} is the block, {n} their number. `numbers` are patterns of blocks."""
+@dataclass(frozen=True, kw_only=True)
+class EDSRNaming(Naming):
+    """{n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
 
-    head: str
-    numbers: tuple[str, ...]
-    block: str
-    conv1: str
-    conv2: str
-    body_end: str
-    upsampler: str
-    step: int
-    tail: str
-    mean_in_file: bool = True
+    in_thirds: bool = False
     res_scale: Assumption | None = None
 
     def read(self, state: State, scale: int | None) -> Reading:
         width = rows(state, f"{self.head}.weight")
-        res_scale = self.res_scale or _assumed_res_scale(width)
-        fields = {
-            "width": width,
-            "depth": sum(count(state, pattern) for pattern in self.numbers),
-            "res_scale": res_scale.value,
-            "scale": upsampler_scale(state, self.upsampler, width),
-        }
-        return read_with_range(state, fields, (res_scale,), mean_in_file=self.mean_in_file)
+        value = 0.1 if width >= 256 else 1.0
+        published = f"not in the file; published EDSR of {width} channels uses {value:g}"
+        res_scale = self.res_scale or Assumption("res_scale", value, published)
+        parts = (1, 2, 3) if self.in_thirds else (1,)
+        depth = sum(self.count_blocks(state, p=part, b=r"(\d+)") for part in parts)
+        return self.read_shared(state, {"depth": depth, "res_scale": res_scale.value}, res_scale)
 
     def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
-        layers = [("head", self.head), ("body_end", self.body_end_name(spec.depth)), ("tail", self.tail)]
-        for i in range(spec.depth):
-            block = self.block_name(i, spec.depth)
-            layers += [(f"blocks.{i}.conv1", f"{block}.{self.conv1}"), (f"blocks.{i}.conv2", f"{block}.{self.conv2}")]
-        layers += upsampler_layers(spec.scale, self.upsampler, self.step)
-        return weight_and_bias(*layers, *mean_shift_layers(spec))
-
-    def block_name(self, index: int, depth: int) -> str:
-        return self.block.format(i=index)
-
-    def body_end_name(self, depth: int) -> str:
-        return self.body_end.format(n=depth)
+        # The thirds end at ⌊n/3⌋, ⌊2n/3⌋ and n.
+        ends = (0, spec.depth // 3, 2 * spec.depth // 3, spec.depth) if self.in_thirds else (0, spec.depth)
+        body_end = self.body_end.format(n=ends[-1] - ends[-2])
+        layers = [("head", self.head), ("body_end", body_end), ("tail", self.tail)]
+        for part, (start, stop) in enumerate(pairwise(ends), 1):
+            for i in range(start, stop):
+                block = self.block.format(p=part, b=i - start)
+                for conv, there in (("conv1", self.conv1), ("conv2", self.conv2)):
+                    layers.append((f"blocks.{i}.{conv}", f"{block}.{there}"))
+        return self.tensor_names(spec, layers)
 
 
-@dataclass(frozen=True)
-class NamingInThirds(Naming):
-    """FAKD (code/models/edsr.py) keeps its blocks in three parts that end at ⌊n/3⌋, ⌊2n/3⌋ and n; {p} is the part."""
-
-    def block_name(self, index: int, depth: int) -> str:
-        first, second = depth // 3, 2 * depth // 3
-        part, start = (1, 0) if index < first else (2, first) if index < second else (3, second)
-        return self.block.format(p=part, i=index - start)
-
-    def body_end_name(self, depth: int) -> str:
-        return self.body_end.format(n=depth - 2 * depth // 3)
-
-
-OFFICIAL_NAMES = Naming(
+OFFICIAL = EDSRNaming(
     head="head.0",
-    numbers=(r"body\.(\d+)\.body\.0\.weight",),
-    block="body.{i}",
+    block="body.{b}",
     conv1="body.0",
     conv2="body.2",
     body_end="body.{n}",
     upsampler="tail.0",
-    step=2,
     tail="tail.1",
 )
-FAKD_NAMES = NamingInThirds(
-    head="head.0",
-    numbers=tuple(rf"body{part}\.(\d+)\.body\.0\.weight" for part in (1, 2, 3)),
-    block="body{p}.{i}",
-    conv1="body.0",
-    conv2="body.2",
-    body_end="body3.{n}",
-    upsampler="tail.0",
-    step=2,
-    tail="tail.1",
-)
-BASICSR_NAMES = Naming(
+FAKD = replace(OFFICIAL, block="body{p}.{b}", body_end="body3.{n}", in_thirds=True)
+BASICSR = EDSRNaming(
     head="conv_first",
-    numbers=(r"body\.(\d+)\.conv1\.weight",),
-    block="body.{i}",
+    block="body.{b}",
     conv1="conv1",
     conv2="conv2",
     body_end="conv_after_body",
     upsampler="upsample",
-    step=2,
     tail="conv_last",
     mean_in_file=False,
 )
-CSD_NAMES = Naming(
+CSD = EDSRNaming(
     head="head",
-    numbers=(r"body\.(\d+)\.conv1\.weight",),
-    block="body.{i}",
+    block="body.{b}",
     conv1="conv1",
     conv2="conv2",
     body_end="body_conv",
@@ -231,43 +166,6 @@ CSD_NAMES = Naming(
     tail="tail_conv",
     res_scale=CSD_RES_SCALE,
 )
-EDSR_PYTORCH = Dialect(
-    name="edsr-pytorch",
-    recognises=lambda state: "head.0.weight" in state and "body.0.body.0.weight" in state,
-    read=OFFICIAL_NAMES.read,
-    names=OFFICIAL_NAMES.names,
-    surplus=is_mean_shift,
-    code_bases=("edsr-pytorch", "rcan"),
-    companions=constant_mean_shift,
-)
-FAKD = Dialect(
-    name="fakd",
-    recognises=lambda state: "head.0.weight" in state and "body3.0.body.0.weight" in state,
-    read=FAKD_NAMES.read,
-    names=FAKD_NAMES.names,
-    surplus=is_mean_shift,
-    code_bases=("fakd",),
-    companions=constant_mean_shift,
-)
-BASICSR = Dialect(
-    name="basicsr",
-    recognises=lambda state: "conv_first.weight" in state and "body.0.conv1.weight" in state,
-    read=BASICSR_NAMES.read,
-    names=BASICSR_NAMES.names,
-    code_bases=("basicsr",),
-    wrapping="params",
-    fixed={"mean_shift": "constant"},
-)
-CSD = Dialect(
-    name="csd",
-    recognises=lambda state: "body_conv.weight" in state and "body.0.conv1.weight" in state,
-    read=CSD_NAMES.read,
-    names=CSD_NAMES.names,
-    surplus=is_mean_shift,
-    code_bases=("csd",),
-    wrapping="model_state_dict > module.*",
-    companions=constant_mean_shift,
-)
 
 ARCHITECTURE = Architecture(
     EDSRSpec,
@@ -275,5 +173,21 @@ ARCHITECTURE = Architecture(
     axes,
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
-    dialects=(EDSR_PYTORCH, BASICSR, CSD, FAKD),
+    dialects=(
+        OFFICIAL.dialect("edsr-pytorch", "edsr-pytorch", "rcan", marks=("head.0.weight", "body.0.body.0.weight")),
+        BASICSR.dialect(
+            "basicsr",
+            "basicsr",
+            marks=("conv_first.weight", "body.0.conv1.weight"),
+            wrapping="params",
+            fixed={"mean_shift": "constant"},
+        ),
+        CSD.dialect(
+            "csd",
+            "csd",
+            marks=("body_conv.weight", "body.0.conv1.weight"),
+            wrapping="model_state_dict > module.*",
+        ),
+        FAKD.dialect("fakd", "fakd", marks=("head.0.weight", "body3.0.body.0.weight")),
+    ),
 )

@@ -1,9 +1,10 @@
-"""The parts that EDSR, RCAN and CARN share: a mean shift, a range of their own, and the names of both in files."""
+"""The parts that EDSR, RCAN and CARN share: a mean shift, a range of their own, and how files name their layers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,19 @@ from torch import nn
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.dialect import Assumption, Companions, Reading, State, read_mean_shift, rows
+from compressor.models.networks.dialect import (
+    Assumption,
+    Companions,
+    Dialect,
+    Reading,
+    State,
+    Wrapping,
+    count,
+    has_tensors,
+    read_mean_shift,
+    rows,
+    weight_and_bias,
+)
 from compressor.models.networks.layers import (
     DIV2K_MEAN,
     DIV_FLICKR_MEAN,
@@ -73,34 +86,6 @@ class LongSkipNetwork(Network):
         return sr
 
 
-BASICSR_RANGE = (
-    Assumption("img_range", 255.0, "not in the file; BasicSR's default"),
-    Assumption("mean", DIV2K_MEAN, "not in the file; BasicSR's default, the mean of DIV2K"),
-)
-
-
-def read_with_range(
-    state: State, fields: Mapping[str, Any], assumed: tuple[Assumption, ...], *, mean_in_file: bool
-) -> Reading:
-    """Add range and mean to the fields: from the file's mean-shift tensors, or as the defaults of BasicSR."""
-    if not mean_in_file:
-        return Reading(fields, (*assumed, *BASICSR_RANGE))
-    shift = read_mean_shift(state)
-    return Reading({**fields, **shift.fields}, assumed, shift.notes)
-
-
-def upsampler_scale(state: State, prefix: str, width: int) -> int:
-    """Read the scale from the convolutions `prefix.<number>`, in the order of their numbers."""
-    pattern = re.escape(prefix) + r"\.([0-9]+)\.weight"
-    numbers = sorted(int(match.group(1)) for name in state if (match := re.fullmatch(pattern, name)))
-    return scale_from_upsampler([rows(state, f"{prefix}.{number}.weight") for number in numbers], width)
-
-
-def upsampler_layers(scale: int, prefix: str, step: int) -> list[tuple[str, str]]:
-    """Return the upsampler's convolutions by both names; the file numbers them in steps, as shuffles stand between."""
-    return [(f"upsampler.convs.{k}", f"{prefix}.{k * step}") for k in range(len(upsampler_factors(scale)))]
-
-
 def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> list[tuple[str, str]]:
     """Return the layers of a mean shift that the file brought, by both names."""
     return [(name, f"{name}{suffix}") for name in ("sub_mean", "add_mean")] if spec.mean_shift == "file" else []
@@ -118,3 +103,73 @@ def constant_mean_shift(spec: ShiftedSpec, suffix: str = "") -> Companions:
 
 def is_mean_shift(name: str) -> bool:
     return name.startswith(("sub_mean.", "add_mean."))
+
+
+BASICSR_RANGE = (
+    Assumption("img_range", 255.0, "not in the file; BasicSR's default"),
+    Assumption("mean", DIV2K_MEAN, "not in the file; BasicSR's default, the mean of DIV2K"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming(ABC):
+    """The name of each layer of EDSR or RCAN in one code base; {b} is the block.
+
+    The upsampler's convolutions are numbered in steps, where shuffles stand between them.
+    """
+
+    head: str
+    block: str
+    conv1: str
+    conv2: str
+    body_end: str
+    upsampler: str
+    step: int = 2
+    tail: str
+    mean_in_file: bool = True
+
+    @abstractmethod
+    def read(self, state: State, scale: int | None) -> Reading:
+        """Infer the fields of a spec."""
+
+    @abstractmethod
+    def names(self, spec: Any, in_file: set[str]) -> dict[str, str]:
+        """Map srkd's tensor names to the file's."""
+
+    def count_blocks(self, state: State, **numbers: object) -> int:
+        """Count the blocks by their first convolutions; the one number that stays open is (\\d+)."""
+        name = f"{self.block.format(**numbers)}.{self.conv1}.weight"
+        return count(state, name.replace(".", r"\."))
+
+    def read_shared(self, state: State, fields: Mapping[str, Any], *assumed: Assumption) -> Reading:
+        """Add width, scale, range and mean; the last two from mean-shift tensors, or as the defaults of BasicSR."""
+        width = rows(state, f"{self.head}.weight")
+        pattern = re.escape(self.upsampler) + r"\.([0-9]+)\.weight"
+        numbers = sorted(int(match.group(1)) for name in state if (match := re.fullmatch(pattern, name)))
+        steps = [rows(state, f"{self.upsampler}.{number}.weight") for number in numbers]
+        fields = {"width": width, "scale": scale_from_upsampler(steps, width), **fields}
+        if not self.mean_in_file:
+            return Reading(fields, (*assumed, *BASICSR_RANGE))
+        shift = read_mean_shift(state)
+        return Reading({**fields, **shift.fields}, assumed, shift.notes)
+
+    def tensor_names(self, spec: ShiftedSpec, layers: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return the names of the layers' tensors, and of those of the upsampler and of a mean shift from a file."""
+        steps = range(len(upsampler_factors(spec.scale)))
+        upsampler = [(f"upsampler.convs.{k}", f"{self.upsampler}.{k * self.step}") for k in steps]
+        return weight_and_bias(*layers, *upsampler, *mean_shift_layers(spec))
+
+    def dialect(
+        self,
+        name: str,
+        *code_bases: str,
+        marks: tuple[str, ...],
+        wrapping: Wrapping = "bare",
+        surplus: Callable[[str], bool] = is_mean_shift,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Dialect:
+        """Return the dialect of files that hold tensors named `marks`."""
+        options: dict[str, Any] = {"code_bases": code_bases, "wrapping": wrapping, "fixed": fixed or {}}
+        if self.mean_in_file:
+            options |= {"surplus": surplus, "companions": constant_mean_shift}
+        return Dialect(name, has_tensors(*marks), self.read, self.names, **options)

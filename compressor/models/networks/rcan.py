@@ -15,20 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
-from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, count, rows, weight_and_bias
-from compressor.models.networks.edsr_family import (
-    LongSkipNetwork,
-    ShiftedSpec,
-    constant_mean_shift,
-    is_mean_shift,
-    mean_shift_layers,
-    mean_shifts,
-    read_with_range,
-    upsampler_layers,
-    upsampler_scale,
-)
+from compressor.models.networks.dialect import Assumption, Reading, State, rows
+from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, is_mean_shift, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors
 
 
@@ -136,8 +126,7 @@ class RCAN(LongSkipNetwork):
 
 
 def axes(spec: RCANSpec) -> AxisPlan:
-    rows_per_unit = upsampler_factors(spec.scale)[0] ** 2
-    weights: dict[str, tuple[str, ...]] = {
+    weights = {
         "head": ("width", "rgb"),
         "groups.*.blocks.*.conv1": ("width", "width"),
         "groups.*.blocks.*.conv2": ("width", "width"),
@@ -145,73 +134,51 @@ def axes(spec: RCANSpec) -> AxisPlan:
         "groups.*.blocks.*.attention.expand": ("width", "hidden"),
         "groups.*.conv": ("width", "width"),
         "body_end": ("width", "width"),
-        "upsampler.convs.*": (f"width * {rows_per_unit}", "width"),
+        "upsampler.convs.*": (f"width * {upsampler_factors(spec.scale)[0] ** 2}", "width"),
         "tail": ("rgb", "width"),
     }
-    parameters = {f"{layer}.weight": expressions for layer, expressions in weights.items()}
-    parameters |= {f"{layer}.bias": expressions[:1] for layer, expressions in weights.items()}
     return AxisPlan(
         axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden, local=True), "rgb": Axis(3)},
-        parameters=parameters,
+        parameters=layer_axes(weights),
         repeats=(Repeat("groups", spec.groups), Repeat("groups.*.blocks", spec.depth)),
     )
 
 
-@dataclass(frozen=True)
-class Naming:
-    """The name of each layer in one code base; {g} is the group, {b} the block, {n} and {G} their numbers.
+@dataclass(frozen=True, kw_only=True)
+class RCANNaming(Naming):
+    """{g} is the group, {n} the number of its blocks, {G} that of the groups."""
 
-    The two patterns match the names of groups, and of a group's blocks.
-    """
-
-    head: str
-    group_numbers: str
-    block_numbers: str
-    block: str
-    conv1: str
-    conv2: str
     squeeze: str
     expand: str
     group_conv: str
-    body_end: str
-    upsampler: str
-    step: int
-    tail: str
-    mean_in_file: bool = True
 
     def read(self, state: State, scale: int | None) -> Reading:
-        width = rows(state, f"{self.head}.weight")
-        groups = count(state, self.group_numbers)
-        depths = {count(state, self.block_numbers.replace("{g}", str(g))) for g in range(groups)}
+        groups = self.count_blocks(state, g=r"(\d+)", b=0)
+        depths = {self.count_blocks(state, g=g, b=r"(\d+)") for g in range(groups)}
         if len(depths) != 1:
-            raise SrkdError(f"its groups have {sorted(depths)} blocks: RCAN has equally many in each")
-        fields = {
-            "width": width,
-            "groups": groups,
-            "depth": depths.pop(),
-            "hidden": rows(state, f"{self.block.format(g=0, b=0)}.{self.squeeze}.weight"),
-            "scale": upsampler_scale(state, self.upsampler, width),
-        }
+            raise SrkdError(f"its groups have {sorted(depths) or 'no'} blocks: RCAN has equally many in each")
+        hidden = rows(state, f"{self.block.format(g=0, b=0)}.{self.squeeze}.weight")
         assumed = () if self.mean_in_file else (Assumption("res_scale", 1.0, "not in the file; BasicSR's default"),)
-        return read_with_range(state, fields, assumed, mean_in_file=self.mean_in_file)
+        return self.read_shared(state, {"groups": groups, "depth": depths.pop(), "hidden": hidden}, *assumed)
 
     def names(self, spec: RCANSpec, in_file: set[str]) -> dict[str, str]:
         layers = [("head", self.head), ("tail", self.tail), ("body_end", self.body_end.format(G=spec.groups))]
+        parts = {
+            "conv1": self.conv1,
+            "conv2": self.conv2,
+            "attention.squeeze": self.squeeze,
+            "attention.expand": self.expand,
+        }
         for g in range(spec.groups):
             layers.append((f"groups.{g}.conv", self.group_conv.format(g=g, n=spec.depth)))
             for b in range(spec.depth):
-                block, there = f"groups.{g}.blocks.{b}", self.block.format(g=g, b=b)
-                layers += [(f"{block}.conv1", f"{there}.{self.conv1}"), (f"{block}.conv2", f"{there}.{self.conv2}")]
-                layers.append((f"{block}.attention.squeeze", f"{there}.{self.squeeze}"))
-                layers.append((f"{block}.attention.expand", f"{there}.{self.expand}"))
-        layers += upsampler_layers(spec.scale, self.upsampler, self.step)
-        return weight_and_bias(*layers, *mean_shift_layers(spec))
+                block = self.block.format(g=g, b=b)
+                layers += [(f"groups.{g}.blocks.{b}.{part}", f"{block}.{there}") for part, there in parts.items()]
+        return self.tensor_names(spec, layers)
 
 
-OFFICIAL_NAMES = Naming(
+OFFICIAL = RCANNaming(
     head="head.0",
-    group_numbers=r"body\.(\d+)\.body\.0\.body\.0\.weight",
-    block_numbers=r"body\.{g}\.body\.(\d+)\.body\.0\.weight",
     block="body.{g}.body.{b}",
     conv1="body.0",
     conv2="body.2",
@@ -220,21 +187,11 @@ OFFICIAL_NAMES = Naming(
     group_conv="body.{g}.body.{n}",
     body_end="body.{G}",
     upsampler="tail.0",
-    step=2,
     tail="tail.1",
 )
-FAKD_NAMES = replace(
-    OFFICIAL_NAMES,
-    group_numbers=r"body_group(\d+)\.body\.0\.body\.0\.weight",
-    block_numbers=r"body_group{g}\.body\.(\d+)\.body\.0\.weight",
-    block="body_group{g}.body.{b}",
-    group_conv="body_group{g}.body.{n}",
-    body_end="body_tail",
-)
-BASICSR_NAMES = Naming(
+FAKD = replace(OFFICIAL, block="body_group{g}.body.{b}", group_conv="body_group{g}.body.{n}", body_end="body_tail")
+BASICSR = RCANNaming(
     head="conv_first",
-    group_numbers=r"body\.(\d+)\.conv\.weight",
-    block_numbers=r"body\.{g}\.residual_group\.(\d+)\.rcab\.0\.weight",
     block="body.{g}.residual_group.{b}",
     conv1="rcab.0",
     conv2="rcab.2",
@@ -243,14 +200,11 @@ BASICSR_NAMES = Naming(
     group_conv="body.{g}.conv",
     body_end="conv_after_body",
     upsampler="upsample",
-    step=2,
     tail="conv_last",
     mean_in_file=False,
 )
-CSD_NAMES = Naming(
+CSD = RCANNaming(
     head="head_conv",
-    group_numbers=r"body\.(\d+)\.conv\.weight",
-    block_numbers=r"body\.{g}\.body\.(\d+)\.body\.0\.weight",
     block="body.{g}.body.{b}",
     conv1="body.0",
     conv2="body.1",
@@ -262,8 +216,6 @@ CSD_NAMES = Naming(
     step=1,
     tail="tail_conv",
 )
-
-
 NO_RES_SCALE = {"res_scale": 1.0}
 """The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
 
@@ -272,49 +224,6 @@ def _is_surplus(name: str) -> bool:
     """HKDSR's files hold heads for intermediate outputs beside an RCAN of the official names."""
     return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
 
-
-DIALECTS = (
-    Dialect(
-        name="rcan",
-        recognises=lambda state: "body.0.body.0.body.3.conv_du.0.weight" in state,
-        read=OFFICIAL_NAMES.read,
-        names=OFFICIAL_NAMES.names,
-        surplus=_is_surplus,
-        code_bases=("rcan", "edsr-pytorch"),
-        companions=constant_mean_shift,
-        fixed=NO_RES_SCALE,
-    ),
-    Dialect(
-        name="fakd",
-        recognises=lambda state: "body_group0.body.0.body.3.conv_du.0.weight" in state,
-        read=FAKD_NAMES.read,
-        names=FAKD_NAMES.names,
-        surplus=is_mean_shift,
-        code_bases=("fakd",),
-        companions=constant_mean_shift,
-        fixed=NO_RES_SCALE,
-    ),
-    Dialect(
-        name="basicsr",
-        recognises=lambda state: "body.0.residual_group.0.rcab.0.weight" in state,
-        read=BASICSR_NAMES.read,
-        names=BASICSR_NAMES.names,
-        code_bases=("basicsr",),
-        wrapping="params",
-        fixed={"mean_shift": "constant"},
-    ),
-    Dialect(
-        name="csd",
-        recognises=lambda state: "body.0.body.0.caLayer.conv_du.0.weight" in state,
-        read=CSD_NAMES.read,
-        names=CSD_NAMES.names,
-        surplus=is_mean_shift,
-        code_bases=("csd",),
-        wrapping="model_state_dict > module.*",
-        companions=constant_mean_shift,
-        fixed=NO_RES_SCALE,
-    ),
-)
 
 ARCHITECTURE = Architecture(
     RCANSpec,
@@ -325,5 +234,29 @@ ARCHITECTURE = Architecture(
         RCANSpec(8, width=4, groups=2, depth=2, hidden=2),
         RCANSpec(2, width=4, groups=1, depth=2, hidden=1, res_scale=0.1, mean_shift="file"),
     ),
-    dialects=DIALECTS,
+    dialects=(
+        OFFICIAL.dialect(
+            "rcan",
+            "rcan",
+            "edsr-pytorch",
+            marks=("body.0.body.0.body.3.conv_du.0.weight",),
+            surplus=_is_surplus,
+            fixed=NO_RES_SCALE,
+        ),
+        FAKD.dialect("fakd", "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
+        BASICSR.dialect(
+            "basicsr",
+            "basicsr",
+            marks=("body.0.residual_group.0.rcab.0.weight",),
+            wrapping="params",
+            fixed={"mean_shift": "constant"},
+        ),
+        CSD.dialect(
+            "csd",
+            "csd",
+            marks=("body.0.body.0.caLayer.conv_du.0.weight",),
+            wrapping="model_state_dict > module.*",
+            fixed=NO_RES_SCALE,
+        ),
+    ),
 )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import reflected_indices
-from compressor.models.networks.axes import Axis, AxisPlan, Repeat, inherited_index
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, inherited_index, layer_axes
 from compressor.models.networks.base import (
     Architecture,
     Descriptor,
@@ -39,6 +39,7 @@ from compressor.models.networks.dialect import (
     State,
     columns,
     count,
+    has_tensors,
     rows,
     weight_and_bias,
 )
@@ -286,8 +287,7 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
                 f"{conv}.2": ("quarter", "quarter"),
                 f"{conv}.4": ("width", "quarter"),
             }
-    parameters = {f"{name}.weight": expressions for name, expressions in weights.items()}
-    parameters |= {f"{name}.bias": expressions[:1] for name, expressions in weights.items()}
+    parameters = layer_axes(weights)
     for group, (depth, heads) in enumerate(zip(spec.depths, spec.heads, strict=True)):
         for index in range(depth):
             # Where groups differ in heads only depth can be cut, and each number of heads is an axis of its own.
@@ -438,9 +438,6 @@ def _channel_norm(norm: nn.LayerNorm) -> ChannelNorm:
     return channel_norm
 
 
-FIRST_TABLE = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
-
-
 def _table(state: State, group: int) -> tuple[int, int]:
     """Read window and heads of a group off its first bias table of (2·window - 1)² rows."""
     name = f"layers.{group}.residual_group.blocks.0.attn.relative_position_bias_table"
@@ -555,14 +552,9 @@ def _is_buffer(name: str) -> bool:
     return name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask"
 
 
-def _recognises(state: State) -> bool:
-    first = state.get("conv_first.weight")
-    return FIRST_TABLE in state and isinstance(first, torch.Tensor)
-
-
 OFFICIAL = Dialect(
     name="swinir",
-    recognises=_recognises,
+    recognises=has_tensors("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"),
     read=_read,
     names=_names,
     surplus=_is_buffer,
