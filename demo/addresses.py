@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,12 @@ EVERYWHERE = ("photos from files, paste, drop and the camera app", "the models o
 SECURE_ONLY = ("several threads", "WebGPU", "camera stream", "offline use", "install")
 NEEDS_TRUST = ("offline use", "install")
 """What needs a service worker: a browser that was told to ignore a bad certificate still refuses it."""
+
+BIND_ERRORS = {
+    errno.EADDRINUSE: "the port is taken; choose another --port, or --port 0 for a free one",
+    errno.EACCES: "the port needs more rights; choose a --port above 1023",
+    errno.EADDRNOTAVAIL: "this machine has no such address; --host 0.0.0.0 means all that it has",
+}
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,7 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, target in results:
             try:
                 bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                if os.name != "nt":  # On Windows this would take a port that another server has.
-                    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 bound.bind((target[0], port, *target[2:]))
@@ -106,20 +110,10 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
             sockets.append(bound)
             port = int(bound.getsockname()[1])
         if not sockets or (failure is not None and failure.errno == errno.EADDRINUSE):
-            raise SrkdError(f"cannot listen on {host} port {port}: {_explain(failure)}")
+            reason = "it has no address" if failure is None else BIND_ERRORS.get(failure.errno or 0, failure.strerror)
+            raise SrkdError(f"cannot listen on {host} port {port}: {reason or failure}")
         stack.pop_all()
     return sockets
-
-
-def _explain(error: OSError | None) -> str:
-    if error is None:
-        return "it has no address"
-    reasons = {
-        errno.EADDRINUSE: "the port is taken; choose another --port, or --port 0 for a free one",
-        errno.EACCES: "the port needs more rights; choose a --port above 1023",
-        errno.EADDRNOTAVAIL: "this machine has no such address; --host 0.0.0.0 means all that it has",
-    }
-    return reasons.get(error.errno or 0, error.strerror or str(error))
 
 
 @dataclass(frozen=True)

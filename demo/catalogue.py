@@ -17,6 +17,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from demo.files import CATALOGUE, Asset, build_asset, hashed_address, read_file
 
@@ -35,19 +36,14 @@ class NotForBrowsers(SrkdError):
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX file that a browser will run. Sizes are in LR pixels; `fixed_size` is (width, height)."""
+    """An ONNX file that a browser will run. `role` and `precision` decide how the app labels it."""
 
     name: str
     role: Role
     precision: str
     content: bytes
     sha256: str
-    scale: int
-    channels: int
-    size_multiple: int
-    min_size: int
-    receptive_radius: int | None
-    fixed_size: tuple[int, int] | None
+    descriptor: Descriptor
     input: str
     output: str
     architecture: str | None
@@ -57,13 +53,9 @@ class Model:
     def address(self) -> str:
         return hashed_address("models", self.name, SUFFIX, self.content)
 
-    @property
-    def megabytes(self) -> float:
-        return len(self.content) / 1e6
-
     def catalogue_entry(self) -> dict[str, Any]:
         """Return the model's entry in api/models.json."""
-        size = self.fixed_size
+        descriptor, size = self.descriptor, self.descriptor.fixed_size
         return {
             "name": self.name,
             "role": self.role,
@@ -71,12 +63,12 @@ class Model:
             "url": self.address,
             "bytes": len(self.content),
             "sha256": self.sha256,
-            "scale": self.scale,
-            "channels": self.channels,
+            "scale": descriptor.scale,
+            "channels": descriptor.channels,
             "fixed_size": None if size is None else {"width": size[0], "height": size[1]},
-            "size_multiple": self.size_multiple,
-            "min_size": self.min_size,
-            "receptive_radius": self.receptive_radius,
+            "size_multiple": descriptor.size_multiple,
+            "min_size": descriptor.min_size,
+            "receptive_radius": descriptor.receptive_radius,
             "input": self.input,
             "output": self.output,
             "architecture": self.architecture,
@@ -92,19 +84,13 @@ def read_model(path: Path, name: str, role: Role) -> Model:
     runtime = OnnxRuntime(file, label=path.stem, threads=1)
     content = read_file(file)
     graph = _read_graph(content, path)
-    descriptor = runtime.descriptor
     return Model(
         name=name,
         role="int8" if runtime.precision == "int8" else role,
         precision=runtime.precision,
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
-        scale=descriptor.scale,
-        channels=descriptor.channels,
-        size_multiple=descriptor.size_multiple,
-        min_size=descriptor.min_size,
-        receptive_radius=descriptor.receptive_radius,
-        fixed_size=descriptor.fixed_size,
+        descriptor=runtime.descriptor,
         input=graph.input[0].name,
         output=graph.output[0].name,
         architecture=None if runtime.spec is None else runtime.spec.arch,
@@ -159,11 +145,10 @@ def load_samples(scale: int) -> tuple[Sample, ...]:
     The embedded networks were trained on none of them.
     """
     small, large = embedded_photos("val"), embedded_photos("train")
+    cat, astronaut = (read_rgb_u8(small[name]) for name in ("chelsea", "astronaut"))
     return (
-        _encode("chelsea", "A cat", "Stéfan van der Walt, CC0", downscale_u8(read_rgb_u8(small["chelsea"]), scale)),
-        _encode(
-            "astronaut", "An astronaut", "NASA, public domain", downscale_u8(read_rgb_u8(small["astronaut"]), scale)
-        ),
+        _encode("chelsea", "A cat", "Stéfan van der Walt, CC0", downscale_u8(cat, scale)),
+        _encode("astronaut", "An astronaut", "NASA, public domain", downscale_u8(astronaut, scale)),
         _encode("coffee", "Coffee, larger", "Rachel Michetti, CC0", read_rgb_u8(large["coffee"])),
     )
 

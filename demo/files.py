@@ -171,9 +171,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
     """Read a regular file. A device, a pipe or a link swapped in meanwhile is refused, not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SrkdError(f"{path} is not a regular file: the demo serves plain files only")

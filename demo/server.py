@@ -6,9 +6,9 @@ No address is ever joined to a folder: what is not a key of the table does not e
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -82,21 +82,14 @@ def serve(
     )
     on_ready()
     try:
-        capped = replace(limits, connections=_cap_connections(limits.connections))
-        Server(config, capped, ssl_context).run(list(sockets))
+        # Connections take no more than half of the files that this process may have open.
+        max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if max_files != resource.RLIM_INFINITY:
+            limits = replace(limits, connections=min(limits.connections, max(8, max_files // 2)))
+        Server(config, limits, ssl_context).run(list(sockets))
     finally:
         for bound in sockets:
             bound.close()
-
-
-def _cap_connections(connections: int) -> int:
-    """Take no more than half of the files that this process may have open."""
-    if sys.platform == "win32":
-        return connections
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return connections if soft == resource.RLIM_INFINITY else min(connections, max(8, soft // 2))
 
 
 @dataclass(frozen=True)
@@ -119,6 +112,7 @@ class FileApp:
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) for name, value in scope["headers"])
         response = self._respond(scope["method"], scope["path"], request, size)
+        # Asked for under its own machine's name, a page is a secure context without https.
         secure = scope["scheme"] == "https" or _names_this_device(request.get("host", ""))
         isolation = {name: value for name, value in HEADERS.items() if secure or name not in SECURE_ONLY_HEADERS}
         headers = {**response.headers, **isolation}
@@ -180,7 +174,6 @@ def _choose_encoding(asset: Asset, accept_encoding: str) -> str:
 
 
 def _names_this_device(host_header: str) -> bool:
-    """True if the browser asked for its own machine, which makes the page a secure context without https."""
     try:
         return is_loopback(urlsplit(f"//{host_header}").hostname or "")
     except ValueError:

@@ -39,7 +39,7 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
 
 def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
     """Return the whole demo, by address: the built app, the models, and samples of their scale."""
-    return build_site(app, models, load_samples(models[0].scale))
+    return build_site(app, models, load_samples(models[0].descriptor.scale))
 
 
 def _teacher_models(
@@ -55,7 +55,7 @@ def _teacher_models(
         arch_options = {**run_teacher.options, **(options.arch_options or {})}
         reader = replace(reader, scale=options.scale or run_teacher.scale, arch_options=arch_options)
         return reader.read(run_teacher.path, "teacher", names)
-    if (students[0].scale, students[0].channels) != (4, 3):
+    if (students[0].descriptor.scale, students[0].descriptor.channels) != (4, 3):
         note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
         return []
     note("no --teacher: showing the embedded teacher beside it")
@@ -116,6 +116,7 @@ class _ModelReader:
 
 def _require_one_kind(models: Sequence[Model]) -> None:
     """Pictures are laid over each other: all must be of one size."""
-    if len({(model.scale, model.channels) for model in models}) > 1:
-        kinds = ", ".join(f"{model.name} x{model.scale} with {model.channels} channels" for model in models)
-        raise UsageError(f"the models differ ({kinds}): the demo compares models of one scale and kind")
+    kinds = {model.name: f"x{model.descriptor.scale} with {model.descriptor.channels} channels" for model in models}
+    if len(set(kinds.values())) > 1:
+        text = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+        raise UsageError(f"the models differ ({text}): the demo compares models of one scale and kind")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ class TrainingRun:
             "preset": config.preset.model_dump(mode="json"),
             "seed": config.options.seed,
             "device": str(config.device),
-            "pace": config.mode.facts(),
+            "pace": asdict(config.mode),
             "processes": self.context.processes.rank.world_size,
             "student": config.student.spec.to_dict(),
             "start": config.student_init.facts(),

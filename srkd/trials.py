@@ -157,7 +157,7 @@ class Trials:
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
             "request": to_json(options),
-            "pace": self.config.mode.facts(),
+            "pace": dataclasses.asdict(self.config.mode),
             "phi": json_value(self.config.phi),
             "trials": {
                 "with_baseline": options.with_baseline,

@@ -70,23 +70,18 @@ class RunEvents:
         numbers = losses.numbers()
         hashes: Mapping[str, str] = {}
         if self.batch_hashes is not None:
-            # Of the batches since the row before.
-            since = next(step for step in range(done - 1, -1, -1) if step == 0 or self._is_logged(step))
-            hashes = self.batch_hashes.take(since, done)
+            previous = next(step for step in range(done - 1, -1, -1) if step == 0 or self._is_logged(step))
+            hashes = self.batch_hashes.take(previous, done)
         self.folder.metrics("train", done, {**numbers, "rate": rate}, hashes)
-        self._flag_imbalance(done, numbers)
-
-    def _is_logged(self, done: int) -> bool:
-        return done == 1 or done % self.log_every == 0 or done == self.steps
-
-    def _flag_imbalance(self, done: int, numbers: Mapping[str, float]) -> None:
-        """Flag, once a run, terms that outweigh the pixel loss."""
         stage_began = max(end for end in (0, *self.ends) if end < done)
         message = self.balance.add(done - stage_began, numbers)
-        if message is not None and not self.flagged:
+        if message is not None and not self.flagged:  # Once a run.
             self.flagged = True
             self.folder.flag(done, message)
             self.context.note(f"step {done}/{self.steps}: {message}")
+
+    def _is_logged(self, done: int) -> bool:
+        return done == 1 or done % self.log_every == 0 or done == self.steps
 
     def on_skip(self, done: int, skipped: Skipped) -> None:
         self.context.progress("training", done, self.steps)

@@ -25,9 +25,10 @@ from compressor.models.networks.registry import build
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
 from compressor.training.losses import compute_losses
 from compressor.training.networks import build_networks
+from compressor.training.speed import PLAIN_MODE
 from compressor.training.stage import Role, Stage
 from compressor.training.state import State
-from compressor.training.step import Forward, Runner, Step
+from compressor.training.step import Step
 
 ADAM_TENSORS = 2
 """Tensors that Adam keeps for each parameter; its fused update needs no more."""
@@ -81,14 +82,12 @@ class BatchShape:
 
 
 def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: BatchShape) -> Footprint:
-    """Run one step of `stage` on shapes alone."""
+    """Run one step of `stage` on shapes alone, in fp32 and not compiled."""
+    stage = replace(stage, mode=PLAIN_MODE)
     with torch.device("meta"), _LiveBytes() as live:
         frozen = None if teacher is None else _on_meta(teacher)
         state = _begin_state(stage, build(student), frozen)
         networks = build_networks(stage, state, frozen, no_note, Processes())
-        students = [_TapRecorder(runner) for runner in networks.students]
-        teacher_runner = None if networks.teacher is None else _TapRecorder(networks.teacher)
-        networks = replace(networks, students=students, teacher=teacher_runner)
         side, scale = shape.lr_patch, student.scale
         lr = torch.empty(shape.batch, 3, side, side)
         hr = torch.empty(shape.batch, 3, side * scale, side * scale) if shape.labels else None
@@ -110,10 +109,11 @@ def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: Ba
         activations=activations,
         peak=live.peak + ADAM_TENSORS * gradients + trained,
     )
-    forwards = sum(runner.forwards for runner in students)
-    if teacher_runner is None:
+    forwards = sum(runner.forwards for runner in networks.students)
+    if networks.teacher is None:
         return Footprint(forwards, 0, (), memory)
-    return Footprint(forwards, teacher_runner.forwards, tuple(sorted(teacher_runner.taps)), memory)
+    taps = {tap for requests in networks.teacher.requests for tap in set.union(*requests)}
+    return Footprint(forwards, networks.teacher.forwards, tuple(sorted(taps)), memory)
 
 
 def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
@@ -164,18 +164,6 @@ class _LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
     def _remove(self, key: int, size: int) -> None:
         self._storages.discard(key)
         self.bytes -= size
-
-
-class _TapRecorder(Runner):
-    """A runner in fp32, not compiled, that records which features are read."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner.model, trains=runner.trains, forward=runner.forward)
-        self.taps: set[str] = set()
-
-    def __call__(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str] = ()) -> Forward:
-        self.taps.update((*taps, *images))
-        return super().__call__(lr, taps, images)
 
 
 def _on_meta(teacher: ImageModel) -> ImageModel:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -81,13 +81,6 @@ class Guard:
             bound = f"{MAX_RATIO:g} times the {self.average:.4g} of recent steps"
             return (largest,), f"loss {loss:.4g}, mostly {largest}, is over {bound}"
         return None
-
-    def state_dict(self) -> dict[str, int | float]:
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, int | float]) -> None:
-        self.good, self.average = int(state["good"]), float(state["average"])
-        self.in_a_row, self.skipped = int(state["in_a_row"]), int(state["skipped"])
 
 
 def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:
@@ -156,22 +149,19 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None
 
 
 def _graph_reaches(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
-    """True where the recorded graph ends in one of the parameters."""
+    """True where the recorded graph ends in one of the parameters; only the nodes at its ends hold a `variable`."""
     ids = {id(parameter) for parameter in parameters}
-    return any(id(getattr(node, "variable", None)) in ids for node in _nodes(term))
-
-
-def _nodes(term: torch.Tensor) -> Iterator[Any]:
-    """Yield every node of the graph behind a term, once; only the nodes at its ends hold a `variable`."""
     waiting: list[Any] = [term.grad_fn]
     seen = {None}
     while waiting:
         node = waiting.pop()
         if node in seen:
             continue
+        if id(getattr(node, "variable", None)) in ids:
+            return True
         seen.add(node)
-        yield node
         waiting.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:

@@ -2,23 +2,44 @@
 
 Everything else that a method may do is an optional capability: a small protocol, declared once beside the code that
 uses it. docs/design/methods.md lists them.
+
+Weights that nobody published are calibrated in the first steps of a run, and then frozen. During calibration the term
+has weight 0. Then λ = ρ·U/R, with U the mean pixel term and R the mean raw term of those steps, so that the term begins
+with the share ρ of the pixel loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
 
+from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.training.calibration import Calibrated as Calibrated
-from compressor.training.calibration import Weights
 from compressor.training.step import Step
+
+MAX_CALIBRATION_STEPS = 100
+"""Shorter runs calibrate over a tenth of their steps."""
 
 Terms: TypeAlias = Mapping[str, torch.Tensor]
 """Named, unweighted, differentiable losses."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """In place of a number: the term's share of the term called `against` when calibration ends."""
+
+    share: float = 0.2
+    against: str = "pixel"
+    by: str | None = None
+    """The observed number that is measured in place of the term, as for a gated term before its gate."""
+
+
+Weights: TypeAlias = Mapping[str, float | Calibrated]
+"""The weight of each term, by its name."""
 
 
 class Method(Protocol):
@@ -62,3 +83,61 @@ class FitsNetworks(Protocol):
 def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
     """Return the methods fitted to the networks of a run."""
     return tuple(method.fit(teacher, student) if isinstance(method, FitsNetworks) else method for method in methods)
+
+
+def calibration_steps(steps: int) -> int:
+    """Return how many steps of a stage of `steps` are used for calibration."""
+    return max(1, min(MAX_CALIBRATION_STEPS, steps // 10))
+
+
+@dataclass
+class Calibration:
+    """The sums of raw terms over `count` good steps, and the weights calibrated from them; part of the state."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def resolve(self, weights: Weights) -> dict[str, float]:
+        """Return a number for every term: 0 for one that is still being calibrated."""
+        return {
+            name: self.weights.get(name, 0.0) if isinstance(weight, Calibrated) else weight
+            for name, weight in weights.items()
+        }
+
+    def is_pending(self, weights: Weights) -> bool:
+        return any(isinstance(weight, Calibrated) and name not in self.weights for name, weight in weights.items())
+
+    def update(self, raw: Mapping[str, float], weights: Weights, *, steps: int) -> dict[str, float]:
+        """Count a good step; after `steps` of them compute the weights, and return the new ones."""
+        for name, value in raw.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if self.count < steps:
+            return {}
+        new = {
+            name: self._weight(name, weight)
+            for name, weight in weights.items()
+            if isinstance(weight, Calibrated) and name not in self.weights
+        }
+        self.weights.update(new)
+        return new
+
+    def _weight(self, name: str, weight: Calibrated) -> float:
+        reference = self.sums.get(weight.against)
+        if reference is None:
+            raise SrkdError(f"the weight of {name} is calibrated against {weight.against}, and no term has that name")
+        total = self.sums[weight.by or name]
+        if total <= 0:
+            raise SrkdError(
+                f"the weight of {name} cannot be calibrated: the term was {total / self.count:g} on average "
+                f"over {self.count} steps; give its weight (--set lam=...)"
+            )
+        return weight.share * reference / total
+
+    def state_dict(self) -> dict[str, Any]:
+        # The keys are those of saved states.
+        return {"found": dict(self.weights), "sums": dict(self.sums), "seen": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weights, self.sums, self.count = dict(state["found"]), dict(state["sums"]), int(state["seen"])

@@ -37,7 +37,7 @@ def build_networks(
 
     def student_inside(spec: Spec) -> Runner:
         view = StudentView(state.trained_network, spec, state.segments)
-        return Runner(view.skeleton, trains=True, autocast=lambda: mode.autocast(device), forward=view)
+        return Runner(view.skeleton, trains=True, autocast=lambda: autocast(mode.precision, device), forward=view)
 
     if state.role == "joint":
         whole = state.trained_network.spec

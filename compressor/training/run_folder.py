@@ -25,8 +25,7 @@ from compressor.base.files import append, atomic_path, sync
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
-from compressor.training.state import State
-from compressor.training.state_file import DamagedState
+from compressor.training.state import DamagedState, State
 
 KEPT_STATES = 3
 FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
@@ -57,9 +56,6 @@ class RunFolder:
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write run.json: the request, everything decided from it, and at the end the result."""
         write_facts(self.path, facts)
-
-    def read_facts(self) -> dict[str, Any]:
-        return read_facts(self.path)
 
     def save_best(self, network: Network) -> None:
         """Keep the best student so far."""
@@ -178,7 +174,6 @@ class SavedStates:
     """The last few states of a run, checkpoints/state-00001000.pt and its like; the folder alone is the record."""
 
     folder: Path
-    kept: int = KEPT_STATES
 
     def paths(self) -> list[Path]:
         """Return the states, the oldest first."""
@@ -193,7 +188,7 @@ class SavedStates:
         """Save, and only then remove the oldest."""
         path = self.folder / f"state-{state.done:08d}.pt"
         state.save(path)
-        for old in self.paths()[: -self.kept]:
+        for old in self.paths()[:-KEPT_STATES]:
             try:
                 old.unlink(missing_ok=True)
             except OSError as error:

@@ -14,9 +14,8 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
 import torch
 from torch.nn import functional as F
@@ -63,12 +62,12 @@ class SpeedOptions:
     compile: CompileOption = "auto"
 
 
-ALL_OPEN = SpeedOptions()
-
-
 @dataclass(frozen=True)
 class ExecutionMode:
-    """The choice, and the measured milliseconds a step (forward and backward of the student) that it rests on."""
+    """The choice, and the measured milliseconds a step (forward and backward of the student) that it rests on.
+
+    run.json keeps its fields, so that a resumed run trains in the same mode.
+    """
 
     precision: Precision
     layout: Layout
@@ -80,13 +79,6 @@ class ExecutionMode:
     @property
     def memory_format(self) -> torch.memory_format:
         return memory_format(self.layout)
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return autocast(self.precision, device)
-
-    def facts(self) -> dict[str, Any]:
-        """The mode for run.json; `ExecutionMode(**facts)` is the same again, so that a resumed run keeps it."""
-        return asdict(self)
 
     def line(self, lr_patch: int) -> str:
         """Describe the choice in one line."""
@@ -119,39 +111,27 @@ def choose_execution_mode(
     batch: int,
     lr_patch: int,
     device: torch.device,
-    options: SpeedOptions = ALL_OPEN,
+    options: SpeedOptions = SpeedOptions(),
 ) -> ExecutionMode:
     """Return the fastest way to train `student` on `device` that the options allow; the student is left as it is."""
-    candidates = _candidates(device, options.precision)
+    native: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
+    precisions = native if options.precision == "auto" else (options.precision,)
+    layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
+    plain, *others = candidates = [Candidate(precision, layout) for precision in precisions for layout in layouts]
     compiled = should_compile(options.compile, device=device, steps=steps)
-    plain = candidates[0]
     trial = _Trial(student, plain, 1, lr_patch, device)
     trial.run()
-    patch_seconds = _time(trial)
-    if patch_seconds * batch * steps < MIN_RUN_SECONDS or len(candidates) == 1:
+    patch_seconds = trial.seconds()
+    if patch_seconds * batch * steps < MIN_RUN_SECONDS:
         return ExecutionMode(plain.precision, plain.layout, options.teacher_precision, compiled)
     patches = max(1, min(batch, int(STEP_SECONDS / patch_seconds)))
     trials = [_Trial(student, candidate, patches, lr_patch, device) for candidate in candidates]
     step_ms = _measure(trials)
-    fastest = _fastest(candidates, step_ms)
-    return ExecutionMode(fastest.precision, fastest.layout, options.teacher_precision, compiled, patches, step_ms)
-
-
-def _fastest(candidates: Sequence[Candidate], step_ms: Mapping[str, float]) -> Candidate:
-    """Return the last candidate that beats the best before it by the margin."""
-    best = candidates[0]
-    for candidate in candidates[1:]:
+    best = plain
+    for candidate in others:
         if step_ms[str(best)] > MARGIN * step_ms[str(candidate)]:
             best = candidate
-    return best
-
-
-def _candidates(device: torch.device, precision: PrecisionOption) -> list[Candidate]:
-    """Return the candidates, the plain one first."""
-    native: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    precisions = native if precision == "auto" else (precision,)
-    layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
-    return [Candidate(one, layout) for one in precisions for layout in layouts]
+    return ExecutionMode(best.precision, best.layout, options.teacher_precision, compiled, patches, step_ms)
 
 
 class _Trial:
@@ -173,6 +153,14 @@ class _Trial:
             sr = self.network(self.lr)
         torch.autograd.backward(F.l1_loss(sr.float(), torch.zeros_like(sr, dtype=torch.float32)))
 
+    def seconds(self) -> float:
+        """Return the seconds of one run."""
+        synchronise(self.device)
+        began = time.perf_counter()
+        self.run()
+        synchronise(self.device)
+        return time.perf_counter() - began
+
 
 def _measure(trials: Sequence[_Trial]) -> dict[str, float]:
     """Return milliseconds by name: the median of a few rounds taken in turns, after one that warms up."""
@@ -181,17 +169,8 @@ def _measure(trials: Sequence[_Trial]) -> dict[str, float]:
     times: dict[str, list[float]] = {trial.name: [] for trial in trials}
     for _ in range(ROUNDS):
         for trial in trials:
-            times[trial.name].append(_time(trial) * 1e3)
+            times[trial.name].append(trial.seconds() * 1e3)
     return {name: round(statistics.median(figures), 3) for name, figures in times.items()}
-
-
-def _time(trial: _Trial) -> float:
-    """Return the seconds of one run."""
-    synchronise(trial.device)
-    started = time.perf_counter()
-    trial.run()
-    synchronise(trial.device)
-    return time.perf_counter() - started
 
 
 def should_compile(option: CompileOption, *, device: torch.device, steps: int) -> bool:

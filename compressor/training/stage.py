@@ -8,8 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Spec
-from compressor.training.calibration import Calibrated
-from compressor.training.method import Method
+from compressor.training.method import Calibrated, Method
 from compressor.training.schedule import Schedule
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,19 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
 from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students import student_of_spec
-from compressor.training.calibration import Calibration
 from compressor.training.guard import Guard
+from compressor.training.method import Calibration
 from compressor.training.stage import Role, Stage
-from compressor.training.state_file import pack_state, read_state_file, unpack_state, write_state_file
+
+MARK = b"srkd state blake2b "
+COMMENT = len(MARK) + 64
+"""Bytes of the comment: the mark and 32 bytes of hash in hexadecimal digits."""
 
 
 class EMA:
@@ -127,7 +133,7 @@ class State:
             "modules": self.modules.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
-            "guard": self.guard.state_dict(),
+            "guard": asdict(self.guard),
             "calibration": self.calibration.state_dict(),
             "done": self.done,
             "stage": self.stage,
@@ -140,7 +146,7 @@ class State:
         saved = read_state_file(path)
         try:
             self.load_state_dict(saved, stages, teacher)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SrkdError(f"{path} does not fit this run: {reason}") from error
 
@@ -152,7 +158,7 @@ class State:
         self.modules.load_state_dict(saved["modules"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.ema.load_state_dict(saved["ema"])
-        self.guard.load_state_dict(saved["guard"])
+        self.guard = Guard(**saved["guard"])
         self.calibration.load_state_dict(saved["calibration"])
         self.done, self.stage, self.began = int(saved["done"]), int(saved["stage"]), int(saved["began"])
         self.best_psnr_y = float(saved["best_psnr_y"])
@@ -208,3 +214,60 @@ def require_equal_weights(state: State, processes: Processes) -> None:
             digest.update(tensor_bytes(parameter))
     message = f"has other weights than rank 0 after step {state.done}: a fault of the machine or of the recipe"
     processes.require_equal(digest.hexdigest(), message)
+
+
+class DamagedState(SrkdError):
+    """The file differs from what was written: cut short, empty, changed, or unreadable."""
+
+
+def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
+    """Write whole or not at all. Through memory: torch reports a full disk in words that mean nothing to a user."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    archive = buffer.getbuffer()
+    if bytes(archive[-2:]) != b"\0\0":
+        raise RuntimeError("torch.save wrote a zip that has a comment: there is no space for the hash")
+    # The last two bytes of a zip without a comment are the comment's length.
+    length = COMMENT.to_bytes(2, "little")
+    digest = _hash(archive[:-2], length)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(archive[:-2])
+        stream.write(length + MARK + digest)
+
+
+def pack_state(state: Mapping[str, Any]) -> bytes:
+    """Return a state as bytes, for another process."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def unpack_state(packed: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
+    return state
+
+
+def read_state_file(path: Path) -> dict[str, Any]:
+    """Read and verify a state, or raise `DamagedState`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
+    if not content:
+        raise DamagedState(f"{path} is empty")
+    sealed, comment = content[:-COMMENT], content[-COMMENT:]
+    if comment != MARK + _hash(sealed, b""):
+        raise DamagedState(f"{path} is damaged: its bytes are not those that were written")
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise SrkdError(f"this torch cannot read {path}: {str(error).strip().splitlines()[0][:200]}") from error
+    if not isinstance(state, dict):
+        raise SrkdError(f"{path} is not a saved state")
+    return state
+
+
+def _hash(content: bytes | memoryview, rest: bytes) -> bytes:
+    digest = hashlib.blake2b(content, digest_size=32)
+    digest.update(rest)
+    return digest.hexdigest().encode()

@@ -120,8 +120,8 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
             model.role,
             model.architecture or "-",
             model.precision,
-            f"x{model.scale}",
-            f"{model.megabytes:.2f}",
+            f"x{model.descriptor.scale}",
+            f"{len(model.content) / 1e6:.2f}",
         )
         for model in models
     ]

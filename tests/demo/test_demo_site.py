@@ -45,9 +45,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_of_another_tool_is_described(tmp_path: Path) -> None:
     path = enlarger(tmp_path / "foreign.onnx", scale=3)
     model = read_model(path, "foreign", "student")
-    assert (model.role, model.precision, model.scale, model.channels) == ("student", "fp32", 3, 3)
+    assert (model.role, model.precision, model.descriptor.scale, model.descriptor.channels) == ("student", "fp32", 3, 3)
     assert (model.input, model.output, model.architecture, model.metadata) == ("image", "out", None, {})
-    assert model.receptive_radius is None and model.fixed_size is None
+    assert model.descriptor.receptive_radius is None and model.descriptor.fixed_size is None
     assert model.content == path.read_bytes()
     assert model.address == f"models/foreign-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.onnx"
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     assert first.name == "small" and first.metadata["srkd.recipe"] == "logits"
     assert json.loads(first.metadata["srkd.spec"])["width"] == 8
     descriptor = build(SMALL).descriptor
-    assert first.receptive_radius == descriptor.receptive_radius and first.scale == 4
+    assert first.descriptor.receptive_radius == descriptor.receptive_radius and first.descriptor.scale == 4
     assert len({model.address for model in shown}) == len(shown)
 
 

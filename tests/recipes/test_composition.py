@@ -16,9 +16,8 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students import student_of_spec
-from compressor.training.calibration import Calibrated
 from compressor.training.loop import Trainer
-from compressor.training.method import Method, fit_methods
+from compressor.training.method import Calibrated, Method, fit_methods
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, Kind, disagreements, refusals

@@ -251,7 +251,7 @@ def test_only_the_leader_writes(tmp_path):
         "save_best": (network,),
         "drop_metrics_after": (1,),
     }
-    reading = {"read_facts", "describe_safe_state", "report_unwritable", "flags"}
+    reading = {"describe_safe_state", "report_unwritable", "flags"}
     methods = {name for name, value in vars(RunFolder).items() if callable(value) and not name.startswith("_")}
     assert methods - reading == arguments.keys()
     folder = NullRunFolder(tmp_path / "run")

@@ -16,8 +16,7 @@ from compressor.base import files as atomic
 from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
 from compressor.training.run_folder import RunFolder, SavedStates
-from compressor.training.state import State
-from compressor.training.state_file import DamagedState, read_state_file, write_state_file
+from compressor.training.state import DamagedState, State, read_state_file, write_state_file
 from recipes.scratch import Scratch
 from tests.support.training import network, stage
 

@@ -18,7 +18,6 @@ from compressor.training import speed
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
 from compressor.training.speed import (
-    Candidate,
     CompiledForward,
     ExecutionMode,
     SpeedOptions,
@@ -40,7 +39,8 @@ def network(width: int = 8) -> Network:
     return build(EDSRSpec(scale=2, width=width, depth=2), seed=3)
 
 
-def chosen(steps: int = 10**6, options: SpeedOptions = speed.ALL_OPEN) -> ExecutionMode:
+def chosen(steps: int = 10**6, options: SpeedOptions | None = None) -> ExecutionMode:
+    options = options or SpeedOptions()
     return choose_execution_mode(network(), steps=steps, batch=4, lr_patch=12, device=CPU, options=options)
 
 
@@ -51,7 +51,7 @@ def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
         trial.run()
         return milliseconds[trial.precision] / 1e3
 
-    monkeypatch.setattr(speed, "_time", measure)
+    monkeypatch.setattr(speed._Trial, "seconds", measure)
 
 
 @pytest.mark.parametrize(("fp32", "bf16", "wins"), [(20.0, 5.0, "bf16"), (5.0, 20.0, "fp32")])
@@ -72,15 +72,14 @@ def test_a_precision_that_the_recipe_names_is_compared_with_itself() -> None:
     assert "bf16, contiguous: 1.50 times bf16 channels last here" in mode.line(12)
 
 
-def test_noise_does_not_choose() -> None:
-    plain, other, third = (
-        Candidate("fp32", "channels_last"),
-        Candidate("fp32", "contiguous"),
-        Candidate("bf16", "contiguous"),
-    )
-    times = {str(plain): 100.0, str(other): 95.0, str(third): 80.0}
-    assert speed._fastest([plain, other], times) == plain
-    assert speed._fastest([plain, other, third], times) == third
+@pytest.mark.parametrize(("last_ms", "expected"), [(95.0, ("fp32", "channels_last")), (80.0, ("bf16", "contiguous"))])
+def test_noise_does_not_choose(monkeypatch: pytest.MonkeyPatch, last_ms: float, expected: tuple[str, str]) -> None:
+    milliseconds = {"fp32 channels_last": 100.0, "fp32 contiguous": 95.0, "bf16 channels_last": 95.0}
+    milliseconds["bf16 contiguous"] = last_ms
+    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(speed, "_measure", lambda trials: {trial.name: milliseconds[trial.name] for trial in trials})
+    mode = chosen()
+    assert (mode.precision, mode.layout) == expected
 
 
 def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
