@@ -51,7 +51,7 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
     teacher = replace(TEACHERS[arch], scale=scale)
     row = methods()[method]
     try:
-        pair = Pair.made(make_method(method, row.options), teacher.narrowed(WIDTH), teacher, steps=STEPS)
+        pair = Pair.build(make_method(method, row.options), teacher.narrowed(WIDTH), teacher, steps=STEPS)
         state = pair.fresh()
         losses = pair.train(state)
     except SrkdError as error:

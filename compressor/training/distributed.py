@@ -107,7 +107,11 @@ class Group(Processes):
         self.print_error = print_error
         self.position: Callable[[], str] = lambda: "before the first step"
         self.command = "start again"
-        self.heartbeat = Heartbeat(*_master_address(), rank, self._end)
+        try:
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        except (KeyError, ValueError) as error:
+            raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
+        self.heartbeat = Heartbeat(host, port, rank, self._end)
         # NCCL begins with the first tensor that lies on a GPU; what lies on the CPU (objects, checks) goes by gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         self.heartbeat.start()
@@ -246,7 +250,8 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
             raise ReportedElsewhere(error.exit_code) from error
         except BaseException as error:
             # torchrun ends the others as soon as one has ended: not before the line that says why.
-            _ignore_sigterm()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             group.close(success=False)
             silent = rank.is_leader or isinstance(error, (LostProcess, ReportedElsewhere))
             if isinstance(error, SrkdError) and not silent:
@@ -265,13 +270,6 @@ def process_device(name: str, rank: Rank) -> str:
     if 0 < count <= rank.local_rank:
         raise UsageError(f"there are {count} GPUs and more processes on {platform.node()}: --nproc-per-node {count}")
     return f"cuda:{rank.local_rank}"
-
-
-def _master_address() -> tuple[str, int]:
-    try:
-        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
 
 
 def _open_store(rank: Rank) -> Store:
@@ -304,8 +302,3 @@ def _report_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     yield
     signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _ignore_sigterm() -> None:
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)

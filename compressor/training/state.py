@@ -222,9 +222,7 @@ class DamagedState(SrkdError):
 
 def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
     """Write whole or not at all. Through memory: torch reports a full disk in words that mean nothing to a user."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    archive = buffer.getbuffer()
+    archive = memoryview(pack_state(state))
     if bytes(archive[-2:]) != b"\0\0":
         raise RuntimeError("torch.save wrote a zip that has a comment: there is no space for the hash")
     # The last two bytes of a zip without a comment are the comment's length.
@@ -236,7 +234,7 @@ def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def pack_state(state: Mapping[str, Any]) -> bytes:
-    """Return a state as bytes, for another process."""
+    """Return a state as bytes."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()

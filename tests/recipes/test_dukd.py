@@ -150,7 +150,7 @@ def test_without_new_inputs_it_is_refused():
 
 
 def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
-    pair = Pair.made(DUKD(variant="code"), STUDENT, TEACHER, steps=1)
+    pair = Pair.build(DUKD(variant="code"), STUDENT, TEACHER, steps=1)
     assert pair.stages[0].updates == 2 and pair.teacher is not None
     student, teacher = copy.deepcopy(pair.student).train().requires_grad_(True), pair.teacher
     losses = pair.train(pair.fresh())
@@ -221,12 +221,12 @@ def test_methods_of_one_update_cannot_join_it():
 
 @pytest.mark.parametrize(("student", "teacher"), [(SWINIR, TEACHER), (STUDENT, SWINIR), (SWINIR, SWINIR)])
 def test_swinir_sees_no_zoom_out_unless_asked(student: Spec, teacher: Spec):
-    pair = Pair.made(DUKD(), student, teacher, steps=2)
+    pair = Pair.build(DUKD(), student, teacher, steps=2)
     assert pair.method.teacher_views == ("whole",) and "zoom_out" not in pair.method.weights
     assert len(pair.train(pair.fresh())) == 2
-    asked = Pair.made(DUKD(zoom_out="on"), student, teacher)
+    asked = Pair.build(DUKD(zoom_out="on"), student, teacher)
     assert "zoom_out" in asked.method.weights and asked.method.teacher_views == ("whole", "zoom-out")
-    assert Pair.made(DUKD(), STUDENT, TEACHER).method.teacher_views == ("whole", "zoom-out")
+    assert Pair.build(DUKD(), STUDENT, TEACHER).method.teacher_views == ("whole", "zoom-out")
 
 
 def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
@@ -289,7 +289,7 @@ def test_a_swinir_run_through_the_command_has_no_zoom_out(photos: Path, tmp_path
 
 
 def test_the_curve_has_both_updates():
-    pair, curve = Pair.made(DUKD(variant="code"), STUDENT, TEACHER, steps=2), Curve()
+    pair, curve = Pair.build(DUKD(variant="code"), STUDENT, TEACHER, steps=2), Curve()
     pair.train(pair.fresh(), curve=curve)
     weighted = [value for name, value in curve.losses[0].items() if name.startswith("weighted/")]
     assert curve.losses[0]["loss"] == pytest.approx(sum(weighted), rel=1e-5)

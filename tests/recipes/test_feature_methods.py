@@ -201,7 +201,7 @@ def test_lfd_is_its_sum_and_without_weight_scratch() -> None:
 
 def test_regressors_depend_on_the_runs_seed_alone() -> None:
     def weights(seed: int) -> list[torch.Tensor]:
-        pair = Pair.made(LFD(), STUDENT, TEACHER)
+        pair = Pair.build(LFD(), STUDENT, TEACHER)
         torch.rand(7)
         state = State.fresh(pair.student, pair.teacher, pair.stages[0], seed)
         return [value for name, value in state.modules.state_dict().items() if name.endswith("weight")]
@@ -253,7 +253,7 @@ def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_lo
 def test_the_weight_of_the_contrast_is_calibrated_before_the_gate() -> None:
     weights = []
     for gate in ("hard", "soft", "off"):
-        pair = Pair.made(FACD(gate=gate), STUDENT, TEACHER, steps=1)
+        pair = Pair.build(FACD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
         losses = pair.train(state)[0]
         weights.append(state.calibration.weights["patch_contrast"])
@@ -295,7 +295,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_spread() -> None:
 
 
 def test_the_spread_is_part_of_the_state(tmp_path: Path) -> None:
-    pair = Pair.made(FACD(gate="soft", lam=0.1), STUDENT, TEACHER, steps=4)
+    pair = Pair.build(FACD(gate="soft", lam=0.1), STUDENT, TEACHER, steps=4)
     state, path = pair.fresh(), tmp_path / "state.pt"
     pair.train(state)
     state.save(path)

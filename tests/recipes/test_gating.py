@@ -104,7 +104,7 @@ def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
 def test_features_are_weighed_before_the_gate() -> None:
     weights = []
     for gate in ("off", "hard", "soft"):
-        pair = Pair.made(LFD(gate=gate), STUDENT, TEACHER, steps=1)
+        pair = Pair.build(LFD(gate=gate), STUDENT, TEACHER, steps=1)
         state = pair.fresh()
         pair.train(state)
         weights.append(state.calibration.weights["matching"])

@@ -24,9 +24,9 @@ from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.catalogue import METHODS
 from tests.support.commands import ROOT
-from tests.support.method_runs import Curve, Pair, Waves, measured, numbers, total
+from tests.support.method_runs import Curve, Pair, Waves, numbers, run_rows, total
 from tests.support.methods_table import ROWS, Row
-from tests.support.stretched import Stretched
+from tests.support.scaled_images import ScaledStep
 from tests.support.torchrun import run_torchrun
 
 TEACHERLESS = {name for name, entry in METHODS.items() if entry.needs == "nothing"} | {"inherit"}
@@ -59,7 +59,7 @@ def test_every_method_has_a_row():
 
 @every
 def test_terms_are_finite_and_named_as_their_weights(row: Row):
-    pair = Pair.of(row)
+    pair = Pair.from_row(row)
     networks, names = networks_of(pair, pair.fresh()), set()
     for step, terms in terms_of(pair, networks, first_batch(row)):
         for name, term in terms.items():
@@ -73,7 +73,7 @@ def test_terms_are_finite_and_named_as_their_weights(row: Row):
 
 @every
 def test_gradients_reach_the_learners_alone(row: Row):
-    pair = Pair.of(row, **row.settled)
+    pair = Pair.from_row(row, **row.settled)
     state = pair.fresh()
     networks = networks_of(pair, state)
     weights = pair.stages[-1].term_weights
@@ -100,13 +100,13 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
 
 @every
 def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
-    pair = Pair.of(row, steps=10)
+    pair = Pair.from_row(row, steps=10)
     before = None if pair.teacher is None else pair.teacher.fingerprint()
     # In the middle of the last stage, whatever comes before.
     straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
     losses = pair.train(straight, curve=curve)
     assert before == (None if pair.teacher is None else pair.teacher.fingerprint())
-    again = Pair.of(row, steps=10)
+    again = Pair.from_row(row, steps=10)
     resumed = again.fresh()
     resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
     assert again.train(resumed) == losses[-3:]
@@ -116,7 +116,7 @@ def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: 
 
 @every
 def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
-    pair = Pair.of(row, steps=2)
+    pair = Pair.from_row(row, steps=2)
     state = pair.fresh()
     pair.train(state)
     student, path, fresh = state.averaged_network(), tmp_path / "student.safetensors", build(row.student)
@@ -143,10 +143,10 @@ def multiplications(network: nn.Module, lr: Tensor) -> int:
 @every
 def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
     """Every convolution of the student computes in it, in each update; a frozen teacher's compute in fp32."""
-    pair = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
+    pair = Pair.from_row(row, settings=("schedule.precision=bf16",), steps=3)
     for losses in pair.train(pair.fresh()):
         assert all(value == value and abs(value) < 1e6 for value in losses.values())
-    again = Pair.of(row, settings=("schedule.precision=bf16",), steps=3)
+    again = Pair.from_row(row, settings=("schedule.precision=bf16",), steps=3)
     networks = networks_of(again, again.fresh())
     students = [precisions(runner.network) for runner in networks.students]
     taught = precisions(networks.teacher.network) if networks.teacher else {}
@@ -174,7 +174,7 @@ def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
 
 @every
 def test_thirty_steps_lower_the_loss(row: Row):
-    pair = Pair.of(row, settings=(f"schedule.rate={row.rate}",), steps=30, **row.settled)
+    pair = Pair.from_row(row, settings=(f"schedule.rate={row.rate}",), steps=30, **row.settled)
     calibrated = [name for name, weight in pair.method.weights.items() if isinstance(weight, Calibrated)]
     assert not calibrated, f"give the weights of {calibrated} in `settled`"
     losses = [step["loss"] for step in pair.train(pair.fresh(), still=True)[-30:]]
@@ -189,16 +189,16 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
     The direction is that of Adam's first step, as the acceptance list has it. Before Adam the gradients are compared
     too: the first step sees little more than their signs, and would not notice one term that weighs a little wrongly.
     """
-    small, large = (Stretched.of(row, top, monkeypatch) for top in (1.0, 255.0))
+    small, large = (ScaledStep.run(row, top, monkeypatch) for top in (1.0, 255.0))
     for name, term in small.terms.items():
         assert large.terms[name] == pytest.approx(255.0 ** row.degrees.get(name, 1) * term, rel=1e-3), name
     assert small.gradient.norm() > 0
-    for one, other in ((small.gradient, large.gradient), (small.move, large.move)):
+    for one, other in ((small.gradient, large.gradient), (small.update, large.update)):
         assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9999
 
 
 def test_two_processes_are_one(tmp_path: Path):
-    alone = measured(Processes(Rank()))
+    alone = run_rows(Processes(Rank()))
     code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
     assert code == 0, err
     both = json.loads((tmp_path / "found.json").read_text())

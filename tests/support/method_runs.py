@@ -1,11 +1,11 @@
-"""Tiny runs of any method; `torchrun tests/support/method_runs.py OUT` writes what two processes make of every row."""
+"""Tiny runs of any method; `torchrun tests/support/method_runs.py OUT` writes the results of every row to a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Rank, exit_process
 from compressor.base.randomness import uniforms
 from compressor.data.batches import Batch
@@ -39,7 +38,7 @@ BATCH, LR_SIDE = 4, 12
 
 @dataclass(frozen=True)
 class Waves:
-    """Smooth images, new in every step or, `still`, the same for ever; a function of step and sample alone."""
+    """Smooth images as a function of step and sample alone; with `still` they are the same in every step."""
 
     scale: int
     samples: Sequence[int] = range(BATCH)
@@ -63,7 +62,7 @@ class Curve(SavingRecorder):
 
 @dataclass(frozen=True)
 class Pair:
-    """A method with its stages, and the networks it begins with."""
+    """A method with its stages, and teacher and student before the first step."""
 
     method: Method
     stages: tuple[Stage, ...]
@@ -71,12 +70,12 @@ class Pair:
     student: Network
 
     @classmethod
-    def of(cls, row: Row, *, settings: Sequence[str] = (), steps: int = 5, **more: Any) -> Pair:
+    def from_row(cls, row: Row, *, settings: Sequence[str] = (), steps: int = 5, **more: Any) -> Pair:
         method = make_method(row.of, {**row.options, **more})
-        return cls.made(method, row.student, row.teacher, settings=settings, steps=steps)
+        return cls.build(method, row.student, row.teacher, settings=settings, steps=steps)
 
     @classmethod
-    def made(
+    def build(
         cls, method: Method, student: Spec, teacher: Spec | None, *, settings: Sequence[str] = (), steps: int = 5
     ) -> Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
@@ -97,7 +96,7 @@ class Pair:
     def train(
         self, state: State, *, still: bool = False, curve: Curve | None = None, processes: Processes | None = None
     ) -> list[dict[str, float]]:
-        """From where the state stands to the end; the losses of each step."""
+        """Train from the step of `state` to the end, and return the losses of each step."""
         processes, curve = processes or Processes(), curve or Curve()
         waves = Waves(self.student.descriptor.scale, processes.rank.share(BATCH), still)
         Trainer(self.stages, state, waves, self.teacher, curve, seed=3, context=Context(processes=processes)).run()
@@ -117,7 +116,7 @@ class StubMethod(PlainMethod):
 
 
 def numbers(state: State) -> dict[str, torch.Tensor]:
-    """Everything that a run has moved: networks, modules, the average, Adam's moments."""
+    """Return everything that a run changes: networks, modules, the average, Adam's moments."""
     adam = state.optimiser.state_dict()["state"]
     return {
         **{f"{role}.{name}": value for role, one in state.networks.items() for name, value in one.state_dict().items()},
@@ -127,27 +126,18 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
     }
 
 
-def measured(processes: Processes, steps: int = 3) -> dict[str, Any]:
-    """Each row's losses and weights after a few steps, and whether all processes have the same."""
-    return {row.name: _measured(Pair.of(row, steps=steps), processes) for row in ROWS}
+def run_rows(processes: Processes, steps: int = 3) -> dict[str, Any]:
+    """Return the losses and weights of each row after a few steps, and the number of different replicas."""
+    return {row.name: _run_row(Pair.from_row(row, steps=steps), processes) for row in ROWS}
 
 
-def _measured(pair: Pair, processes: Processes) -> dict[str, Any]:
+def _run_row(pair: Pair, processes: Processes) -> dict[str, Any]:
     state = pair.fresh()
     follow_leader(state, processes)
     losses = pair.train(state, processes=processes)
     weights = torch.cat([value.reshape(-1) for value in state.trained_network.state_dict().values()])
     replica = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
     return {"losses": losses, "weights": weights.tolist(), "replicas": len(set(processes.gather_objects(replica)))}
-
-
-def refusal(work: Callable[[], object]) -> str | None:
-    """The line with which something was refused."""
-    try:
-        work()
-    except SrkdError as error:
-        return str(error)
-    return None
 
 
 def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torch.Tensor:
@@ -157,7 +147,7 @@ def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torc
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with open_processes(Rank.from_environment(), sys.exit) as group:
-        results = measured(group)
+        results = run_rows(group)
         if group.is_leader:
             Path(sys.argv[1]).write_text(json.dumps(results))
     exit_process(0)

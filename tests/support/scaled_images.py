@@ -1,7 +1,7 @@
-"""One step of a method whose images live in [0, top]: everything that makes or looks at an image is brought there.
+"""One step of a method whose images lie in [0, top]: everything that makes or reads an image is converted.
 
-The methods themselves know [0,1] only; what is stretched here are the networks, auxiliary heads and gates of a run, φ,
-and the inverted colours of an augmentation, so that nothing but a term's own arithmetic can tell the ranges apart.
+Methods work in [0,1]. Here the networks, auxiliary heads and gates of a run, φ, and the inverted colours of an
+augmentation are scaled to [0, top], so that only the arithmetic of a term can depend on the range.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from tests.support.methods_table import Row
 
 
 @dataclass(frozen=True)
-class Stretched:
-    """The result of a step: raw terms, the gradient of all that is trained, and the move that Adam made of it."""
+class ScaledStep:
+    """The result of a step: raw terms, the gradient of all trained parameters, and Adam's update of them."""
 
     terms: dict[str, float]
     gradient: Tensor
-    move: Tensor
+    update: Tensor
 
     @classmethod
-    def of(cls, row: Row, top: float, monkeypatch: pytest.MonkeyPatch) -> Stretched:
-        pair = Pair.of(row, **row.settled)
+    def run(cls, row: Row, top: float, monkeypatch: pytest.MonkeyPatch) -> ScaledStep:
+        """Run the first step of the main stage of a row's method."""
+        pair = Pair.from_row(row, **row.settled)
         state = pair.fresh()
         for stage in pair.stages[1:]:
             state.enter(stage, pair.teacher)
         stage = pair.stages[-1]
-        networks = stretched(build_networks(stage, state, pair.teacher, lambda line: None, Processes()), top)
-        monkeypatch.setattr(dukd, "_invert_colours", lambda images, samples: inverted(images, samples, top))
+        networks = build_networks(stage, state, pair.teacher, lambda line: None, Processes())
+        scale_networks(networks, top)
+        monkeypatch.setattr(dukd, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}
@@ -54,10 +56,10 @@ class Stretched:
 
 
 def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
-    """The gradient, and the optimiser's move by it, parameters one after the other.
+    """Return the gradient and the optimiser's update, the parameters one after the other.
 
-    Adam's eps is added to a gradient's size, so it is converted as the weights are: at 1e-8 in both ranges the few
-    parameters whose gradient is no larger would move otherwise.
+    Adam's eps is added to the size of a gradient, so it is scaled as gradients are: with 1e-8 in both ranges the few
+    parameters whose gradient is that small would get another update.
     """
     for group in state.optimiser.param_groups:
         group["eps"] *= top
@@ -68,22 +70,21 @@ def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
     return gradient, torch.cat([p.detach().reshape(-1) for p in trained]) - before
 
 
-def stretched(networks: StepNetworks, top: float) -> StepNetworks:
-    """The same networks in [0, top]: each once, though it may have several roles."""
+def scale_networks(networks: StepNetworks, top: float) -> None:
+    """Scale the images of all networks to [0, top]; each network once, though it may have several roles."""
     runners = [*networks.students, *([networks.teacher] if networks.teacher else [])]
     for network in {id(runner.network): runner.network for runner in runners}.values():
-        stretch(network, top)
+        scale_network(network, top)
     for module in networks.modules.modules():
         if isinstance(module, (AuxiliaryHead, FusionGate)):
-            stretch_module(module, top)
+            scale_module(module, top)
     for helpers in networks.helpers.values():
         for helper in helpers.values():
             helper.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
-    return networks
 
 
-def stretch(network: Network, top: float) -> None:
-    """Images of [0, top] in and out, also those that its tail makes of intermediate features; features stay."""
+def scale_network(network: Network, top: float) -> None:
+    """Scale the images in and out, also those that its tail makes of intermediate features; features stay."""
     stem, finish = network.stem, network.finish
 
     def stem_of(lr: Tensor) -> Tensor:
@@ -92,16 +93,16 @@ def stretch(network: Network, top: float) -> None:
     def finish_of(feature: Tensor, shallow: Tensor, lr: Tensor) -> Tensor:
         return top * finish(feature, shallow, lr / top)
 
-    # Instead of a wrapper: taps are read inside the network, and a student inside its teacher is run by its name.
+    # No wrapper: taps are read inside the network, and a student inside its teacher runs by the names of modules.
     network.stem, network.finish = stem_of, finish_of  # type: ignore[method-assign]
 
 
-def stretch_module(module: nn.Module, top: float) -> None:
-    """A head makes an image of features; a gate makes one of two."""
+def scale_module(module: nn.Module, top: float) -> None:
+    """Scale the image that a head makes of features, or that a gate makes of two images."""
     if isinstance(module, FusionGate):
         module.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
     module.register_forward_hook(lambda *arguments: top * arguments[-1])
 
 
-def inverted(images: Tensor, samples: Tensor, top: float) -> Tensor:
+def invert_colours(images: Tensor, samples: Tensor, top: float) -> Tensor:
     return torch.where(samples[:, None, None, None], top - images, images)
