@@ -22,7 +22,7 @@ from compressor.base.errors import SrkdError, UsageError
 EVERYWHERE = ("photos from files, paste, drop and the camera app", "the models on one thread")
 SECURE_ONLY = ("several threads", "WebGPU", "camera stream", "offline use", "install")
 NEEDS_TRUST = ("offline use", "install")
-"""What needs a service worker: a browser that was told to ignore a bad certificate still refuses it."""
+"""These need a service worker: a browser that ignores a bad certificate still refuses it."""
 
 BIND_ERRORS = {
     errno.EADDRINUSE: "the port is taken; choose another --port, or --port 0 for a free one",

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from compressor.base.errors import SrkdError, Unwritable
 
 APP = Path(__file__).parent / "app" / "dist"
-"""Where the built app lies in a wheel, and where the build puts it in a checkout."""
+"""The folder of the built app: in a wheel, and in a checkout after the build."""
 
 CATALOGUE = "api/models.json"
 """The address of the list of models and samples that the app reads first."""

@@ -39,7 +39,7 @@ class Limits:
     """Seconds and numbers; the defaults are generous for a phone and short for whoever only holds a connection."""
 
     request_seconds: float = 10.0
-    """From the start of a connection, or the first byte of a later request, to the end of its headers."""
+    """The time from the start of a connection, or the first byte of a later request, to the end of its headers."""
     stalled_seconds: float = 30.0
     """For a client to take what waits for it: some 100 kB, so that 4 kB/s are enough."""
     idle_seconds: int = 5

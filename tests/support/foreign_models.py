@@ -14,7 +14,7 @@ KINDS = {"TorchScript": "twin.pt", "ONNX": "twin.onnx", "torch.export": "twin.pt
 
 
 def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
-    """What the files below hold, as torch sees it."""
+    """The network of the files below, in torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         conv = nn.Conv2d(3, 3 * scale**2, 3, padding=1)

@@ -19,7 +19,7 @@ class FormatCase:
     damaged: str
     wrong_device: str
     free_windows: bool = False
-    """Whether a network of windows converts for any size."""
+    """True where a network of windows converts for any size."""
     selects_precision: bool = False
 
 

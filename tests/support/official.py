@@ -141,7 +141,7 @@ class GoldenCase:
 
 
 def thinned(output: torch.Tensor) -> torch.Tensor:
-    """What tests/golden keeps of an output: each pixel whose row and column are even."""
+    """Return the part of an output that tests/golden keeps: each pixel whose row and column are even."""
     return output[..., ::2, ::2]
 
 

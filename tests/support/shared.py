@@ -1,4 +1,4 @@
-"""Where the published images and golden outputs lie, for the tests that need more than the repository holds."""
+"""The folder of published images and golden outputs, for the tests that need more than the repository holds."""
 
 from __future__ import annotations
 

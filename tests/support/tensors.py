@@ -34,7 +34,7 @@ def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 def close(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:
-    """Whether the largest difference is within a share of the largest expected value."""
+    """Return True where the largest difference is within a share of the largest expected value."""
     return bool((actual - expected).abs().max() <= relative * expected.abs().max())
 
 

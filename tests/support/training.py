@@ -1,4 +1,4 @@
-"""What tests of training share: tiny networks and stages, a fixed batch, and events that record a run."""
+"""Tiny networks and stages, a fixed batch, and events that record a run, for tests of training."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
-    """What must not depend on how often a process was lost."""
+    """Return the results that must not depend on how often a process was lost."""
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), curve(run)
 
 

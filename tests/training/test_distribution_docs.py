@@ -22,7 +22,7 @@ def scripts(language: str) -> list[str]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """Programs that write down how they were called: one machine's torchrun, ssh that runs here, Slurm's words."""
+    """A folder of stand-ins: a torchrun that records its arguments, an ssh that runs here, and commands of Slurm."""
     programs = {
         "torchrun": f'printf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
         "ssh": 'shift; exec bash -c "$*"',
@@ -38,7 +38,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 def calls(script: str, desk: Path) -> list[list[str]]:
-    """What torchrun was options, after it and srkd have both understood it."""
+    """Return the arguments of each call of torchrun that a script makes; torchrun's parser and srkd's both read them."""
     from torch.distributed.run import parse_args
 
     slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}

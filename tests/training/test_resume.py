@@ -79,7 +79,7 @@ def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> Non
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
-    """What must not depend on how often the run died."""
+    """Return the results that must not depend on how often the run died."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), lines
 
@@ -198,7 +198,7 @@ def unfinished(inputs, tmp_path) -> Path:
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, inputs, unfinished, tmp_path):
-    """What a cluster does before it takes the machine away; the run ends in the same bytes."""
+    """A cluster sends SIGTERM before it takes the machine away; the run ends in the same bytes."""
 
     def preempted(title: str, done: int, total: int) -> None:
         if title == "training" and done == 2:

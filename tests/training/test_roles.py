@@ -1,4 +1,4 @@
-"""Who learns: the student alone, a teacher tuned for it first, or a teacher together with the students inside it."""
+"""The roles of a stage: it trains the student, a copy of the teacher, or that copy with the students inside it."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_save_cut_short_leaves_the_state_before_it_and_is_swept_away(state: St
 
 
 def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What a power cut must not undo: content before rename, the folder after it."""
+    """A power cut must not undo a save: content is synced before the rename, the folder after it."""
     order: list[str] = []
     fsync, replace = os.fsync, os.replace
 
