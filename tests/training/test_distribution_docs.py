@@ -38,7 +38,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 def calls(script: str, desk: Path) -> list[list[str]]:
-    """Return the arguments of each call of torchrun that a script makes; torchrun's parser and srkd's both read them."""
+    """Return the arguments of each torchrun call of a script; torchrun's parser and srkd's both read them."""
     from torch.distributed.run import parse_args
 
     slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}
