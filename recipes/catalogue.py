@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
+from compressor.base.entry_points import NAME, package_of
 from compressor.base.errors import SrkdError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 GROUP = "srkd.recipes"
 """The entry point group by which a package adds methods and presets."""
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
 """The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
@@ -103,55 +102,46 @@ class PresetFile:
         return (resources.files(self.module) / "presets" / f"{self.name}.yaml").read_text(encoding="utf-8")
 
 
+Entry = TypeVar("Entry", MethodEntry, PresetFile)
+
+
 @dataclass
 class Catalogue:
     """All methods and presets by name; `notes` are lines about packages that cannot be used."""
 
-    methods: dict[str, MethodEntry] = field(default_factory=dict)
-    presets: dict[str, PresetFile] = field(default_factory=dict)
+    methods: dict[str, MethodEntry]
+    presets: dict[str, PresetFile]
     notes: list[str] = field(default_factory=list)
-    conflicts: dict[str, list[str]] = field(default_factory=dict)
-    """Names that several other packages provide, with those packages. None of them gets the name."""
 
     def method(self, name: str) -> MethodEntry:
-        return self.methods[name] if name in self.methods else self._refuse("method", name, self.methods)
+        return self._find("method", name, self.methods)
 
     def preset(self, name: str) -> PresetFile:
-        return self.presets[name] if name in self.presets else self._refuse("recipe", name, self.presets)
+        return self._find("recipe", name, self.presets)
 
-    def _refuse(self, kind: str, name: str, names: Iterable[str]) -> NoReturn:
-        """Raise for an unknown name, with the notes: a broken package may be the one that provides it."""
-        if f"{kind} {name}" in self.conflicts:
-            raise UsageError(self._conflict(f"{kind} {name}"))
-        raise UsageError("; ".join([f"no {kind} is called {name!r}", nearest(name, names), *self.notes]))
+    def _find(self, kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+        """Return an entry, or refuse an unknown name with the notes: a broken package may provide it."""
+        if name not in entries:
+            raise UsageError("; ".join([f"no {kind} is called {name!r}", nearest(name, entries), *self.notes]))
+        return entries[name]
 
-    def add(self, package: str, contribution: Contribution) -> None:
-        """Add what a package provides. A name in use is refused, with a note that names both packages."""
-        for name, entry in contribution.methods.items():
-            if self._is_free("method", name, package, self.methods):
-                self.methods[name] = dataclasses.replace(entry, package=package)
-        for preset in _preset_files(package, contribution.presets):
-            if self._is_free("recipe", preset.name, package, self.presets):
-                self.presets[preset.name] = preset
-
-    def _is_free(self, kind: str, name: str, package: str, entries: dict[str, Any]) -> bool:
-        key = f"{kind} {name}"
-        if not NAME.fullmatch(name):
-            self.notes.append(f"{kind} {name!r} of {package} is refused: names are small letters, digits, - and _")
-        elif name in entries and entries[name].package == "srkd":
-            self.notes.append(f"{key} of {package} is refused: srkd has a {kind} of that name")
-        elif name in entries or key in self.conflicts:
-            # No package gets it: the order of packages must not decide what a name means.
-            first = [entries.pop(name).package] if name in entries else []
-            self.conflicts.setdefault(key, first).append(package)
-            self.notes.append(self._conflict(key))
-        else:
-            return True
-        return False
-
-    def _conflict(self, key: str) -> str:
-        packages = " and by ".join(self.conflicts[key])
-        return f"{key} is provided by {packages}, so none of them is used: rename or remove all but one"
+    def add(self, kind: str, entries: dict[str, Entry], offers: Mapping[str, Sequence[Entry]]) -> None:
+        """Add what packages offer, by name, to `entries`; a name that is refused becomes a note with all packages."""
+        for name, offered in offers.items():
+            packages = [entry.package for entry in offered]
+            refused = f"of {' and '.join(packages)} is refused"
+            if not NAME.fullmatch(name):
+                self.notes.append(f"{kind} {name!r} {refused}: names are small letters, digits, - and _")
+            elif name in entries:
+                self.notes.append(f"{kind} {name} {refused}: srkd has a {kind} of that name")
+            elif len(offered) > 1:
+                # The order of packages must not decide what a name means.
+                self.notes.append(
+                    f"{kind} {name} is provided by {' and by '.join(packages)}, so none of them is used: rename or "
+                    "remove all but one"
+                )
+            else:
+                entries[name] = offered[0]
 
 
 @cache
@@ -161,28 +151,33 @@ def catalogue() -> Catalogue:
 
 
 def build_catalogue(points: Iterable[metadata.EntryPoint]) -> Catalogue:
-    result = Catalogue()
-    result.add("srkd", Contribution(METHODS, "recipes"))
-
-    def package_of(point: metadata.EntryPoint) -> str:
-        return point.name if point.dist is None else str(point.dist.name)
-
+    result = Catalogue(dict(METHODS), {file.name: file for file in _preset_files("srkd", "recipes")})
+    methods: dict[str, list[MethodEntry]] = {}
+    presets: dict[str, list[PresetFile]] = {}
     for point in sorted(points, key=lambda point: (package_of(point), point.name)):
         package = package_of(point)
         try:
             contribution = point.load()
             if not isinstance(contribution, Contribution):
                 raise TypeError(f"{point.value} is not a Contribution")
-            result.add(package, contribution)
-        except Exception as error:  # noqa: BLE001
+            files = [] if contribution.presets is None else _preset_files(package, contribution.presets)
+            entries = [
+                (name, dataclasses.replace(entry, package=package)) for name, entry in contribution.methods.items()
+            ]
+        except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             result.notes.append(f"the package {package} cannot be used: its entry point {point.value} raised {reason}")
+            continue
+        for name, entry in entries:
+            methods.setdefault(name, []).append(entry)
+        for file in files:
+            presets.setdefault(file.name, []).append(file)
+    result.add("method", result.methods, methods)
+    result.add("recipe", result.presets, presets)
     return result
 
 
-def _preset_files(package: str, module: str | None) -> list[PresetFile]:
-    if module is None:
-        return []
+def _preset_files(package: str, module: str) -> list[PresetFile]:
     folder = resources.files(module) / "presets"
     if not folder.is_dir():
         raise SrkdError(f"{module} has no folder presets/")

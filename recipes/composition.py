@@ -51,18 +51,10 @@ REFUSED: Mapping[frozenset[Kind], str] = {
 
 def refusals(methods: Sequence[Method]) -> list[str]:
     """Return one line for each pair of methods that do not go together."""
-    from compressor.training.stage import updates_of
-
-    def different_updates(first: Method, second: Method) -> str | None:
-        other, more = sorted((first, second), key=updates_of)
-        if updates_of(more) == updates_of(other):
-            return None
-        return f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
-
     lines = []
     for first, second in combinations(methods, 2):
         reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)})) or _different_gates(first, second)
-        reason = reason or _teacher_image_twice(first, second) or different_updates(first, second)
+        reason = reason or _teacher_image_twice(first, second) or _different_updates(first, second)
         if reason is not None:
             lines.append(f"{first.name} and {second.name} do not go together: {reason}")
     return lines
@@ -85,6 +77,15 @@ def _teacher_image_twice(first: Method, second: Method) -> str | None:
                 "both one gate (--set gate=...), or one of them no such term (its weight 0; dukd: logits=false)"
             )
     return None
+
+
+def _different_updates(first: Method, second: Method) -> str | None:
+    from compressor.training.stage import updates_of
+
+    other, more = sorted((first, second), key=updates_of)
+    if updates_of(more) == updates_of(other):
+        return None
+    return f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
 
 
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:

@@ -142,22 +142,27 @@ class DUKD(PlainMethod):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         """Return the terms of the current update: of the pair, of the new inputs, or both."""
-        pair = self._pair_terms(step) if step.part == 0 else {}
-        return {**pair, **self._new_input_terms(step)} if step.part == self.updates - 1 else pair
-
-    def _pair_terms(self, step: Step) -> dict[str, torch.Tensor]:
-        sr = step.student().sr
-        terms = {"pixel": F.l1_loss(sr, step.hr)}
-        return {**terms, "logits": F.l1_loss(sr, step.teacher().sr.detach())} if self.logits else terms
+        terms = {}
+        if step.part == 0:
+            sr = step.student().sr
+            terms["pixel"] = F.l1_loss(sr, step.hr)
+            if self.logits:
+                terms["logits"] = F.l1_loss(sr, step.teacher().sr.detach())
+        return {**terms, **self._new_input_terms(step)} if step.part == self.updates - 1 else terms
 
     def _new_input_terms(self, step: Step) -> dict[str, torch.Tensor]:
-        terms = {}
+        terms, is_code = {}, self.variant == "code"
         if self.zoom_in:
-            terms["zoom_in"] = self._consistency(step, self._zoom_in(step), "zoom-in", self.augment)
+            size, draw = (step.lr.shape[-2], step.lr.shape[-1]), {"seed": step.seed, "step": step.number}
+            if is_code:
+                larger = zoom_in_cells(step.hr, size, self.cells or 1, **draw)
+            else:
+                larger = zoom_in(step.hr, size, **draw, samples=step.samples)
+            terms["zoom_in"] = self._consistency(step, larger, "zoom-in", self.augment)
         if self.zooms_out:
             smaller = step.zoom_out()
-            terms["zoom_out"] = self._consistency(step, smaller, "zoom-out", self.augment and self.variant != "code")
-            if self.variant == "code":
+            terms["zoom_out"] = self._consistency(step, smaller, "zoom-out", self.augment and not is_code)
+            if is_code:
                 sr = step.student(smaller).sr
                 if sr.shape != step.lr.shape:
                     raise UsageError(
@@ -166,12 +171,6 @@ class DUKD(PlainMethod):
                     )
                 terms["zoom_out_pixel"] = F.l1_loss(sr, step.lr)
         return terms
-
-    def _zoom_in(self, step: Step) -> torch.Tensor:
-        size, seed, number = (step.lr.shape[-2], step.lr.shape[-1]), step.seed, step.number
-        if self.variant == "code":
-            return zoom_in_cells(step.hr, size, self.cells or 1, seed=seed, step=number)
-        return zoom_in(step.hr, size, seed=seed, step=number, samples=step.samples)
 
     def _consistency(self, step: Step, images: torch.Tensor, stream: str, augment: bool) -> torch.Tensor:
         """Return the L1 of the student's image, of augmented input and then restored, to the teacher's."""

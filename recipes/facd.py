@@ -56,10 +56,9 @@ class FACD(RegressedFeatureMethod):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         forward = self.run_networks(step)
-        pairs = zip(self.regressors(step), forward.features, strict=True)
-        regressed = [regressor(widen(feature)) for regressor, (feature, _) in pairs]
-        targets = [step.all_gather(target) for _, target in forward.features]
-        losses = contrast(regressed, targets, self.form, first=step.samples.start)
+        pairs = self.regress(step, forward)
+        targets = [step.all_gather(target) for _, target in pairs]
+        losses = contrast([u for u, _ in pairs], targets, self.form, first=step.samples.start)
         step.observe("ungated_contrast", losses.mean())
         gate = self.gate_values(step, forward.student, forward.teacher)
         return {

@@ -21,6 +21,7 @@ from compressor.models.taps import resolve_tap, tap_shapes
 from compressor.training.method import Method
 from compressor.training.step import Step
 from recipes.composition import Kind
+from recipes.distances import widen
 from recipes.gating import Gated
 
 Share = Annotated[float, Field(ge=0.1, le=0.3, description="initial share of the pixel loss, for the calibrated term")]
@@ -79,12 +80,11 @@ def describe_taps(
         pairs = method.feature_pairs(teacher, student) if isinstance(method, ComparesFeatures) else ()
         teacher_taps = [pair.teacher for pair in pairs if pair.teacher is not None]
         student_shapes = shapes(student, [pair.student for pair in pairs]) if pairs else {}
-        teacher_shapes = shapes(teacher, teacher_taps) if pairs and teacher is not None else {}
+        teacher_shapes = shapes(require_network(teacher), teacher_taps) if teacher_taps else {}
         for pair in pairs:
-            student_shape, teacher_shape = student_shapes[pair.student], tuple[int, ...]()
+            student_shape, teacher_shape = student_shapes[pair.student], teacher_shapes.get(pair.teacher or "", ())
             sides = f"student {pair.student} {'x'.join(map(str, student_shape))}"
             if pair.teacher is not None:
-                teacher_shape = teacher_shapes[pair.teacher]
                 sides += f" with teacher {pair.teacher} {'x'.join(map(str, teacher_shape))}"
             megabytes = pair.bytes_of(student_shape, teacher_shape, processes) / 1e6
             lines.append(f"{method.name}: {pair.term} of {sides}, about {megabytes:.0f} MB")
@@ -163,9 +163,14 @@ class RegressedFeatureMethod(FeatureMethod):
         )
         return nn.ModuleDict({"regressors": regressors, **super().modules(teacher, student)})
 
-    def regressors(self, step: Step) -> nn.ModuleList:
-        """Return the regressors as the run has trained them."""
-        return cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["regressors"])
+    def regress(self, step: Step, forward: PairedForward) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return u, the student's features through the regressors as the run has trained them, with the teacher's."""
+        regressors = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["regressors"])
+        # The features may be of half precision, the weights of a regressor are not.
+        return [
+            (regressor(widen(feature)), target)
+            for regressor, (feature, target) in zip(regressors, forward.features, strict=True)
+        ]
 
 
 def build_regressor(student_channels: int, teacher_channels: int, *, seed: int) -> nn.Conv2d:

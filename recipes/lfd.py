@@ -50,10 +50,9 @@ class LFD(RegressedFeatureMethod):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         forward = self.run_networks(step)
         by_tap = []
-        for regressor, (feature, target) in zip(self.regressors(step), forward.features, strict=True):
+        for regressed, target in self.regress(step, forward):
             level = step.all_gather(widen(target).abs().flatten(1).mean(1)).mean()
-            # The features may be of half precision, the weights of the regressor are not.
-            by_tap.append(attended_distance(regressor(widen(feature)), target, level))
+            by_tap.append(attended_distance(regressed, target, level))
         distances, gate = torch.stack(by_tap).sum(0), self.gate_values(step, forward.student, forward.teacher)
         if self.gate != "off":
             step.observe("ungated_matching", distances.mean())

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.files import open_container
-from compressor.models.checkpoints.pickles import TensorRef
 from compressor.models.checkpoints.unwrap import unwrap
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.layers import MeanShift
@@ -102,24 +100,20 @@ def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
         with open_container(path) as container:
             if not container.sha256.startswith(sha256):
                 raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
-            refs = unwrap(container.content).refs
-            state = {
-                name: container.tensor(_require_shape(refs, name, value.shape)).float().contiguous()
-                for name, value in vgg.state_dict().items()
-            }
+            refs, state = unwrap(container.content).refs, {}
+            for name, value in vgg.state_dict().items():
+                ref, shape = refs.get(name), tuple(value.shape)
+                if ref is None or tuple(ref.shape) != shape:
+                    actual = "missing" if ref is None else f"of shape {str(tuple(ref.shape))[:60]}"
+                    raise SrkdError(
+                        f"not VGG-19: {name} is {actual}, not of {shape}: give torchvision's vgg19-dcbb9e9d.pth"
+                    )
+                state[name] = container.tensor(ref).float().contiguous()
     except SrkdError as error:
         raise SrkdError(f"{path}: {error}") from error
     vgg.load_state_dict(state, assign=True)
     vgg.freeze()
     return vgg
-
-
-def _require_shape(refs: Mapping[str, TensorRef], name: str, shape: torch.Size) -> TensorRef:
-    ref = refs.get(name)
-    if ref is None or tuple(ref.shape) != tuple(shape):
-        actual = "missing" if ref is None else f"of shape {str(tuple(ref.shape))[:60]}"
-        raise SrkdError(f"not VGG-19: {name} is {actual}, not of {tuple(shape)}: give torchvision's vgg19-dcbb9e9d.pth")
-    return ref
 
 
 class _LastLevelReached(Exception):
@@ -134,7 +128,13 @@ class TeacherPhi(Phi):
         plan = plan_teacher_phi(teacher.spec)
         self.levels = len(plan.macs)
         self.taps = tuple(f"body[{k}]" for k in range(self.levels))
-        self.network = _copy_modules(teacher, plan.modules)
+        paths = [name.split(".") for name in plan.modules]
+        used = {"", *(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))}
+        # deepcopy uses an object's entry in the memo instead of copying the object.
+        memo: dict[int, Any] = {
+            id(module): nn.Identity() for name, module in teacher.named_modules() if name not in used
+        }
+        self.network = copy.deepcopy(teacher, memo)
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -165,14 +165,33 @@ class TeacherPhiPlan:
 
 @lru_cache(maxsize=64)
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Choose the levels of φ = teacher by their MACs.
+    """Choose the levels of φ = teacher by their MACs, without mean shift.
 
     Counted on the meta device, as compressor.models.cost does: convolutions, linear layers and attention products.
     """
-    limit = vgg19_macs()
-    macs, modules = _count_levels(spec)
-    count = max(1, sum(cost <= limit for cost in macs))
-    return TeacherPhiPlan(tuple(macs[:count]), frozenset(modules[count - 1]))
+    from torch.utils.flop_counter import FlopCounterMode
+
+    macs: list[int] = []
+    started: list[str] = []
+    started_by_level: list[frozenset[str]] = []
+    shift_flops: list[int] = []
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = build(spec)
+        for name, module in network.named_modules():
+            module.register_forward_pre_hook(lambda *_, name=name: started.append(name))
+            if isinstance(module, MeanShift):
+                module.register_forward_pre_hook(lambda *_: shift_flops.append(-counter.get_total_flops()))
+                module.register_forward_hook(lambda *_: shift_flops.append(counter.get_total_flops()))
+
+        def record_level(*_: object) -> None:
+            macs.append((counter.get_total_flops() - sum(shift_flops)) // 2)
+            started_by_level.append(frozenset(started))
+
+        for block in [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]:
+            network.get_submodule(network.taps[block].module).register_forward_hook(record_level)
+        network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
+    levels = max(1, sum(count <= vgg19_macs() for count in macs))
+    return TeacherPhiPlan(tuple(macs[:levels]), started_by_level[levels - 1])
 
 
 @lru_cache(maxsize=1)
@@ -183,41 +202,3 @@ def vgg19_macs() -> int:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         VGG19()(torch.empty(1, 3, *COMPARED_AT))
     return int(counter.get_total_flops()) // 2
-
-
-def _count_levels(spec: Spec) -> tuple[list[int], list[list[str]]]:
-    """Return, at the end of each of the first blocks, the MACs so far without mean shift and the modules run so far."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    macs: list[int] = []
-    modules: list[list[str]] = []
-    started: list[str] = []
-    shift_flops: list[int] = []
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build(spec)
-        blocks = [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]
-        for name, module in network.named_modules():
-            module.register_forward_pre_hook(lambda *_, name=name: started.append(name))
-            if isinstance(module, MeanShift):
-                module.register_forward_pre_hook(lambda *_: shift_flops.append(-counter.get_total_flops()))
-                module.register_forward_hook(lambda *_: shift_flops.append(counter.get_total_flops()))
-        for block in blocks:
-
-            def record(*_: object) -> None:
-                macs.append((counter.get_total_flops() - sum(shift_flops)) // 2)
-                modules.append(list(started))
-
-            network.get_submodule(network.taps[block].module).register_forward_hook(record)
-        network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
-    return macs, modules
-
-
-def _copy_modules(teacher: Network, names: frozenset[str]) -> Network:
-    """Copy the teacher with only the named modules and those that contain them."""
-    pieces = [name.split(".") for name in names]
-    used = {"", *(".".join(path[:end]) for path in pieces for end in range(1, len(path) + 1))}
-    # deepcopy uses an object's entry in the memo instead of copying the object.
-    memo = {id(module): nn.Identity() for name, module in teacher.named_modules() if name not in used}
-    copied = copy.deepcopy(teacher, dict(memo))
-    assert isinstance(copied, Network)
-    return copied

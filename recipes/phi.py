@@ -13,7 +13,7 @@ import http.client
 import queue
 import threading
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Literal, TypeAlias, cast
@@ -111,11 +111,11 @@ class PhiSource:
 
     def build(self, teacher: Network | None) -> Phi:
         """Build φ on the CPU, or shapes alone where no file was fetched; φ = teacher copies the blocks of `teacher`."""
-        if self.kind == "vgg19" and self.path is None:
+        if self.kind == "vgg19":
+            if self.path is not None:
+                return load_vgg19(self.path, sha256=self.sha256)
             with torch.device("meta"):
                 return VGG19()
-        if self.kind == "vgg19" and self.path is not None:
-            return load_vgg19(self.path, sha256=self.sha256)
         if teacher is None:
             raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
         return TeacherPhi(teacher)
@@ -145,7 +145,7 @@ def resolve_phi(
         return PhiSource("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")
     cached = hub_cache()
     reason = ""
-    if not _is_vgg19_file(cached):
+    if not (cached.is_file() and file_sha256(cached).startswith(SHA256)):
         if not download:
             otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
             return PhiSource("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
@@ -172,7 +172,7 @@ def hub_cache() -> Path:
 
 def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
     """Fetch `url` to `path`; the file appears whole and with the expected checksum, or not at all."""
-    response = _start(lambda: connect(url), START_WITHIN_S)
+    response = _start(url, START_WITHIN_S)
     digest, done, chunk = hashlib.sha256(), 0, response.first
     with response.rest, atomic_path(path) as temporary:
         with open(temporary, "wb") as file:
@@ -181,19 +181,15 @@ def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress
                 digest.update(chunk)
                 done += len(chunk)
                 progress("VGG-19", done, max(response.total, done))
-                chunk = _read_chunk(response.rest, done)
+                try:
+                    chunk = response.rest.read(CHUNK_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    # Reported as an error of the download here, before it looks like one of the disk.
+                    raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
         if response.total and done != response.total:
             raise SrkdError(f"its download broke off after {done:,} of {response.total:,} bytes")
         if not digest.hexdigest().startswith(sha256):
             raise SrkdError(f"its download's SHA-256 begins with {digest.hexdigest()[:8]}, not with {sha256}")
-
-
-def _read_chunk(rest: IO[bytes], done: int) -> bytes:
-    """Read on; an error is reported as one of the download here, before it looks like one of the disk."""
-    try:
-        return rest.read(CHUNK_BYTES)
-    except (OSError, http.client.HTTPException) as error:
-        raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
 
 
 def connect(url: str) -> _Response:
@@ -203,13 +199,13 @@ def connect(url: str) -> _Response:
     return _Response(response.read1(CHUNK_BYTES), response, int(total) if total.isdigit() else 0)
 
 
-def _start(connect: Callable[[], _Response], seconds: float) -> _Response:
+def _start(url: str, seconds: float) -> _Response:
     """Connect within some seconds. On a thread, because no time limit of a socket covers the look-up of a name."""
     results: queue.SimpleQueue[_Response | Exception] = queue.SimpleQueue()
 
     def attempt() -> None:
         try:
-            results.put(connect())
+            results.put(connect(url))
         except (OSError, http.client.HTTPException) as error:
             results.put(error)
 
@@ -221,7 +217,3 @@ def _start(connect: Callable[[], _Response], seconds: float) -> _Response:
     if isinstance(result, Exception):
         raise SrkdError(f"its download did not start: {result}") from result
     return result
-
-
-def _is_vgg19_file(path: Path) -> bool:
-    return path.is_file() and file_sha256(path).startswith(SHA256)

@@ -14,15 +14,11 @@ KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value: ("methods", 0, "options", "kappa")."""
 
 EXPECTED = {
-    "missing": "is missing",
     "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
     "int_from_float": "expected a whole number",
     "float_type": "expected a number",
-    "float_parsing": "expected a number",
     "finite_number": "expected a finite number",
     "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
     "string_type": "expected text",
     "tuple_type": "expected a list",
     "list_type": "expected a list",
@@ -54,9 +50,9 @@ class Problem:
         if self.setting is not None:
             key = self.key if self.expected.startswith("unknown key") else ""
             return f"--set {self.setting}: {self.expected}{f' ({key})' if key not in self.setting else ''}"
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        line = "" if self.line is None else f":{self.line}"
         value = "" if self.value is None else f"={self.value}"
-        return f"{place}: {self.key}{value}{': ' if self.key else ''}{self.expected}"
+        return f"{self.file}{line}: {self.key}{value}{': ' if self.key else ''}{self.expected}"
 
 
 class PresetError(UsageError):
@@ -103,7 +99,7 @@ class Origin:
         if kind == "extra_forbidden":
             return self.problem(path, None, f"unknown key, {suggest_key(str(path[-1]), siblings, other_paths)}")
         if kind == "missing":
-            return self.problem(path, None, EXPECTED[kind])
+            return self.problem(path, None, "is missing")
         limits = {
             name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in error.get("ctx", {}).items()
         }
@@ -115,20 +111,15 @@ class Origin:
             choices = [choice.strip("'") for choice in str(limits["expected"]).replace(" or ", ", ").split(", ")]
             for match in difflib.get_close_matches(error["input"], choices, n=1):
                 expected += f", did you mean {match!r}?"
-        return self.problem(path, format_value(error["input"]), expected)
+        # The value as the file writes it.
+        value = repr(error["input"]) if isinstance(error["input"], str) else json.dumps(error["input"], default=str)
+        return self.problem(path, value if len(value) <= 60 else value[:57] + "...", expected)
 
 
 def suggest_key(name: str, siblings: Iterable[str], other_paths: Iterable[str] = ()) -> str:
     """The nearest key to an unknown one: one valid beside it, or the path of one elsewhere in a recipe."""
     siblings = list(siblings)
-    elsewhere = {path.rpartition(".")[2]: path for path in other_paths}
-    for candidates in ({key: key for key in siblings}, elsewhere):
+    for candidates in ({key: key for key in siblings}, {path.rpartition(".")[2]: path for path in other_paths}):
         for match in difflib.get_close_matches(name, candidates, n=1):
             return f"did you mean {candidates[match]}?"
     return f"there are {', '.join(siblings)}" if siblings else "there are none here"
-
-
-def format_value(value: object) -> str:
-    """The value as a recipe's file writes it, shortened to 60 characters."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

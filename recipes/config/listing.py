@@ -11,6 +11,7 @@ from recipes.catalogue import METHODS, TEACHER_NEEDS, TeacherNeeds, catalogue
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import is_recipe_file, load_preset
+from recipes.config.schema import COMMENT, schema_path
 from recipes.config.yaml_text import parse_yaml
 
 
@@ -50,48 +51,21 @@ def list_recipes() -> RecipeTable:
     return RecipeTable(tuple(rows), tuple(notes))
 
 
-@dataclass(frozen=True)
-class RecipeText:
-    """The text of a recipe's file."""
-
-    name: str
-    package: str
-    text: str
-
-
-def show_recipe(name: str) -> RecipeText:
-    file = catalogue().preset(name)
-    return RecipeText(name, file.package, file.text())
-
-
-@dataclass(frozen=True)
-class RecipeCopy:
-    name: str
-    path: Path
-
-
-def copy_recipe(name: str, target: Path) -> RecipeCopy:
+def copy_recipe(name: str, target: Path) -> Path:
     """Copy a recipe to a file, or into a folder, for the user to change. An existing file is never overwritten."""
-    text = show_recipe(name).text
+    text = catalogue().preset(name).text()
     path = target / f"{name}.yaml" if target.is_dir() else target
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path}: a recipe's file must end in .yaml, because a word alone is a recipe's name")
     if path.exists():
         raise SrkdError(f"{path} exists and is left as it is: choose another name")
-    with atomic_path(path) as temporary:
-        temporary.write_text(_with_absolute_schema(text), encoding="utf-8")
-    return RecipeCopy(name, path)
-
-
-def _with_absolute_schema(text: str) -> str:
-    """The text with the full address of srkd's schema, or with none where that schema lacks one of its methods."""
-    from recipes.config.schema import COMMENT, schema_path
-
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
-    rules = parse_yaml(text, "recipe").values.get("methods", [])
-    if all(rule.get("name") in METHODS for rule in rules):
+    # The file names srkd's schema by its full address, or none where that schema lacks one of its methods.
+    if all(rule.get("name") in METHODS for rule in parse_yaml(text, "recipe").values.get("methods", [])):
         lines.insert(0, COMMENT + schema_path().as_uri())
-    return "\n".join(lines) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,7 @@ from recipes.config.errors import KeyPath, Origin, PresetError, Problem
 if TYPE_CHECKING:
     from compressor.training.method import Method
 
-FIXED = (
-    "name",
-    "teacher_views",
-    "weights",
-    "kind",
-    "updates",
-    "smallest_batch",
-    "segments",
-    "phi_source",
-)
+FIXED = {"name", "teacher_views", "weights", "kind", "updates", "smallest_batch", "segments", "phi_source"}
 """Fields of a method that are facts about it, not options."""
 
 
@@ -36,26 +27,20 @@ def options_model(entry: MethodEntry) -> type[BaseModel]:
     method = entry.load()
     if not dataclasses.is_dataclass(method):
         raise SrkdError(f"the method {entry.where} of {entry.package} is not a dataclass: its fields are its options")
+    fields: dict[str, Any] = {}
     try:
         hints = get_type_hints(method, include_extras=True)
-        fields: dict[str, Any] = {
-            field.name: (hints[field.name], _default(field))
-            for field in dataclasses.fields(method)
-            if field.init and field.name not in FIXED
-        }
+        for field in dataclasses.fields(method):
+            if field.init and field.name not in FIXED:
+                default: Any = ... if field.default is dataclasses.MISSING else field.default
+                if field.default_factory is not dataclasses.MISSING:
+                    default = Field(default_factory=field.default_factory)
+                fields[field.name] = (hints[field.name], default)
         config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
         return create_model(f"{method.__name__}Options", __config__=config, **fields)
     except (NameError, TypeError, PydanticUserError) as error:
         what = f"the options of the method {entry.where} of {entry.package} have types that a file cannot hold"
         raise SrkdError(f"{what}: {error}") from error
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    if field.default_factory is not dataclasses.MISSING:
-        return Field(default_factory=field.default_factory)
-    return ...
 
 
 def read_options(

@@ -149,10 +149,13 @@ def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> tuple[Origin, list[Problem]]:
     """Change `values` in place; a later setting wins. The origin then names the setting of each path."""
-    places: dict[KeyPath, str] = {}
+    settings_by_path: dict[KeyPath, str] = {}
     problems = []
-    if settings:
-        _fill_in_lists(values)
+    schedule = values.get("schedule", {})
+    if settings and isinstance(schedule, dict):
+        # The default lists that the file leaves out are written, so that a setting can reach one entry of a list.
+        lists = {name: value for name, value in ScheduleRule().model_dump(mode="json").items() if type(value) is list}
+        values["schedule"] = {**lists, **schedule}
     for setting in settings:
         key, equals, text = setting.partition("=")
         try:
@@ -164,18 +167,10 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> t
                 if path in (("schedule", "lr_patch"), ("schedule", "hr_patch")) and value is not None:
                     # The patch size is given in LR or in HR pixels: the setting replaces the file's.
                     values["schedule"].pop("hr_patch" if path[1] == "lr_patch" else "lr_patch", None)
-                places[path] = setting
+                settings_by_path[path] = setting
         except UsageError as error:
             problems.append(Problem("", None, key, None, str(error), setting))
-    return Origin(origin.file, origin.lines, places), problems
-
-
-def _fill_in_lists(values: dict[str, Any]) -> None:
-    """Write the default lists that the file leaves out, so that a setting can reach one entry of a list."""
-    schedule = values.get("schedule", {})
-    if isinstance(schedule, dict):
-        lists = {name: value for name, value in ScheduleRule().model_dump(mode="json").items() if type(value) is list}
-        values["schedule"] = {**lists, **schedule}
+    return Origin(origin.file, origin.lines, settings_by_path), problems
 
 
 def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
@@ -198,25 +193,19 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
 
 def _put(values: Any, path: KeyPath, value: Any) -> None:
     """Set the value at `path`. Missing keys on the way are added; list entries must exist."""
-    for depth, key in enumerate(path, start=1):
-        last = depth == len(path)
-        if isinstance(values, dict):
+    for depth, key in enumerate(path):
+        last, parent = depth == len(path) - 1, ".".join(map(str, path[:depth]))
+        if isinstance(values, list):
+            if not str(key).isdecimal() or int(key) >= len(values):
+                raise UsageError(f"{parent} has entries 0 to {len(values) - 1}, not {key}")
+            key = int(key)
+        elif isinstance(values, dict):
             key = str(key)
             if not last and values.get(key) is None:
                 values[key] = {}
         else:
-            key = _list_index(values, path[:depth])
+            raise UsageError(f"{parent} is a plain value and has no key {key}")
         if last:
             values[key] = value
         else:
             values = values[key]
-
-
-def _list_index(values: Any, path: KeyPath) -> int:
-    """The last piece of `path` as an index into the list `values`."""
-    parent, index = ".".join(map(str, path[:-1])), str(path[-1])
-    if not isinstance(values, list):
-        raise UsageError(f"{parent} is a plain value and has no key {index}")
-    if not index.isdecimal() or int(index) >= len(values):
-        raise UsageError(f"{parent} has entries 0 to {len(values) - 1}, not {index}")
-    return int(index)

@@ -62,27 +62,21 @@ def show(console: Console, options: ShowRecipeOptions) -> None:
     """Print the YAML of a recipe, with the sources of its method and numbers."""
     if options.schema == (options.name is not None):
         raise click.UsageError("give the name of a recipe, or --schema")
-    if options.name is None:
-        _show_schema(console)
-        return
-    from recipes.config.listing import show_recipe
-
-    recipe = show_recipe(options.name)
-    if console.wants_json:
-        console.emit("recipes", recipe)
-    else:
-        console.result(recipe.text.rstrip("\n"))
-
-
-def _show_schema(console: Console) -> None:
     from recipes.catalogue import catalogue
-    from recipes.config.schema import preset_schema, schema_text
 
-    methods = catalogue().methods
-    if console.wants_json:
-        console.emit("recipes", {"json_schema": preset_schema(methods)})
+    if options.name is not None:
+        recipe = catalogue().preset(options.name)
+        text = recipe.text()
+        content: dict[str, object] = {"name": recipe.name, "package": recipe.package, "text": text}
     else:
-        console.result(schema_text(methods).rstrip("\n"))
+        from recipes.config.schema import preset_schema, schema_text
+
+        text = schema_text(catalogue().methods)
+        content = {"json_schema": preset_schema(catalogue().methods)}
+    if console.wants_json:
+        console.emit("recipes", content)
+    else:
+        console.result(text.rstrip("\n"))
 
 
 @verb("cp", CopyRecipeOptions)
@@ -90,12 +84,12 @@ def cp(console: Console, options: CopyRecipeOptions) -> None:
     """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is not overwritten."""
     from recipes.config.listing import copy_recipe
 
-    copied = copy_recipe(options.name, Path(options.file))
+    path = copy_recipe(options.name, Path(options.file))
     if console.wants_json:
-        console.emit("recipes", copied)
+        console.emit("recipes", {"name": options.name, "path": path})
         return
-    path = copied.path if copied.path.is_absolute() or copied.path.parent.parts else f"./{copied.path}"
-    console.say(f"wrote {copied.path}; next: srkd compress --recipe {path} --out RUN")
+    recipe = path if path.is_absolute() or path.parent.parts else f"./{path}"
+    console.say(f"wrote {path}; next: srkd compress --recipe {recipe} --out RUN")
 
 
 @verb("validate", ValidateRecipesOptions)
