@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.field_practice import SUB_IMAGE, field_loader, write_pngs
 from compressor.base.machine import cpu_model, usable_cores
 from compressor.data.batches import Batches
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_photos, find_sets, list_images
@@ -104,7 +104,9 @@ def contestants(paths: list[Path], work: Path) -> list[ProfiledModel]:
     whole = write_whole(paths, work / "whole")
     parts = write_pngs(work / "parts", scale=SCALE, photos=paths)
     pairs = find_sets(whole / "HR", scale=SCALE, lr=whole / "LR")[0].pairs
-    batches = Batches.for_store(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0)
+    batches = Batches.for_store(
+        decode_all(pairs, scale=SCALE).select(lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0
+    )
     steps = iter(range(10**9))
     rows = [ProfiledModel("srkd", lambda: batches.at(next(steps)))]
     for name, folder in (("PNG, whole", whole), (f"PNG, {SUB_IMAGE}x{SUB_IMAGE}", parts)):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.machine import machine_facts
 from compressor.data.batches import Batches, View
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.images.sets import embedded_pairs
@@ -136,7 +136,7 @@ def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Cal
 
 def small_store(lr_patch: int) -> ImageStore:
     """One embedded photo: what matters here is the time of a step."""
-    return build_store(embedded_pairs("train")[:1], scale=SCALE, lr_patch=lr_patch)
+    return decode_all(embedded_pairs("train")[:1], scale=SCALE).select(lr_patch=lr_patch)
 
 
 def in_turns(

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from compressor.base.context import Note, no_note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.files import flush_file
 
 T = TypeVar("T")
 
@@ -111,10 +112,8 @@ class CacheFolder:
         The writer maps a file of it first, so that it counts as in use.
         """
         entry = self.path / key
-        try:
+        with report_unwritable(f"the cache folder {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SrkdError(f"cannot write the cache folder {self.path}: {error.strerror or error}") from error
         with self._lock_entry(key, note):
             entry.mkdir(exist_ok=True)
             os.utime(entry)
@@ -167,7 +166,7 @@ class CacheFolder:
         try:
             write(staging)
             for file in staging.iterdir():
-                _flush(file)
+                flush_file(file)
             entry = self.path / key
             if entry.exists():
                 _remove(entry)
@@ -260,8 +259,3 @@ def _remove(entry: Path) -> None:
 
 def _entry_bytes(entry: Path) -> int:
     return sum(path.stat().st_size for path in entry.iterdir())
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

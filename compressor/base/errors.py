@@ -46,6 +46,15 @@ class Unwritable(SrkdError):
         super().__init__(f"cannot write {path}: {error.strerror or error}")
 
 
+@contextmanager
+def report_unwritable(path: object) -> Iterator[None]:
+    """Turn an error of the file system within the block into `Unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: torch, ONNX Runtime and Python each report it in another way."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

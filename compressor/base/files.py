@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from compressor.base.errors import SrkdError, Unwritable
+from compressor.base.errors import SrkdError, report_unwritable
 
 
 @contextmanager
@@ -22,23 +22,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The suffix is kept, because writers choose a format by it. On any error the temporary file is removed
     and what was at `path` before stays. After the block the file is on the disk, name and content.
     """
-    try:
+    with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise Unwritable(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise Unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            flush_file(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -48,27 +44,23 @@ def atomic_files(path: Path) -> Iterator[Path]:
     For a file with companions, and for folders that count as a file. Each is replaced as a whole, `path` itself last;
     on any error nothing is moved, and what was there before stays.
     """
-    try:
+    with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
-    except OSError as error:
-        raise Unwritable(path, error) from error
-    try:
-        yield folder / path.name
-        for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
-            _replace(written, path.parent / written.name)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise Unwritable(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder / path.name
+            for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+                _replace(written, path.parent / written.name)
+            _flush_folder(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace(written: Path, final: Path) -> None:
     """Move a file or a folder, flushed to the disk, over what has its name now."""
     for file in written.rglob("*") if written.is_dir() else (written,):
         if file.is_file():
-            _sync(file)
+            flush_file(file)
     os.chmod(written, (0o777 if written.is_dir() else 0o666) & ~_umask())
     if final.is_dir() and not final.is_symlink():
         older = written.parent / f"{final.name}.older"
@@ -78,29 +70,19 @@ def _replace(written: Path, final: Path) -> None:
 
 def append(path: Path, content: bytes) -> None:
     """Add to the end of a file; what does not fit is an error here, not when the file is closed."""
-    try:
-        with open(path, "ab", buffering=0) as file:
-            written = file.write(content)
-            while written < len(content):
-                written += file.write(content[written:])
-    except OSError as error:
-        raise Unwritable(path, error) from error
+    with report_unwritable(path), open(path, "ab", buffering=0) as file:
+        written = file.write(content)
+        while written < len(content):
+            written += file.write(content[written:])
 
 
-def sync(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Flush a file to the disk, so that it outlives a power cut."""
-    try:
-        _sync(path)
-    except OSError as error:
-        raise Unwritable(path, error) from error
-
-
-def _sync(path: Path) -> None:
     with open(path, "rb") as written:
         os.fsync(written.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def _flush_folder(folder: Path) -> None:
     """Flush the new name too: a power cut undoes a rename that is not on the disk."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -27,7 +27,6 @@ from compressor.data.store import (
     DecodedImages,
     FileBuffer,
     ImageRecord,
-    ImageStore,
     MemoryBuffer,
     PixelBuffer,
     SkippedImage,
@@ -50,20 +49,6 @@ MEMORY_SHARE = 0.6
 """The share of the free memory that images may take."""
 
 
-def build_store(
-    sources: Sequence[Source],
-    *,
-    scale: int,
-    lr_patch: int,
-    border: Border = "mirror",
-    cache: CacheFolder | None = None,
-    context: Context = QUIET,
-) -> ImageStore:
-    """Return all sources that are at least a patch large; LR images are made where there are none."""
-    images = decode_all(sources, scale=scale, border=border, cache=cache, context=context)
-    return images.select(range(len(sources)), lr_patch=lr_patch)
-
-
 def decode_all(
     sources: Sequence[Source],
     *,
@@ -77,51 +62,39 @@ def decode_all(
     note = context.note
     job = DecodeJob(tuple(sources), scale, border, context.progress)
     if cache is None or cache.limit == 0:
-        return job.decode_uncached(estimate_bytes(sources, scale), note)
+        return job.decode_uncached(_estimate_bytes(sources, scale), note)
     key = job.cache_key()
     images = cache.find(key, read_entry, note)
     count = "1 image" if len(sources) == 1 else f"{len(sources)} images"
     if images is not None:
         note(f"{count} as decoded before: {cache.path / key} ({format_bytes(images.bytes)})")
         return images
-    size = estimate_bytes(sources, scale)
-    if size.total > small_bytes:
+    pixel_bytes = _estimate_bytes(sources, scale)
+    if sum(pixel_bytes) > small_bytes:
         start = time.monotonic()
-        images = cache.make(key, read_entry, job.write_entry, size.total, note)
+        images = cache.make(key, read_entry, job.write_entry, sum(pixel_bytes), note)
         if images is not None:
             seconds = time.monotonic() - start
             note(f"{count} decoded in {seconds:.0f} s, kept in {cache.path / key} ({format_bytes(images.bytes)})")
             return images
-    return job.decode_uncached(size, note)
+    return job.decode_uncached(pixel_bytes, note)
 
 
-@dataclass(frozen=True)
-class PixelBytes:
-    """The bytes that LR and HR images take."""
+def _estimate_bytes(sources: Sequence[Source], scale: int) -> tuple[int, int]:
+    """Return the bytes that LR and HR pixels take at most, by the files' headers."""
 
-    lr: int
-    hr: int
+    def source_bytes(source: Source) -> tuple[int, int]:
+        try:
+            width, height = image_size(source.lr if isinstance(source, LrImage) else source.hr)
+        except SrkdError:
+            return 0, 0
+        if isinstance(source, LrImage):
+            return 3 * width * height, 0
+        return 3 * (width // scale) * (height // scale), 3 * width * height
 
-    @property
-    def total(self) -> int:
-        return self.lr + self.hr
-
-
-def estimate_bytes(sources: Sequence[Source], scale: int) -> PixelBytes:
-    """Return what the pixels take at most, by the files' headers."""
     with ThreadPoolExecutor(_worker_count()) as pool:
-        sizes = list(pool.map(lambda source: _source_bytes(source, scale), sources))
-    return PixelBytes(sum(size.lr for size in sizes), sum(size.hr for size in sizes))
-
-
-def _source_bytes(source: Source, scale: int) -> PixelBytes:
-    try:
-        width, height = image_size(source.lr if isinstance(source, LrImage) else source.hr)
-    except SrkdError:
-        return PixelBytes(0, 0)
-    if isinstance(source, LrImage):
-        return PixelBytes(3 * width * height, 0)
-    return PixelBytes(3 * (width // scale) * (height // scale), 3 * width * height)
+        sizes = list(pool.map(source_bytes, sources))
+    return sum(lr for lr, _ in sizes), sum(hr for _, hr in sizes)
 
 
 @dataclass(frozen=True)
@@ -148,20 +121,20 @@ class DecodeJob:
         with create_pixel_files(folder) as (lr, hr):
             write_index(folder, self.decode_into(lr, hr))
 
-    def decode_uncached(self, size: PixelBytes, note: Note) -> DecodedImages:
+    def decode_uncached(self, pixel_bytes: tuple[int, int], note: Note) -> DecodedImages:
         """Decode into memory where it fits, otherwise into a nameless file in the folder for temporary files."""
-        available = int(available_memory() * MEMORY_SHARE)
-        if size.total <= available:
-            return self.decode_into(MemoryBuffer(size.lr), MemoryBuffer(size.hr))
+        available, size = int(available_memory() * MEMORY_SHARE), sum(pixel_bytes)
+        if size <= available:
+            return self.decode_into(*map(MemoryBuffer, pixel_bytes))
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if free < size.total + SPARE_BYTES:
+        if free < size + SPARE_BYTES:
             raise SrkdError(
-                f"the decoded images take {format_bytes(size.total)}, and there are {format_bytes(available)} of "
+                f"the decoded images take {format_bytes(size)}, and there are {format_bytes(available)} of "
                 f"memory for them and {format_bytes(free)} of disk in {folder}: raise --cache-size, point $SRKD_CACHE "
                 "or $TMPDIR to a larger disk, or use fewer images"
             )
-        note(f"the decoded images ({format_bytes(size.total)}) are in a temporary file in {folder} until the run ends")
+        note(f"the decoded images ({format_bytes(size)}) are in a temporary file in {folder} until the run ends")
         with tempfile.TemporaryFile(dir=folder) as lr, tempfile.TemporaryFile(dir=folder) as hr:
             return self.decode_into(FileBuffer(lr), FileBuffer(hr))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_fol
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.decode import Source, build_store, decode_all
-from compressor.data.store import DecodedImages, ImageStore
+from compressor.data.decode import decode_all
+from compressor.data.store import ImageStore
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
 
 MAX_HR_SIDE = 480
@@ -84,22 +84,38 @@ class Data:
 
 def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Context = QUIET) -> Data:
     """Decode the training images and the validation images; a note reports images that were left out."""
-    loader = _Loader(choice, scale, lr_patch, context)
+    decode = partial(decode_all, scale=scale, border=choice.lr_border, cache=choice.cache(), context=context)
+    # The embedded photos take no noticeable time, so they are not cached.
+    decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
+    held_out = range(0)
     if choice.lr_only is not None:
-        data = loader.load_lr_only(choice.lr_only)
+        context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
+        images, origin = decode(find_lr_images(choice.lr_only)), choice.lr_only.resolve().name
     elif choice.data is not None:
-        data = loader.load_folder(choice.data)
+        sets = find_sets(choice.data, scale=scale, lr=choice.lr)
+        # Both parts are decoded together, so that held-out images change nothing in the cache.
+        images = decode([pair for image_set in sets for pair in image_set.pairs])
+        origin = ", ".join(image_set.name for image_set in sets)
+        if choice.val is None:
+            held_out = _held_out(len(images.images))
     else:
         context.note(
             "no --data: training on the embedded photos, which show that everything works, not what it can reach"
         )
-        train = build_store(embedded_pairs("train"), scale=scale, lr_patch=lr_patch, border=choice.lr_border)
-        data = Data(train, loader.load_validation(), "embedded photos")
-    skipped = data.train.skipped
-    if skipped:
-        first = skipped[0]
-        context.note(f"{len(skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
-    return data
+        images, origin = decode_embedded(embedded_pairs("train")), "embedded photos"
+    train = images.select(
+        [position for position in range(len(images.images)) if position not in held_out], lr_patch=lr_patch
+    )
+    if held_out:
+        validation = images.select(held_out, lr_patch=VALIDATION_PATCH)
+    elif choice.val is not None:
+        validation = decode(_pairs(choice.val, scale, None)).select(lr_patch=VALIDATION_PATCH)
+    else:
+        validation = decode_embedded(embedded_pairs("val")).select(lr_patch=VALIDATION_PATCH)
+    if train.skipped:
+        first = train.skipped[0]
+        context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
+    return Data(train, validation_images(validation), origin)
 
 
 @dataclass(frozen=True)
@@ -126,57 +142,6 @@ def count_images(choice: DataChoice, *, scale: int) -> ImageCounts:
 
 def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:
     return tuple(pair for image_set in find_sets(folder, scale=scale, lr=lr) for pair in image_set.pairs)
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """Decodes the images of a choice."""
-
-    choice: DataChoice
-    scale: int
-    lr_patch: int
-    context: Context
-
-    def load_lr_only(self, folder: Path) -> Data:
-        """Load LR images without labels; validation images always have HR originals."""
-        self.context.note(f"no HR images: the teacher's output is the only label of the images in {folder}")
-        images = self._decode(find_lr_images(folder))
-        train = images.select(range(len(images.images)), lr_patch=self.lr_patch)
-        return Data(train, self.load_validation(), folder.resolve().name)
-
-    def load_folder(self, folder: Path) -> Data:
-        """Load a folder; both parts are decoded together, so that held-out images change nothing in the cache."""
-        sets = find_sets(folder, scale=self.scale, lr=self.choice.lr)
-        pairs = tuple(pair for image_set in sets for pair in image_set.pairs)
-        images = self._decode(pairs)
-        held_out = _held_out(len(pairs)) if self.choice.val is None else range(0)
-        train = [position for position in range(len(pairs)) if position not in held_out]
-        validation = (
-            validation_images(images.select(held_out, lr_patch=VALIDATION_PATCH))
-            if held_out
-            else self.load_validation()
-        )
-        origin = ", ".join(image_set.name for image_set in sets)
-        return Data(images.select(train, lr_patch=self.lr_patch), validation, origin)
-
-    def load_validation(self) -> tuple[ValidationImage, ...]:
-        """Load the images of --val, or the embedded ones."""
-        if self.choice.val is None:
-            border = self.choice.lr_border
-            pairs = embedded_pairs("val")
-            return validation_images(build_store(pairs, scale=self.scale, lr_patch=VALIDATION_PATCH, border=border))
-        pairs = _pairs(self.choice.val, self.scale, None)
-        images = self._decode(pairs)
-        return validation_images(images.select(range(len(pairs)), lr_patch=VALIDATION_PATCH))
-
-    def _decode(self, sources: Sequence[Source]) -> DecodedImages:
-        return decode_all(
-            sources,
-            scale=self.scale,
-            border=self.choice.lr_border,
-            cache=self.choice.cache(),
-            context=self.context,
-        )
 
 
 def _held_out(images: int) -> range:

@@ -116,15 +116,18 @@ class DecodedImages:
     def bytes(self) -> int:
         return self.lr.numel() + (0 if self.hr is None else self.hr.numel())
 
-    def select(self, positions: Sequence[int], *, lr_patch: int) -> ImageStore:
-        """Return some of the images. One smaller than a patch is skipped; an error where no image is left."""
+    def select(self, positions: Sequence[int] | None = None, *, lr_patch: int) -> ImageStore:
+        """Return some of the images, or all. One smaller than a patch is skipped; an error where no image is left."""
+        positions = range(len(self.images)) if positions is None else positions
         records: list[ImageRecord] = []
         skipped: list[SkippedImage] = []
         for image in (self.images[position] for position in positions):
             if isinstance(image, SkippedImage):
                 skipped.append(image)
             elif min(image.lr.height, image.lr.width) < lr_patch:
-                skipped.append(SkippedImage(image.path, self._too_small(image, lr_patch)))
+                size, patch = (image.lr, lr_patch) if image.hr is None else (image.hr, lr_patch * self.scale)
+                reason = f"{size.width}x{size.height} is smaller than a patch of {patch}x{patch}"
+                skipped.append(SkippedImage(image.path, reason))
             else:
                 records.append(image)
         if not records:
@@ -139,10 +142,6 @@ class DecodedImages:
             skipped=tuple(skipped),
             digests=tuple(image.digest for image in records),
         )
-
-    def _too_small(self, image: ImageRecord, lr_patch: int) -> str:
-        size, patch = (image.lr, lr_patch) if image.hr is None else (image.hr, lr_patch * self.scale)
-        return f"{size.width}x{size.height} is smaller than a patch of {patch}x{patch}"
 
 
 def _plane(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:

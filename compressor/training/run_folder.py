@@ -20,8 +20,8 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttr
 from tensorboardX.record_writer import masked_crc32c
 
 from compressor.base.context import Note
-from compressor.base.errors import SrkdError, Unwritable
-from compressor.base.files import append, atomic_path, sync
+from compressor.base.errors import SrkdError, Unwritable, report_unwritable
+from compressor.base.files import append, atomic_path, flush_file
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
@@ -65,7 +65,8 @@ class RunFolder:
         """Save a state; the lines about its steps are on the disk before it."""
         for name in (METRICS, LOG):
             if (self.path / name).is_file():
-                sync(self.path / name)
+                with report_unwritable(self.path / name):
+                    flush_file(self.path / name)
         self.states.save(state)
 
     def describe_safe_state(self) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
 from compressor.data.batches import Batches, _gather_by_addresses, _gather_by_slices
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.sampler import Draw, Sampler
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
@@ -32,7 +32,7 @@ def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def store(tmp_path: Path):
     pairs = [write(tmp_path / f"{i}.png", noise(40 + 8 * i, 60 - 4 * i, i)) for i in range(3)]
-    return build_store(pairs, scale=4, lr_patch=6)
+    return decode_all(pairs, scale=4).select(lr_patch=6)
 
 
 def test_store_holds_the_pixels_and_their_bicubic_lr(store, tmp_path):
@@ -45,7 +45,7 @@ def test_store_holds_the_pixels_and_their_bicubic_lr(store, tmp_path):
 def test_store_crops_to_the_scale_and_keeps_given_lr(tmp_path):
     write(tmp_path / "a.png", noise(43, 50))
     write(tmp_path / "lr.png", noise(10, 12, 5))
-    store = build_store([ImagePair("a", tmp_path / "a.png", tmp_path / "lr.png")], scale=4, lr_patch=4)
+    store = decode_all([ImagePair("a", tmp_path / "a.png", tmp_path / "lr.png")], scale=4).select(lr_patch=4)
     assert tuple(store.hr.image(0).shape) == (3, 40, 48)
     assert torch.equal(store.lr.image(0), torch.from_numpy(noise(10, 12, 5)).permute(2, 0, 1))
 
@@ -57,7 +57,7 @@ def test_store_skips_what_is_unreadable_tiny_or_mismatched_and_says_so(tmp_path)
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     write(tmp_path / "wrong.png", noise(9, 9))
     wrong = ImagePair("x", good.hr, tmp_path / "wrong.png")
-    store = build_store([good, tiny, ImagePair("broken", broken, None), wrong], scale=4, lr_patch=6)
+    store = decode_all([good, tiny, ImagePair("broken", broken, None), wrong], scale=4).select(lr_patch=6)
     assert store.names == ("good",)
     reasons = {skipped.path.name: skipped.reason for skipped in store.skipped}
     assert set(reasons) == {"tiny.png", "broken.png", "wrong.png"}
@@ -74,7 +74,7 @@ def test_what_no_decoder_foresaw_costs_one_image_and_is_told_with_its_path(tmp_p
         return read_rgb_u8(path)
 
     monkeypatch.setattr("compressor.data.decode.read_rgb_u8", read)
-    store = build_store([good, odd], scale=4, lr_patch=6)
+    store = decode_all([good, odd], scale=4).select(lr_patch=6)
     assert store.names == ("good",)
     assert [(skipped.path, str(odd.hr) in skipped.reason) for skipped in store.skipped] == [(odd.hr, True)]
     assert "RuntimeError: the decoder's thread broke" in store.skipped[0].reason
@@ -83,7 +83,7 @@ def test_what_no_decoder_foresaw_costs_one_image_and_is_told_with_its_path(tmp_p
 def test_no_usable_image_is_one_line(tmp_path):
     tiny = write(tmp_path / "tiny.png", noise(8, 8))
     with pytest.raises(SrkdError, match="none of 1 images") as caught:
-        build_store([tiny], scale=4, lr_patch=6)
+        decode_all([tiny], scale=4).select(lr_patch=6)
     assert "\n" not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_lr_and_hr_patches_stay_aligned(tmp_path):
     hr = cells.repeat(4, 0).repeat(4, 1)
     write(tmp_path / "hr.png", hr)
     write(tmp_path / "lr.png", cells)
-    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4, lr_patch=5)
+    store = decode_all([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4).select(lr_patch=5)
     batches = Batches.for_store(store, batch=64, lr_patch=5, seed=1)
     batch = batches.at(0)
     assert torch.equal(batch.lr, batch.hr[:, :, ::4, ::4])
@@ -179,5 +179,5 @@ def test_embedded_parts_are_apart_and_readable():
     parts = {part: embedded_photos(part) for part in ("train", "val", "calibration")}
     names = [name for photos in parts.values() for name in photos]
     assert all(parts.values()) and len(names) == len(set(names))
-    store = build_store(embedded_pairs("train"), scale=4, lr_patch=48)
+    store = decode_all(embedded_pairs("train"), scale=4).select(lr_patch=48)
     assert len(store) == len(parts["train"]) and not store.skipped

@@ -102,7 +102,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_fall_back_to_memory(pho
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_folder, "_flush", full)
+    monkeypatch.setattr(cache_folder, "flush_file", full)
     notes.clear()
     assert len(read(photos, cache, notes).images) == 3
     assert notes == [f"nothing is kept in the cache folder {cache.path}: No space left on device"]

@@ -12,7 +12,7 @@ from PIL import Image
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
-from compressor.data.decode import build_store, decode_all
+from compressor.data.decode import decode_all
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.data.store import SkippedImage
 from compressor.images.files import Picture, write_picture
@@ -87,7 +87,7 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
 def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
     expected = write_all(tmp_path / "mixed")
     (image_set,) = find_sets(tmp_path / "mixed", scale=2)
-    store = build_store(image_set.pairs, scale=2, lr_patch=8)
+    store = decode_all(image_set.pairs, scale=2).select(lr_patch=8)
     assert not store.skipped and set(store.names) == set(expected)
     assert store.hr is not None
     for index, name in enumerate(store.names):
@@ -161,5 +161,5 @@ def test_a_large_folder_gives_some_images_to_validation(tmp_path):
 def test_a_pair_reads_the_hr_of_a_size_between_multiples_with_its_own_lr(tmp_path):
     Image.fromarray(np.zeros((33, 46, 3), np.uint8)).save(tmp_path / "hr.png")
     Image.fromarray(np.ones((8, 11, 3), np.uint8)).save(tmp_path / "lr.png")
-    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4, lr_patch=4)
+    store = decode_all([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4).select(lr_patch=4)
     assert store.hr is not None and tuple(store.hr.image(0).shape) == (3, 32, 44)

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.data_path import PATCH, SCALE, main, write_whole
 from benchmarks.field_practice import PngPatches
 from compressor.data.batches import Batches
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.images.sets import find_sets
 
 
@@ -29,7 +29,9 @@ def photo(tmp_path: Path) -> Path:
 def test_both_ways_give_the_same_kind_of_batch(photo, tmp_path):
     folder = write_whole([photo / "a.png"], tmp_path / "whole")
     pairs = find_sets(folder / "HR", scale=SCALE, lr=folder / "LR")[0].pairs
-    batch = Batches.for_store(build_store(pairs, scale=SCALE, lr_patch=PATCH), batch=2, lr_patch=PATCH, seed=0).at(0)
+    batch = Batches.for_store(
+        decode_all(pairs, scale=SCALE).select(lr_patch=PATCH), batch=2, lr_patch=PATCH, seed=0
+    ).at(0)
     lr, hr = PngPatches(folder, scale=SCALE, lr_patch=PATCH, length=2)[0]
     assert (lr.shape, hr.shape) == (batch.lr.shape[1:], batch.hr.shape[1:])
     assert lr.dtype == batch.lr.dtype and 0.9 < float(hr.max()) <= 1 and 0.9 < float(batch.hr.max()) <= 1

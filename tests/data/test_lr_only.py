@@ -12,7 +12,7 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.data.batches import Batch, Batches
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.images.sets import LrImage, find_lr_images
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -35,7 +35,7 @@ def lr_folder(tmp_path: Path) -> Path:
 
 def test_the_store_holds_the_files_pixels_and_no_hr(lr_folder):
     images = find_lr_images(lr_folder)
-    store = build_store(images, scale=4, lr_patch=8)
+    store = decode_all(images, scale=4).select(lr_patch=8)
     assert store.hr is None and store.names == ("0", "1", "2")
     for index, image in enumerate(images):
         expected = torch.from_numpy(np.array(Image.open(image.lr))).permute(2, 0, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compressor.data.batches import Batches
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.placement import move_patches, place_on_device
 from compressor.data.store import ImageStore
 from compressor.images.sets import embedded_pairs
@@ -19,7 +19,7 @@ ELSEWHERE = torch.device("meta")
 
 @pytest.fixture(scope="module")
 def store() -> ImageStore:
-    return build_store(embedded_pairs("train")[:1], scale=4, lr_patch=8)
+    return decode_all(embedded_pairs("train")[:1], scale=4).select(lr_patch=8)
 
 
 def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store):

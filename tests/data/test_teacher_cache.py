@@ -14,7 +14,7 @@ import torch
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import SrkdError
 from compressor.data.batches import View
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import HEADER, TeacherCache, image_key, measure_difference, teacher_key
 from compressor.models.networks.compact import CompactSpec
@@ -37,7 +37,7 @@ from tests.support.teacher_cache_cases import (
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
-    return build_store(images(tmp_path / "photos"), scale=SCALE, lr_patch=PATCH)
+    return decode_all(images(tmp_path / "photos"), scale=SCALE).select(lr_patch=PATCH)
 
 
 @pytest.mark.parametrize("spec", [EDSRSpec(scale=SCALE, width=4, depth=1), CompactSpec(scale=SCALE, width=4, depth=1)])
@@ -95,7 +95,7 @@ def test_more_images_need_only_what_is_new(store, tmp_path):
     teacher = Teacher(edsr())
     before = cached_batches(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr
     fed = counting(teacher)
-    larger = build_store(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE, lr_patch=PATCH)
+    larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     first = cached_batches(teacher, larger, tmp_path / "cache")
     assert fed == [(1, *larger.lr.image(0).shape)]
     assert torch.equal(
@@ -107,7 +107,7 @@ def test_more_images_need_only_what_is_new(store, tmp_path):
 
 def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_path):
     teacher = Teacher(edsr())
-    larger = build_store(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE, lr_patch=PATCH)
+    larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     cached_batches(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
     mapped = cached_batches(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
     moved = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})

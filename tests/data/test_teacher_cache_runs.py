@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, Batches, View
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import HEADER, TeacherCache, teacher_views
 from compressor.images.resize import imresize
@@ -53,7 +53,7 @@ from tests.support.training import Recorder
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
-    return build_store(images(tmp_path / "photos"), scale=SCALE, lr_patch=PATCH)
+    return decode_all(images(tmp_path / "photos"), scale=SCALE).select(lr_patch=PATCH)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
     cells = noise(30, 34, 7)
     Image.fromarray(cells.repeat(9, 0).repeat(9, 1)).save(tmp_path / "hr.png")
     Image.fromarray(cells.repeat(3, 0).repeat(3, 1)).save(tmp_path / "lr.png")
-    store = build_store([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=scale, lr_patch=patch)
+    store = decode_all([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=scale).select(lr_patch=patch)
     teacher = Teacher(build(EDSRSpec(scale=scale, width=4, depth=1), seed=0))
     cache = TeacherCache.plan(teacher, store, ["zoom-out"], folder=CacheFolder(tmp_path / "cache"), lr_patch=patch)
     batches = Batches.for_store(store, batch=32, lr_patch=patch, seed=0).with_labels(cache.fill(teacher))

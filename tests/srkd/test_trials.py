@@ -15,7 +15,7 @@ from PIL import Image
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
 from compressor.data.batches import Batches
-from compressor.data.decode import build_store
+from compressor.data.decode import decode_all
 from compressor.data.sampler import BatchHashes
 from compressor.images.sets import ImagePair
 from compressor.models.checkpoints.load import load_checkpoint
@@ -301,7 +301,7 @@ def test_other_batches_are_an_error(plan, tmp_path) -> None:
 
 def batches(ground: Path, seed: int = 1) -> Batches:
     pairs = [ImagePair(path.stem, path, None) for path in sorted((ground / "photos").iterdir())]
-    return Batches.for_store(build_store(pairs, scale=2, lr_patch=8), batch=2, lr_patch=8, seed=seed)
+    return Batches.for_store(decode_all(pairs, scale=2).select(lr_patch=8), batch=2, lr_patch=8, seed=seed)
 
 
 def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> None:

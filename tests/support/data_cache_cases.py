@@ -42,5 +42,5 @@ def entries(cache: CacheFolder) -> list[Path]:
 
 
 def batches(decoded: DecodedImages) -> Batches:
-    store = decoded.select(range(len(decoded.images)), lr_patch=6)
+    store = decoded.select(lr_patch=6)
     return Batches.for_store(store, batch=8, lr_patch=6, seed=5)

@@ -58,13 +58,13 @@ def started(arguments: list[str], program: str = "", most_bytes: int | None = No
 KILLED_IN_A_SAVE = """
 import os, signal
 from compressor.base import files
-finished = files._sync
+finished = files.flush_file
 def dies(path):
     if path.name.startswith(".state-"):
         os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     finished(path)
-files._sync = dies
+files.flush_file = dies
 """
 
 
