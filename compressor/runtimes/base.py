@@ -80,12 +80,6 @@ def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, l
         )
 
 
-def require_cpu(device: str, runtime: str) -> None:
-    """Refuse any other device than the CPU."""
-    if device != "cpu":
-        raise UsageError(f"device {device!r}: {runtime} runs on cpu here")
-
-
 def read_header(path: Path, length: int) -> bytes:
     """Read the first bytes of a file; one line where it is missing or cannot be read."""
     if not path.is_file():

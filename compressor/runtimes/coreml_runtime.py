@@ -11,20 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import Array, FileRuntime, ImageFormat, describe, image_format, read_spec
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}
 )
 """Device → compute units of Core ML; the neural engine computes in fp16, and leaves float32 programs alone."""
-
-
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return CoreMLRuntime(path, label=options.label, device=options.device)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -40,14 +35,15 @@ class CoreMLRuntime(FileRuntime):
 
     name = "coreml"
 
-    def __init__(self, path: Path, *, label: str = "", device: str = "cpu") -> None:
-        if device not in UNITS:
-            raise UsageError(f"device {device!r}: Core ML runs on {', '.join(UNITS)}")
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+        super().__init__(path, options)
+        self.device = options.device
+        if self.device not in UNITS:
+            raise UsageError(f"device {self.device!r}: Core ML runs on {', '.join(UNITS)}")
         import coremltools as ct
 
-        self.label, self.device = label or path.stem, device
         with one_line(f"{path} cannot be opened by Core ML"):
-            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[UNITS[device]])
+            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[UNITS[self.device]])
             spec = self._model.get_spec()
         self._input, self._output = spec.description.input[0].name, spec.description.output[0].name
         self.metadata = {key: value for key, value in self._model.user_defined_metadata.items() if key[:5] == "srkd."}
@@ -62,6 +58,9 @@ class CoreMLRuntime(FileRuntime):
     def _run_array(self, images: Array) -> Array:
         output: Array = self._model.predict({self._input: images})[self._output]
         return output.astype(np.float32, copy=False)
+
+
+open_file = CoreMLRuntime
 
 
 def read_image_format(spec: Any, label: str) -> ImageFormat:

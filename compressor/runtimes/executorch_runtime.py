@@ -10,20 +10,14 @@ from typing import Any
 
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
-from compressor.runtimes.base import Runtime, require_cpu
-from compressor.runtimes.file_runtime import FileRuntime
+from compressor.runtimes.file_runtime import FileRuntime, require_cpu
 from compressor.runtimes.sidecar import Sidecar, parse_size, read_sidecar
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 METHOD = "forward"
-
-
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    require_cpu(options.device, "ExecuTorch")
-    return ExecuTorchRuntime(path, label=options.label, threads=options.threads)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -31,21 +25,27 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class ExecuTorchRuntime(FileRuntime):
-    """A program that is loaded once. `threads` None: as many as torch uses; ExecuTorch has one number for the process.
+    """A program that is loaded once. ExecuTorch has one number of threads for the process.
 
     A file that differs from its sidecar never reaches ExecuTorch, which a damaged one could crash.
     """
 
     name = "executorch"
 
-    def __init__(self, path: Path, *, label: str = "", threads: int | None = None) -> None:
-        self.label = label or path.stem
-        self.threads = threads or torch.get_num_threads()
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+        require_cpu(options.device, "ExecuTorch")
+        super().__init__(path, options)
         try:
             self._content = path.read_bytes()
         except OSError as error:
             raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
-        sidecar = _read_sidecar(path, self._content)
+        sidecar = read_sidecar(path)
+        if sidecar.format != "executorch":
+            raise SrkdError(f"{path}: the file beside it is about {sidecar.format}, not executorch; export it again")
+        if sidecar.facts.get("sha256") != hashlib.sha256(self._content).hexdigest():
+            raise SrkdError(
+                f"{path} is not the file that its .json was written for: damaged or changed; export it again"
+            )
         self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec
         self.descriptor = replace(sidecar.descriptor, max_size=_max_size(sidecar, path))
         with one_line(f"{path} cannot be opened by ExecuTorch"), native_silence():
@@ -70,13 +70,7 @@ class ExecuTorchRuntime(FileRuntime):
         return program, program.load_method(METHOD)
 
 
-def _read_sidecar(path: Path, content: bytes) -> Sidecar:
-    sidecar = read_sidecar(path)
-    if sidecar.format != "executorch":
-        raise SrkdError(f"{path}: the file beside it is about {sidecar.format}, not executorch; export it again")
-    if sidecar.facts.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise SrkdError(f"{path} is not the file that its .json was written for: damaged or changed; export it again")
-    return sidecar
+open_file = ExecuTorchRuntime
 
 
 def _max_size(sidecar: Sidecar, path: Path) -> tuple[int, int] | None:

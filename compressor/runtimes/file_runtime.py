@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.table import OpenOptions
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 RunBatch: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -28,6 +30,9 @@ class FileRuntime(ABC):
 
     name: str
     label: str
+    """The label of the options, else the stem of the file."""
+    threads: int
+    """CPU threads: as many as torch uses, so that both are compared alike, unless the options say otherwise."""
     descriptor: Descriptor
     device: str = "cpu"
     precision: str = "fp32"
@@ -37,17 +42,25 @@ class FileRuntime(ABC):
     metadata: Mapping[str, str] = {}
     spec: Spec | None = None
 
+    def __init__(self, path: Path, options: OpenOptions) -> None:
+        self.label = options.label or path.stem
+        self.threads = options.threads or torch.get_num_threads()
+
     def run(self, lr: torch.Tensor) -> torch.Tensor:
         require_input(lr, self.descriptor, self.label)
-        (height, width), largest = lr.shape[-2:], self.descriptor.max_size
+        self._require_size(lr.shape[3], lr.shape[2])
+        sr = self._run(lr)
+        require_output(lr, sr, self.descriptor, self.label)
+        return sr
+
+    def _require_size(self, width: int, height: int) -> None:
+        """Refuse an image that is larger than the file takes."""
+        largest = self.descriptor.max_size
         if largest is not None and (width > largest[0] or height > largest[1]):
             raise UsageError(
                 f"{self.label} takes images of at most {largest[0]}x{largest[1]}, got {width}x{height}: "
                 "cut them into tiles"
             )
-        sr = self._run(lr)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
 
     @abstractmethod
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -93,6 +106,12 @@ class ImageFormat:
     def run_arrays(self, lr: torch.Tensor, run_batch: Callable[[Array], Array]) -> torch.Tensor:
         """Do as `run`, for a library that works on numpy arrays."""
         return self.run(lr, lambda images: torch.from_numpy(run_batch(images.cpu().numpy())))
+
+
+def require_cpu(device: str, runtime: str) -> None:
+    """Refuse any other device than the CPU."""
+    if device != "cpu":
+        raise UsageError(f"device {device!r}: {runtime} runs on cpu here")
 
 
 def require_one_image(label: str, inputs: int, outputs: int) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
-from compressor.runtimes.base import Runtime, read_header, require_cpu
+from compressor.runtimes.base import read_header
 from compressor.runtimes.file_runtime import (
     Array,
     FileRuntime,
@@ -21,17 +21,13 @@ from compressor.runtimes.file_runtime import (
     describe,
     image_format,
     read_spec,
+    require_cpu,
     require_one_image,
 )
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 IDENTIFIER = b"TFL3"
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
-
-
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    require_cpu(options.device, "LiteRT")
-    return LiteRtRuntime(path, label=options.label, threads=options.threads)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -41,15 +37,15 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 class LiteRtRuntime(FileRuntime):
     """An interpreter with XNNPACK. A file of free sizes is prepared again whenever the size changes; one with a fixed
-    batch, which is one, takes several images one after the other. `threads` None: as many as torch uses."""
+    batch, which is one, takes several images one after the other."""
 
     name = "litert"
 
-    def __init__(self, path: Path, *, label: str = "", threads: int | None = None) -> None:
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self.label = label or path.stem
-        self.threads = threads or torch.get_num_threads()
+        require_cpu(options.device, "LiteRT")
+        super().__init__(path, options)
         _require_model(path)
         with one_line(f"{path} is not a model LiteRT can open"), native_silence():
             # LiteRT checks the whole file first: what is read below is sound.
@@ -77,6 +73,9 @@ class LiteRtRuntime(FileRuntime):
         self._interpreter.invoke()
         output: Array = self._interpreter.get_tensor(self._output)
         return output
+
+
+open_file = LiteRtRuntime
 
 
 def _require_model(path: Path) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
-from compressor.runtimes.base import Runtime, require_cpu
-from compressor.runtimes.file_runtime import Array, FileRuntime
+from compressor.runtimes.file_runtime import Array, FileRuntime, require_cpu
 from compressor.runtimes.sidecar import read_sidecar
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 INPUT, OUTPUT = "data", "output"
 """Names of blobs that the common upscalers built on ncnn look for."""
@@ -33,23 +32,18 @@ LOWER_PRECISION = (
 """ncnn selects a precision where it runs, not in the file: the options that would make it select less than fp32."""
 
 
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    require_cpu(options.device, "ncnn")
-    return NcnnRuntime(path, label=options.label, threads=options.threads)
-
-
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_sidecar(path).metadata
 
 
 class NcnnRuntime(FileRuntime):
-    """A network that is loaded once. `threads` None: as many as torch uses, so that both are compared alike."""
+    """A network that is loaded once."""
 
     name = "ncnn"
 
-    def __init__(self, path: Path, *, label: str = "", threads: int | None = None) -> None:
-        self.label = label or path.stem
-        self.threads = threads or torch.get_num_threads()
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+        require_cpu(options.device, "ncnn")
+        super().__init__(path, options)
         sidecar = read_sidecar(path)
         self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec
         self.descriptor = sidecar.descriptor
@@ -81,6 +75,9 @@ class NcnnRuntime(FileRuntime):
         if INPUT not in net.input_names() or OUTPUT not in net.output_names():
             raise SrkdError(f"{path} takes {net.input_names()} and returns {net.output_names()}, not {INPUT}, {OUTPUT}")
         return net
+
+
+open_file = NcnnRuntime
 
 
 def checksum(path: Path) -> str:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
@@ -22,8 +21,8 @@ from compressor.runtimes.file_runtime import (
     require_one_image,
 )
 from compressor.runtimes.onnx_file import emulate_half, read_facts
-from compressor.runtimes.onnx_providers import CPU, SelectedProviders, select_providers
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.onnx_providers import CPU, select_providers
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
@@ -32,42 +31,30 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 """Element types of images; uint8 are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
 
 
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return OnnxRuntime(
-        path,
-        label=options.label,
-        device=options.device,
-        threads=options.threads,
-        emulate=options.emulate_half,
-    )
-
-
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_facts(path).metadata
 
 
 class OnnxRuntime(FileRuntime):
-    """A session that is opened once. `threads` None: as many as torch uses, so that both are compared alike.
+    """A session that is opened once.
 
-    `emulate`: compute half precision as hardware does, each result rounded, for comparisons; on a CPU ONNX Runtime
-    otherwise computes fp16 files in float32 from end to end. bf16, which it does not compute at all there, is always
-    emulated.
+    `OpenOptions.emulate_half` is for comparisons: on a CPU ONNX Runtime otherwise computes fp16 files in float32 from
+    end to end. bf16, which it does not compute at all there, is always emulated.
     """
 
     name = "onnxruntime"
 
-    def __init__(
-        self, path: Path, *, label: str = "", device: str = "cpu", threads: int | None = None, emulate: bool = False
-    ) -> None:
-        self.label = label or path.stem
-        self.threads = threads or torch.get_num_threads()
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+        super().__init__(path, options)
         facts = read_facts(path)
         self.precision, self.metadata = facts.precision, facts.metadata
-        self._providers = select_providers(device, self.precision, self.threads)
+        self._providers = select_providers(options.device, self.precision, self.threads)
         self.device = self._providers.device
-        self._gpu = _torch_gpu(self._providers)
+        self._gpu: torch.device | None = None  # the session's, where torch sees it: images need not travel then
+        if self._providers.memory == "cuda" and torch.cuda.is_available():
+            self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
         on_cpu = self._providers.names[0] == CPU
-        self.emulated = on_cpu and (self.precision == "bf16" or (emulate and self.precision == "fp16"))
+        self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_half and self.precision == "fp16"))
         self._session = self._open(path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
@@ -111,6 +98,9 @@ class OnnxRuntime(FileRuntime):
         return session
 
 
+open_file = OnnxRuntime
+
+
 def run_bound(
     session: Any, source: str, images: torch.Tensor, output: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> torch.Tensor:
@@ -130,13 +120,6 @@ def run_bound(
     session.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return out
-
-
-def _torch_gpu(providers: SelectedProviders) -> torch.device | None:
-    """Return the session's GPU where torch sees it too: images need not travel through the host then."""
-    if providers.memory != "cuda" or not torch.cuda.is_available():
-        return None
-    return torch.device("cuda", int(providers.device.rpartition(":")[2]))
 
 
 def _read_emulated(path: Path) -> bytes:

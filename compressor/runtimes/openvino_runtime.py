@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
-from compressor.runtimes.base import Runtime, read_header
+from compressor.runtimes.base import read_header
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
@@ -21,7 +21,7 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
@@ -32,16 +32,6 @@ HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
 
 
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return OpenVinoRuntime(
-        path,
-        label=options.label,
-        device=options.device,
-        threads=options.threads,
-        precision=options.precision or "fp32",
-    )
-
-
 def read_metadata(path: Path) -> Mapping[str, str]:
     import openvino
 
@@ -49,30 +39,21 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class OpenVinoRuntime(FileRuntime):
-    """A model compiled once, for latency. `threads` None: as many as torch uses, so that both are compared alike.
+    """A model compiled once, for latency.
 
     By default OpenVINO computes in bf16 wherever the processor can: here fp32 is fp32, and half precision is explicit.
     """
 
     name = "openvino"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        label: str = "",
-        device: str = "cpu",
-        threads: int | None = None,
-        precision: str = "fp32",
-    ) -> None:
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         import openvino
 
-        self.label = label or path.stem
-        self.threads = threads or torch.get_num_threads()
+        super().__init__(path, options)
         core = openvino.Core()
-        target = _find_device(core, device)
-        _require_precision(core, target, precision)
-        self.device, self.precision = target.lower().replace(".", ":"), precision
+        target = _find_device(core, options.device)
+        self.device, self.precision = target.lower().replace(".", ":"), options.precision or "fp32"
+        _require_precision(core, target, self.precision)
         model = _read_model(core, path)
         self._image = _image_format(model, self.label)
         self.metadata = _read_metadata(model)
@@ -95,6 +76,9 @@ class OpenVinoRuntime(FileRuntime):
             # Threads tied to cores would share them with those of any other process that ties its own.
             settings |= {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         return settings
+
+
+open_file = OpenVinoRuntime
 
 
 def _read_model(core: Any, path: Path) -> Any:

@@ -41,6 +41,9 @@ class OpenOptions:
     """True rounds half precision as hardware does, in a runtime that would compute it in float32."""
 
 
+DEFAULTS = OpenOptions()
+
+
 class RuntimeModule(Protocol):
     """The functions of a runtime's module."""
 

@@ -10,11 +10,9 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.base import Descriptor, Spec
-from compressor.models.networks.registry import build
-from compressor.runtimes.base import Runtime, require_input, require_output
-from compressor.runtimes.file_runtime import read_spec
-from compressor.runtimes.table import OpenOptions
+from compressor.models.networks.base import Descriptor
+from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 from compressor.runtimes.tensorrt.device import device_index
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import open_device, usable_engine
@@ -23,57 +21,50 @@ from compressor.runtimes.tensorrt.profiles import size_of
 from compressor.runtimes.tensorrt.session import Session
 
 
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return TensorRTRuntime(path, label=options.label or None, device=options.device, context=context)
-
-
 def read_metadata(path: Path) -> Mapping[str, str]:
     header = read_engine(path).header
     return {} if header is None else header.metadata
 
 
-class TensorRTRuntime:
+class TensorRTRuntime(FileRuntime):
     """An open engine. One that was built for another machine is rebuilt from the ONNX file beside it."""
 
     name = "tensorrt"
-    layout = "runtime"
 
-    def __init__(self, path: Path, *, label: str | None = None, device: str = "cuda", context: Context = QUIET) -> None:
-        index = device_index(device)
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+        super().__init__(path, options)
+        index = device_index(options.device)
         require_trt()
         if not path.is_file():
             raise SrkdError(f"{path}: no such file")
         trt, gpu = import_tensorrt(), open_device(index)
         file = usable_engine(path, trt, gpu, context)
-        self.label = label or path.stem
         self.device = f"cuda:{index}"
-        self.metadata: Mapping[str, str] = {} if file.header is None else file.header.metadata
+        self.metadata = {} if file.header is None else file.header.metadata
         self.precision = "as built" if file.header is None else file.header.precision
-        self.spec: Spec | None = read_spec(self.metadata, self.label)
+        self.spec = read_spec(self.metadata, self.label)
         self.session = Session(trt, gpu, file.plan, self.label)
         smallest_batch = self.session.profile.smallest[0]
         if smallest_batch > 1:
             raise SrkdError(f"{path} takes batches of {smallest_batch} and more: build it for 1")
         self.descriptor = self._describe()
 
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
-        profile, (height, width) = self.session.profile, lr.shape[2:]
+    def _require_size(self, width: int, height: int) -> None:
+        profile = self.session.profile
         if not profile.takes(height, width):
             low, high = ("{}x{}".format(*size_of(shape)) for shape in (profile.smallest, profile.largest))
             raise UsageError(
                 f"{self.label} takes {low} to {high}, not {width}x{height}: use --tile, or export it with --sizes"
             )
-        images = lr.detach().to(torch.float32)
-        batches = torch.split(images, profile.largest[0])
+
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        batches = torch.split(lr.detach().to(torch.float32), self.session.profile.largest[0])
         if str(lr.device) == self.device:
             torch.cuda.current_stream(lr.device).synchronize()  # what is to be read may still be on its way
             parts = [self.session.run_in_place(batch) for batch in batches]
         else:
             parts = [self.session.run(batch.cpu()).to(lr.device) for batch in batches]
-        sr = parts[0] if len(parts) == 1 else torch.cat(parts)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def close(self) -> None:
         self.session.close()
@@ -84,11 +75,13 @@ class TensorRTRuntime:
         # For tiling; what takes one size is cut to that anyway.
         largest = None if profile.fixed_size else size_of(profile.largest)
         if self.spec is not None:
-            with torch.device("meta"):
-                return replace(build(self.spec).descriptor, fixed_size=profile.fixed_size, max_size=largest)
+            return replace(build_descriptor(self.spec, profile.fixed_size), max_size=largest)
         _, channels, height, width = profile.smallest
         sr_shape = tuple(self.session.run(torch.full(profile.smallest, 0.5)).shape)
         scale = sr_shape[3] // width
         if scale < 1 or sr_shape[1:3] != (channels, height * scale):
             raise SrkdError(f"{self.label} gives shape {sr_shape} for {profile.smallest}: not an enlarged image")
         return Descriptor(scale, channels, min_size=max(height, width), fixed_size=profile.fixed_size, max_size=largest)
+
+
+open_file = TensorRTRuntime

@@ -11,6 +11,7 @@ import torch
 from compressor.base.errors import one_line
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import OpenOptions
 from compressor.teachers.foreign import ForeignFacts, smallest_multiple
 
 
@@ -44,7 +45,7 @@ class OnnxProgram:
     def move_to(self, device: torch.device) -> torch.device:
         """Move to CUDA where this ONNX Runtime has it; else stay on the CPU, and images travel."""
         if device.type == "cuda" and "cuda" in providers_here():
-            self.runtime = OnnxRuntime(self.path, device=str(device))
+            self.runtime = OnnxRuntime(self.path, OpenOptions(device=str(device)))
             return device
         return torch.device("cpu")
 

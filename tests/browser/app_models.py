@@ -26,6 +26,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import OpenOptions
 from export.conversion import Conversion, FileOptions
 from export.exporting import Source, export_metadata
 from export.to_onnx import convert
@@ -133,7 +134,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def upscaled(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Enlarge the same picture with onnxruntime in Python, untiled."""
     lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    runtime = OnnxRuntime(model.path, threads=1)
+    runtime = OnnxRuntime(model.path, OpenOptions(threads=1))
     return np.asarray(to_u8(super_resolve(runtime, lr, tile=0).sr)[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
 
 

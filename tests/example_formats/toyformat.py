@@ -12,7 +12,6 @@ import torch
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, one_line
 from compressor.models.networks.registry import build
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.table import OpenOptions, RuntimeEntry
 from export.conversion import Conversion
@@ -47,15 +46,11 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     return metadata
 
 
-def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    return ToyRuntime(path, options.label)
-
-
 class ToyRuntime(FileRuntime):
     name = "toy"
 
-    def __init__(self, path: Path, label: str = "") -> None:
-        self.label = label or path.stem
+    def __init__(self, path: Path, options: OpenOptions, context: Context) -> None:
+        super().__init__(path, options)
         self.metadata = read_metadata(path)
         self.spec = read_spec(self.metadata, self.label)
         if self.spec is None:
@@ -70,3 +65,6 @@ class ToyRuntime(FileRuntime):
         with torch.no_grad():
             sr: torch.Tensor = self._network(lr.cpu())
         return sr.to(lr.device)
+
+
+open_file = ToyRuntime

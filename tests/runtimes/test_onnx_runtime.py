@@ -70,7 +70,7 @@ def test_a_provider_that_is_not_installed_is_told_with_the_command(
     offering(monkeypatch, ["CPUExecutionProvider"])
     assert providers_here() == {"cpu": "CPUExecutionProvider"}
     with pytest.raises(SrkdError, match="has no") as caught:
-        OnnxRuntime(exported, device=word)
+        OnnxRuntime(exported, OpenOptions(device=word))
     assert command in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -153,7 +153,7 @@ def test_a_provider_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPa
     offering(monkeypatch, EVERYTHING)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
     with pytest.raises(SrkdError, match="CUDAExecutionProvider did not start on this machine; use --device cpu"):
-        OnnxRuntime(exported, device="cuda")
+        OnnxRuntime(exported, OpenOptions(device="cuda"))
 
 
 def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
@@ -209,11 +209,11 @@ def test_where_torch_stands_beside_it(word: str, torchs: str) -> None:
 
 @pytest.mark.skipif("openvino" not in providers_here(), reason="needs onnxruntime-openvino in place of onnxruntime")
 def test_openvino_computes_fp32(exported: Path, network: Network) -> None:
-    runtime = OnnxRuntime(exported, device="openvino")
+    runtime = OnnxRuntime(exported, OpenOptions(device="openvino"))
     with torch.no_grad():
         torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-5, rtol=0)
     with pytest.raises(SrkdError, match="did not start on this machine"):
-        OnnxRuntime(exported, device="openvino:NPU")
+        OnnxRuntime(exported, OpenOptions(device="openvino:NPU"))
 
 
 def image_model(
@@ -249,14 +249,14 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
     lr = LR + 0.5
     expected = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
-    rounded = OnnxRuntime(fine, emulate=True)
+    rounded = OnnxRuntime(fine, OpenOptions(emulate_half=True))
     assert rounded.emulated and rounded.precision == "fp16"
     difference = (rounded.run(lr) - expected).abs().max()
     assert 1e-5 < difference < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
     # ONNX Runtime's own way on a CPU never leaves float32: 60,000 times 1.5 is no overflow there.
     assert OnnxRuntime(far).run(lr).isfinite().all()
-    assert OnnxRuntime(far, emulate=True).run(lr).isinf().all()
+    assert OnnxRuntime(far, OpenOptions(emulate_half=True)).run(lr).isinf().all()
 
 
 def test_bf16_runs_on_a_cpu_rounded(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_file_of_fp16_images(tmp_path: Path) -> None:
     weights = {"half": np.full((1, 1, 1, 1), 0.5, np.float16)}
     path = image_model(tmp_path / "h.onnx", nodes, weights, TensorProto.FLOAT16, ["n", 3, "h", "w"])
     for rounded in (False, True):
-        sr = OnnxRuntime(path, emulate=rounded).run(LR)
+        sr = OnnxRuntime(path, OpenOptions(emulate_half=rounded)).run(LR)
         assert sr.dtype == torch.float32
         torch.testing.assert_close(sr, LR / 2, atol=5e-4, rtol=0)
 

@@ -92,7 +92,7 @@ def test_a_device_that_is_not_here(network: Network, exported: Path, device: str
         TorchRuntime(network, label="small", device=device)
     if device not in providers_here():
         with pytest.raises(SrkdError, match="ONNX Runtime"):
-            OnnxRuntime(exported, device=device.split(":")[0])
+            OnnxRuntime(exported, OpenOptions(device=device.split(":")[0]))
 
 
 def test_an_unknown_precision(network: Network) -> None:
