@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from torch.export.graph_signature import InputKind
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
-from compressor.runtimes.onnx_file import emulate_half, has_half_weights
+from compressor.runtimes.onnx_file import emulate_half, weight_precision
 from export.conversion import FileOptions
 from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET
@@ -29,11 +30,7 @@ from export.to_onnx import OPSET
 BATCH_OF_VALUES = 24
 """Values that are held at the same time: features of a whole network would not fit."""
 
-NOISE: Mapping[int, float] = {
-    onnx.TensorProto.FLOAT: 1e-5,
-    onnx.TensorProto.FLOAT16: 1e-2,
-    onnx.TensorProto.BFLOAT16: 8e-2,
-}
+NOISE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 """Relative error of a value, in the precision of most weights, that rounding alone explains."""
 
 JUMP = 10.0
@@ -59,8 +56,12 @@ def first_divergence(
 ) -> Divergence | None:
     """Return the first node that differs by more than rounding; None where none does, or none can be compared."""
     model = onnx.load_model(str(path))
-    noise = NOISE[_weight_type(model)]
-    model = _as_float(model, options)
+    precision = weight_precision(model)
+    noise = NOISE.get(precision, NOISE["fp32"])
+    if precision in ("fp16", "bf16"):
+        model = emulate_half(model)
+    if options.io == "uint8":
+        _use_float_images(model)
     program = _Program(network, options)
     values = _comparable_values(model, program.names)
     largest = 0.0
@@ -73,8 +74,7 @@ def first_divergence(
     return None
 
 
-@dataclass(frozen=True)
-class _Value:
+class _Value(NamedTuple):
     """A value of the file, the node that computes it, and its name in torch's program."""
 
     name: str
@@ -96,19 +96,12 @@ class _Program:
         self.names[OUTPUT] = self.names[f"{OUTPUT}.float"] = self.last
 
     def values(self, names: set[str], lr: torch.Tensor) -> dict[str, torch.Tensor]:
-        recorder = _Recorder(self._exported.graph_module, names)
+        exported, recorder = self._exported, _Recorder(self._exported.graph_module, names)
+        stored = {**exported.constants, **exported.state_dict}
+        inputs = exported.graph_signature.input_specs
         with torch.no_grad():
-            recorder.run(*self._arguments(lr))
+            recorder.run(*(lr if spec.kind == InputKind.USER_INPUT else stored[str(spec.target)] for spec in inputs))
         return recorder.values
-
-    def _arguments(self, lr: torch.Tensor) -> Iterator[object]:
-        for spec in self._exported.graph_signature.input_specs:
-            if spec.kind == InputKind.USER_INPUT:
-                yield lr
-            elif spec.target in self._exported.state_dict:
-                yield self._exported.state_dict[spec.target]
-            else:
-                yield self._exported.constants[str(spec.target)]
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -125,53 +118,35 @@ class _Recorder(torch.fx.Interpreter):
         return value
 
 
-def _weight_type(model: onnx.ModelProto) -> int:
-    """Return the number type of most weights."""
-    sizes = dict.fromkeys(NOISE, 0)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in sizes and len(tensor.dims) > 1:
-            sizes[tensor.data_type] += math.prod(tensor.dims)
-    return max(sizes, key=lambda kind: sizes[kind])
-
-
-def _as_float(model: onnx.ModelProto, options: FileOptions) -> onnx.ModelProto:
-    """Return the model with half precision emulated, and with images of floats in place of bytes."""
-    if has_half_weights(model):
-        model = emulate_half(model)
-    if options.io == "uint8":
-        graph = model.graph
-        nodes = [node for node in graph.node if not node.name.startswith("bytes/")]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        for value, name in ((graph.input[0], INPUT), (graph.output[0], OUTPUT)):
-            n, h, w, c = (dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            value.CopyFrom(onnx.helper.make_tensor_value_info(f"{name}.float", onnx.TensorProto.FLOAT, [n, c, h, w]))
-    return model
+def _use_float_images(model: onnx.ModelProto) -> None:
+    """Put images of floats in place of bytes, without the nodes that convert them."""
+    graph = model.graph
+    nodes = [node for node in graph.node if not node.name.startswith("bytes/")]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value, name in ((graph.input[0], INPUT), (graph.output[0], OUTPUT)):
+        n, h, w, c = (dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        value.CopyFrom(onnx.helper.make_tensor_value_info(f"{name}.float", onnx.TensorProto.FLOAT, [n, c, h, w]))
 
 
 def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list[_Value]:
-    """Return the values in the order of the file; a rounding belongs to the node whose result it rounds."""
+    """Return the values in the order of the file; a cast, as in rounding, belongs to the node whose result it casts."""
     producers = {output: node for node in model.graph.node for output in node.output}
     values = []
     for node in model.graph.node:
         for output in node.output:
             if output in names:
-                origin = _origin(output, producers)
+                origin = node
+                while origin.op_type == "Cast" and origin.input[0] in producers:
+                    origin = producers[origin.input[0]]
                 values.append(_Value(output, origin.name, origin.op_type, names[output]))
     return values
-
-
-def _origin(value: str, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
-    """Return the node that computes a value, before the casts that only change its type."""
-    node = producers[value]
-    while node.op_type == "Cast" and node.input[0] in producers:
-        node = producers[node.input[0]]
-    return node
 
 
 def _errors(
     model: onnx.ModelProto, program: _Program, values: Sequence[_Value], lr: torch.Tensor
 ) -> Iterator[tuple[_Value, float]]:
+    """Yield the relative error of each value that both have in the same form."""
     of_file = _run(model, [value.name for value in values], lr)
     of_network = program.values({value.torch_name for value in values}, lr)
     for value in values:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from compressor.models.networks.base import Network
 from compressor.runtimes.tensorrt.build import trtexec_command
-from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag, open_device
+from compressor.runtimes.tensorrt.device import open_device
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from export.conversion import Conversion, FileOptions

@@ -23,9 +23,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import Machine
-from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name, open_device
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name
 from compressor.runtimes.tensorrt.installation import import_tensorrt, trt_missing
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime

@@ -28,16 +28,26 @@ class OnnxFacts:
 
 def read_facts(path: Path) -> OnnxFacts:
     """Read an ONNX file without its external weights, which are only looked for; one line for any other file."""
-    if not path.is_file():
-        raise SrkdError(f"{path}: no such file")
+    model = load_onnx(path, external_weights=False)
     with one_line(f"{path} is not an ONNX file", first=True):
-        model = onnx.load_model(str(path), load_external_data=False)
-        metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
-        facts = OnnxFacts(_precision(model), metadata)
+        facts = OnnxFacts(weight_precision(model), read_srkd_keys(model))
     if not model.graph.node:
         raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
     _require_companions(model, path)
     return facts
+
+
+def load_onnx(path: Path, *, external_weights: bool = True) -> onnx.ModelProto:
+    """Load an ONNX file; one line for any other file."""
+    if not path.is_file():
+        raise SrkdError(f"{path}: no such file")
+    with one_line(f"{path} is not an ONNX file", first=True):
+        return onnx.load_model(str(path), load_external_data=external_weights)
+
+
+def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the `srkd.*` keys of the model."""
+    return {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
 
 
 def _require_companions(model: onnx.ModelProto, path: Path) -> None:
@@ -59,7 +69,8 @@ def _require_companions(model: onnx.ModelProto, path: Path) -> None:
             raise SrkdError(f"{file} has {file.stat().st_size} bytes: {tensor.name} of {path.name} ends at {end}")
 
 
-def _precision(model: onnx.ModelProto) -> str:
+def weight_precision(model: onnx.ModelProto) -> str:
+    """Return the number format of most weights."""
     names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
     sizes: Counter[str] = Counter()
@@ -83,12 +94,17 @@ EXACT = frozenset(
 
 def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in float32, inputs and outputs too, with each half result rounded. Names of values stay."""
-    if any(node.domain not in ("", "ai.onnx") or _has_graph(node) for node in model.graph.node):
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    has_graphs = any(attribute.HasField("g") or attribute.graphs for attribute in attributes)
+    if has_graphs or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
         raise SrkdError("it holds custom operators, so its half precision cannot be emulated on this device")
     copy = onnx.ModelProto()
     copy.CopyFrom(onnx.shape_inference.infer_shapes(model, data_prop=True))
     graph = copy.graph
-    halves = _half_values(graph)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        types[value.name] = value.type.tensor_type.elem_type
+    halves = {name: kind for name, kind in types.items() if kind in HALVES}
     for tensor in graph.initializer:
         if tensor.data_type in HALVES:
             tensor.CopyFrom(_to_float(tensor))
@@ -103,18 +119,6 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def has_half_weights(model: onnx.ModelProto) -> bool:
-    return any(tensor.data_type in HALVES for tensor in model.graph.initializer)
-
-
-def _half_values(graph: onnx.GraphProto) -> dict[str, int]:
-    """Return the names of the values in half precision, and the type of each."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        types[value.name] = value.type.tensor_type.elem_type
-    return {name: kind for name, kind in types.items() if kind in HALVES}
-
-
 def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
     """Return the node in float32, and a rounding for each of its half outputs."""
     for attribute in node.attribute:
@@ -127,21 +131,12 @@ def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.N
         for index, name in enumerate(node.output):
             if name in halves:
                 node.output[index] = f"{name}.exact"
-                following += _rounding(name, halves[name])
+                following += [
+                    onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=halves[name]),
+                    onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT),
+                ]
     return [node, *following]
-
-
-def _rounding(name: str, kind: int) -> list[onnx.NodeProto]:
-    """Return the casts to half precision and back that make `name` from its exact value."""
-    return [
-        onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=kind),
-        onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT),
-    ]
 
 
 def _to_float(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name)
-
-
-def _has_graph(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

@@ -20,7 +20,7 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
-from compressor.runtimes.onnx_file import emulate_half, read_facts
+from compressor.runtimes.onnx_file import emulate_half, load_onnx, read_facts
 from compressor.runtimes.onnx_providers import CPU, select_providers
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
@@ -87,7 +87,8 @@ class OnnxRuntime(FileRuntime):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
             session = onnxruntime.InferenceSession(
-                _read_emulated(path) if self.emulated else str(path),
+                # Serialised as one: weights in a second file are read here.
+                emulate_half(load_onnx(path)).SerializeToString() if self.emulated else str(path),
                 options,
                 providers=list(self._providers.names),
                 provider_options=[dict(options) for options in self._providers.options],
@@ -120,14 +121,6 @@ def run_bound(
     session.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return out
-
-
-def _read_emulated(path: Path) -> bytes:
-    import onnx
-
-    # Serialised as one: weights in a second file are read here.
-    content: bytes = emulate_half(onnx.load_model(str(path))).SerializeToString()
-    return content
 
 
 def _read_images(session: Any, label: str) -> tuple[str, str, ImageFormat, torch.dtype]:

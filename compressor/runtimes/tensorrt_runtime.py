@@ -13,9 +13,9 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.table import DEFAULTS, OpenOptions
-from compressor.runtimes.tensorrt.device import device_index
+from compressor.runtimes.tensorrt.device import device_index, open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import open_device, usable_engine
+from compressor.runtimes.tensorrt.engines import usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt, require_trt
 from compressor.runtimes.tensorrt.profiles import size_of
 from compressor.runtimes.tensorrt.session import Session

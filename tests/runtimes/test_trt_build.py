@@ -12,14 +12,9 @@ from onnx import TensorProto
 from compressor.base.context import Context, no_progress
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.runtimes.tensorrt.build import BuildJob, build_plan, read_onnx_info
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import (
-    build_engine,
-    cache_folder,
-    current_machine,
-    engine_name,
-    open_device,
-)
+from compressor.runtimes.tensorrt.engines import build_engine, cache_folder, current_machine, engine_name
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, quantized_onnx, small_onnx

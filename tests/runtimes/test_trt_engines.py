@@ -12,15 +12,9 @@ import torch
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Machine, read_engine, write_engine
-from compressor.runtimes.tensorrt.engines import (
-    build_engine,
-    cache_folder,
-    current_machine,
-    engine_name,
-    open_device,
-    usable_engine,
-)
+from compressor.runtimes.tensorrt.engines import build_engine, cache_folder, current_machine, engine_name, usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from srkd.models import open_runtime

@@ -16,8 +16,9 @@ from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.tensorrt import installation
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import build_engine, open_device
+from compressor.runtimes.tensorrt.engines import build_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from compressor.runtimes.tensorrt.session import Session

@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.runtimes.tensorrt import installation, torch_device
+from compressor.runtimes.tensorrt import device, installation
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
@@ -78,7 +78,7 @@ def nvidia(
             patch.syspath_prepend(path)
         patch.setattr(torch.version, "cuda", "12.8" if torch_cuda else None)
         if torch_cuda:
-            patch.setattr(torch_device, "torch", importlib.import_module("double_torch"))
+            patch.setattr(device, "torch", importlib.import_module("double_torch"))
         yield Nvidia(patch, folder)
     finally:
         patch.undo()

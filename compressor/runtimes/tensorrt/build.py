@@ -5,22 +5,21 @@ A build takes minutes and may crash: `engines.py` runs `build_plan` in a child p
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+from onnx import numpy_helper
 
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
+from compressor.runtimes.onnx_file import load_onnx, read_srkd_keys, weight_precision
 from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
-
-if TYPE_CHECKING:
-    import onnx
 
 FLAGS_10: dict[str, tuple[str, ...]] = {
     "fp32": (),
@@ -49,15 +48,7 @@ class OnnxInfo:
 
 def read_onnx_info(path: Path) -> OnnxInfo:
     """Read an ONNX file without running it; one line where TensorRT could not use it."""
-    import onnx
-
-    if not path.is_file():
-        raise SrkdError(f"{path}: no such file")
-    try:
-        model = onnx.load_model(str(path))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SrkdError(f"{path} is not an ONNX file: {reason[:200]}") from error
+    model = load_onnx(path)
     constants = {item.name for item in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
@@ -69,30 +60,15 @@ def read_onnx_info(path: Path) -> OnnxInfo:
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     if len(shape) != 4 or shape[1] is None:
         raise SrkdError(f"{path} takes {inputs[0].name} of shape {list(shape)}: expected N,C,H,W with a fixed C")
-    metadata = {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
-    return OnnxInfo(inputs[0].name, shape, _read_precision(model, path), metadata)
-
-
-def _read_precision(model: onnx.ModelProto, path: Path) -> str:
-    """Return int8 for explicit quantization, else what most weights are stored in."""
+    precision = weight_precision(model)
     if any(node.op_type in QUANTIZE_OPERATORS for node in model.graph.node):
         _require_symmetric(model, path)
-        return "int8"
-    import onnx
-
-    names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    counts: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) > 1:
-            counts[names.get(tensor.data_type, "fp32")] += math.prod(tensor.dims)
-    return counts.most_common(1)[0][0] if counts else "fp32"
+        precision = "int8"
+    return OnnxInfo(inputs[0].name, shape, precision, read_srkd_keys(model))
 
 
 def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
     """Refuse all but signed bytes around zero: TensorRT takes nothing else, and its message is late and unclear."""
-    import onnx
-    from onnx import numpy_helper
-
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":

@@ -1,18 +1,22 @@
 """The small part of CUDA that an engine needs, as one protocol: memory, copies, a stream, a recorded graph.
 
-`torch_device.py` implements it with torch, `pycuda_device.py` with pycuda for a torch that was built without CUDA.
+It is implemented with torch's own tensors, streams and CUDA graphs, and with pycuda for a torch that was built without
+CUDA.
 """
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import MissingExtra, SrkdError, UsageError, reason_of
+from compressor.runtimes.tensorrt.installation import driver_missing
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,123 @@ class Device(Protocol):
         ...
 
 
+def open_device(index: int = 0) -> Device:
+    """Open a GPU with torch, or with pycuda where torch was built without CUDA."""
+    missing = driver_missing()
+    if missing is not None:
+        raise SrkdError(missing)
+    if torch.version.cuda is not None:
+        return TorchDevice(index)
+    try:
+        return PyCudaDevice(index)
+    except ImportError as error:
+        raise MissingExtra("pycuda (this torch was built without CUDA)", "pycuda") from error
+
+
+class TorchDevice:
+    """The GPU of that number, which becomes torch's current one: TensorRT builds and opens engines on that."""
+
+    def __init__(self, index: int) -> None:
+        with cuda_errors("initialization", RuntimeError):
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            require_gpu(index, torch.cuda.device_count())
+            torch.cuda.set_device(index)
+            properties = torch.cuda.get_device_properties(index)
+            self._stream = torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
+        self.library = f"torch {torch.__version__}"
+        self.gpu = Gpu(index, properties.name, f"{properties.major}.{properties.minor}")
+        self.stream = int(self._stream.cuda_stream)
+
+    def allocate(self, count: int) -> Buffer:
+        # Within the stream, so that torch's allocator hands freed memory to nothing that would not wait for it.
+        with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
+            host = torch.empty(count, dtype=torch.float32, pin_memory=True)
+            memory = torch.empty(count, dtype=torch.float32, device=f"cuda:{self.gpu.index}")
+        return Buffer(host, memory.data_ptr(), memory)
+
+    def copy_in(self, buffer: Buffer, count: int) -> None:
+        with cuda_errors("a copy to the GPU", RuntimeError), torch.cuda.stream(self._stream):
+            buffer.memory[:count].copy_(buffer.host[:count], non_blocking=True)
+
+    def copy_out(self, buffer: Buffer, count: int) -> None:
+        with cuda_errors("a copy from the GPU", RuntimeError), torch.cuda.stream(self._stream):
+            buffer.host[:count].copy_(buffer.memory[:count], non_blocking=True)
+
+    def synchronise(self) -> None:
+        with cuda_errors("the stream", RuntimeError):
+            self._stream.synchronize()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(self._stream):
+                # Other threads may allocate meanwhile: their calls do not end this capture.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:  # a stream stays in capture until it is ended, whatever became of the work
+                    graph.capture_end()
+        except (SrkdError, RuntimeError):
+            return None
+
+        def replay() -> None:
+            with cuda_errors("a CUDA graph", RuntimeError), torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return replay
+
+
+class PyCudaDevice:
+    """The GPU of that number; ImportError where pycuda is not installed. It has no CUDA graphs."""
+
+    def __init__(self, index: int) -> None:
+        import pycuda
+        import pycuda.driver as cuda
+
+        self._cuda: Any = cuda
+        with cuda_errors("initialization", cuda.Error):
+            cuda.init()
+            require_gpu(index, cuda.Device.count())
+            device = cuda.Device(index)
+            # The context that TensorRT uses too; pycuda aborts at the end of the process unless it is popped.
+            context = device.retain_primary_context()
+            context.push()
+            atexit.register(context.pop)
+            major, minor = device.compute_capability()
+            self._stream = cuda.Stream()
+        self.library = f"pycuda {pycuda.VERSION_TEXT}"
+        self.gpu = Gpu(index, device.name(), f"{major}.{minor}")
+        self.stream = int(self._stream.handle)
+
+    def allocate(self, count: int) -> Buffer:
+        with cuda_errors(f"an allocation of {count * 4} bytes", self._cuda.Error):
+            memory = self._cuda.mem_alloc(count * 4)
+            host = torch.from_numpy(self._cuda.pagelocked_empty(count, np.float32))
+        return Buffer(host, int(memory), memory)
+
+    def copy_in(self, buffer: Buffer, count: int) -> None:
+        with cuda_errors("a copy to the GPU", self._cuda.Error):
+            self._cuda.memcpy_htod_async(buffer.memory, buffer.host[:count].numpy(), self._stream)
+
+    def copy_out(self, buffer: Buffer, count: int) -> None:
+        with cuda_errors("a copy from the GPU", self._cuda.Error):
+            self._cuda.memcpy_dtoh_async(buffer.host[:count].numpy(), buffer.memory, self._stream)
+
+    def synchronise(self) -> None:
+        with cuda_errors("the stream", self._cuda.Error):
+            self._stream.synchronize()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        return None
+
+
 @contextmanager
 def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn the CUDA library's errors into one line."""
     try:
         yield
     except kinds as error:
-        raise SrkdError(
-            f"CUDA: {task} failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-        ) from error
+        raise SrkdError(f"CUDA: {task} failed: {reason_of(error, first=True)}") from error
 
 
 def require_gpu(index: int, count: int) -> None:

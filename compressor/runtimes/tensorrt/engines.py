@@ -18,29 +18,14 @@ import torch
 from compressor.base.cache_folder import default_folder
 from compressor.base.child import run_in_child
 from compressor.base.context import QUIET, Context, Progress
-from compressor.base.errors import MissingExtra, SrkdError
+from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.runtimes.tensorrt.build import BuildJob, build_plan, read_onnx_info
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import EngineFile, EngineHeader, Machine, read_engine, write_engine
-from compressor.runtimes.tensorrt.installation import driver_missing, driver_version, import_tensorrt
+from compressor.runtimes.tensorrt.installation import driver_version, import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, size_of
-from compressor.runtimes.tensorrt.pycuda_device import PyCudaDevice
 from compressor.runtimes.tensorrt.session import Session
-from compressor.runtimes.tensorrt.torch_device import TorchDevice
-
-
-def open_device(index: int = 0) -> Device:
-    """Open a GPU with torch, or with pycuda where torch was built without CUDA."""
-    missing = driver_missing()
-    if missing is not None:
-        raise SrkdError(missing)
-    if torch.version.cuda is not None:
-        return TorchDevice(index)
-    try:
-        return PyCudaDevice(index)
-    except ImportError as error:
-        raise MissingExtra("pycuda (this torch was built without CUDA)", "pycuda") from error
 
 
 def current_machine(trt: Any, device: Device) -> Machine:

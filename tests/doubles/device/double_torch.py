@@ -1,4 +1,4 @@
-"""The part of torch that `torch_device.py` uses, on the double GPU. A test holds its names against the real torch."""
+"""The part of torch that `TorchDevice` uses, on the double GPU. A test holds its names against the real torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch as real
 from double_device import Graph, allocate, counts, fault, gpu, gpu_count, new_stream, streams, synchronise
 
 __version__ = "2.8.0+cu128"
+version = real.version
 float32 = real.float32
 
 
