@@ -235,10 +235,11 @@ def _as_hardware_rounds(content: bytes) -> bytes:
     """ONNX Runtime on a CPU has no convolution in bf16, and does fp16 in float32."""
     import onnx
 
-    from compressor.runtimes.onnx_file import emulate_half, has_half_weights
+    from compressor.runtimes.onnx_file import emulate_half, weight_precision
 
     model = onnx.load_model_from_string(content)
-    return emulate_half(model).SerializeToString() if has_half_weights(model) else content
+    is_half = weight_precision(model) in ("fp16", "bf16")
+    return emulate_half(model).SerializeToString() if is_half else content
 
 
 class ICudaEngine:
