@@ -256,7 +256,7 @@ FORMATS: Table[Format] = Table(
         ),
     ),
     GROUP,
-    "formats",
+    lambda point: point.load().formats,
 )
 DEFAULT_FORMATS = ("onnx",)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu_facts, installed_version
-from compressor.models.networks.registry import installed_networks
+from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
@@ -90,7 +90,7 @@ def diagnose() -> Diagnosis:
                 for name, row in PROVIDERS.items()
             ),
         ),
-        notes=tuple(dict.fromkeys((*catalogue().notes, *installed_networks().notes, *RUNTIMES.notes, *FORMATS.notes))),
+        notes=tuple(dict.fromkeys((*catalogue().notes, *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
     )
 
 

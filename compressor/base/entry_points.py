@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Protocol, TypeVar
 
@@ -23,12 +23,14 @@ Row = TypeVar("Row", bound=Named)
 class Table(Mapping[str, Row]):
     """Rows by name. Installed packages are read at the first look-up, not when the table is made.
 
-    A package's entry point in `group` names an object whose `attribute` holds more rows. A package that cannot be
-    used becomes a line in `notes`, and nothing else suffers; a name that two packages bring belongs to neither.
+    `read` returns the rows of a package's entry point in `group`; it may load it. A package that cannot be used becomes
+    a line in `notes`, and nothing else suffers; a name that two packages bring belongs to neither.
     """
 
-    def __init__(self, kind: str, rows: Iterable[Row], group: str, attribute: str) -> None:
-        self.kind, self.group, self.attribute = kind, group, attribute
+    def __init__(
+        self, kind: str, rows: Iterable[Row], group: str, read: Callable[[metadata.EntryPoint], Iterable[Row]]
+    ) -> None:
+        self.kind, self.group, self.read = kind, group, read
         self._own = {row.name: row for row in rows}
         self._all: dict[str, Row] | None = None
         self._notes: list[str] = []
@@ -57,7 +59,7 @@ class Table(Mapping[str, Row]):
         for point in sorted(points, key=lambda point: (package_of(point), point.name)):
             package = package_of(point)
             try:
-                for row in getattr(point.load(), self.attribute):
+                for row in self.read(point):
                     offers.setdefault(row.name, []).append((package, row))
             except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
                 reason = " ".join(f"{type(error).__name__}: {error}".split())

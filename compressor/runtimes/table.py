@@ -200,7 +200,7 @@ RUNTIMES: Table[RuntimeEntry] = Table(
         ),
     ),
     GROUP,
-    "runtimes",
+    lambda point: point.load().runtimes,
 )
 
 

@@ -80,7 +80,7 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
 def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> Table[RuntimeEntry]:
     """The table of runtimes as another process would load it."""
     monkeypatch.syspath_prepend(str(site))
-    return Table("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.attribute)
+    return Table("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
 
 
 def test_a_broken_package_is_a_note_and_nothing_else_suffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_name_of_two_packages_belongs_to_neither(tmp_path: Path, monkeypatch: 
 )
 def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> None:
     row = Format(name=name, title="", suffix=".x", precision="fp32", module="x", runtime="torch")
-    table = Table("format", [FORMATS["onnx"]], "no.such.group", "formats")
+    table = Table("format", [FORMATS["onnx"]], "no.such.group", FORMATS.read)
 
     class Point(metadata.EntryPoint):
         def load(self) -> FormatPackage:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from compressor.models.networks.registry import InstalledNetworks
+from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.table import RUNTIMES
 from export.formats import FORMATS
@@ -46,7 +46,7 @@ def test_packages_that_cannot_be_used_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note = "network edsr of another-package is refused"
-    monkeypatch.setattr("srkd.doctor.installed_networks", lambda: InstalledNetworks(notes=(note,)))
+    monkeypatch.setattr(NETWORKS, "_notes", [note])
     assert run(["doctor"]) == 0
     output = capsys.readouterr()
     assert output.err == f"srkd: warning: {note}\n"

@@ -19,7 +19,7 @@ from compressor.models.checkpoints.files import Container, open_container
 from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.networks.dialect import Assumption, Dialect
-from compressor.models.networks.registry import architectures, build, network_names, spec_from_dict
+from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
 
 OWN_DIALECT = "srkd"
 RUN_FOLDER_WEIGHTS = "student.safetensors"
@@ -278,7 +278,7 @@ def _describe_unknown(state: Mapping[str, torch.Tensor]) -> str:
         difference = f"without {_first(sorted(patterns - expected), 2)}"
     return (
         f"unknown network: its {len(state)} tensors ({_first(list(state))}) are in no known dialect; nearest is "
-        f"{family.name} ({dialect.name} names), {difference}; known are {', '.join(network_names())}"
+        f"{family.name} ({dialect.name} names), {difference}; known are {', '.join(NETWORKS)}"
     )
 
 

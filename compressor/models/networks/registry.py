@@ -6,99 +6,67 @@ To add a network: one file, one line in NETWORKS. Another package adds one by an
 
 from __future__ import annotations
 
-import importlib
-import re
+import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 
 import torch
 
-from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.base.entry_points import Table, package_of
+from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Architecture, Network, Spec
 
-NETWORKS: Mapping[str, str] = {
-    "edsr": "compressor.models.networks.edsr",
-    "carn": "compressor.models.networks.carn",
-    "carn_m": "compressor.models.networks.carn_m",
-    "rcan": "compressor.models.networks.rcan",
-    "swinir": "compressor.models.networks.swinir",
-    "compact": "compressor.models.networks.compact",
-}
 GROUP = "srkd.networks"
 """The entry point group by which a package adds networks."""
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
-class InstalledNetworks:
-    """The networks of other packages by name; `notes` are lines about entry points that cannot be used."""
+class NetworkEntry:
+    """A network by name: its `Architecture` as module:object, imported on first use, and the package it belongs to."""
 
-    points: Mapping[str, metadata.EntryPoint] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@cache
-def installed_networks() -> InstalledNetworks:
-    """Find the networks of other packages, without importing any. A name of several packages belongs to none."""
-    providers: dict[str, list[metadata.EntryPoint]] = {}
-    for point in sorted(metadata.entry_points(group=GROUP), key=_package_of):
-        providers.setdefault(point.name, []).append(point)
-    points, notes = {}, []
-    for name, same in providers.items():
-        packages = " and ".join(map(_package_of, same))
-        if not NAME.fullmatch(name):
-            notes.append(f"network {name!r} of {packages} is refused: names have small letters, digits, - and _")
-        elif name in NETWORKS:
-            notes.append(f"network {name} of {packages} is refused: srkd has a network of that name")
-        elif len(same) > 1:
-            notes.append(f"network {name} is provided by {packages}, so none of them is used")
-        else:
-            points[name] = same[0]
-    return InstalledNetworks(points, tuple(notes))
+    name: str
+    where: str
+    package: str = "srkd"
 
 
-def _package_of(point: metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.value
-
-
-def network_names() -> tuple[str, ...]:
-    """Return the names of all networks, srkd's own first."""
-    return (*NETWORKS, *installed_networks().points)
+NETWORKS: Table[NetworkEntry] = Table(
+    "network",
+    (
+        NetworkEntry("edsr", "compressor.models.networks.edsr:ARCHITECTURE"),
+        NetworkEntry("carn", "compressor.models.networks.carn:ARCHITECTURE"),
+        NetworkEntry("carn_m", "compressor.models.networks.carn_m:ARCHITECTURE"),
+        NetworkEntry("rcan", "compressor.models.networks.rcan:ARCHITECTURE"),
+        NetworkEntry("swinir", "compressor.models.networks.swinir:ARCHITECTURE"),
+        NetworkEntry("compact", "compressor.models.networks.compact:ARCHITECTURE"),
+    ),
+    GROUP,
+    lambda point: (NetworkEntry(point.name, point.value, package_of(point)),),
+)
 
 
 @cache
 def architecture(name: str) -> Architecture:
     """Return the architecture called `name`, imported on first use."""
-    if name in NETWORKS:
-        built_in = importlib.import_module(NETWORKS[name]).ARCHITECTURE
-        assert isinstance(built_in, Architecture) and built_in.name == name
-        return built_in
-    installed = installed_networks()
-    point = installed.points.get(name)
-    if point is None:
-        unknown = f"no network is called {name!r}; {nearest(name, network_names())}"
-        raise UsageError("; ".join([unknown, *installed.notes]))
+    entry = NETWORKS.find(name)
     try:
-        loaded = point.load()
+        loaded = pkgutil.resolve_name(entry.where)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise SrkdError(f"the network {name} of {_package_of(point)} cannot be imported ({reason})") from error
+        raise SrkdError(f"the network {name} of {entry.package} cannot be imported ({reason})") from error
     if not isinstance(loaded, Architecture) or loaded.name != name:
-        raise SrkdError(f"{point.value} of {_package_of(point)} is not an Architecture called {name!r}")
+        raise SrkdError(f"{entry.where} of {entry.package} is not an Architecture called {name!r}")
     return loaded
 
 
 def architectures() -> Iterator[Architecture]:
     """Yield all architectures, srkd's own first; a broken one of another package is left out."""
-    for name in NETWORKS:
-        yield architecture(name)
-    for name in installed_networks().points:
+    for name, entry in NETWORKS.items():
         try:
             yield architecture(name)
         except SrkdError:
-            continue
+            if entry.package == "srkd":
+                raise
 
 
 def spec_from_dict(fields: object) -> Spec:
