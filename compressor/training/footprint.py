@@ -150,16 +150,15 @@ class _LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._storages:
+                self._storages.add(key)
+                self.bytes += size
+                weakref.finalize(storage, self._remove, key, size)
         self.peak = max(self.peak, self.bytes)
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._storages:
-            self._storages.add(key)
-            self.bytes += size
-            weakref.finalize(storage, self._remove, key, size)
 
     def _remove(self, key: int, size: int) -> None:
         self._storages.discard(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
@@ -9,7 +10,6 @@ from typing import Literal, Protocol, runtime_checkable
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Spec
 from compressor.training.method import Calibrated, Method
-from compressor.training.schedule import Schedule
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
 Role = Literal["student", "teacher", "joint"]
@@ -61,6 +61,31 @@ class EarlierStage:
     share: float
     rate: float
     tunes_teacher: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of the step alone.
+
+    `milestones` multiplies by `factor` at each; `cosine` falls to zero at the end; both after a linear warm-up.
+    """
+
+    steps: int
+    rate: float
+    decay: Literal["constant", "milestones", "cosine"] = "constant"
+    milestones: Sequence[int] = ()
+    factor: float = 0.1
+    warmup: int = 0
+
+    def at(self, step: int) -> float:
+        """Return the rate of the update made at `step`, counted from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        if self.decay == "milestones":
+            return self.rate * self.factor ** sum(step >= milestone for milestone in self.milestones)
+        if self.decay == "cosine":
+            return self.rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        return self.rate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.base.errors import UsageError
-from compressor.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
@@ -91,9 +90,11 @@ class Preset(PresetPart):
 
     def with_steps(self, steps: int) -> Preset:
         """Return the preset with its schedule rescaled to `steps` updates."""
-        shape = self.learning_rate().rescaled(steps)
-        changed = {"steps": steps, "milestones": tuple(shape.milestones), "warmup": shape.warmup}
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update=changed)})
+        rule = self.schedule
+        ratio = steps / rule.steps
+        milestones = tuple(round(milestone * ratio) for milestone in rule.milestones)
+        changed = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:
         """Return the preset with `hr_patch`, if it has one, turned into `lr_patch` for a scale."""
@@ -107,10 +108,6 @@ class Preset(PresetPart):
             )
         changed = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
         return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
-
-    def learning_rate(self) -> Schedule:
-        rule = self.schedule
-        return Schedule(rule.steps, rule.rate, rule.decay, rule.milestones, rule.factor, rule.warmup)
 
     def build_methods(self) -> tuple[Method, ...]:
         from recipes.config.options import make_method
@@ -133,13 +130,13 @@ class Preset(PresetPart):
     def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> Stage:
         """Return the student's own stage, in the execution mode chosen for the machine; plain without one."""
         from compressor.training.speed import plain_mode
-        from compressor.training.stage import Average, Optimiser, Stage
+        from compressor.training.stage import Average, Optimiser, Schedule, Stage
 
         rule = self.schedule
         return Stage(
             name="distil",
             methods=methods,
-            schedule=self.learning_rate(),
+            schedule=Schedule(rule.steps, rule.rate, rule.decay, rule.milestones, rule.factor, rule.warmup),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             mode=plain_mode(self.speed_options()) if mode is None else mode,

@@ -12,7 +12,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.losses import compute_losses
 from compressor.training.method import PlainMethod
-from compressor.training.schedule import Schedule
+from compressor.training.stage import Schedule
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.catalogue import METHODS, preset_names
@@ -151,7 +151,7 @@ def test_settings_reach_the_schedule_and_the_method():
 
 
 def test_steps_rescale_the_shape():
-    schedule = load_preset("logits").with_steps(250).learning_rate()
+    schedule = load_preset("logits").with_steps(250).stage([]).schedule
     assert schedule.steps == 250 and tuple(schedule.milestones) == (100, 200)
     assert [schedule.at(step) for step in (0, 99, 100, 200)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
 
