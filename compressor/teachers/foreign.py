@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,8 +21,6 @@ from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
 PROBE_SIDES = (64, 61, 96)
 """Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-
-
 RANGES = (1.0, 255.0)
 """The value ranges of images that foreign models are trained on."""
 
@@ -143,59 +142,41 @@ class ForeignModel(ImageModel):
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
-def require_image(output: object, label: str) -> torch.Tensor:
-    """Return the only image of an output; which of several is the image, only the model's own code tells."""
-    if isinstance(output, (tuple, list)) and len(output) == 1:
-        output = output[0]
-    if not isinstance(output, torch.Tensor):
-        raise SrkdError(f"{label} gives a {type(output).__name__}, not one image: export the part that gives the image")
-    return output
-
-
 def probe(run: Run, channels: int | None, label: str) -> Descriptor:
     """Find scale, channels and size multiple, each by the smallest experiment that shows it."""
-    failures: list[str] = []
+    reason = ""
     for count in (3, 1) if channels is None else (channels,):
         for side in PROBE_SIDES:
-            scale = _scale_at(run, count, side, side, failures)
-            if scale is not None:
-                return Descriptor(scale=scale, channels=count, size_multiple=smallest_multiple(run, count, scale))
+            try:
+                scale = find_scale(run, (1, count, side, side))
+            except (SrkdError, ValueError) as error:
+                reason = str(error)
+                continue
+            return Descriptor(scale=scale, channels=count, size_multiple=smallest_multiple(run, count, scale))
     raise SrkdError(
-        f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({failures[-1][:200]}): "
+        f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({reason[:200]}): "
         "a super-resolution model takes (N, 3, H, W), or (N, 1, H, W), of any size"
     )
 
 
-def _scale_at(run: Run, channels: int, height: int, width: int, failures: list[str]) -> int | None:
-    """Return the scale that a smooth image shows; None, and the reason among `failures`, where there is none."""
-    image = torch.linspace(0, 1, width).expand(1, channels, height, width).contiguous()
-    try:
-        output = run(image)
-    except SrkdError as error:
-        failures.append(str(error))
-        return None
-    if output.dim() != 4 or output.shape[:2] != image.shape[:2]:
-        failures.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
-        return None
-    scale = output.shape[-1] // width
-    if scale < 1 or output.shape[-2:] != (height * scale, width * scale):
-        failures.append(f"it gave shape {tuple(output.shape)} for {tuple(image.shape)}")
-        return None
+def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
+    """Return the scale that smooth images of a shape show; a ValueError where the output is not an enlarged image."""
+    batch, channels, height, width = shape
+    output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
+    scale = output.shape[-1] // width if output.dim() == 4 else 0
+    if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
+        raise ValueError(f"it gave shape {tuple(output.shape)} for {shape}, not an enlarged image")
     return scale
 
 
 def smallest_multiple(run: Run, channels: int, scale: int) -> int:
     """Return the smallest number that sides must be multiples of: an odd multiple of it, near a usual size, works."""
     for multiple in MULTIPLES:
-        height, width = (_odd_multiple(multiple, side) for side in (57, 64))
-        if _scale_at(run, channels, height, width, []) == scale:
-            return multiple
+        height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
+        with suppress(SrkdError, ValueError):
+            if find_scale(run, (1, channels, height, width)) == scale:
+                return multiple
     return PROBE_SIDES[0]
-
-
-def _odd_multiple(multiple: int, about: int) -> int:
-    count = max(1, about // multiple)
-    return multiple * (count if count % 2 else count + 1)
 
 
 class ModuleProgram:
@@ -217,9 +198,15 @@ class ModuleProgram:
 
 
 def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:
-    """Run without gradients; a failure becomes one line."""
+    """Run without gradients and return the only image of the output; a failure becomes one line."""
     with torch.no_grad(), one_line(f"{label} failed on an image of shape {tuple(images.shape)}"):
-        return require_image(module(images), label)
+        output = module(images)
+        # Which of several outputs is the image, only the model's own code tells.
+        if isinstance(output, (tuple, list)) and len(output) == 1:
+            output = output[0]
+        if not isinstance(output, torch.Tensor):
+            raise SrkdError(f"{label} gives a {type(output).__name__}, not one image: export the part that gives it")
+        return output
 
 
 def count_params(module: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,29 +15,31 @@ from compressor.runtimes.table import OpenOptions
 from compressor.teachers.foreign import ForeignFacts, smallest_multiple
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """The batch size, where the graph fixes it, and the floating-point weights by name."""
-
-    batch: int | None
-    weights: tuple[tuple[str, torch.Tensor], ...]
-
-
 class OnnxProgram:
-    """A session; its weights are read beside it, so that a NaN among them can be named."""
+    """A session; its floating-point weights are read beside it, so that a NaN among them can be named."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runtime = OnnxRuntime(path)
-        graph = _read(path)
-        self._weights = graph.weights
-        descriptor = self.runtime.descriptor
-        if self.runtime.spec is None and descriptor.fixed_size is None and graph.batch in (None, 1):
+        import numpy as np
+        import onnx
+        from onnx import numpy_helper
+
+        self.path, self.runtime = path, OnnxRuntime(path)
+        with one_line(f"{path}: its graph cannot be read"):
+            graph = onnx.load_model(str(path)).graph
+            arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+            image = next(value for value in graph.input if value.name not in arrays)
+            batch = image.type.tensor_type.shape.dim[0].dim_value or None
+        self._weights = [
+            (name, torch.from_numpy(array.astype(np.float32)))
+            for name, array in arrays.items()
+            if array.dtype.kind == "f"
+        ]
+        descriptor, spec = self.runtime.descriptor, self.runtime.spec
+        if spec is None and descriptor.fixed_size is None and batch in (None, 1):
             multiple = smallest_multiple(self.runtime.run, descriptor.channels, descriptor.scale)
             descriptor = replace(descriptor, size_multiple=multiple, min_size=multiple)
-        name = "unknown" if self.runtime.spec is None else self.runtime.spec.arch
         params = sum(tensor.numel() for _, tensor in self._weights)
-        self.facts = ForeignFacts("ONNX", name, descriptor, params, graph.batch)
+        self.facts = ForeignFacts("ONNX", "unknown" if spec is None else spec.arch, descriptor, params, batch)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.runtime.run(images)
@@ -51,20 +53,3 @@ class OnnxProgram:
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         return self._weights
-
-
-def _read(path: Path) -> _Graph:
-    import numpy as np
-    import onnx
-    from onnx import numpy_helper
-
-    with one_line(f"{path}: its graph cannot be read"):
-        model = onnx.load_model(str(path))
-        names = {tensor.name for tensor in model.graph.initializer}
-        image = next(value for value in model.graph.input if value.name not in names)
-        batch = image.type.tensor_type.shape.dim[0].dim_value or None
-        arrays = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
-        weights = [
-            (name, torch.from_numpy(array.astype(np.float32))) for name, array in arrays if array.dtype.kind == "f"
-        ]
-    return _Graph(batch, tuple(weights))

@@ -26,7 +26,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 from compressor.models.checkpoints.pickles import read_pickle, read_storages
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleProgram, Run, count_params, probe, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params, find_scale, probe, run_module
 
 TEXT_LIMIT_BYTES = 256 * 2**20
 TORCHSCRIPT_FILES = re.compile(
@@ -244,16 +244,25 @@ def open_exported_program(path: Path) -> ExportedProgram:
     with one_line(f"{path} is not a torch.export program that this torch {torch.__version__} can open"):
         program = torch.export.load(str(path))
     label = f"torch.export program {path.name}"
-    batch, channels, height, width = _input_shape(program, label)
+    inputs = program.graph_signature.user_inputs
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
+    shapes: list[tuple[object, ...]] = [tuple(getattr(node.meta.get("val"), "shape", ())) for node in nodes]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (1, 3):
+        raise SrkdError(f"{label} takes {[tuple(map(str, shape)) for shape in shapes]}: expected one (N, 3, H, W)")
+    # None where a size may vary.
+    batch, channels, height, width = (size if isinstance(size, int) else None for size in shapes[0])
+    assert channels is not None  # an int, as it is 1 or 3
     module = _callable(program)
 
     def run(images: torch.Tensor) -> torch.Tensor:
         return run_module(module, images, label)
 
-    if height is not None and width is not None:
-        descriptor = _probe_fixed_size(run, channels, (width, height), batch or 1, label)
-    else:
+    if height is None or width is None:
         descriptor = probe(run, channels, label)
+    else:
+        with one_line(f"{label} is not a super-resolution model"):
+            scale = find_scale(run, (batch or 1, channels, height, width))
+        descriptor = Descriptor(scale=scale, channels=channels, fixed_size=(width, height))
     params = sum(tensor.numel() for name, tensor in program.named_parameters())
     return ExportedProgram(program, ForeignFacts("torch.export", "unknown", descriptor, params, batch), label)
 
@@ -263,24 +272,3 @@ def _callable(program: Any) -> nn.Module:
     guarded = "check_guards" in inspect.signature(program.module).parameters
     module: nn.Module = program.module(check_guards=False) if guarded else program.module()
     return module
-
-
-def _input_shape(program: Any, label: str) -> tuple[int | None, int, int | None, int | None]:
-    """Return batch, channels, height and width of the only input; None where they may vary."""
-    names = program.graph_signature.user_inputs
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    shapes: list[tuple[object, ...]] = [getattr(node.meta.get("val"), "shape", ()) for node in nodes]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (1, 3):
-        raise SrkdError(f"{label} takes {[tuple(map(str, shape)) for shape in shapes]}: expected one (N, 3, H, W)")
-    batch, channels, height, width = (size if isinstance(size, int) else None for size in shapes[0])
-    assert channels is not None  # an int, as it is 1 or 3
-    return batch, channels, height, width
-
-
-def _probe_fixed_size(run: Run, channels: int, fixed: tuple[int, int], batch: int, label: str) -> Descriptor:
-    width, height = fixed
-    output = run(torch.full((batch, channels, height, width), 0.5))
-    scale = output.shape[-1] // width if output.dim() == 4 else 0
-    if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
-        raise SrkdError(f"{label} gives shape {tuple(output.shape)} for {batch, channels, height, width}: not an image")
-    return Descriptor(scale=scale, channels=channels, fixed_size=fixed)

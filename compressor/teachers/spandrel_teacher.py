@@ -41,13 +41,8 @@ def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgra
     if not isinstance(model, spandrel.ImageModelDescriptor) or model.input_channels != model.output_channels:
         raise SrkdError(f"{label}: spandrel's {name} does not turn an image into an image of as many channels")
     model.model.eval()
-    sizes = model.size_requirements
-    descriptor = Descriptor(
-        scale=model.scale,
-        channels=model.input_channels,
-        size_multiple=sizes.multiple_of,
-        min_size=max(1, sizes.minimum),
-    )
+    multiple, smallest = model.size_requirements.multiple_of, max(1, model.size_requirements.minimum)
+    descriptor = Descriptor(scale=model.scale, channels=model.input_channels, size_multiple=multiple, min_size=smallest)
     facts = ForeignFacts("spandrel", name, descriptor, count_params(model.model))
     return SpandrelProgram(model, facts, f"{label} ({name})")
 
@@ -57,11 +52,12 @@ class SpandrelProgram(ModuleProgram):
 
     def __init__(self, model: Any, facts: ForeignFacts, label: str) -> None:
         super().__init__(model.model, facts, label)
-        self._call: Callable[[Any, torch.Tensor], object] | None = getattr(model, "_call_fn", None)
+        self._call: Callable[[Any, torch.Tensor], object] = getattr(
+            model, "_call_fn", lambda module, image: module(image)
+        )
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        call = self._call
-        return run_module(self.module if call is None else lambda image: call(self.module, image), images, self.label)
+        return run_module(lambda image: self._call(self.module, image), images, self.label)
 
 
 def import_spandrel() -> Any:
@@ -82,13 +78,12 @@ def torchvision_stand_in() -> Iterator[None]:
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         yield
         return
-    functional = types.ModuleType("torchvision.transforms.functional")
-    vars(functional).update(InterpolationMode=_InterpolationMode, rotate=_refuse, normalize=_refuse)
-    transforms = types.ModuleType("torchvision.transforms")
-    vars(transforms).update(functional=functional)
-    package = types.ModuleType("torchvision")
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    stand_ins = {name: types.ModuleType(name) for name in names}
+    package, transforms, functional = stand_ins.values()
     vars(package).update(transforms=transforms)
-    stand_ins = {module.__name__: module for module in (package, transforms, functional)}
+    vars(transforms).update(functional=functional)
+    vars(functional).update(InterpolationMode=_InterpolationMode, rotate=_refuse, normalize=_refuse)
     sys.modules.update(stand_ins)
     try:
         yield

@@ -14,11 +14,11 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256
-from compressor.models.checkpoints.load import Loaded, UnknownNetwork, load_checkpoint, read_states, weights_file
+from compressor.models.checkpoints.load import UnknownNetwork, load_checkpoint, read_states, weights_file
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.dialect import Assumption
 from compressor.teachers.foreign import RANGES, ForeignModel, Program
-from compressor.teachers.programs import archive_kind
+from compressor.teachers.programs import archive_kind, open_exported_program, open_torchscript
 
 
 @dataclass(frozen=True)
@@ -110,27 +110,13 @@ def load_teacher(
     if kind is not None:
         return _foreign_teacher(_open_program(kind, path), path, scale, options, wrapping=kind)
     try:
-        return teacher_of(load_checkpoint(path, scale=scale, arch_options=options), options)
+        file = load_checkpoint(path, scale=scale, arch_options=options)
     except UnknownNetwork as error:
         return _open_with_spandrel(path, scale, options, error)
-
-
-def teacher_of(loaded: Loaded, options: Mapping[str, object]) -> Teacher:
-    """Return an opened checkpoint as a teacher."""
-    return Teacher(
-        loaded.network,
-        Origin(
-            loaded.path,
-            loaded.sha256,
-            loaded.bytes,
-            loaded.dialect,
-            loaded.wrapping,
-            loaded.assumed,
-            loaded.notes,
-            loaded.header,
-            options,
-        ),
+    origin = Origin(
+        file.path, file.sha256, file.bytes, file.dialect, file.wrapping, file.assumed, file.notes, file.header, options
     )
+    return Teacher(file.network, origin)
 
 
 def _open_program(kind: str, path: Path) -> Program:
@@ -139,12 +125,8 @@ def _open_program(kind: str, path: Path) -> Program:
 
         return OnnxProgram(path)
     if kind == "torchscript":
-        from compressor.teachers.programs import open_torchscript
-
         return open_torchscript(path)
     if kind == "export":
-        from compressor.teachers.programs import open_exported_program
-
         return open_exported_program(path)
     raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
 
