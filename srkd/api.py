@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from compressor.base.context import Context
-from compressor.base.errors import UsageError
+from compressor.assets import embedded_teacher
+from compressor.base.context import Context, Note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import file_sha256
 from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
+from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
-from compressor.inference.open import resolve_checkpoint
+from compressor.inference.open import open_model, resolve_checkpoint
 from compressor.inference.upscale import UpscaleReport
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
 from export.conversion import FileOptions, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
 from export.profile.report import ProfileReport, profile_models
 from srkd.inspection import Inspection, run_inspect
-from srkd.models import as_tuple, common_scale, find_run_teacher, open_runtime
 from srkd.options import public
-from srkd.verb_options import EvaluateOptions, ExportOptions, InspectOptions, ProfileOptions, UpscaleOptions
+from srkd.verb_options import (
+    EvaluateOptions,
+    ExportOptions,
+    InspectOptions,
+    Model,
+    ProfileOptions,
+    RuntimeOptions,
+    UpscaleOptions,
+    path_of,
+)
 
 __all__ = [
     "Cost",
@@ -161,18 +176,17 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
     scale = common_scale(runtimes, options.scale)
+    data, lr = path_of(options.data), path_of(options.lr)
+    if data is not None:
+        sets = find_sets(data, scale=scale, lr=lr)
+    elif lr is not None:
+        raise UsageError(f"an LR folder without its images: give --data beside --lr {lr}")
+    else:
+        context.note("no --data: scoring on the embedded validation photos")
+        sets = (ImageSet("embedded", embedded_pairs("val")),)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
     settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
-    return score(runtimes, _image_sets(options, scale, context), settings, context.progress)
-
-
-def _image_sets(options: EvaluateOptions, scale: int, context: Context) -> tuple[ImageSet, ...]:
-    if options.data is not None:
-        return find_sets(Path(options.data), scale=scale, lr=None if options.lr is None else Path(options.lr))
-    if options.lr is not None:
-        raise UsageError(f"an LR folder without its images: give --data beside --lr {options.lr}")
-    context.note("no --data: scoring on the embedded validation photos")
-    return (ImageSet("embedded", embedded_pairs("val")),)
+    return score(runtimes, sets, settings, context.progress)
 
 
 def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
@@ -195,3 +209,75 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
 
 
 upscale = public(UpscaleOptions, run_upscale, "upscale")
+
+
+# Models as a caller names them, the scale they share, and the teacher of a run folder.
+
+
+def as_tuple(values: object) -> tuple[Any, ...]:
+    """Return one value or several as a tuple. A string is one value."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+
+
+def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
+    """Open one model. What takes minutes, such as an engine for another GPU, is announced first."""
+    if isinstance(model, ImageModel):
+        label = model.architecture
+        if model.network is None:
+            return ForeignRuntime(model, label=label, device=options.device)
+        return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
+    if not isinstance(model, (str, Path)):
+        return model
+    open_options = OpenOptions(
+        scale=options.scale,
+        arch_options=options.arch_options,
+        device=options.device,
+        runtime=options.runtime,
+        threads=options.threads,
+        precision=options.precision,
+    )
+    return open_model(model, open_options, context)
+
+
+def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
+    """Return the scale that all models share; without a model, `scale`."""
+    scales = {runtime.descriptor.scale for runtime in runtimes}
+    if not scales:
+        if scale is None:
+            raise UsageError("no model and no scale: name a model, or give --scale for the bicubic row alone")
+        return scale
+    if len(scales) > 1:
+        scale_list = ", ".join(f"{runtime.label} x{runtime.descriptor.scale}" for runtime in runtimes)
+        raise UsageError(f"the models differ in scale ({scale_list}): compare models of one scale")
+    return scales.pop()
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """The teacher of a run folder, the scale it was used at, and the options its file was read with."""
+
+    path: Path
+    scale: int | None
+    options: Mapping[str, object]
+
+
+def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
+    """Return the teacher named in run.json, if its file is there and unchanged."""
+    facts_file = run / "run.json"
+    if not facts_file.is_file():
+        return None
+    try:
+        facts: Any = json.loads(facts_file.read_text(encoding="utf-8"))
+        teacher = facts["teacher"]
+        if teacher is None:
+            return None
+        path, sha256, scale = Path(teacher["path"]), str(teacher["sha256"]), facts["student"].get("scale")
+        options = dict(teacher.get("options") or {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
+    for candidate in (path, embedded_teacher()):
+        if candidate.is_file() and file_sha256(candidate) == sha256:
+            note(f"teacher: {candidate}, from {facts_file}")
+            return RunTeacher(candidate, scale, options)
+    note(f"the teacher of {run}, {path}, is missing or has changed: continuing without it (--teacher FILE names one)")
+    return None

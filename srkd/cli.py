@@ -48,8 +48,7 @@ def _print_completion(ctx: click.Context, parameter: click.Parameter, shell: str
     from click.shell_completion import get_completion_class
 
     completion = get_completion_class(shell)
-    if completion is None:
-        ctx.fail(f"no completion for {shell!r}: give one of {', '.join(SHELLS)}")
+    assert completion is not None  # click has all of SHELLS
     click.echo(completion(cli, {}, "srkd", "_SRKD_COMPLETE").source())
     ctx.exit()
 
@@ -104,16 +103,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
-            Console().error(_usage_line(error))
+            message = " ".join(error.format_message().split()).rstrip(".")
+            command = error.ctx.command_path if error.ctx else "srkd"
+            Console().error(f"{message} (see '{command} --help')")
         return error.exit_code
     except click.ClickException as error:
         Console().error(error.format_message())
         return error.exit_code
     except BrokenPipeError:
         return 1  # The reader of the output is gone (`srkd ... | head`): nothing can be printed.
-
-
-def _usage_line(error: click.UsageError) -> str:
-    message = " ".join(error.format_message().split()).rstrip(".")
-    command = error.ctx.command_path if error.ctx else "srkd"
-    return f"{message} (see '{command} --help')"

@@ -13,12 +13,12 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Rank
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
-from srkd.compress_options import CompressOptions
 from srkd.config import RunConfig
 from srkd.console import Console
 from srkd.options import from_json, public, to_json
 from srkd.run import CompressReport, read_unfinished, train_run
 from srkd.trials import Trials
+from srkd.verb_options import CompressOptions
 
 __all__ = ["CompressReport", "compress", "resume"]
 

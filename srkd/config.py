@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.features import describe_taps
 from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
-from srkd.compress_options import CompressOptions, path_of
 from srkd.console import json_value
+from srkd.verb_options import CompressOptions, path_of
 
 EMBEDDED = "the embedded teacher"
 
@@ -84,11 +84,6 @@ class RunNetworks:
         return recipe_label(self.options.recipe)
 
     @property
-    def needs_teacher(self) -> bool:
-        """True if a step runs the teacher. Without HR images it gives the labels, whatever the recipe."""
-        return _needs_teacher(self.methods, self.options)
-
-    @property
     def phi(self) -> PhiSource | None:
         """The network that contrastive methods compare features of."""
         return phi_of(self.methods)
@@ -116,40 +111,31 @@ class RunNetworks:
             phi = read_phi(facts)
         else:
             phi = choose_phi(preset, options, context, download=download)
-        return processes.run_on_all(lambda: cls._choose(options, context, preset, phi, shared))
 
-    @classmethod
-    def _choose(
-        cls,
-        options: CompressOptions,
-        context: Context,
-        preset: Preset,
-        phi: PhiSource | None,
-        shared: RunConfig | None,
-    ) -> RunNetworks:
-        methods = bind_phi(preset.build_methods(), phi)
-        if shared is not None:
-            teacher = shared.teacher
-        elif options.teacher is not None or options.student is None or _needs_teacher(methods, options):
-            teacher = load_run_teacher(options, context.note)
-            require_fit(teacher, options.recipe, methods)
-        else:
+        def choose() -> RunNetworks:
+            methods = bind_phi(preset.build_methods(), phi)
             teacher = None
-        methods = use_embedded_phi(methods, teacher, context.note)
-        start = choose_student(teacher, preset, options, context.note)
-        student, preset = start.network, preset.at_scale(start.network.spec.scale)
-        network = None if teacher is None else teacher.network
-        methods = fit_methods(methods, network, student)
-        for method in methods:
-            if isinstance(method, TrainsJointly):
-                require_inside(start, method.name, has_labels=options.lr_only is None)
-        rank, rule = context.processes.rank, preset.schedule
-        batch = len(rank.share(rule.batch))
-        for line in describe_taps(
-            methods, network, student, batch=batch, lr_patch=rule.lr_patch, processes=rank.world_size
-        ):
-            context.note(line)
-        return cls(options, preset, methods, teacher, start)
+            if shared is not None:
+                teacher = shared.teacher
+            elif options.teacher is not None or options.student is None or needs_teacher(methods, options):
+                teacher = load_run_teacher(options, context.note)
+                require_fit(teacher, options.recipe, methods)
+            methods = use_embedded_phi(methods, teacher, context.note)
+            start = choose_student(teacher, preset, options, context.note)
+            scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
+            methods = fit_methods(methods, network, start.network)
+            for method in methods:
+                if isinstance(method, TrainsJointly):
+                    require_inside(start, method.name, has_labels=options.lr_only is None)
+            rank, rule = processes.rank, scaled.schedule
+            batch, count = len(rank.share(rule.batch)), rank.world_size
+            for line in describe_taps(
+                methods, network, start.network, batch=batch, lr_patch=rule.lr_patch, processes=count
+            ):
+                context.note(line)
+            return cls(options, scaled, methods, teacher, start)
+
+        return processes.run_on_all(choose)
 
 
 @dataclass(frozen=True)
@@ -179,33 +165,31 @@ class RunConfig(RunNetworks):
         """
         processes = context.processes
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
-        processes.run_on_all(lambda: data_choice(options))
+        choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
-        data, cache = processes.run_on_all(lambda: _prepare_images(networks, context, shared))
-        config = cls(options, networks.preset, networks.methods, networks.teacher, networks.student_init, data, device)
+        data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
 
         def choose_mode() -> ExecutionMode | None:
             if shared is not None:
                 return shared.mode
             if facts is not None:
                 return read_execution_mode(facts)
-            return config._measure_mode(context) if processes.is_leader else None
+            if not processes.is_leader:
+                return None
+            rule = networks.preset.schedule
+            mode = choose_execution_mode(
+                networks.student,
+                steps=rule.steps,
+                batch=len(processes.rank.share(rule.batch)),
+                lr_patch=rule.lr_patch,
+                device=device,
+                options=networks.preset.speed_options(),
+            )
+            context.note(mode.line(rule.lr_patch))
+            return mode
 
         mode = processes.broadcast(processes.run_on_all(choose_mode))
-        return replace(config, cache=cache, mode=mode)
-
-    def _measure_mode(self, context: Context) -> ExecutionMode:
-        rule = self.preset.schedule
-        mode = choose_execution_mode(
-            self.student,
-            steps=rule.steps,
-            batch=len(context.processes.rank.share(rule.batch)),
-            lr_patch=rule.lr_patch,
-            device=self.device,
-            options=self.preset.speed_options(),
-        )
-        context.note(mode.line(rule.lr_patch))
-        return mode
+        return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode)
 
 
 def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
@@ -237,7 +221,8 @@ def load_recipe(options: CompressOptions) -> Preset:
     return preset if options.steps is None else preset.with_steps(options.steps)
 
 
-def _needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
+def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
+    """Return True if a step runs the teacher. Without HR images it gives the labels, whatever the recipe."""
     return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
 
 
@@ -309,9 +294,7 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
         raise UsageError(
             "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
         )
-    if teacher.network is not None:
-        return
-    if any(teacher_needs(method) == "network" for method in methods):
+    if teacher.network is None and any(teacher_needs(method) == "network" for method in methods):
         phi = phi_of(methods)
         reason = "" if phi is None or phi.kind != "teacher" else f" (phi is {phi.how})"
         raise UsageError(
@@ -336,18 +319,23 @@ def recipes_for_outputs() -> tuple[str, ...]:
 def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
     """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
     has_spec = options.student is not None
-    network, init = _student_of_spec(options, teacher) if has_spec else _cut_student(teacher, preset, options)
+    init = options.init or ("random" if has_spec else preset.student.init)
+    if options.select is not None and init == "random":
+        raise UsageError(f"--select {options.select} chooses what is inherited: add --init inherit")
+    if options.student is not None:
+        network = _student_of_spec(options.student, init, options, teacher)
+    else:
+        network = _cut_student(teacher, init, preset, options)
     channels = network.descriptor.channels
     if channels != 3:
-        raise UsageError(f"the student takes {channels} channel, and compress trains on RGB images: use 3 channels")
+        raise UsageError(
+            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
+        )
     if has_spec and options.init is None and preset.student.init == "inherit":
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
     teacher_spec = None if teacher is None or teacher.network is None else teacher.network.spec
-    hint = width_hint(network.spec)
-    has_teacher_width = teacher_spec is not None and teacher_spec.to_dict().get("width") == network.spec.to_dict().get(
-        "width"
-    )
-    if hint is not None and not has_teacher_width:
+    hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
+    if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
     init_from = None
     if options.init_from is not None:
@@ -357,7 +345,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     return StudentInit(network, init, options.select or "leading", init_from)
 
 
-def _cut_student(teacher: Teacher | None, preset: Preset, options: CompressOptions) -> tuple[Network, Init]:
+def _cut_student(teacher: Teacher | None, init: Init, preset: Preset, options: CompressOptions) -> Network:
     """Cut the student from a teacher whose network is known, by width and depth."""
     if teacher is None:
         raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
@@ -367,47 +355,30 @@ def _cut_student(teacher: Teacher | None, preset: Preset, options: CompressOptio
             f"no student can be cut from the {teacher.backend} teacher: give its shape, "
             f"--student compact:width=32,depth=8,scale={scale}"
         )
-    rule = preset.student
-    init = options.init or rule.init
-    student = build_student(
+    return build_student(
         teacher.network,
-        width=rule.width if options.width is None else options.width,
-        depth=rule.depth if options.depth is None else options.depth,
+        width=preset.student.width if options.width is None else options.width,
+        depth=preset.student.depth if options.depth is None else options.depth,
         init=init,
         seed=options.seed,
-        select=_select(options, init),
+        select=options.select or "leading",
     )
-    return student, init
 
 
-def _student_of_spec(options: CompressOptions, teacher: Teacher | None) -> tuple[Network, Init]:
+def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: Teacher | None) -> Network:
     """Build the student of `--student`: with random weights, or cut ones if `--init inherit` says so."""
     if options.width is not None or options.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
-    text, init = options.student or "", options.init or "random"
-    select = _select(options, init)
     scale = None if teacher is None else teacher.descriptor.scale
     if init == "inherit":
         if teacher is None or teacher.network is None:
             raise UsageError("--init inherit cuts the student from its teacher: add --teacher FILE of a known network")
         spec = parse_student(text, like=teacher.network.spec, scale=scale)
-        return student_of_spec(teacher.network, spec, select=select), init
+        return student_of_spec(teacher.network, spec, select=options.select or "leading")
     spec = parse_student(text, scale=scale)
     if scale is not None and spec.scale != scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
-    student = build(spec, seed=options.seed)
-    if teacher is not None and student.descriptor.channels != teacher.descriptor.channels:
-        raise UsageError(
-            f"the student has {student.descriptor.channels} channels, the teacher {teacher.descriptor.channels}: "
-            f"add channels={teacher.descriptor.channels} to --student"
-        )
-    return student, init
-
-
-def _select(options: CompressOptions, init: Init) -> Select:
-    if options.select is not None and init == "random":
-        raise UsageError(f"--select {options.select} chooses what is inherited: add --init inherit")
-    return options.select or "leading"
+    return build(spec, seed=options.seed)
 
 
 def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
@@ -439,7 +410,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
 
 
 def _prepare_images(
-    networks: RunNetworks, context: Context, shared: RunConfig | None
+    networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None
 ) -> tuple[Data, TeacherCache | None]:
     """Check the teacher on a photo, decode the images, and plan which of the teacher's outputs are kept."""
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
@@ -449,18 +420,13 @@ def _prepare_images(
     if shared is not None:
         data = shared.data
     else:
-        if teacher is not None and networks.needs_teacher:
+        if teacher is not None and needs_teacher(networks.methods, options):
             for line in check_teacher(teacher).lines():
                 context.note(line)
-        data = prepare_data(
-            data_choice(options),
-            scale=networks.student.spec.scale,
-            lr_patch=rule.lr_patch,
-            context=context,
-        )
+        data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
     if not views or teacher is None:
         return data, None
-    folder, precision = data_choice(options).cache(), rule.teacher_precision
+    folder, precision = choice.cache(), rule.teacher_precision
     cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
     return data, cache
 

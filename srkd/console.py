@@ -8,15 +8,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from compressor.base.context import Context, Progress, no_progress
 
 if TYPE_CHECKING:
     import rich.progress
+
+T = TypeVar("T")
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
@@ -95,6 +97,13 @@ class Console:
         finally:
             bars.close()
 
+    def report(self, verb: str, result: T, show: Callable[[Console, T], None]) -> None:
+        """Print the result of a verb: one JSON object under --json, otherwise what `show` prints."""
+        if self.wants_json:
+            self.emit(verb, result)
+        else:
+            show(self, result)
+
     def emit(self, verb: str, payload: object) -> None:
         """Print the command's JSON object, with its schema and the facts of the machine."""
         from compressor.base.machine import machine_facts
@@ -108,6 +117,11 @@ class Console:
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json else sys.stdout
+
+
+def cell(value: float | None, text: str) -> str:
+    """Return the cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" where there is none."""
+    return "-" if value is None else text.format(value)
 
 
 def json_value(value: object) -> object:
@@ -128,15 +142,16 @@ def json_value(value: object) -> object:
 @contextmanager
 def stdout_for_json() -> Iterator[TextIO]:
     """Yield the real stdout, while all other output to it, also that of C libraries, goes to stderr."""
-    with ExitStack() as stack:
-        try:
-            descriptor = sys.stdout.fileno()
-        except (OSError, ValueError):
-            yield stack.enter_context(_redirected_python_stdout())
-            return
-        sys.stdout.flush()
-        saved = os.dup(descriptor)
-        stream = stack.enter_context(os.fdopen(saved, "w", encoding="utf-8"))
+    real = sys.stdout
+    try:
+        descriptor = real.fileno()
+    except (OSError, ValueError):
+        with redirect_stdout(sys.stderr):
+            yield real
+        return
+    real.flush()
+    saved = os.dup(descriptor)
+    with os.fdopen(saved, "w", encoding="utf-8") as stream:
         os.dup2(sys.stderr.fileno(), descriptor)
         try:
             yield stream
@@ -144,13 +159,6 @@ def stdout_for_json() -> Iterator[TextIO]:
             sys.stdout.flush()
             stream.flush()
             os.dup2(saved, descriptor)
-
-
-@contextmanager
-def _redirected_python_stdout() -> Iterator[TextIO]:
-    real = sys.stdout
-    with redirect_stdout(sys.stderr):
-        yield real
 
 
 def _write(text: str, stream: TextIO) -> None:

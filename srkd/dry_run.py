@@ -21,17 +21,17 @@ from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
 from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.cost import cost
-from compressor.models.networks.base import Network
-from compressor.teachers.teacher import Teacher
+from compressor.models.networks.base import ImageModel
+from compressor.teachers.teacher import Origin
 from compressor.training.events import mean_psnr_y
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
-from srkd.compress_options import CompressOptions
-from srkd.config import RunConfig, RunNetworks, data_choice, open_device
+from srkd.config import RunConfig, RunNetworks, data_choice, needs_teacher, open_device
 from srkd.run import build_batches, place_student
+from srkd.verb_options import CompressOptions
 
 DryRunKind = Literal["estimate", "measure"]
 WARM_UP_STEPS, TIMED_STEPS = 3, 20
@@ -116,9 +116,11 @@ class DryRun:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as pairs of a name and a text."""
-        rows = [("recipe", f"{self.recipe}: {self.title}")]
-        rows.append(("teacher", "none" if self.teacher is None else self.teacher.line()))
-        rows.append(("student", f"{self.student.line()}, {INIT_TEXT[self.init]}"))
+        rows = [
+            ("recipe", f"{self.recipe}: {self.title}"),
+            ("teacher", "none" if self.teacher is None else self.teacher.line()),
+            ("student", f"{self.student.line()}, {INIT_TEXT[self.init]}"),
+        ]
         if self.speedup_expected is not None:
             rows.append(("speed-up", f"{self.speedup_expected:.2f}x expected by MACs; nothing was timed"))
         rows.append(("needs", f"of the teacher: {', '.join(self.needs)}" if self.needs else "no teacher"))
@@ -126,11 +128,14 @@ class DryRun:
             forwards = f"{self.step.student_forwards} of the student, {self.step.teacher_forwards} of the teacher"
             rows += [("forwards", f"a step: {forwards}"), ("memory", self.step.memory.line())]
         patches = f"{self.batch} patches of {self.lr_patch}x{self.lr_patch}"
-        rows.append(("steps", f"{self.steps:,} of {patches}, {self.steps * self.batch:,} patches in all"))
         images = f"{self.data.training} images found, {self.data.validation} for validation"
-        rows.append(("data", f"{self.data.origin}: {images}; labels: {self.data.labels}"))
-        rows += [("note", note) for note in self.notes]
-        return rows + (self.measured.rows() if self.measured else [])
+        return [
+            *rows,
+            ("steps", f"{self.steps:,} of {patches}, {self.steps * self.batch:,} patches in all"),
+            ("data", f"{self.data.origin}: {images}; labels: {self.data.labels}"),
+            *(("note", note) for note in self.notes),
+            *(self.measured.rows() if self.measured else ()),
+        ]
 
 
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
@@ -152,7 +157,9 @@ def estimate(networks: RunNetworks) -> DryRun:
     try:
         batched = BatchShape(rule.batch, rule.lr_patch, labels=images.labels == "HR")
         stage = preset.stage(networks.methods)
-        step = footprint(stage, networks.student.spec, teacher if networks.needs_teacher else None, batched)
+        step = footprint(
+            stage, networks.student.spec, teacher if needs_teacher(networks.methods, options) else None, batched
+        )
     except (RuntimeError, NotImplementedError, TypeError) as error:
         names = ", ".join(method.name for method in networks.methods)
         reason = str(error).strip().splitlines()[0]
@@ -163,10 +170,9 @@ def estimate(networks: RunNetworks) -> DryRun:
         notes.append("memory is that of fp32; in bf16 activations take about half")
     if teacher is not None and teacher.network is None:
         notes.append(f"memory is without that of the {teacher.backend} teacher, which is not known")
-    large, small = None if teacher is None else _describe_teacher(teacher), _describe(networks.student)
-    ratio = None
-    if large is not None and large.macs is not None and small.macs:
-        ratio = large.macs / small.macs
+    large = None if teacher is None else _describe(teacher, teacher.origin)
+    small = _describe(networks.student)
+    ratio = large.macs / small.macs if large is not None and large.macs and small.macs else None
     return DryRun(
         dry_run="estimate",
         recipe=networks.recipe,
@@ -191,7 +197,7 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
     if step is not None:
         needs += ["outputs"] if step.teacher_forwards else []
         needs += [f"features {', '.join(step.taps)}"] if step.taps else []
-    elif networks.needs_teacher:
+    elif needs_teacher(networks.methods, networks.options):
         needs.append("outputs")
     if networks.student_init.init == "inherit":
         needs.append("weights (the student is cut from it)")
@@ -200,16 +206,12 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
     return tuple(needs)
 
 
-def _describe(network: Network) -> NetworkSummary:
-    counts = cost(network.spec)
-    return NetworkSummary(network.spec.arch, network.spec.to_dict(), counts.params, counts.macs)
-
-
-def _describe_teacher(teacher: Teacher) -> NetworkSummary:
-    file = None if teacher.origin is None else str(teacher.origin.path)
-    if teacher.network is None:
-        return NetworkSummary(teacher.architecture, None, teacher.params, None, file)
-    return dataclasses.replace(_describe(teacher.network), file=file)
+def _describe(model: ImageModel, origin: Origin | None = None) -> NetworkSummary:
+    file = None if origin is None else str(origin.path)
+    if model.network is None:
+        return NetworkSummary(model.architecture, None, model.params, None, file)
+    spec, counts = model.network.spec, cost(model)
+    return NetworkSummary(spec.arch, spec.to_dict(), counts.params, counts.macs, file)
 
 
 class _Clock:

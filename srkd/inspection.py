@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.base.errors import SrkdError
@@ -23,25 +23,25 @@ from srkd.verb_options import InspectOptions
 OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs only"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The contents of one file; None is what a foreign exported file does not say."""
+    """The contents of one file; None is what a foreign file does not say."""
 
     path: Path
     architecture: str
     dialect: str
     scale: int
     spec: Mapping[str, object] | None
-    params: int | None
-    macs: int | None
-    macs_plus: int | None
+    params: int | None = None
+    macs: int | None = None
+    macs_plus: int | None = None
     lr_size: str
     bytes: int
     sha256: str
     wrapping: str
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str]
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
     check: TeacherCheck | None = None
@@ -51,29 +51,29 @@ class Inspection:
 def run_inspect(options: InspectOptions) -> Inspection:
     """Read a checkpoint, a run folder's student, an exported or a foreign file."""
     file = model_file(Path(options.path))
-    inspect_kind = _inspect_checkpoint if runtime_of(file) == "torch" else _inspect_exported
-    inspection = inspect_kind(file, options)
-    if not options.layers:
-        return inspection
+    inspect_file = _inspect_checkpoint if runtime_of(file) == "torch" else _inspect_exported
+    inspection = inspect_file(file, options)
     if inspection.spec is None:
-        raise SrkdError(f"{file}: the layers of {inspection.architecture} are not known: leave out --layers")
-    return replace(inspection, layers=layer_costs(spec_from_dict(inspection.spec), options.lr_size))
+        if options.layers:
+            raise SrkdError(f"{file}: the layers of {inspection.architecture} are not known: leave out --layers")
+        return inspection
+    spec = spec_from_dict(inspection.spec)
+    counts = cost(spec, options.lr_size)
+    layers = layer_costs(spec, options.lr_size) if options.layers else None
+    return replace(inspection, params=counts.params, macs=counts.macs, macs_plus=counts.macs_plus, layers=layers)
 
 
 def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
     teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
-    network_cost = None if network is None else cost(network, options.lr_size)
     return Inspection(
         path=origin.path,
         architecture=teacher.architecture,
         dialect=origin.dialect,
         scale=teacher.descriptor.scale,
         spec=None if network is None else network.spec.to_dict(),
-        params=teacher.params if network_cost is None else network_cost.params,
-        macs=None if network_cost is None else network_cost.macs,
-        macs_plus=None if network_cost is None else network_cost.macs_plus,
+        params=teacher.params,
         lr_size=format_size(options.lr_size),
         bytes=origin.bytes,
         sha256=origin.sha256,
@@ -99,8 +99,6 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         spec = read_spec(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
         dialect, wrapping = runtime.name, runtime.files
-    teacher = load_teacher(file, arch_options=options.arch_options) if options.check else None
-    network_cost = None if spec is None else cost(spec, options.lr_size)
     parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
     hashes = [file_sha256(part) for part in parts]
     return Inspection(
@@ -109,16 +107,13 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         dialect=dialect,
         scale=scale,
         spec=None if spec is None else spec.to_dict(),
-        params=None if network_cost is None else network_cost.params,
-        macs=None if network_cost is None else network_cost.macs,
-        macs_plus=None if network_cost is None else network_cost.macs_plus,
         lr_size=format_size(options.lr_size),
         bytes=sum(part.stat().st_size for part in parts),
         # A folder has the hash of its files' hashes.
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,
         metadata=_srkd_keys(metadata),
-        check=None if teacher is None else check_teacher(teacher),
+        check=check_teacher(load_teacher(file, arch_options=options.arch_options)) if options.check else None,
     )
 
 

@@ -181,6 +181,9 @@ class Declaration:
             if self.default is True:
                 words[0] = f"{words[0]}/--no-{words[0].removeprefix('--')}"
             return [click.Option(words, is_flag=True, default=self.default, help=option.help)]
+        # The default as a user writes it, for the help.
+        show: Callable[[Any], str] = getattr(option.type, "show", str)
+        has_text = self.default not in (None, dataclasses.MISSING) and not self.is_multiple
         return [
             click.Option(
                 words,
@@ -188,18 +191,11 @@ class Declaration:
                 multiple=self.is_multiple,
                 required=is_required,
                 metavar=option.metavar,
-                default=self._default_text(),
+                default=show(self.default) if has_text else None,
                 show_default=True,
                 help=option.help,
             )
         ]
-
-    def _default_text(self) -> str | None:
-        """The default as a user writes it, for the help."""
-        if self.default in (None, dataclasses.MISSING) or self.is_multiple:
-            return None
-        show: Callable[[Any], str] = getattr(self.option.type, "show", str)
-        return show(self.default)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -236,12 +232,12 @@ def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> Option
     """Take the fields of `options` out of a command's values; what the user did not write keeps its default."""
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
-    given: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for declaration in declarations(options):
         value = values.pop(declaration.name)
         if context.get_parameter_source(declaration.name) is not default:
-            given[declaration.name] = value
-    return options(**given)
+            changed[declaration.name] = value
+    return options(**changed)
 
 
 def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R], name: str) -> Callable[P, R]:
@@ -251,30 +247,25 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
     """
 
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
-        chosen = options(*args, **kwargs)
-        return run(chosen, chosen.context())
+        values = options(*args, **kwargs)
+        return run(values, values.context())
 
     assert isinstance(options, type) and issubclass(options, Options)
     hints, signature = get_type_hints(options), inspect.signature(options)
-    order = [declaration.name for declaration in declarations(options)] + ["progress", "announce"]
-    parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in order]
+    texts = {declaration.name: declaration.option.help for declaration in declarations(options)}
+    texts |= {"progress": "Called as progress(title, done, total).", "announce": "Receives one line for a person."}
+    parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in texts]
     returned = get_type_hints(run)["return"]
     vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
     function.__name__ = function.__qualname__ = name
     function.__module__ = run.__module__
     function.__annotations__ = {**{each.name: each.annotation for each in parameters}, "return": returned}
-    function.__doc__ = f"{inspect.cleandoc(run.__doc__ or '')}\n\n{_argument_section(options)}"
-    return function
-
-
-def _argument_section(options: type[Options]) -> str:
-    texts = {declaration.name: declaration.option.help for declaration in declarations(options)}
-    texts |= {"progress": "Called as progress(title, done, total).", "announce": "Receives one line for a person."}
     lines = [
         textwrap.fill(f"{name}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
         for name, text in texts.items()
     ]
-    return "\n".join(["Args:", *lines])
+    function.__doc__ = "\n".join([inspect.cleandoc(run.__doc__ or ""), "", "Args:", *lines])
+    return function
 
 
 def to_json(options: Options) -> dict[str, Any]:

@@ -86,13 +86,8 @@ def parse_device(text: str) -> str:
     return text
 
 
-def format_sizes(sizes: tuple[tuple[int, int], ...]) -> str:
-    """Return sizes as `WxH[,WxH...]`."""
-    return ",".join(format_size(size) for size in sizes)
-
-
 SIZE = Parsed("WxH", parse_size, format_size)
-SIZES = Parsed("WxH[,WxH]", parse_sizes, format_sizes)
+SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)))
 BYTES = Parsed("SIZE", parse_bytes, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)

@@ -78,27 +78,21 @@ def train_run(
     config: RunConfig, context: Context, *, facts: Mapping[str, Any] | None = None, part_of: Path | None = None
 ) -> CompressReport:
     """Begin the run that `config` describes or, with the `facts` of its run.json, continue it."""
-    path = config.options.run_folder
-    folder = open_run_folder(path, context.processes, resumed=facts is not None, part_of=part_of)
-    run = TrainingRun(config, folder, context)
-    if facts is not None:
-        context.processes.run_on_all(lambda: require_same(facts, run.facts(), path))
-    with folder.report_unwritable():
-        return run.train()
-
-
-def open_run_folder(
-    path: Path, processes: Processes, *, resumed: bool = False, part_of: Path | None = None
-) -> RunFolder:
-    """Return the folder that the leading process writes; the others write nothing."""
+    path, processes = config.options.run_folder, context.processes
 
     def open_folder() -> RunFolder:
-        return RunFolder(path, resumed=resumed, part_of=part_of) if processes.is_leader else NullRunFolder(path)
+        if processes.is_leader:
+            return RunFolder(path, resumed=facts is not None, part_of=part_of)
+        return NullRunFolder(path)
 
     folder = processes.run_on_all(open_folder)
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    return folder
+    run = TrainingRun(config, folder, context)
+    if facts is not None:
+        processes.run_on_all(lambda: require_same(facts, run.facts(), path))
+    with folder.report_unwritable():
+        return run.train()
 
 
 def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
@@ -158,9 +152,12 @@ class TrainingRun:
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.preset.stages(config.methods, config.mode)
         teacher = None if config.teacher is None else config.teacher.move_to(config.device)
-        reference = config.reference or self._measure_reference(teacher)
-        state = processes.run_on_all(lambda: self._load_state(stages, teacher))
-        follow_leader(state, processes, stages, None if teacher is None else teacher.network)
+        teacher_network = None if teacher is None else teacher.network
+        reference = config.reference
+        if reference is None:
+            reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
+        state = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
@@ -191,9 +188,6 @@ class TrainingRun:
         images, scale = self.config.data.validation, self.config.student.spec.scale
         return mean_psnr_y(network, images, scale, self.context.processes)
 
-    def _measure_reference(self, teacher: Teacher | None) -> Reference:
-        return Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
-
     def _require_same_everywhere(self) -> None:
         """Every process must have loaded and read the same, perhaps on another machine."""
         facts = self.facts()
@@ -204,17 +198,16 @@ class TrainingRun:
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _load_state(self, stages: Sequence[Stage], teacher: Teacher | None) -> State:
+    def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
         """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
-        network = None if teacher is None else teacher.network
-        state = State.fresh(place_student(self.config), network, stages[0], self.config.options.seed)
+        state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
         self.folder.states.remove_unfinished()
 
         def note(line: str) -> None:
             self.folder.log(line)
             self.context.note(line)
 
-        path = self.folder.states.load_newest(lambda path: state.load(path, stages, network), note)
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note)
         if path is not None:
             note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.drop_metrics_after(state.done)
@@ -235,7 +228,15 @@ class TrainingRun:
 
     def facts(self) -> dict[str, Any]:
         """Return run.json: enough to know what this run was, and to repeat it."""
-        config, data = self.config, self.config.data
+        config, data, teacher = self.config, self.config.data, self.config.teacher
+        teacher_facts = None
+        if teacher is not None and teacher.origin is not None:
+            teacher_facts = {
+                "path": str(teacher.origin.path.resolve()),
+                "sha256": teacher.origin.sha256,
+                "kind": teacher.backend,
+                "options": dict(teacher.origin.options),
+            }
         return {
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
@@ -248,7 +249,7 @@ class TrainingRun:
             "processes": self.context.processes.rank.world_size,
             "student": config.student.spec.to_dict(),
             "start": config.student_init.facts(),
-            "teacher": self._teacher_facts(),
+            "teacher": teacher_facts,
             "phi": json_value(config.phi),
             "teacher_cache": None if config.cache is None else config.cache.facts(),
             "data": {
@@ -259,18 +260,6 @@ class TrainingRun:
                 "skipped": {str(image.path): image.reason for image in data.train.skipped},
                 "validation": [image.name for image in data.validation],
             },
-        }
-
-    def _teacher_facts(self) -> dict[str, Any] | None:
-        teacher = self.config.teacher
-        if teacher is None or teacher.origin is None:
-            return None
-        origin = teacher.origin
-        return {
-            "path": str(origin.path.resolve()),
-            "sha256": origin.sha256,
-            "kind": teacher.backend,
-            "options": dict(origin.options),
         }
 
     def _report(
@@ -303,27 +292,18 @@ class TrainingRun:
 
     def _write_networks(self, state: State, psnr_y: float, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, where it was trained too, the teacher."""
-        student = state.averaged_network()
-        self._write_sheet(student, teacher)
-        origin = {
-            "srkd.recipe": self.config.recipe,
-            "srkd.source_sha256": (self._teacher_facts() or {}).get("sha256", ""),
-        }
-        scores = {
-            "srkd.protocol": self._protocol,
-            "srkd.scores": json.dumps({"validation_psnr_y": round(psnr_y, 4)}),
-        }
-        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
-        if state.role == "joint":
-            save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
-
-    def _write_sheet(self, student: Network, teacher: Teacher | None) -> None:
-        """Write comparison.png: bicubic, student, teacher and original of the first validation image."""
-        image, scale = self.config.data.validation[0], self.config.student.spec.scale
-        networks: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
+        config, student = self.config, state.averaged_network()
+        image, scale = config.data.validation[0], config.student.spec.scale
+        models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
         if teacher is not None:
-            networks["teacher"] = teacher
-        pictures = {caption: sr_8bit(network, image.lr, scale) for caption, network in networks.items()}
+            models["teacher"] = teacher
+        pictures = {caption: sr_8bit(model, image.lr, scale) for caption, model in models.items()}
         pictures["original"] = image.hr
         panels = [Panel(picture[0].cpu(), caption) for caption, picture in pictures.items()]
         write_sheet(panels, self.folder.path / SHEET)
+        source = None if config.teacher is None else config.teacher.origin
+        origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
+        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps({"validation_psnr_y": round(psnr_y, 4)})}
+        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
+        if state.role == "joint":
+            save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)

@@ -29,13 +29,12 @@ from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
 from compressor.training.run_folder import FACTS, read_facts, write_facts
-from recipes.config.preset import Preset
-from srkd.compress_options import CompressOptions
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
 from srkd.run import JOINT_TEACHER, SHEET, STUDENT, CompressReport, Quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
+from srkd.verb_options import CompressOptions
 
 TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
 """The files of the chosen trial that are copied to the top, where every verb that takes a run folder looks."""
@@ -113,7 +112,12 @@ class Trials:
         """Begin a trial, continue it, or leave it when it is finished."""
         note, config = self.context.note, self.config
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
-        facts = _read_begun(trial.folder)
+        facts = None
+        if (trial.folder / FACTS).is_file():
+            facts = read_facts(trial.folder)
+        elif trial.folder.is_dir():
+            # An earlier process died before it had begun.
+            shutil.rmtree(trial.folder)
         if facts is not None and "result" in facts:
             self._require_same_inputs(facts, trial)
             note(f"{line} (finished before)")
@@ -126,7 +130,11 @@ class Trials:
         if trial_config.student.spec != config.student.spec:
             raise SrkdError(f"{trial.variant} would not train the recipe's student: this is a fault of srkd")
         if results:
-            trial_config = dataclasses.replace(trial_config, reference=_read_reference(results[0]["result"]))
+            # The first trial has measured bicubic and the teacher: the same for all.
+            first = results[0]["result"]
+            teacher_psnr_y = None if first["teacher"] is None else first["teacher"]["psnr_y"]
+            reference = Reference(first["bicubic"]["psnr_y"], teacher_psnr_y)
+            trial_config = dataclasses.replace(trial_config, reference=reference)
 
         def progress(part: str, done: int, total: int) -> None:
             self.context.progress(f"{title}: {part}", done, total)
@@ -168,9 +176,10 @@ class Trials:
 
     def _finish(self, results: Sequence[Mapping[str, Any]], batches: Sequence[SameBatches]) -> CompressReport:
         """Copy the chosen student to the top and its facts into run.json: the folder is then one like any other."""
-        outcomes = [
-            Outcome.of(trial.name, trial.variant, facts) for trial, facts in zip(self.plan, results, strict=True)
-        ]
+        outcomes = []
+        for trial, facts in zip(self.plan, results, strict=True):
+            psnr_y, seconds = facts["result"]["student"]["psnr_y"], facts["result"]["seconds"]
+            outcomes.append(Outcome(trial.name, trial.variant, trial.options.seed, psnr_y, seconds))
         trials = TrialsReport.of(outcomes, batches)
         facts = results[outcomes.index(trials.chosen)]
         for name in TOP_FILES:
@@ -190,21 +199,6 @@ class Trials:
         report = CompressReport(**{**result, **qualities, **changes})
         write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
         return report
-
-
-def _read_begun(folder: Path) -> dict[str, Any] | None:
-    """Return run.json of a trial that an earlier process began; a folder without one is removed and made anew."""
-    if (folder / FACTS).is_file():
-        return read_facts(folder)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    return None
-
-
-def _read_reference(result: Mapping[str, Any]) -> Reference:
-    """Return the quality of bicubic and teacher as the first trial measured it: the same for all."""
-    teacher = result["teacher"]
-    return Reference(result["bicubic"]["psnr_y"], None if teacher is None else teacher["psnr_y"])
 
 
 def _read_quality(values: Mapping[str, Any] | None) -> Quality | None:
@@ -246,8 +240,9 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
             f"--with-baseline: recipe {options.recipe} from these weights is itself the only baseline there is; "
             "leave it out, or name a teacher to cut the student from"
         )
-    names = {start: f"{start}-baseline" if start == config.recipe else start for start in starts}
-    return {name: _baseline_options(start, config) for start, name in names.items()}
+    return {
+        f"{start}-baseline" if start == config.recipe else start: _baseline_options(start, config) for start in starts
+    }
 
 
 def _cutting_obstacle(config: RunConfig) -> str | None:
@@ -270,6 +265,8 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
     has_spec = options.student is not None
     inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "init-from": student.init}
     init = inits[start]
+    # Every field is named, so that the preset of a baseline adds nothing of its own.
+    schedule = sorted(config.preset.schedule.model_dump(mode="json").items())
     return dataclasses.replace(
         options,
         recipe="inherit" if start == "inherit" else "scratch",
@@ -281,16 +278,10 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
         select=None if init == "random" else student.select,
         init_from=options.init_from if start == "init-from" else None,
         steps=None,
-        settings=schedule_settings(config.preset),
+        settings=tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in schedule),
         teacher_cache=False,
         phi_weights=None,
     )
-
-
-def schedule_settings(preset: Preset) -> tuple[str, ...]:
-    """Return the recipe's schedule as `--set` words, every field named: a baseline's preset adds nothing of its own."""
-    fields: dict[str, Any] = preset.schedule.model_dump(mode="json")
-    return tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in sorted(fields.items()))
 
 
 # Evidence that runs of one seed were trained on the same batches: the hashes in their metrics, row by row.

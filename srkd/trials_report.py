@@ -6,9 +6,9 @@ A gain is called one by a rule: paired differences over seeds against their own 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Verdict = Literal["better", "worse", "no difference", "spread unknown"]
 
@@ -53,7 +53,12 @@ class Gain:
         """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds."""
         differences = tuple(a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
-        return cls(over, differences, spread.mean, spread.sd, _verdict(spread))
+        verdict: Verdict = "better" if spread.mean > 0 else "worse"
+        if spread.sd is None:
+            verdict = "spread unknown"
+        elif abs(spread.mean) < max(DEVIATIONS * spread.sd, RESOLUTION):
+            verdict = "no difference"
+        return cls(over, differences, spread.mean, spread.sd, verdict)
 
     def line(self) -> str:
         """Return the gain as text, or that there is none."""
@@ -65,14 +70,6 @@ class Gain:
         if self.verdict == "no difference":
             return f"{name}: no difference ({figures}, {seeds})"
         return f"{name}: {figures} ({'worse, ' if self.verdict == 'worse' else ''}{seeds})"
-
-
-def _verdict(spread: Spread) -> Verdict:
-    if spread.sd is None:
-        return "spread unknown"
-    if abs(spread.mean) < max(DEVIATIONS * spread.sd, RESOLUTION):
-        return "no difference"
-    return "better" if spread.mean > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,6 @@ class Outcome:
     seed: int
     psnr_y: float
     seconds: float
-
-    @classmethod
-    def of(cls, run: str, variant: str, facts: Mapping[str, Any]) -> Outcome:
-        """Read it from the run.json of a finished run."""
-        result = facts["result"]
-        return cls(run, variant, int(facts["seed"]), result["student"]["psnr_y"], result["seconds"])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import NoReturn
@@ -30,7 +30,9 @@ class VerbCommand(click.Command):
     options: type[Options] | None = None
 
 
-def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -> Callable[[Body], click.Command]:
+def verb(
+    name: str, options: type[Options] | None = None, *, examples: Sequence[str] = ()
+) -> Callable[[Body], click.Command]:
     """Make a click command of a function that takes the console and an object of `options`.
 
     Click options that the function has in addition, for the command line alone, are passed by name.
@@ -43,9 +45,14 @@ def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -
             with ExitStack() as stack:
                 stream = stack.enter_context(stdout_for_json()) if as_json else None
                 console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
-                run_or_exit(console, functools.partial(_call, body, console, options, values))
 
-        command = click.command(name, cls=VerbCommand, epilog=epilog or None)(run)
+                def call() -> None:
+                    arguments = () if options is None else (from_command_line(options, values),)
+                    body(console, *arguments, **values)
+
+                run_or_exit(console, call)
+
+        command = click.command(name, cls=VerbCommand, epilog=format_examples(examples))(run)
         command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
@@ -55,9 +62,9 @@ def verb(name: str, options: type[Options] | None = None, *, epilog: str = "") -
     return decorate
 
 
-def _call(body: Body, console: Console, options: type[Options] | None, values: dict[str, object]) -> None:
-    arguments = () if options is None else (from_command_line(options, values),)
-    body(console, *arguments, **values)
+def format_examples(commands: Sequence[str]) -> str | None:
+    """Return the end of a help text: command lines, which click must not fill (`\\b`)."""
+    return "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in commands)]) if commands else None
 
 
 def run_or_exit(console: Console, body: Callable[[], None]) -> None:

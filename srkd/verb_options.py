@@ -1,19 +1,21 @@
-"""The options of every verb but compress: what the command line and the Python functions take. Imports no torch."""
+"""The options of every verb: what the command line, the Python functions and run.json say. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import click
 
-from compressor.base.choices import Border
+from compressor.base.cache_folder import DEFAULT_LIMIT
+from compressor.base.choices import Border, Init, Select
+from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.options import Option, Options
-from srkd.parameters import DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
+from srkd.parameters import BYTES, DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import ImageModel
@@ -24,12 +26,9 @@ else:
     # The types of networks and runtimes need torch.
     Model: TypeAlias = str | Path | object
 
+PathOption: TypeAlias = str | Path | None
+
 # One declaration of what several verbs share.
-Scale: TypeAlias = Annotated[int | None, Option("Scale to take from a multi-scale file.", minimum=1, maximum=8)]
-ArchOptions: TypeAlias = Annotated[
-    Mapping[str, object] | None,
-    Option("Facts that the file does not hold, such as res_scale=0.1.", flags=("--arch-option",), type=SETTING),
-]
 Device: TypeAlias = Annotated[
     str, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.", type=DEVICE)
 ]
@@ -41,12 +40,111 @@ Tile: TypeAlias = Annotated[
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
 
 
+INPUT_PATHS = ("teacher", "data", "lr", "val", "lr_only", "init_from", "phi_weights")
+
+
+@dataclass(frozen=True)
+class CompressOptions(Options):
+    """One run, or a plan of runs. Paths of inputs become absolute, so that a run continues from any folder."""
+
+    teacher: Annotated[PathOption, Option("Checkpoint of the teacher; none: the embedded EDSR.")] = None
+    _: KW_ONLY
+    recipe: Annotated[str, Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.")] = "logits"
+    data: Annotated[PathOption, Option("Folder of HR images, a set with HR/, or several sets.")] = None
+    lr: Annotated[PathOption, Option("Folder of the LR images of --data; none: made bicubically.")] = None
+    val: Annotated[PathOption, Option("Validation images; none: some of --data, or embedded ones.")] = None
+    lr_border: Annotated[
+        Border, Option("Border of the downscale that makes LR images; clamp as an older MATLAB did.")
+    ] = "mirror"
+    lr_only: Annotated[
+        PathOption,
+        Option("Folder of LR images without HR partners: the teacher's output is their only label.", metavar="DIR"),
+    ] = None
+    cache_size: Annotated[
+        int | str,
+        Option("Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.", type=BYTES),
+    ] = DEFAULT_LIMIT
+    width: Annotated[
+        float | None,
+        Option("Fraction of the teacher's channels that the student keeps.", minimum=0, maximum=1, above_minimum=True),
+    ] = None
+    depth: Annotated[
+        float | None,
+        Option("Fraction of the teacher's blocks that the student keeps.", minimum=0, maximum=1, above_minimum=True),
+    ] = None
+    student: Annotated[
+        str | None, Option("The student's whole shape, such as edsr:width=48,depth=16,scale=4.", metavar="SPEC")
+    ] = None
+    init: Annotated[Init | None, Option("Weights cut from the teacher, or random ones.")] = None
+    select: Annotated[Select | None, Option("Which channels are inherited: the first, or the strongest.")] = None
+    init_from: Annotated[PathOption, Option("Start from this file's weights where name and shape agree.")] = None
+    steps: Annotated[int | None, Option("Updates; milestones and warm-up are rescaled.", minimum=1)] = None
+    seed: Annotated[int, Option("The same seed gives the same run.")] = 10
+    with_baseline: Annotated[bool, Option("Train the same student on the same batches without distillation, too.")] = (
+        False
+    )
+    seeds: Annotated[int, Option("Number of seeds to repeat the run with: mean and spread.", minimum=1)] = 1
+    device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE)] = "cpu"
+    scale: Annotated[int | None, Option("Scale to take from a multi-scale teacher file.", minimum=1, maximum=8)] = None
+    arch_options: Annotated[
+        Mapping[str, Any] | None,
+        Option("What the teacher's file does not say.", flags=("--arch-option",), type=SETTING),
+    ] = None
+    settings: Annotated[
+        Sequence[str], Option("Change the recipe: schedule.batch=8, kappa=0.5.", flags=("--set",), metavar="KEY=VALUE")
+    ] = ()
+    teacher_cache: Annotated[
+        bool, Option("Run the teacher once over whole images, keep its outputs in fp16, crop them.")
+    ] = False
+    phi_weights: Annotated[
+        PathOption, Option("vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.", metavar="FILE")
+    ] = None
+    out: Annotated[PathOption, Option("Run folder to write; must not exist yet.", in_json=False)] = None
+
+    def __post_init__(self) -> None:
+        from recipes.config.reading import is_recipe_file  # it needs pydantic
+
+        super().__post_init__()
+        object.__setattr__(self, "arch_options", self.arch_options or {})
+        for name in INPUT_PATHS:
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else Path(path).resolve())
+        if is_recipe_file(self.recipe):
+            object.__setattr__(self, "recipe", str(Path(self.recipe).resolve()))
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that the run writes."""
+        if self.out is None:
+            raise UsageError("missing option '--out': the run folder to write")
+        return Path(self.out)
+
+    @property
+    def is_plan(self) -> bool:
+        """Baselines or several seeds: more than one run."""
+        return self.with_baseline or self.seeds > 1
+
+
+def path_of(value: PathOption) -> Path | None:
+    """Return an optional path as a `Path`."""
+    return None if value is None else Path(value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions(Options):
+class CheckpointOptions(Options):
+    """How a checkpoint is read."""
+
+    scale: Annotated[int | None, Option("Scale to take from a multi-scale file.", minimum=1, maximum=8)] = None
+    arch_options: Annotated[
+        Mapping[str, object] | None,
+        Option("Facts that the file does not hold, such as res_scale=0.1.", flags=("--arch-option",), type=SETTING),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(CheckpointOptions):
     """How models are opened."""
 
-    scale: Scale = None
-    arch_options: ArchOptions = None
     device: Device = "cpu"
     runtime: Annotated[
         str | None, Option("Runtime to use; none: the one the file is for.", type=click.Choice(list(RUNTIMES)))
@@ -61,19 +159,16 @@ FORMAT_FLAGS = {
 
 
 @dataclass(frozen=True)
-class ExportOptions(Options):
+class ExportOptions(CheckpointOptions):
     model: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True)]
     _: KW_ONLY
     formats: Annotated[
         Sequence[str],
         Option(
-            f"Names of formats: {', '.join(FORMATS)}; none: {', '.join(DEFAULT_FORMATS)}.",
-            flag_per_value=FORMAT_FLAGS,
+            f"Names of formats: {', '.join(FORMATS)}; none: {', '.join(DEFAULT_FORMATS)}.", flag_per_value=FORMAT_FLAGS
         ),
     ] = ()
-    out: Annotated[str | Path | None, Option("Folder to write to; none: beside the model.", flags=("-o", "--out"))] = (
-        None
-    )
+    out: Annotated[PathOption, Option("Folder to write to; none: beside the model.", flags=("-o", "--out"))] = None
     static: Annotated[
         tuple[int, int] | None, Option("The only LR size that the files take; none: any, where possible.", type=SIZE)
     ] = None
@@ -88,23 +183,20 @@ class ExportOptions(Options):
     shuffle: Annotated[
         Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators know dcr only.")
     ] = "crd"
-    scale: Scale = None
-    arch_options: ArchOptions = None
 
 
 @dataclass(frozen=True)
-class ProfileOptions(Options):
+class ProfileOptions(CheckpointOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
     ]
     _: KW_ONLY
-    teacher: Annotated[str | Path | None, Option("Model to compare with; none: the teacher of a run folder.")] = None
+    teacher: Annotated[PathOption, Option("Model to compare with; none: the teacher of a run folder.")] = None
     runtime: Annotated[
         Sequence[str],
         Option(
-            f"Some of {', '.join(RUNTIMES)}; checkpoints are exported for those that need it.",
-            type=names_of(*RUNTIMES),
+            f"Some of {', '.join(RUNTIMES)}; checkpoints are exported for those that need it.", type=names_of(*RUNTIMES)
         ),
     ] = ("torch", "onnxruntime")
     device: Device = "cpu"
@@ -117,8 +209,6 @@ class ProfileOptions(Options):
     seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
     memory: Annotated[bool, Option("Measure memory, in a separate process for each row.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
-    scale: Scale = None
-    arch_options: ArchOptions = None
 
 
 @dataclass(frozen=True)
@@ -134,16 +224,15 @@ class EvaluateOptions(RuntimeOptions):
     ] = ()
     _: KW_ONLY
     data: Annotated[
-        str | Path | None,
+        PathOption,
         Option("Folder of HR images, a set with HR/ and LR*X4/, or several sets; none: the embedded photos."),
     ] = None
-    lr: Annotated[
-        str | Path | None, Option("Folder of the LR images of --data; none: its LR*X4/, or made bicubically.")
-    ] = None
+    lr: Annotated[PathOption, Option("Folder of the LR images of --data; none: its LR*X4/, or made bicubically.")] = (
+        None
+    )
     border: Annotated[int | None, Option("Pixels cropped on each side; none: as many as the scale.", minimum=0)] = None
     lr_border: Annotated[
-        Border,
-        Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB."),
+        Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
     ] = "mirror"
     grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
         "rgb"
@@ -161,8 +250,7 @@ class UpscaleOptions(RuntimeOptions):
     ]
     _: KW_ONLY
     out: Annotated[
-        str | Path | None,
-        Option("Folder, or a file for one picture; none: beside the picture.", flags=("-o", "--out")),
+        PathOption, Option("Folder, or a file for one picture; none: beside the picture.", flags=("-o", "--out"))
     ] = None
     suffix: Annotated[str | None, Option("End of the names that are written; none: _x4 at scale 4.")] = None
     extension: Annotated[
@@ -182,53 +270,41 @@ class UpscaleOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True)
-class InspectOptions(Options):
+class InspectOptions(CheckpointOptions):
     path: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True, metavar="MODEL")]
     _: KW_ONLY
-    scale: Scale = None
-    arch_options: ArchOptions = None
     lr_size: Annotated[tuple[int, int], Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
     layers: Annotated[bool, Option("Add the cost of each layer.")] = False
     check: Annotated[bool, Option("Run it on an embedded photo: are its range, res_scale and mean right?")] = False
 
 
 @dataclass(frozen=True)
-class ConvertOptions(Options):
+class ConvertOptions(CheckpointOptions):
     model: Annotated[str | Path, Option("Checkpoint or run folder.", argument=True)]
     _: KW_ONLY
     to: Annotated[str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, swinir.", metavar="CODE")]
-    out: Annotated[
-        str | Path | None, Option("File to write; none: beside the model, as _CODE.", flags=("-o", "--out"))
-    ] = None
-    scale: Scale = None
-    arch_options: ArchOptions = None
+    out: Annotated[PathOption, Option("File to write; none: beside the model, as _CODE.", flags=("-o", "--out"))] = None
 
 
 @dataclass(frozen=True)
-class DemoOptions(Options):
+class DemoOptions(CheckpointOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(
-            "Checkpoints, run folders and ONNX files; none: the embedded student.",
-            argument=True,
-            metavar="[MODEL]...",
+            "Checkpoints, run folders and ONNX files; none: the embedded student.", argument=True, metavar="[MODEL]..."
         ),
     ] = ()
     _: KW_ONLY
     teacher: Annotated[
-        str | Path | None, Option("Model to compare with; none: the run folder's, or the embedded teacher.")
+        PathOption, Option("Model to compare with; none: the run folder's, or the embedded teacher.")
     ] = None
     host: Annotated[str, Option("Address to listen on; 0.0.0.0: the network too.")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on; 0: a free one.", minimum=0, maximum=65535)] = 8000
-    tls_cert: Annotated[str | Path | None, Option("Certificate with its chain, PEM: serve https.")] = None
-    tls_key: Annotated[str | Path | None, Option("Key of the certificate, PEM.")] = None
+    tls_cert: Annotated[PathOption, Option("Certificate with its chain, PEM: serve https.")] = None
+    tls_key: Annotated[PathOption, Option("Key of the certificate, PEM.")] = None
     open_browser: Annotated[bool, Option("Open this machine's browser.", flags=("--open",))] = False
-    build: Annotated[str | Path | None, Option("Write files for an https host; serve nothing.", metavar="DIR")] = None
-    app: Annotated[
-        str | Path | None, Option("Built app to show the models in; none: the one of srkd.", metavar="DIR")
-    ] = None
-    scale: Scale = None
-    arch_options: ArchOptions = None
+    build: Annotated[PathOption, Option("Write files for an https host; serve nothing.", metavar="DIR")] = None
+    app: Annotated[PathOption, Option("Built app to show the models in; none: the one of srkd.", metavar="DIR")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

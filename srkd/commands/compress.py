@@ -9,26 +9,26 @@ import click
 from click.core import ParameterSource
 
 from compressor.base.processes import Rank
-from srkd.compress_options import CompressOptions
 from srkd.console import Console
 from srkd.verb import verb
+from srkd.verb_options import CompressOptions
 
 if TYPE_CHECKING:
     from srkd.dry_run import DryRunKind
-    from srkd.run import CompressReport, Quality
-
-EPILOG = """Examples:
-
-\b
-  srkd compress --out runs/first
-  srkd compress --resume runs/first
-  srkd compress --teacher edsr.pt --recipe logits --dry-run
-  srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr
-  srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own
-"""
+    from srkd.run import CompressReport
 
 
-@verb("compress", CompressOptions, epilog=EPILOG)
+@verb(
+    "compress",
+    CompressOptions,
+    examples=(
+        "srkd compress --out runs/first",
+        "srkd compress --resume runs/first",
+        "srkd compress --teacher edsr.pt --recipe logits --dry-run",
+        "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
+        "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
+    ),
+)
 @click.option(
     "--dry-run",
     type=click.Choice(["estimate", "measure"]),
@@ -45,24 +45,20 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
     from srkd import compression
 
     if resume is not None:
-        require_alone()
+        _require_alone()
     if dry_run is not None:
-        show_dry_run(console, options, dry_run)
+        _report_dry_run(console, options, dry_run)
         return
     with console.context() as context:
         if resume is not None:
             report = compression.resume(resume, progress=context.progress, announce=context.note)
         else:
             report = compression.run_compress(options, context)
-    if not Rank.from_environment().is_leader:
-        return
-    if console.wants_json:
-        console.emit("compress", report)
-    else:
-        show(console, report)
+    if Rank.from_environment().is_leader:
+        console.report("compress", report, show)
 
 
-def require_alone() -> None:
+def _require_alone() -> None:
     """Refuse every option beside --resume that would change the run."""
     context = click.get_current_context()
     others = [
@@ -75,8 +71,7 @@ def require_alone() -> None:
         raise click.UsageError(f"--resume goes alone: {', '.join(others)} would change the run; leave it out")
 
 
-def show_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
-    """Print a line for each fact of the run, or the object."""
+def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
     from srkd.dry_run import dry_run
 
     if options.is_plan:
@@ -92,21 +87,26 @@ def show_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -
 
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
-    bicubic, trials = report.bicubic.psnr_y, report.trials
+    trials, joint = report.trials, report.teacher_joint
+    networks = {"teacher": report.teacher, "teacher, joint": joint, "bicubic": report.bicubic}
     if trials is None:
-        rows = [_row("student", report.student, f"{report.student.psnr_y:.3f}", report.student.psnr_y - bicubic)]
+        networks, rows = {"student": report.student, **networks}, []
     else:
-        rows = [_row(row.name, report.student, str(row.spread), row.mean - bicubic) for row in trials.rows]
-    if report.teacher is not None:
-        rows.append(_row("teacher", report.teacher, f"{report.teacher.psnr_y:.3f}", report.teacher.psnr_y - bicubic))
-    joint = report.teacher_joint
-    if joint is not None:
-        rows.append(_row("teacher, joint", joint, f"{joint.psnr_y:.3f}", joint.psnr_y - bicubic))
-    rows.append(_row("bicubic", report.bicubic, f"{bicubic:.3f}", 0.0))
+        rows = [(row.name, report.student.cost, str(row.spread), row.mean) for row in trials.rows]
+    rows += [(name, q.cost, f"{q.psnr_y:.3f}", q.psnr_y) for name, q in networks.items() if q is not None]
     runs = "" if trials is None else f", {len(trials.runs)} runs"
     console.table(
         ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
-        rows,
+        [
+            (
+                name,
+                "-" if cost is None else f"{cost.params:,}",
+                "-" if cost is None else f"{cost.macs / 1e9:.2f}",
+                text,
+                f"{psnr_y - report.bicubic.psnr_y:+.3f}",
+            )
+            for name, cost, text, psnr_y in rows
+        ],
         title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
         f"validation images, {report.protocol}",
     )
@@ -123,10 +123,3 @@ def show(console: Console, report: CompressReport) -> None:
         )
     console.say(f"look: {report.run / 'comparison.png'}")
     console.say(f"next: srkd export {report.run} --onnx")
-
-
-def _row(name: str, quality: Quality, psnr_y: str, over_bicubic: float) -> tuple[str, ...]:
-    """Return a row: cost, and the PSNR as text (with its spread where there is one)."""
-    cost = quality.cost
-    figures = ("-", "-") if cost is None else (f"{cost.params:,}", f"{cost.macs / 1e9:.2f}")
-    return (name, *figures, psnr_y, f"{over_bicubic:+.3f}")

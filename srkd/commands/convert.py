@@ -11,15 +11,12 @@ from srkd.verb_options import ConvertOptions
 if TYPE_CHECKING:
     from compressor.models.checkpoints.convert import Converted
 
-EPILOG = """Examples:
 
-\b
-  srkd convert runs/first --to basicsr -o student.pth
-  srkd convert edsr_baseline_x4.pt --to srkd
-"""
-
-
-@verb("convert", ConvertOptions, epilog=EPILOG)
+@verb(
+    "convert",
+    ConvertOptions,
+    examples=("srkd convert runs/first --to basicsr -o student.pth", "srkd convert edsr_baseline_x4.pt --to srkd"),
+)
 def command(console: Console, options: ConvertOptions) -> None:
     """Write MODEL as a checkpoint of another code base.
 
@@ -30,10 +27,7 @@ def command(console: Console, options: ConvertOptions) -> None:
     converted = convert_file(
         options.model, options.to, options.out, scale=options.scale, arch_options=options.arch_options
     )
-    if console.wants_json:
-        console.emit("convert", converted)
-    else:
-        show(console, converted)
+    console.report("convert", converted, show)
 
 
 def show(console: Console, converted: Converted) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from compressor.base.errors import UsageError
 from srkd.console import Console
 from srkd.verb import verb
-from srkd.verb_options import DemoOptions
+from srkd.verb_options import DemoOptions, path_of
 
 if TYPE_CHECKING:
     import socket
@@ -22,62 +22,50 @@ if TYPE_CHECKING:
     from demo.catalogue import Model
     from demo.files import Asset
 
-EPILOG = """Examples:
 
-\b
-  srkd demo
-  srkd demo student.onnx --host 0.0.0.0
-  srkd demo runs/first --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
-  srkd demo runs/first other.onnx --build site
-"""
-
-
-@verb("demo", DemoOptions, epilog=EPILOG)
+@verb(
+    "demo",
+    DemoOptions,
+    examples=(
+        "srkd demo",
+        "srkd demo student.onnx --host 0.0.0.0",
+        "srkd demo runs/first --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+        "srkd demo runs/first other.onnx --build site",
+    ),
+)
 def command(console: Console, options: DemoOptions) -> None:
     """Show MODELs in an app that runs them in the browser.
 
     MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Ctrl-C ends it.
     """
     from demo import require_server_modules
-    from demo.addresses import bind_sockets
+    from demo.addresses import bind_sockets, read_certificate
     from demo.files import read_app, require_replaceable, write_site
 
     # The export takes a while: what is wrong and quick to check is reported before it.
-    build = None if options.build is None else Path(options.build)
+    build = path_of(options.build)
     if build is None:
         require_server_modules()
     else:
         require_replaceable(build)
-    certificate = _read_certificate(options)
-    app = read_app(None if options.app is None else Path(options.app))
-    if build is not None:
-        files, models = _prepare(console, app, options)
-        _show_site(console, build, write_site(files, build), models)
-        return
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(listener) for listener in bind_sockets(options.host, options.port)]
-        files, models = _prepare(console, app, options)
-        _serve(console, sockets, files, models, certificate, options.open_browser)
-
-
-def _read_certificate(options: DemoOptions) -> Certificate | None:
-    if options.tls_cert is None and options.tls_key is None:
-        return None
-    if options.tls_cert is None or options.tls_key is None:
+    certificate = None
+    if options.tls_cert is not None and options.tls_key is not None:
+        certificate = read_certificate(Path(options.tls_cert), Path(options.tls_key))
+    elif options.tls_cert is not None or options.tls_key is not None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
-    from demo.addresses import read_certificate
+    app = read_app(path_of(options.app))
+    with ExitStack() as stack:
+        listeners = [] if build is not None else bind_sockets(options.host, options.port)
+        sockets = [stack.enter_context(listener) for listener in listeners]
+        from srkd.demonstration import demo_files, demo_models
 
-    return read_certificate(Path(options.tls_cert), Path(options.tls_key))
-
-
-def _prepare(
-    console: Console, app: Mapping[str, Asset], options: DemoOptions
-) -> tuple[dict[str, Asset], tuple[Model, ...]]:
-    from srkd.demonstration import demo_files, demo_models
-
-    with console.context() as context:
-        models = demo_models(options, context)
-    return demo_files(app, models), models
+        with console.context() as context:
+            models = demo_models(options, context)
+        files = demo_files(app, models)
+        if build is not None:
+            _show_site(console, build, write_site(files, build), models)
+        else:
+            _serve(console, sockets, files, models, certificate, options.open_browser)
 
 
 def _serve(

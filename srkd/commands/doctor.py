@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
-from srkd.console import Console
+from srkd import __version__
+from srkd.commands.export import parity_cells
+from srkd.console import Console, cell
 from srkd.verb import verb
 from srkd.verb_options import DoctorOptions
 
 if TYPE_CHECKING:
-    from export.trt_selftest import Trial, TrtReport
-    from srkd.doctor import Diagnosis, Piece
-
-EPILOG = """Examples:
-
-\b
-  srkd doctor
-  srkd doctor --json
-  srkd doctor --trt
-"""
+    from export.trt_selftest import TrtReport
+    from srkd.doctor import Diagnosis
 
 
-@verb("doctor", DoctorOptions, epilog=EPILOG)
+@verb("doctor", DoctorOptions, examples=("srkd doctor", "srkd doctor --json", "srkd doctor --trt"))
 def command(console: Console, options: DoctorOptions) -> None:
     """Show what is installed, and how to get what is missing.
 
@@ -31,13 +26,10 @@ def command(console: Console, options: DoctorOptions) -> None:
     from srkd.doctor import diagnose
 
     if options.trt:
-        run_tensorrt_test(console)
+        _test_tensorrt(console)
         return
     diagnosis = diagnose()
-    if console.wants_json:
-        console.emit("doctor", diagnosis)
-    else:
-        show(console, diagnosis)
+    console.report("doctor", diagnosis, show)
     if diagnosis.missing_core:
         raise SrkdError(f"{', '.join(diagnosis.missing_core)} is missing: pip install --force-reinstall srkd")
 
@@ -52,20 +44,18 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
         ("runtimes of profile, evaluate and upscale", diagnosis.runtimes),
         ("others", diagnosis.others),
     ):
-        headings = ["", "installed", "what it adds", "how to get it"]
-        console.table(headings, [_row(piece) for piece in pieces], title=title)
+        rows = []
+        for piece in pieces:
+            installed = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
+            remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
+            version = f", {piece.version}" if piece.version else ""
+            rows.append((piece.name, installed + version, piece.adds, remedy))
+        console.table(["", "installed", "what it adds", "how to get it"], rows, title=title)
     for note in diagnosis.notes:
         console.warn(note)
 
 
-def _row(piece: Piece) -> tuple[str, ...]:
-    here = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
-    remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
-    return piece.name, f"{here}, {piece.version}" if piece.version else here, piece.adds, remedy
-
-
-def run_tensorrt_test(console: Console) -> None:
-    """Build, run, compare and time a tiny network in TensorRT on this GPU."""
+def _test_tensorrt(console: Console) -> None:
     from export.trt_selftest import self_test
 
     with console.progress() as progress:
@@ -73,7 +63,7 @@ def run_tensorrt_test(console: Console) -> None:
     if console.wants_json:
         console.emit("doctor", {"tensorrt": report})
     elif report.machine is not None:
-        show_trials(console, report)
+        _show_trials(console, report)
     if report.obstacle is not None:
         raise SrkdError(f"TensorRT was not tried: {report.obstacle}")
     failed = [trial for trial in report.trials if not trial.passed]
@@ -81,12 +71,8 @@ def run_tensorrt_test(console: Console) -> None:
         raise SrkdError("; ".join(f"{trial.precision}: {trial.reason}" for trial in failed))
 
 
-def show_trials(console: Console, report: TrtReport) -> None:
+def _show_trials(console: Console, report: TrtReport) -> None:
     """Print what belongs into an issue: the machine, then a row for each precision."""
-    import platform
-
-    from srkd import __version__
-
     machine = report.machine
     assert machine is not None
     console.result(
@@ -96,24 +82,20 @@ def show_trials(console: Console, report: TrtReport) -> None:
     )
     console.table(
         ["precision", "verdict", "largest difference", "PSNR", "typed by", "build s", "ms", "CUDA graph"],
-        [_trial_row(trial) for trial in report.trials],
+        [
+            (
+                trial.precision,
+                "passed" if trial.passed else "failed",
+                *parity_cells(trial.parity),
+                trial.typed_by or "-",
+                cell(trial.build_seconds, "{:.1f}"),
+                cell(trial.milliseconds, "{:.3f}"),
+                "yes" if trial.graph else "no",
+            )
+            for trial in report.trials
+        ],
         title="an EDSR of 16 channels and 2 blocks, 96x64 to 192x128",
     )
     for trial in report.trials:
         if trial.reason:
             console.result(f"{trial.precision}: {trial.reason}")
-
-
-def _trial_row(trial: Trial) -> tuple[str, ...]:
-    parity = trial.parity
-    psnr = "-" if parity is None else "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"
-    return (
-        trial.precision,
-        "passed" if trial.passed else "failed",
-        "-" if parity is None else f"{parity.max_abs:.1e}",
-        psnr,
-        trial.typed_by or "-",
-        "-" if trial.build_seconds is None else f"{trial.build_seconds:.1f}",
-        "-" if trial.milliseconds is None else f"{trial.milliseconds:.3f}",
-        "yes" if trial.graph else "no",
-    )

@@ -14,16 +14,16 @@ from srkd.verb_options import EvaluateOptions
 if TYPE_CHECKING:
     from compressor.inference.evaluate import Evaluation
 
-EPILOG = """Examples:
 
-\b
-  srkd evaluate runs/first edsr.pt --data Set5
-  srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image
-  srkd evaluate --scale 4 --data Set14 --explain
-"""
-
-
-@verb("evaluate", EvaluateOptions, epilog=EPILOG)
+@verb(
+    "evaluate",
+    EvaluateOptions,
+    examples=(
+        "srkd evaluate runs/first edsr.pt --data Set5",
+        "srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image",
+        "srkd evaluate --scale 4 --data Set14 --explain",
+    ),
+)
 @click.option("--explain", is_flag=True, help="Add the same by the conventions that these figures are mistaken for.")
 @click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
 def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:

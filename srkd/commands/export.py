@@ -14,20 +14,21 @@ from srkd.verb import verb
 from srkd.verb_options import ExportOptions
 
 if TYPE_CHECKING:
-    from export.exporting import ExportReport, FileReport
-
-EPILOG = """Examples:
-
-\b
-  srkd export runs/first
-  srkd export student.safetensors --onnx -o exported
-  srkd export student.safetensors --onnx --static 320x180
-  srkd export student.safetensors --onnx --fp16 --io uint8
-  srkd export student.safetensors --all --json
-"""
+    from export.exporting import ExportReport
+    from export.verify import Parity
 
 
-@verb("export", ExportOptions, epilog=EPILOG)
+@verb(
+    "export",
+    ExportOptions,
+    examples=(
+        "srkd export runs/first",
+        "srkd export student.safetensors --onnx -o exported",
+        "srkd export student.safetensors --onnx --static 320x180",
+        "srkd export student.safetensors --onnx --fp16 --io uint8",
+        "srkd export student.safetensors --all --json",
+    ),
+)
 @click.option("--all", "every_format", is_flag=True, help="Every format this machine can build.")
 def command(console: Console, options: ExportOptions, *, every_format: bool) -> None:
     """Write MODEL in other formats, each compared with the network.
@@ -56,7 +57,18 @@ def show(console: Console, report: ExportReport) -> None:
     """Print a row for each format."""
     console.table(
         ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"],
-        [_row(file) for file in report.files],
+        [
+            (
+                file.format,
+                file.precision,
+                "-" if file.path is None else str(file.path),
+                "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
+                *parity_cells(file.parity),
+                file.verdict,
+                f"{file.seconds:.1f}",
+            )
+            for file in report.files
+        ],
     )
     console.detail(f"compared on: {', '.join(report.compared_on)}")
     for file in report.files:
@@ -67,16 +79,8 @@ def show(console: Console, report: ExportReport) -> None:
             console.say(f"{file.format}: {facts}")
 
 
-def _row(file: FileReport) -> tuple[str, ...]:
-    parity = file.parity
-    psnr = "-" if parity is None else "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"
-    return (
-        file.format,
-        file.precision,
-        "-" if file.path is None else str(file.path),
-        "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
-        "-" if parity is None else f"{parity.max_abs:.1e}",
-        psnr,
-        file.verdict,
-        f"{file.seconds:.1f}",
-    )
+def parity_cells(parity: Parity | None) -> tuple[str, str]:
+    """Return the largest difference and the PSNR to the network, for a row of a table."""
+    if parity is None:
+        return "-", "-"
+    return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -9,21 +9,20 @@ from srkd.verb import verb
 from srkd.verb_options import InspectOptions
 
 if TYPE_CHECKING:
-    from compressor.models.cost import LayerCost
     from srkd.inspection import Inspection
 
-EPILOG = """Examples:
 
-\b
-  srkd inspect edsr.pt
-  srkd inspect edsr.pt --arch-option res_scale=0.1
-  srkd inspect edsr.pt --check
-  srkd inspect edsr.pt --layers --lr-size 320x180
-  srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json
-"""
-
-
-@verb("inspect", InspectOptions, epilog=EPILOG)
+@verb(
+    "inspect",
+    InspectOptions,
+    examples=(
+        "srkd inspect edsr.pt",
+        "srkd inspect edsr.pt --arch-option res_scale=0.1",
+        "srkd inspect edsr.pt --check",
+        "srkd inspect edsr.pt --layers --lr-size 320x180",
+        "srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json",
+    ),
+)
 def command(console: Console, options: InspectOptions) -> None:
     """Show the network in MODEL, its cost, and what was assumed.
 
@@ -31,11 +30,7 @@ def command(console: Console, options: InspectOptions) -> None:
     """
     from srkd.inspection import run_inspect
 
-    inspection = run_inspect(options)
-    if console.wants_json:
-        console.emit("inspect", inspection)
-    else:
-        show(console, inspection)
+    console.report("inspect", run_inspect(options), show)
 
 
 def show(console: Console, inspection: Inspection) -> None:
@@ -70,12 +65,14 @@ def show(console: Console, inspection: Inspection) -> None:
     for line in () if inspection.check is None else inspection.check.lines():
         console.result(line)
     if inspection.layers is not None:
-        headings = ["layer", "kind", "params", f"MACs at {inspection.lr_size}", "share"]
-        console.table(headings, [_row(layer, inspection.macs or 1) for layer in inspection.layers])
-
-
-def _row(layer: LayerCost, total: int) -> tuple[str, ...]:
-    return (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
+        total = inspection.macs or 1
+        console.table(
+            ["layer", "kind", "params", f"MACs at {inspection.lr_size}", "share"],
+            [
+                (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
+                for layer in inspection.layers
+            ],
+        )
 
 
 def _format_count(number: int | None) -> str:

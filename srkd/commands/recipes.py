@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from srkd.console import Console
-from srkd.verb import verb
+from srkd.verb import format_examples, verb
 from srkd.verb_options import CopyRecipeOptions, ShowRecipeOptions, ValidateRecipesOptions
-
-if TYPE_CHECKING:
-    from recipes.config.listing import RecipeRow
-
-EPILOG = """Examples:
-
-\b
-  srkd recipes ls
-  srkd recipes show logits
-  srkd recipes cp logits my.yaml
-  srkd recipes validate my.yaml
-  srkd compress --recipe ./my.yaml --out runs/mine
-"""
 
 TEACHERS = {"nothing": "no teacher", "outputs": "outputs", "network": "weights or features"}
 
 
-@click.group("recipes", epilog=EPILOG)
+@click.group(
+    "recipes",
+    epilog=format_examples(
+        (
+            "srkd recipes ls",
+            "srkd recipes show logits",
+            "srkd recipes cp logits my.yaml",
+            "srkd recipes validate my.yaml",
+            "srkd compress --recipe ./my.yaml --out runs/mine",
+        )
+    ),
+)
 def command() -> None:
     """List, show, copy and check recipes.
 
@@ -47,14 +44,13 @@ def ls(console: Console) -> None:
     headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
     if any(recipe.package != "srkd" for recipe in listing.recipes):
         headings.append("package")
-    console.table(headings, [_row(recipe)[: len(headings)] for recipe in listing.recipes])
+    rows = []
+    for row in listing.recipes:
+        cells = (row.name, row.title, ", ".join(row.methods), TEACHERS[row.needs], f"{row.steps:,}", row.package)
+        rows.append(cells[: len(headings)])
+    console.table(headings, rows)
     for note in listing.notes:
         console.warn(note)
-
-
-def _row(recipe: RecipeRow) -> tuple[str, ...]:
-    methods = ", ".join(recipe.methods)
-    return (recipe.name, recipe.title, methods, TEACHERS[recipe.needs], f"{recipe.steps:,}", recipe.package)
 
 
 @verb("show", ShowRecipeOptions)

@@ -8,16 +8,16 @@ from srkd.parameters import format_size
 from srkd.verb import verb
 from srkd.verb_options import UpscaleOptions
 
-EPILOG = """Examples:
 
-\b
-  srkd upscale runs/first photo.jpg
-  srkd upscale student.onnx holiday/ -o enlarged
-  srkd upscale edsr.pt 'scans/*.png' --self-ensemble --tile 128
-"""
-
-
-@verb("upscale", UpscaleOptions, epilog=EPILOG)
+@verb(
+    "upscale",
+    UpscaleOptions,
+    examples=(
+        "srkd upscale runs/first photo.jpg",
+        "srkd upscale student.onnx holiday/ -o enlarged",
+        "srkd upscale edsr.pt 'scans/*.png' --self-ensemble --tile 128",
+    ),
+)
 def command(console: Console, options: UpscaleOptions) -> None:
     """Enlarge pictures, folders of pictures and globs with MODEL.
 

@@ -13,9 +13,9 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
 from srkd.cli import run
 from srkd.commands.compress import command
-from srkd.compress_options import CompressOptions
 from srkd.compression import compress
 from srkd.options import declarations, from_json
+from srkd.verb_options import CompressOptions
 from tests.support.small_runs import SMALL
 
 

@@ -23,9 +23,9 @@ from compressor.models.students import build_student
 from compressor.teachers.teacher import Teacher
 from recipes.config.reading import load_preset
 from srkd.cli import run
-from srkd.compress_options import CompressOptions
 from srkd.compression import compress
 from srkd.config import StudentInit, choose_student
+from srkd.verb_options import CompressOptions
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """A rate that moves no weight: the student that is written is the one that was made."""
@@ -99,7 +99,10 @@ def test_a_width_that_the_teacher_has_is_no_hint() -> None:
         ({"student": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
         ({"student": "compact:width=8", "init": "inherit"}, "a compact cannot inherit from a rcan"),
         ({"student": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
-        ({"student": "compact:channels=1"}, "the student has 1 channels, the teacher 3"),
+        (
+            {"student": "compact:channels=1"},
+            "the student has 1 channels, and compress trains on RGB images: add channels=3",
+        ),
         ({"student": "swinir:width=33"}, "not a multiple of every one of heads"),
         ({"width": 0.5, "init_from": Path("nowhere.pth")}, "nowhere.pth"),
     ],

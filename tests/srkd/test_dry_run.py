@@ -24,8 +24,8 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli import run
-from srkd.compress_options import CompressOptions
 from srkd.dry_run import TIMED_STEPS, dry_run, format_duration
+from srkd.verb_options import CompressOptions
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.networks import tiny

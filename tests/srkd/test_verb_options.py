@@ -22,10 +22,14 @@ from srkd.verb import VerbCommand
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "verbose", "quiet", "help"}
 
-COMMAND_LINE_ONLY = {"export": {"every_format"}, "evaluate": {"explain", "per_image"}}
+COMMAND_LINE_ONLY = {
+    "compress": {"dry_run", "resume"},
+    "export": {"every_format"},
+    "evaluate": {"explain", "per_image"},
+}
 """Verb → names of the options that the command line alone has."""
 
-VERBS_WITH_OPTIONS = [name for name in VERBS if name not in ("compress", "recipes")]
+VERBS_WITH_OPTIONS = [name for name in VERBS if name != "recipes"]
 VERBS_WITH_OPTIONS += [f"recipes {action}" for action in ("show", "cp", "validate")]
 
 
@@ -50,7 +54,7 @@ def test_every_class_of_options_is_that_of_one_verb() -> None:
     declared = [
         value for value in vars(verb_options).values() if isinstance(value, type) and issubclass(value, Options)
     ]
-    assert set(classes) == {*declared} - {Options, verb_options.RuntimeOptions}
+    assert set(classes) == {*declared} - {Options, verb_options.CheckpointOptions, verb_options.RuntimeOptions}
     assert len(classes) == len(set(classes))
 
 

@@ -23,8 +23,8 @@ from compressor.models.networks.registry import build
 from export import exporting
 from export.formats import FORMATS
 from export.verify import Proof
+from srkd.api import common_scale, find_run_teacher, open_runtime
 from srkd.cli import cli, run
-from srkd.models import common_scale, find_run_teacher, open_runtime
 from srkd.verb_options import RuntimeOptions
 
 ReadJson = Callable[..., dict[str, Any]]

@@ -246,7 +246,9 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
         compress(path, recipe="logits", data=nowhere, out=tmp_path / "run")
     with pytest.raises(UsageError, match="the student is for x4, the teacher for x2"):
         compress(path, recipe="logits", data=nowhere, student="edsr:scale=4", out=tmp_path / "run")
-    with pytest.raises(UsageError, match="the student has 1 channels, the teacher 3: add channels=3"):
+    with pytest.raises(
+        UsageError, match="the student has 1 channels, and compress trains on RGB images: add channels=3"
+    ):
         compress(path, recipe="logits", data=nowhere, student="compact:scale=2,channels=1", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     grey = tmp_path / "grey.safetensors"
