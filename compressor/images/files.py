@@ -6,6 +6,8 @@ EXIF: the orientation is applied and removed, sizes are kept true, and tags of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -116,7 +118,7 @@ def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return the upright width and height, from the header, without decoding the pixels."""
-    with _Opened(Path(path)) as image:
+    with _opened(Path(path)) as image:
         width, height = image.size
         # Pillow turns TIFF files itself, and reads a PNG file to its end to look for EXIF behind the pixels.
         may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
@@ -147,7 +149,10 @@ def write_picture(picture: Picture, path: Path) -> None:
 
 def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
     """Return the format of `path`; refuse, before work is spent, one that cannot hold a picture of (width, height)."""
-    kind = format_of(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMAT_OF_SUFFIX:
+        raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
+    kind = FORMAT_OF_SUFFIX[suffix]
     if kind in ("JPEG", "BMP") and alpha:
         raise SrkdError(f"cannot write {path}: {kind} holds no transparency, choose .png, .webp or .tiff")
     longest = LONGEST_SIDE.get(kind, max(size))
@@ -156,43 +161,24 @@ def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
     return kind
 
 
-def format_of(path: Path) -> str:
-    """Return the format of a suffix."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMAT_OF_SUFFIX:
-        raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
-    return FORMAT_OF_SUFFIX[suffix]
-
-
 def grey_of(rgb_01: Tensor) -> Tensor:
     """Return the grey of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), (1,H,W)."""
     weights = torch.tensor(GREY_WEIGHTS, dtype=rgb_01.dtype, device=rgb_01.device)
     return (rgb_01 * weights[:, None, None]).sum(dim=0, keepdim=True)
 
 
-class _Opened:
-    """A context that opens an image file and checks its header; every failure becomes one SrkdError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Image.Image:
-        try:
-            self.image = Image.open(self.path, formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
-        except Exception as error:
-            raise _unreadable(self.path, error) from error
-        try:
-            _check_header(self.image, self.path)
-        except SrkdError:
-            self.image.close()
-            raise
-        return self.image
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.image.close()
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file and check its header; every failure becomes one SrkdError."""
+    try:
+        with closing(Image.open(path, formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"])) as image:
+            _check_header(image, path)
+            yield image
+    except SrkdError:
+        raise
+    except Exception as error:
         # Pillow's decoders fail with almost any class on damaged files (struct.error, KeyError, SyntaxError, ...).
-        if isinstance(error, Exception) and not isinstance(error, SrkdError):
-            raise _unreadable(self.path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _check_header(image: Image.Image, path: Path) -> None:
@@ -201,10 +187,7 @@ def _check_header(image: Image.Image, path: Path) -> None:
         raise SrkdError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed: cut it into pieces")
     if not width * height:
         raise SrkdError(f"{path} has no pixels: its size is {width}x{height}")
-    try:
-        frames = getattr(image, "n_frames", 1)
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    frames = getattr(image, "n_frames", 1)
     # Phones append a second picture to a JPEG (MPO); the first is the photo.
     if frames > 1 and image.format not in ("JPEG", "MPO"):
         raise SrkdError(f"{path} holds {frames} frames or pages: split it into single pictures")
@@ -222,7 +205,7 @@ def _unreadable(path: Path, error: Exception) -> SrkdError:
 
 
 def _decode(path: Path) -> Raster:
-    with _Opened(path) as image:
+    with _opened(path) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)
         # A CMYK profile says nothing about the RGB pixels that leave.
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None

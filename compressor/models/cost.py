@@ -68,27 +68,13 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
 def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> tuple[LayerCost, ...]:
     """Count by layer, in the order of the network; the rows add up to its parameters and MACs."""
     counts = count_operations(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)
-    macs_of = _without_submodules(counts.macs)
     rows = []
     for name, module in counts.network.named_modules():
-        macs = macs_of.get(name, 0)
+        macs = counts.macs_alone.get(name, 0)
         params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if (params or macs) and not isinstance(module, MeanShift):
             rows.append(LayerCost(name, type(module).__name__, params, macs))
     return tuple(rows)
-
-
-def _without_submodules(macs: dict[str, int]) -> dict[str, int]:
-    """Return the MACs of each module less those of the nearest counted modules inside it."""
-    alone = dict(macs)
-    for name in macs:
-        outer = name
-        while outer:
-            outer = outer.rpartition(".")[0]
-            if outer in macs:
-                alone[outer] -= macs[name]
-                break
-    return alone
 
 
 @dataclass(frozen=True)
@@ -97,6 +83,8 @@ class OperationCounts:
 
     network: Network
     macs: dict[str, int]
+    macs_alone: dict[str, int]
+    """The same without those of a module's submodules."""
     extra: int
 
 
@@ -106,7 +94,7 @@ def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
         with _Counter(network) as counter, extra_operations(network) as extra:
             network(lr)
-    return OperationCounts(network, counter.macs, sum(extra))
+    return OperationCounts(network, counter.macs, counter.macs_alone, sum(extra))
 
 
 class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
@@ -115,7 +103,8 @@ class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.macs = {"": 0}
-        self.within: list[str] = []
+        self.macs_alone: dict[str, int] = {}
+        self.within = [""]
         self._hooks = [hook for name, module in network.named_modules() if name for hook in self._follow(name, module)]
 
     def _follow(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
@@ -131,8 +120,9 @@ class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
         rule = flop_registry.get(function.overloadpacket)
         if rule is not None:
             macs = rule(*arguments, **options, out_val=result) // 2
-            for name in {"", *self.within}:
+            for name in set(self.within):
                 self.macs[name] = self.macs.get(name, 0) + macs
+            self.macs_alone[self.within[-1]] = self.macs_alone.get(self.within[-1], 0) + macs
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]

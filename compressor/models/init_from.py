@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.checkpoints.load import Loaded, load_checkpoint
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 
 
@@ -49,7 +49,11 @@ class InitReport:
 
 def initialise_from(student: Network, path: str | Path) -> InitReport:
     """Copy into `student` every parameter of the file's network that has its name and shape."""
-    loaded = _load(Path(path), student.spec.scale)
+    try:  # of the student's scale where the file holds several, else of whatever scale it is
+        loaded = load_checkpoint(path, scale=student.spec.scale)
+    except SrkdError:
+        loaded = load_checkpoint(path)
+    fields, in_file = student.spec.to_dict(), loaded.network.spec.to_dict()
     source = dict(loaded.network.named_parameters())
     target = dict(student.named_parameters())
     copied = tuple(name for name in target if name in source and source[name].shape == target[name].shape)
@@ -70,24 +74,11 @@ def initialise_from(student: Network, path: str | Path) -> InitReport:
         missing=tuple(name for name in target if name not in source),
         misshaped=tuple(name for name in target if name in source and name not in set(copied)),
         unused=tuple(name for name in source if name not in target),
-        differences=_differences(student, loaded.network),
-    )
-
-
-def _load(path: Path, scale: int) -> Loaded:
-    """Load the file's network: of the student's scale where it holds several, else of whatever scale it is."""
-    try:
-        return load_checkpoint(path, scale=scale)
-    except SrkdError:
-        return load_checkpoint(path)
-
-
-def _differences(student: Network, other: Network) -> tuple[str, ...]:
-    fields, in_file = student.spec.to_dict(), other.spec.to_dict()
-    return tuple(
-        f"{name} is {in_file[name]} in the file and {fields[name]} in the student"
-        for name in student.spec.undetectable
-        if name in in_file and fields[name] != in_file[name]
+        differences=tuple(
+            f"{name} is {in_file[name]} in the file and {fields[name]} in the student"
+            for name in student.spec.undetectable
+            if name in in_file and fields[name] != in_file[name]
+        ),
     )
 
 

@@ -36,14 +36,10 @@ def build_student(
     of CARN as CSD's code does: the leading columns of the concatenation.
     """
     network = teacher.require_network("weights")
-    spec = reduced_spec(network.spec, width, depth)
+    # A network without the axis is asked only when the axis is to be reduced.
+    spec = network.spec if width == 1.0 else network.spec.narrowed(width)
+    spec = spec if depth == 1.0 else spec.shortened(depth)
     return student_of_spec(network, spec, init=init, seed=seed, segments=segments, select=select)
-
-
-def reduced_spec(spec: Spec, width: float, depth: float) -> Spec:
-    """Return the spec of a student; a network without the axis is asked only when the axis is to be reduced."""
-    spec = spec if width == 1.0 else spec.narrowed(width)
-    return spec if depth == 1.0 else spec.shortened(depth)
 
 
 def student_of_spec(

@@ -15,15 +15,13 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.files import atomic_path, file_sha256
-from compressor.models.checkpoints.load import OWN_DIALECT, Loaded, load_checkpoint, recognise
+from compressor.models.checkpoints.load import OWN_DIALECT, load_checkpoint, recognise
 from compressor.models.checkpoints.save import METADATA_KEYS, save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.dialect import Dialect, Wrapping
 from compressor.models.networks.registry import architecture, architectures
 
 State = dict[str, torch.Tensor]
-
-
 WRAPPERS: Mapping[Wrapping, Callable[[State], object]] = {
     "bare": lambda state: state,
     "params": lambda state: {"params": state},
@@ -78,45 +76,27 @@ def convert_file(
     if to == OWN_DIALECT:
         kept = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
         save_network(loaded.network, path, metadata={"srkd.source_sha256": loaded.sha256, **kept})
-        return _describe(path, to, OWN_DIALECT, "safetensors", {}, ())
-    return _convert(loaded, to, path)
-
-
-def _convert(loaded: Loaded, to: str, path: Path) -> Converted:
-    network = loaded.network
-    arch = network.spec.arch
+        return Converted(path, to, OWN_DIALECT, "safetensors", path.stat().st_size, file_sha256(path), {}, ())
+    arch = loaded.network.spec.arch
     dialect = find_dialect(arch, to)
     if dialect is None:
         homes = sorted(to for one in architecture(arch).dialects for to in one.code_bases)
         raise UsageError(f"{to} has no {arch}; those that have: {', '.join([*homes, OWN_DIALECT])}")
-    state, notes = state_in_dialect(network, dialect)
-    needs = _read_back(network, dialect, state)
+    state, notes = state_in_dialect(loaded.network, dialect)
+    needs = _read_back(loaded.network, dialect, state)
     stream = io.BytesIO()  # by its file's name torch.save would make other bytes of the same weights
     torch.save(WRAPPERS[dialect.wrapping](state), stream)
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getvalue())
-    return _describe(path, to, dialect.name, dialect.wrapping, needs, notes)
-
-
-def _describe(
-    path: Path, to: str, dialect: str, wrapping: str, needs: Mapping[str, Any], notes: tuple[str, ...]
-) -> Converted:
-    return Converted(path, to, dialect, wrapping, path.stat().st_size, file_sha256(path), needs, notes)
+    size_bytes, sha256 = path.stat().st_size, file_sha256(path)
+    return Converted(path, to, dialect.name, dialect.wrapping, size_bytes, sha256, needs, notes)
 
 
 def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[str, ...]]:
-    """Return the tensors by the code base's names, what it expects beside them included, and notes for its user."""
-    _require_expressible(network, dialect)
-    companions = dialect.companions(network.spec)
-    tensors = network.state_dict()
-    state = dict(companions.tensors)
-    for here, there in dialect.names(network.spec, set()).items():
-        state[there] = tensors[here].detach().cpu().clone().contiguous()
-    return state, companions.notes
+    """Return the tensors by the code base's names, what it expects beside them included, and notes for its user.
 
-
-def _require_expressible(network: Network, dialect: Dialect) -> None:
-    """Refuse a network with settings that the code base does not know: its outputs would change."""
+    A network with settings that the code base does not know is refused.
+    """
     fields = network.spec.to_dict()
     for name, value in dialect.fixed.items():
         if fields[name] != value:
@@ -126,6 +106,12 @@ def _require_expressible(network: Network, dialect: Dialect) -> None:
                 f"{dialect.name} files know only {name}={value}, this network has {name}={fields[name]}, and its "
                 f"outputs would change: convert to {' or '.join([*others, OWN_DIALECT])}"
             )
+    companions = dialect.companions(network.spec)
+    tensors = network.state_dict()
+    state = dict(companions.tensors)
+    for here, there in dialect.names(network.spec, set()).items():
+        state[there] = tensors[here].detach().cpu().clone().contiguous()
+    return state, companions.notes
 
 
 def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str, Any]:

@@ -50,19 +50,59 @@ SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-@dataclass(frozen=True)
-class OpenFile:
-    """An open file. `read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails."""
+MAX_AXES = 8
+
+
+@dataclass
+class Container:
+    """An open checkpoint. `content` holds plain values, and a `TensorRef` wherever the file has a tensor.
+
+    `read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails.
+    """
 
     kind: str
     content: object
     read: Callable[[StorageRef, int], bytearray]
-    max_bytes: int
-    """The bytes that all storages together may hold: records and tensors that overlap, or inflate, stop there."""
+    budget_bytes: int
+    """What the storages together may still hold: records and tensors that overlap, or inflate, stop there."""
     header: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = field(init=False)
+    size_bytes: int = field(init=False)
+    _storages: dict[tuple[str, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
+
+    def tensor(self, ref: TensorRef) -> torch.Tensor:
+        """Return the tensor on the CPU, as a view of its storage."""
+        count = math.prod(ref.shape)
+        if len(ref.shape) > MAX_AXES or (count == 0 and max(ref.shape) > 2**31):
+            raise SrkdError(f"a tensor of shape {str(ref.shape)[:60]} is not a tensor of a network")
+        if count == 0:
+            return torch.empty(ref.shape, dtype=ref.storage.dtype)
+        last = ref.offset + sum((size - 1) * step for size, step in zip(ref.shape, ref.stride, strict=True))
+        if last >= ref.storage.size or count > ref.storage.size:
+            raise SrkdError(
+                f"a tensor of shape {str(ref.shape)[:60]} claims more than the {ref.storage.size:,} values of its "
+                "storage: save contiguous tensors"
+            )
+        # The stride of an axis of one element means nothing, and need not even fit into 64 bits.
+        stride = [step if size > 1 else 1 for size, step in zip(ref.shape, ref.stride, strict=True)]
+        return self._storage(ref.storage).as_strided(ref.shape, stride, ref.storage.start + ref.offset)
+
+    def _storage(self, ref: StorageRef) -> torch.Tensor:
+        assert ref.dtype is not None  # no tensor is described without one
+        count = ref.start + ref.size
+        storage = self._storages.get((ref.key, ref.dtype))
+        if storage is None or storage.numel() < count:
+            self.budget_bytes -= count * ref.dtype.itemsize
+            if self.budget_bytes < 0:
+                raise SrkdError(
+                    f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does"
+                )
+            values = self.read(ref, count * ref.dtype.itemsize)
+            storage = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
+        return storage
 
 
-def open_zip(handle: IO[bytes], size_bytes: int) -> OpenFile:
+def open_zip(handle: IO[bytes], size_bytes: int) -> Container:
     """Open what torch.save writes since 1.6: a zip of `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder`."""
     with _zip_errors():
         archive = zipfile.ZipFile(handle)
@@ -87,7 +127,7 @@ def open_zip(handle: IO[bytes], size_bytes: int) -> OpenFile:
 
     deflated = any(info.compress_type != zipfile.ZIP_STORED for info in members.values())
     max_bytes = LARGEST_INFLATION * size_bytes + INFLATED_ANYWAY_BYTES if deflated else size_bytes
-    return OpenFile("torch", read_pickle(BytesIO(pickled)).value, read, max_bytes)
+    return Container("torch", read_pickle(BytesIO(pickled)).value, read, max_bytes)
 
 
 def _require_size(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
@@ -131,7 +171,7 @@ class _Clamped:
         return self.handle.read(max(0, min(count, self.size_bytes - self.handle.tell())))
 
 
-def open_legacy(handle: IO[bytes], size_bytes: int) -> OpenFile:
+def open_legacy(handle: IO[bytes], size_bytes: int) -> Container:
     """Open what torch.save wrote before 1.6: magic number, protocol, machine, object, the storages' keys and values."""
     stream = _Clamped(handle, size_bytes)
     if read_pickle(stream).value != LEGACY_MAGIC:
@@ -160,10 +200,10 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> OpenFile:
             stream.seek(count * stored.dtype.itemsize, 1)
         return _require_size(b"", ref, count_bytes)
 
-    return OpenFile("torch-legacy", pickled.value, read, size_bytes)
+    return Container("torch-legacy", pickled.value, read, size_bytes)
 
 
-def open_safetensors(handle: IO[bytes], size_bytes: int) -> OpenFile:
+def open_safetensors(handle: IO[bytes], size_bytes: int) -> Container:
     """Open a safetensors file: length, JSON header, values (huggingface/safetensors, README, 'Format')."""
     length = int.from_bytes(handle.read(8), "little")
     if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
@@ -181,7 +221,7 @@ def open_safetensors(handle: IO[bytes], size_bytes: int) -> OpenFile:
         handle.seek(8 + length + entries[ref.key][1])
         return _require_size(handle.read(count_bytes), ref, count_bytes)
 
-    return OpenFile("safetensors", {name: tensor for name, (tensor, _) in entries.items()}, read, size_bytes, metadata)
+    return Container("safetensors", {name: tensor for name, (tensor, _) in entries.items()}, read, size_bytes, metadata)
 
 
 def _tensor_entry(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
@@ -196,51 +236,6 @@ def _tensor_entry(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, in
     return TensorRef(StorageRef(name, dtype, count), 0, shape, stride), begin
 
 
-MAX_AXES = 8
-
-
-class Container:
-    """An open checkpoint. `content` holds plain values, and a `TensorRef` wherever the file has a tensor."""
-
-    def __init__(self, opened: OpenFile, sha256: str, size_bytes: int) -> None:
-        self.kind, self.content, self.header = opened.kind, opened.content, opened.header
-        self.sha256, self.size_bytes = sha256, size_bytes
-        self._read = opened.read
-        self._budget_bytes = opened.max_bytes
-        self._storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-
-    def tensor(self, ref: TensorRef) -> torch.Tensor:
-        """Return the tensor on the CPU, as a view of its storage."""
-        count = math.prod(ref.shape)
-        if len(ref.shape) > MAX_AXES or (count == 0 and max(ref.shape) > 2**31):
-            raise SrkdError(f"a tensor of shape {str(ref.shape)[:60]} is not a tensor of a network")
-        if count == 0:
-            return torch.empty(ref.shape, dtype=ref.storage.dtype)
-        last = ref.offset + sum((size - 1) * step for size, step in zip(ref.shape, ref.stride, strict=True))
-        if last >= ref.storage.size or count > ref.storage.size:
-            raise SrkdError(
-                f"a tensor of shape {str(ref.shape)[:60]} claims more than the {ref.storage.size:,} values of its "
-                "storage: save contiguous tensors"
-            )
-        # The stride of an axis of one element means nothing, and need not even fit into 64 bits.
-        stride = [step if size > 1 else 1 for size, step in zip(ref.shape, ref.stride, strict=True)]
-        return self._storage(ref.storage).as_strided(ref.shape, stride, ref.storage.start + ref.offset)
-
-    def _storage(self, ref: StorageRef) -> torch.Tensor:
-        assert ref.dtype is not None  # no tensor is described without one
-        count = ref.start + ref.size
-        storage = self._storages.get((ref.key, ref.dtype))
-        if storage is None or storage.numel() < count:
-            self._budget_bytes -= count * ref.dtype.itemsize
-            if self._budget_bytes < 0:
-                raise SrkdError(
-                    f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does"
-                )
-            values = self._read(ref, count * ref.dtype.itemsize)
-            storage = self._storages[ref.key, ref.dtype] = torch.frombuffer(values, dtype=ref.dtype)
-        return storage
-
-
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
     """Open a checkpoint of any format. Errors do not name the path: the caller knows what the user called it."""
@@ -250,7 +245,9 @@ def open_container(path: Path) -> Iterator[Container]:
         with open(path, "rb") as handle:
             sha256 = sha256_of(handle)
             size_bytes = handle.tell()
-            yield Container(_open(handle, size_bytes), sha256, size_bytes)
+            container = _open(handle, size_bytes)
+            container.sha256, container.size_bytes = sha256, size_bytes
+            yield container
     except FileNotFoundError as error:
         raise SrkdError("no such file") from error
     except OSError as error:
@@ -261,7 +258,7 @@ def open_container(path: Path) -> Iterator[Container]:
         raise SrkdError("does not fit into memory") from error
 
 
-def _open(handle: IO[bytes], size_bytes: int) -> OpenFile:
+def _open(handle: IO[bytes], size_bytes: int) -> Container:
     handle.seek(0)
     start = handle.read(16)
     handle.seek(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,33 +77,30 @@ def load_checkpoint(
     path = weights_file(Path(path))
     options = dict(arch_options or {})
     weights = options.pop("weights", None)
-    try:
-        with open_container(path) as container:
-            unwrapped = unwrap(container.content, None if weights is None else str(weights))
-            return _load(container, unwrapped, path, scale, options)
-    except SrkdError as error:
-        raise _name_file(path, error) from error
+    with _open_weights(path, None if weights is None else str(weights)) as (container, unwrapped):
+        return _load(container, unwrapped, path, scale, options)
 
 
 def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Read every state dict that the file may mean, with its wrapping: as it stands first, then without prefixes."""
+    with _open_weights(path, weights) as (container, unwrapped):
+        return [(one.wrapping, _tensors(container, one)) for one in readings(unwrapped)]
+
+
+@contextmanager
+def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, Unwrapped]]:
+    """Open a file and find its state dict; errors within the block begin with the file."""
     try:
         with open_container(path) as container:
-            candidates = readings(unwrap(container.content, weights))
-            return [(one.wrapping, _tensors(container, one)) for one in candidates]
+            yield container, unwrap(container.content, weights)
     except SrkdError as error:
-        raise _name_file(path, error) from error
+        kinds = (UsageError, UnknownNetwork, DoesNotFit)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), SrkdError)
+        raise kind(f"{path}: {error}") from error
 
 
 def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tensor]:
     return {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
-
-
-def _name_file(path: Path, error: SrkdError) -> SrkdError:
-    """Return the same error, beginning with the file."""
-    kinds = (UsageError, UnknownNetwork, DoesNotFit)
-    kind = next((kind for kind in kinds if isinstance(error, kind)), SrkdError)
-    return kind(f"{path}: {error}")
 
 
 def weights_file(path: Path) -> Path:
@@ -187,12 +185,8 @@ def _skeleton(spec: Spec) -> Network:
 def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
     """Build the network with the file's tensors, once every name and shape is right."""
     expected = _skeleton(match.spec).state_dict()
-    differences = _compare(match, expected, state)
-    if differences.lines():
-        raise DoesNotFit(
-            f"recognised as {match.spec.arch} ({match.dialect} names), but {'; '.join(differences.lines())}: "
-            f"{differences.likely_cause()}"
-        )
+    if misfit := _misfit(match, expected, state):
+        raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {misfit}")
     for name in match.names.values():
         if not bool(state[name].isfinite().all()):
             raise SrkdError(
@@ -210,54 +204,42 @@ def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int)
     return network
 
 
-@dataclass(frozen=True)
-class Differences:
-    """The tensors that keep a file from fitting its network. `missing` and `misshaped` map srkd's names to lines."""
+def _misfit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """Return a line about the tensors that keep a file from fitting its network, and its likely cause; empty if none.
 
-    missing: Mapping[str, str]
-    unexpected: Sequence[str]
-    misshaped: Mapping[str, str]
-    integers: Sequence[str]
-
-    def lines(self) -> list[str]:
-        """Return a line for each kind, with the first few tensors by name."""
-        kinds = (
-            ("missing", list(self.missing.values())),
-            ("unexpected", self.unexpected),
-            ("misshaped", list(self.misshaped.values())),
-            ("not floating-point", self.integers),
-        )
-        return [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds if names]
-
-    def likely_cause(self) -> str:
-        """Return what most files with such differences are."""
-        wrong = (*self.missing, *self.misshaped)
-        if wrong and all(name.startswith(("upsampler", "tail")) for name in wrong):
-            return "is it for another scale?"
-        if self.missing and not self.misshaped and not self.unexpected:
-            return "was only a part of it saved, or copied?"
-        if self.unexpected and not wrong:
-            return (
-                "it is a variant of this network that srkd does not know: export it to ONNX or TorchScript as a teacher"
-            )
-        return "is this file complete, and for this scale?"
-
-
-def _compare(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Differences:
+    `missing` and `misshaped` map srkd's names to lines about the file's.
+    """
     present = {here: there for here, there in match.names.items() if there in state}
+    missing = {here: there for here, there in match.names.items() if there not in state}
     used = set(match.names.values())
-    return Differences(
-        missing={here: there for here, there in match.names.items() if there not in state},
-        unexpected=[name for name in state if name not in used and not match.surplus(name)],
-        misshaped={
-            here: f"{there} is {tuple(state[there].shape)} and should be {tuple(expected[here].shape)}"
-            for here, there in present.items()
-            if state[there].shape != expected[here].shape
-        },
-        integers=[
-            f"{there} is {state[there].dtype}" for there in present.values() if not state[there].is_floating_point()
-        ],
-    )
+    unexpected = [name for name in state if name not in used and not match.surplus(name)]
+    misshaped = {
+        here: f"{there} is {tuple(state[there].shape)} and should be {tuple(expected[here].shape)}"
+        for here, there in present.items()
+        if state[there].shape != expected[here].shape
+    }
+    integers = [
+        f"{there} is {state[there].dtype}" for there in present.values() if not state[there].is_floating_point()
+    ]
+    kinds = {
+        "missing": list(missing.values()),
+        "unexpected": unexpected,
+        "misshaped": list(misshaped.values()),
+        "not floating-point": integers,
+    }
+    lines = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+    if not lines:
+        return ""
+    wrong = (*missing, *misshaped)
+    if wrong and all(name.startswith(("upsampler", "tail")) for name in wrong):
+        cause = "is it for another scale?"
+    elif missing and not misshaped and not unexpected:
+        cause = "was only a part of it saved, or copied?"
+    elif unexpected and not wrong:
+        cause = "it is a variant of this network that srkd does not know: export it to ONNX or TorchScript as a teacher"
+    else:
+        cause = "is this file complete, and for this scale?"
+    return f"{'; '.join(lines)}: {cause}"
 
 
 def _first(items: Sequence[str], count: int = 3) -> str:

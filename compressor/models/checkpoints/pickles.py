@@ -219,12 +219,11 @@ class _StorageFinder(_Machine):
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
     if len(flat) % 2:
         raise ValueError("a key without a value")
-    return {_key(key): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def _key(key: Any) -> Any:
-    """Replace containers as keys: hashing a deeply nested tuple overflows the C stack."""
-    return key if isinstance(key, (str, int, float, bytes, type(None))) else SkippedObject("key")
+    # No containers as keys: hashing a deeply nested tuple overflows the C stack.
+    return {
+        key if isinstance(key, (str, int, float, bytes, type(None))) else SkippedObject("key"): value
+        for key, value in zip(flat[::2], flat[1::2], strict=True)
+    }
 
 
 def _allowed(named: GlobalName) -> GlobalName:
@@ -279,11 +278,6 @@ def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
     return _tensor((replace(storage, dtype=kind, size=storage.size // kind.itemsize), *arguments[1:4]))
 
 
-def _tensor_of_type(arguments: tuple[Any, ...]) -> Any:
-    """_rebuild_from_type_v2(function, type, arguments, state): attributes of the tensor are dropped."""
-    return _rebuild(arguments[0], arguments[2])
-
-
 def _storage(identity: Any) -> StorageRef:
     """('storage', type, key, location, size[, view]) as torch/serialization.py writes it."""
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
@@ -304,7 +298,8 @@ _REBUILD: Mapping[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_with_dtype,
     ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
     ("torch._utils", "_rebuild_parameter_with_state"): lambda arguments: arguments[0],
-    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_type,
+    # (function, type, arguments, state): attributes of the tensor are dropped.
+    ("torch._tensor", "_rebuild_from_type_v2"): lambda arguments: _rebuild(arguments[0], arguments[2]),
     ("torch", "Size"): lambda arguments: tuple(arguments[0]),
 }
 # fmt: off

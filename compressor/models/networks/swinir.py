@@ -102,8 +102,12 @@ class SwinIRSpec(Spec):
         return {"img_range": (1.0, 255.0), "padding": ()}
 
     @property
+    def has_features(self) -> bool:
+        return self.upsampler in ("pixelshuffle", "nearest+conv")
+
+    @property
     def unused(self) -> frozenset[str]:
-        return frozenset() if self.upsampler in ("pixelshuffle", "nearest+conv") else frozenset({"features"})
+        return frozenset() if self.has_features else frozenset({"features"})
 
     def narrowed(self, width: float) -> SwinIRSpec:
         """Keep whole heads, at least one; each keeps its channels."""
@@ -192,19 +196,15 @@ class SwinIR(Network):
         self.norm = ChannelNorm(spec.width)
         self.body_end = connection(spec)
         self.joined = nn.Identity()
-        self._add_tail(spec)
-
-    def _add_tail(self, spec: SwinIRSpec) -> None:
-        if spec.upsampler == "pixelshuffledirect":
-            self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
-            return
-        if spec.upsampler == "none":
-            self.tail = nn.Conv2d(spec.width, spec.channels, 3, padding=1)
-            return
-        self.before_upsampler = nn.Conv2d(spec.width, spec.features, 3, padding=1)
-        nearest = spec.upsampler == "nearest+conv"
-        self.upsampler = NearestUpsampler(spec.features) if nearest else Upsampler(spec.scale, spec.features)
-        self.tail = nn.Conv2d(spec.features, spec.channels, 3, padding=1)
+        inputs, outputs = spec.width, spec.channels
+        if spec.has_features:
+            inputs = spec.features
+            self.before_upsampler = nn.Conv2d(spec.width, spec.features, 3, padding=1)
+            nearest = spec.upsampler == "nearest+conv"
+            self.upsampler = NearestUpsampler(spec.features) if nearest else Upsampler(spec.scale, spec.features)
+        elif spec.upsampler == "pixelshuffledirect":
+            outputs = spec.channels * spec.scale**2
+        self.tail = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         shallow: torch.Tensor = self.head(self.sub_mean(self._padded(lr)))
@@ -276,7 +276,7 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
         "before_upsampler": ("features", "width"),
         "upsampler.convs.*": ("expanded", "features"),
         **{f"upsampler.{name}": ("features", "features") for name in ("up1", "up2", "hr")},
-        "tail": ("rgb", "features" if spec.upsampler in ("pixelshuffle", "nearest+conv") else "width"),
+        "tail": ("rgb", "features" if spec.has_features else "width"),
     }
     for conv in ("groups.*.conv", "body_end"):
         if spec.connection == "1conv":
@@ -547,17 +547,13 @@ def _window_buffers(spec: SwinIRSpec) -> Companions:
     return Companions(buffers, (note,))
 
 
-def _is_buffer(name: str) -> bool:
-    """Accept buffers that depend on the training size: srkd computes them for every input."""
-    return name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask"
-
-
 OFFICIAL = Dialect(
     name="swinir",
     recognises=has_tensors("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"),
     read=_read,
     names=_names,
-    surplus=_is_buffer,
+    # Buffers that depend on the training size: srkd computes them for every input.
+    surplus=lambda name: name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask",
     code_bases=("swinir", "basicsr"),
     wrapping="params",
     companions=_window_buffers,
