@@ -47,18 +47,20 @@ def run_in_child(
     environment: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
 ) -> Any:
-    """The result of `function` ("module:name"), called with `job` in a child process.
+    """Return the result of `function` ("module:name"), called with `job` in a child process.
 
     An SrkdError that the function raises is raised here. A crash, an exit or a timeout becomes `ChildFailed`, which
     begins with `what`.
     """
+    # The packages of srkd can be imported from any folder.
+    import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of ours
+        process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
             [sys.executable, "-m", __name__, function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**_environment(), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": import_path, **(environment or {})},
             text=True,
         )
         timed_out = threading.Event()
@@ -86,7 +88,7 @@ def run_in_child(
             raise ChildFailed(what, f"it took over {timeout_seconds:g} s")
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines()
-    raise ChildFailed(what, _ended(code) + (f": {lines[-1][:300]}" if lines else ""))
+    raise ChildFailed(what, _describe_exit(code) + (f": {lines[-1][:300]}" if lines else ""))
 
 
 def _last_event(process: subprocess.Popen[str], job: Mapping[str, object], progress: Progress) -> dict[str, Any]:
@@ -106,8 +108,8 @@ def _last_event(process: subprocess.Popen[str], job: Mapping[str, object], progr
     return last
 
 
-def _ended(code: int) -> str:
-    """How a process ended, in words."""
+def _describe_exit(code: int) -> str:
+    """Return how a process ended, in words."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     with suppress(ValueError):
@@ -115,14 +117,8 @@ def _ended(code: int) -> str:
     return f"its process crashed (signal {-code}); srkd itself is unharmed"
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment, with our packages importable from any folder."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
 def main() -> None:
-    """In the child: read the job, run the function, write events."""
+    """Read the job, run the function and write the events: the child's part."""
     # What native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -31,7 +31,7 @@ class Table(Mapping[str, Row]):
         self, kind: str, rows: Iterable[Row], group: str, read: Callable[[metadata.EntryPoint], Iterable[Row]]
     ) -> None:
         self.kind, self.group, self.read = kind, group, read
-        self._own = {row.name: row for row in rows}
+        self._builtin = {row.name: row for row in rows}
         self._all: dict[str, Row] | None = None
         self._notes: list[str] = []
 
@@ -39,7 +39,7 @@ class Table(Mapping[str, Row]):
     def rows(self) -> dict[str, Row]:
         """The rows by name, as they are kept."""
         if self._all is None:
-            self._all = dict(self._own)  # set first: a package may look into the table while it is imported
+            self._all = dict(self._builtin)  # set first: a package may look into the table while it is imported
             self._add(metadata.entry_points(group=self.group))
         return self._all
 
@@ -49,7 +49,7 @@ class Table(Mapping[str, Row]):
         return tuple(self._notes) if self.rows else ()
 
     def find(self, name: str) -> Row:
-        """The row called `name`; a usage error with the nearest names and the notes where there is none."""
+        """Return the row called `name`; a usage error with the nearest names and the notes where there is none."""
         if name not in self.rows:
             raise UsageError("; ".join([f"no {self.kind} is called {name!r}; {nearest(name, self.rows)}", *self.notes]))
         return self.rows[name]
@@ -64,16 +64,16 @@ class Table(Mapping[str, Row]):
             except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 self._notes.append(f"the package {package} cannot be used: its entry point {point.value} gave {reason}")
-        for name, offered in offers.items():
-            packages = " and ".join(package for package, _ in offered)
+        for name, candidates in offers.items():
+            packages = " and ".join(package for package, _ in candidates)
             if not NAME.fullmatch(name):
                 self._notes.append(f"{self.kind} {name!r} of {packages} is refused: use small letters, digits, - and _")
-            elif name in self._own:
+            elif name in self._builtin:
                 self._notes.append(f"{self.kind} {name} of {packages} is refused: srkd has a {self.kind} of that name")
-            elif len(offered) > 1:
+            elif len(candidates) > 1:
                 self._notes.append(f"{self.kind} {name} is in {packages}: neither is used, remove all but one")
             else:
-                self.rows[name] = offered[0][1]
+                self.rows[name] = candidates[0][1]
 
     def __getitem__(self, name: str) -> Row:
         return self.rows[name]
@@ -86,5 +86,5 @@ class Table(Mapping[str, Row]):
 
 
 def package_of(point: metadata.EntryPoint) -> str:
-    """The name of the distribution that an entry point belongs to."""
+    """Return the name of the distribution that an entry point belongs to."""
     return point.name if point.dist is None else str(point.dist.name)

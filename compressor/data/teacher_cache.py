@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
 from compressor.base.context import QUIET, Context, Note, Progress
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, report_unwritable
 from compressor.base.precision import Precision, autocast
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.placement import fits_on_device
@@ -96,7 +96,7 @@ class OutputFile:
     def lock(self, note: Note) -> Iterator[None]:
         """Keep other processes from writing the entry, after waiting for one that does, and from removing it."""
         with self.folder.growing_entry(self.name, note):
-            with _write_errors(self.data), open(self.data, "a+b") as file:
+            with report_unwritable(f"the teacher cache {self.data}"), open(self.data, "a+b") as file:
                 if not file.seek(0, 2):
                     file.write(HEADER)
                     file.flush()
@@ -124,7 +124,11 @@ class OutputFile:
         """Append (3,H,W) in half precision: first the values, then their line."""
         values = image.to(torch.float16).contiguous().cpu().numpy().data
         _, height, width = image.shape
-        with _write_errors(self.data), open(self.data, "ab") as data, open(self.index, "a+b") as index:
+        with (
+            report_unwritable(f"the teacher cache {self.data}"),
+            open(self.data, "ab") as data,
+            open(self.index, "a+b") as index,
+        ):
             start = data.seek(0, 2)
             start += data.write(bytes(-start % FP16_BYTES))
             record = OutputRecord(key, start // FP16_BYTES, height, width, zlib.crc32(values))
@@ -134,7 +138,12 @@ class OutputFile:
             except OSError:
                 data.truncate(start)
                 raise
-            index.write(_missing_newline(index) + json.dumps(asdict(record)).encode() + b"\n")
+            line = json.dumps(asdict(record)).encode() + b"\n"
+            if index.seek(0, 2):
+                index.seek(-1, 2)
+                # A line that a crash cut short ends here.
+                line = line if index.read(1) == b"\n" else b"\n" + line
+            index.write(line)
         return record
 
     def plane(self, records: Mapping[str, OutputRecord], keys: Sequence[str]) -> Plane:
@@ -168,22 +177,6 @@ class OutputFile:
         return records
 
 
-def _missing_newline(index: BinaryIO) -> bytes:
-    """Return the newline that ends a line which a crash cut short."""
-    if index.seek(0, 2) == 0:
-        return b""
-    index.seek(-1, 2)
-    return b"" if index.read(1) == b"\n" else b"\n"
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SrkdError(f"cannot write the teacher cache {path}: {error.strerror or error}") from error
-
-
 @dataclass(frozen=True)
 class CachedView:
     """One view of every image of a store: the teacher's inputs, and the file and the keys of its outputs."""
@@ -193,6 +186,8 @@ class CachedView:
     shrink: int
     file: OutputFile
     keys: tuple[str, ...]
+    output_bytes: tuple[int, ...]
+    """The size of each output."""
 
 
 @dataclass(frozen=True)
@@ -227,19 +222,12 @@ class TeacherCache:
         for view in dict.fromkeys(views):
             inputs, shrink = (store.lr, 1) if view == "whole" else (zoom_out(store.lr, scale), scale)
             name = _hash(json.dumps([FORMAT, model, view, precision]).encode())
-            keys = tuple(image_key(inputs.image(index)) for index in range(len(store.names)))
-            cached_views.append(CachedView(view, inputs, shrink, OutputFile(folder, f"teacher-{name}"), keys))
+            images = [inputs.image(index) for index in range(len(store.names))]
+            keys = tuple(image_key(image) for image in images)
+            output_bytes = tuple(FP16_BYTES * scale**2 * image.numel() for image in images)
+            file = OutputFile(folder, f"teacher-{name}")
+            cached_views.append(CachedView(view, inputs, shrink, file, keys, output_bytes))
         return cls(store.names, scale, precision, tuple(cached_views))
-
-    @property
-    def bytes(self) -> int:
-        """The size of all outputs."""
-        return sum(self._bytes(view, range(len(view.keys))) for view in self.views)
-
-    def _bytes(self, view: CachedView, indices: Iterable[int]) -> int:
-        """Return the size of the outputs for these images."""
-        heights, widths = view.inputs.heights, view.inputs.widths
-        return sum(FP16_BYTES * 3 * self.scale**2 * int(heights[i]) * int(widths[i]) for i in indices)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for run.json, which a resumed run must have too."""
@@ -250,7 +238,7 @@ class TeacherCache:
                 view.view: {
                     "entry": view.file.name,
                     "images": _hash("".join(view.keys).encode()),
-                    "bytes": self._bytes(view, range(len(view.keys))),
+                    "bytes": sum(view.output_bytes),
                 }
                 for view in self.views
             },
@@ -258,31 +246,27 @@ class TeacherCache:
 
     def fill(self, teacher: Teacher, context: Context = QUIET) -> dict[View, Labels]:
         """Run the teacher on images without an intact output, and map all outputs."""
-        return {
-            view.view: Labels(
-                self._fill_view(view, teacher, context),
-                self.scale,
-                None if view.shrink == 1 else view.inputs,
-                view.shrink,
-            )
-            for view in self.views
-        }
+        return {view.view: self._fill_view(view, teacher, context) for view in self.views}
 
     def attach(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, note: Note) -> Batches:
         """Return the batches with the labels; a note says how far those are from the teacher's direct outputs."""
         device = batches.device or torch.device("cpu")
-        if device.type != "cpu" and fits_on_device(self.bytes, "the teacher's outputs", device, note):
+        size = sum(sum(view.output_bytes) for view in self.views)
+        if device.type != "cpu" and fits_on_device(size, "the teacher's outputs", device, note):
             labels = {view: one.to(device) for view, one in labels.items()}
         labelled = batches.with_labels(labels)
-        note(format_difference(measure_difference(teacher, labelled, self.precision)))
+        psnr_db = measure_difference(teacher, labelled, self.precision)
+        figures = ", ".join(f"{view} {db:.1f} dB" for view, db in psnr_db.items())
+        note(f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {figures}")
         return labelled
 
-    def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Plane:
+    def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Labels:
         file = view.file
         with file.lock(context.note):
             records = file.check(view.keys, context.progress)
             missing = {key: index for index, key in enumerate(view.keys) if key not in records}
-            file.folder.require_space(self._bytes(view, missing.values()), "--teacher-cache")
+            missing_bytes = sum(view.output_bytes[index] for index in missing.values())
+            file.folder.require_space(missing_bytes, "--teacher-cache")
             largest_seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
                 image, seam = self._output(teacher, view, index)
@@ -291,13 +275,14 @@ class TeacherCache:
                 context.progress(f"teacher on {view.view} images", done, len(missing))
             context.note(
                 f"teacher cache: {len(view.keys)} {view.view} images, {len(missing)} of them made now, "
-                f"{format_bytes(self._bytes(view, range(len(view.keys))))} in {file.data.parent}"
+                f"{format_bytes(sum(view.output_bytes))} in {file.data.parent}"
             )
             if largest_seam:
                 context.note(
                     f"teacher cache: tiles of this teacher are not exact; largest seam {255 * largest_seam:.2f} of 255"
                 )
-            return file.plane(records, view.keys)
+            outputs = file.plane(records, view.keys)
+        return Labels(outputs, self.scale, None if view.shrink == 1 else view.inputs, view.shrink)
 
     def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
         """Return the unclamped output for one image in half precision, and the seam where tiles are not exact."""
@@ -349,12 +334,6 @@ def measure_difference(teacher: Teacher, batches: Batches, precision: Precision 
             direct = teacher(cached.lr).float()
         psnr_db[view] = float(psnr(PEAK * cached.sr, PEAK * direct).mean())
     return psnr_db
-
-
-def format_difference(psnr_db: Mapping[View, float]) -> str:
-    """Return the figures as one line for a person."""
-    figures = ", ".join(f"{view} {db:.1f} dB" for view, db in psnr_db.items())
-    return f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {figures}"
 
 
 def _to_unit_range(image: torch.Tensor) -> torch.Tensor:

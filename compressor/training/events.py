@@ -15,8 +15,8 @@ import torch
 from compressor.base.context import Context
 from compressor.base.interrupts import Interrupted
 from compressor.base.processes import Processes
+from compressor.data.batches import BatchHashes
 from compressor.data.prepare import ValidationImage
-from compressor.data.sampler import BatchHashes
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import upscale_bicubic
 from compressor.models.networks.base import ImageModel

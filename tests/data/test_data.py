@@ -12,9 +12,8 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
-from compressor.data.batches import Batches, _gather_by_addresses, _gather_by_slices
+from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices
 from compressor.data.decode import decode_all
-from compressor.data.sampler import Draw, Sampler
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos

@@ -14,9 +14,8 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
-from compressor.data.batches import Batches
+from compressor.data.batches import Batches, BatchHashes
 from compressor.data.decode import decode_all
-from compressor.data.sampler import BatchHashes
 from compressor.images.sets import ImagePair
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
