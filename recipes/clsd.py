@@ -30,21 +30,18 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.composition import Kind
 from recipes.contrast import ContrastsThroughPhi
-from recipes.ds import Taps, build_heads, head_feature_pairs, head_images, supervised_losses
-from recipes.features import FeaturePair, resolve_taps
+from recipes.ds import DeepSupervision
 
 
 @dataclass(frozen=True)
-class Clsd(ContrastsThroughPhi):
-    taps: Taps = ("rel(1/3)", "rel(2/3)")
-    head_weight: Annotated[float, Field(ge=0, description="w, the weight of the images of all heads together")] = 1.0
+class Clsd(DeepSupervision, ContrastsThroughPhi):
+    """Deep supervision whose heads are contrasted too."""
+
     pos: Annotated[Literal["gt", "final"], Field(description="the positive: the label, or the student's image")] = "gt"
     lam: Annotated[float | None, Field(ge=0, description="λ; none: calibrated to `rho`")] = None
     rho: Annotated[float, Field(ge=0.1, le=0.3, description="share of the pixel loss that λ begins with")] = 0.2
     name: str = "clsd"
-    kind: Kind = "heads"
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
@@ -52,15 +49,9 @@ class Clsd(ContrastsThroughPhi):
         return {"pixel": 1.0, "heads": self.head_weight, "heads_contrast": contrast}
 
     def fit(self, teacher: Network | None, student: Network) -> Clsd:
-        super().fit(self.phi_network(teacher), student)
-        resolve_taps(self.name, "student", student, self.taps)
+        DeepSupervision.fit(self, teacher, student)
+        ContrastsThroughPhi.fit(self, self.phi_network(teacher), student)
         return self
-
-    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        return head_feature_pairs(self.name, student, self.taps)
-
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return build_heads(student, self.taps)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return super().helpers(self.phi_network(teacher), student)
@@ -70,9 +61,9 @@ class Clsd(ContrastsThroughPhi):
         return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        images = head_images(step, self.name, self.taps)
+        images = self.head_images(step)
         positive = step.hr if self.pos == "gt" else step.student().sr.detach()
-        return {**supervised_losses(step, images), "heads_contrast": self.contrast(step, images, positive)}
+        return {**self.supervised_losses(step, images), "heads_contrast": self.contrast(step, images, positive)}
 
 
 @cache

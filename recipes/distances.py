@@ -43,13 +43,9 @@ def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return distances
 
 
-def pairwise_bytes(anchor_elements: int, other_elements: int, *, half: bool) -> int:
-    """Return the memory that `pairwise_l1` needs at its peak beside its inputs.
-
-    One difference and the gradient, and for inputs of `half` precision their fp32 copies.
-    """
-    copies = anchor_elements + other_elements if half else 0
-    return 4 * (2 * anchor_elements + copies)
+def pairwise_bytes(anchor_elements: int) -> int:
+    """Return the memory that `pairwise_l1` needs at its peak beside inputs in fp32: one difference and the gradient."""
+    return 4 * 2 * anchor_elements
 
 
 class _PairwiseL1(torch.autograd.Function):

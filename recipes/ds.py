@@ -54,41 +54,33 @@ class DeepSupervision(PlainMethod):
         return self
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        return head_feature_pairs(self.name, student, self.taps)
+        """Return the feature that each head makes an image of, and the memory of a head with its weights."""
+
+        def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
+            return peak_bytes(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
+
+        taps = resolve_taps(self.name, "student", student, self.taps)
+        return [FeaturePair("heads", tap, None, bytes_of) for tap in taps]
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return build_heads(student, self.taps)
+        heads = nn.ModuleList(auxiliary_head(student, seed=next_torch_seed()) for _ in self.taps)
+        return nn.ModuleDict({"heads": heads})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        return supervised_losses(step, head_images(step, self.name, self.taps))
+        return self.supervised_losses(step, self.head_images(step))
 
+    def head_images(self, step: Step) -> list[torch.Tensor]:
+        """Return P_i of the heads, one a tap."""
+        features = step.student(taps=("head", *self.taps)).features
+        heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["heads"])
+        with step.precision():
+            images = [head(features[tap], features["head"]) for tap, head in zip(self.taps, heads, strict=True)]
+        return [image.float() for image in images]
 
-def head_feature_pairs(method: str, student: Network, taps: Sequence[str]) -> list[FeaturePair]:
-    """Return the feature that each head makes an image of, and the memory of a head with its weights."""
-
-    def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
-        return peak_bytes(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
-
-    return [FeaturePair("heads", tap, None, bytes_of) for tap in resolve_taps(method, "student", student, taps)]
-
-
-def build_heads(student: Network, taps: Sequence[str]) -> nn.ModuleDict:
-    return nn.ModuleDict({"heads": nn.ModuleList(auxiliary_head(student, seed=next_torch_seed()) for _ in taps)})
-
-
-def head_images(step: Step, method: str, taps: Sequence[str]) -> list[torch.Tensor]:
-    """Return P_i of a method's heads, one a tap."""
-    features = step.student(taps=("head", *taps)).features
-    heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[method])["heads"])
-    with step.precision():
-        images = [head(features[tap], features["head"]) for tap, head in zip(taps, heads, strict=True)]
-    return [image.float() for image in images]
-
-
-def supervised_losses(step: Step, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the pixel losses of the student and of its heads' images."""
-    heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
-    return {"pixel": F.l1_loss(step.student().sr, step.hr), "heads": heads}
+    def supervised_losses(self, step: Step, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the pixel losses of the student and of its heads' images."""
+        heads = torch.stack([F.l1_loss(image, step.hr) for image in images]).sum()
+        return {"pixel": F.l1_loss(step.student().sr, step.hr), "heads": heads}
 
 
 class AuxiliaryHead(nn.Module):

@@ -73,9 +73,8 @@ class FACD(RegressedFeatureMethod):
         That is their distances or, pooled, one gradient.
         """
         elements = student[0] * teacher[1] * student[2] * student[3]
-        others = elements * processes
-        gathered = 4 * others if processes > 1 else 0
-        compared = pairwise_bytes(elements, others, half=False) if self.form == "ratio" else 4 * elements
+        gathered = 4 * elements * processes if processes > 1 else 0
+        compared = pairwise_bytes(elements) if self.form == "ratio" else 4 * elements
         return 4 * elements + gathered + compared
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -44,28 +44,18 @@ def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
         definitions[f"method-{name}"] = branch
         branches.append({"$ref": f"#/definitions/method-{name}"})
     whole["properties"]["methods"]["items"] = {"oneOf": branches}
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        **whole,
-        "title": "A recipe of srkd",
-        "definitions": definitions,
-    }
+    draft = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    return {**draft, **whole, "title": "A recipe of srkd", "definitions": definitions}
 
 
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(schema_generator=_Untitled, ref_template="#/definitions/{model}")
-    if "$defs" in schema:
-        schema["definitions"] = schema.pop("$defs")
-    return cast("dict[str, Any]", _to_draft_7(schema))
-
-
-def _to_draft_7(schema: Any) -> Any:
-    """Rename the one keyword of a later draft that pydantic writes: that of a tuple's entries."""
-    if isinstance(schema, list):
-        return [_to_draft_7(item) for item in schema]
-    if isinstance(schema, dict):
-        return {("items" if key == "prefixItems" else key): _to_draft_7(value) for key, value in schema.items()}
-    return schema
+    # Draft 7 has other names for what pydantic writes: the definitions, and the entries of a tuple.
+    names = {"$defs": "definitions", "prefixItems": "items"}
+    renamed: dict[str, Any] = json.loads(
+        json.dumps(schema), object_hook=lambda part: {names.get(key, key): value for key, value in part.items()}
+    )
+    return renamed
 
 
 def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
@@ -73,11 +63,8 @@ def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
     options = create_model(f"options-{name}", __base__=options_model(entry))
     required = any(field.is_required() for field in options.model_fields.values())
     default = Field(description="options of the method") if required else Field(default_factory=options)
-    fields: dict[str, Any] = {
-        "name": (Literal[name], Field(description="name of the method")),
-        "options": (options, default),
-    }
-    return create_model(f"method-{name}", __base__=PresetPart, **fields)
+    named: Any = (Literal[name], Field(description="name of the method"))
+    return create_model(f"method-{name}", __base__=PresetPart, name=named, options=(options, default))
 
 
 def schema_text(methods: Mapping[str, MethodEntry]) -> str:
