@@ -14,7 +14,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
 from compressor.base.processes import Processes
-from compressor.data.batches import Batches, Labels, View
+from compressor.data.batches import Batches
 from compressor.data.placement import place_on_device
 from compressor.images.metrics import Protocol
 from compressor.models.checkpoints.save import save_network
@@ -218,12 +218,8 @@ class TrainingRun:
         cache, context, processes = self.config.cache, self.context, self.context.processes
         if cache is None or teacher is None:
             return batches
-
-        def fill() -> Mapping[View, Labels]:
-            return cache.fill(teacher, context)
-
-        first = processes.run_on_all(lambda: fill() if processes.is_leader else None)
-        labels = processes.run_on_all(lambda: first or fill())
+        first = processes.run_on_all(lambda: cache.fill(teacher, context) if processes.is_leader else None)
+        labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
         return cache.attach(labels, teacher, batches, context.note)
 
     def facts(self) -> dict[str, Any]:
