@@ -52,7 +52,7 @@ def verb(
 
                 run_or_exit(console, call)
 
-        command = click.command(name, cls=VerbCommand, epilog=format_examples(examples))(run)
+        command = click.command(name, cls=VerbCommand, epilog=format_examples(*examples))(run)
         command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
@@ -62,7 +62,7 @@ def verb(
     return decorate
 
 
-def format_examples(commands: Sequence[str]) -> str | None:
+def format_examples(*commands: str) -> str | None:
     """Return the end of a help text: command lines, which click must not fill (`\\b`)."""
     return "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in commands)]) if commands else None
 

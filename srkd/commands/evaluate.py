@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +12,7 @@ from srkd.verb import verb
 from srkd.verb_options import EvaluateOptions
 
 if TYPE_CHECKING:
-    from compressor.inference.evaluate import Evaluation
+    from compressor.inference.evaluate import Evaluation, Score, SetScore
 
 
 @verb(
@@ -40,43 +40,34 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
         extra = {"explain": [other.to_dict() for other in by_other_conventions]} if explain else {}
         console.emit("evaluate", {**evaluation.to_dict(), **extra})
         return
-    show(console, evaluation)
-    if per_image:
-        show_images(console, evaluation)
+    ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
+    title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
+    show_scores(console, "model", evaluation.models, title)
+    console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
+    for name in bicubic if per_image else ():
+        images = {
+            image: {model: scores[name].images[image] for model, scores in evaluation.models.items()}
+            for image in bicubic[name].images
+        }
+        show_scores(console, "image", images, f"{name}, {title}")
     if explain:
         show_conventions(console, results)
 
 
-def show(console: Console, evaluation: Evaluation) -> None:
-    """Print a row for each model, two columns for each set."""
-    sets = _set_names(evaluation)
-    columns = ["model", *(f"{name} {figure}" for name in sets for figure in ("PSNR-Y", "SSIM-Y"))]
-    rows = []
-    for model, scores in evaluation.models.items():
-        cells = [text for name in sets for text in (f"{scores[name].psnr_y:.3f}", f"{scores[name].ssim_y:.4f}")]
-        rows.append([model, *cells])
-    console.table(columns, rows, title=_title(evaluation))
-    origins = [f"{name} {evaluation.models['bicubic'][name].lr}" for name in sets]
-    console.say(f"LR images: {', '.join(origins)}")
-
-
-def show_images(console: Console, evaluation: Evaluation) -> None:
-    """Print a row for each image, two columns for each model."""
-    models = list(evaluation.models)
-    for name in _set_names(evaluation):
-        stems = evaluation.models[models[0]][name].images
-        rows = []
-        for stem in stems:
-            scores = [evaluation.models[model][name].images[stem] for model in models]
-            rows.append([stem, *(text for s in scores for text in (f"{s.psnr_y:.3f}", f"{s.ssim_y:.4f}"))])
-        columns = ["image", *(f"{model} {figure}" for model in models for figure in ("PSNR-Y", "SSIM-Y"))]
-        console.table(columns, rows, title=f"{name}, {_title(evaluation)}")
+def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, Score | SetScore]], title: str) -> None:
+    """Print a row for each name, two columns for each of its scores."""
+    columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
+    lines = []
+    for name, scores in rows.items():
+        cells = [text for score in scores.values() for text in (f"{score.psnr_y:.3f}", f"{score.ssim_y:.4f}")]
+        lines.append([name, *cells])
+    console.table([heading, *columns], lines, title=title)
 
 
 def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
     """Print the mean PSNR of each model and set by each convention, and its difference to the first."""
     first = results[0]
-    sets = _set_names(first)
+    sets = list(first.models["bicubic"])
     rows = []
     for evaluation in results:
         for model, scores in evaluation.models.items():
@@ -87,12 +78,3 @@ def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
             rows.append([str(evaluation.protocol), model, *cells])
     columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "difference"))]
     console.table(columns, rows, title="the same outputs by other conventions: not to be compared with one another")
-
-
-def _set_names(evaluation: Evaluation) -> list[str]:
-    return list(next(iter(evaluation.models.values())))
-
-
-def _title(evaluation: Evaluation) -> str:
-    ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
-    return f"x{evaluation.scale}, {evaluation.protocol}{ensemble}"

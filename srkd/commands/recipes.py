@@ -16,13 +16,11 @@ TEACHERS = {"nothing": "no teacher", "outputs": "outputs", "network": "weights o
 @click.group(
     "recipes",
     epilog=format_examples(
-        (
-            "srkd recipes ls",
-            "srkd recipes show logits",
-            "srkd recipes cp logits my.yaml",
-            "srkd recipes validate my.yaml",
-            "srkd compress --recipe ./my.yaml --out runs/mine",
-        )
+        "srkd recipes ls",
+        "srkd recipes show logits",
+        "srkd recipes cp logits my.yaml",
+        "srkd recipes validate my.yaml",
+        "srkd compress --recipe ./my.yaml --out runs/mine",
     ),
 )
 def command() -> None:
