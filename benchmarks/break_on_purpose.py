@@ -74,8 +74,8 @@ BREAKS = (
     Break(
         "slice offset of a concatenation",
         "compressor/models/networks/axes.py",
-        "        offset += size\n",
-        "        offset += size - 1\n",
+        "            start += length\n",
+        "            start += length - 1\n",
         ("models/test_students.py", "models/test_axes.py"),
     ),
     Break(

@@ -10,6 +10,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import ChannelNorm
 from compressor.models.students import student_cuts
+from tests.support.networks import zero_outside
 
 
 def lively(spec: Spec) -> Network:
@@ -47,7 +48,7 @@ def zero_masked(teacher: Network, student: Network) -> Network:
     cut = student_cuts(teacher.spec, student.spec)
     masked = build(teacher.spec)
     own = dict(teacher.named_parameters())
-    masked.load_state_dict({name: cut[name].mask(own[name].detach()) for name in own})
+    masked.load_state_dict({name: zero_outside(cut[name], own[name].detach()) for name in own})
     kept = int(student.spec.to_dict()["width"])
     for module in masked.modules():
         if isinstance(module, nn.LayerNorm):

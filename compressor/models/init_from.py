@@ -42,7 +42,8 @@ class InitReport:
         ]
         for what, names in (("not in it", self.missing), ("of another shape", self.misshaped), ("unused", self.unused)):
             if names:
-                lines.append(f"init-from: {what}: {_first(names)}")
+                more = f", … ({len(names)} in all)" if len(names) > 4 else ""
+                lines.append(f"init-from: {what}: {', '.join(names[:4])}{more}")
         lines.extend(f"init-from: {difference}" for difference in self.differences)
         return tuple(lines)
 
@@ -80,8 +81,3 @@ def initialise_from(student: Network, path: str | Path) -> InitReport:
             if name in in_file and fields[name] != in_file[name]
         ),
     )
-
-
-def _first(names: tuple[str, ...], count: int = 4) -> str:
-    shown = ", ".join(names[:count])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > count else shown

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from typing import Any
 
 import torch
-from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError, nearest
 from compressor.models.networks.base import Network, Tap
@@ -48,13 +47,25 @@ def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = Fals
     features: dict[str, torch.Tensor] = {}
     sizes: list[torch.Size] = []
     unique = tuple(dict.fromkeys(addresses))
+
+    def keep(address: str, feature: torch.Tensor) -> None:
+        if not padded:
+            h, w = sizes[-1]
+            feature = feature[..., :h, :w]
+        features[address] = feature.clone()
+
+    def register(address: str, tap: Tap) -> RemovableHandle:
+        module = network.get_submodule(tap.module)
+        if tap.side == "output":
+            return module.register_forward_hook(lambda _module, _inputs, output: keep(address, output))
+        return module.register_forward_pre_hook(lambda _module, inputs: keep(address, inputs[0]))
+
     with ExitStack() as hooks:
         if unique:
             note_size = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
             hooks.callback(note_size.remove)
         for address in unique:
-            tap = network.taps[resolve_tap(network, address)]
-            hooks.callback(_register_hook(network, tap, address, features, None if padded else sizes).remove)
+            hooks.callback(register(address, network.taps[resolve_tap(network, address)]).remove)
         yield features
 
 
@@ -65,28 +76,6 @@ def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[in
     with torch.no_grad(), read_taps(network, addresses) as features:
         network(image)
     return {address: tuple(feature.shape) for address, feature in features.items()}
-
-
-def _register_hook(
-    network: Network, tap: Tap, address: str, features: dict[str, torch.Tensor], sizes: list[torch.Size] | None
-) -> torch.utils.hooks.RemovableHandle:
-    def cropped(feature: torch.Tensor) -> torch.Tensor:
-        """Keep the input's own positions: a network that pads its input has larger features."""
-        if sizes is None:
-            return feature
-        h, w = sizes[-1]
-        return feature[..., :h, :w]
-
-    def output(module: nn.Module, inputs: tuple[Any, ...], result: torch.Tensor) -> None:
-        features[address] = cropped(result).clone()
-
-    def first_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        features[address] = cropped(inputs[0]).clone()
-
-    module = network.get_submodule(tap.module)
-    if tap.side == "output":
-        return module.register_forward_hook(output)
-    return module.register_forward_pre_hook(first_input)
 
 
 def _fraction(address: str, text: str) -> Fraction:

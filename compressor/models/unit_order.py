@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
-from compressor.models.networks.axes import Axis, AxisPlan
+from compressor.models.networks.axes import Axis, AxisPlan, Term
 from compressor.models.networks.base import Network
 
 Key = tuple[str, str]
@@ -31,7 +30,7 @@ def order_by_strength(network: Network, plan: AxisPlan, axes: frozenset[str]) ->
     permuted = copy.deepcopy(network)
     with torch.no_grad():
         for name, parameter in permuted.named_parameters():
-            parameter.copy_(_permuted(parameters[name], _terms(plan, name), orders))
+            parameter.copy_(_permuted(parameters[name], name, plan, orders))
     return permuted
 
 
@@ -42,44 +41,21 @@ def strengths(plan: AxisPlan, parameters: Mapping[str, torch.Tensor], axes: froz
         if parameter.dim() < 2:
             continue
         magnitude = parameter.detach().abs().double()
-        for dim, terms in enumerate(_terms(plan, name)):
-            for term in terms:
+        for dim, expression in enumerate(plan.expressions(name)):
+            for term in plan.terms(expression):
                 if term.axis not in axes:
                     continue
                 part = magnitude.narrow(dim, term.start, term.length)
                 touching = _sum_per_position(part, dim, term, plan.axes[term.axis])
-                sums[term.key] = sums[term.key] + touching if term.key in sums else touching
+                key = _key(plan, term.axis, name)
+                sums[key] = sums[key] + touching if key in sums else touching
     return sums
 
 
-@dataclass(frozen=True)
-class Term:
-    """One segment of a parameter's axis: `length` positions from `start` that belong to an axis of the plan."""
-
-    axis: str
-    key: Key
-    operator: str
-    number: int
-    start: int
-    length: int
-
-
-def _terms(plan: AxisPlan, name: str) -> list[list[Term]]:
-    """Return the segments of each declared axis of a parameter."""
-    module = name.rsplit(".", 2)[0]
-    segments = []
-    for expression in plan.expressions(name):
-        terms, start = [], 0
-        for text in expression.split("|"):
-            axis_name, operator, number = (*text.split(), "", "1")[:3]
-            axis = plan.axes[axis_name]
-            leader = axis.follows or axis_name
-            length = axis.size // axis.groups if operator == "/" else axis.size * int(number)
-            key = (leader, module if plan.axes[leader].local else "")
-            terms.append(Term(axis_name, key, operator, int(number), start, length))
-            start += length
-        segments.append(terms)
-    return segments
+def _key(plan: AxisPlan, axis: str, parameter: str) -> Key:
+    """Return the key of an axis at a parameter: that of the axis it follows, of its own module where that is local."""
+    leader = plan.axes[axis].follows or axis
+    return leader, parameter.rsplit(".", 2)[0] if plan.axes[leader].local else ""
 
 
 def _sum_per_position(part: torch.Tensor, dim: int, term: Term, axis: Axis) -> torch.Tensor:
@@ -100,14 +76,14 @@ def _order(axis: Axis, strength: torch.Tensor) -> torch.Tensor:
     return torch.stack([group[order] for group, order in zip(positions, ranking.cpu(), strict=True)]).flatten()
 
 
-def _permuted(
-    tensor: torch.Tensor, terms_of_axes: list[list[Term]], orders: Mapping[Key, torch.Tensor]
-) -> torch.Tensor:
-    for dim, terms in enumerate(terms_of_axes):
-        if terms[0].operator == "/" and terms[0].key in orders:
-            tensor = _permuted_within_groups(tensor, orders[terms[0].key], tensor.shape[dim])
+def _permuted(tensor: torch.Tensor, name: str, plan: AxisPlan, orders: Mapping[Key, torch.Tensor]) -> torch.Tensor:
+    for dim, expression in enumerate(plan.expressions(name)):
+        terms = [(term, _key(plan, term.axis, name)) for term in plan.terms(expression)]
+        first, key = terms[0]
+        if first.operator == "/" and key in orders:
+            tensor = _permuted_within_groups(tensor, orders[key], tensor.shape[dim])
             continue
-        index = torch.cat([_index(term, orders) for term in terms])
+        index = torch.cat([_index(term, key, orders) for term, key in terms])
         tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor
 
@@ -122,12 +98,12 @@ def _permuted_within_groups(tensor: torch.Tensor, order: torch.Tensor, columns: 
     )
 
 
-def _index(term: Term, orders: Mapping[Key, torch.Tensor]) -> torch.Tensor:
+def _index(term: Term, key: Key, orders: Mapping[Key, torch.Tensor]) -> torch.Tensor:
     """Return old positions of one segment in their new order."""
-    order = orders.get(term.key)
+    order = orders.get(key)
     if order is None:
         return torch.arange(term.start, term.start + term.length)
-    if term.axis != term.key[0]:
+    if term.axis != key[0]:
         unit = order.numel() // term.length
         order = order[::unit] // unit
     if term.operator == "*":

@@ -24,7 +24,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students import build_student, student_cuts, student_of_spec, view_parameters
 from tests.support import official, official_rcan
-from tests.support.networks import FORMS, TEACHERS, label, tiny_networks
+from tests.support.networks import FORMS, TEACHERS, label, tiny_networks, zero_outside
 
 
 def teacher_of(arch: str, scale: int) -> Network:
@@ -59,7 +59,7 @@ def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() 
     student = build_student(teacher, width=0.5)
     cut, source = student_cuts(teacher.spec, student.spec), dict(teacher.named_parameters())
     masked = build(teacher.spec)
-    masked.load_state_dict({name: cut[name].mask(source[name].detach()) for name in source})
+    masked.load_state_dict({name: zero_outside(cut[name], source[name].detach()) for name in source})
     assert float((run(student) - run(masked)).abs().max()) > 1e-2
 
 
@@ -276,7 +276,7 @@ def test_a_view_student_is_the_extracted_one_and_trains_only_the_kept_slices(arc
     cut, source = student_cuts(teacher.spec, student.spec), dict(student.named_parameters())
     for name, parameter in teacher.named_parameters():
         assert parameter.grad is not None, name
-        assert torch.equal(cut[name].mask(parameter.grad), parameter.grad), name
+        assert torch.equal(zero_outside(cut[name], parameter.grad), parameter.grad), name
         inside = source[name].grad
         assert inside is not None
         assert torch.allclose(cut[name].take(parameter.grad), inside, rtol=1e-4, atol=1e-6), name

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.axes import Cut
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 
@@ -75,3 +76,14 @@ def save_state(content: object, folder: Path, **options: object) -> Path:
     path = folder / "checkpoint.pth"
     torch.save(content, path, **options)  # type: ignore[arg-type]
     return path
+
+
+def zero_outside(cut: Cut, tensor: torch.Tensor) -> torch.Tensor:
+    """Return `tensor` with everything that a cut does not keep set to zero."""
+    kept = torch.ones_like(tensor, dtype=torch.bool)
+    for dim, runs in enumerate(cut.runs):
+        along = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
+        for start, length in runs:
+            along[start : start + length] = True
+        kept &= along.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
+    return torch.where(kept, tensor, torch.zeros_like(tensor))

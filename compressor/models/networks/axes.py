@@ -51,6 +51,20 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class Term:
+    """One segment of an expression: `length` positions from `start` that belong to an axis of the plan.
+
+    With the operator * each unit has `number` positions; with / they are the units of one of `number` groups.
+    """
+
+    axis: str
+    operator: str
+    number: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
 class AxisPlan:
     """Axes by name, the expressions of each parameter by pattern (`*` is a number), and what repeats."""
 
@@ -65,6 +79,17 @@ class AxisPlan:
         if expressions is None:
             raise SrkdError(f"the axis plan has no entry for {name}")
         return expressions
+
+    def terms(self, expression: str) -> list[Term]:
+        """Return the segments of an expression, in order."""
+        terms, start = [], 0
+        for text in expression.split("|"):
+            name, operator, number = (*text.split(), "", "1")[:3]
+            axis = self.axes[name]
+            length = axis.size // axis.groups if operator == "/" else axis.size * int(number)
+            terms.append(Term(name, operator, int(number), start, length))
+            start += length
+        return terms
 
     def _by_pattern(self, name: str) -> tuple[str, ...] | None:
         """Look for a pattern that leaves some numbers open and names others (`groups.*.conv.0.weight`)."""
@@ -96,16 +121,6 @@ class Cut:
             pieces = [tensor.narrow(dim, start, length) for start, length in runs]
             tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
         return tensor
-
-    def mask(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return `tensor` with everything that is not kept set to zero."""
-        kept = torch.ones_like(tensor, dtype=torch.bool)
-        for dim, runs in enumerate(self.runs):
-            along = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
-            for start, length in runs:
-                along[start : start + length] = True
-            kept &= along.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
-        return torch.where(kept, tensor, torch.zeros_like(tensor))
 
 
 def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments: Segments = "each") -> dict[str, Cut]:
@@ -143,34 +158,14 @@ def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
 
 
 def _expression_runs(expression: str, teacher: AxisPlan, student: AxisPlan, segments: Segments) -> tuple[Run, ...]:
-    parts = [_term_runs(term.strip(), teacher, student) for term in expression.split("|")]
+    """Return the positions of an axis that the student keeps; adjacent runs are one."""
+    runs = [
+        (term.start + start, length)
+        for term in teacher.terms(expression)
+        for start, length in _kept_runs(term, teacher.axes[term.axis], student.axes[term.axis])
+    ]
     if segments == "contiguous":
-        return ((0, sum(length for _, runs in parts for _, length in runs)),)
-    runs: list[Run] = []
-    offset = 0
-    for size, kept in parts:
-        runs.extend((offset + start, length) for start, length in kept)
-        offset += size
-    return _merged(runs)
-
-
-def _term_runs(term: str, teacher: AxisPlan, student: AxisPlan) -> tuple[int, tuple[Run, ...]]:
-    """Return the size of the term in the teacher, and its kept runs."""
-    name, operator, number = (*term.split(), "", "")[:3]
-    long, short = teacher.axes[name], student.axes[name]
-    if long.groups != short.groups:
-        raise SrkdError(f"a student with {short.groups} groups cannot be cut from a teacher with {long.groups}")
-    per_group, kept = long.size // long.groups, short.size // short.groups
-    if kept > per_group:
-        raise SrkdError(f"the student's {name} of {short.size} is larger than the teacher's {long.size}")
-    if operator == "/":
-        return per_group, ((0, kept),)
-    rows = int(number) if operator == "*" else 1
-    runs = [(group * per_group * rows, kept * rows) for group in range(long.groups)]
-    return long.size * rows, _merged(runs)
-
-
-def _merged(runs: list[Run]) -> tuple[Run, ...]:
+        return ((0, sum(length for _, length in runs)),)
     merged: list[Run] = []
     for start, length in runs:
         if merged and sum(merged[-1]) == start:
@@ -178,3 +173,15 @@ def _merged(runs: list[Run]) -> tuple[Run, ...]:
         else:
             merged.append((start, length))
     return tuple(merged)
+
+
+def _kept_runs(term: Term, long: Axis, short: Axis) -> list[Run]:
+    """Return the runs of a term that the student keeps, counted from the start of the term."""
+    if long.groups != short.groups:
+        raise SrkdError(f"a student with {short.groups} groups cannot be cut from a teacher with {long.groups}")
+    per_group, kept = long.size // long.groups, short.size // short.groups
+    if kept > per_group:
+        raise SrkdError(f"the student's {term.axis} of {short.size} is larger than the teacher's {long.size}")
+    if term.operator == "/":
+        return [(0, kept)]
+    return [(group * per_group * term.number, kept * term.number) for group in range(long.groups)]
