@@ -23,7 +23,7 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
-from compressor.training.run_folder import NullRunFolder, RunFolder, read_facts, require_run
+from compressor.training.run_folder import RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -79,13 +79,9 @@ def train_run(
 ) -> CompressReport:
     """Begin the run that `config` describes or, with the `facts` of its run.json, continue it."""
     path, processes = config.options.run_folder, context.processes
-
-    def open_folder() -> RunFolder:
-        if processes.is_leader:
-            return RunFolder(path, resumed=facts is not None, part_of=part_of)
-        return NullRunFolder(path)
-
-    folder = processes.run_on_all(open_folder)
+    folder = processes.run_on_all(
+        lambda: RunFolder(path, resumed=facts is not None, part_of=part_of, writes=processes.is_leader)
+    )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
     run = TrainingRun(config, folder, context)

@@ -34,35 +34,43 @@ FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
 class RunFolder:
     """Everything that a run writes. An existing run is never written over, only continued.
 
-    `part_of` is the folder of the plan that the run belongs to.
+    `part_of` is the folder of the plan that the run belongs to. Without `writes` nothing is written or read: only the
+    leading process has a folder, perhaps on another machine, and every process runs the same code.
     """
 
     program = "srkd"
 
-    def __init__(self, path: Path, *, resumed: bool = False, part_of: Path | None = None) -> None:
+    def __init__(self, path: Path, *, resumed: bool = False, part_of: Path | None = None, writes: bool = True) -> None:
+        self.path, self._plan, self.writes = path, part_of or path, writes
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.safetensors"
+        self.states = SavedStates(self.checkpoints) if writes else NoStates(self.checkpoints)
+        self._board = Board(path)
+        if not writes:
+            return
         if resumed:
             require_run(path)
         else:
             require_new(path)
-        self.path, self._plan = path, part_of or path
-        self.checkpoints = path / "checkpoints"
-        self.states, self.best = SavedStates(self.checkpoints), self.checkpoints / "best.safetensors"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SrkdError(f"cannot write --out {path}: {error.strerror}") from error
-        self._board = Board(path)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write run.json: the request, everything decided from it, and at the end the result."""
-        write_facts(self.path, facts)
+        if self.writes:
+            write_facts(self.path, facts)
 
     def save_best(self, network: Network) -> None:
         """Keep the best student so far."""
-        save_network(network, self.best, metadata={})
+        if self.writes:
+            save_network(network, self.best, metadata={})
 
     def save(self, state: State) -> None:
         """Save a state; the lines about its steps are on the disk before it."""
+        if not self.writes:
+            return
         for name in (METRICS, LOG):
             if (self.path / name).is_file():
                 with report_unwritable(self.path / name):
@@ -92,6 +100,8 @@ class RunFolder:
 
     def drop_metrics_after(self, done: int) -> None:
         """Drop metrics of steps that will be run again, and a line that a crash cut short."""
+        if not self.writes:
+            return
         kept = []
         path = self.path / METRICS
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -108,7 +118,8 @@ class RunFolder:
     ) -> None:
         """Add a row to metrics.jsonl, and its numbers to TensorBoard."""
         self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
-        self._board.scalars(kind, done, numbers)
+        if self.writes:
+            self._board.scalars(kind, done, numbers)
 
     def log_skip(self, done: int, skipped: Skipped) -> None:
         """Record a step that changed nothing, in metrics.jsonl and log.txt."""
@@ -125,7 +136,7 @@ class RunFolder:
     def flags(self) -> tuple[str, ...]:
         """Return what was flagged so far, also before the run was continued."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if self.writes and path.is_file() else []
         rows = [json.loads(line) for line in lines if '"kind": "flag"' in line]
         return tuple(f"step {row['step']}: {row['why']}" for row in rows)
 
@@ -133,41 +144,8 @@ class RunFolder:
         self._append(LOG, line)
 
     def _append(self, name: str, line: str) -> None:
-        append(self.path / name, (line + "\n").encode())
-
-
-class NullRunFolder(RunFolder):
-    """The run folder of a process that does not lead: it writes nothing, so that every process runs the same code.
-
-    The leader writes the real one, perhaps on another machine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._plan, self.checkpoints = path, path, path / "checkpoints"
-        self.states, self.best = NoStates(self.checkpoints), self.checkpoints / "best.safetensors"
-
-    def write_facts(self, facts: Mapping[str, Any]) -> None:
-        pass
-
-    def save_best(self, network: Network) -> None:
-        pass
-
-    def save(self, state: State) -> None:
-        pass
-
-    def drop_metrics_after(self, done: int) -> None:
-        pass
-
-    def metrics(
-        self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
-    ) -> None:
-        pass
-
-    def flags(self) -> tuple[str, ...]:
-        return ()
-
-    def _append(self, name: str, line: str) -> None:
-        pass
+        if self.writes:
+            append(self.path / name, (line + "\n").encode())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from compressor.data.prepare import ValidationImage
 from compressor.training.events import Reference, RunEvents
 from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
-from compressor.training.run_folder import NullRunFolder, RunFolder
+from compressor.training.run_folder import RunFolder
 from tests.support.training import smooth_patch, stage
 
 
@@ -87,4 +87,4 @@ def test_pixel_losses_of_further_students_are_pixel_losses() -> None:
     balance = Balance()
     rows = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
     assert not any(balance.add(BALANCE_STEPS + step, rows) for step in range(2 * BALANCE_ROWS))
-    assert NullRunFolder(Path("nowhere")).flags() == ()
+    assert RunFolder(Path("nowhere"), writes=False).flags() == ()

@@ -23,7 +23,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.guard import Skipped
-from compressor.training.run_folder import NullRunFolder, RunFolder
+from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from recipes.scratch import Scratch
@@ -254,7 +254,7 @@ def test_only_the_leader_writes(tmp_path):
     reading = {"describe_safe_state", "report_unwritable", "flags"}
     methods = {name for name, value in vars(RunFolder).items() if callable(value) and not name.startswith("_")}
     assert methods - reading == arguments.keys()
-    folder = NullRunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", writes=False)
     for name, values in arguments.items():
         getattr(folder, name)(*values)
     assert list(tmp_path.iterdir()) == [] and folder.flags() == ()
