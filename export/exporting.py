@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -181,9 +180,9 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         return job.report("unavailable", str(error), started)
     proof: Proof | None = None
     facts: Mapping[str, object] = {}
-    not_compared = row.cannot_run_here()
+    not_compared, temporary = row.cannot_run_here(), path
     try:
-        with atomic_files(path) as temporary, _final_names_in_errors(temporary, path):
+        with atomic_files(path) as temporary:
             facts = convert_to(row, job.network, job.source, temporary, job.options, context)
             names = job.final_names(temporary)
             if not_compared is None:
@@ -194,7 +193,8 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
     except CannotConvert as error:
         return job.report("unavailable", str(error), started)
     except SrkdError as error:
-        reason = str(error) + (f" (the {path} of an earlier export is unchanged)" if path.exists() else "")
+        reason = str(error).replace(str(temporary.parent), str(path.parent))  # an error names the final file
+        reason += f" (the {path} of an earlier export is unchanged)" if path.exists() else ""
         parity = None if proof is None else proof.parity
         return replace(job.report("failed", reason, started), parity=parity, facts=facts)
     job.reserved.update(dict.fromkeys(names, f"that of --{row.name}"))
@@ -209,17 +209,6 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         reason=not_compared,
         facts=facts,
     )
-
-
-@contextmanager
-def _final_names_in_errors(temporary: Path, path: Path) -> Iterator[None]:
-    """Name the final file in errors, not the temporary one."""
-    try:
-        yield
-    except CannotConvert:
-        raise
-    except SrkdError as error:
-        raise SrkdError(str(error).replace(str(temporary.parent), str(path.parent))) from error
 
 
 def convert_to(

@@ -7,13 +7,12 @@ adds both by an entry point of the group `srkd.formats` that names a `FormatPack
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.base.entry_points import Table
-from compressor.base.errors import MissingExtra
-from compressor.runtimes.table import GROUP, RUNTIMES, RuntimeEntry, missing_modules, no_obstacle
+from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
 from compressor.runtimes.tensorrt.installation import driver_missing
 from export.conversion import Conversion, FileOptions
 
@@ -63,8 +62,8 @@ class MachineModule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Format:
+@dataclass(frozen=True, kw_only=True)
+class Format(Requirements):
     """A row of the table. `name` is also the flag: --onnx."""
 
     name: str
@@ -75,10 +74,6 @@ class Format:
     """The `FormatModule`."""
     runtime: str
     """The runtime that runs such a file (`RUNTIMES`)."""
-    needs: tuple[str, ...] = ()
-    """Modules that must be importable."""
-    extra: str | None = None
-    """The optional dependency group of srkd that installs them; None where the plain installation does."""
     bounds: Bounds = FP32
     options: tuple[str, ...] = ()
     """The options of `FileOptions` that it has: static, io, shuffle, sizes."""
@@ -90,27 +85,11 @@ class Format:
     """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
     substitutes: tuple[str, ...] = ()
     """Formats that are written where this one cannot be, for the machine that can build it."""
-    obstacle: Callable[[], str | None] = no_obstacle
-    """Returns in one line what this machine lacks that no package installs, or None."""
-    distribution: str = "srkd"
-    """The distribution that the format belongs to."""
 
     @property
     def description(self) -> str:
         """The row in a line of help."""
         return self.title if self.tested else f"{self.title}; not run by us"
-
-    def missing_requirement(self) -> str | None:
-        """Return in one line what this machine lacks for writing such a file, or None."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
-            return obstacle
-        missing = ", ".join(missing_modules(self.needs))
-        if not missing:
-            return None
-        if self.extra:
-            return str(MissingExtra(missing, self.extra))
-        return f"{missing} is not installed: pip install --force-reinstall {self.distribution}"
 
     def unsupported_option(self, options: FileOptions) -> str | None:
         """Return in one line the first option that the format does not have, or None."""
@@ -137,40 +116,28 @@ class FormatPackage:
     runtimes: tuple[RuntimeEntry, ...] = ()
 
 
+HALF_IMAGES = "float32 images, any batch and image size"
+
 FORMATS: Table[Format] = Table(
     "format",
     (
-        Format(
-            name="onnx",
-            title="ONNX, float32, any batch and image size",
-            suffix=".onnx",
-            precision="fp32",
-            module="export.to_onnx",
-            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-            runtime="onnxruntime",
-            options=("static", "io", "shuffle"),
-        ),
-        Format(
-            name="fp16",
-            title="ONNX with fp16 inside, float32 images, any batch and image size",
-            suffix=".fp16.onnx",
-            precision="fp16",
-            module="export.to_half",
-            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-            bounds=HALF,
-            runtime="onnxruntime",
-            options=("static", "io", "shuffle"),
-        ),
-        Format(
-            name="bf16",
-            title="ONNX with bf16 inside, float32 images, any batch and image size; opset 22",
-            suffix=".bf16.onnx",
-            precision="bf16",
-            module="export.to_half",
-            needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
-            bounds=BF16,
-            runtime="onnxruntime",
-            options=("static", "io", "shuffle"),
+        *(
+            Format(
+                name=name,
+                title=title,
+                suffix=suffix,
+                precision=precision,
+                module="export.to_onnx" if name == "onnx" else "export.to_half",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                bounds=bounds,
+                runtime="onnxruntime",
+                options=("static", "io", "shuffle"),
+            )
+            for name, suffix, precision, bounds, title in (
+                ("onnx", ".onnx", "fp32", FP32, "ONNX, float32, any batch and image size"),
+                ("fp16", ".fp16.onnx", "fp16", HALF, f"ONNX with fp16 inside, {HALF_IMAGES}"),
+                ("bf16", ".bf16.onnx", "bf16", BF16, f"ONNX with bf16 inside, {HALF_IMAGES}; opset 22"),
+            )
         ),
         Format(
             name="openvino",

@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from export.conversion import CannotConvert, Conversion
-from export.onnx_graph import build_graph
-from export.onnx_shuffle import use_depth_first
+from export.onnx_graph import build_graph, use_depth_first
 from export.to_onnx import write_graph
 
 TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
@@ -75,7 +74,12 @@ class _HalfPass:
                         self._cast(f"{name}.half", name, TensorProto.FLOAT)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
-        self._drop_unused()
+        # The float32 weights that no node needs any more are dropped.
+        used = {name for node in self.nodes for name in node.input}
+        remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(stored)
         # The types that were inferred for float32 would contradict.
         del self.graph.value_info[:]
 
@@ -103,32 +107,18 @@ class _HalfPass:
 
     def _value_in(self, name: str, kind: int) -> str:
         """Return the name of a value in the type `kind`; it is cast, or stored, the first time."""
-        if name in self.weights:
-            return name if kind == TensorProto.FLOAT else self._half_weight(name)
-        if self.types[name] == kind:
+        if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:
-            self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
-            self._cast(name, self.copies[name, kind], kind)
+            copy = self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
+            if name in self.weights:
+                self.graph.initializer.append(_round_tensor(self.weights[name], copy, kind))
+            else:
+                self._cast(name, copy, kind)
         return self.copies[name, kind]
-
-    def _half_weight(self, name: str) -> str:
-        if (name, self.half_type) not in self.copies:
-            half = _round_tensor(self.weights[name], f"{name}.half", self.half_type)
-            self.graph.initializer.append(half)
-            self.copies[name, self.half_type] = half.name
-        return self.copies[name, self.half_type]
 
     def _cast(self, source: str, output: str, kind: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [output], name=f"cast/{output}", to=kind))
-
-    def _drop_unused(self) -> None:
-        """Drop the float32 weights that no node needs any more."""
-        used = {name for node in self.nodes for name in node.input}
-        remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(stored)
 
 
 def _floats(graph: onnx.GraphProto) -> set[str]:

@@ -20,7 +20,6 @@ from compressor.base.child import run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
-from compressor.models.networks.base import Network
 from compressor.runtimes.ncnn_runtime import INPUT, OUTPUT, checksum, load_ncnn
 from export.conversion import CannotConvert, Conversion, example_size, require_size
 
@@ -35,7 +34,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
     network = job.network.for_size(*shapes[0][1:])
     with tempfile.TemporaryDirectory(prefix="srkd-pnnx-") as temporary:
         folder = Path(temporary)
-        _trace(network, shapes[0], folder / "traced.pt")
+        example = torch.rand(1, *shapes[0], generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings(), torch.no_grad():
+            # About sizes that become constants: the second example shows whether they did.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, str(folder / "traced.pt"))
         _run_pnnx(folder, shapes, job.network.spec.arch)
         text = (folder / "made.param").read_text(encoding="utf-8")
         _require_ncnn_layers(text, job.network.spec.arch)
@@ -85,14 +89,6 @@ def _shapes(job: Conversion) -> list[tuple[int, int, int]]:
         return [(descriptor.channels, height, width)]
     width, height = example_size(job.network)
     return [(descriptor.channels, height + more, width + more) for more in (0, 7 * descriptor.size_multiple)]
-
-
-def _trace(network: Network, shape: tuple[int, int, int], path: Path) -> None:
-    example = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about sizes that become constants: the second example shows whether they did
-        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path))
 
 
 def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> None:

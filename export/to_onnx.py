@@ -8,8 +8,7 @@ from pathlib import Path
 import onnx
 
 from export.conversion import Conversion
-from export.onnx_graph import INPUT, OUTPUT, Graph, build_graph, convert_to_bytes
-from export.onnx_shuffle import use_depth_first
+from export.onnx_graph import INPUT, OUTPUT, Graph, build_graph, convert_to_bytes, use_depth_first
 
 __all__ = ["INPUT", "OUTPUT", "convert", "write_graph"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import finite_or_none
 from compressor.images.resize import downscale_u8, reflected_indices
 from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
@@ -109,14 +108,15 @@ def verify(
     With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
     """
     results: list[_Result] = []
+    if io == "uint8":
+        inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
     for done, sample in enumerate(inputs):
         context.progress("compare", done, len(inputs))
-        lr = _round_to_bytes(sample.lr) if io == "uint8" else sample.lr
-        expected = network.run(lr)
+        expected = network.run(sample.lr)
         if not expected.isfinite().all():
             return Proof(None, f"the network itself gives values that are not finite on {sample.name}")
         try:
-            actual = file.run(lr)
+            actual = file.run(sample.lr)
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
         results.append(_compare(sample, actual, expected, bounds, io))
@@ -125,9 +125,11 @@ def verify(
         raise SrkdError("nothing to compare the file on")
     worst = max(results, key=lambda result: result.parity.max_abs)
     photos = [result for result in results if result.sample.photo]
-    psnr = (
-        _psnr(sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)) if photos else None
-    )
+    psnr = None
+    if photos:
+        mean_square = sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)
+        if math.isfinite(mean_square) and mean_square > 0:
+            psnr = -10 * math.log10(mean_square)
     parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
     failure = next((result for result in results if result.reason is not None), None)
     if failure is not None:
@@ -139,8 +141,7 @@ def verify(
         )
     # A file may keep something from other images: the first input must still give the same.
     first = inputs[0]
-    lr = _round_to_bytes(first.lr) if io == "uint8" else first.lr
-    again = _compare(first, file.run(lr), network.run(lr), bounds, io).reason
+    again = _compare(first, file.run(first.lr), network.run(first.lr), bounds, io).reason
     return Proof(parity, None if again is None else f"the second time {again}")
 
 
@@ -180,7 +181,8 @@ def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowe
     pixel = "n={} c={} y={} x={}".format(*parity.at)
     if math.isinf(parity.max_abs):
         return f"gives {float(actual[parity.at])} on {parity.on} at {pixel}"
-    if _span(actual) <= FLAT < 100 * FLAT < _span(expected):
+    actual_range, expected_range = (float(images.max() - images.min()) for images in (actual, expected))
+    if actual_range <= FLAT < 100 * FLAT < expected_range:
         return f"is constant on {parity.on}, the network is not"
     if parity.max_abs > allowed:
         return (
@@ -196,16 +198,6 @@ def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor,
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
     return Parity(float(difference[at]), None, name, at)
-
-
-def _span(images: torch.Tensor) -> float:
-    return float(images.max() - images.min())
-
-
-def _psnr(mean_square: float) -> float | None:
-    if not math.isfinite(mean_square):
-        return None
-    return finite_or_none(-10 * math.log10(mean_square) if mean_square > 0 else math.inf)
 
 
 def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:

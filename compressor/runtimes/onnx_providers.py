@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ def select_providers(device: str, precision: str, threads: int) -> SelectedProvi
     if kind not in providers_here():
         raise SrkdError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
     if precision == "fp32" and kind == "tensorrt":
-        _forbid_tf32()
+        # The TensorRT provider has no option against TF32; NVIDIA's libraries read this when they are loaded.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     target = Target(part or row.default_part, precision, threads, _version())
     names = [row.name, *(name for name in row.fallbacks if name in providers_here().values())]
     options = [row.options(target), *(_cuda(target) for _ in names[1:])]
@@ -151,13 +153,6 @@ def torch_device_for(device: str) -> str:
     if row is None or kind == row.memory:
         return device
     return "cpu" if row.memory == "cpu" else f"cuda{colon}{part}"
-
-
-def _forbid_tf32() -> None:
-    """The TensorRT provider has no option for it; NVIDIA's libraries read this when they are loaded."""
-    import os
-
-    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
 def _version() -> tuple[int, ...]:

@@ -61,8 +61,34 @@ def no_obstacle() -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class RuntimeEntry:
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """The needs of a runtime or a format."""
+
+    needs: tuple[str, ...] = ()
+    """Modules that must be importable."""
+    extra: str | None = None
+    """The optional dependency group of srkd that installs them; None where the plain installation does."""
+    obstacle: Callable[[], str | None] = no_obstacle
+    """Returns in one line what this machine lacks that no package installs, or None."""
+    distribution: str = "srkd"
+    """The distribution that the row belongs to."""
+
+    def missing_requirement(self) -> str | None:
+        """Return in one line what must be there before such a file can be opened or written, or None."""
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            return obstacle
+        missing = ", ".join(missing_modules(self.needs))
+        if not missing:
+            return None
+        if self.extra:
+            return str(MissingExtra(missing, self.extra))
+        return f"{missing} is not installed: pip install --force-reinstall {self.distribution}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeEntry(Requirements):
     """A row of the table."""
 
     name: str
@@ -74,10 +100,6 @@ class RuntimeEntry:
     """Suffixes of its files; empty: every file that no other runtime has."""
     alternative_to: str | None = None
     """The runtime whose files it runs in another way: it has no suffixes, and is selected by name."""
-    needs: tuple[str, ...] = ()
-    """Modules that must be importable."""
-    extra: str | None = None
-    """The optional dependency group of srkd that installs them."""
     devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
     """Device → regular expression of what may follow its colon."""
     selects_precision: bool = False
@@ -86,18 +108,6 @@ class RuntimeEntry:
     """True if it reads a tensor on its device without a copy through the host."""
     opens_as_teacher: bool = False
     """True if its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
-    obstacle: Callable[[], str | None] = no_obstacle
-    """Returns in one line what this machine lacks that no package installs, or None."""
-
-    def missing_requirement(self) -> str | None:
-        """Return in one line what must be there before such a file can be opened, or None."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
-            return obstacle
-        missing = ", ".join(missing_modules(self.needs))
-        if not missing:
-            return None
-        return str(MissingExtra(missing, self.extra)) if self.extra else f"{missing} is not installed"
 
     def load(self) -> RuntimeModule:
         return cast(RuntimeModule, importlib.import_module(self.module))
@@ -115,24 +125,21 @@ def _not_macos() -> str | None:
 RUNTIMES: Table[RuntimeEntry] = Table(
     "runtime",
     (
-        RuntimeEntry(
-            name="torch",
-            files="a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file",
-            module="compressor.inference.checkpoint_runtime",
-            devices={"cpu": "", "cuda": r"\d+", "mps": ""},
-            selects_precision=True,
-            reads_torch_memory=True,
-            opens_as_teacher=True,
-        ),
-        RuntimeEntry(
-            name="torch-compiled",
-            files="a checkpoint (.pt, .pth, .safetensors)",
-            module="compressor.inference.checkpoint_runtime",
-            alternative_to="torch",
-            devices={"cpu": "", "cuda": r"\d+", "mps": ""},
-            selects_precision=True,
-            reads_torch_memory=True,
-            opens_as_teacher=True,
+        *(
+            RuntimeEntry(
+                name=name,
+                files=files,
+                module="compressor.inference.checkpoint_runtime",
+                alternative_to=alternative_to,
+                devices={"cpu": "", "cuda": r"\d+", "mps": ""},
+                selects_precision=True,
+                reads_torch_memory=True,
+                opens_as_teacher=True,
+            )
+            for name, alternative_to, files in (
+                ("torch", None, "a checkpoint (.pt, .pth, .safetensors), a TorchScript or a torch.export file"),
+                ("torch-compiled", "torch", "a checkpoint (.pt, .pth, .safetensors)"),
+            )
         ),
         RuntimeEntry(
             name="onnxruntime",

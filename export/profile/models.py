@@ -93,12 +93,9 @@ class ProfiledModel:
                 precision=self.runtime.precision,
                 threads=settings.threads or 1,
             ),
-            libraries=() if self._in_torch() else entry.needs or next(makers, ()),
+            libraries=() if "torch" in (entry.name, entry.alternative_to) else entry.needs or next(makers, ()),
             batch=settings.batch,
         )
-
-    def _in_torch(self) -> bool:
-        return "torch" in (self.runtime.name, RUNTIMES[self.runtime.name].alternative_to)
 
 
 def open_models(

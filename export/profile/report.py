@@ -21,7 +21,7 @@ from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES
 from export.profile.memory import peak_memory_mb
 from export.profile.models import ProfiledModel, Settings, open_models
-from export.profile.timing import Comparison, OtherPrograms, Timing, compare, take_turns
+from export.profile.timing import OtherPrograms, Timing, compare, take_turns
 
 NOTABLE_BUSY_CORES = 0.25
 MEMORY_METHOD = (
@@ -111,7 +111,7 @@ def profile_models(
         opened, notes = open_models(models, teacher, settings, folder, context)
         others = OtherPrograms()
         rows = [row for size in settings.lr_sizes for row in _measure_size(opened, size, settings, context)]
-        notes += _note_other_programs(others.busy_cores()) + _note_first_calls(rows) + _note_emulation(opened)
+        notes += _note_disturbances(rows, opened, others.busy_cores())
         if settings.memory:
             rows, errors = _add_memory(rows, opened, settings, context)
             notes += errors
@@ -121,26 +121,20 @@ def profile_models(
     return ProfileReport(teacher_label, tuple(rows), quality, protocol, MEMORY_METHOD, tuple(notes))
 
 
-def _note_other_programs(busy_cores: float) -> list[str]:
-    if busy_cores < NOTABLE_BUSY_CORES:
-        return []
-    return [
-        f"other programs kept {busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet machine, "
-        "the paired ratios suffer less"
-    ]
-
-
-def _note_first_calls(rows: Sequence[Row]) -> list[str]:
-    """Note the runtimes that compile in their first call."""
-    return [
+def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], busy_cores: float) -> list[str]:
+    """Note other programs, runtimes that compile in their first call, and emulated precision."""
+    notes = []
+    if busy_cores >= NOTABLE_BUSY_CORES:
+        notes.append(
+            f"other programs kept {busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet machine, "
+            "the paired ratios suffer less"
+        )
+    notes += [
         f"{row.model} under {row.runtime} at {row.lr_size}: the first call took {row.first_call_ms / 1000:.1f} s"
         for row in rows
         if row.first_call_ms is not None and row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50)
     ]
-
-
-def _note_emulation(models: Sequence[ProfiledModel]) -> list[str]:
-    return [
+    return notes + [
         f"{model.label}: {model.runtime.precision} is computed in float32 here and rounded after each operation, "
         "so its time does not apply to hardware that has it"
         for model in models
@@ -195,8 +189,9 @@ def _build_row(
     settings: Settings,
 ) -> Row:
     runtime, cost = model.runtime, model.cost(size)
-    same = _compare_with(references.get(runtime.name), timing)
-    eager = _compare_with(references.get("torch"), timing)
+    same, eager = (
+        compare(references[name], timing) if name in references else None for name in (runtime.name, "torch")
+    )
     median = timing.percentile(50)
     return Row(
         model=model.label,
@@ -221,10 +216,6 @@ def _build_row(
         speedup_vs_teacher_eager=None if eager is None else eager.speedup,
         verdict="reference" if model.is_teacher else None if same is None else same.verdict,
     )
-
-
-def _compare_with(reference: Timing | None, timing: Timing) -> Comparison | None:
-    return None if reference is None else compare(reference, timing)
 
 
 def _add_memory(

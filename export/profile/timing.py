@@ -87,7 +87,10 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
     for done, call in enumerate(calls):
         progress("warm up", done, len(calls))
         first.append(_seconds(call))
-        repeats.append(max(1, min(100, round(turn_seconds / _warm(call)))))
+        seconds = _seconds(call)
+        if seconds <= 1.0:  # a short call is timed twice, because the first may still be slow
+            seconds = min(seconds, _seconds(call))
+        repeats.append(max(1, min(100, round(turn_seconds / seconds))))
     progress("warm up", len(calls), len(calls))
     rounds: list[list[tuple[float, ...]]] = [[] for _ in calls]
     budget = seconds_each * len(calls)
@@ -101,12 +104,6 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
             progress("measure", int(999 * min(1.0, spent, len(rounds[0]) / MIN_ROUNDS)), 1000)
     progress("measure", 1000, 1000)
     return tuple(Timing(tuple(turns), 1000 * seconds) for turns, seconds in zip(rounds, first, strict=True))
-
-
-def _warm(call: Call) -> float:
-    """Return the seconds of a warm call: the faster of two, or the first where it is slow."""
-    seconds = _seconds(call)
-    return seconds if seconds > 1.0 else min(seconds, _seconds(call))
 
 
 def _turn(call: Call, repeats: int) -> tuple[float, ...]:

@@ -25,8 +25,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS, Bounds
-from export.onnx_graph import Graph, build_graph
-from export.onnx_shuffle import new_order, use_depth_first
+from export.onnx_graph import Graph, build_graph, new_order, use_depth_first
 from export.profile.models import Settings
 from export.profile.report import profile_models
 from export.to_half import to_half
