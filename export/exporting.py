@@ -128,9 +128,7 @@ def _with_next_step(
 ) -> FileReport:
     """Add to the reason what to do elsewhere, where substitutes were written."""
     substitutes = {name: written[name] for name in row.substitutes if name in written}
-    if file.verdict != "unavailable" or not substitutes:
-        return file
-    if row.unsupported_option(options) or row.missing_requirement() is None:
+    if not substitutes or file.reason is None or file.reason != row.missing_requirement():
         return file
     next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
     return replace(file, reason=f"{file.reason}; {next_step}")

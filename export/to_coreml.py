@@ -45,7 +45,9 @@ def convert(job: Conversion) -> Mapping[str, object]:
     except Exception as error:
         raise CannotConvert(f"coremltools cannot convert {arch}: {reason_of(error, first=True)}") from error
     _require_images(spec, job.network, size)
-    _require_few_axes(program)
+    for operation in program.functions["main"].operations:
+        if any(value.shape is not None and len(value.shape) > MAX_AXES for value in operation.outputs):
+            raise CannotConvert(f"Core ML takes tensors of at most {MAX_AXES} axes, {operation.name} has more")
     count = _require_weights(program, job.network)
     return {
         "coremltools": installed_version("coremltools"),
@@ -112,13 +114,6 @@ def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -
         raise SrkdError(
             f"the package takes {image} and returns {actual}, the network takes {channels} channels, {size}"
         )
-
-
-def _require_few_axes(program: Any) -> None:
-    for operation in program.functions["main"].operations:
-        for value in operation.outputs:
-            if value.shape is not None and len(value.shape) > MAX_AXES:
-                raise CannotConvert(f"Core ML takes tensors of at most {MAX_AXES} axes, {operation.name} has more")
 
 
 def _require_weights(program: Any, network: Network) -> int:

@@ -8,9 +8,7 @@ from pathlib import Path
 import onnx
 
 from export.conversion import Conversion
-from export.onnx_graph import INPUT, OUTPUT, Graph, build_graph, convert_to_bytes, use_depth_first
-
-__all__ = ["INPUT", "OUTPUT", "convert", "write_graph"]
+from export.onnx_graph import Graph, build_graph, convert_to_bytes, use_depth_first
 
 OPSET = 18
 """The lowest that torch's exporter writes for every network here; runtimes of 2023 read it."""

@@ -17,7 +17,7 @@ from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from export.conversion import Conversion, FileOptions
 from export.formats import FORMATS
-from export.to_onnx import INPUT
+from export.onnx_graph import INPUT
 
 SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16"}
 """Precision of an engine → the format that it is built from."""

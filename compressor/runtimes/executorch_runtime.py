@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
 from compressor.runtimes.file_runtime import FileRuntime, require_cpu
-from compressor.runtimes.sidecar import Sidecar, parse_size, read_sidecar
+from compressor.runtimes.sidecar import read_sidecar
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 METHOD = "forward"
@@ -47,7 +46,7 @@ class ExecuTorchRuntime(FileRuntime):
                 f"{path} is not the file that its .json was written for: damaged or changed; export it again"
             )
         self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec
-        self.descriptor = replace(sidecar.descriptor, max_size=_max_size(sidecar, path))
+        self.descriptor = sidecar.descriptor
         with one_line(f"{path} cannot be opened by ExecuTorch"), native_silence():
             self._program, self._method = self._load()
 
@@ -71,12 +70,3 @@ class ExecuTorchRuntime(FileRuntime):
 
 
 open_file = ExecuTorchRuntime
-
-
-def _max_size(sidecar: Sidecar, path: Path) -> tuple[int, int] | None:
-    if "max_size" not in sidecar.facts:
-        return None
-    try:
-        return parse_size("max_size", sidecar.facts["max_size"])
-    except ValueError as error:
-        raise SrkdError(f"{path}: its .json is damaged: {error}; export it again") from error

@@ -7,8 +7,6 @@ it does not compute at all. `emulate_half` rounds each result, as hardware does:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,19 +16,14 @@ from onnx import TensorProto, numpy_helper
 from compressor.base.errors import SrkdError, one_line
 
 
-@dataclass(frozen=True)
-class OnnxFacts:
-    """Facts that a session does not show. `precision` is the number format of most weights."""
+def read_facts(path: Path) -> tuple[str, dict[str, str]]:
+    """Return what a session does not show: the number format of most weights, and the `srkd.*` keys.
 
-    precision: str
-    metadata: Mapping[str, str]
-
-
-def read_facts(path: Path) -> OnnxFacts:
-    """Read an ONNX file without its external weights, which are only looked for; one line for any other file."""
+    External weights are not read, only looked for.
+    """
     model = load_onnx(path, external_weights=False)
     with one_line(f"{path} is not an ONNX file", first=True):
-        facts = OnnxFacts(weight_precision(model), read_srkd_keys(model))
+        facts = weight_precision(model), read_srkd_keys(model)
     if not model.graph.node:
         raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
     _require_companions(model, path)

@@ -32,7 +32,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    return read_facts(path).metadata
+    return read_facts(path)[1]
 
 
 class OnnxRuntime(FileRuntime):
@@ -46,8 +46,7 @@ class OnnxRuntime(FileRuntime):
 
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         super().__init__(path, options)
-        facts = read_facts(path)
-        self.precision, self.metadata = facts.precision, facts.metadata
+        self.precision, self.metadata = read_facts(path)
         self._providers = select_providers(options.device, self.precision, self.threads)
         self.device = self._providers.device
         self._gpu: torch.device | None = None  # the session's, where torch sees it: images need not travel then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ MAX_BYTES = 1_000_000
 @dataclass(frozen=True)
 class Sidecar:
     """`lr_size` is the only image size (width, height) that the file takes, None for any; `facts` are the
-    converter's."""
+    converter's, of which `max_size` is the largest image."""
 
     format: str
     precision: str
@@ -73,15 +73,17 @@ def read_sidecar(path: Path) -> Sidecar:
         size = None if content["lr_size"] is None else parse_size("lr_size", content["lr_size"])
         metadata = {str(key): str(value) for key, value in content["metadata"].items() if str(key)[:5] == "srkd."}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
+        facts = dict(content["facts"])
+        largest = parse_size("max_size", facts["max_size"]) if "max_size" in facts else None
         return Sidecar(
             format=str(content["format"]),
             precision=str(content["precision"]),
             lr_size=size,
             io=str(content["io"]),
             metadata=metadata,
-            facts=dict(content["facts"]),
+            facts=facts,
             spec=spec,
-            descriptor=build_descriptor(spec, size),
+            descriptor=replace(build_descriptor(spec, size), max_size=largest),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError, OSError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)

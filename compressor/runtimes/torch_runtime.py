@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 
 import torch
@@ -71,14 +71,10 @@ class TorchRuntime:
     def _channels_last(self) -> bool:
         return self._device.type == "cpu" or (self._device.type == "cuda" and self.precision != "fp32")
 
-    @contextmanager
-    def _precision_context(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self.precision != "fp32":
-                stack.enter_context(torch.autocast(self._device.type, PRECISIONS[self.precision]))
-            elif self._device.type == "cuda":
-                stack.enter_context(tf32_off())
-            yield
+    def _precision_context(self) -> AbstractContextManager[object]:
+        if self.precision != "fp32":
+            return torch.autocast(self._device.type, PRECISIONS[self.precision])
+        return tf32_off() if self._device.type == "cuda" else nullcontext()
 
 
 @contextmanager
