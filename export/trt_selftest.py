@@ -23,10 +23,11 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import RUNTIMES
 from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import Machine
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name
-from compressor.runtimes.tensorrt.installation import import_tensorrt, trt_missing
+from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
 from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -75,7 +76,7 @@ class TrtReport:
 
 def self_test(progress: Progress = no_progress) -> TrtReport:
     """Try each precision; one that fails does not stop the others."""
-    obstacle = trt_missing()
+    obstacle = RUNTIMES["tensorrt"].missing_requirement()
     if obstacle is not None:
         return TrtReport(obstacle, None, None, ())
     try:

@@ -12,11 +12,11 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
-from compressor.runtimes.table import DEFAULTS, OpenOptions
+from compressor.runtimes.table import DEFAULTS, RUNTIMES, OpenOptions
 from compressor.runtimes.tensorrt.device import device_index, open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import usable_engine
-from compressor.runtimes.tensorrt.installation import import_tensorrt, require_trt
+from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import size_of
 from compressor.runtimes.tensorrt.session import Session
 
@@ -34,7 +34,9 @@ class TensorRTRuntime(FileRuntime):
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         super().__init__(path, options)
         index = device_index(options.device)
-        require_trt()
+        missing = RUNTIMES["tensorrt"].missing_requirement()
+        if missing is not None:
+            raise SrkdError(f"TensorRT cannot be used: {missing}")
         if not path.is_file():
             raise SrkdError(f"{path}: no such file")
         trt, gpu = import_tensorrt(), open_device(index)

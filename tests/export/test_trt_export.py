@@ -198,7 +198,7 @@ def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Ne
 
 
 def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: Path) -> None:
-    if installation.trt_missing() is None:
+    if FORMATS["trt"].missing_requirement() is None:
         pytest.skip("this machine has TensorRT and a driver")
     save_network(network, tmp_path / "small.safetensors")
     done = srkd("export", tmp_path / "small.safetensors", "--trt-fp32", "--json")

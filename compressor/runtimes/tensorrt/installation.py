@@ -7,7 +7,6 @@ imports neither torch nor TensorRT.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -26,24 +25,6 @@ def driver_missing() -> str | None:
     except OSError:
         return f"no NVIDIA driver here: {DRIVER} cannot be loaded"
     return None
-
-
-def trt_missing() -> str | None:
-    """Return in one line what TensorRT lacks on this machine, with the command; None where nothing is known to lack.
-
-    Neither torch nor TensorRT is imported, so that a torch without CUDA shows only when a GPU is opened.
-    """
-    missing = driver_missing()
-    if missing is None and importlib.util.find_spec("tensorrt") is None:
-        missing = str(MissingExtra("tensorrt", "tensorrt"))
-    return missing
-
-
-def require_trt() -> None:
-    """Refuse to go on where TensorRT cannot be used."""
-    missing = trt_missing()
-    if missing is not None:
-        raise SrkdError(f"TensorRT cannot be used: {missing}")
 
 
 def cuda_version() -> int:
