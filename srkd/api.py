@@ -19,7 +19,7 @@ from compressor.inference import upscale as upscaling
 from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.open import open_model, resolve_checkpoint
-from compressor.inference.upscale import UpscaleReport
+from compressor.inference.upscale import UpscaleReport, UpscaleSettings
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
@@ -197,14 +197,16 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
     return upscaling.upscale(
         as_tuple(options.inputs),
         open_runtime(options.model, options, context),
-        output=options.out,
-        suffix=options.suffix,
-        extension=options.extension,
-        tile=options.tile,
-        overlap=options.overlap,
-        self_ensemble=options.self_ensemble,
-        overwrite=options.overwrite,
-        progress=context.progress,
+        UpscaleSettings(
+            output=options.out,
+            suffix=options.suffix,
+            extension=options.extension,
+            overwrite=options.overwrite,
+            tile=options.tile,
+            overlap=options.overlap,
+            self_ensemble=options.self_ensemble,
+        ),
+        context.progress,
     )
 
 

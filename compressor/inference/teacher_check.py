@@ -87,16 +87,17 @@ def check_teacher(teacher: ImageModel) -> TeacherCheck:
     bicubic = upscale_bicubic(lr, scale)
     sr = _outputs(teacher, lr)
     to_bicubic = _psnr(sr, bicubic)
-    better: tuple[Mapping[str, Any], float] | None = None
+    suggestion: Mapping[str, Any] = {}
+    with_suggestion: float | None = None
     if to_bicubic < EXPECTED_DB:
-        better = _nearest_alternative(teacher, lr, bicubic, to_bicubic)
+        suggestion, with_suggestion = _nearest_alternative(teacher, lr, bicubic, to_bicubic)
     return TeacherCheck(
         photo=PHOTO,
         to_bicubic=to_bicubic,
         to_original=_psnr(sr, hr),
         bicubic_to_original=_psnr(bicubic, hr),
-        suggestion={} if better is None else better[0],
-        with_suggestion=None if better is None else better[1],
+        suggestion=suggestion,
+        with_suggestion=with_suggestion,
     )
 
 
@@ -132,16 +133,17 @@ def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def _nearest_alternative(
     teacher: ImageModel, lr: torch.Tensor, bicubic: torch.Tensor, current: float
-) -> tuple[Mapping[str, Any], float] | None:
-    """Return the fewest changed settings that come near; None where none is 3 dB nearer than the current ones."""
-    best: tuple[Mapping[str, Any], float] | None = None
+) -> tuple[Mapping[str, Any], float | None]:
+    """Return the fewest changed settings that come near, and their PSNR; none where none is 3 dB nearer."""
+    best: tuple[Mapping[str, Any], float | None] = {}, None
+    needed = max(current + NEARER_DB, PLAUSIBLE_DB)
     for changes, changed in _alternatives(teacher):
         try:
             value = _psnr(_outputs(changed, lr), bicubic)
         except SrkdError:
             continue
-        if value > (current + NEARER_DB if best is None else best[1] + FEWER_CHANGES_DB) and value >= PLAUSIBLE_DB:
-            best = changes, value
+        if value > needed:
+            best, needed = (changes, value), value + FEWER_CHANGES_DB
     return best
 
 

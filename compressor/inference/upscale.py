@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
-    Picture,
     read_picture,
     require_writable,
     write_picture,
@@ -61,6 +58,23 @@ class UpscaleReport:
 
 
 @dataclass(frozen=True)
+class UpscaleSettings:
+    """Where the outputs go, and how pictures are cut. `output` is a folder, or a file for one picture.
+
+    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. Existing
+    files are kept unless `overwrite`.
+    """
+
+    output: str | Path | None = None
+    suffix: str | None = None
+    extension: str | None = None
+    overwrite: bool = False
+    tile: int | None = None
+    overlap: int = UNBOUNDED_OVERLAP
+    self_ensemble: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """A picture, and the file to write."""
 
@@ -71,24 +85,17 @@ class Job:
 def upscale(
     inputs: Sequence[str | Path],
     runtime: Runtime,
-    *,
-    output: str | Path | None = None,
-    suffix: str | None = None,
-    extension: str | None = None,
-    tile: int | None = None,
-    overlap: int = UNBOUNDED_OVERLAP,
-    self_ensemble: bool = False,
-    overwrite: bool = False,
+    settings: UpscaleSettings | None = None,
     progress: Progress = no_progress,
 ) -> UpscaleReport:
-    """Enlarge pictures and write them beside their sources, or to `output` (a folder, or a file for one picture).
+    """Enlarge pictures and write them beside their sources, or to the output of the settings.
 
-    Names get `suffix` (default `_x4` at scale 4) and keep their extension unless `extension` gives another. Existing
-    files are kept unless `overwrite`; alpha, grey, 16 bit, ICC profile and EXIF are kept where the format holds them.
+    Alpha, grey, 16 bit, ICC profile and EXIF are kept where the format holds them.
     """
-    jobs, failed = plan_jobs(
-        inputs, output=output, suffix=f"_x{runtime.descriptor.scale}" if suffix is None else suffix, extension=extension
-    )
+    settings = settings or UpscaleSettings()
+    if settings.suffix is None:
+        settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
+    jobs, failed = _plan_jobs(inputs, settings)
     sources = {_identity(job.source) for job in jobs}
     done: list[Upscaled] = []
     for number, job in enumerate(jobs, start=1):
@@ -97,9 +104,9 @@ def upscale(
         try:
             if _identity(job.output) in sources:
                 raise SrkdError(f"{job.output} is one of the inputs: choose another suffix or output folder")
-            if job.output.exists() and not overwrite:
+            if job.output.exists() and not settings.overwrite:
                 raise SrkdError(f"{job.output} exists: allow overwriting, or choose another suffix or output folder")
-            done.append(_upscale_one(job, runtime, tile, overlap, self_ensemble, partial(progress, title)))
+            done.append(_upscale_one(job, runtime, settings, partial(progress, title)))
         except (SrkdError, RuntimeError, OSError, MemoryError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             failed.append(Failed(job.source, reason))
@@ -107,10 +114,9 @@ def upscale(
     return UpscaleReport(tuple(done), tuple(failed))
 
 
-def plan_jobs(
-    inputs: Sequence[str | Path], *, output: str | Path | None, suffix: str, extension: str | None
-) -> tuple[list[Job], list[Failed]]:
+def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], list[Failed]]:
     """Return the picture and the output of every job, each output once; and the inputs that name no picture."""
+    output, extension = settings.output, settings.extension
     if extension is not None and extension.lower() not in FORMAT_OF_SUFFIX:
         raise UsageError(f"extension {extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
     named, listed, failed = _collect(inputs)
@@ -120,7 +126,10 @@ def plan_jobs(
             raise UsageError(f"output {folder} is one file, but the inputs are {len(named) + len(listed)} pictures")
         return [Job((named + listed)[0], folder)], failed
     # A second run over a folder must not enlarge what the first run put there.
-    outputs = {source: _output_path(source, folder, suffix, extension) for source in named + listed}
+    outputs = {}
+    for source in named + listed:
+        suffix = extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
+        outputs[source] = (folder or source.parent) / f"{source.stem}{settings.suffix}{suffix}"
     earlier = {_identity(path) for source, path in outputs.items() if _identity(path) != _identity(source)}
     used: set[str] = set()
     jobs = []
@@ -163,19 +172,7 @@ def _identity(path: Path) -> str:
     return str(path.resolve()).lower()
 
 
-def _output_path(source: Path, folder: Path | None, suffix: str, extension: str | None) -> Path:
-    suffix_kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
-    return (folder or source.parent) / f"{source.stem}{suffix}{extension or suffix_kept}"
-
-
-def _upscale_one(
-    job: Job,
-    runtime: Runtime,
-    tile: int | None,
-    overlap: int,
-    self_ensemble: bool,
-    progress: WindowProgress,
-) -> Upscaled:
+def _upscale_one(job: Job, runtime: Runtime, settings: UpscaleSettings, progress: WindowProgress) -> Upscaled:
     start = time.perf_counter()
     picture = read_picture(job.source)
     scale = runtime.descriptor.scale
@@ -187,9 +184,16 @@ def _upscale_one(
         )
     require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
     tiled = super_resolve(
-        runtime, picture.rgb[None], tile=tile, overlap=overlap, self_ensemble=self_ensemble, progress=progress
+        runtime,
+        picture.rgb[None],
+        tile=settings.tile,
+        overlap=settings.overlap,
+        self_ensemble=settings.self_ensemble,
+        progress=progress,
     )
-    write_picture(_with_output(picture, tiled.sr, scale), job.output)
+    # Transparency is enlarged bicubically: networks are trained on colours.
+    alpha = None if picture.alpha is None else upscale_bicubic(picture.alpha, scale).clamp(0, 1)
+    write_picture(replace(picture, rgb=tiled.sr[0], alpha=alpha), job.output)
     return Upscaled(
         job.source,
         job.output,
@@ -199,9 +203,3 @@ def _upscale_one(
         seam=tiled.seam,
         seconds=time.perf_counter() - start,
     )
-
-
-def _with_output(picture: Picture, sr: Tensor, scale: int) -> Picture:
-    """Return the enlarged picture. Transparency is enlarged bicubically: networks are trained on colours."""
-    alpha = None if picture.alpha is None else upscale_bicubic(picture.alpha, scale).clamp(0, 1)
-    return replace(picture, rgb=sr[0], alpha=alpha)

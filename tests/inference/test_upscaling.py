@@ -11,7 +11,7 @@ from compressor.base.errors import UsageError
 from compressor.images.files import Picture, read_picture, write_picture
 from compressor.images.resize import upscale_bicubic
 from compressor.inference import upscale as upscaling
-from compressor.inference.upscale import upscale
+from compressor.inference.upscale import UpscaleSettings, upscale
 from compressor.models.networks.base import Descriptor
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
 
@@ -43,8 +43,7 @@ def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
     report = upscale(
         [tmp_path / "in" / "b.png", tmp_path / "in", f"{tmp_path}/**/*.webp", f"{tmp_path}/in/*.png"],
         nearest_model(2),
-        output=tmp_path / "out",
-        suffix="",
+        UpscaleSettings(output=tmp_path / "out", suffix=""),
     )
     assert [done.source.name for done in report.done] == ["b.png", "a.jpg", "c.webp"]
     assert names(tmp_path / "out") == ["a.jpg", "b.png", "c.webp"]
@@ -54,7 +53,7 @@ def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
 def test_a_second_run_does_not_enlarge_the_first_ones_outputs(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     upscale([tmp_path], nearest_model(2))
-    again = upscale([tmp_path], nearest_model(2), overwrite=True)
+    again = upscale([tmp_path], nearest_model(2), UpscaleSettings(overwrite=True))
     assert [done.source.name for done in again.done] == ["a.png"]
     assert names(tmp_path) == ["a.png", "a_x2.png"]
     kept = upscale([tmp_path], nearest_model(2))
@@ -68,7 +67,9 @@ def test_output_names_are_unique(tmp_path: Path) -> None:
     sources = [put(tmp_path / folder / "a.png", height) for folder, height in (("one", 5), ("two", 6), ("three", 7))]
     put(tmp_path / "one" / "A.jpg")
     report = upscale(
-        [*sources, tmp_path / "one" / "A.jpg"], nearest_model(2), output=tmp_path / "out", extension=".png"
+        [*sources, tmp_path / "one" / "A.jpg"],
+        nearest_model(2),
+        UpscaleSettings(output=tmp_path / "out", extension=".png"),
     )
     outputs = [done.output.name for done in report.done]
     assert outputs == ["a_x2.png", "a_x2-2.png", "a_x2-3.png", "A_x2-4.png"]
@@ -78,11 +79,16 @@ def test_output_names_are_unique(tmp_path: Path) -> None:
 def test_no_input_is_ever_overwritten(tmp_path: Path) -> None:
     source = put(tmp_path / "a.png")
     before = source.read_bytes()
-    for options in ({"suffix": ""}, {"output": source}, {"output": tmp_path, "suffix": ""}):
-        report = upscale([source], nearest_model(2), overwrite=True, **options)  # type: ignore[arg-type]
+    over_itself = (
+        UpscaleSettings(suffix="", overwrite=True),
+        UpscaleSettings(output=source, overwrite=True),
+        UpscaleSettings(output=tmp_path, suffix="", overwrite=True),
+    )
+    for settings in over_itself:
+        report = upscale([source], nearest_model(2), settings)
         assert "is one of the inputs" in report.failed[0].reason
     assert source.read_bytes() == before
-    report = upscale([tmp_path], nearest_model(2), suffix="", overwrite=True)
+    report = upscale([tmp_path], nearest_model(2), UpscaleSettings(suffix="", overwrite=True))
     assert "is one of the inputs" in report.failed[0].reason
 
 
@@ -91,7 +97,9 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path: Path) -> None:
         put(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"damaged")
     put(tmp_path / "d.png", alpha=torch.ones(1, 6, 8))
-    report = upscale([tmp_path, tmp_path / "nowhere.png", f"{tmp_path}/*.bmp"], nearest_model(2), extension=".jpg")
+    report = upscale(
+        [tmp_path, tmp_path / "nowhere.png", f"{tmp_path}/*.bmp"], nearest_model(2), UpscaleSettings(extension=".jpg")
+    )
     assert [done.source.name for done in report.done] == ["a.png", "c.png"]
     reasons = {failed.source.name: failed.reason for failed in report.failed}
     assert set(reasons) == {"b.png", "d.png", "nowhere.png", "*.bmp"}
@@ -134,25 +142,27 @@ def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:
     put(tmp_path / "a.png", 40, 30)
     model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
     whole = read_picture(upscale([tmp_path / "a.png"], model).done[0].output).rgb
-    (tiled,) = upscale([tmp_path / "a.png"], model, suffix="_tiled", tile=8).done
+    (tiled,) = upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_tiled", tile=8)).done
     assert tiled.tile == 8
     assert (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
     model.inputs.clear()
-    upscale([tmp_path / "a.png"], model, suffix="_plus", self_ensemble=True)
+    upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_plus", self_ensemble=True))
     assert len(model.inputs) == 8
     unbounded = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
-    assert upscale([tmp_path / "a.png"], unbounded, suffix="_s", tile=8, overlap=2).done[0].seam == 0
+    assert upscale([tmp_path / "a.png"], unbounded, UpscaleSettings(suffix="_s", tile=8, overlap=2)).done[0].seam == 0
 
 
 def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
-    (done,) = upscale([tmp_path / "a.png"], nearest_model(2), output=tmp_path / "new" / "big.tiff").done
+    (done,) = upscale(
+        [tmp_path / "a.png"], nearest_model(2), UpscaleSettings(output=tmp_path / "new" / "big.tiff")
+    ).done
     assert read_picture(done.output).format == "TIFF"
     put(tmp_path / "b.png")
     with pytest.raises(UsageError, match=r"big\.tiff is one file, but the inputs are 2 pictures"):
-        upscale([tmp_path], nearest_model(2), output=tmp_path / "big.tiff")
+        upscale([tmp_path], nearest_model(2), UpscaleSettings(output=tmp_path / "big.tiff"))
     with pytest.raises(UsageError, match=r"extension '\.gif' is not one of"):
-        upscale([tmp_path], nearest_model(2), extension=".gif")
+        upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".gif"))
 
 
 def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
