@@ -119,20 +119,12 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
     return chosen[0] if chosen else None
 
 
-def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path]:
+def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
     if not lr_folder.is_dir():
         raise SrkdError(f"LR folder {lr_folder} does not exist")
-    stored: dict[str, Path] = {}
-    for path in list_images(lr_folder):
-        stored.setdefault(path.stem, path)
-    partners = {}
-    missing = []
-    for image in images:
-        partner = stored.get(f"{image.stem}x{scale}") or stored.get(image.stem)
-        if partner is None:
-            missing.append(image.stem)
-        else:
-            partners[image] = partner
+    stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # of equal stems the first
+    partners = {image: stored.get(f"{image.stem}x{scale}") or stored.get(image.stem) for image in images}
+    missing = [image.stem for image, partner in partners.items() if partner is None]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise SrkdError(

@@ -49,7 +49,7 @@ def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = Fals
     unique = tuple(dict.fromkeys(addresses))
 
     def keep(address: str, feature: torch.Tensor) -> None:
-        if not padded:
+        if not padded:  # keep the input's own positions: a network that pads its input has larger features
             h, w = sizes[-1]
             feature = feature[..., :h, :w]
         features[address] = feature.clone()

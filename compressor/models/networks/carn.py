@@ -79,7 +79,6 @@ class Cascade(nn.Module):
 
 class CARN(Network):
     spec: CARNSpec
-    groups = 1
 
     def __init__(self, spec: CARNSpec) -> None:
         super().__init__()

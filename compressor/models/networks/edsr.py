@@ -103,9 +103,6 @@ def axes(spec: EDSRSpec) -> AxisPlan:
     return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 
-CSD_RES_SCALE = Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)")
-
-
 @dataclass(frozen=True, kw_only=True)
 class EDSRNaming(Naming):
     """{n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
@@ -164,7 +161,7 @@ CSD = EDSRNaming(
     upsampler="upsampler.blocks",
     step=1,
     tail="tail_conv",
-    res_scale=CSD_RES_SCALE,
+    res_scale=Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)"),
 )
 
 ARCHITECTURE = Architecture(
@@ -175,18 +172,9 @@ ARCHITECTURE = Architecture(
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(
         OFFICIAL.dialect("edsr-pytorch", "edsr-pytorch", "rcan", marks=("head.0.weight", "body.0.body.0.weight")),
-        BASICSR.dialect(
-            "basicsr",
-            "basicsr",
-            marks=("conv_first.weight", "body.0.conv1.weight"),
-            wrapping="params",
-            fixed={"mean_shift": "constant"},
-        ),
+        BASICSR.dialect("basicsr", "basicsr", marks=("conv_first.weight", "body.0.conv1.weight"), wrapping="params"),
         CSD.dialect(
-            "csd",
-            "csd",
-            marks=("body_conv.weight", "body.0.conv1.weight"),
-            wrapping="model_state_dict > module.*",
+            "csd", "csd", marks=("body_conv.weight", "body.0.conv1.weight"), wrapping="model_state_dict > module.*"
         ),
         FAKD.dialect("fakd", "fakd", marks=("head.0.weight", "body3.0.body.0.weight")),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -168,8 +168,13 @@ class Naming(ABC):
         surplus: Callable[[str], bool] = is_mean_shift,
         fixed: Mapping[str, Any] | None = None,
     ) -> Dialect:
-        """Return the dialect of files that hold tensors named `marks`."""
-        options: dict[str, Any] = {"code_bases": code_bases, "wrapping": wrapping, "fixed": fixed or {}}
+        """Return the dialect of files that hold tensors named `marks`.
+
+        Files without a mean shift are of a code base that knows the constant one only.
+        """
+        dialect = Dialect(
+            name, has_tensors(*marks), self.read, self.names, surplus, code_bases, wrapping, fixed=fixed or {}
+        )
         if self.mean_in_file:
-            options |= {"surplus": surplus, "companions": constant_mean_shift}
-        return Dialect(name, has_tensors(*marks), self.read, self.names, **options)
+            return replace(dialect, companions=constant_mean_shift)
+        return replace(dialect, surplus=lambda name: False, fixed={**dialect.fixed, "mean_shift": "constant"})

@@ -244,13 +244,7 @@ ARCHITECTURE = Architecture(
             fixed=NO_RES_SCALE,
         ),
         FAKD.dialect("fakd", "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
-        BASICSR.dialect(
-            "basicsr",
-            "basicsr",
-            marks=("body.0.residual_group.0.rcab.0.weight",),
-            wrapping="params",
-            fixed={"mean_shift": "constant"},
-        ),
+        BASICSR.dialect("basicsr", "basicsr", marks=("body.0.residual_group.0.rcab.0.weight",), wrapping="params"),
         CSD.dialect(
             "csd",
             "csd",
