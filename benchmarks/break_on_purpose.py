@@ -130,8 +130,8 @@ BREAKS = (
     Break(
         "thirds of FAKD's body",
         "compressor/models/networks/edsr.py",
-        "first, second = depth // 3",
-        "first, second = (depth + 1) // 3",
+        "(0, spec.depth // 3",
+        "(0, (spec.depth + 1) // 3",
         ("models/test_networks.py", "models/test_networks_table.py"),
     ),
     Break(
