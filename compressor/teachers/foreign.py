@@ -60,11 +60,11 @@ class ForeignModel(ImageModel):
     """A program as a model of images in [0,1] of any size: it gives outputs only."""
 
     network = None
+    device = torch.device("cpu")
 
     def __init__(self, program: Program, img_range: float = 1.0) -> None:
         super().__init__()
         self.program, self.facts, self.img_range = program, program.facts, img_range
-        self._device = torch.device("cpu")
         for name, tensor in program.tensors():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise SrkdError(f"tensor {name[:100]} of this {self.backend} model holds NaN or infinity")
@@ -86,12 +86,8 @@ class ForeignModel(ImageModel):
     def params(self) -> int | None:
         return self.facts.params
 
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
     def move_to(self, device: torch.device) -> ForeignModel:
-        self._device = self.program.move_to(device)
+        self.device = self.program.move_to(device)
         return self
 
     @property
@@ -120,7 +116,7 @@ class ForeignModel(ImageModel):
                 "export it with dynamic height and width"
             )
         # Reflected without the edge, as spandrel and the networks' own test scripts do.
-        lr_on_device = lr.to(self._device, torch.float32)
+        lr_on_device = lr.to(self.device, torch.float32)
         inputs = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False) * self.img_range
         batch = self.facts.largest_batch or len(inputs)
         outputs = [self._run_batch(part, self.facts.largest_batch or len(part)) for part in torch.split(inputs, batch)]
