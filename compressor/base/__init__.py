@@ -1,1 +1,1 @@
-"""What every package stands on: errors, files, the cache folder, the machine, random numbers, ranks and processes."""
+"""The base of every package: errors, files, the cache folder, the machine, random numbers, ranks and processes."""

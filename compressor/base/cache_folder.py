@@ -229,7 +229,7 @@ def _lock(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True
 
 
 def _is_unlocked(lock: Path) -> bool:
-    """Whether no process holds this lock: its file is removed when its holder is done."""
+    """Return True if no process holds this lock: its file is removed when its holder is done."""
     try:
         with open(lock, "r+b") as file:
             return _lock(file.fileno(), shared=False, wait=False, unsupported=False)
@@ -238,7 +238,7 @@ def _is_unlocked(lock: Path) -> bool:
 
 
 def _is_in_use(entry: Path) -> bool:
-    """Whether a process has mapped a file of the entry."""
+    """Return True if a process has mapped a file of the entry."""
     for path in entry.iterdir():
         try:
             with open(path, "r+b") as file:

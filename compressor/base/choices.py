@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 Border: TypeAlias = Literal["mirror", "clamp"]
-"""What lies beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
+"""The pixels beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
 
 Init: TypeAlias = Literal["inherit", "random"]
 """The weights a student starts from: cut from the teacher's, or random."""

@@ -56,7 +56,7 @@ def report_unwritable(path: object) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch, ONNX Runtime and Python each report it in another way."""
+    """Return True if memory ran out: torch, ONNX Runtime and Python each report it in another way."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -52,7 +52,13 @@ class Rank:
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
-        rank = cls(*(_read_count(environment, name) for name in names))
+        counts = []
+        for name in names:
+            text = environment.get(name, "0")
+            if not text.isdecimal():
+                raise UsageError(f"{name}={text!r} in the environment is not a count: start with torchrun")
+            counts.append(int(text))
+        rank = cls(*counts)
         if not rank.index < rank.world_size:
             raise UsageError(f"RANK={rank.index} is not a rank below WORLD_SIZE={rank.world_size}: start with torchrun")
         return rank
@@ -73,13 +79,6 @@ class Rank:
             )
         share = batch // self.world_size
         return range(self.index * share, (self.index + 1) * share)
-
-
-def _read_count(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "0")
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text!r} in the environment is not a count: start with torchrun")
-    return int(text)
 
 
 class Processes:

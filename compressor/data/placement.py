@@ -38,7 +38,7 @@ def fits_on_device(
     note: Note,
     free: Callable[[torch.device], int | None] = free_memory,
 ) -> bool:
-    """Whether so many bytes may be put on the device; a note reports the answer."""
+    """Return True if so many bytes may be put on the device; a note reports the answer."""
     free_bytes = free(device)
     if free_bytes is None or size <= MEMORY_SHARE * free_bytes:
         note(f"{what} ({format_bytes(size)}) are on {device}")

@@ -120,7 +120,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The images of a run by the names of their files; whether they can be decoded is not known yet."""
+    """The images of a run by the names of their files; none has been decoded yet."""
 
     origin: str
     training: int

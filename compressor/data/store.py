@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,16 +223,16 @@ def read_entry(folder: Path) -> DecodedImages:
         scale, lr_bytes, hr_bytes = index["scale"], index["lr_bytes"], index["hr_bytes"]
     except (ValueError, LookupError, TypeError) as error:
         raise SrkdError(f"its {INDEX_FILE} cannot be read: {error}") from error
-    lr = _map_pixels(folder / LR_FILE, lr_bytes)
-    return DecodedImages(scale, images, lr, None if hr_bytes is None else _map_pixels(folder / HR_FILE, hr_bytes))
 
+    def map_pixels(name: str, size: int) -> torch.Tensor:
+        with open(folder / name, "rb") as file:
+            actual = os.fstat(file.fileno()).st_size
+            if actual != size:
+                raise SrkdError(f"{name} has {actual:,} bytes and should have {size:,}")
+            return _map_u8(file, size)
 
-def _map_pixels(path: Path, size: int) -> torch.Tensor:
-    with open(path, "rb") as file:
-        actual = path.stat().st_size
-        if actual != size:
-            raise SrkdError(f"{path.name} has {actual:,} bytes and should have {size:,}")
-        return _map_u8(file, size)
+    lr = map_pixels(LR_FILE, lr_bytes)
+    return DecodedImages(scale, images, lr, None if hr_bytes is None else map_pixels(HR_FILE, hr_bytes))
 
 
 def _map_u8(file: IO[bytes], size: int) -> torch.Tensor:

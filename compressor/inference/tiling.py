@@ -29,7 +29,7 @@ WindowProgress: TypeAlias = Callable[[int, int], None]
 """Called as progress(done, total), in windows."""
 
 AUTO_MEMORY_BYTES = 4 * 1024**3
-"""The bound that selects a tile size when none is given."""
+"""The bound that selects a tile size when no tile is set."""
 
 ASSUMED_CHANNELS = 256
 """The bound is for networks of this width: three feature maps at LR size and two at output size, in float32."""
@@ -166,7 +166,7 @@ def _round_up(size: int, multiple: int) -> int:
 
 
 def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> int:
-    """Return the tile size to try first: the given one, else the largest within the memory bound."""
+    """Return the tile size to try first: `tile`, else the largest within the memory bound."""
     whole = max(padded.shape[-2:])
     if tile is not None:
         return tile or whole

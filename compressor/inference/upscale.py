@@ -59,7 +59,7 @@ class UpscaleReport:
 
 @dataclass(frozen=True)
 class UpscaleSettings:
-    """Where the outputs go, and how pictures are cut. `output` is a folder, or a file for one picture.
+    """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture.
 
     Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. Existing
     files are kept unless `overwrite`.
