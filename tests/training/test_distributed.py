@@ -185,7 +185,7 @@ def test_torchrun_that_begins_anew_continues_the_run(inputs, undisturbed, tmp_pa
         in_training(process, run, lambda: workers(process)[1].kill())
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
-    assert f"begun anew by torchrun: continuing {run}" in out
+    assert f"started again by torchrun: continuing {run}" in out
     assert outcome(run) == outcome(undisturbed)
 
 
