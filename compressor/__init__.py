@@ -1,1 +1,1 @@
-"""The ground: networks, students, data, metrics, taps, training. Imports nothing of the other rooms."""
+"""Networks, teachers, runtimes, data and training: everything that recipes, export and the demo stand on."""

@@ -17,7 +17,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from export import to_onnx
 from export.conversion import Conversion
 from export.exporting import FileReport, Source, export_model
-from tests.export.test_export_onnx import scaled
+from tests.support.onnx_files import scaled
 
 
 @pytest.fixture

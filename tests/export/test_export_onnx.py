@@ -17,7 +17,6 @@ import onnx
 import onnxsim
 import pytest
 import torch
-from onnx import numpy_helper
 
 import export.divergence
 import export.formats
@@ -35,6 +34,7 @@ from export.exporting import ExportReport, FileReport, Source, export_metadata, 
 from export.formats import FORMATS, Bounds
 from export.verify import ProofInput, proof_inputs, verify
 from srkd.console import json_value
+from tests.support.onnx_files import scaled
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
 SPECS = (
@@ -105,18 +105,6 @@ def test_the_file_names_no_path_and_is_the_same_twice(network: Network, good: Pa
 
 
 Change = Callable[[onnx.ModelProto], None]
-
-
-def scaled(name: str, factor: float) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        for tensor in model.graph.initializer:
-            if tensor.name == name:
-                values = numpy_helper.to_array(tensor) * np.float32(factor)
-                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-                return
-        raise AssertionError(f"{name} is not in {[tensor.name for tensor in model.graph.initializer]}")
-
-    return change
 
 
 def shuffled_otherwise(model: onnx.ModelProto) -> None:

@@ -64,6 +64,17 @@ def test_no_import_cycles() -> None:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
+def test_no_test_imports_another() -> None:
+    """Shared helpers live in tests/support."""
+    importing = {}
+    for path in (ROOT / "tests").rglob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        if others := {name for name in names if name.startswith("tests.") and ".test_" in name}:
+            importing[path.name] = others
+    assert importing == {}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_has_a_docstring(path: Path) -> None:
     if path.read_text().strip():

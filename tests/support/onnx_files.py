@@ -1,12 +1,13 @@
-"""ONNX files that srkd did not write."""
+"""ONNX files that srkd did not write, and changes to those that it did."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 
 def enlarger(
@@ -39,3 +40,17 @@ def enlarger(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save_model(model, str(path), save_as_external_data=outside, location=f"{path.stem}.data", size_threshold=0)
     return path
+
+
+def scaled(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    """Return a change of a model that multiplies the weight `name`."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name == name:
+                values = numpy_helper.to_array(tensor) * np.float32(factor)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+                return
+        raise AssertionError(f"{name} is not in {[tensor.name for tensor in model.graph.initializer]}")
+
+    return change
