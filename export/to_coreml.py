@@ -1,7 +1,8 @@
 """Core ML, for macOS and iOS: an .mlpackage (a folder) with an ML program in float32.
 
 Such a program runs on macOS and iOS only. Elsewhere it is checked before it gets its name for its inputs and outputs,
-for tensors of more axes than Core ML takes, and for its weights, which are the network's, bit for bit.
+for tensors of more axes than Core ML takes, and for its weights, which are those of the network (or of its form for one
+size), bit for bit.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from compressor.runtimes.coreml_runtime import read_image_format
 from export.conversion import CannotConvert, Conversion, require_size, silence
-from export.fixed_copy import fixed_copy
 
 INPUT, OUTPUT = "lr", "sr"
 MAX_SIDE = 2048
 """Core ML needs a bound where sizes are free."""
 MAX_AXES = 5
+TARGETS = {"iOS15": "iOS 15, macOS 12", "iOS16": "iOS 16, macOS 13"}
 SKIPPED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_bias")
 """Passes that multiply constants into weights: without them the weights are the network's, and can be compared."""
 LAYERS_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm)
@@ -37,7 +38,10 @@ def convert(job: Conversion) -> Mapping[str, object]:
     arch, size = job.network.spec.arch, job.options.lr_size
     try:
         with silence():
-            model = _convert_traced(job.network, size)
+            network = job.network if size is None else job.network.for_size(size[1], size[0])
+            # Windows are cut by pixel unshuffle, an operation since iOS 16.
+            target = "iOS15" if network is job.network else "iOS16"
+            model = _convert_traced(network, size, target)
             model.user_defined_metadata.update(job.metadata)
             _describe(model, job.network)
             model.save(str(job.path))
@@ -48,17 +52,17 @@ def convert(job: Conversion) -> Mapping[str, object]:
     for operation in program.functions["main"].operations:
         if any(value.shape is not None and len(value.shape) > MAX_AXES for value in operation.outputs):
             raise CannotConvert(f"Core ML takes tensors of at most {MAX_AXES} axes, {operation.name} has more")
-    count = _require_weights(program, job.network)
+    count = _require_weights(program, network)
     return {
         "coremltools": installed_version("coremltools"),
-        "target": "iOS 15, macOS 12",
+        "target": TARGETS[target],
         "operations": sum(operation.op_type != "const" for operation in program.functions["main"].operations),
         "weights_equal": f"{count} tensors",
         **({} if size is not None else {"max_size": f"{MAX_SIDE}x{MAX_SIDE}"}),
     }
 
 
-def _convert_traced(network: Network, size: tuple[int, int] | None) -> Any:
+def _convert_traced(network: Network, size: tuple[int, int] | None, target: str) -> Any:
     import coremltools as ct
 
     step = network.descriptor.size_multiple
@@ -66,8 +70,7 @@ def _convert_traced(network: Network, size: tuple[int, int] | None) -> Any:
     width, height = size or (max(least, 64), max(least, 48))
     example = torch.zeros(1, network.descriptor.channels, height, width)
     with torch.no_grad():
-        module = network if size is None else fixed_copy(network, size)
-        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
     shape: tuple[Any, ...] = tuple(example.shape)
     if size is None:
         shape = (*shape[:2], ct.RangeDim(least, MAX_SIDE, height), ct.RangeDim(least, MAX_SIDE, width))
@@ -79,7 +82,7 @@ def _convert_traced(network: Network, size: tuple[int, int] | None) -> Any:
         outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
         convert_to="mlprogram",
         compute_precision=ct.precision.FLOAT32,
-        minimum_deployment_target=ct.target.iOS15,
+        minimum_deployment_target=ct.target[target],
         pass_pipeline=passes,
         skip_model_load=True,
     )

@@ -18,7 +18,6 @@ from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from export.conversion import CannotConvert, Conversion, example_size, require_size, silence
-from export.fixed_copy import fixed_copy
 
 PLANNED_BYTES = 256 * 1024**2
 """The limit of planned memory where a file takes any size."""
@@ -59,7 +58,7 @@ def _lower(network: Network, size: tuple[int, int] | None, side: int | None) -> 
     with torch.no_grad():
         if size is not None:
             example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
-            program = torch.export.export(fixed_copy(network, size), (example,), strict=False)
+            program = torch.export.export(network.for_size(size[1], size[0]), (example,), strict=False)
         else:
             free = {axis: torch.export.Dim(name, min=1, max=side) for axis, name in ((2, "height"), (3, "width"))}
             program = torch.export.export(network, (_example(network),), dynamic_shapes=(free,), strict=False)

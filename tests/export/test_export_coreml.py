@@ -79,6 +79,7 @@ def test_networks_of_windows_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> No
     message = package(file.path).get_spec().description
     assert list(message.input[0].type.multiArrayType.shape) == [1, spec.channels, 6, 11]
     assert not message.input[0].type.multiArrayType.shapeRange.sizeRanges
+    assert file.facts["target"] == "iOS 16, macOS 13"
     assert list(message.output[0].type.multiArrayType.shape) == [1, spec.channels, 12, 22]
     free = exported(build(spec, seed=1), tmp_path)
     assert free.verdict == "unavailable" and "--static 64x64" in str(free.reason)
@@ -99,8 +100,8 @@ def test_weights_that_are_not_the_networks_are_noticed(
 
     convert = to_coreml._convert_traced
 
-    def other(source: Network, size: tuple[int, int] | None) -> Any:
-        made = convert(source, size)
+    def other(source: Network, size: tuple[int, int] | None, target: str) -> Any:
+        made = convert(source, size, target)
         source.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
         return made
 

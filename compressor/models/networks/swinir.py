@@ -326,18 +326,20 @@ class FixedSwinIR(SwinIR):
         self.load_state_dict(network.state_dict())
         rows, columns = (network.padded_positions(size, torch.device("cpu")) for size in (height, width))
         self.rows, self.columns = _runs(rows), _runs(columns)
+        self.sr_size = (height * network.spec.scale, width * network.spec.scale)
         groups = cast(Iterable[Group], network.groups)
         self.groups = nn.Sequential(*(FixedGroup(group, len(rows), len(columns)) for group in groups))
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
-        if self.rows != [(0, lr.shape[2])]:
+        if len(self.rows) > 1:
             lr = torch.cat([lr[:, :, start:stop] for start, stop in self.rows], 2)
-        if self.columns != [(0, lr.shape[3])]:
+        if len(self.columns) > 1:
             lr = torch.cat([lr[:, :, :, start:stop] for start, stop in self.columns], 3)
         return lr
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return sr[:, :, :height, :width]
+        # Not the sizes of the caller, which a trace computes from the image: converters fail on that.
+        return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
 
 
 def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
