@@ -79,7 +79,7 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     assert facts["request"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
     assert facts["data"]["validation"] == ["astronaut", "chelsea"]
     assert any("only label" in line for line in notes)
-    with pytest.raises(SrkdError, match="finished"):
+    with pytest.raises(SrkdError, match=r"--resume .*finished.*student\.safetensors"):
         resume(out)
 
 

@@ -169,7 +169,7 @@ def test_links_and_special_files_are_refused_at_the_start(tmp_path: Path) -> Non
     }.items():
         app = write_app(tmp_path / name)
         make(app / "icons" / "strange")
-        with pytest.raises(SrkdError, match=r"strange is (a symbolic link|not a regular file)"):
+        with pytest.raises(SrkdError, match=r"icons/strange.*(symbolic link|regular file)"):
             files.read_app(app)
 
 
@@ -187,15 +187,15 @@ def test_a_link_that_comes_later_leads_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_app_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SrkdError, match="holds no built app"):
+    with pytest.raises(SrkdError, match=r"test_a_folder_that_is_no_app.*index\.html"):
         files.read_app(tmp_path)
     app = write_app(tmp_path / "dist")
     with monkeypatch.context() as patched:
         patched.setattr(files, "MAX_FILES", 3)
-        with pytest.raises(SrkdError, match="more than 3 files"):
+        with pytest.raises(SrkdError, match=r"dist.*\b3 files"):
             files.read_app(app)
     monkeypatch.setattr(files, "MAX_BYTES", 60)
-    with pytest.raises(SrkdError, match="too large for a demo"):
+    with pytest.raises(SrkdError, match=r"app-0123456789abcdef\.js\.gz.*0 MB"):
         files.read_app(app)
 
 
@@ -504,7 +504,7 @@ def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
 def test_a_taken_port_is_an_error_in_one_line(server: Served) -> None:
     with pytest.raises(SrkdError, match=f"port {server.port}: the port is taken"):
         bind_sockets("127.0.0.1", server.port)
-    with pytest.raises(UsageError, match="no such address"):
+    with pytest.raises(UsageError, match=r"--host no\.such\.host\.invalid.*127\.0\.0\.1.*0\.0\.0\.0"):
         bind_sockets("no.such.host.invalid", 0)
-    with pytest.raises(SrkdError, match="this machine has no such address"):
+    with pytest.raises(SrkdError, match=r"192\.0\.2\.77.*--host 0\.0\.0\.0"):
         bind_sockets("192.0.2.77", 0)

@@ -118,7 +118,7 @@ def test_fusing_would_change_the_weights(network: Network, tmp_path: Path, monke
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="here it runs")
 def test_where_it_cannot_be_run_one_line_says_so(good: Path) -> None:
-    with pytest.raises(SrkdError, match="run on macOS only"):
+    with pytest.raises(SrkdError, match=r"good.*macOS"):
         open_model(good)
 
 

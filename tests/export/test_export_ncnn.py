@@ -103,7 +103,7 @@ def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
     assert file.parity.max_abs < 2e-5
     runtime = open_model(file.path)
     assert runtime.descriptor == replace(network.descriptor, fixed_size=(22, 17))
-    with pytest.raises(UsageError, match="takes images of 22x17"):
+    with pytest.raises(UsageError, match=r"22x17.*16x17"):
         runtime.run(torch.rand(1, 3, 17, 16))
 
 
@@ -203,12 +203,12 @@ def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, mon
 
 def test_a_crash_of_ncnn_is_one_line(copy_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to_ncnn.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
-    with pytest.raises(SrkdError, match=r"ncnn does not run it: it fails on \[3, 8, 9\]"):
+    with pytest.raises(SrkdError, match=r"ncnn.*\[3, 8, 9\].*-1"):
         to_ncnn.try_run(copy_of, ("data", "nothing"), [(3, 8, 9)])
     (tmp_path / "crash").mkdir()
     (tmp_path / "crash" / "ncnn.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "crash"))
-    with pytest.raises(SrkdError, match=r"ncnn does not run it: its process crashed \(SIGSEGV\)"):
+    with pytest.raises(SrkdError, match=r"ncnn.*SIGSEGV"):
         to_ncnn.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
 
 

@@ -103,13 +103,13 @@ def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> No
 
 
 def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--sizes is for TensorRT engines"):
+    with pytest.raises(UsageError, match=r"--sizes.*--static"):
         exported(network, tmp_path, "onnx", FileOptions(sizes=((40, 24), (64, 32))))
-    with pytest.raises(UsageError, match="--static is for one size and --sizes for many"):
+    with pytest.raises(UsageError, match=r"--static.*--sizes"):
         FileOptions(lr_size=(8, 8), sizes=((40, 24), (64, 32)))
-    with pytest.raises(UsageError, match="--sizes 64x32,40x24: the second is the largest"):
+    with pytest.raises(UsageError, match="--sizes 64x32,40x24"):
         tuned_and_largest([(64, 32), (40, 24)])
-    with pytest.raises(UsageError, match="--sizes has 3 sizes"):
+    with pytest.raises(UsageError, match=r"--sizes .*\b3 sizes.*320x180,640x360"):
         tuned_and_largest([(1, 1)] * 3)
     assert tuned_and_largest([(64, 32)]) == ((64, 32), (64, 32)) and tuned_and_largest(None) is None
 

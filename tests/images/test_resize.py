@@ -142,13 +142,13 @@ def test_reflection_is_a_triangle_wave() -> None:
 
 
 def test_mistakes_are_told_in_one_line() -> None:
-    with pytest.raises(SrkdError, match="divide by 255"):
+    with pytest.raises(SrkdError, match=r"torch\.uint8: divide by 255"):
         imresize(torch.zeros(4, 4, dtype=torch.uint8), 0.5)
-    with pytest.raises(SrkdError, match="uint8"):
+    with pytest.raises(SrkdError, match=r"uint8.*torch\.float32"):
         downscale_u8(torch.zeros(4, 4), 2)
-    with pytest.raises(SrkdError, match="positive number, got nan"):
+    with pytest.raises(SrkdError, match=r"scale.*nan"):
         imresize(torch.zeros(4, 4), math.nan)
-    with pytest.raises(SrkdError, match="without pixels"):
+    with pytest.raises(SrkdError, match=r"\(3, 0, 4\)"):
         imresize(torch.zeros(3, 0, 4), 2.0)
     with pytest.raises(SrkdError, match="3x2 is smaller than the scale 4"):
         mod_crop(torch.zeros(3, 2, 3), 4)

@@ -159,7 +159,7 @@ def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.
 
     write_picture(Picture(torch.zeros(3, 40, 200)), data / "plain" / "long.png")
     sets = find_sets(data / "plain", scale=2)
-    with pytest.raises(SrkdError, match=r"fake needs more memory than there is for .*: give a tile size"):
+    with pytest.raises(SrkdError, match=r"fake .*plain/long\.png.*--tile"):
         evaluate([Fake(hungry, Descriptor(scale=2, receptive_radius=None))], sets, AT_X2)
 
 
@@ -169,9 +169,9 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
         evaluate([nearest_model(3)], sets, AT_X2)
     with pytest.raises(UsageError, match="no image sets"):
         evaluate([], (), AT_X2)
-    with pytest.raises(UsageError, match="two image sets have one name"):
+    with pytest.raises(UsageError, match=r"\(plain, plain\): rename"):
         evaluate([], (*sets, *sets), AT_X2)
-    with pytest.raises(SrkdError, match="fake gave values that are not numbers"):
+    with pytest.raises(SrkdError, match=r"fake .*\(torch, fp32\)"):
         evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, AT_X2)
     write_picture(Picture(torch.zeros(3, 14, 99)), data / "plain" / "thin.png")
     with pytest.raises(SrkdError, match=r"thin\.png has 99x14 pixels: x2 with a border of 2 needs 15 a side for SSIM"):

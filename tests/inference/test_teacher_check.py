@@ -138,7 +138,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.repeat_interleave(2, 2).repeat_interleave(2, 3) / (x.mean() * 0)
 
-    with pytest.raises(SrkdError, match="gives NaN or infinity on an ordinary photograph"):
+    with pytest.raises(SrkdError, match="NaN or infinity"):
         check_teacher(load_teacher(save_torchscript(Infinite(), tmp_path / "inf.pt")))
 
 

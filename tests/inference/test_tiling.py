@@ -158,7 +158,7 @@ def test_hopeless_memory_and_other_failures_are_calls() -> None:
     def starved(lr: torch.Tensor) -> torch.Tensor:
         raise MemoryError
 
-    with pytest.raises(SrkdError, match="out of memory even with tiles of 25 pixels"):
+    with pytest.raises(SrkdError, match=r"25 pixels.*smaller network or picture"):
         run_on(starved, noise(1, 3, 100, 100), scale=2, radius=3)
 
     def broken(lr: torch.Tensor) -> torch.Tensor:
@@ -166,7 +166,7 @@ def test_hopeless_memory_and_other_failures_are_calls() -> None:
 
     with pytest.raises(RuntimeError, match="something else"):
         run_on(broken, noise(1, 3, 9, 9), scale=2, radius=3)
-    with pytest.raises(SrkdError, match="is its scale really 3"):
+    with pytest.raises(SrkdError, match=r"\(1, 3, 18, 18\).*\(1, 3, 27, 27\).*scale.* 3"):
         run_on(nearest(2), noise(1, 3, 9, 9), scale=3, radius=0)
     with pytest.raises(UsageError, match="tile=-1"):
         run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=0, tile=-1)

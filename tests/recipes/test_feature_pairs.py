@@ -78,7 +78,7 @@ def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> Non
     out = tmp_path / "run"
     compress(teacher, recipe="hkdsr", width=0.5, steps=1, out=out, settings=settings, announce=notes.append)
     assert sum(line.startswith("hkdsr: bands of student body[") for line in notes) == 2
-    with pytest.raises(UsageError, match="did you mean"):
+    with pytest.raises(UsageError, match=r"'bdy\[0\]'; did you mean 'body\[0\]'"):
         compress(teacher, recipe="ds", steps=1, out=tmp_path / "wrong", settings=(*small, 'taps=["bdy[0]"]'))
     assert not (tmp_path / "wrong").exists()
 

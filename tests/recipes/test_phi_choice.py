@@ -71,7 +71,7 @@ def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytes
     source = resolve_phi(weights=tmp_path / "mine.pth")
     assert (source.kind, source.path) == ("vgg19", tmp_path / "mine.pth")
     assert source.sha256 == hashlib.sha256(b"mine").hexdigest()
-    with pytest.raises(UsageError, match="--phi-weights"):
+    with pytest.raises(UsageError, match=r"phi=teacher.*leave out --phi-weights"):
         resolve_phi("teacher", tmp_path / "mine.pth")
     with pytest.raises(SrkdError, match=r"absent\.pth"):
         resolve_phi(weights=tmp_path / "absent.pth")

@@ -84,7 +84,7 @@ def test_logits_has_its_dead_zone_between_target_and_teacher():
 
 def test_logits_without_a_teacher_says_what_to_do():
     step, *_ = step_of(torch.zeros(1), torch.zeros(1))
-    with pytest.raises(SrkdError, match="--teacher"):
+    with pytest.raises(SrkdError, match="add --teacher FILE"):
         total("logits", step)
 
 

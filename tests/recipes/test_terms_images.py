@@ -265,7 +265,7 @@ def test_zoom_in_is_a_crop_of_each_patch_at_a_random_position() -> None:
     assert torch.equal(zoom_in(hr[3:5], (4, 5), seed=1, step=2, samples=(3, 4)), crops[3:5])
     assert not torch.equal(zoom_in(hr, (4, 5), seed=1, step=3, samples=range(8)), crops)
     assert torch.equal(zoom_in(hr, (12, 16), seed=1, step=2, samples=range(8)), hr)
-    with pytest.raises(UsageError, match="5x13"):
+    with pytest.raises(UsageError, match=r"5x13.*16x12"):
         zoom_in(hr, (13, 5), seed=1, step=2, samples=range(8))
 
 
@@ -288,7 +288,7 @@ def test_cells_of_the_official_zoom_in() -> None:
     corners = {found_at(everything[3 * k], hr[0])[0] for k in range(9)}
     assert corners == set(itertools.product((0, 4, 8), (0, 4, 8)))
     assert torch.equal(zoom_in_cells(hr[1:], (4, 4), 1, seed=1, step=2), cells[1:3])
-    with pytest.raises(UsageError, match="9 cells"):
+    with pytest.raises(UsageError, match=r"9 cells.*\b10 .*fewer cells"):
         zoom_in_cells(hr, (4, 4), 10, seed=1, step=2)
 
 

@@ -52,7 +52,7 @@ def offering(monkeypatch: pytest.MonkeyPatch, names: list[str], version: str = "
 
 @pytest.mark.parametrize("word", ["warp", "cuda:x", "cpu:0", "openvino:TPU", "tensorrt:GPU", ""])
 def test_a_device_word_that_means_nothing(word: str) -> None:
-    with pytest.raises(UsageError, match="ONNX Runtime runs on cpu, cuda, tensorrt, openvino here"):
+    with pytest.raises(UsageError, match=rf"'{word}'.* cpu, cuda, tensorrt, openvino"):
         select_providers(word, "fp32", 1)
 
 
@@ -163,7 +163,7 @@ def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
     runtime._gpu = torch.device("cpu")
     assert torch.equal(runtime.run(LR), plain)
     assert torch.equal(runtime.run(LR.transpose(2, 3)), OnnxRuntime(exported).run(LR.transpose(2, 3)))
-    with pytest.raises(SrkdError, match="ONNX Runtime failed on"):
+    with pytest.raises(SrkdError, match=r"small: ONNX Runtime .*\(2, 3, 7, 9\)"):
         runtime._scale = 2
         runtime.run(LR)
 

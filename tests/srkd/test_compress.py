@@ -128,7 +128,7 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teache
 def test_an_existing_run_is_left_alone(teacher, photos, tmp_path):
     out = tmp_path / "run"
     first = compress(teacher, data=photos, steps=1, out=out, settings=SMALL).student_path.read_bytes()
-    with pytest.raises(SrkdError, match="not empty"):
+    with pytest.raises(SrkdError, match=r"--out .*/run .*choose another folder"):
         compress(teacher, data=photos, steps=1, seed=3, out=out, settings=SMALL)
     assert (out / "student.safetensors").read_bytes() == first
 
@@ -187,7 +187,7 @@ def test_wrong_values_are_refused_alike(name, value, tmp_path, capfd):
 
 
 def test_out_is_needed_alike(teacher, capfd):
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(UsageError, match="'--out': the run folder"):
         compress(teacher)
     assert run(["compress", "--teacher", str(teacher)]) == 2 and "--out" in capfd.readouterr().err
 

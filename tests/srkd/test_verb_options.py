@@ -106,7 +106,7 @@ def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> No
     # mypy fails where such a comment is not needed.
     with pytest.raises(TypeError, match="outt"):
         srkd.upscale("student.onnx", "photo.png", outt="enlarged")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="model"):
+    with pytest.raises(TypeError, match="'model'"):
         srkd.export()  # type: ignore[call-arg]
 
 

@@ -198,16 +198,16 @@ def test_evaluate_takes_networks_and_open_models(model: Path, photos: Path) -> N
 
 
 def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> None:
-    with pytest.raises(UsageError, match="no model and no scale"):
+    with pytest.raises(UsageError, match=r"no model.*--scale"):
         srkd.evaluate(data=photos)
     with pytest.raises(UsageError, match="--data beside --lr"):
         srkd.evaluate(model, lr=photos)
-    with pytest.raises(SrkdError, match="does not exist"):
+    with pytest.raises(SrkdError, match="gradients/nowhere"):
         srkd.evaluate(model, data=photos / "nowhere")
     runtimes = [
         open_runtime(build(EDSRSpec(scale=scale, width=4, depth=1)), RuntimeOptions(), QUIET) for scale in (2, 3)
     ]
-    with pytest.raises(UsageError, match="differ in scale"):
+    with pytest.raises(UsageError, match=r"\(edsr x2, edsr x3\)"):
         common_scale(runtimes, None)
 
 
@@ -274,7 +274,7 @@ def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
     assert find_run_teacher(tmp_path, notes.append) is None
     assert notes == []
     (tmp_path / "a" / "run.json").write_text("[]")
-    with pytest.raises(SrkdError, match="give --teacher"):
+    with pytest.raises(SrkdError, match=r"/run\.json .*give --teacher FILE"):
         find_run_teacher(tmp_path / "a", notes.append)
 
 

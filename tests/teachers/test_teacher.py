@@ -184,7 +184,7 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
             srkd.export(path, out=tmp_path)
     foreign = srkd.load(files["ONNX"])
     for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, file)):
-        with pytest.raises(SrkdError, match="the ONNX model gives outputs only"):
+        with pytest.raises(SrkdError, match=r"ONNX model .*recipe that needs outputs only"):
             ask()
     photo = benchmarks_like(tmp_path)
     by_file, by_object = (srkd.evaluate(model, data=photo).models for model in (files["ONNX"], foreign))
@@ -194,7 +194,7 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
     torch.testing.assert_close(runtime.run(lr), load_teacher(files["torch.export"])(lr))
     with pytest.raises(UsageError, match="fp32 here, not bf16"):
         open_model(files["TorchScript"], OpenOptions(precision="bf16"))
-    with pytest.raises(UsageError, match="takes float images"):
+    with pytest.raises(UsageError, match=r"\(N, 3, H, W\).*\(1, 1, 5, 4\)"):
         runtime.run(torch.rand(1, 1, 5, 4))
 
 
@@ -253,5 +253,5 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     assert not (tmp_path / "run").exists()
     grey = tmp_path / "grey.safetensors"
     save_network(build(CompactSpec(2, 4, 1, channels=1), seed=0), grey)
-    with pytest.raises(UsageError, match="the teacher takes one channel, and compress trains on RGB"):
+    with pytest.raises(UsageError, match=r"one channel.*teacher of 3 channels"):
         compress(grey, recipe="logits", data=nowhere, out=tmp_path / "run")

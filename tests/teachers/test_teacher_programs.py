@@ -96,7 +96,7 @@ def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_pa
     for cut in (len(content) // 2, len(content) - 30):
         path = tmp_path / files[kind].name
         path.write_bytes(content[:cut])
-        with pytest.raises(SrkdError, match="damaged"):
+        with pytest.raises(SrkdError, match=r"twin\.pt2?: (.*damaged.* again|.*torch\.save)"):
             load_teacher(path)
     with zipfile.ZipFile(files[kind]) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():

@@ -152,7 +152,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
 
 
 def test_a_run_folder_without_a_pace_is_refused() -> None:
-    with pytest.raises(SrkdError, match="pace"):
+    with pytest.raises(SrkdError, match=r"pace.*'speed'"):
         read_execution_mode({"pace": {"speed": "high"}})
 
 

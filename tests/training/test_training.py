@@ -184,10 +184,10 @@ def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
 
 def test_a_run_folder_is_never_written_over(tmp_path: Path):
     RunFolder(tmp_path / "run")
-    with pytest.raises(SrkdError, match="exists and is not empty"):
+    with pytest.raises(SrkdError, match=r"--out .*/run .*choose another folder"):
         RunFolder(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SrkdError, match="exists and is not empty"):
+    with pytest.raises(SrkdError, match=r"--out .*/file .*choose another folder"):
         RunFolder(tmp_path / "file")
 
 
