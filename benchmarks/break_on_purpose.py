@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = (
+COPIED = (
     "compressor",
     "recipes",
     "export",
@@ -324,7 +324,7 @@ def caught_by(one: Break) -> str | None:
     """The first failing test of the broken tree, or None."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
-        for room in ROOMS:
+        for room in COPIED:
             source = ROOT / room
             if source.is_dir():
                 shutil.copytree(source, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
