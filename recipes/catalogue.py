@@ -1,6 +1,6 @@
 """Methods and presets by name: srkd's own, and those of installed packages. Nothing here imports torch.
 
-To add a method: one file, one line in METHODS, two presets. Another package adds methods by an entry point of the group
+To add a method: one file, one line in BUILTIN, two presets. Another package adds methods by an entry point of the group
 `srkd.recipes` that names a `Contribution`.
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from compressor.base.entry_points import NAME, package_of
-from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.base.entry_points import Table, package_of
+from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
@@ -44,7 +43,8 @@ class MethodEntry:
     where: str
     needs: TeacherNeeds
     package: str = "srkd"
-    """The distribution that provides it; the catalogue fills it in."""
+    """The distribution that provides it; the table fills it in, as the name."""
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.needs not in TEACHER_NEEDS:
@@ -63,7 +63,7 @@ class MethodEntry:
         return method
 
 
-METHODS: Mapping[str, MethodEntry] = {
+BUILTIN: Mapping[str, MethodEntry] = {
     "scratch": MethodEntry("recipes.scratch:Scratch", "nothing"),
     "inherit": MethodEntry("recipes.scratch:Inherit", "network"),
     "logits": MethodEntry("recipes.logits:Logits", "outputs"),
@@ -77,6 +77,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "csd-lite": MethodEntry("recipes.csd:CsdLite", "network"),
     "dukd": MethodEntry("recipes.dukd:DUKD", "outputs"),
 }
+"""srkd's own methods."""
 
 
 @dataclass(frozen=True)
@@ -102,79 +103,24 @@ class PresetFile:
         return (resources.files(self.module) / "presets" / f"{self.name}.yaml").read_text(encoding="utf-8")
 
 
-Entry = TypeVar("Entry", MethodEntry, PresetFile)
+def _read_contribution(point: metadata.EntryPoint) -> Contribution:
+    contribution = point.load()
+    if not isinstance(contribution, Contribution):
+        raise TypeError(f"{point.value} is not a Contribution")
+    return contribution
 
 
-@dataclass
-class Catalogue:
-    """All methods and presets by name; `notes` are lines about packages that cannot be used."""
-
-    methods: dict[str, MethodEntry]
-    presets: dict[str, PresetFile]
-    notes: list[str] = field(default_factory=list)
-
-    def method(self, name: str) -> MethodEntry:
-        return self._find("method", name, self.methods)
-
-    def preset(self, name: str) -> PresetFile:
-        return self._find("recipe", name, self.presets)
-
-    def _find(self, kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
-        """Return an entry, or refuse an unknown name with the notes: a broken package may provide it."""
-        if name not in entries:
-            raise UsageError("; ".join([f"no {kind} is called {name!r}", nearest(name, entries), *self.notes]))
-        return entries[name]
-
-    def add(self, kind: str, entries: dict[str, Entry], offers: Mapping[str, Sequence[Entry]]) -> None:
-        """Add what packages offer, by name, to `entries`; a name that is refused becomes a note with all packages."""
-        for name, offered in offers.items():
-            packages = [entry.package for entry in offered]
-            refused = f"of {' and '.join(packages)} is refused"
-            if not NAME.fullmatch(name):
-                self.notes.append(f"{kind} {name!r} {refused}: names are small letters, digits, - and _")
-            elif name in entries:
-                self.notes.append(f"{kind} {name} {refused}: srkd has a {kind} of that name")
-            elif len(offered) > 1:
-                # The order of packages must not decide what a name means.
-                self.notes.append(
-                    f"{kind} {name} is provided by {' and by '.join(packages)}, so none of them is used: rename or "
-                    "remove all but one"
-                )
-            else:
-                entries[name] = offered[0]
+def _read_methods(point: metadata.EntryPoint) -> list[MethodEntry]:
+    return _named_entries(_read_contribution(point).methods, package_of(point))
 
 
-@cache
-def catalogue() -> Catalogue:
-    """srkd's methods and presets, and those of every installed package. A broken package only adds a note."""
-    return build_catalogue(metadata.entry_points(group=GROUP))
+def _named_entries(methods: Mapping[str, MethodEntry], package: str) -> list[MethodEntry]:
+    return [dataclasses.replace(entry, name=name, package=package) for name, entry in methods.items()]
 
 
-def build_catalogue(points: Iterable[metadata.EntryPoint]) -> Catalogue:
-    result = Catalogue(dict(METHODS), {file.name: file for file in _preset_files("srkd", "recipes")})
-    methods: dict[str, list[MethodEntry]] = {}
-    presets: dict[str, list[PresetFile]] = {}
-    for point in sorted(points, key=lambda point: (package_of(point), point.name)):
-        package = package_of(point)
-        try:
-            contribution = point.load()
-            if not isinstance(contribution, Contribution):
-                raise TypeError(f"{point.value} is not a Contribution")
-            files = [] if contribution.presets is None else _preset_files(package, contribution.presets)
-            entries = [
-                (name, dataclasses.replace(entry, package=package)) for name, entry in contribution.methods.items()
-            ]
-        except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            result.notes.append(f"the package {package} cannot be used: its entry point {point.value} raised {reason}")
-            continue
-        for name, entry in entries:
-            methods.setdefault(name, []).append(entry)
-        for file in files:
-            presets.setdefault(file.name, []).append(file)
-    result.add("method", result.methods, methods)
-    result.add("recipe", result.presets, presets)
-    return result
+def _read_presets(point: metadata.EntryPoint) -> list[PresetFile]:
+    module = _read_contribution(point).presets
+    return [] if module is None else _preset_files(package_of(point), module)
 
 
 def _preset_files(package: str, module: str) -> list[PresetFile]:
@@ -185,12 +131,17 @@ def _preset_files(package: str, module: str) -> list[PresetFile]:
     return [PresetFile(name, package, module) for name in names]
 
 
+METHODS = Table("method", _named_entries(BUILTIN, "srkd"), GROUP, _read_methods)
+RECIPES = Table("recipe", _preset_files("srkd", "recipes"), GROUP, _read_presets)
+
+
+def notes() -> tuple[str, ...]:
+    """Return a line for each package, or name of a package, that was refused."""
+    return tuple(dict.fromkeys((*METHODS.notes, *RECIPES.notes)))
+
+
 def teacher_needs(method: Method) -> TeacherNeeds:
     """Return what the method needs of its teacher: as its options decide, or as its entry says."""
     if isinstance(method, ChoosesTeacherNeeds):
         return method.teacher_needs
-    return catalogue().method(method.name).needs
-
-
-def preset_names() -> tuple[str, ...]:
-    return tuple(sorted(catalogue().presets))
+    return METHODS.find(method.name).needs

@@ -33,7 +33,7 @@ from compressor.training.events import Reference
 from compressor.training.method import Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
-from recipes.catalogue import preset_names, teacher_needs
+from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.features import describe_taps
@@ -306,7 +306,7 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
 def recipes_for_outputs() -> tuple[str, ...]:
     """Return the recipes that need at most outputs of a teacher; one that does not load is left out."""
     names = []
-    for name in preset_names():
+    for name in sorted(RECIPES):
         with suppress(SrkdError):
             if not any(teacher_needs(method) == "network" for method in load_preset(name).build_methods()):
                 names.append(name)

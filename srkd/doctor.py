@@ -12,7 +12,7 @@ from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
 from export.formats import FORMATS
-from recipes.catalogue import catalogue
+from recipes.catalogue import notes
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 
@@ -90,7 +90,7 @@ def diagnose() -> Diagnosis:
                 for name, row in PROVIDERS.items()
             ),
         ),
-        notes=tuple(dict.fromkeys((*catalogue().notes, *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+        notes=tuple(dict.fromkeys((*notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from recipes.catalogue import METHODS, TEACHER_NEEDS, TeacherNeeds, catalogue
+from recipes.catalogue import BUILTIN, METHODS, RECIPES, TEACHER_NEEDS, TeacherNeeds, notes
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import is_recipe_file, load_preset
@@ -37,23 +37,23 @@ class RecipeTable:
 
 def list_recipes() -> RecipeTable:
     """Every recipe that can be read; one that cannot is a note."""
-    entries, rows, notes = catalogue(), [], list(catalogue().notes)
-    for name, file in sorted(entries.presets.items()):
+    rows, remarks = [], list(notes())
+    for name, file in sorted(RECIPES.items()):
         try:
             preset = Preset.model_validate(parse_yaml(file.text(), f"recipe {name} of {file.package}").values)
             methods = tuple(rule.name for rule in preset.methods)
-            needs: TeacherNeeds = max((entries.method(method).needs for method in methods), key=TEACHER_NEEDS.index)
+            needs: TeacherNeeds = max((METHODS.find(method).needs for method in methods), key=TEACHER_NEEDS.index)
         except (SrkdError, ValueError) as error:
             reason = str(error) if isinstance(error, SrkdError) else f"srkd recipes validate {name} says what is wrong"
-            notes.append(f"recipe {name} of {file.package} cannot be used: {reason}")
+            remarks.append(f"recipe {name} of {file.package} cannot be used: {reason}")
             continue
         rows.append(RecipeRow(name, preset.title, methods, needs, preset.schedule.steps, file.package))
-    return RecipeTable(tuple(rows), tuple(notes))
+    return RecipeTable(tuple(rows), tuple(remarks))
 
 
 def copy_recipe(name: str, target: Path) -> Path:
     """Copy a recipe to a file, or into a folder, for the user to change. An existing file is never overwritten."""
-    text = catalogue().preset(name).text()
+    text = RECIPES.find(name).text()
     path = target / f"{name}.yaml" if target.is_dir() else target
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path}: a recipe's file must end in .yaml, because a word alone is a recipe's name")
@@ -61,7 +61,7 @@ def copy_recipe(name: str, target: Path) -> Path:
         raise SrkdError(f"{path} exists and is left as it is: choose another name")
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
     # The file names srkd's schema by its full address, or none where that schema lacks one of its methods.
-    if all(rule.get("name") in METHODS for rule in parse_yaml(text, "recipe").values.get("methods", [])):
+    if all(rule.get("name") in BUILTIN for rule in parse_yaml(text, "recipe").values.get("methods", [])):
         lines.insert(0, COMMENT + schema_path().as_uri())
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

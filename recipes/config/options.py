@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import TEACHER_NEEDS, ChoosesTeacherNeeds, MethodEntry, catalogue
+from recipes.catalogue import METHODS, TEACHER_NEEDS, ChoosesTeacherNeeds, MethodEntry
 from recipes.config.errors import KeyPath, Origin, PresetError, Problem
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def read_options(
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
     """Build a method with its options, or raise one line that names every mistake."""
-    entry = catalogue().method(name)
+    entry = METHODS.find(name)
     values, problems = read_options(entry, dict(options), (), Origin(f"method {name}", {}, {}))
     if problems:
         raise PresetError(problems)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from compressor.base.errors import SrkdError, UsageError, nearest
-from recipes.catalogue import catalogue
+from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.errors import KeyPath, Origin, PresetError, Problem, file_error
 from recipes.config.options import options_model, read_options
@@ -32,7 +32,7 @@ MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
 def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
     """The preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings on top."""
     if not is_recipe_file(recipe):
-        return read_preset(catalogue().preset(recipe).text(), f"recipe {recipe}", settings)
+        return read_preset(RECIPES.find(recipe).text(), f"recipe {recipe}", settings)
     try:
         text = Path(recipe).read_text(encoding="utf-8")
     except OSError as error:
@@ -94,7 +94,7 @@ def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]
         if not isinstance(name, str):
             continue  # A mistake of the shape, reported as such.
         try:
-            entry = catalogue().method(name)
+            entry = METHODS.find(name)
         except UsageError as error:
             problems.append(origin.problem(("methods", index, "name"), None, str(error)))
             continue
@@ -139,7 +139,7 @@ def _method_rules(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
     """The option names of the method that a rule names; none for an unknown method."""
     try:
-        return tuple(options_model(catalogue().method(str(rule.get("name")))).model_fields)
+        return tuple(options_model(METHODS.find(str(rule.get("name")))).model_fields)
     except SrkdError:
         return ()
 
@@ -183,7 +183,7 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
         return [("methods", index, "options", *rest) for index in named]
     if holders := [index for index, rule in enumerate(rules) if first in _options_of(rule)]:
         return [("methods", index, "options", first, *rest) for index in holders]
-    elsewhere = [name for name in sorted(catalogue().methods) if first in _options_of({"name": name})]
+    elsewhere = [name for name in sorted(METHODS) if first in _options_of({"name": name})]
     if elsewhere and rules:
         names = " nor ".join(str(rule.get("name")) for rule in rules)
         raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, and not of {names}")

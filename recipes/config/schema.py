@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from compressor.base.files import atomic_path
-from recipes.catalogue import METHODS, MethodEntry
+from recipes.catalogue import BUILTIN, MethodEntry
 from recipes.config.options import options_model
 from recipes.config.preset import MethodRule, Preset, PresetPart
 
@@ -78,4 +78,4 @@ def schema_path() -> Path:
 
 if __name__ == "__main__":
     with atomic_path(schema_path()) as temporary:
-        temporary.write_text(schema_text(METHODS), encoding="utf-8")
+        temporary.write_text(schema_text(BUILTIN), encoding="utf-8")

@@ -56,17 +56,17 @@ def show(console: Console, options: ShowRecipeOptions) -> None:
     """Print the YAML of a recipe, with the sources of its method and numbers."""
     if options.schema == (options.name is not None):
         raise click.UsageError("give the name of a recipe, or --schema")
-    from recipes.catalogue import catalogue
+    from recipes.catalogue import METHODS, RECIPES
 
     if options.name is not None:
-        recipe = catalogue().preset(options.name)
+        recipe = RECIPES.find(options.name)
         text = recipe.text()
         content: dict[str, object] = {"name": recipe.name, "package": recipe.package, "text": text}
     else:
         from recipes.config.schema import preset_schema, schema_text
 
-        text = schema_text(catalogue().methods)
-        content = {"json_schema": preset_schema(catalogue().methods)}
+        text = schema_text(METHODS)
+        content = {"json_schema": preset_schema(METHODS)}
     if console.wants_json:
         console.emit("recipes", content)
     else:

@@ -12,7 +12,7 @@ from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
 from benchmarks.method_costs import Cost
 from benchmarks.methods_compared import all_contenders, all_methods, ranking
-from recipes.catalogue import METHODS, catalogue, preset_names
+from recipes.catalogue import METHODS, RECIPES
 from recipes.config.options import options_model
 from recipes.config.reading import load_preset
 
@@ -49,7 +49,7 @@ def test_a_page_has_a_title_the_three_answers_and_links_to_the_results(method: s
 
 @every_method
 def test_every_option_is_documented_and_every_documented_one_exists(method: str) -> None:
-    page, options = read(method), options_model(catalogue().method(method)).model_fields
+    page, options = read(method), options_model(METHODS.find(method)).model_fields
     assert [option for option in options if f"`{option}`" not in page] == []
     documented = {name: row[1] for row in table_rows(page, "option") for name in re.findall(r"`(\w+)`", row[0])}
     assert set(documented) <= set(options)
@@ -106,7 +106,7 @@ def test_no_page_calls_a_reconstructed_method_by_its_papers_name(page: Path) -> 
     assert bare_names(page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_no_recipe_does(name: str) -> None:
     preset = load_preset(name)
     assert bare_names(f"{preset.title}; {preset.source}") == []

@@ -182,10 +182,8 @@ def test_a_preset_as_a_file_is_what_its_name_gives(tmp_path):
 
 
 def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
-    from recipes.catalogue import catalogue
-
     entry = MethodEntry("recipes.csd:CsdLite", "nothing", "elsewhere")
-    monkeypatch.setitem(catalogue().methods, "csd-lite", entry)
+    monkeypatch.setitem(METHODS.rows, "csd-lite", entry)
     with pytest.raises(Exception, match=r"elsewhere.*needs 'outputs'"):
         make_method("csd-lite", {"phi": "vgg19"})
 

@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from compressor.base.entry_points import Table
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import METHODS, Contribution, MethodEntry, build_catalogue
+from recipes import catalogue
+from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
 from recipes.config.reading import load_preset
 from recipes.config.schema import COMMENT, schema_path
 from srkd.cli import run
@@ -41,48 +43,69 @@ def of(**methods: str) -> Contribution:
     return Contribution({name: MethodEntry(where, "nothing") for name, where in methods.items()})
 
 
-def test_a_package_adds_names_and_says_whose_they_are(point):
-    result = build_catalogue([point("lab", of(echo="nowhere:Echo"))])
-    assert result.method("echo").package == "lab" and result.notes == []
+@pytest.fixture
+def installed_points(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Table[MethodEntry], Table[PresetFile]]]:
+    """Makes the tables of methods and recipes where these entry points are installed."""
+
+    def install(*points: metadata.EntryPoint) -> tuple[Table[MethodEntry], Table[PresetFile]]:
+        monkeypatch.setattr(metadata, "entry_points", lambda *, group: points if group == catalogue.GROUP else ())
+        for table in (catalogue.METHODS, catalogue.RECIPES):
+            monkeypatch.setattr(table, "_all", None)
+            monkeypatch.setattr(table, "_notes", [])
+        return catalogue.METHODS, catalogue.RECIPES
+
+    return install
+
+
+def test_a_package_adds_names_and_says_whose_they_are(point, installed_points):
+    methods, _ = installed_points(point("lab", of(echo="nowhere:Echo")))
+    assert methods.find("echo").package == "lab" and catalogue.notes() == ()
     with pytest.raises(SrkdError, match=r"nowhere:Echo of lab cannot be imported \(ModuleNotFoundError"):
-        result.method("echo").load()
+        methods.find("echo").load()
 
 
-def test_our_names_stay_ours_and_both_packages_are_named(point):
-    result = build_catalogue([point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo"))])
-    assert result.method("logits") == METHODS["logits"]
-    assert result.notes == ["method logits of lab is refused: srkd has a method of that name"]
-    assert result.method("echo").package == "lab"
+def test_our_names_stay_ours_and_both_packages_are_named(point, installed_points):
+    methods, _ = installed_points(point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo")))
+    assert methods.find("logits").where == BUILTIN["logits"].where
+    assert catalogue.notes() == ("method logits of lab is refused: srkd has a method of that name",)
+    assert methods.find("echo").package == "lab"
 
 
-def test_a_name_of_two_packages_means_neither_whatever_their_order(point):
+def test_a_name_of_two_packages_means_neither_whatever_their_order(point, installed_points):
     points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
     for order in (points, points[::-1]):
-        result = build_catalogue(order)
-        with pytest.raises(UsageError, match="by one and by three and by two, so none of them is used"):
-            result.method("echo")
+        methods, _ = installed_points(*order)
+        with pytest.raises(UsageError, match=r"echo is in one and three and two: .*remove all but one"):
+            methods.find("echo")
 
 
 @pytest.mark.parametrize(
     "value, message",
     [("no contribution", "is not a Contribution"), (Contribution(presets="json"), "has no folder presets/")],
 )
-def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(point, value, message):
-    result = build_catalogue([point("broken", value), point("lab", of(echo="nowhere:Echo"))])
-    assert len(result.notes) == 1 and "broken" in result.notes[0] and message in result.notes[0]
-    assert result.preset("logits").package == "srkd" and result.method("echo").package == "lab"
+def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(point, value, message, installed_points):
+    methods, recipes = installed_points(point("broken", value), point("lab", of(echo="nowhere:Echo")))
+    (note,) = catalogue.notes()
+    assert "broken" in note and message in note
+    assert recipes.find("logits").package == "srkd" and methods.find("echo").package == "lab"
     with pytest.raises(UsageError, match=r"no recipe is called 'mine'.*broken"):
-        result.preset("mine")
+        recipes.find("mine")
 
 
-def test_a_package_that_is_not_there_is_a_note():
-    result = build_catalogue([metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes")])
-    assert "gone" in result.notes[0] and set(result.methods) == set(METHODS)
+def test_methods_of_a_package_with_broken_presets_can_be_used(point, installed_points):
+    methods, _ = installed_points(point("lab", Contribution(of(echo="nowhere:Echo").methods, presets="json")))
+    assert methods.find("echo").package == "lab" and "presets/" in catalogue.notes()[0]
+
+
+def test_a_package_that_is_not_there_is_a_note(installed_points):
+    methods, _ = installed_points(metadata.EntryPoint("gone", "gone_package:IT", "srkd.recipes"))
+    assert "gone" in catalogue.notes()[0] and set(methods) == set(BUILTIN)
 
 
 @pytest.mark.parametrize("name", ["Echo", "../x", "", "a b", "x.yaml"])
-def test_names_are_plain_words(point, name):
-    assert "small letters" in build_catalogue([point("lab", of(**{name: "a:B"}))]).notes[0]
+def test_names_are_plain_words(point, name, installed_points):
+    installed_points(point("lab", of(**{name: "a:B"})))
+    assert "small letters" in catalogue.notes()[0]
 
 
 @pytest.mark.parametrize("where, needs", [("nowhere", "nothing"), ("a:B", "everything")])

@@ -15,7 +15,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.stage import Schedule
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
-from recipes.catalogue import METHODS, preset_names
+from recipes.catalogue import METHODS, RECIPES
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 
@@ -109,12 +109,12 @@ def test_a_term_without_weight_is_refused():
         compute_losses(stage, State.fresh(build(EDSRSpec(scale=2, width=4, depth=1)), None, stage), step)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_preset_is_valid_and_every_method_has_two(name):
     preset = load_preset(name)
     assert preset.build_methods()
     base = name.removesuffix("-paper")
-    assert name == "srkd-best" or (base in METHODS and {base, f"{base}-paper"} <= set(preset_names()))
+    assert name == "srkd-best" or (base in METHODS and {base, f"{base}-paper"} <= set(RECIPES))
 
 
 def test_paper_presets_hold_the_published_schedules():
@@ -125,7 +125,7 @@ def test_paper_presets_hold_the_published_schedules():
     assert not logits.ema_warmup and not inherit.ema_warmup
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if name.endswith("-paper")])
+@pytest.mark.parametrize("name", [name for name in sorted(RECIPES) if name.endswith("-paper")])
 def test_patches_of_the_papers_are_those_of_the_scale(name: str):
     """CSD's patches have 192 HR pixels at every scale, everybody else's 48 LR pixels."""
     hr = name.removesuffix("-paper") in ("csd", "csd-lite", "inherit")
