@@ -31,7 +31,7 @@ Functions return frozen dataclasses. They take two callbacks in addition: `progr
 `--arch-option` as further keywords: `srkd.load("edsr.pt", res_scale=0.1)`.
 """
 
-PYTHON_ONLY = ("load", "save", "build_student", "cost")
+PYTHON_ONLY = ("load", "save", "build_student", "cost", "resume")
 
 
 def write() -> str:

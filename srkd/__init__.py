@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compressor.training.method import PlainMethod
     from recipes.catalogue import Contribution, MethodEntry
     from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
-    from srkd.compression import compress
+    from srkd.compression import compress, resume
 
 __version__ = "0.1.0"
 
@@ -29,12 +29,14 @@ __all__ = [
     "inspect",
     "load",
     "profile",
+    "resume",
     "save",
     "upscale",
 ]
 
 _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
+    "resume": "srkd.compression",
     "Contribution": "recipes.catalogue",
     "MethodEntry": "recipes.catalogue",
     "PlainMethod": "compressor.training.method",

@@ -32,7 +32,7 @@ from recipes.contrast import bicubic_negatives
 from recipes.csd import Csd, CsdLite
 from recipes.logits import Logits
 from recipes.perceptual import VGG19, TeacherPhi
-from srkd.compression import compress, resume
+from srkd import compress, resume
 from srkd.dry_run import dry_run
 from srkd.verb_options import CompressOptions
 from tests.support.foreign_models import save_torchscript, twin
