@@ -52,6 +52,7 @@ def write() -> str:
         function = getattr(srkd, name)
         # Annotations are strings, as their modules are not imported for them: without their quotes.
         signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+        signature = re.sub(r"<function (\w+) at \w+>", r"\1", signature)
         parts += [f"### srkd.{name}\n", f"```python\nsrkd.{name}{signature}\n```\n", _text(function.__doc__)]
     return "\n".join(parts)
 
