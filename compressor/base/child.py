@@ -4,6 +4,8 @@
 
 The child reads the job as JSON from stdin and writes events to its stdout, one a line: {"progress": [title, done,
 total]} while it works, then {"result": ...} or {"error": "one line"}. Whatever native code prints goes to stderr.
+
+With `limits` the child is also shut in (`isolation.py`) before it imports the function: for files of strangers.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
+from compressor.base.isolation import MB, Limits, restrict_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,9 +37,9 @@ Job: TypeAlias = Callable[..., Any]
 class ChildFailed(SrkdError):
     """The child process ended without a result. `reason` says how, without what it was doing."""
 
-    def __init__(self, what: str, reason: str) -> None:
+    def __init__(self, what: str, reason: str, *, crashed: bool = False) -> None:
         super().__init__(f"{what}: {reason}")
-        self.reason = reason
+        self.reason, self.crashed = reason, crashed
 
 
 def run_in_child(
@@ -46,6 +50,7 @@ def run_in_child(
     timeout_seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
+    limits: Limits | None = None,
 ) -> Any:
     """Return the result of `function` ("module:name"), called with `job` in a child process.
 
@@ -54,13 +59,17 @@ def run_in_child(
     """
     # The packages of srkd can be imported from any folder.
     import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(prefix="srkd-") as folder:
+        restrictions, scratch = [], {}
+        if limits is not None:
+            timeout_seconds, scratch = limits.seconds, {"TMPDIR": folder}
+            restrictions = [json.dumps({"limits": asdict(limits), "writable": [os.devnull, folder]})]
         process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
-            [sys.executable, "-m", __name__, function],
+            [sys.executable, "-m", __name__, function, *restrictions],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "PYTHONPATH": import_path, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": import_path, **scratch, **(environment or {})},
             text=True,
         )
         timed_out = threading.Event()
@@ -73,7 +82,7 @@ def run_in_child(
         if timeout_seconds is not None:
             timer.start()
         try:
-            event = _last_event(process, job, progress)
+            event = _last_event(process, job, progress, None if limits is None else limits.output_mb * MB)
             code = process.wait()
         finally:
             timer.cancel()
@@ -88,17 +97,27 @@ def run_in_child(
             raise ChildFailed(what, f"it took over {timeout_seconds:g} s")
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines()
-    raise ChildFailed(what, _describe_exit(code) + (f": {lines[-1][:300]}" if lines else ""))
+    raise ChildFailed(what, _describe_exit(code) + (f": {lines[-1][:300]}" if lines else ""), crashed=code < 0)
 
 
-def _last_event(process: subprocess.Popen[str], job: Mapping[str, object], progress: Progress) -> dict[str, Any]:
-    """Send the job, report the progress, and return the last event; empty where the child died before one."""
+def _last_event(
+    process: subprocess.Popen[str], job: Mapping[str, object], progress: Progress, most: int | None
+) -> dict[str, Any]:
+    """Send the job, report the progress, and return the last event; empty where the child died before one.
+
+    A child that says more than `most` characters is not listened to any further.
+    """
     assert process.stdin is not None and process.stdout is not None
     with suppress(BrokenPipeError), process.stdin as stdin:  # the exit code of a child that is dead already says why
         json.dump(job, stdin)
     last: dict[str, Any] = {}
     with process.stdout as events:
-        for line in events:
+        while line := events.readline(-1 if most is None else most + 1):
+            if most is not None:
+                most -= len(line)
+                if most < 0:
+                    process.kill()
+                    return {"error": "its answer is too long"}
             with suppress(ValueError):  # a line that a crash cut short
                 event = json.loads(line)
                 if "progress" in event:
@@ -124,6 +143,9 @@ def main() -> None:
     os.dup2(2, 1)
     module, _, name = sys.argv[1].partition(":")
     job = json.load(sys.stdin)
+    for text in sys.argv[2:]:
+        restrictions = json.loads(text)
+        restrict_process(Limits(**restrictions["limits"]), restrictions["writable"])
     try:
         function: Job = getattr(importlib.import_module(module), name)
         result = function(lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
