@@ -18,7 +18,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
-from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.onnx_runtime import open_file
 from compressor.runtimes.table import OpenOptions
 from demo.files import CATALOGUE, Asset, build_asset, hashed_address, read_file
 
@@ -82,7 +82,7 @@ def read_model(path: Path, name: str, role: Role) -> Model:
     if path.suffix.lower() != SUFFIX:
         raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
     file = path.resolve()
-    runtime = OnnxRuntime(file, OpenOptions(label=path.stem, threads=1))
+    runtime = open_file(file, OpenOptions(label=path.stem, threads=1))
     content = read_file(file)
     graph = _read_graph(content, path)
     return Model(

@@ -28,6 +28,17 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "srkd-cache"))
 
 
+@pytest.fixture(scope="session")
+def tried_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tried")
+
+
+@pytest.fixture(autouse=True)
+def _files_are_tried_once(monkeypatch: pytest.MonkeyPatch, tried_folder: Path) -> None:
+    """A file that one test has opened need not be tried in a child process again for the next."""
+    monkeypatch.setattr("compressor.runtimes.probing.tried_folder", lambda: tried_folder)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of three small photos to train on."""

@@ -21,8 +21,8 @@ from compressor.runtimes.table import OpenOptions
 Array: TypeAlias = "np.ndarray[Any, Any]"
 RunBatch: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
-PROBE_SIDES = (8, 64)
-"""Pixels a side of the images that show the scale of a foreign file: the first is quick, some models refuse it."""
+PROBE_SIDES = (64, 8)
+"""Pixels a side of the images that show the scale of a foreign file: some models crash on small ones."""
 
 
 class FileRuntime(ABC):
@@ -165,12 +165,12 @@ def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -
 
 
 def _run_probe(image: ImageFormat, run: RunBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a small grey image that the model takes, and its output."""
-    *quick, last = (
+    """Return a grey image that the model takes, and its output."""
+    *usual, last = (
         torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
         for side in PROBE_SIDES
     )
-    for probe in quick:
+    for probe in usual:
         try:
             return probe, run(probe)
         except SrkdError:

@@ -43,6 +43,15 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
 
 
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside a model that hold weights of it; one line where they are not all there."""
+    model = load_onnx(path, external_weights=False)
+    _require_companions(model, path)
+    tensors = model.graph.initializer
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return sorted(path.parent / name for name in names)
+
+
 def _require_companions(model: onnx.ModelProto, path: Path) -> None:
     """Refuse a model whose external weights are not beside it, or shorter than it says."""
     for tensor in model.graph.initializer:

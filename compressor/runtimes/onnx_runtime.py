@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, one_line
+from compressor.base.files import file_sha256
+from compressor.base.isolation import USUAL_LIMITS, Limits
+from compressor.base.machine import installed_version
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
@@ -20,8 +25,16 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
-from compressor.runtimes.onnx_file import emulate_half, load_onnx, read_facts
+from compressor.runtimes.onnx_file import emulate_half, external_files, load_onnx, read_facts
 from compressor.runtimes.onnx_providers import CPU, select_providers
+from compressor.runtimes.probing import (
+    PROBE_SIDES,
+    Attempts,
+    keep_result,
+    run_experiments,
+    smallest_multiple,
+    smallest_side,
+)
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
@@ -44,7 +57,13 @@ class OnnxRuntime(FileRuntime):
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: OpenOptions = DEFAULTS,
+        context: Context = QUIET,
+        probed: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         super().__init__(path, options)
         self.precision, self.metadata = read_facts(path)
         self._providers = select_providers(options.device, self.precision, self.threads)
@@ -58,7 +77,12 @@ class OnnxRuntime(FileRuntime):
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
         self._scale: int | None = None  # until it is known, the shape of an output is not
-        self.descriptor = describe(self.spec, self._image, self.label, self._run)
+        if probed:
+            least, multiple = int(probed["min_size"]), int(probed["size_multiple"])
+            scale, channels = int(probed["scale"]), self._image.channels
+            self.descriptor = Descriptor(scale, channels, size_multiple=multiple, min_size=least)
+        else:
+            self.descriptor = describe(self.spec, self._image, self.label, self._run)
         self._scale = self.descriptor.scale
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -98,7 +122,43 @@ class OnnxRuntime(FileRuntime):
         return session
 
 
-open_file = OnnxRuntime
+def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:
+    """Open a file of anybody, once it was tried in a restricted child process."""
+    if not options.trusted:
+        return OnnxRuntime(path, options, context, try_file(path))
+    runtime = OnnxRuntime(path, options, context)
+    keep_result(trial_key(path), {})
+    return runtime
+
+
+def try_file(path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
+    """Open and run a file in a child process, unless these bytes were before; return what a foreign file takes."""
+    job = {"path": str(path.resolve())}
+    return run_experiments(f"{__name__}:try_in_child", job, what=str(path), key=trial_key(path), limits=limits)
+
+
+def trial_key(path: Path) -> str:
+    """Return the hash of a file, of its external weights and of the version that runs it."""
+    digest = hashlib.sha256(f"onnx {installed_version('onnxruntime')}".encode())
+    for file in (path, *external_files(path)):
+        digest.update(file_sha256(file).encode())
+    return digest.hexdigest()
+
+
+def try_in_child(progress: Progress, *, path: str, crashed: list[str]) -> dict[str, Any]:
+    """In the child process: open a file and run it; learn multiple and smallest size of a foreign one."""
+    runtime, attempts = OnnxRuntime(Path(path), OpenOptions(threads=1)), Attempts.in_child(progress, crashed)
+    descriptor, image = runtime.descriptor, runtime._image
+    if runtime.spec is not None:
+        width, height = image.fixed_size or (PROBE_SIDES[0], PROBE_SIDES[0])
+        runtime.run(torch.full((1, image.channels, height, width), 0.5))
+        return {}
+    if image.fixed_size is not None or image.batch not in (None, 1):
+        return {}
+    scale, channels = descriptor.scale, descriptor.channels
+    multiple = smallest_multiple(runtime.run, channels, scale, attempts)
+    least = smallest_side(runtime.run, channels, scale, multiple, PROBE_SIDES[0], attempts)
+    return {"scale": scale, "size_multiple": multiple, "min_size": least}
 
 
 def run_bound(

@@ -37,6 +37,8 @@ class OpenOptions:
     precision: str | None = None
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
+    trusted: bool = False
+    """True for a file that this process has just made: it is not tried in a child process first."""
     emulate_half: bool = False
     """True rounds half precision as hardware does, in a runtime that would compute it in float32."""
 

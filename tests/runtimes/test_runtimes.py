@@ -123,7 +123,7 @@ def test_metadata_that_lies_about_the_scale(exported: Path, tmp_path: Path) -> N
             if prop.key == "srkd.spec":
                 prop.value = json.dumps(EDSRSpec(width=8, depth=2, scale=2).to_dict())
 
-    assert "at scale 2 (2, 3, 14, 18) is expected" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
+    assert "at scale 2 (1, 3, 128, 128) is expected" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
 
 
 @pytest.mark.parametrize("spec", ["{", "[]", '{"arch": "nothing"}', '{"arch": "edsr", "width": -1}', "[" * 100_000])
@@ -205,7 +205,7 @@ def test_weights_beside_the_file_that_are_gone(exported: Path, tmp_path: Path) -
     onnx.save_model(onnx.load_model(str(exported)), str(path), save_as_external_data=True, size_threshold=0)
     assert open_model(path).descriptor.scale == 3
     for beside in tmp_path.glob("*"):
-        if beside != path:
+        if beside.is_file() and beside != path:
             beside.unlink()
     assert str(path) in refusal(path)
 

@@ -1,0 +1,165 @@
+"""What a stranger's model takes, learnt by experiments: scale, channels, size multiple, smallest size.
+
+An experiment may end the process, hang it or take all its memory, so experiments run in a restricted child process
+(`isolation.py`), and once for each file: the outcome is kept under the hash of its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.cache_folder import default_folder
+from compressor.base.child import ChildFailed, run_in_child
+from compressor.base.context import Progress
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
+from compressor.base.isolation import Limits
+from compressor.models.networks.base import Descriptor
+
+PROBE_SIDES = (64, 61, 96)
+"""Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+SIDES = (48, 40, 32, 28, 24, 20, *range(16, 0, -1))
+MOST_CRASHES = 12
+Run = Callable[[torch.Tensor], torch.Tensor]
+"""A program on images in its own value range."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The experiments on a program in a child process: each is announced, as it may end the process.
+
+    One that did is in `crashed` when another process goes on, and counts as an image that the program does not take.
+    """
+
+    announce: Callable[[str], None] = lambda name: None
+    crashed: frozenset[str] = frozenset()
+
+    @classmethod
+    def in_child(cls, progress: Progress, crashed: Iterable[str]) -> Attempts:
+        """Return the attempts of a child process, whose parent follows its progress."""
+        return cls(lambda name: progress(name, 0, 1), frozenset(crashed))
+
+    def works(self, name: str, run: Run, shape: tuple[int, int, int, int], scale: int) -> bool:
+        """Return whether the program enlarges images of this shape by `scale`."""
+        if name in self.crashed:
+            return False
+        self.announce(name)
+        try:
+            return find_scale(run, shape) == scale
+        except (SrkdError, ValueError):
+            return False
+
+
+def probe(run: Run, channels: int | None, label: str, attempts: Attempts | None = None) -> Descriptor:
+    """Find scale, channels, size multiple and smallest size, each by the smallest experiment that shows it."""
+    reason, attempts = "", attempts or Attempts()
+    for count in (3, 1) if channels is None else (channels,):
+        for side in PROBE_SIDES:
+            name = f"{count} channels of {side}x{side}"
+            if name in attempts.crashed:
+                reason = f"it ends the process on {side}x{side}"
+                continue
+            attempts.announce(name)
+            try:
+                scale = find_scale(run, (1, count, side, side))
+            except (SrkdError, ValueError) as error:
+                reason = str(error)
+                continue
+            multiple = smallest_multiple(run, count, scale, attempts)
+            smallest = smallest_side(run, count, scale, multiple, side, attempts)
+            return Descriptor(scale=scale, channels=count, size_multiple=multiple, min_size=smallest)
+    raise SrkdError(
+        f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({reason[:200]}): "
+        "a super-resolution model takes (N, 3, H, W), or (N, 1, H, W), of any size"
+    )
+
+
+def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
+    """Return the scale that smooth images of a shape show; a ValueError where the output is not an enlarged image."""
+    batch, channels, height, width = shape
+    output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
+    scale = output.shape[-1] // width if output.dim() == 4 else 0
+    if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
+        raise ValueError(f"it gave shape {tuple(output.shape)} for {shape}, not an enlarged image")
+    return scale
+
+
+def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | None = None) -> int:
+    """Return the smallest number that sides must be multiples of: an odd multiple of it, near a usual size, works."""
+    attempts = attempts or Attempts()
+    for multiple in MULTIPLES:
+        height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
+        if attempts.works(f"multiple {multiple}", run, (1, channels, height, width), scale):
+            return multiple
+    return PROBE_SIDES[0]
+
+
+def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int, attempts: Attempts) -> int:
+    """Return the smallest side that the program takes, from one that works down to the first that does not.
+
+    Smaller images are padded to it: a pooling block may need more pixels than there are, and some then end the process.
+    """
+    smallest = -(-works // multiple) * multiple
+    for side in dict.fromkeys(-(-side // multiple) * multiple for side in SIDES):
+        if not attempts.works(f"side {side}", run, (1, channels, side, side), scale):
+            break
+        smallest = side
+    return smallest
+
+
+def tried_folder() -> Path:
+    """Return the folder of what is known of files that were tried."""
+    return default_folder() / "tried"
+
+
+def run_experiments(function: str, job: Mapping[str, object], *, what: str, key: str, limits: Limits) -> dict[str, Any]:
+    """Return what `function` learns of a file in a child process, or learnt before of the bytes with this `key`.
+
+    After an experiment that ended the process another one goes on without it; `function` gets their names as `crashed`.
+    """
+    record = tried_folder() / f"{key}.json"
+    with suppress(OSError, ValueError):
+        kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return kept
+    crashed: list[str] = []
+    last = ""
+
+    def remember(name: str, done: int, total: int) -> None:
+        nonlocal last
+        last = name
+
+    while True:
+        last = ""
+        try:
+            values: dict[str, Any] = run_in_child(
+                function,
+                {**job, "crashed": crashed},
+                what=what,
+                environment={"CUDA_VISIBLE_DEVICES": ""},
+                progress=remember,
+                limits=limits,
+            )
+            break
+        except ChildFailed as error:
+            if not (last and error.crashed) or len(crashed) == MOST_CRASHES:
+                raise SrkdError(
+                    f"{error}; files of others are first run in a process of at most {limits.seconds:g} s and "
+                    f"{limits.memory_mb} MB: --arch-option limits=4 allows four times as much"
+                ) from error
+            crashed.append(last)
+    keep_result(key, values)
+    return values
+
+
+def keep_result(key: str, values: Mapping[str, Any]) -> None:
+    """Remember what is known of a file, so that it is not tried again."""
+    with suppress(SrkdError, OSError), atomic_path(tried_folder() / f"{key}.json") as temporary:
+        temporary.write_text(json.dumps(values), encoding="utf-8")
