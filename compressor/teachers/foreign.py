@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,9 +17,6 @@ from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.images.resize import pad_to
 from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
 
-PROBE_SIDES = (64, 61, 96)
-"""Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 RANGES = (1.0, 255.0)
 """The value ranges of images that foreign models are trained on."""
 
@@ -133,46 +129,6 @@ class ForeignModel(ImageModel):
         if tuple(outputs.shape) != expected:
             raise SrkdError(f"the {self.backend} model gave shape {tuple(outputs.shape)} instead of {expected}")
         return outputs[: len(images)]
-
-
-Run = Callable[[torch.Tensor], torch.Tensor]
-
-
-def probe(run: Run, channels: int | None, label: str) -> Descriptor:
-    """Find scale, channels and size multiple, each by the smallest experiment that shows it."""
-    reason = ""
-    for count in (3, 1) if channels is None else (channels,):
-        for side in PROBE_SIDES:
-            try:
-                scale = find_scale(run, (1, count, side, side))
-            except (SrkdError, ValueError) as error:
-                reason = str(error)
-                continue
-            return Descriptor(scale=scale, channels=count, size_multiple=smallest_multiple(run, count, scale))
-    raise SrkdError(
-        f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({reason[:200]}): "
-        "a super-resolution model takes (N, 3, H, W), or (N, 1, H, W), of any size"
-    )
-
-
-def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
-    """Return the scale that smooth images of a shape show; a ValueError where the output is not an enlarged image."""
-    batch, channels, height, width = shape
-    output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
-    scale = output.shape[-1] // width if output.dim() == 4 else 0
-    if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
-        raise ValueError(f"it gave shape {tuple(output.shape)} for {shape}, not an enlarged image")
-    return scale
-
-
-def smallest_multiple(run: Run, channels: int, scale: int) -> int:
-    """Return the smallest number that sides must be multiples of: an odd multiple of it, near a usual size, works."""
-    for multiple in MULTIPLES:
-        height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
-        with suppress(SrkdError, ValueError):
-            if find_scale(run, (1, channels, height, width)) == scale:
-                return multiple
-    return PROBE_SIDES[0]
 
 
 class ModuleProgram:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from compressor.base.errors import one_line
+from compressor.base.isolation import Limits
 from compressor.runtimes.onnx_providers import providers_here
-from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.onnx_runtime import OnnxRuntime, try_file
 from compressor.runtimes.table import OpenOptions
-from compressor.teachers.foreign import ForeignFacts, smallest_multiple
+from compressor.teachers.foreign import ForeignFacts
 
 
 class OnnxProgram:
     """A session; its floating-point weights are read beside it, so that a NaN among them can be named."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits) -> None:
         import numpy as np
         import onnx
         from onnx import numpy_helper
 
-        self.path, self.runtime = path, OnnxRuntime(path)
+        self.path, self._probed = path, try_file(path, limits)
+        self.runtime = OnnxRuntime(path, probed=self._probed)
         with one_line(f"{path}: its graph cannot be read"):
             graph = onnx.load_model(str(path)).graph
             arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -35,9 +36,6 @@ class OnnxProgram:
             if array.dtype.kind == "f"
         ]
         descriptor, spec = self.runtime.descriptor, self.runtime.spec
-        if spec is None and descriptor.fixed_size is None and batch in (None, 1):
-            multiple = smallest_multiple(self.runtime.run, descriptor.channels, descriptor.scale)
-            descriptor = replace(descriptor, size_multiple=multiple, min_size=multiple)
         params = sum(tensor.numel() for _, tensor in self._weights)
         self.facts = ForeignFacts("ONNX", "unknown" if spec is None else spec.arch, descriptor, params, batch)
 
@@ -47,7 +45,7 @@ class OnnxProgram:
     def move_to(self, device: torch.device) -> torch.device:
         """Move to CUDA where this ONNX Runtime has it; else stay on the CPU, and images travel."""
         if device.type == "cuda" and "cuda" in providers_here():
-            self.runtime = OnnxRuntime(self.path, OpenOptions(device=str(device)))
+            self.runtime = OnnxRuntime(self.path, OpenOptions(device=str(device)), probed=self._probed)
             return device
         return torch.device("cpu")
 

@@ -14,11 +14,13 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256
+from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.models.checkpoints.load import UnknownNetwork, load_checkpoint, read_states, weights_file
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.dialect import Assumption
+from compressor.teachers.archives import archive_kind
 from compressor.teachers.foreign import RANGES, ForeignModel, Program
-from compressor.teachers.programs import archive_kind, open_exported_program, open_torchscript
+from compressor.teachers.programs import open_program
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ def load_teacher(
     """Open any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX, torch.export,
     or a state dict that spandrel knows.
 
-    For foreign files `arch_options` holds `img_range` (1 where it is left out) and `weights`.
+    For foreign files `arch_options` holds `img_range` (1 where it is left out), `weights`, and `limits`: how many times
+    the usual limits the process may use in which a program is first tried.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
-        return _foreign_teacher(_open_program(kind, path), path, scale, options, wrapping=kind)
+        limits = USUAL_LIMITS.scaled(_factor(options.pop("limits", 1), path))
+        return _foreign_teacher(_open_program(kind, path, limits), path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
     except UnknownNetwork as error:
@@ -119,15 +123,19 @@ def load_teacher(
     return Teacher(file.network, origin)
 
 
-def _open_program(kind: str, path: Path) -> Program:
+def _factor(value: object, path: Path) -> float:
+    if isinstance(value, (int, float)) and 1 <= value <= 1000:
+        return float(value)
+    raise UsageError(f"{path}: limits={value!r} is not a factor from 1 to 1000")
+
+
+def _open_program(kind: str, path: Path, limits: Limits) -> Program:
     if kind == "onnx":
         from compressor.teachers.onnx_teacher import OnnxProgram
 
-        return OnnxProgram(path)
-    if kind == "torchscript":
-        return open_torchscript(path)
-    if kind == "export":
-        return open_exported_program(path)
+        return OnnxProgram(path, limits)
+    if kind in ("torchscript", "export"):
+        return open_program(kind, path, limits)
     raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
 
 

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.teachers.teacher import load_teacher
 from tests.support.commands import ROOT, python
-from tests.support.foreign_models import save_all, save_torchscript, twin
+from tests.support.foreign_models import save_all, twin
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_all(tmp_path_factory.mktemp("foreign"))
-
-
-class Saver(nn.Module):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        torch.save(x, self.path)
-        return x
-
-
-def test_torchscript_that_opens_files_is_refused_before_it_runs(tmp_path: Path) -> None:
-    path = save_torchscript(Saver(str(tmp_path / "WRITTEN")), tmp_path / "saver.pt")
-    with pytest.raises(SrkdError, match=r"uses 'save\(', which a network does not need: refused, nothing was run"):
-        load_teacher(path)
-    assert not (tmp_path / "WRITTEN").exists()
-    torch.jit.load(str(path))(torch.rand(1, 3, 2, 2))
-    assert (tmp_path / "WRITTEN").exists(), "otherwise that nothing was written would prove nothing"
 
 
 class Touch:
@@ -67,16 +50,42 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
     def program(old: bytes, new: bytes) -> Callable[[str, bytes], bytes]:
         return lambda name, content: content.replace(old, new) if "/models/" in name else content
 
-    def samples(name: str, content: bytes) -> bytes:
-        return bomb if "sample_inputs" in name else content
+    def config(change: Callable[[dict[str, Any]], object], kind: str = "weights") -> Callable[[str, bytes], bytes]:
+        """Change the first entry of the archive's list of weights, or put it, changed, into that of constants."""
+
+        def changed(name: str, content: bytes) -> bytes:
+            if name.endswith(f"_{kind}_config.json"):
+                name, entry = next(iter(json.loads(weights)["config"].items()))
+                return json.dumps({"config": {name: change(entry)}}).encode()
+            return content
+
+        with zipfile.ZipFile(good) as archive:
+            weights = archive.read(next(n for n in archive.namelist() if n.endswith("_weights_config.json")))
+        return changed
 
     def weight(name: str, content: bytes) -> bytes:
         return bomb if name.endswith("weight_0") else content
 
     hidden = f'__import__(\\"os\\").mkdir(\\"{sentinel}\\")'.encode()
+    zipped = BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("archive/DATA.PKL", bomb)
+
+    def inner(name: str, content: bytes) -> bytes:
+        return zipped.getvalue() if name.endswith("weight_0") else content
+
+    use_pickle = config(lambda entry: {**entry, "use_pickle": True})
+    opaque = config(lambda entry: {**entry, "path_name": "opaque_obj_0"}, "constants")
     cases = [
-        (samples, {}, "would run 'posix.mkdir'"),
-        (weight, {}, "would run 'posix.mkdir'"),
+        (weight, {}, "are not all there"),
+        (lambda name, content: use_pickle(name, weight(name, content)), {}, "would run code"),
+        (
+            lambda name, content: use_pickle(name, zipped.getvalue() if name.endswith("weight_0") else content),
+            {},
+            "run code",
+        ),
+        (opaque, {"data/constants/opaque_obj_0": pickle.dumps(Touch(sentinel), 0)}, "would run code"),
+        (lambda name, content: content, {"data/weights/twin.pt": bomb}, "does not: refused"),
         (program(b"torch.ops.aten.conv2d.default", b"torch.hub.load"), {}, "calls 'torch.hub.load'"),
         (program(b"Mul(Integer(2)", hidden + b"*(Integer(2)"), {}, "is not arithmetic"),
         (lambda name, content: content, {"data/aotinductor/model/x.so": b"\x7fELF"}, "aotinductor"),
@@ -86,8 +95,10 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
         with pytest.raises(SrkdError, match=message) as raised:
             load_teacher(path)
         assert str(path) in str(raised.value) and not sentinel.exists()
-    same = rewritten(good, tmp_path / "same.pt2", lambda name, content: content, {})
-    assert load_teacher(same).backend == "torch.export"
+    for number, samples in enumerate((b"", bomb, pickle.dumps(Touch(sentinel), 0))):
+        change = lambda name, content, samples=samples: samples if "sample_inputs" in name else content  # noqa: E731
+        assert load_teacher(rewritten(good, tmp_path / f"same{number}.pt2", change, {})).backend == "torch.export"
+    assert not sentinel.exists(), "example inputs are not read"
 
 
 @pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])

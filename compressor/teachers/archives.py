@@ -1,0 +1,64 @@
+"""Zip archives of strangers, opened in memory once they are known to fit and to mean the same to every reader."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
+
+TEXT_LIMIT_BYTES = 256 * 2**20
+
+
+def archive_kind(path: Path) -> str | None:
+    """Return "torchscript", "export" or "export-old"; None for anything else, such as an ordinary checkpoint."""
+    try:
+        with open(path, "rb") as handle:
+            if handle.read(4) != b"PK\x03\x04":
+                return None
+            names = {name.partition("/")[2] or name for name in zipfile.ZipFile(handle).namelist()}
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return "torchscript"
+    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+        return "export"
+    return "export-old" if "serialized_exported_program.json" in names else None
+
+
+@contextmanager
+def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open the archive; damage within the block becomes one line.
+
+    Its records together are a small multiple of the file, and no two names differ in case alone: torch looks for some
+    records without regard to case, and would read another one than was checked.
+    """
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > LARGEST_INFLATION * len(content) + INFLATED_ANYWAY_BYTES:
+                raise SrkdError(f"{path}: its {len(content):,} bytes unpack to {unpacked:,}: this is not a model")
+            names: dict[str, str] = {}
+            for name in archive.namelist():
+                other = names.setdefault(name.lower(), name)
+                if other != name or archive.namelist().count(name) > 1:
+                    raise SrkdError(
+                        f"{path}: it holds {name[-60:]!r} and {other[-60:]!r}, two records of one name: refused"
+                    )
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
+
+
+def read_text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
+    if member.file_size > TEXT_LIMIT_BYTES:
+        raise SrkdError(f"{path}: {member.filename[:60]} has {member.file_size:,} bytes of text: this is not a model")
+    return archive.read(member).decode("utf-8", errors="replace")
