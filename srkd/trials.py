@@ -28,7 +28,7 @@ from compressor.base.machine import machine_facts
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
-from compressor.training.run_folder import FACTS, read_facts, write_facts
+from compressor.training.run_folder import FACTS, read_facts, read_metrics, write_facts
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
@@ -312,7 +312,6 @@ def compare_batches(seed: int, runs: Sequence[Path]) -> SameBatches:
 def batch_hashes(run: Path) -> Mapping[tuple[int, str], str]:
     """Return the hashes of a run's metrics by step and kind."""
     hashes: dict[tuple[int, str], str] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in read_metrics(run):
         hashes.update({(row["step"], name): row[name] for name in HASHES if name in row})
     return hashes

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,29 @@ def _flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a pipe, a device and a socket, or a link to one: reading it may wait for ever, or never end."""
+    try:
+        kind = SPECIAL_FILES.get(stat.S_IFMT(path.stat().st_mode))
+    except OSError:  # whoever opens it says what is wrong
+        return
+    if kind is not None:
+        raise SrkdError(f"{path} is {kind}, not a file: give a file that holds all its bytes")
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Return a text file of at most so many bytes."""
+    require_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise SrkdError(f"{path} has over {most_bytes:,} bytes: it is not what it is taken for")
+    return content.decode("utf-8")
 
 
 def _umask() -> int:

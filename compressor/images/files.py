@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from compressor.base.errors import SrkdError
-from compressor.base.files import atomic_path
+from compressor.base.files import atomic_path, require_regular
 from compressor.images.sixteen_bit import Samples, encode_png_16bit, encode_tiff, read_samples_16bit
 
 FORMAT_OF_SUFFIX = {
@@ -171,6 +171,7 @@ def grey_of(rgb_01: Tensor) -> Tensor:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file and check its header; every failure becomes one SrkdError."""
     try:
+        require_regular(path)
         with closing(Image.open(path, formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"])) as image:
             _check_header(image, path)
             yield image

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
-from compressor.base.files import file_sha256
+from compressor.base.files import file_sha256, require_regular
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 
 # The command line reads the table for its help, which imports no torch.
@@ -78,6 +78,7 @@ def model_file(path: Path) -> Path:
         return student
     if not path.exists():
         raise SrkdError(f"{path}: no such file or folder")
+    require_regular(path)
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
-from compressor.base.files import file_sha256
+from compressor.base.files import file_sha256, require_regular
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.models.checkpoints.load import UnknownNetwork, load_checkpoint, read_states, weights_file
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
@@ -109,6 +109,7 @@ def load_teacher(
     the usual limits the process may use in which a program is first tried.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
+    require_regular(path)
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
         limits = USUAL_LIMITS.scaled(_factor(options.pop("limits", 1), path))

@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, report_unwritable
-from compressor.base.files import append, atomic_path, flush_file
+from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
@@ -29,6 +29,7 @@ from compressor.training.state import DamagedState, State
 
 KEPT_STATES = 3
 FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
+MOST_FACTS_BYTES = 64 * 10**6
 
 
 class RunFolder:
@@ -102,16 +103,9 @@ class RunFolder:
         """Drop metrics of steps that will be run again, and a line that a crash cut short."""
         if not self.writes:
             return
-        kept = []
-        path = self.path / METRICS
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                if json.loads(line)["step"] <= done:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        kept = [line for line, row in read_metrics(self.path) if row["step"] <= done]
+        with atomic_path(self.path / METRICS) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def metrics(
         self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
@@ -135,10 +129,8 @@ class RunFolder:
 
     def flags(self) -> tuple[str, ...]:
         """Return what was flagged so far, also before the run was continued."""
-        path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if self.writes and path.is_file() else []
-        rows = [json.loads(line) for line in lines if '"kind": "flag"' in line]
-        return tuple(f"step {row['step']}: {row['why']}" for row in rows)
+        rows = [row for _, row in read_metrics(self.path)] if self.writes else []
+        return tuple(f"step {row['step']}: {row.get('why')}" for row in rows if row.get("kind") == "flag")
 
     def log(self, line: str) -> None:
         self._append(LOG, line)
@@ -250,6 +242,20 @@ def require_run(path: Path) -> None:
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
 
 
+def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of metrics.jsonl, as text and as values; what is no row (a crash cut it short) is passed over."""
+    path = run / METRICS
+    require_regular(path)
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and type(row.get("step")) is int:
+                    yield line.rstrip("\n"), row
+
+
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
     """Write run.json of a folder, whole or not at all."""
     with atomic_path(run / FACTS) as temporary:
@@ -259,8 +265,8 @@ def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
 def read_facts(run: Path) -> dict[str, Any]:
     """Read run.json of a folder."""
     try:
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
+        facts = json.loads(read_text(run / FACTS, MOST_FACTS_BYTES))
+    except (ValueError, RecursionError) as error:
         raise SrkdError(f"{run / FACTS} is damaged: {error}") from error
     if not isinstance(facts, dict):
         raise SrkdError(f"{run / FACTS} is damaged: it is not a JSON object")

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError
-from compressor.base.files import atomic_path
+from compressor.base.files import atomic_path, require_regular
 from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
@@ -248,9 +248,12 @@ def unpack_state(packed: bytes) -> dict[str, Any]:
 def read_state_file(path: Path) -> dict[str, Any]:
     """Read and verify a state, or raise `DamagedState`."""
     try:
+        require_regular(path)
         content = path.read_bytes()
     except OSError as error:
         raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
+    except SrkdError as error:
+        raise DamagedState(str(error)) from error
     if not content:
         raise DamagedState(f"{path} is empty")
     sealed, comment = content[:-COMMENT], content[-COMMENT:]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.base.files import read_text
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.errors import KeyPath, Origin, PresetError, Problem, file_error
@@ -29,12 +30,16 @@ MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
 """The models by the keys that lead to them; the entries of a list share one."""
 
 
+MOST_BYTES = 10**6
+"""A recipe is a page of text."""
+
+
 def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
     """The preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings on top."""
     if not is_recipe_file(recipe):
         return read_preset(RECIPES.find(recipe).text(), f"recipe {recipe}", settings)
     try:
-        text = Path(recipe).read_text(encoding="utf-8")
+        text = read_text(Path(recipe), MOST_BYTES)
     except OSError as error:
         raise file_error(recipe, f"{error.strerror}; a recipe is a name or a YAML file") from error
     except UnicodeDecodeError as error:

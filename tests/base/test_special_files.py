@@ -1,0 +1,87 @@
+"""Pipes and devices in place of files: one line, at once, whatever was to be read from them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compressor.base.errors import SrkdError
+from compressor.base.files import read_text
+from compressor.images.files import read_picture
+from compressor.inference.open import open_model
+from compressor.teachers.teacher import load_teacher
+from compressor.training.run_folder import read_facts, read_metrics
+from compressor.training.state import DamagedState, read_state_file
+from recipes.config.listing import validate_recipe
+from recipes.config.reading import load_preset
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """A read that waits for ever ends the test."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it waits for the other end of the pipe")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def endless(path: Path) -> Path:
+    path.symlink_to("/dev/zero")
+    return path
+
+
+SPECIAL = [pytest.param(pipe, "a pipe", id="pipe"), pytest.param(endless, "a device", id="link to a device")]
+READERS = [
+    ("model.pt", load_teacher),
+    ("model.onnx", load_teacher),
+    ("model.onnx", open_model),
+    ("model.safetensors", open_model),
+    ("my.yaml", lambda path: load_preset(str(path))),
+    ("photo.png", read_picture),
+    ("run.json", lambda path: read_facts(path.parent)),
+    ("metrics.jsonl", lambda path: list(read_metrics(path.parent))),
+    ("state.pt", read_state_file),
+]
+
+
+@pytest.mark.parametrize(("make", "word"), SPECIAL)
+@pytest.mark.parametrize(("name", "read"), READERS)
+def test_they_are_refused(
+    make: Callable[[Path], Path], word: str, name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = make(tmp_path / name)
+    with pytest.raises((SrkdError, DamagedState), match=rf"{name} is {word}"):
+        read(path)
+
+
+@pytest.mark.parametrize(("make", "word"), SPECIAL)
+def test_a_recipe_is_reported_like_any_other(make: Callable[[Path], Path], word: str, tmp_path: Path) -> None:
+    (problem,) = validate_recipe(str(make(tmp_path / "my.yaml"))).problems
+    assert word in str(problem)
+
+
+def test_text_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "long").write_text("x" * 101)
+    assert len(read_text(tmp_path / "long", 101)) == 101
+    with pytest.raises(SrkdError, match=r"long has over 100 bytes"):
+        read_text(tmp_path / "long", 100)
+
+
+def test_rows_of_metrics_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    rows = [b'{"step": 1, "kind": "train"}', b"\xff\xfe junk", b"[1]", b'{"step": ' + b"9" * 5000 + b"}", b'{"step": 2']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*rows, b"[" * 100_000, b'{"step": 3}']) + b"\n")
+    assert [row["step"] for _, row in read_metrics(tmp_path)] == [1, 3]
