@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.base.interrupts import end_despite_native_code, note_signal
 from srkd.console import Console, stdout_for_json
 from srkd.options import Options, command_line_options, from_command_line
 
@@ -100,11 +101,13 @@ def _exit_on_sigterm() -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
+        note_signal()
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with end_despite_native_code():
+            yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

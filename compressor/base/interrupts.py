@@ -5,6 +5,7 @@ SIGTERM is what a cluster sends before it takes the machine away (Slurm's preemp
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,47 @@ DEFAULT_HANDLERS: Mapping[signal.Signals, Callable[[int, FrameType | None], Any]
     signal.SIGTERM: signal.SIG_DFL,
 }
 """The signals that ask a run to stop, and what a second one does."""
+
+
+GRACE_SECONDS = 10.0
+"""Time for Python to handle SIGTERM: native code that does not return leaves it no turn."""
+_handled = threading.Event()
+
+
+def note_signal() -> None:
+    """Say that a signal was handled: for every handler of SIGTERM."""
+    _handled.set()
+
+
+@contextmanager
+def end_despite_native_code() -> Iterator[None]:
+    """End the process by SIGTERM within the block even while native code runs that never returns to Python.
+
+    Python handles a signal between two of its own instructions only. Its C code writes the signal's number into a pipe
+    at once; a thread that reads it ends the process, with exit code 143, where no handler had a turn in time.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    _handled.clear()
+
+    def watch() -> None:
+        while received := os.read(reader, 1):
+            if received[0] == signal.SIGTERM and not _handled.wait(GRACE_SECONDS):
+                os._exit(128 + signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
 
 
 class Interrupted(SrkdError):
@@ -46,6 +88,7 @@ class StopRequest:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle the first signal; the next one meets the default handler."""
+        note_signal()
         self.received = True
         if not self.launched:
             for each, handler in DEFAULT_HANDLERS.items():

@@ -1,0 +1,61 @@
+"""SIGTERM ends a verb, whatever it is doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT
+
+PYTHON = """
+def body():
+    try:
+        print('busy', flush=True)
+        time.sleep(60)
+    finally:
+        print('cleaned', flush=True)
+"""
+NATIVE = """
+@torch.jit.script
+def endless(x):
+    # type: (int) -> int
+    while x >= 0:
+        x = (x + 1) % 7
+    return x
+
+def body():
+    print('busy', flush=True)
+    endless(1)
+"""
+
+
+@pytest.mark.parametrize(("body", "last"), [(PYTHON, "cleaned"), (NATIVE, "busy")], ids=["Python", "native code"])
+def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import time, torch\n"
+        "from compressor.base import interrupts\n"
+        "from srkd.console import Console\n"
+        "from srkd.verb import run_or_exit\n"
+        "interrupts.GRACE_SECONDS = 1.0\n"
+        f"{body}\n"
+        "run_or_exit(Console(), body)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "endless.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read().split()
+    assert process.wait(30) == 143 and time.monotonic() - began < 20
+    assert (rest or ["busy"])[-1] == last
