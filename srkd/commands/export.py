@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: ExportOptions, *, every_format: bool) -> None:
     """Write MODEL in other formats, each compared with the network.
 
-    The comparison runs on photos, black, white, noise, odd sizes and a batch. A file that differs is not kept.
+    The comparison runs on photos, saturated colours, stripes and dots of one pixel, noise, odd sizes and a batch. A
+    file that differs is not kept.
     """
     from srkd.api import run_export
 

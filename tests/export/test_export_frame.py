@@ -31,7 +31,7 @@ from export import to_onnx
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.exporting import FileReport, Source, Verdict, export_model
 from export.formats import FORMATS
-from export.verify import proof_inputs
+from export.proof_inputs import proof_inputs
 from srkd.cli import cli
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)

@@ -29,7 +29,7 @@ from compressor.runtimes.table import OpenOptions
 from export import to_ncnn
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
-from export.verify import proof_inputs
+from export.proof_inputs import proof_inputs
 from tests.support.commands import srkd
 
 ncnn = pytest.importorskip("ncnn")
