@@ -22,7 +22,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
-from compressor.inference.teacher_check import check_teacher
+from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
@@ -288,6 +288,19 @@ def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     return teacher
 
 
+def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note) -> None:
+    """Check the teacher on a photo; refuse one that other settings improve, unless the user has chosen them."""
+    check = check_teacher(teacher)
+    for line in check.lines():
+        note(line)
+    names = {name for part in teacher.alternatives() for changes in part for name in changes}
+    if check.advice is None or names & set(options.arch_options or {}):
+        return
+    raise UsageError(
+        f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
+    )
+
+
 def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
     """Refuse a teacher that cannot give what the recipe needs."""
     if teacher.descriptor.channels != 3:
@@ -421,8 +434,7 @@ def _prepare_images(
         data = shared.data
     else:
         if teacher is not None and needs_teacher(networks.methods, options):
-            for line in check_teacher(teacher).lines():
-                context.note(line)
+            require_sound_teacher(teacher, options, context.note)
         data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
     if not views or teacher is None:
         return data, None
