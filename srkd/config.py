@@ -30,7 +30,7 @@ from compressor.models.students import build_student, parse_student, student_of_
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
-from compressor.training.method import Method, fit_methods
+from compressor.training.method import FeedsOtherSizes, Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
@@ -123,6 +123,8 @@ class RunNetworks:
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
+            if teacher is not None and needs_teacher(methods, options):
+                methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
             methods = fit_methods(methods, network, start.network)
             for method in methods:
                 if isinstance(method, TrainsJointly):
@@ -299,6 +301,26 @@ def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note
     raise UsageError(
         f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
     )
+
+
+def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
+    """Refuse a teacher of one size that patches do not have; fit the methods that give it images of other sizes."""
+    sizes = teacher.own_sizes
+    if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
+        width, height = sizes.fixed_size
+        remedy = f"--set schedule.lr_patch={width}" if width == height else "export it with free height and width"
+        raise UsageError(
+            f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
+            f"{remedy}"
+        )
+    fitted = []
+    for method in methods:
+        if isinstance(method, FeedsOtherSizes):
+            method, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
+            if text is not None:
+                note(text)
+        fitted.append(method)
+    return tuple(fitted)
 
 
 def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:

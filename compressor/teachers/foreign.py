@@ -136,6 +136,10 @@ class ForeignModel(ImageModel):
         return replace(self.facts.descriptor, size_multiple=1, min_size=1)
 
     @property
+    def own_sizes(self) -> Descriptor:
+        return self.facts.descriptor
+
+    @property
     def params(self) -> int | None:
         return self.facts.params
 

@@ -67,6 +67,10 @@ class Teacher(ImageModel):
         return self.model.descriptor
 
     @property
+    def own_sizes(self) -> Descriptor:
+        return self.model.own_sizes
+
+    @property
     def params(self) -> int | None:
         return self.model.params
 

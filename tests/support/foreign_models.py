@@ -70,6 +70,19 @@ class MultiplesOf(nn.Module):
         return self.inner(x)
 
 
+class AtLeast(nn.Module):
+    """A pixel shuffle that refuses images whose sides are smaller."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+        self.inner = twin()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[2] >= self.least and x.shape[3] >= self.least
+        return self.inner(x)
+
+
 def save_torchscript(module: nn.Module, path: Path) -> Path:
     torch.jit.script(module).save(str(path))
     return path

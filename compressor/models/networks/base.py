@@ -166,6 +166,11 @@ class ImageModel(nn.Module, ABC):
         """The facts that a caller must know."""
 
     @property
+    def own_sizes(self) -> Descriptor:
+        """The descriptor without padding: the sizes that the model itself takes."""
+        return self.descriptor
+
+    @property
     @abstractmethod
     def network(self) -> Network | None:
         """The network with its spec, features and weights; None for a foreign model, which gives outputs only."""
