@@ -355,8 +355,10 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
     has_spec = options.student is not None
     init = options.init or ("random" if has_spec else preset.student.init)
+    can_inherit = teacher is not None and teacher.network is not None
     if options.select is not None and init == "random":
-        raise UsageError(f"--select {options.select} chooses what is inherited: add --init inherit")
+        remedy = "add --init inherit" if can_inherit else "leave it out, as there is no teacher to inherit from"
+        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
     if options.student is not None:
         network = _student_of_spec(options.student, init, options, teacher)
     else:
@@ -366,7 +368,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         raise UsageError(
             f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
-    if has_spec and options.init is None and preset.student.init == "inherit":
+    if has_spec and can_inherit and options.init is None and preset.student.init == "inherit":
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
     teacher_spec = None if teacher is None or teacher.network is None else teacher.network.spec
     hint, width = width_hint(network.spec), network.spec.to_dict().get("width")

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,10 @@ class Program(Protocol):
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Yield the weights by name, where the library shows them."""
+        ...
+
+    def companions(self) -> Iterable[Path]:
+        """Return the files beside it that hold weights of it."""
         ...
 
 
@@ -218,6 +223,9 @@ class ModuleProgram:
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         yield from self.module.named_parameters()
         yield from self.module.named_buffers()
+
+    def companions(self) -> Iterable[Path]:
+        return ()
 
 
 def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:

@@ -181,5 +181,6 @@ def _foreign_teacher(
     assumed: tuple[Assumption, ...] = ()
     if not any("range" in name for name in options):
         assumed = (Assumption("img_range", 1.0, "not in the file; images of [0,1] are what most models take"),)
-    origin = Origin(path, file_sha256(path), path.stat().st_size, facts.backend, wrapping, assumed, options=options)
+    size = path.stat().st_size + sum(file.stat().st_size for file in program.companions())
+    origin = Origin(path, file_sha256(path), size, facts.backend, wrapping, assumed, options=options)
     return Teacher(ForeignModel(program, settings), origin)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(console: Console, options: InspectOptions) -> None:
     """Show the network in MODEL, its cost, and what was assumed.
 
-    MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder or an exported file.
+    MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """
     from srkd.inspection import run_inspect
 

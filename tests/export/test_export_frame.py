@@ -210,7 +210,7 @@ def test_a_sidecar_that_says_nonsense(
         read_sidecar(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     sidecar_path(path).unlink()
-    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it; export it again"):
+    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it: copy that from the export"):
         read_sidecar(path)
 
 

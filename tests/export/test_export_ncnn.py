@@ -144,7 +144,7 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
         "layers": "damaged or not of one export",
         "gone": "its weights, small.bin, are not beside it",
         "foreign": "is not a network that this ncnn can open",
-        "sidecar": "small.param.json is not beside it; export it again",
+        "sidecar": "small.param.json is not beside it: copy that",
     }[damage]
     content = weights.read_bytes()
     if damage == "weights":

@@ -105,8 +105,16 @@ def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tens
 
 def weights_file(path: Path) -> Path:
     """Return the file that holds the weights: `path` itself, or the student of a run folder."""
+    if not path.is_dir():
+        return path
     student = path / RUN_FOLDER_WEIGHTS
-    return student if path.is_dir() and student.is_file() else path
+    if student.is_file():
+        return student
+    if (path / "run.json").is_file():
+        raise SrkdError(
+            f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
+        )
+    raise SrkdError(f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
 
 
 def _load(
