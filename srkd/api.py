@@ -202,6 +202,8 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
             suffix=options.suffix,
             extension=options.extension,
             overwrite=options.overwrite,
+            skip_existing=options.skip_existing,
+            recursive=options.recursive,
             tile=options.tile,
             overlap=options.overlap,
             self_ensemble=options.self_ensemble,

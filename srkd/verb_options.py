@@ -257,6 +257,11 @@ class UpscaleOptions(RuntimeOptions):
         str | None, Option("Format to write, such as .png; none: the format of the picture.", metavar=".EXT")
     ] = None
     overwrite: Annotated[bool, Option("Write over files that exist, but never over an input.")] = False
+    skip_existing: Annotated[bool, Option("Leave pictures alone whose output exists: continues a long job.")] = False
+    recursive: Annotated[
+        bool,
+        Option("Search the folders inside folders, too; --out repeats them.", flags=("-r", "--recursive")),
+    ] = False
     tile: Tile = None
     overlap: Annotated[
         int,
