@@ -15,6 +15,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import Protocol, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
+from compressor.models.cost import COMPARED_SIZE
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
@@ -69,6 +70,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ModelCost:
+    """Parameters, and MACs at 256×256 LR pixels as in every table; None where a file does not show them."""
+
+    model: str
+    params: int | None
+    macs: int | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """Mean Y-PSNR on the embedded validation photos; None where it is infinite."""
 
@@ -82,6 +92,7 @@ class Quality:
 class ProfileReport:
     teacher: str | None
     rows: tuple[Row, ...]
+    costs: tuple[ModelCost, ...]
     quality: tuple[Quality, ...]
     protocol: str
     memory_method: str
@@ -118,7 +129,13 @@ def profile_models(
         quality = _measure_quality(opened, context) if settings.quality else ()
     teacher_label = next((model.label for model in opened if model.is_teacher), None)
     protocol = str(Protocol())
-    return ProfileReport(teacher_label, tuple(rows), quality, protocol, MEMORY_METHOD, tuple(notes))
+    costs = tuple({model.label: _compared_cost(model) for model in opened}.values())
+    return ProfileReport(teacher_label, tuple(rows), costs, quality, protocol, MEMORY_METHOD, tuple(notes))
+
+
+def _compared_cost(model: ProfiledModel) -> ModelCost:
+    cost = model.cost(COMPARED_SIZE)
+    return ModelCost(model.label, *((None, None) if cost is None else (cost.params, cost.macs)))
 
 
 def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], busy_cores: float) -> list[str]:
