@@ -312,6 +312,17 @@ class DemoOptions(CheckpointOptions):
     app: Annotated[PathOption, Option("Built app to show the models in; none: the one of srkd.", metavar="DIR")] = None
 
 
+@dataclass(frozen=True)
+class PlotOptions(Options):
+    runs: Annotated[
+        str | Path | Sequence[str | Path], Option("Run folders, finished or not.", argument=True, metavar="RUN...")
+    ]
+    _: KW_ONLY
+    out: Annotated[
+        PathOption, Option("PNG file to write; none: curves.png in the run folder.", flags=("-o", "--out"))
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
     trt: Annotated[bool, Option("Test TensorRT on this GPU: build, run, compare and time a tiny network.")] = False
