@@ -13,6 +13,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Rank
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
+from compressor.training.trackers import require_trackers
 from srkd.config import RunConfig
 from srkd.console import Console
 from srkd.options import from_json, public, to_json
@@ -58,6 +59,7 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
     """Begin what the options ask for or, with the `facts` of its run.json, continue it."""
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
+    require_trackers(options.track)
     config = RunConfig.decide(options, context, facts=facts)
     return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import click
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import Border, Init, Select
+from compressor.base.choices import DEFAULT_TRACKERS, TRACKERS, Border, Init, Select, TrackerName
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
@@ -99,6 +99,13 @@ class CompressOptions(Options):
     phi_weights: Annotated[
         PathOption, Option("vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.", metavar="FILE")
     ] = None
+    track: Annotated[
+        tuple[TrackerName, ...],
+        Option(
+            "Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb]).",
+            type=names_of(*TRACKERS),
+        ),
+    ] = DEFAULT_TRACKERS
     out: Annotated[PathOption, Option("Run folder to write; must not exist yet.", in_json=False)] = None
 
     def __post_init__(self) -> None:

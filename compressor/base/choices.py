@@ -12,3 +12,9 @@ Init: TypeAlias = Literal["inherit", "random"]
 
 Select: TypeAlias = Literal["leading", "l1"]
 """Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
+
+TrackerName: TypeAlias = Literal["tensorboard", "wandb"]
+"""Where the numbers of a run can be watched beside metrics.jsonl."""
+
+TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
+DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)

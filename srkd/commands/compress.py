@@ -116,6 +116,22 @@ def records(report: CompressReport) -> Records:
     ]
 
 
+def ways_to_look(report: CompressReport) -> list[str]:
+    """Return how to look at the run: its picture, its curves, and the trackers that have them."""
+    from compressor.training.trackers import read_wandb_facts
+
+    run = report.run
+    parts = [run] if report.trials is None else [run / trial.run for trial in report.trials.runs]
+    lines = [f"look: {run / 'comparison.png'}", f"curves: srkd plot {run}"]
+    if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
+        lines.append(f"or: tensorboard --logdir {run}")
+    facts = [entry for part in parts if (entry := read_wandb_facts(part))]
+    addresses = [f"or: {entry['url']}" for entry in facts if entry.get("url")]
+    if facts and not addresses:
+        addresses = [f"or: wandb sync {part}/wandb/offline-run-*" for part in parts]
+    return lines + addresses
+
+
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
     trials, joint = report.trials, report.teacher_joint
@@ -146,5 +162,6 @@ def show(console: Console, report: CompressReport) -> None:
         console.say(
             f"wrote {report.student_path.parent / 'teacher_joint.safetensors'}: other widths can be cut from it"
         )
-    console.say(f"look: {report.run / 'comparison.png'}")
+    for line in ways_to_look(report):
+        console.say(line)
     console.say(f"next: srkd export {report.run} --onnx")

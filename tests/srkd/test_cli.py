@@ -92,7 +92,7 @@ def test_every_verb_has_the_common_options(verb: str) -> None:
         (["evaluat"], "did you mean 'evaluate'?"),
         (["evaluate", "--dta", "x"], "--data"),
         (["inspect"], "Missing argument"),
-        (["frobnicate"], "there are compress, export"),
+        (["frobnicate"], "there are compress, plot, export"),
         (["evaluate", "x", "--device", "tpu"], "cpu, cuda"),
     ],
 )
