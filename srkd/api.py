@@ -176,11 +176,11 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
     scale = common_scale(runtimes, options.scale)
-    data, lr = path_of(options.data), path_of(options.lr)
+    data, lr = path_of(options.data), path_of(options.lr_images)
     if data is not None:
         sets = find_sets(data, scale=scale, lr=lr)
     elif lr is not None:
-        raise UsageError(f"an LR folder without its images: give --data beside --lr {lr}")
+        raise UsageError(f"an LR folder without its images: give --data beside --lr-images {lr}")
     else:
         context.note("no --data: scoring on the embedded validation photos")
         sets = (ImageSet("embedded", embedded_pairs("val")),)

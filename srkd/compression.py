@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import torch_threads
 from compressor.base.processes import Rank
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
@@ -60,8 +61,9 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
     require_trackers(options.track)
-    config = RunConfig.decide(options, context, facts=facts)
-    return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
+    with torch_threads(options.threads):
+        config = RunConfig.decide(options, context, facts=facts)
+        return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
 
 
 @contextmanager

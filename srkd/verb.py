@@ -30,6 +30,19 @@ class VerbCommand(click.Command):
 
     options: type[Options] | None = None
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by their groups; a verb without groups has one section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                sections.setdefault(getattr(parameter, "group", ""), []).append(record)
+        others = sections.pop("", [])
+        sections["output" if sections else ""] = others
+        for group, records in sections.items():
+            with formatter.section(f"{group} options".strip().capitalize()):
+                formatter.write_dl(records)
+
 
 def verb(
     name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False

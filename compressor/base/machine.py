@@ -62,6 +62,20 @@ def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[int]:
+    """Set torch's number of threads, which is one for the whole process, and restore it afterwards; None: as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
 def gpu_facts() -> dict[str, object] | None:
     """Return the first accelerator that torch can use, or None."""
     import torch

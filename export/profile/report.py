@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import torch_threads
 from compressor.images.metrics import Protocol, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
@@ -117,7 +118,7 @@ def profile_models(
     settings = settings or Settings()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
-        threads = stack.enter_context(_torch_threads(settings.threads))
+        threads = stack.enter_context(torch_threads(settings.threads))
         settings = replace(settings, threads=threads)
         opened, notes = open_models(models, teacher, settings, folder, context)
         others = OtherPrograms()
@@ -157,18 +158,6 @@ def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], bus
         for model in models
         if isinstance(model.runtime, FileRuntime) and model.runtime.emulated
     ]
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[int]:
-    """Set torch's number of threads, which is one for the whole process, and restore it afterwards."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measure_size(

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from compressor.base.processes import Rank
 from srkd.console import Console, Records
+from srkd.options import VerbOption
 from srkd.trials_report import Spread
 from srkd.verb import verb
 from srkd.verb_options import CompressOptions
@@ -34,12 +35,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dry-run",
+    cls=VerbOption,
+    group="run",
     type=click.Choice(["estimate", "measure"]),
     is_flag=False,
     flag_value="estimate",
     help="Write nothing: report cost, forwards, memory and needs; =measure also times 20 steps.",
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
+@click.option(
+    "--resume",
+    cls=VerbOption,
+    group="run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Continue an unfinished run; alone.",
+)
 def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
 
@@ -75,11 +85,12 @@ def _require_alone() -> None:
 
 
 def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
+    from compressor.base.machine import torch_threads
     from srkd.dry_run import dry_run
 
     if options.is_plan:
         console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
-    with console.context() as context:
+    with console.context() as context, torch_threads(options.threads):
         report = dry_run(options, kind, context)
     if console.wants_json:
         console.emit("compress", report)
