@@ -184,7 +184,8 @@ class Declaration:
         if self.is_multiple:
             is_alone = isinstance(value, str) or not isinstance(value, Sequence)
             return tuple(self._check_one(item) for item in ([value] if is_alone else value))
-        return self._check_one(value)
+        # A list where one word would hold all values, such as those of run.json.
+        return self._check_one(tuple(value) if isinstance(value, list) else value)
 
     def _check_one(self, value: Any) -> Any:
         kind = self.value_type
