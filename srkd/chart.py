@@ -23,6 +23,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5
 INK, GRID, MARK = "#222222", "#E3E3E3", "#C62828"
 LARGEST = 1e15
 """Larger numbers, infinity and what is no number cannot be drawn beside others."""
+LONGEST_TEXT = 100
+"""Characters of a name or title; more would not fit in the picture."""
 MOST_POINTS = 800
 """Of a curve with more points, the means of neighbours are drawn."""
 
@@ -46,11 +48,15 @@ class Chart:
     marks: tuple[float, ...] = ()
 
 
+class NothingToDraw(Exception):
+    """No curve has a point that can be drawn."""
+
+
 def draw_charts(charts: Sequence[Chart]) -> Image.Image:
     """Return the charts that have something to show, one below the other over the same steps."""
     drawable = [(chart, curves) for chart in charts if (curves := _drawable(chart))]
     if not drawable:
-        raise ValueError("there is no point to draw")
+        raise NothingToDraw
     steps = [x for _, curves in drawable for curve in curves for x, _ in curve.points]
     picture = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER * len(drawable)), "white")
     for index, (chart, curves) in enumerate(drawable):
@@ -65,8 +71,13 @@ def _drawable(chart: Chart) -> list[Curve]:
         finite = [(x, y) for x, y in curve.points if abs(x) <= LARGEST and abs(y) <= LARGEST]
         points = [(x, y) for x, y in finite if not chart.logarithmic or y >= 1 / LARGEST]
         if points:
-            curves.append(Curve(curve.name, tuple(_thinned(points)), curve.dashed))
+            curves.append(Curve(_printable(curve.name), tuple(_thinned(points)), curve.dashed))
     return curves
+
+
+def _printable(text: str) -> str:
+    """Return a name as one line: it may come from a file that another program wrote."""
+    return "".join(character if character.isprintable() else " " for character in text)[:LONGEST_TEXT]
 
 
 def _thinned(points: Sequence[Point]) -> Iterator[Point]:
@@ -114,7 +125,7 @@ class _Plot:
         self.low, self.high = min(values) - margin, max(values) + margin
 
     def draw(self) -> None:
-        self.text((self.left, self.top + 8), self.chart.title, self.bold)
+        self.text((self.left, self.top + 8), _printable(self.chart.title), self.bold)
         self.draw_grid()
         for step in self.chart.marks:
             self.line([(self.x(step), self.above), (self.x(step), self.below)], MARK, 1)

@@ -12,7 +12,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.training.run_folder import FACTS, METRICS, read_facts, read_metrics
 from srkd.api import as_tuple
-from srkd.chart import Chart, Curve, Point, draw_charts
+from srkd.chart import Chart, Curve, NothingToDraw, Point, draw_charts
 from srkd.options import public
 from srkd.verb_options import PlotOptions, path_of
 
@@ -90,7 +90,7 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     charts = _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
     try:
         picture = draw_charts(charts)
-    except ValueError as error:
+    except NothingToDraw as error:
         raise SrkdError(f"{runs[0].path / METRICS} holds no number to draw") from error
     path = folders[0] / CURVES if out is None else out
     with atomic_path(path) as temporary:

@@ -49,19 +49,6 @@ def usable_cores() -> int | None:
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
 
 
-def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that are free: of the machine, and of the container where one is limited (cgroup v2)."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit = (control_group / "memory.max").read_text().strip()
-        used = int((control_group / "memory.current").read_text())
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, max(0, int(limit) - used))
-
-
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
     """Set torch's number of threads, which is one for the whole process, and restore it afterwards; None: as it is."""
@@ -74,6 +61,19 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that are free: of the machine, and of the container where one is limited (cgroup v2)."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = (control_group / "memory.max").read_text().strip()
+        used = int((control_group / "memory.current").read_text())
+    except OSError:
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
 def gpu_facts() -> dict[str, object] | None:

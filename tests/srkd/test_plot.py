@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from srkd.chart import COLOURS, HEIGHT, LEFT, MARK, RIGHT, WIDTH, Chart, Curve, draw_charts, round_ticks
+from srkd.chart import COLOURS, HEIGHT, LEFT, MARK, RIGHT, WIDTH, Chart, Curve, NothingToDraw, draw_charts, round_ticks
 from srkd.cli import run
 
 
@@ -98,6 +99,7 @@ def test_odd_rows_are_no_obstacle(rows: list[object], tmp_path: Path) -> None:
 NUMBER = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**9), 10**9).map(float)
 
 
+@example([(1.0, 2.0)], False, False, ["two\nlines", "\ud800", "x" * 500])
 @settings(max_examples=40, deadline=None)  # each one draws a picture
 @given(
     st.lists(st.tuples(NUMBER, NUMBER), max_size=30),
@@ -110,9 +112,9 @@ def test_any_numbers_can_be_drawn(
 ) -> None:
     curves = tuple(Curve(name, tuple(points), dashed) for name in names)
     try:
-        picture = draw_charts([Chart("any", curves, logarithmic)])
-    except ValueError as error:
-        assert str(error) == "there is no point to draw"
+        picture = draw_charts([Chart(names[0] if names else "any", curves, logarithmic)])
+    except NothingToDraw:
+        assert not names or all(abs(x) > 1e15 or not 1e-15 <= y <= 1e15 for x, y in points if not math.isnan(x + y))
     else:
         assert picture.size == (WIDTH, HEIGHT)
 
