@@ -179,11 +179,11 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
     scale = common_scale(runtimes, options.scale)
-    data, lr = path_of(options.data), path_of(options.lr)
+    data, lr = path_of(options.data), path_of(options.lr_images)
     if data is not None:
         sets = find_sets(data, scale=scale, lr=lr)
     elif lr is not None:
-        raise UsageError(f"an LR folder without its images: give --data beside --lr {lr}")
+        raise UsageError(f"an LR folder without its images: give --data beside --lr-images {lr}")
     else:
         context.note("no --data: scoring on the embedded validation photos")
         sets = (ImageSet("embedded", embedded_pairs("val")),)
@@ -224,6 +224,8 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
             suffix=options.suffix,
             extension=options.extension,
             overwrite=options.overwrite,
+            skip_existing=options.skip_existing,
+            recursive=options.recursive,
             tile=options.tile,
             overlap=options.overlap,
             self_ensemble=options.self_ensemble,

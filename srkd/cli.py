@@ -15,7 +15,19 @@ from srkd import __version__
 from srkd.console import Console
 from srkd.verb import console_options
 
-VERBS = ("compress", "export", "profile", "evaluate", "upscale", "inspect", "recipes", "convert", "demo", "doctor")
+VERBS = (
+    "compress",
+    "plot",
+    "export",
+    "profile",
+    "evaluate",
+    "upscale",
+    "inspect",
+    "recipes",
+    "convert",
+    "demo",
+    "doctor",
+)
 """In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`."""
 
 SHELLS = ("bash", "zsh", "fish")

@@ -219,7 +219,7 @@ def open_device(name: str) -> torch.device:
 
 def load_recipe(options: CompressOptions) -> Preset:
     """Return the recipe's preset with `--set` and `--steps` applied."""
-    preset = load_preset(options.recipe, options.settings)
+    preset = load_preset(options.recipe, options.recipe_settings)
     return preset if options.steps is None else preset.with_steps(options.steps)
 
 
@@ -438,7 +438,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
     """Return the choice of images; options that contradict each other are refused."""
     return DataChoice(
         data=path_of(options.data),
-        lr=path_of(options.lr),
+        lr=path_of(options.lr_images),
         val=path_of(options.val),
         lr_border=options.lr_border,
         lr_only=path_of(options.lr_only),

@@ -84,6 +84,8 @@ def diagnose() -> Diagnosis:
             _piece(
                 "demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", SERVER_MODULES, "demo"
             ),
+            _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),
+            _piece("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",), "wandb"),
             # ONNX Runtime's device words: each of its builds has some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
