@@ -11,6 +11,7 @@ from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
+from demo.files import app_command, is_app_built, is_app_outdated
 from export.formats import FORMATS
 from recipes.catalogue import notes
 
@@ -81,9 +82,8 @@ def diagnose() -> Diagnosis:
             _piece(
                 "spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",), "spandrel"
             ),
-            _piece(
-                "demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", SERVER_MODULES, "demo"
-            ),
+            _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs none)", SERVER_MODULES, "demo"),
+            _demo_app(),
             # ONNX Runtime's device words: each of its builds has some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
@@ -91,6 +91,20 @@ def diagnose() -> Diagnosis:
             ),
         ),
         notes=tuple(dict.fromkeys((*notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+    )
+
+
+def _demo_app() -> Piece:
+    """Return whether the page of `srkd demo` is built, from the sources of this installation."""
+    built = is_app_built()
+    outdated = built and is_app_outdated()
+    return Piece(
+        name="demo app",
+        adds="the page that `srkd demo` shows and `srkd demo --build` writes",
+        ready=built,
+        missing=() if built else ("built app",),
+        command=app_command() if outdated or not built else None,
+        remark="it is older than its sources" if outdated else None,
     )
 
 

@@ -26,7 +26,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import build_site, read_model
-from demo.files import CATALOGUE, read_app, write_site
+from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
 from srkd.demonstration import demo_files, demo_models
 from srkd.verb_options import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
@@ -210,9 +210,35 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "photos", "site"]
 
 
+def test_the_one_command_of_a_checkout_builds_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the script, so that it works from any folder, and quotes it for a shell."""
+    script = tmp_path / "my srkd" / "scripts" / "build_demo.py"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(demo.files, "APP", tmp_path / "my srkd" / "demo" / "app" / "dist")
+    with pytest.raises(SrkdError) as raised:
+        read_app()
+    assert str(raised.value) == f"this installation has no built demo app: python '{script}' --get-node"
+
+
+def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = tmp_path / "app"
+    for folder in (app, app / "dist"):
+        (folder / "src").mkdir(parents=True)
+        (folder / "index.html").write_text("page")
+        (folder / "src" / "app.js").write_text("1")
+    monkeypatch.setattr(demo.files, "APP", app / "dist")
+    assert not is_app_outdated()
+    (app / "src" / "app.js").write_text("2")
+    assert is_app_outdated()
+    (app / "src" / "app.js").write_text("1")
+    (app / "src" / "new.js").write_text("1")
+    assert is_app_outdated()
+
+
 def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.files, "APP", tmp_path / "nowhere")
-    with pytest.raises(SrkdError, match=r"`make demo`.*build_demo\.py"):
+    with pytest.raises(SrkdError, match=r"no built demo app: pip install --force-reinstall --no-deps srkd$"):
         read_app()
     monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
     assert "index.html" in read_app()

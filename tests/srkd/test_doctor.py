@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+import demo.files
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.table import RUNTIMES
 from export.formats import FORMATS
 from srkd.cli import run
-from srkd.doctor import CORE, diagnose
+from srkd.doctor import CORE, Piece, diagnose
 
 
 def test_every_row_of_the_tables_is_a_piece() -> None:
@@ -40,6 +42,25 @@ def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
     assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
     assert pieces["new"].command == "pip install 'srkd[ncnn]'"
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+
+
+def test_the_demo_is_ready_only_with_its_built_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's packages are one thing, the page that it serves is another."""
+
+    def demo_app() -> Piece:
+        return next(piece for piece in diagnose().others if piece.name == "demo app")
+
+    app = tmp_path / "app"
+    monkeypatch.setattr(demo.files, "APP", app / "dist")
+    missing = demo_app()
+    assert (missing.ready, missing.missing, missing.remark) == (False, ("built app",), None)
+    assert missing.command == "pip install --force-reinstall --no-deps srkd"
+    (app / "dist").mkdir(parents=True)
+    for folder in (app, app / "dist"):
+        (folder / "index.html").write_text("page")
+    assert (demo_app().ready, demo_app().command, demo_app().remark) == (True, None, None)
+    (app / "index.html").write_text("another page")
+    assert (demo_app().ready, demo_app().remark) == (True, "it is older than its sources")
 
 
 def test_packages_that_cannot_be_used_are_warned_of(
