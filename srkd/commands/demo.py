@@ -107,8 +107,9 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
     rows = [
         (
             model.name,
-            model.role,
-            model.architecture or "-",
+            # A file of another tool's is nobody's student: what it is called is its own affair.
+            "-" if model.architecture is None and model.role == "student" else model.role,
+            model.architecture or model.producer or "-",
             model.precision,
             f"x{model.descriptor.scale}",
             f"{len(model.content) / 1e6:.2f}",

@@ -93,4 +93,4 @@ def test_its_build_folder_runs_on_a_static_host(
         assert visit.text("offline") == "Works offline from now on."
         visit.choose()
         visit.done()
-        assert visit.text("figure-model-kind") == "Student, fp32, ×2"
+        assert (visit.text("model-name"), visit.text("card-title")) == ("Sharpened", "tiny")

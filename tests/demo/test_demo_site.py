@@ -14,19 +14,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from PIL import Image
 
 import demo.files
 import srkd.demonstration
+from compressor.assets import embedded_student
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.resize import upscale_bicubic
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from demo.catalogue import build_site, read_model
+from demo.catalogue import build_site, load_samples, read_model
 from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
+from srkd.cli import run
 from srkd.demonstration import demo_files, demo_models
 from srkd.verb_options import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
@@ -146,6 +153,39 @@ def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
             assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (sample["width"], sample["height"]))
             assert len(picture.getcolors(1 << 20) or ()) > 1000
         assert sample["credit"]
+
+
+def test_samples_show_what_networks_are_compared_on() -> None:
+    """Text, hair, foliage and fur: large, free, and on each the embedded student differs visibly from bicubic."""
+    network = load_checkpoint(embedded_student()).network.eval()
+    samples = {sample.title: sample for sample in load_samples()}
+    assert list(samples) == ["Text", "Hair", "Leaves", "Fur", "Coffee"]
+    for title, sample in samples.items():
+        assert min(sample.width, sample.height) >= 150 and max(sample.width, sample.height) >= 190
+        assert any(licence in sample.credit for licence in ("CC0", "public domain", "Apache-2.0"))
+        if title == "Coffee":
+            assert sample.width * sample.height * 16 > 3e6
+            continue
+        with Image.open(io.BytesIO(sample.content)) as picture:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            sharpened = network(pixels).clamp(0, 1)
+        assert float((sharpened - upscale_bicubic(pixels, 4).clamp(0, 1)).abs().mean()) > 1.5 / 255, title
+
+
+def test_another_tools_file_is_nobodys_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = enlarger(tmp_path / "theirs.onnx")
+    proto = onnx.load(path)
+    proto.producer_name, proto.producer_version = "exporter", "4.2"
+    path.write_bytes(proto.SerializeToString())
+    model = read_model(path, "theirs", "student")
+    assert model.producer == model.catalogue_entry()["producer"] == "exporter 4.2"
+    app = write_app(tmp_path / "app")
+    assert run(["demo", str(path), "--teacher", str(path), "--app", str(app), "--build", str(tmp_path / "site")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("theirs")]
+    assert [row[1:4] for row in rows] == [["-", "exporter", "4.2"], ["teacher", "exporter", "4.2"]]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -25,3 +25,22 @@ export function duration(seconds) {
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `${minutes} min` : `${number(minutes / 60)} h`;
 }
+
+const BITS = { fp32: "32-bit", fp16: "16-bit", bf16: "16-bit", int8: "8-bit" };
+
+/** Return the length of a network's numbers in words; of an unknown precision, its name. */
+export function bits(precision) {
+  return BITS[precision] ?? precision;
+}
+
+const TIMES = { 2: "Twice", 3: "Three times", 4: "Four times", 8: "Eight times" };
+
+/** Return how much larger a picture became, as the beginning of a sentence. */
+export function enlargement(scale) {
+  return scale === 1 ? "As wide and as high as before" : `${TIMES[scale] ?? `${scale} times`} as wide and as high`;
+}
+
+/** Return a count in words: 214,851 becomes 0.21 million. */
+export function millions(count) {
+  return count < 10_000 ? plain.format(count) : `${number(count / 1e6)} million`;
+}
