@@ -290,6 +290,26 @@ def test_a_samples_licence_is_stated_beside_it(browser: Browser, site: Site, mod
         visit.until("document.querySelector('#credit').textContent === ''")
 
 
+def test_a_sample_is_shown_large_enough_to_see_the_difference(browser: Browser, site: Site) -> None:
+    """On a small screen it begins at the place that the list names, and Fit shows all of it."""
+    listed = json.loads(site.content("api/models.json") or b"")
+    listed["samples"][0]["focus"] = [0.55, 0.25]
+    site.files["api/models.json"] = json.dumps(listed).encode()
+    place = """(() => {
+        const box = (id) => document.getElementById(id).getBoundingClientRect();
+        const [sheet, stage] = [box("sheet-right"), box("stage")];
+        return [sheet.width / 72, (stage.left + stage.width / 2 - sheet.left) / sheet.width];
+    })()"""
+    with visiting(browser, site, viewport={"width": 200, "height": 700}) as visit:
+        visit.ready().choose()
+        visit.done()
+        pixels, across = visit.page.evaluate(place)
+        assert pixels == pytest.approx(3, abs=0.01)
+        assert across == pytest.approx(0.55, abs=0.005)
+        visit.page.click("#zoom-fit")
+        assert visit.page.evaluate(place)[0] < 3
+
+
 def test_another_tools_model_is_described_in_its_own_terms(browser: Browser, site: Site, tmp_path: Path) -> None:
     """By its producer, graph, ports and keys: none of srkd's words stand for what it does not have."""
     path = enlarger(tmp_path / "their-net.onnx", scale=3)
@@ -298,8 +318,13 @@ def test_another_tools_model_is_described_in_its_own_terms(browser: Browser, sit
     model.doc_string = "Enlarges <b>line art</b>."
     model.metadata_props.add(key="author", value="somebody")
     path.write_bytes(model.SerializeToString())
+    listed = json.loads(site.content("api/models.json") or b"")
+    listed["models"].append({**listed["models"][0], "name": "listed-net", "architecture": None})
+    site.files["api/models.json"] = json.dumps(listed).encode()
     with visiting(browser, site, **DESKTOP) as visit:
-        visit.ready().page.set_input_files("#model-file", path)
+        titles = visit.ready().page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
+        assert titles == ["Ordinary", "Sharpened", "listed-net"]
+        visit.page.set_input_files("#model-file", path)
         visit.until("document.querySelector('#card-title').textContent === 'their-net.onnx'")
         assert visit.text("model-name") == "their-net"
         assert visit.text("card-words") == "Not from srkd: written by their exporter 4.2. Enlarges <b>line art</b>."

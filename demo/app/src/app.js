@@ -120,6 +120,7 @@ async function show(blob, name, sample = null) {
     await session.take(blob, name);
     panel.showCredit(sample);
     startView();
+    if (sample?.focus) viewer.focus(sample.focus, session.picture.width);
     await refresh();
   });
 }

@@ -1,6 +1,6 @@
 // The card of a network: what it is in a sentence, four figures, and everything that its file says.
 
-import { bits, megabytes, millions, number, size } from "./format.js";
+import { bits, fileSize, millions, number, size } from "./format.js";
 import { part } from "./panel.js";
 
 const DESCRIPTION_LETTERS = 300;
@@ -65,16 +65,21 @@ function figuresOf(model, models) {
   const compared = large && large !== model && model.role !== "teacher";
   const score = scoreOf(metadata);
   return [
-    ["File", megabytes(bytes), compared ? `${Math.round((100 * bytes) / large.bytes)}% of the large network’s` : ""],
+    ["File", fileSize(bytes), compared ? `${shareOf(bytes, large.bytes)} of the large network’s` : ""],
     ["Enlarges", scale ? `×${scale}` : "–", fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
     ["Weights", weights ? millions(weights) : "–", precision ? `${bits(precision)} numbers` : ""],
     ...(score ? [["Quality", `${number(score)} dB`, "on its validation images"]] : []),
   ];
 }
 
+function shareOf(bytes, whole) {
+  const percent = Math.round((100 * bytes) / whole);
+  return percent < 1 ? "less than 1%" : `${percent}%`;
+}
+
 function rowsOf(model) {
   const { bytes, precision, scale, fixed, radius, metadata, about } = describe(model);
-  const sees = radius === null ? "the whole picture: parts overlap, seams may differ" : `${radius} pixels around: parts have no seams`;
+  const sees = radius === null ? "the whole picture: parts overlap, seams may differ" : `${radius} pixel${radius === 1 ? "" : "s"} around: parts have no seams`;
   const rows = [
     ["file", model.name ?? model.title],
     ["bytes", number(bytes)],

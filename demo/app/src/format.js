@@ -8,8 +8,8 @@ export function number(value) {
   return (value >= 100 ? plain : value >= 10 ? one : two).format(value);
 }
 
-export function megabytes(bytes) {
-  return `${number(bytes / 1e6)} MB`;
+export function fileSize(bytes) {
+  return bytes < 1e5 ? `${number(bytes / 1e3)} kB` : `${number(bytes / 1e6)} MB`;
 }
 
 export function megapixels(width, height) {

@@ -39,11 +39,16 @@ export function addressOf({ url, sha256 }) {
 
 /** Return the plain word for a model's role; of several, the first has it alone, and the others say how they differ. */
 function titleOf(model, models) {
-  const role = ROLES[model.role] ?? model.name;
-  const alike = models.filter((other) => (ROLES[other.role] ?? other.name) === role);
+  const role = roleOf(model);
+  const alike = models.filter((other) => roleOf(other) === role);
   if (alike[0] === model) return role;
   const unique = alike.filter(({ precision }) => precision === model.precision).length === 1;
   return unique ? `${role}, ${bits(model.precision)}` : `${role}: ${model.name}`;
+}
+
+/** A file of another tool's keeps its name: the list knows no architecture of it, and whether it sharpens is not known. */
+function roleOf({ role, name, architecture }) {
+  return architecture === null && role !== "teacher" ? name : (ROLES[role] ?? name);
 }
 
 function integrity(sha256) {
