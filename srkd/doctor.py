@@ -14,6 +14,7 @@ from demo import SERVER_MODULES
 from demo.files import app_command, is_app_built, is_app_outdated
 from export.formats import FORMATS
 from recipes.catalogue import notes
+from srkd.package_names import name_collisions
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 
@@ -49,7 +50,8 @@ class Diagnosis:
     runtimes: tuple[Piece, ...]
     others: tuple[Piece, ...]
     notes: tuple[str, ...]
-    """A line for each installed package whose methods, networks, runtimes or formats cannot be used."""
+    """A line for each installed package whose methods, networks, runtimes or formats cannot be used, or that has a
+    name of srkd's."""
 
     @property
     def missing_core(self) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ def diagnose() -> Diagnosis:
                 for name, row in PROVIDERS.items()
             ),
         ),
-        notes=tuple(dict.fromkeys((*notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+        notes=tuple(dict.fromkeys((*name_collisions(), *notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
     )
 
 
