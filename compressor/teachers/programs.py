@@ -7,7 +7,6 @@ operators are checked and the sizes that it takes are learnt. This process then 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -44,12 +43,8 @@ def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
 def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFacts:
     """Check a program in a child process and return what it takes."""
     key = hashlib.sha256(f"{kind} {torch.__version__} ".encode() + content).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
-        # Its own copy: the file at `path` may change meanwhile.
-        copy = Path(folder) / "program"
-        copy.write_bytes(content)
-        job = {"kind": kind, "path": str(copy), "shown": str(path)}
-        values = run_experiments(f"{__name__}:examine_in_child", job, what=str(path), key=key, limits=limits)
+    job = {"kind": kind, "shown": str(path)}
+    values = run_experiments(f"{__name__}:examine_in_child", job, content, what=str(path), key=key, limits=limits)
     try:
         return _read_facts(values)
     except (KeyError, TypeError, ValueError) as error:
