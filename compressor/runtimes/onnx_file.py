@@ -132,7 +132,7 @@ def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
     """Return the bytes that the values of a tensor take."""
-    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def weight_precision(model: onnx.ModelProto) -> str:
