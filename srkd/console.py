@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from compressor.base.context import Context, Progress, no_progress
+from compressor.base.errors import shorten_numbers
 
 if TYPE_CHECKING:
     import rich.progress
@@ -57,7 +58,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print the line that ends a failed command."""
-        _write(f"srkd: {text}", sys.stderr)
+        _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
         """Print rows under headings; columns of numbers are right-aligned. The title is a separate line."""

@@ -97,6 +97,21 @@ def test_wrong_settings_say_which(settings, message):
     assert message in str(caught.value) and len(caught.value.problems) == 1
 
 
+LONG = "9" * 5000
+TOO_LONG = "the number 99999999999999999999... (5,000 digits) is too long: at most 100 digits are read"
+
+
+def test_a_number_of_five_thousand_digits_is_said_in_plain_words():
+    """Python refuses to read one, and a terminal need not show it."""
+    text = f"title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: {LONG}\n"
+    assert [str(problem) for problem in problems(text)] == [f"my.yaml:6: {TOO_LONG}"]
+    for setting in (f"schedule.batch={LONG}", f"schedule.betas.{LONG}=1"):
+        with pytest.raises(PresetError) as caught:
+            load_preset("logits", [setting])
+        shown = setting.replace(LONG, "99999999999999999999... (5,000 digits)")
+        assert str(caught.value) == f"--set {shown}: {TOO_LONG}"
+
+
 def test_mistakes_of_settings_and_of_the_file_come_together():
     lines = [str(problem) for problem in problems("title: t\nmethods: []\n", "schedule.rate=x", "nothing", "title=ok")]
     assert lines == [
