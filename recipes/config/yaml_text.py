@@ -19,8 +19,12 @@ from recipes.config.errors import KeyPath, file_error
 CORE = "tag:yaml.org,2002:"
 
 
-class _LongNumber(yaml.MarkedYAMLError):
-    """A whole number that is too long; where it is, and a message in plain words."""
+class _LongNumber(Exception):
+    """A whole number that is too long: the message in plain words, and the line."""
+
+    def __init__(self, error: UsageError, line: int) -> None:
+        super().__init__(str(error))
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,7 +62,7 @@ def parse_yaml(text: str, file: str) -> Document:
         tree = yaml.compose(text, _Loader)
         values = None if tree is None else _value(tree, (), lines)
     except _LongNumber as error:
-        raise file_error(file, str(error.problem), error.problem_mark.line + 1) from error
+        raise file_error(file, str(error), error.line) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
@@ -76,7 +80,7 @@ def parse_value(text: str) -> Any:
         tree = yaml.compose(text, _Loader)
         return None if tree is None else _value(tree, (), {})
     except _LongNumber as error:
-        raise UsageError(str(error.problem)) from error
+        raise UsageError(str(error)) from error
     except (yaml.YAMLError, RecursionError):
         return text
 
@@ -113,7 +117,7 @@ def _scalar(node: yaml.Node) -> Any:
         try:
             return parse_int(text)
         except UsageError as error:
-            raise _LongNumber(problem=str(error), problem_mark=node.start_mark) from error
+            raise _LongNumber(error, node.start_mark.line + 1) from error
     if kind == "float":
         number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         # 2e4 is a whole number, as in JSON schema.
