@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError
+from compressor.teachers.exported_program import rebuild_archive
 from compressor.teachers.teacher import load_teacher
 from tests.support.commands import ROOT, python
 from tests.support.foreign_models import save_all, twin
@@ -121,6 +123,16 @@ def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> N
     torch.save(twin(), tmp_path / "whole.pth")
     with pytest.raises(SrkdError, match=r"refused, nothing was run.*state_dict\(\).*export the model to ONNX or Torch"):
         load_teacher(tmp_path / "whole.pth")
+
+
+def test_a_program_is_rebuilt_to_the_same_bytes_at_any_time(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise what is known of a file would not be found again by its hash."""
+    path = files["torch.export"]
+    first = rebuild_archive(path.read_bytes(), path)
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert rebuild_archive(path.read_bytes(), path) == first
 
 
 def hostile_programs(count: int, seed: int, folder: Path) -> None:
