@@ -13,6 +13,8 @@ from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 
 TEXT_LIMIT_BYTES = 256 * 2**20
+ENCRYPTED = 1
+"""The bit of a zip record's flags that says so."""
 
 
 def archive_kind(path: Path) -> str | None:
@@ -43,6 +45,9 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > LARGEST_INFLATION * len(content) + INFLATED_ANYWAY_BYTES:
                 raise SrkdError(f"{path}: its {len(content):,} bytes unpack to {unpacked:,}: this is not a model")
+            locked = next((member.filename for member in archive.infolist() if member.flag_bits & ENCRYPTED), None)
+            if locked is not None:
+                raise SrkdError(f"{path}: its record {locked[-60:]!r} is encrypted: save the model without a password")
             names: dict[str, str] = {}
             for name in archive.namelist():
                 other = names.setdefault(name.lower(), name)

@@ -55,12 +55,16 @@ class Problem:
         return f"{self.file}{line}: {self.key}{value}{': ' if self.key else ''}{self.expected}"
 
 
+MOST_IN_A_LINE = 20
+
+
 class PresetError(UsageError):
-    """A recipe with mistakes. The message is one line; `problems` lists the mistakes."""
+    """A recipe with mistakes. The message is one line of the first ones; `problems` lists all."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(map(str, problems)))
+        more = [f"and {len(problems) - MOST_IN_A_LINE} more"] if len(problems) > MOST_IN_A_LINE else []
+        super().__init__("; ".join([*map(str, problems[:MOST_IN_A_LINE]), *more]))
 
 
 def file_error(file: str, expected: str, line: int | None = None) -> PresetError:

@@ -119,7 +119,7 @@ class NeedsBatch(Protocol):
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
     """Methods that do not go together, a batch or patch that they cannot use, and weights of unknown terms."""
     schedule = preset.schedule
-    lines = [*refusals(methods), *disagreements(methods, preset.weights)]
+    lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
     for method in methods:
         if isinstance(method, NeedsBatch) and schedule.batch < method.smallest_batch:

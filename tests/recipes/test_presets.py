@@ -97,6 +97,17 @@ def test_wrong_settings_say_which(settings, message):
     assert message in str(caught.value) and len(caught.value.problems) == 1
 
 
+def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
+    """A line that was pasted 300 times: a method does not go with each of the others."""
+    text = "title: t\nsource: s\nmethods:\n" + "  - name: logits\n" * 300
+    assert len(problems(text)) == 1
+    text = GOOD_TEXT + "".join(f"wrong{number}: 1\n" for number in range(300))
+    with pytest.raises(PresetError, match=r"my\.yaml:5: wrong0: .*; and 280 more$") as caught:
+        read_preset(text, "my.yaml")
+    assert len(caught.value.problems) == 300
+
+
+GOOD_TEXT = "title: t\nsource: s\nmethods:\n  - name: logits\n"
 LONG = "9" * 5000
 TOO_LONG = "the number 99999999999999999999... (5,000 digits) is too long: at most 100 digits are read"
 
