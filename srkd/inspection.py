@@ -15,7 +15,7 @@ from compressor.models.cost import LayerCost, cost, layer_costs
 from compressor.models.networks.dialect import Assumption
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.file_runtime import read_spec
-from compressor.runtimes.table import RUNTIMES, runtime_of
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.teacher import load_teacher
 from srkd.parameters import format_size
 from srkd.verb_options import InspectOptions
@@ -64,7 +64,7 @@ def run_inspect(options: InspectOptions) -> Inspection:
 
 
 def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
-    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
+    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
     return Inspection(
@@ -91,7 +91,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     if options.check and not runtime.opens_as_teacher:
         raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
     if runtime.name == "onnxruntime":
-        model = open_model(file)
+        model = open_model(file, OpenOptions(limits=options.limits))
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
     else:
@@ -113,7 +113,9 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,
         metadata=_srkd_keys(metadata),
-        check=check_teacher(load_teacher(file, arch_options=options.arch_options)) if options.check else None,
+        check=check_teacher(load_teacher(file, arch_options=options.arch_options, limits=options.limits))
+        if options.check
+        else None,
     )
 
 

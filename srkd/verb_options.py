@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import click
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import Border, Init, Select
+from compressor.base.choices import MOST_LIMITS, Border, Init, Select
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
@@ -38,6 +38,14 @@ Tile: TypeAlias = Annotated[
     int | None, Option("Side of a tile in LR pixels; none: chosen by memory, 0: no tiles.", minimum=0)
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
+ProgramLimits: TypeAlias = Annotated[
+    float,
+    Option(
+        "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried.",
+        minimum=1,
+        maximum=MOST_LIMITS,
+    ),
+]
 
 
 INPUT_PATHS = ("teacher", "data", "lr", "val", "lr_only", "init_from", "phi_weights")
@@ -90,6 +98,7 @@ class CompressOptions(Options):
         Mapping[str, Any] | None,
         Option("What the teacher's file does not say.", flags=("--arch-option",), type=SETTING),
     ] = None
+    limits: ProgramLimits = 1.0
     settings: Annotated[
         Sequence[str], Option("Change the recipe: schedule.batch=8, kappa=0.5.", flags=("--set",), metavar="KEY=VALUE")
     ] = ()
@@ -142,7 +151,14 @@ class CheckpointOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions(CheckpointOptions):
+class ProgramOptions(CheckpointOptions):
+    """How a checkpoint is read, and a foreign program tried."""
+
+    limits: ProgramLimits = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(ProgramOptions):
     """How models are opened."""
 
     device: Device = "cpu"
@@ -186,7 +202,7 @@ class ExportOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class ProfileOptions(CheckpointOptions):
+class ProfileOptions(ProgramOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
@@ -270,7 +286,7 @@ class UpscaleOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True)
-class InspectOptions(CheckpointOptions):
+class InspectOptions(ProgramOptions):
     path: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True, metavar="MODEL")]
     _: KW_ONLY
     lr_size: Annotated[tuple[int, int], Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
@@ -287,7 +303,7 @@ class ConvertOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class DemoOptions(CheckpointOptions):
+class DemoOptions(ProgramOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressor.base.choices import MOST_LIMITS
+from compressor.base.errors import UsageError
+
 MB = 10**6
 
 
@@ -31,6 +34,8 @@ class Limits:
 
     def scaled(self, factor: float) -> Limits:
         """Return limits that are `factor` times as wide."""
+        if not 1 <= factor <= MOST_LIMITS:
+            raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
         return Limits(self.seconds * factor, round(self.memory_mb * factor), round(self.output_mb * factor))
 
 

@@ -126,7 +126,8 @@ def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QU
     """Open a file of anybody, once its bytes were tried in a restricted child process."""
     content = read_whole(path)
     if not options.trusted:
-        return OnnxRuntime(path, options, context, try_content(content, path), content)
+        probed = try_content(content, path, USUAL_LIMITS.scaled(options.limits))
+        return OnnxRuntime(path, options, context, probed, content)
     runtime = OnnxRuntime(path, options, context, content=content)
     keep_result(trial_key(content), {})
     return runtime

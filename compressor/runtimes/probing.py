@@ -166,7 +166,7 @@ def _experiment(function: str, job: Mapping[str, object], what: str, limits: Lim
             if not (last and error.crashed) or len(crashed) == MOST_CRASHES:
                 raise SrkdError(
                     f"{error}; files of others are first run in a process of at most {limits.seconds:g} s and "
-                    f"{limits.memory_mb} MB: --arch-option limits=4 allows four times as much"
+                    f"{limits.memory_mb} MB: --limits 4 (limits=4) allows four times as much"
                 ) from error
             crashed.append(last)
 
