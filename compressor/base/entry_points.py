@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Protocol, TypeVar
 
-from compressor.base.errors import UsageError, nearest
+from compressor.base.errors import UsageError, nearest, shorten
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -55,7 +55,8 @@ class Table(Mapping[str, Row]):
     def find(self, name: str) -> Row:
         """Return the row called `name`; a usage error with the nearest names and the notes where there is none."""
         if name not in self.rows:
-            raise UsageError("; ".join([f"no {self.kind} is called {name!r}; {nearest(name, self.rows)}", *self.notes]))
+            unknown = f"no {self.kind} is called {shorten(name)!r}; {nearest(name, self.rows)}"
+            raise UsageError("; ".join([unknown, *self.notes]))
         return self.rows[name]
 
     def _add(self, points: Iterable[metadata.EntryPoint]) -> None:

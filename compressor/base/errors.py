@@ -104,6 +104,11 @@ def reason_of(error: BaseException, *, first: bool = False) -> str:
     return lines[0 if first else -1][:300]
 
 
+def shorten(text: str, most: int = 60) -> str:
+    """Return the beginning of a text that somebody else wrote, with dots where there is more."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the end of an error message about an unknown name: the closest one, and all of them."""
     names = list(names)

@@ -107,6 +107,15 @@ def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
     assert len(caught.value.problems) == 300
 
 
+def test_long_names_and_keys_are_shortened():
+    (problem,) = problems("title: t\nsource: s\nmethods:\n  - name: " + "l" * 3000 + "\n")
+    assert f"no method is called '{'l' * 57}...'; there are" in str(problem) and len(str(problem)) < 300
+    (problem,) = problems(GOOD_TEXT + "k" * 900 + ": 1\n")
+    assert str(problem).startswith(f"my.yaml:5: {'k' * 97}...: unknown key")
+    (problem,) = problems(GOOD_TEXT, "kappa=" + "v" * 3000)
+    assert str(problem) == f"--set kappa={'v' * 191}...: expected a number"
+
+
 GOOD_TEXT = "title: t\nsource: s\nmethods:\n  - name: logits\n"
 LONG = "9" * 5000
 TOO_LONG = "the number 99999999999999999999... (5,000 digits) is too long: at most 100 digits are read"

@@ -115,23 +115,28 @@ class WarmProcess:
         values = {"function": function, "job": job, "what": what, "environment": dict(environment or {})}
         self._process.stdin.write(json.dumps({**values, "limits": asdict(limits)}) + "\n")
         self._process.stdin.flush()
-        for line in self._process.stdout:
-            event = json.loads(line)
-            if "progress" in event:
+        event: dict[str, Any] = {"progress": None}
+        try:
+            for line in self._process.stdout:
+                event = json.loads(line)
+                if "progress" not in event:
+                    break
                 progress(*event["progress"])
-            elif "result" in event:
-                return event["result"]
-            elif "error" in event:
-                raise SrkdError(event["error"])
-            else:
-                raise ChildFailed(what, event["reason"], crashed=event["crashed"])
-        raise AssertionError("the warm process is dead")
+        finally:
+            if "progress" in event:  # interrupted: the next job must not read this one's answer
+                self.close()
+        if "result" in event:
+            return event["result"]
+        if "error" in event:
+            raise SrkdError(event["error"])
+        assert "reason" in event, "the warm process is dead"
+        raise ChildFailed(what, event["reason"], crashed=event["crashed"])
 
     def close(self) -> None:
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+            self._process.kill()
             self._process.wait()
+            self._process = None
 
 
 def main() -> None:

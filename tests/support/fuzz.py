@@ -296,7 +296,9 @@ def verdict(kind: Kind, path: Path) -> str:
         return "opened"
     except SrkdError as error:
         said = str(error)
-        return "refused" if said.isprintable() and len(said) < 1500 else f"not one line: {said[:300]!r}"
+        # A recipe names up to twenty mistakes.
+        is_line = said.isprintable() and len(said) < 20 * (len(str(path)) + 250)
+        return "refused" if is_line else f"not one line: {said[:300]!r}"
     except Exception as error:
         if is_out_of_memory(error):  # the command says so in one line
             return "refused"
