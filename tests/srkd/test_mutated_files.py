@@ -46,7 +46,7 @@ def test_thousands_of_mutated_files(kind: str, tmp_path: Path, record_property: 
     record_property(
         "note",
         f"{count:,} mutated files of kind {kind}: {report['opened']:,} opened, "
-        f"{report['refused']:,} refused in one line, {report['seconds']:.0f} s, the slowest "
+        f"{report['refused']:,} refused in one line ({report['ended']}), {report['seconds']:.0f} s, the slowest "
         f"{report['slowest'][0]:.2f} s, memory +{report['growth_mb']} MB",
     )
 

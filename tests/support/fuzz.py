@@ -26,8 +26,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch import nn
 
+from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.isolation import Limits
 from compressor.images.files import image_size, read_picture, read_rgb_u8
@@ -46,7 +49,7 @@ from tests.support.forks import run_in_fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
 from tests.support.hostile_files import zipped
 
-LIMITS = Limits(seconds=5, memory_mb=2000)
+LIMITS = Limits(seconds=3, memory_mb=2000)
 """Tighter than the usual ones: thousands of files are tried."""
 WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
@@ -58,7 +61,8 @@ def mutated_zip(path: Path, rng: random.Random, change: Callable[[str, bytes, ra
         return damaged(path.read_bytes(), rng)
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
-    name = rng.choice(list(records))
+    programs = [name for name in records if "/models/" in name or ("/code/" in name and name.endswith(".py"))]
+    name = rng.choice(programs if rng.random() < 0.5 else list(records))
     kind = rng.random()
     if kind < 0.15:
         del records[name]
@@ -91,7 +95,8 @@ def mutated_words(content: bytes, rng: random.Random) -> bytes:
     """Numbers and names of a text replaced by others of the same text, or by wild ones."""
     pieces = re.split(rb"(\w+)", content)
     for _ in range(rng.choice((1, 1, 2, 5))):
-        at = rng.randrange(len(pieces))
+        numbers = [index for index, piece in enumerate(pieces) if piece.isdigit()]
+        at = rng.choice(numbers) if numbers and rng.random() < 0.5 else rng.randrange(len(pieces))
         wild = str(rng.choice(WILD_INTEGERS)).encode()
         pieces[at] = rng.choice((rng.choice(pieces), wild, rng.choice(WILD_WORDS).encode()))
     return b"".join(pieces)
@@ -131,8 +136,14 @@ def mutated_onnx(path: Path, rng: random.Random) -> bytes:
         return damaged(content, rng)
     model = onnx.load_model_from_string(content)
     for _ in range(rng.choice((1, 1, 3))):
-        mutate_message(model, rng)
+        mutate_message(rng.choice(numbers_of(model)) if rng.random() < 0.4 else model, rng)
     return bytes(model.SerializeToString())
+
+
+def numbers_of(model: onnx.ModelProto) -> list[Any]:
+    """The tensors of whole numbers and the attributes of nodes: they say how much is computed."""
+    tensors = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64]
+    return [*tensors, *(attribute for node in model.graph.node for attribute in node.attribute)]
 
 
 def mutate_message(message: Any, rng: random.Random) -> None:
@@ -174,6 +185,9 @@ def mutated_scalar(value: object, rng: random.Random) -> Any:
     if isinstance(value, float):
         return rng.choice((0.0, -1.0, 1e38, float("nan"), float("inf")))
     if isinstance(value, bytes):
+        if len(value) in range(8, 72, 8) and rng.random() < 0.7:  # 64-bit numbers, such as shapes and counts
+            at = 8 * rng.randrange(len(value) // 8)
+            return value[:at] + rng.choice(WILD_INTEGERS).to_bytes(8, "little", signed=True) + value[at + 8 :]
         return damaged(value, rng)
     operators = ("Conv", "DepthToSpace", "Resize", "Tile", "Expand", "Loop", "If", "Pad", "MaxPool", "Identity")
     return rng.choice((*operators, *WILD_WORDS, "../../etc/passwd", "lr", "sr", "weight", "CRD", "DCR", "EXTERNAL"))
@@ -209,10 +223,53 @@ def mutated_image(path: Path, rng: random.Random) -> bytes:
 
 
 def onnx_seeds(folder: Path) -> list[Path]:
-    """A file of a stranger and one that srkd exported."""
+    """Files of strangers, one of them with numbers that say how much is computed, and one that srkd exported."""
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     convert(Conversion(network, folder / "own.onnx", metadata_of(network.spec)))
-    return [save_onnx(twin(), folder / "twin.onnx"), folder / "own.onnx"]
+    return [save_onnx(twin(), folder / "twin.onnx"), save_busy_onnx(folder / "busy.onnx"), folder / "own.onnx"]
+
+
+def save_busy_onnx(path: Path) -> Path:
+    """Pads, crops, repeats, resizes, and adds in a loop."""
+    value, node = helper.make_tensor_value_info, helper.make_node
+    body = helper.make_graph(
+        [node("Identity", ["go"], ["go_on"]), node("Add", ["x", "x"], ["x_next"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, None)],
+        [value("go_on", TensorProto.BOOL, []), value("x_next", TensorProto.FLOAT, None)],
+    )
+    numbers = {
+        "pads": [0, 0, 2, 2, 0, 0, 2, 2],
+        "starts": [2, 2],
+        "ends": [-2, -2],
+        "axes": [2, 3],
+        "repeats": [1, 1, 1, 1],
+        "trips": 3,
+    }
+    tensors = [numpy_helper.from_array(np.array(number, dtype=np.int64), name) for name, number in numbers.items()]
+    tensors.append(numpy_helper.from_array(np.array([1, 1, 2, 2], dtype=np.float32), "factors"))
+    tensors.append(numpy_helper.from_array(np.array(True), "true"))
+    nodes = [
+        node("Pad", ["lr", "pads"], ["padded"], mode="edge"),
+        node("Slice", ["padded", "starts", "ends", "axes"], ["cropped"]),
+        node("Tile", ["cropped", "repeats"], ["tiled"]),
+        node("Resize", ["tiled", "", "factors"], ["large"], mode="nearest"),
+        node("Loop", ["trips", "true", "large"], ["sr"], body=body),
+    ]
+    ends = [value(name, TensorProto.FLOAT, ["n", 3, None, None]) for name in ("lr", "sr")]
+    graph = helper.make_graph(nodes, "busy", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return path
+
+
+class Busy(nn.Module):
+    """Repeats, pads, enlarges and adds in a loop, by numbers in its code."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.pad(x.repeat(1, 1, 2, 2), [4, 4, 4, 4], "constant", 0.5)
+        for number in range(3):
+            y = y + torch.zeros([6, 1]).sum() * number
+        return y[:, :, 4:-4, 4:-4]
 
 
 def image_seeds(folder: Path) -> list[Path]:
@@ -279,7 +336,9 @@ class Kind:
 KINDS = {
     "ONNX": Kind(onnx_seeds, mutated_onnx, open_program),
     "TorchScript": Kind(
-        lambda folder: [save_torchscript(twin(), folder / "twin.pt")], mutated_torchscript, open_program
+        lambda folder: [save_torchscript(twin(), folder / "twin.pt"), save_torchscript(Busy(), folder / "busy.pt")],
+        mutated_torchscript,
+        open_program,
     ),
     "torch.export": Kind(lambda folder: [save_export(twin(), folder / "twin.pt2")], mutated_export, open_program),
     "recipe": Kind(
@@ -311,8 +370,17 @@ def used_seconds() -> float:
     return sum(row.ru_utime + row.ru_stime for row in rows)
 
 
+ENDED = {"crashed": 0, "over their time": 0}
+"""Forks that did not end by themselves."""
+
+
 def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
-    return run_in_fork(*arguments, limits=LIMITS, **keywords)
+    try:
+        return run_in_fork(*arguments, limits=LIMITS, **keywords)
+    except ChildFailed as error:
+        ENDED["crashed"] += error.crashed
+        ENDED["over their time"] += "it took over" in error.reason
+        raise
 
 
 def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -323,6 +391,7 @@ def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
         said = verdict(kind, path)
         assert said == "opened" or path.name in NOT_FOR_SRKD, f"{path.name}, not mutated: {said}"
     start_mb, begin = peak_mb(reset=True), used_seconds()
+    ENDED.update(dict.fromkeys(ENDED, 0))
     tally, wrong, slowest = {"opened": 0, "refused": 0}, [], (0.0, "")
     for number in range(count):
         source = rng.choice(seeds)
@@ -341,6 +410,7 @@ def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
     return {
         **tally,
         "wrong": wrong,
+        "ended": dict(ENDED),
         "growth_mb": round(peak_mb() - start_mb),
         "seconds": round(used_seconds() - begin, 1),
         "slowest": slowest,
