@@ -147,8 +147,12 @@ def trial_key(content: bytes) -> str:
 
 def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
     """In the child process: open a file and run it; learn multiple and smallest size of a foreign one."""
-    runtime = OnnxRuntime(Path(shown), OpenOptions(threads=1), content=Path(path).read_bytes())
-    attempts = Attempts.in_child(progress, crashed)
+    with one_line(f"{shown} is not a model ONNX Runtime can open", first=True):
+        return _try(Path(path).read_bytes(), Path(shown), Attempts.in_child(progress, crashed))
+
+
+def _try(content: bytes, path: Path, attempts: Attempts) -> dict[str, Any]:
+    runtime = OnnxRuntime(path, OpenOptions(threads=1), content=content)
     descriptor, image = runtime.descriptor, runtime._image
     if runtime.spec is not None:
         width, height = image.fixed_size or (PROBE_SIDES[0], PROBE_SIDES[0])

@@ -165,6 +165,15 @@ def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path
         open_model(path)
 
 
+def test_names_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    """ONNX Runtime opens the file, and its Python names fail."""
+    path = plain(0.25, tmp_path / "names.onnx")
+    path.write_bytes(path.read_bytes().replace(b"lr", b"l\xee"))
+    with pytest.raises(SrkdError, match=r"names\.onnx is not a") as caught:
+        open_model(path)
+    assert "limits" not in str(caught.value)
+
+
 def test_many_tensors_of_the_same_bytes_do_not_fill_the_memory(tmp_path: Path) -> None:
     path = split(plain(0.25, tmp_path / "many.onnx"))
     with open(tmp_path / "weights.bin", "wb") as file:

@@ -55,7 +55,7 @@ def run_in_fork(
         raise SrkdError(event["error"])
     if code == -signal.SIGALRM:
         raise ChildFailed(what, f"it took over {limits.seconds:g} s")
-    raise ChildFailed(what, f"its process ended with {code}", crashed=code < 0)
+    raise ChildFailed(what, f"its process ended with exit code {code}: {event.get('raised')}", crashed=code < 0)
 
 
 def _work(
@@ -82,6 +82,8 @@ def _work(
             write({"result": run(lambda *event: write({"progress": event}), **job)})
         except SrkdError as error:
             write({"error": str(error)})
+        except Exception as error:
+            write({"raised": f"{type(error).__name__}: {error}"})
         code = 0
     finally:
         os._exit(code)

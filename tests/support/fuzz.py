@@ -378,8 +378,9 @@ def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
     try:
         return run_in_fork(*arguments, limits=LIMITS, **keywords)
     except ChildFailed as error:
-        ENDED["crashed"] += error.crashed
-        ENDED["over their time"] += "it took over" in error.reason
+        if not error.crashed and "it took" not in error.reason:
+            raise AssertionError(error.reason) from error
+        ENDED["crashed" if error.crashed else "over their time"] += 1
         raise
 
 

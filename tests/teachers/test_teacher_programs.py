@@ -134,6 +134,18 @@ def test_an_encrypted_record_is_one_line(kind: str, files: dict[str, Path], tmp_
         load_teacher(path)
 
 
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_record_beyond_any_file_is_one_line(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    """The directory of a large archive has offsets of 64 bits."""
+    path = tmp_path / files[kind].name
+    path.write_bytes(files[kind].read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/extra/more", b"")
+        archive.infolist()[1].header_offset = 2**63 + 5
+    with pytest.raises(SrkdError, match=r"a damaged archive \(.*\): download or export it again"):
+        load_teacher(path)
+
+
 def test_a_program_is_rebuilt_to_the_same_bytes_at_any_time(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
