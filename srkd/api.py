@@ -69,12 +69,15 @@ __all__ = [
 R = TypeVar("R")
 
 
-def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
+def load(
+    path: str | Path, *, scale: int | None = None, limits: float = 1.0, **arch_options: object
+) -> Network | Teacher:
     """Return the network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
-    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
+    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only; a
+    program may use `limits` times 60 s, 4 GB and 64 MB of output when it is first tried.
     """
-    teacher = load_teacher(path, scale=scale, arch_options=arch_options)
+    teacher = load_teacher(path, scale=scale, arch_options=arch_options, limits=limits)
     return teacher if teacher.network is None else teacher.network.requires_grad_(True)
 
 
@@ -87,6 +90,7 @@ def inspect(
     path: str | Path,
     *,
     scale: int | None = None,
+    limits: float = 1.0,
     lr_size: tuple[int, int] = (256, 256),
     layers: bool = False,
     check: bool = False,
@@ -97,7 +101,15 @@ def inspect(
     `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer.
     """
     return run_inspect(
-        InspectOptions(path, scale=scale, lr_size=lr_size, layers=layers, check=check, arch_options=arch_options)
+        InspectOptions(
+            path,
+            scale=scale,
+            limits=limits,
+            lr_size=lr_size,
+            layers=layers,
+            check=check,
+            arch_options=arch_options,
+        )
     )
 
 
@@ -141,6 +153,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         quality=options.quality,
         scale=options.scale,
         arch_options=options.arch_options,
+        limits=options.limits,
     )
     run_teacher = find_run_teacher(Path(models[0]), context.note) if teacher is None and len(models) == 1 else None
     if run_teacher is not None:
@@ -261,6 +274,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
         runtime=options.runtime,
         threads=options.threads,
         precision=options.precision,
+        limits=options.limits,
     )
     return open_model(model, open_options, context)
 

@@ -281,7 +281,7 @@ def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
-    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options)
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:
             note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")

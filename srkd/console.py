@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
 
 from compressor.base.context import Context, Progress, no_progress
+from compressor.base.errors import shorten_numbers
 from srkd.tables import csv_text, fact_lines, table_lines
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print the line that ends a failed command."""
-        _write(f"srkd: {text}", sys.stderr)
+        _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", repeat: int = 0) -> None:
         """Print rows under headings, no wider than the terminal (`tables.table_lines`)."""

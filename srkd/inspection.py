@@ -15,7 +15,7 @@ from compressor.models.cost import LayerCost, cost, layer_costs
 from compressor.models.networks.dialect import Assumption
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.file_runtime import read_spec
-from compressor.runtimes.table import RUNTIMES, runtime_of
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.parameters import format_size
 from srkd.verb_options import InspectOptions
@@ -64,7 +64,7 @@ def run_inspect(options: InspectOptions) -> Inspection:
 
 
 def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
-    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
+    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
     return Inspection(
@@ -92,11 +92,11 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
     teacher: Teacher | None = None
     if runtime.name == "onnxruntime":
-        model = open_model(file)
+        model = open_model(file, OpenOptions(limits=options.limits))
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
         if spec is None or options.check:  # a stranger's file is a teacher: it gives outputs
-            teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
+            teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     else:
         metadata = read_metadata(file)
         spec = read_spec(metadata, file.name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
 import os
 import textwrap
@@ -196,9 +197,12 @@ class Declaration:
         if isinstance(kind, click.Path):
             return value
         try:
-            return kind.convert(value, None, None)
+            converted = kind.convert(value, None, None)
         except click.BadParameter as error:
             raise UsageError(f"{self.flag}: {error.message.rstrip('.')}") from error
+        if isinstance(converted, float) and math.isnan(converted):  # no range excludes it
+            raise UsageError(f"{self.flag}: {value!r} is not a number")
+        return converted
 
     def parameters(self) -> list[click.Parameter]:
         """Return the option (or the flags) of the command line."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.errors import UsageError
+from compressor.base.errors import UsageError, parse_int
 from compressor.runtimes.table import device_patterns
 
 T = TypeVar("T")
@@ -69,9 +69,9 @@ def parse_scalar(text: str) -> object:
     """Return `text` as a bool, an int or a float where it reads as one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
+    for read in (parse_int, float):
         try:
-            return kind(text)
+            return read(text)
         except ValueError:
             continue
     return text

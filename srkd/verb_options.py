@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import click
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import DEFAULT_TRACKERS, TRACKERS, Border, Init, Select, TrackerName
+from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Border, Init, Select, TrackerName
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
@@ -38,6 +38,11 @@ Tile: TypeAlias = Annotated[
     int | None, Option("Side of a tile in LR pixels; 0: no tiles.", unset="chosen by memory", minimum=0)
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
+LIMITS = Option(
+    "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried.",
+    minimum=1,
+    maximum=MOST_LIMITS,
+)
 
 
 LR_ALIAS = ("--lr",)
@@ -71,6 +76,7 @@ class CompressOptions(Options):
             group="teacher",
         ),
     ] = None
+    limits: Annotated[float, replace(LIMITS, group="teacher", by_set=True)] = 1.0
     teacher_cache: Annotated[
         bool,
         Option(
@@ -193,8 +199,8 @@ class CompressOptions(Options):
     settings: Annotated[
         Sequence[str],
         Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, lr_border, "
-            "phi_weights, select, teacher_cache (docs/reference.md).",
+            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, limits, "
+            "lr_border, phi_weights, select, teacher_cache (docs/reference.md).",
             flags=("--set",),
             metavar="KEY=VALUE",
             group="training",
@@ -290,7 +296,14 @@ class CheckpointOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions(CheckpointOptions):
+class ProgramOptions(CheckpointOptions):
+    """How a checkpoint is read, and a foreign program tried."""
+
+    limits: Annotated[float, LIMITS] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(ProgramOptions):
     """How models are opened."""
 
     device: Device = "cpu"
@@ -334,7 +347,7 @@ class ExportOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class ProfileOptions(CheckpointOptions):
+class ProfileOptions(ProgramOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
@@ -427,7 +440,7 @@ class UpscaleOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True)
-class InspectOptions(CheckpointOptions):
+class InspectOptions(ProgramOptions):
     path: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True, metavar="MODEL")]
     _: KW_ONLY
     lr_size: Annotated[tuple[int, int], Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
@@ -446,7 +459,7 @@ class ConvertOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class DemoOptions(CheckpointOptions):
+class DemoOptions(ProgramOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(

@@ -18,3 +18,6 @@ Init: TypeAlias = Literal["inherit", "random"]
 
 Select: TypeAlias = Literal["leading", "l1"]
 """Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
+
+MOST_LIMITS = 1000
+"""The largest factor by which the limits of a foreign program are widened."""
