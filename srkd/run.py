@@ -23,7 +23,7 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
-from compressor.training.run_folder import RunFolder, read_facts, require_run
+from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -34,11 +34,6 @@ from srkd.trials_report import TrialsReport
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""
-
-STUDENT = "student.safetensors"
-SHEET = "comparison.png"
-JOINT_TEACHER = "teacher_joint.safetensors"
-"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,20 @@ from compressor.base.machine import machine_facts
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
-from compressor.training.run_folder import FACTS, read_facts, read_metrics, write_facts
+from compressor.training.run_folder import (
+    FACTS,
+    JOINT_TEACHER,
+    SHEET,
+    STUDENT,
+    read_facts,
+    read_metrics,
+    write_facts,
+)
+from compressor.training.run_lock import lock_run
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import JOINT_TEACHER, SHEET, STUDENT, CompressReport, Quality, train_run
+from srkd.run import CompressReport, Quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -141,7 +150,8 @@ class Trials:
 
         context = dataclasses.replace(self.context, progress=progress)
         try:
-            train_run(trial_config, context, facts=facts, part_of=self.folder)
+            with lock_run(trial.folder, context):
+                train_run(trial_config, context, facts=facts, part_of=self.folder)
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -55,6 +55,12 @@ def atomic_files(path: Path) -> Iterator[Path]:
             _flush_folder(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the temporary files in which `names` were being written when their process was killed."""
+    paths = map(Path, names)
+    return [file for path in paths for file in folder.glob(f".{path.stem}.????????{path.suffix}") if file.is_file()]
 
 
 def _replace(written: Path, final: Path) -> None:
