@@ -13,9 +13,10 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
-from compressor.base.files import atomic_files
+from compressor.base.files import atomic_files, require_writable_folder
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.base import Network
+from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -92,6 +93,10 @@ def export_model(
     if options.sizes is not None and not any("sizes" in row.options for row in rows):
         raise UsageError("--sizes is for TensorRT engines: these formats take any size, or one by --static")
     largest = None if options.sizes is None else options.sizes[1]
+    for option, size in (("--static", options.lr_size), ("--sizes", largest)):
+        if size is not None:
+            require_memory_for(size, 1, network.descriptor, option)
+    require_writable_folder(out_dir, "--out")
     inputs: tuple[ProofInput, ...] = ()
     files = []
     reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}

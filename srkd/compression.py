@@ -79,7 +79,8 @@ def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
     ]
     if changes:
         note(
-            f"the result may differ in its bytes from that of a run that never stopped: it began on {'; '.join(changes)}"
+            "the result may differ in its bytes from that of a run that never stopped: "
+            f"it began on {'; '.join(changes)}"
         )
     if type(threads) is not int or threads < 1 or threads == before:
         yield

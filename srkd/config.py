@@ -18,7 +18,9 @@ from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
 from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, reason_of
+from compressor.base.machine import total_memory
+from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
@@ -30,6 +32,7 @@ from compressor.models.students import build_student, parse_student, student_of_
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
+from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
@@ -42,6 +45,10 @@ from srkd.console import json_value
 from srkd.verb_options import CompressOptions, path_of
 
 EMBEDDED = "the embedded teacher"
+
+
+class UnknownCost(SrkdError):
+    """The methods cannot be run on shapes alone."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,17 @@ class RunNetworks:
     def phi(self) -> PhiSource | None:
         """The network that contrastive methods compare features of."""
         return phi_of(self.methods)
+
+    def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
+        """Run a step of the student's own stage on shapes alone; `UnknownCost` where a method cannot be run so."""
+        rule = self.preset.schedule
+        teacher = self.teacher if needs_teacher(self.methods, self.options) else None
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
+        try:
+            return footprint(self.preset.stage(self.methods), self.student.spec, teacher, shape)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            names = ", ".join(method.name for method in self.methods)
+            raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
 
     @classmethod
     def choose(
@@ -167,6 +185,8 @@ class RunConfig(RunNetworks):
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
+        if shared is None:
+            processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
 
         def choose_mode() -> ExecutionMode | None:
@@ -190,6 +210,25 @@ class RunConfig(RunNetworks):
 
         mode = processes.broadcast(processes.run_on_all(choose_mode))
         return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode)
+
+
+def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
+    """Refuse a batch whose step needs over twice the memory of the device: the estimate is good to a factor of two."""
+    rule = networks.preset.schedule
+    if device.type not in ("cpu", "cuda"):
+        return
+    memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
+    batch = len(rank.share(rule.batch))
+    try:
+        peak = networks.step_footprint(batch=batch, labels=networks.options.lr_only is None).memory.peak
+    except UnknownCost:
+        return
+    if peak > 2 * memory:
+        raise UsageError(
+            f"a step of {batch} patches of {rule.lr_patch}x{rule.lr_patch} needs about "
+            f"{peak / 1e9:.0f} GB, and {device} has {memory / 1e9:.0f} GB: "
+            "--set schedule.batch=... or schedule.lr_patch=..., smaller"
+        )
 
 
 def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:

@@ -24,12 +24,12 @@ from compressor.models.cost import cost
 from compressor.models.networks.base import ImageModel
 from compressor.teachers.teacher import Origin
 from compressor.training.events import mean_psnr_y
-from compressor.training.footprint import BatchShape, Footprint, footprint
+from compressor.training.footprint import Footprint
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
-from srkd.config import RunConfig, RunNetworks, data_choice, needs_teacher, open_device
+from srkd.config import RunConfig, RunNetworks, UnknownCost, data_choice, needs_teacher, open_device
 from srkd.run import build_batches, place_student
 from srkd.verb_options import CompressOptions
 
@@ -155,15 +155,9 @@ def estimate(networks: RunNetworks) -> DryRun:
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
-        batched = BatchShape(rule.batch, rule.lr_patch, labels=images.labels == "HR")
-        stage = preset.stage(networks.methods)
-        step = footprint(
-            stage, networks.student.spec, teacher if needs_teacher(networks.methods, options) else None, batched
-        )
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        names = ", ".join(method.name for method in networks.methods)
-        reason = str(error).strip().splitlines()[0]
-        notes.append(f"forwards and memory are not known: {names} cannot run on shapes alone ({reason})")
+        step = networks.step_footprint(labels=images.labels == "HR")
+    except UnknownCost as error:
+        notes.append(f"forwards and memory are not known: {error}")
     if options.teacher_cache:
         notes.append("counted and timed without --teacher-cache")
     if rule.precision != "fp32":

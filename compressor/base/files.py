@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from compressor.base.errors import SrkdError, report_unwritable
+from compressor.base.errors import SrkdError, UsageError, report_unwritable
 
 
 @contextmanager
@@ -125,6 +125,23 @@ def read_text(path: Path, most_bytes: int) -> str:
     if len(content) > most_bytes:
         raise SrkdError(f"{path} has over {most_bytes:,} bytes: it is not what it is taken for")
     return content.decode("utf-8")
+
+
+def require_writable_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be written or made, before the work whose result it is for; it is not made here."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise unwritable_folder(folder, option, error) from error
+
+
+def unwritable_folder(folder: Path, option: str, error: OSError) -> UsageError:
+    """Return the error for a folder that an option named and that cannot be written."""
+    return UsageError(f"{option} {folder} cannot be written: {error.strerror or error}; choose another folder")
 
 
 def _umask() -> int:

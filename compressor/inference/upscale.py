@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
@@ -119,8 +120,11 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
     output, extension = settings.output, settings.extension
     if extension is not None and extension.lower() not in FORMAT_OF_SUFFIX:
         raise UsageError(f"extension {extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
-    named, listed, failed = _collect(inputs)
     folder = None if output is None else Path(output)
+    if folder is not None:
+        is_file = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
+        require_writable_folder(folder.parent if is_file else folder, "--out")
+    named, listed, failed = _collect(inputs)
     if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
         if len(named) + len(listed) != 1:
             raise UsageError(f"output {folder} is one file, but the inputs are {len(named) + len(listed)} pictures")

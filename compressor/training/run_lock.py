@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
+from compressor.base.files import unwritable_folder
 from compressor.training.run_folder import LOCK, remove_leftovers
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
@@ -61,9 +62,7 @@ class _Lock:
                 if lock is not None:
                     return lock
         except OSError as error:
-            raise UsageError(
-                f"{option} {run} cannot be written: {error.strerror or error}; choose another folder"
-            ) from error
+            raise unwritable_folder(run, option, error) from error
 
     @classmethod
     def _open(cls, path: Path, folders: list[Path], run: Path) -> _Lock | None:

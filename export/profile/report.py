@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import Protocol, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
-from compressor.runtimes.base import Runtime
+from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES
@@ -109,6 +109,9 @@ def profile_models(
         threads = stack.enter_context(_torch_threads(settings.threads))
         settings = replace(settings, threads=threads)
         opened, notes = open_models(models, teacher, settings, folder, context)
+        for model in opened:
+            for size in settings.lr_sizes:
+                require_memory_for(size, settings.batch, model.runtime.descriptor, "--lr-size")
         others = OtherPrograms()
         rows = [row for size in settings.lr_sizes for row in _measure_size(opened, size, settings, context)]
         notes += _note_disturbances(rows, opened, others.busy_cores())

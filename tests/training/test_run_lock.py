@@ -1,4 +1,4 @@
-"""One process writes a run folder; a killed one leaves neither a lock nor half files, and threads stay those it began with."""
+"""One process writes a run folder; a killed one leaves no lock and no half files, and the threads stay its own."""
 
 from __future__ import annotations
 
