@@ -200,7 +200,7 @@ class RunConfig(RunNetworks):
             mode = choose_execution_mode(
                 networks.student,
                 steps=rule.steps,
-                batch=len(processes.rank.share(rule.batch)),
+                batch=rule.batch,
                 lr_patch=rule.lr_patch,
                 device=device,
                 options=networks.preset.speed_options(),

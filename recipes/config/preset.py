@@ -55,9 +55,10 @@ class ScheduleRule(PresetPart):
     clip: float | None = Field(default=None, gt=0, description="largest gradient norm; larger ones are scaled down")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 copies the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "measure"] = Field(
         default="auto",
-        description="precision of the student; auto: bf16 where a short measurement finds it faster",
+        description="precision of the student; auto: bf16 where the processor computes it natively, fp32 for short "
+        "runs; measure: whichever, with its memory layout, is faster when the run starts",
     )
     teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the frozen teacher")
     compile: Literal["auto", "on", "off"] = Field(
