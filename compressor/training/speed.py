@@ -4,8 +4,8 @@ What decides are facts, never a clock, so that the same seed gives the same run 
 bf16 autocast where the processor computes bf16 natively and the run is not a short one, else fp32; channels last.
 
 Only where the preset asks for it (`precision: measure`) a measurement decides. Candidates are then fp32 and, where it
-is native, bf16, each with channels last or first. In this order each has to be a tenth faster than the best before it, so
-that noise does not choose.
+is native, bf16, each with channels last or first. In this order each has to be a tenth faster than the best before it,
+so that noise does not choose.
 
 On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused and each forward and backward
 is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On CPU compilation
