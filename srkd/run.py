@@ -23,6 +23,7 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
+from compressor.training.pace import Pace
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
@@ -70,16 +71,24 @@ class CompressReport:
 
 
 def train_run(
-    config: RunConfig, context: Context, *, facts: Mapping[str, Any] | None = None, part_of: Path | None = None
+    config: RunConfig,
+    context: Context,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    part_of: Path | None = None,
+    runs_left: int = 1,
 ) -> CompressReport:
-    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it."""
+    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it.
+
+    `runs_left` counts it and those of its plan that follow.
+    """
     path, processes = config.options.run_folder, context.processes
     folder = processes.run_on_all(
         lambda: RunFolder(path, resumed=facts is not None, part_of=part_of, writes=processes.is_leader)
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    run = TrainingRun(config, folder, context)
+    run = TrainingRun(config, folder, context, runs_left)
     if facts is not None:
         processes.run_on_all(lambda: require_same(facts, run.facts(), path))
     with folder.report_unwritable():
@@ -133,6 +142,7 @@ class TrainingRun:
     config: RunConfig
     folder: RunFolder
     context: Context
+    runs_left: int = 1
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
@@ -152,6 +162,9 @@ class TrainingRun:
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
+        processes.stop_request.acknowledge = lambda: self.context.note(
+            "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
+        )
         with catch_signals(processes.stop_request) as processes.stop_request:
             events = RunEvents(
                 self.folder,
@@ -159,6 +172,7 @@ class TrainingRun:
                 images=config.data.validation,
                 reference=reference,
                 context=self.context,
+                pace=Pace(state.done, steps, device=config.device, runs=self.runs_left),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             seed = config.options.seed

@@ -109,7 +109,7 @@ class Trials:
         with catch_signals() as stop:
             for number, trial in enumerate(plan, start=1):
                 title = f"run {number} of {len(plan)}"
-                self._complete(trial, title, results)
+                self._complete(trial, title, results, runs_left=len(plan) - number + 1)
                 results.append(read_facts(trial.folder))
                 seed = trial.options.seed
                 batches[seed] = compare_batches(seed, [t.folder for t in plan[:number] if t.options.seed == seed])
@@ -117,7 +117,7 @@ class Trials:
                     raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
         return self._finish(results, tuple(batches.values()))
 
-    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]]) -> None:
+    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]], *, runs_left: int) -> None:
         """Begin a trial, continue it, or leave it when it is finished."""
         note, config = self.context.note, self.config
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
@@ -151,7 +151,7 @@ class Trials:
         context = dataclasses.replace(self.context, progress=progress)
         try:
             with lock_run(trial.folder, context):
-                train_run(trial_config, context, facts=facts, part_of=self.folder)
+                train_run(trial_config, context, facts=facts, part_of=self.folder, runs_left=runs_left)
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
 

@@ -161,6 +161,16 @@ def _measured_mode(
     return ExecutionMode(best.precision, best.layout, teacher_precision, compiled, patches, step_ms)
 
 
+def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
+    """Return multiply-accumulates a second of forward and backward of one patch: within a tenth of a second or two."""
+    trial = _Trial(student, Candidate(precision, PLAIN.layout), 1, lr_patch, device)
+    trial.run()
+    times = [trial.seconds()]
+    while len(times) < ROUNDS and sum(times) < STEP_SECONDS:
+        times.append(trial.seconds())
+    return PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs / min(times)
+
+
 class _Trial:
     """Forward and backward of a copy of the student on random patches."""
 
