@@ -17,7 +17,7 @@ import torch
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
 from compressor.base.choices import Init, Select
-from compressor.base.context import Context, Note
+from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
 from compressor.base.processes import Rank
@@ -37,7 +37,7 @@ from compressor.training.method import Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
-from recipes.config.preset import Preset
+from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.features import describe_taps
 from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
@@ -122,7 +122,7 @@ class RunNetworks:
         Without `download` φ is named but not fetched.
         """
         processes = context.processes
-        preset = processes.run_on_all(lambda: load_recipe(options))
+        preset = processes.run_on_all(lambda: load_recipe(options, context.note))
         if shared is not None:
             phi = shared.phi
         elif facts is not None:
@@ -254,10 +254,31 @@ def open_device(name: str) -> torch.device:
 # The recipe and φ.
 
 
-def load_recipe(options: CompressOptions) -> Preset:
-    """Return the recipe's preset with `--set` and `--steps` applied."""
+RATE_SETTINGS = ("rate", "decay", "milestones", "factor")
+"""Keys of a schedule: who sets one of them has decided how the rate changes."""
+
+
+def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
+    """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
     preset = load_preset(options.recipe, options.settings)
-    return preset if options.steps is None else preset.with_steps(options.steps)
+    if options.steps is None:
+        return preset
+    scaled, before = preset.with_steps(options.steps), preset.schedule
+    keys = {setting.partition("=")[0].split(".")[1] for setting in options.settings if setting.startswith("schedule.")}
+    is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
+    if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
+        return scaled
+    short = scaled.for_short_run()
+    note(
+        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine instead of "
+        f"from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+    )
+    return short
+
+
+def repeats_published(recipe: str) -> bool:
+    """Return whether a recipe, by its name, repeats a published run: nothing of it is replaced then."""
+    return Path(recipe).stem.endswith("-paper")
 
 
 def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
@@ -472,7 +493,7 @@ def _prepare_images(
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
     """Return the views whose teacher outputs `--teacher-cache` can keep, or refuse a recipe that has none."""
-    if Path(recipe).stem.endswith("-paper"):
+    if repeats_published(recipe):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
             "leave it out, or take the recipe without -paper"
