@@ -270,8 +270,8 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
         return scaled
     short = scaled.for_short_run()
     note(
-        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine instead of "
-        f"from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine, "
+        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
     )
     return short
 

@@ -39,9 +39,8 @@ def test_published_schedules_are_only_rescaled():
 
 
 def test_a_file_is_a_recipe_like_any_other(tmp_path):
-    text = (
-        "title: t\nsource: s\nmethods: [{name: scratch}]\nschedule: {steps: %d, decay: milestones, milestones: [9]}\n"
-    )
+    text = "title: t\nsource: s\nmethods: [{name: scratch}]\n"
+    text += "schedule: {steps: %d, decay: milestones, milestones: [9]}\n"
     for steps, decay in ((20_000, "cosine"), (3000, "milestones")):
         file = tmp_path / f"own-{steps}.yaml"
         file.write_text(text % steps)
