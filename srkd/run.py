@@ -16,7 +16,7 @@ from compressor.base.machine import machine_facts
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches
 from compressor.data.placement import place_on_device
-from compressor.images.metrics import Protocol
+from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
@@ -183,7 +183,7 @@ class TrainingRun:
             joint = Quality(self._psnr_y(whole), cost(whole.spec))
         report = None
         if processes.is_leader:
-            self._write_networks(state, student, teacher)
+            self._write_networks(state, student, reference.bicubic, teacher)
             report = self._report(state, student, joint, reference, time.monotonic() - started)
             self.folder.write_facts({**self.facts(), "result": json_value(report)})
         return processes.broadcast(report)
@@ -270,6 +270,9 @@ class TrainingRun:
         if reference.teacher is not None:
             network = None if config.teacher is None else config.teacher.network
             teacher = Quality(reference.teacher, None if network is None else cost(network.spec))
+        warning = below_bicubic("the student", psnr_y, reference.bicubic)
+        if warning:
+            self.folder.log(warning)
         return CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
@@ -284,14 +287,14 @@ class TrainingRun:
             bicubic=Quality(reference.bicubic, None),
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
-            flags=self.folder.flags(),
+            flags=(*self.folder.flags(), *([warning] if warning else [])),
         )
 
     @property
     def _protocol(self) -> str:
         return str(Protocol(border=self.config.student.spec.scale))
 
-    def _write_networks(self, state: State, psnr_y: float, teacher: Teacher | None) -> None:
+    def _write_networks(self, state: State, psnr_y: float, bicubic: float, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, where it was trained too, the teacher."""
         config, student = self.config, state.averaged_network()
         image, scale = config.data.validation[0], config.student.spec.scale
@@ -304,7 +307,8 @@ class TrainingRun:
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
         origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
-        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps({"validation_psnr_y": round(psnr_y, 4)})}
+        figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
+        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)

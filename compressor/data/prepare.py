@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import decode_all
+from compressor.data.doubts import doubts
 from compressor.data.store import ImageStore
 from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
@@ -118,7 +120,19 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
-    return Data(train, validation_images(validation), origin)
+    if choice.data is not None or choice.lr_only is not None:
+        for line in doubts(train):
+            context.note(f"about these images: {line}")
+    data = Data(train, validation_images(validation), origin)
+    source = "images of --data that are not trained on" if held_out else "embedded photos"
+    source = f"images of {choice.val}" if choice.val is not None else source
+    context.note(f"validating on {len(data.validation)} {source}: {_list_names(data.validation)}")
+    return data
+
+
+def _list_names(images: Sequence[ValidationImage], most: int = 5) -> str:
+    names = ", ".join(image.name for image in images[:most])
+    return names if len(images) <= most else f"{names} and {len(images) - most} more (run.json has all)"
 
 
 def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:

@@ -106,10 +106,10 @@ class Preset(PresetPart):
         return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def for_short_run(self) -> Preset:
-        """Return the preset with a rate that suits a short run: high, and falling along a cosine to zero.
+        """Return the preset with the rate of a short run: high, and falling along a cosine to zero.
 
-        Milestones are for runs in which the student has learnt most of what it can before the first of them. Rescaled to
-        a few hundred steps they end the learning before it has begun.
+        Milestones are for runs in which the student has learnt most of what it can before the first of them. Rescaled
+        to a few hundred steps they end the learning before it has begun.
         """
         rule = self.schedule
         changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}

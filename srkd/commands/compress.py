@@ -87,6 +87,8 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
 
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
+    from compressor.images.metrics import below_bicubic
+
     trials, joint = report.trials, report.teacher_joint
     networks = {"teacher": report.teacher, "teacher, joint": joint, "bicubic": report.bicubic}
     if trials is None:
@@ -114,8 +116,10 @@ def show(console: Console, report: CompressReport) -> None:
         console.result(line)
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
+    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y)
     for flag in report.flags:
-        console.say(f"note: {flag}")
+        if flag != warning:
+            console.say(f"note: {flag}")
     console.say(f"wrote {report.student_path}")
     if joint is not None:
         console.say(
@@ -123,3 +127,5 @@ def show(console: Console, report: CompressReport) -> None:
         )
     console.say(f"look: {report.run / 'comparison.png'}")
     console.say(f"next: srkd export {report.run} --onnx")
+    if warning is not None:
+        console.warn(warning)
