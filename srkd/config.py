@@ -122,7 +122,8 @@ class RunNetworks:
         Without `download` φ is named but not fetched.
         """
         processes = context.processes
-        preset = processes.run_on_all(lambda: load_recipe(options, context.note))
+        lines: list[str] = []
+        preset = processes.run_on_all(lambda: load_recipe(options, lines.append))
         if shared is not None:
             phi = shared.phi
         elif facts is not None:
@@ -150,6 +151,8 @@ class RunNetworks:
             for line in describe_taps(
                 methods, network, start.network, batch=batch, lr_patch=rule.lr_patch, processes=count
             ):
+                context.note(line)
+            for line in lines:
                 context.note(line)
             return cls(options, scaled, methods, teacher, start)
 

@@ -6,45 +6,52 @@ from pathlib import Path
 
 import pytest
 
+from recipes.catalogue import RECIPES
 from srkd.compression import compress
 from srkd.config import load_recipe
 from srkd.verb_options import CompressOptions
 
 
-def schedule_of(steps: int | None, *settings: str, recipe: str = "logits") -> tuple[str, float, tuple[int, ...], int]:
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A recipe of one's own with milestones, long enough to be made short."""
+    file = tmp_path / "own.yaml"
+    text = "title: t\nsource: s\nmethods: [{name: logits}]\nschedule:\n"
+    file.write_text(text + "  {steps: 20000, rate: 1e-4, decay: milestones, milestones: [8000, 16000]}\n")
+    return str(file)
+
+
+def schedule_of(recipe: str, steps: int | None, *settings: str) -> tuple[str, float, tuple[int, ...], int]:
     """Return decay, rate, milestones and the number of notes."""
     lines: list[str] = []
     rule = load_recipe(CompressOptions(recipe=recipe, steps=steps, settings=settings), lines.append).schedule
     return rule.decay, rule.rate, rule.milestones, len(lines)
 
 
-def test_only_a_recipe_that_is_made_short_changes():
-    before = load_recipe(CompressOptions(recipe="clsd")).schedule
-    assert schedule_of(None, recipe="clsd") == ("milestones", before.rate, before.milestones, 0)
-    assert schedule_of(before.steps // 2, recipe="clsd")[0] == "milestones"
-    assert schedule_of(4999, recipe="clsd") == ("cosine", 8e-4, (), 1)
-    assert schedule_of(200, recipe="srkd-best") == ("cosine", 1e-3, (), 0)
+def test_only_a_recipe_that_is_made_short_changes(recipe):
+    assert schedule_of(recipe, None) == ("milestones", 1e-4, (8000, 16000), 0)
+    assert schedule_of(recipe, 10_000) == ("milestones", 1e-4, (4000, 8000), 0)
+    assert schedule_of(recipe, 4999) == ("cosine", 8e-4, (), 1)
+    assert schedule_of(recipe, 200, "schedule.steps=400") == ("milestones", 1e-4, (4000, 8000), 0)
+    assert schedule_of("srkd-best", 200) == ("cosine", 1e-3, (), 0)
 
 
 @pytest.mark.parametrize(
     "setting", ["rate=1e-5", "decay=milestones", "milestones=[7]", "milestones.0=7", "factor=0.5", "decay=constant"]
 )
-def test_whoever_sets_the_rate_keeps_it(setting):
-    assert schedule_of(200, f"schedule.{setting}", recipe="clsd")[3] == 0
-    assert schedule_of(200, "schedule.batch=4", "schedule.clip=10", recipe="clsd")[:2] == ("cosine", 8e-4)
+def test_whoever_sets_the_rate_keeps_it(recipe, setting):
+    assert schedule_of(recipe, 200, f"schedule.{setting}")[3] == 0
+    assert schedule_of(recipe, 200, "schedule.batch=4", "schedule.clip=10")[:2] == ("cosine", 8e-4)
 
 
 def test_published_schedules_are_only_rescaled():
-    assert schedule_of(200, recipe="logits-paper") == ("milestones", 1e-4, (80, 160), 0)
+    assert schedule_of("logits-paper", 200) == ("milestones", 1e-4, (80, 160), 0)
 
 
-def test_a_file_is_a_recipe_like_any_other(tmp_path):
-    text = "title: t\nsource: s\nmethods: [{name: scratch}]\n"
-    text += "schedule: {steps: %d, decay: milestones, milestones: [9]}\n"
-    for steps, decay in ((20_000, "cosine"), (3000, "milestones")):
-        file = tmp_path / f"own-{steps}.yaml"
-        file.write_text(text % steps)
-        assert schedule_of(100, recipe=str(file))[0] == decay
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-paper")])
+def test_our_own_short_recipes_have_such_a_schedule_already(name):
+    decay, rate, _, notes = schedule_of(name, 200)
+    assert decay == "cosine" and rate >= 8e-4 and notes == 0
 
 
 @pytest.mark.slow
@@ -57,5 +64,6 @@ def test_a_student_of_200_steps_ends_above_where_milestones_left_it(tmp_path: Pa
         return report.student.psnr_y, report.bicubic.psnr_y
 
     suited, bicubic = score("suited")
-    milestones, _ = score("milestones", "schedule.decay=milestones")
+    old = ("schedule.decay=milestones", "schedule.milestones=[2000, 4000]", "schedule.rate=1e-4")
+    milestones, _ = score("milestones", *old)
     assert suited > milestones + 3 and suited > bicubic - 0.5
