@@ -71,11 +71,11 @@ def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
     """
     machine, now = facts.get("machine") or {}, machine_facts()
     before, threads = torch.get_num_threads(), machine.get("torch_threads")
-    names = ("gpu",) if str(facts.get("device", "cpu")).startswith("cuda") else ("cpu",)
+    processor = "gpu" if str(facts.get("device", "cpu")).startswith("cuda") else "cpu"
     changes = [
         f"{name} {machine.get(name)}, now {now[name]}"
-        for name in (*names, "torch")
-        if json.loads(json.dumps(now[name])) != machine.get(name)
+        for name in (processor, "torch")
+        if name in machine and json.loads(json.dumps(now[name])) != machine.get(name)
     ]
     if changes:
         note(

@@ -23,7 +23,7 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
-from compressor.training.pace import Pace
+from compressor.training.pace import Pace, describe_device
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
@@ -165,6 +165,7 @@ class TrainingRun:
         processes.stop_request.acknowledge = lambda: self.context.note(
             "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
         )
+        where = describe_device(config.device, processes.rank.world_size)
         with catch_signals(processes.stop_request) as processes.stop_request:
             events = RunEvents(
                 self.folder,
@@ -172,7 +173,7 @@ class TrainingRun:
                 images=config.data.validation,
                 reference=reference,
                 context=self.context,
-                pace=Pace(state.done, steps, device=config.device, runs=self.runs_left),
+                pace=Pace(state.done, steps, where=where, runs=self.runs_left),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             seed = config.options.seed

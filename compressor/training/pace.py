@@ -19,19 +19,26 @@ WINDOW_SECONDS = 30.0
 """Steps a second are those of this last time."""
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: torch.device, processes: int = 1) -> str:
     """Return what the run computes on, as a person calls it."""
     threads = torch.get_num_threads()
     if device.type != "cpu":
-        return f"on {device}"
-    return "on 1 thread" if threads == 1 else f"on these {threads} threads"
+        where = str(device) if processes == 1 else device.type
+    elif processes == 1:
+        where = "1 thread" if threads == 1 else f"these {threads} threads"
+    else:
+        where = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"on {where}" if processes == 1 else f"on {processes} processes, each on {where}"
 
 
 class Pace:
-    """The speed of the steps from `done` to `steps`; `runs` like it are still to be made, this one included."""
+    """The speed of the steps from `done` to `steps`, `where` they are computed.
 
-    def __init__(self, done: int, steps: int, *, device: torch.device, runs: int = 1) -> None:
-        self.first, self.done, self.steps, self.device, self.runs = done, done, steps, device, runs
+    `runs` like this are still to be made, this one included.
+    """
+
+    def __init__(self, done: int, steps: int, *, where: str, runs: int = 1) -> None:
+        self.first, self.done, self.steps, self.where, self.runs = done, done, steps, where, runs
         self.began = time.monotonic()
         self._times: deque[tuple[float, int]] = deque([(self.began, done)])
         self._warm: tuple[float, int] | None = None
@@ -78,7 +85,7 @@ class Pace:
         total = seconds / count * left
         if total < WORTH_SAYING_SECONDS:
             return None
-        line = f"time: {describe_duration(total, left, describe_device(self.device))}"
+        line = f"time: {describe_duration(total, left, self.where)}"
         line += f" ({count / seconds:.2f} steps/s, validations apart)"
         more = f"; this run and the {self.runs - 1} after it about {format_duration(total * self.runs)}"
         return line + (more if self.runs > 1 else "")

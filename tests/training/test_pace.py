@@ -16,13 +16,11 @@ from compressor.base.context import Context
 from compressor.base.durations import describe_duration, round_down
 from compressor.base.interrupts import StopRequest, catch_signals, end_despite_native_code
 from compressor.training import pace as pace_module
-from compressor.training.pace import Pace
+from compressor.training.pace import Pace, describe_device
 from srkd import console
 from srkd.compression import compress
 from srkd.console import Console
 from tests.support.small_runs import SMALL
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -45,32 +43,37 @@ def advance(pace: Pace, clock: list[float], steps: int, each: float) -> list[str
 
 
 def test_the_length_of_a_run_is_said_once_without_its_first_step(clock):
-    pace = Pace(0, 10_001, device=CPU)
+    pace = Pace(0, 10_001, where="on 2 threads")
     assert advance(pace, clock, 1, 60.0) == []
     lines = advance(pace, clock, 40, 0.24)
-    threads = torch.get_num_threads()
-    on = "on 1 thread" if threads == 1 else f"on these {threads} threads"
-    expected = f"time: about 40 min {on}; with --steps 1000 about 4 min (4.17 steps/s, validations apart)"
+    expected = "time: about 40 min on 2 threads; with --steps 1000 about 4 min (4.17 steps/s, validations apart)"
     assert lines == [expected]
 
 
+def test_a_device_is_called_what_a_person_calls_it(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
+    monkeypatch.setattr(pace_module.torch, "get_num_threads", lambda: 2)
+    assert (describe_device(cpu), describe_device(gpu)) == ("on these 2 threads", "on cuda:1")
+    assert describe_device(cpu, 4) == "on 4 processes, each on 2 threads"
+
+
 def test_slow_steps_are_not_waited_for(clock):
-    pace = Pace(0, 100, device=CPU)
+    pace = Pace(0, 100, where="on 2 threads")
     lines = advance(pace, clock, 3, 14.0)
     assert len(lines) == 1 and "about 23 min" in lines[0] and "with --steps 20 about 5 min" in lines[0]
 
 
 def test_a_run_of_seconds_has_no_estimate(clock):
-    assert advance(Pace(0, 100, device=CPU), clock, 100, 0.1) == []
+    assert advance(Pace(0, 100, where="on 2 threads"), clock, 100, 0.1) == []
 
 
 def test_a_plan_says_what_all_its_runs_take(clock):
-    lines = advance(Pace(0, 1001, device=CPU, runs=9), clock, 40, 0.36)
+    lines = advance(Pace(0, 1001, where="on 2 threads", runs=9), clock, 40, 0.36)
     assert "about 6 min" in lines[0] and lines[0].endswith("this run and the 8 after it about 54 min")
 
 
 def test_speed_is_that_of_the_last_half_minute_and_the_time_left_includes_all_pauses(clock):
-    pace = Pace(50, 150, device=CPU)
+    pace = Pace(50, 150, where="on 2 threads")
     advance(pace, clock, 11, 1.0)
     assert pace.seconds_left == pytest.approx(89.0)
     clock[0] += 100.0  # a validation
