@@ -38,7 +38,7 @@ def main() -> int:
 def arguments(labelled: Path, steps: int, out: Path) -> list[str]:
     """The command line of `srkd` that distils the student; no --teacher is the embedded teacher."""
     settings = [word for setting in SETTINGS for word in ("--set", f"schedule.{setting}")]
-    pairs = ["--data", str(labelled / "HR"), "--lr", str(labelled / "LR")]
+    pairs = ["--data", str(labelled / "HR"), "--lr-images", str(labelled / "LR")]
     given = ["--recipe", "logits", "--width", "0.5", "--teacher-cache", *pairs, "--steps", str(steps), "--seed", "12"]
     return ["compress", *given, *settings, "--out", str(out)]
 

@@ -53,7 +53,7 @@ def main() -> int:
     compress("--data", options.photos, "--steps", FIRST_STEPS, "--out", out / "first")
     labelled = out / "labelled"
     label(options.photos, open_model(options.labels_by), labelled, SMALLER)
-    pairs = ("--data", labelled / "HR", "--lr", labelled / "LR")
+    pairs = ("--data", labelled / "HR", "--lr-images", labelled / "LR")
     compress(*pairs, "--steps", SECOND_STEPS, "--seed", 11, "--init-from", out / "first", "--out", out / "second")
     compress(*pairs, "--steps", THIRD_STEPS, "--seed", 13, "--init-from", out / "second", "--out", out / "third")
     compress(*pairs, "--steps", LAST_STEPS, "--seed", 14, "--init-from", out / "third", "--out", out / "fourth")

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SCHEMA = "srkd.demo-models/1"
 SUFFIX = ".onnx"
 
+SAMPLES = Path(__file__).parent / "samples"
+"""The drawn samples; SAMPLES.md in it says how they were made."""
+
+DRAWN = "drawn for srkd, Apache-2.0"
+
 Role = Literal["student", "teacher", "int8"]
 
 
@@ -49,6 +54,8 @@ class Model:
     output: str
     architecture: str | None
     metadata: Mapping[str, str]
+    producer: str
+    """The program that wrote the file and its version, as the file has them; "": it has none."""
 
     @property
     def address(self) -> str:
@@ -73,6 +80,7 @@ class Model:
             "input": self.input,
             "output": self.output,
             "architecture": self.architecture,
+            "producer": self.producer,
             "metadata": dict(self.metadata),
         }
 
@@ -84,7 +92,8 @@ def read_model(path: Path, name: str, role: Role) -> Model:
     file = path.resolve()
     runtime = open_file(file, OpenOptions(label=path.stem, threads=1))
     content = read_file(file)
-    graph = _read_graph(content, path)
+    proto = _read_proto(content, path)
+    graph = proto.graph
     return Model(
         name=name,
         role="int8" if runtime.precision == "int8" else role,
@@ -96,20 +105,22 @@ def read_model(path: Path, name: str, role: Role) -> Model:
         output=graph.output[0].name,
         architecture=None if runtime.spec is None else runtime.spec.arch,
         metadata=dict(runtime.metadata),
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
     )
 
 
-def _read_graph(content: bytes, path: Path) -> onnx.GraphProto:
+def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
     import onnx
 
-    graph = onnx.load_model_from_string(content).graph
+    proto = onnx.load_model_from_string(content)
+    graph = proto.graph
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         raise NotForBrowsers(f"{path} keeps weights in a file beside it, which a browser does not get")
     element_type = graph.input[0].type.tensor_type.elem_type
     if element_type != onnx.TensorProto.FLOAT:
         type_name = onnx.TensorProto.DataType.Name(element_type).lower()
         raise NotForBrowsers(f"{path} takes {type_name}, and the demo feeds float32 in [0,1]")
-    return graph
+    return proto
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,8 @@ class Sample:
     content: bytes
     width: int
     height: int
+    focus: tuple[float, float]
+    """Where a small screen looks first, as shares of width and height: there networks differ most."""
 
     @property
     def address(self) -> str:
@@ -137,28 +150,31 @@ class Sample:
             "bytes": len(self.content),
             "width": self.width,
             "height": self.height,
+            "focus": list(self.focus),
         }
 
 
-def load_samples(scale: int) -> tuple[Sample, ...]:
-    """Return two photos downscaled by `scale`, as a model of this scale sees them in training, and one in full size.
+def load_samples() -> tuple[Sample, ...]:
+    """Return what networks are compared on: text, hair, foliage, fur, and a photo that is enlarged to megapixels.
 
-    The embedded networks were trained on none of them.
+    Downscaling makes them sharp to the pixel, as what networks see in training. The embedded ones saw none of them.
     """
-    small, large = embedded_photos("val"), embedded_photos("train")
-    cat, astronaut = (read_rgb_u8(small[name]) for name in ("chelsea", "astronaut"))
+    photos = {**embedded_photos("val"), **embedded_photos("train")}
+    astronaut, cat, coffee = (read_rgb_u8(photos[name]) for name in ("astronaut", "chelsea", "coffee"))
     return (
-        _encode("chelsea", "A cat", "Stéfan van der Walt, CC0", downscale_u8(cat, scale)),
-        _encode("astronaut", "An astronaut", "NASA, public domain", downscale_u8(astronaut, scale)),
-        _encode("coffee", "Coffee, larger", "Rachel Michetti, CC0", read_rgb_u8(large["coffee"])),
+        _encode("timetable", "Text", DRAWN, read_rgb_u8(SAMPLES / "timetable.webp"), (0.4, 0.62)),
+        _encode("astronaut", "Hair", "NASA, public domain", downscale_u8(astronaut, 2), (0.6, 0.2)),
+        _encode("leaves", "Leaves", DRAWN, read_rgb_u8(SAMPLES / "leaves.webp"), (0.5, 0.5)),
+        _encode("chelsea", "Fur", "Stéfan van der Walt, CC0", downscale_u8(cat, 2), (0.45, 0.4)),
+        _encode("coffee", "Coffee", "Rachel Michetti, CC0", coffee, (0.5, 0.5)),
     )
 
 
-def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor) -> Sample:
+def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor, focus: tuple[float, float]) -> Sample:
     pixels = rgb_u8.reshape(rgb_u8.shape[-3:]).permute(1, 2, 0).contiguous().numpy()
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG", optimize=True)
-    return Sample(name, title, credit, png.getvalue(), width=pixels.shape[1], height=pixels.shape[0])
+    return Sample(name, title, credit, png.getvalue(), pixels.shape[1], pixels.shape[0], focus)
 
 
 def build_site(app: Mapping[str, Asset], models: Sequence[Model], samples: Sequence[Sample]) -> dict[str, Asset]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -124,17 +125,34 @@ def hashed_address(folder: str, stem: str, suffix: str, content: bytes) -> str:
     return f"{folder}/{safe}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
 
 
+def is_app_built() -> bool:
+    """True if this installation has the app that `srkd demo` shows."""
+    return (APP / "index.html").is_file()
+
+
+def is_app_outdated() -> bool:
+    """True if a page, style or script of the built app differs from its source, as after an update of a checkout."""
+    sources = [path for pattern in ("*.html", "*.css", "sw.js", "src/*.js") for path in APP.parent.glob(pattern)]
+    copies = [(path, APP / path.relative_to(APP.parent)) for path in sources]
+    return any(not copy.is_file() or copy.read_bytes() != path.read_bytes() for path, copy in copies)
+
+
+def app_command() -> str:
+    """Return the one command that gives this installation the built app, wherever it is entered."""
+    script = APP.parents[2] / "scripts" / "build_demo.py"
+    if script.is_file():
+        return f"python {shlex.quote(str(script))} --get-node"
+    return "pip install --force-reinstall --no-deps srkd"
+
+
 def read_app(folder: Path | None = None) -> dict[str, Asset]:
     """Read every file of a built app, by address; None: the app of this installation.
 
     Links are refused, because they could lead anywhere. A compressed file beside its original becomes a form of it
     and has no address of its own.
     """
-    if folder is None and not (APP / "index.html").is_file():
-        raise SrkdError(
-            "this installation of srkd carries no built demo app: in a checkout, `make demo` builds it "
-            "(`python scripts/build_demo.py` alone), and a wheel made from there carries it"
-        )
+    if folder is None and not is_app_built():
+        raise SrkdError(f"this installation has no built demo app: {app_command()}")
     folder = folder or APP
     if not (folder / "index.html").is_file():
         raise SrkdError(f"{folder} holds no built app: there is no index.html in it")

@@ -16,6 +16,7 @@ from compressor.base.errors import SrkdError, UsageError
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import Network
+    from export.proof_inputs import ProofInput
 
 IO = Literal["float", "uint8"]
 Size = tuple[int, int]
@@ -77,6 +78,8 @@ class Conversion:
     context: Context = QUIET
     precision: str = "fp32"
     """The precision of the format's row, for a converter of several formats."""
+    inputs: Sequence[ProofInput] = ()
+    """The images that the file is compared on, for a converter that looks at the values between."""
 
 
 class CannotConvert(SrkdError):

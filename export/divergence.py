@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,10 +51,9 @@ class Divergence:
 
 
 def first_divergence(
-    path: Path, network: Network, lr: torch.Tensor, options: FileOptions, context: Context = QUIET
+    model: onnx.ModelProto, network: Network, lr: torch.Tensor, options: FileOptions, context: Context = QUIET
 ) -> Divergence | None:
     """Return the first node that differs by more than rounding; None where none does, or none can be compared."""
-    model = onnx.load_model(str(path))
     precision = weight_precision(model)
     noise = NOISE.get(precision, NOISE["fp32"])
     if precision in ("fp16", "bf16"):

@@ -24,7 +24,8 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.formats import Format, find_formats
-from export.verify import Parity, Proof, ProofInput, proof_inputs, verify
+from export.proof_inputs import ProofInput, proof_inputs
+from export.verify import Parity, Proof, require_finite_outputs, verify
 
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
 """Metadata that stays true of the same weights in another file."""
@@ -92,6 +93,7 @@ def export_model(
     One format that fails or is not installed does not stop the others: each has its verdict in the report. Photos None:
     the embedded validation photos are compared on. A file for one size only has the size in its name.
     """
+    _require_finite_weights(network)
     options = options or FileOptions()
     rows = _with_substitutes(find_formats(formats), options)
     if options.sizes is not None and not any("sizes" in row.options for row in rows):
@@ -130,6 +132,16 @@ def _warning_about(source: Source) -> str | None:
         return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def _require_finite_weights(network: Network) -> None:
+    """Refuse a network with a weight that is NaN or infinite: a ReLU may hide it from the comparison."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SrkdError(
+                f"weight {name} of the network holds NaN or infinity, so nothing is exported: its training diverged, "
+                "take an earlier checkpoint"
+            )
 
 
 def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
@@ -199,9 +211,11 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
     not_compared, temporary = row.cannot_run_here(), path
     try:
         with atomic_files(path) as temporary:
-            facts = convert_to(row, job.network, job.source, temporary, job.options, context)
+            facts = convert_to(row, job.network, job.source, temporary, job.options, context, inputs)
             names = job.final_names(temporary)
-            if not_compared is None:
+            if not_compared is not None:
+                require_finite_outputs(job.network, inputs)
+            else:
                 proof = prove(row, temporary, job.network, inputs, job.options, context)
                 if proof.reason is not None:
                     raise SrkdError(proof.reason)
@@ -234,11 +248,12 @@ def convert_to(
     path: Path,
     options: FileOptions | None = None,
     context: Context = QUIET,
+    inputs: Sequence[ProofInput] = (),
 ) -> Mapping[str, object]:
     """Write one format to `path` without comparing it. The network is copied: a converter may change it."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     options, metadata = options or FileOptions(), export_metadata(network, source)
-    facts = row.load().convert(Conversion(plain, path, metadata, options, context, row.precision))
+    facts = row.load().convert(Conversion(plain, path, metadata, options, context, row.precision, inputs))
     if row.sidecar:
         text = format_sidecar(
             format=row.name,
@@ -280,10 +295,11 @@ def prove(
     proof = verify(file, TorchRuntime(network, label="the network"), inputs, row.bounds, context, io=options.io)
     if proof.on is None or row.runtime != "onnxruntime":
         return proof
+    from compressor.runtimes.onnx_file import load_onnx
     from export.divergence import first_divergence
 
     try:
-        divergence: object = first_divergence(path, network, proof.on.lr, options, context)
+        divergence: object = first_divergence(load_onnx(path), network, proof.on.lr, options, context)
     except SrkdError as error:
         divergence = f"where it begins is not known: {error}"
     return proof if divergence is None else replace(proof, reason=f"{proof.reason}; {divergence}")

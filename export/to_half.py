@@ -1,21 +1,28 @@
 """ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so that an app changes only the name.
 
 The graph of the float32 file is rewritten: values keep their names, and a Cast stands where a value is needed in the
-other type.
+other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without room to spare is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from export.conversion import CannotConvert, Conversion
+from export.divergence import first_divergence
+from export.formats import FORMATS
+from export.headroom import Measurement, measure_graph, require_headroom, rescale_channels
 from export.onnx_graph import build_graph, use_depth_first
+from export.proof_inputs import ProofInput, proof_inputs
 from export.to_onnx import write_graph
+from export.verify import NOT_FINITE, compare
 
 TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
 """Precision → ONNX's number of the type, and the opset: as for float32, and the first with bf16 in convolutions."""
@@ -29,17 +36,47 @@ TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProt
 def convert(job: Conversion) -> Mapping[str, object]:
     half_type, opset = TYPES[job.precision]
     graph = build_graph(job.network, job.options.lr_size, opset)
+    inputs = job.inputs or proof_inputs(replace(job.network.descriptor, fixed_size=job.options.lr_size))
+    measured = measure_graph(graph.model, inputs, job.context)
+    _require_equal(job, graph.model, inputs, measured)
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
-    to_half(graph.model, half_type)
-    return write_graph(job, graph)
+    if half_type == TensorProto.BFLOAT16:  # it ends where float32 does
+        to_half(graph.model, half_type)
+        return write_graph(job, graph)
+    rescaled = rescale_channels(graph.model, measured.peaks)
+    headroom = require_headroom(measured.peaks, to_half(graph.model, half_type))
+    room = {"headroom": round(headroom, 1), "rescaled_channels": rescaled}
+    return {**write_graph(job, graph), **room}
 
 
-def to_half(model: onnx.ModelProto, half_type: int) -> None:
-    """Rewrite a model in place. A weight beyond the range of the type is refused, never clamped."""
+def _require_equal(
+    job: Conversion, model: onnx.ModelProto, inputs: Sequence[ProofInput], measured: Measurement
+) -> None:
+    """Refuse a graph that differs from the network before it is rounded.
+
+    The bounds of half precision are for rounding: a weight of a weak layer could be wrong by a fifth and pass them.
+    """
+    for sample, output in zip(inputs, measured.outputs, strict=True):
+        with torch.no_grad():
+            expected = job.network(sample.lr)
+        if not expected.isfinite().all():
+            raise SrkdError(NOT_FINITE.format(sample.name))
+        reason = compare(sample, output, expected, FORMATS["onnx"].bounds).reason
+        if reason is not None:
+            begins = first_divergence(model, job.network, sample.lr, job.options, job.context)
+            raise SrkdError(f"before it is rounded, it {reason}" + ("" if begins is None else f"; {begins}"))
+
+
+def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
+    """Rewrite a model in place; return the names of the values that it now has in half precision.
+
+    A weight beyond the range of the type is refused, never clamped.
+    """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    _HalfPass(inferred, half_type).rewrite()
+    in_half = _HalfPass(inferred, half_type).rewrite()
     model.CopyFrom(inferred)
+    return in_half
 
 
 class _HalfPass:
@@ -54,14 +91,14 @@ class _HalfPass:
         self.nodes: list[onnx.NodeProto] = []
         self.copies: dict[tuple[str, int], str] = {}
 
-    def rewrite(self) -> None:
+    def rewrite(self) -> set[str]:
         outputs = {value.name for value in self.graph.output}
         for node in self.graph.node:
             half = self._supports_half(node)
             for index, name in enumerate(node.input):
                 if name in self.floats:
                     needed = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
-                    node.input[index] = self._value_in(name, needed)
+                    node.input[index] = self._value_in(name, needed, node.name)
             self.nodes.append(node)
             if half:
                 _retype(node, self.half_type)
@@ -82,6 +119,9 @@ class _HalfPass:
         self.graph.initializer.extend(stored)
         # The types that were inferred for float32 would contradict.
         del self.graph.value_info[:]
+        return {name for name, kind in self.types.items() if kind == self.half_type} | {
+            name for name, kind in self.copies if kind == self.half_type
+        }
 
     def _supports_half(self, node: onnx.NodeProto) -> bool:
         """Return whether the operator has this precision, and is not one that stays in float32."""
@@ -105,14 +145,14 @@ class _HalfPass:
         type_name = _parameter(schema.outputs if output else schema.inputs, index).type_str
         return type_name in {entry.type_param_str for entry in schema.type_constraints}
 
-    def _value_in(self, name: str, kind: int) -> str:
+    def _value_in(self, name: str, kind: int, user: str) -> str:
         """Return the name of a value in the type `kind`; it is cast, or stored, the first time."""
         if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:
             copy = self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
             if name in self.weights:
-                self.graph.initializer.append(_round_tensor(self.weights[name], copy, kind))
+                self.graph.initializer.append(_round_tensor(self.weights[name], copy, kind, user))
             else:
                 self._cast(name, copy, kind)
         return self.copies[name, kind]
@@ -148,15 +188,16 @@ def _retype(node: onnx.NodeProto, kind: int) -> None:
         if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = kind
         if attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(_round_tensor(attribute.t, attribute.t.name or node.name, kind))
+            attribute.t.CopyFrom(_round_tensor(attribute.t, attribute.t.name, kind, node.name))
 
 
-def _round_tensor(tensor: onnx.TensorProto, name: str, kind: int) -> onnx.TensorProto:
+def _round_tensor(tensor: onnx.TensorProto, name: str, kind: int, user: str) -> onnx.TensorProto:
     """Return the tensor rounded to the type `kind`; a value beyond its range is refused."""
     exact = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         half = exact.astype(helper.tensor_dtype_to_np_dtype(kind))
     lost = np.isfinite(exact) & ~np.isfinite(half.astype(np.float32))
     if lost.any():
-        raise CannotConvert(f"{tensor.name} holds {float(exact[lost][0]):.4g}: {half.dtype.name} has no such number")
+        value, where = float(exact[lost][0]), tensor.name or "a constant"
+        raise CannotConvert(f"{user} has {value:.4g} in {where}: {half.dtype.name} has no such number")
     return numpy_helper.from_array(half, name)

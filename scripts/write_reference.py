@@ -23,7 +23,8 @@ INTRODUCTION = """\
 # Reference
 
 Every option of the command line and every function of `import srkd`. This page is written by
-`scripts/write_reference.py` from the declarations that the program itself reads; `srkd VERB --help` says the same.
+`scripts/write_reference.py` from the declarations that the program itself reads; `srkd VERB --help` says the same
+without the rarest options.
 The column Python is the keyword of the function of the same name; – is for the command line alone.
 
 Functions return frozen dataclasses. They take two callbacks in addition: `progress(title, done, total)` and
@@ -69,9 +70,18 @@ def _verb(name: str, command: click.Command) -> Iterator[str]:
         if parameter.name in COMMON:
             continue
         row = declared.get(str(parameter.name))
+        is_rare = isinstance(parameter, click.Option) and parameter.hidden
+        if isinstance(parameter, click.Option):
+            parameter.hidden = False  # this page has the rare options, too
         syntax, text = parameter.get_help_record(context) or ("", "")
+        if isinstance(parameter, click.Option):
+            parameter.hidden = is_rare
         if isinstance(parameter, click.Argument):
-            syntax, text = parameter.make_metavar(context), "" if row is None else row.option.help
+            syntax, text = parameter.make_metavar(context), "" if row is None else row.option.full_help
+        if row is not None and row.option.by_set:
+            text += f" Also `--set {row.name}=...`."
+        if row is not None and row.option.aliases:
+            text += f" Also {', '.join(f'`{flag}`' for flag in row.option.aliases)}."
         syntax, text = syntax.replace(" RANGE", ""), text.replace("  [", " [")
         keyword = f"`{parameter.name}`" if row is not None else "–"
         rows.append((f"`{syntax}`", *([keyword] if has_function else []), text))

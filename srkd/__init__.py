@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from recipes.catalogue import Contribution, MethodEntry
     from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress, resume
+    from srkd.curves import plot
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "plot",
     "profile",
     "resume",
     "save",
@@ -37,6 +39,7 @@ __all__ = [
 _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "resume": "srkd.compression",
+    "plot": "srkd.curves",
     "Contribution": "recipes.catalogue",
     "MethodEntry": "recipes.catalogue",
     "PlainMethod": "compressor.training.method",

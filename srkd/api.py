@@ -19,6 +19,7 @@ from compressor.inference import upscale as upscaling
 from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.open import open_model, resolve_checkpoint
+from compressor.inference.teacher_check import check_teacher
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -26,7 +27,7 @@ from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
 from export.conversion import FileOptions, tuned_and_largest
@@ -162,7 +163,9 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
 
     `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets.
     """
-    return _score(evaluation.evaluate, options, context)
+    result = _score(evaluation.evaluate, options, context)
+    _note_below_bicubic(result, options, context.note)
+    return result
 
 
 evaluate = public(EvaluateOptions, run_evaluate, "evaluate")
@@ -176,17 +179,36 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
     scale = common_scale(runtimes, options.scale)
-    data, lr = path_of(options.data), path_of(options.lr)
+    data, lr = path_of(options.data), path_of(options.lr_images)
     if data is not None:
         sets = find_sets(data, scale=scale, lr=lr)
     elif lr is not None:
-        raise UsageError(f"an LR folder without its images: give --data beside --lr {lr}")
+        raise UsageError(f"an LR folder without its images: give --data beside --lr-images {lr}")
     else:
         context.note("no --data: scoring on the embedded validation photos")
         sets = (ImageSet("embedded", embedded_pairs("val")),)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
     settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
     return score(runtimes, sets, settings, context.progress)
+
+
+def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
+    """Name the models below bicubic; where a teacher's file leaves open a setting that explains it, name the option."""
+    bicubic, *rows = result.models.items()
+    for (label, scores), model in zip(rows, as_tuple(options.models), strict=True):
+        below = [
+            f"{name} ({score.psnr_y:.2f} dB, bicubic {bicubic[1][name].psnr_y:.2f})"
+            for name, score in scores.items()
+            if score.psnr_y < bicubic[1][name].psnr_y
+        ]
+        if not below:
+            continue
+        note(f"warning: {label} is below bicubic on {', '.join(below)}")
+        if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
+            teacher = load_teacher(model, scale=options.scale, arch_options=options.arch_options)
+            advice = check_teacher(teacher).advice
+            if advice is not None:
+                note(f"{label}: {advice}")
 
 
 def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
@@ -202,6 +224,8 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
             suffix=options.suffix,
             extension=options.extension,
             overwrite=options.overwrite,
+            skip_existing=options.skip_existing,
+            recursive=options.recursive,
             tile=options.tile,
             overlap=options.overlap,
             self_ensemble=options.self_ensemble,

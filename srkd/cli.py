@@ -13,9 +13,22 @@ import click
 from compressor.base.errors import nearest
 from srkd import __version__
 from srkd.console import Console
+from srkd.package_names import hidden_package
 from srkd.verb import console_options
 
-VERBS = ("compress", "export", "profile", "evaluate", "upscale", "inspect", "recipes", "convert", "demo", "doctor")
+VERBS = (
+    "compress",
+    "plot",
+    "export",
+    "profile",
+    "evaluate",
+    "upscale",
+    "inspect",
+    "recipes",
+    "convert",
+    "demo",
+    "doctor",
+)
 """In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`."""
 
 SHELLS = ("bash", "zsh", "fish")
@@ -30,6 +43,9 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
+        obstacle = hidden_package()
+        if obstacle is not None:
+            raise click.ClickException(obstacle)
         command: click.Command = import_module(f"srkd.commands.{cmd_name}").command
         return command
 

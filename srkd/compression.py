@@ -13,11 +13,12 @@ import torch
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import machine_facts
+from compressor.base.machine import machine_facts, torch_threads
 from compressor.base.processes import Rank
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
 from compressor.training.run_lock import lock_run
+from compressor.training.trackers import require_trackers
 from srkd.config import RunConfig
 from srkd.console import Console
 from srkd.options import from_json, public, to_json
@@ -86,11 +87,8 @@ def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
         yield
         return
     note(f"continuing with {_count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _count_threads(threads: int) -> str:
@@ -101,8 +99,10 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
     """Begin what the options ask for or, with the `facts` of its run.json, continue it."""
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
-    config = RunConfig.decide(options, context, facts=facts)
-    return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
+    require_trackers(options.track)
+    with torch_threads(options.threads):
+        config = RunConfig.decide(options, context, facts=facts)
+        return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
-from compressor.inference.teacher_check import check_teacher
+from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
@@ -33,7 +33,7 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
-from compressor.training.method import Method, fit_methods
+from compressor.training.method import FeedsOtherSizes, Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
@@ -142,6 +142,8 @@ class RunNetworks:
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
+            if teacher is not None and needs_teacher(methods, options):
+                methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
             methods = fit_methods(methods, network, start.network)
             for method in methods:
                 if isinstance(method, TrainsJointly):
@@ -263,11 +265,12 @@ RATE_SETTINGS = ("rate", "decay", "milestones", "factor")
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
-    preset = load_preset(options.recipe, options.settings)
+    preset = load_preset(options.recipe, options.recipe_settings)
     if options.steps is None:
         return preset
     scaled, before = preset.with_steps(options.steps), preset.schedule
-    keys = {setting.partition("=")[0].split(".")[1] for setting in options.settings if setting.startswith("schedule.")}
+    settings = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    keys = {path[1] for path in settings if path[0] == "schedule" and len(path) > 1}
     is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
     if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
         return scaled
@@ -351,6 +354,39 @@ def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     return teacher
 
 
+def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note) -> None:
+    """Check the teacher on a photo; refuse one that other settings improve, unless the user has chosen them."""
+    check = check_teacher(teacher)
+    for line in check.lines():
+        note(line)
+    names = {name for part in teacher.alternatives() for changes in part for name in changes}
+    if check.advice is None or names & set(options.arch_options or {}):
+        return
+    raise UsageError(
+        f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
+    )
+
+
+def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
+    """Refuse a teacher of one size that patches do not have; fit the methods that give it images of other sizes."""
+    sizes = teacher.own_sizes
+    if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
+        width, height = sizes.fixed_size
+        remedy = f"--set schedule.lr_patch={width}" if width == height else "export it with free height and width"
+        raise UsageError(
+            f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
+            f"{remedy}"
+        )
+    fitted = []
+    for method in methods:
+        if isinstance(method, FeedsOtherSizes):
+            method, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
+            if text is not None:
+                note(text)
+        fitted.append(method)
+    return tuple(fitted)
+
+
 def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
     """Refuse a teacher that cannot give what the recipe needs."""
     if teacher.descriptor.channels != 3:
@@ -383,8 +419,10 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
     has_spec = options.student is not None
     init = options.init or ("random" if has_spec else preset.student.init)
+    can_inherit = teacher is not None and teacher.network is not None
     if options.select is not None and init == "random":
-        raise UsageError(f"--select {options.select} chooses what is inherited: add --init inherit")
+        remedy = "add --init inherit" if can_inherit else "leave it out, as there is no teacher to inherit from"
+        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
     if options.student is not None:
         network = _student_of_spec(options.student, init, options, teacher)
     else:
@@ -394,7 +432,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         raise UsageError(
             f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
-    if has_spec and options.init is None and preset.student.init == "inherit":
+    if has_spec and can_inherit and options.init is None and preset.student.init == "inherit":
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
     teacher_spec = None if teacher is None or teacher.network is None else teacher.network.spec
     hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
@@ -464,7 +502,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
     """Return the choice of images; options that contradict each other are refused."""
     return DataChoice(
         data=path_of(options.data),
-        lr=path_of(options.lr),
+        lr=path_of(options.lr_images),
         val=path_of(options.val),
         lr_border=options.lr_border,
         lr_only=path_of(options.lr_only),
@@ -484,8 +522,7 @@ def _prepare_images(
         data = shared.data
     else:
         if teacher is not None and needs_teacher(networks.methods, options):
-            for line in check_teacher(teacher).lines():
-                context.note(line)
+            require_sound_teacher(teacher, options, context.note)
         data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
     if not views or teacher is None:
         return data, None

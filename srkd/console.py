@@ -1,4 +1,4 @@
-"""The terminal: lines, tables, progress bars, the JSON object, errors. Nothing else in srkd prints."""
+"""The terminal: lines, tables, progress bars, the JSON object, CSV, errors. Nothing else in srkd prints."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
 
 from compressor.base.context import Context, no_progress
 from compressor.base.durations import format_duration
+from srkd.tables import csv_text, fact_lines, table_lines
 
 if TYPE_CHECKING:
     import rich.progress
 
 T = TypeVar("T")
+Records: TypeAlias = Sequence[Mapping[str, object]]
+"""Rows of a table as values with names, all of the same names."""
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
@@ -29,16 +34,22 @@ STATUS_SECONDS, STATUS_SECONDS_VERBOSE = 60.0, 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """The output of one command: results go to stdout, or to stderr where stdout is kept for JSON."""
+    """The output of one command: results go to stdout, or to stderr where stdout is kept for JSON or CSV."""
 
     verbose: bool = False
     quiet: bool = False
     json_stream: TextIO | None = None
+    csv_stream: TextIO | None = None
 
     @property
     def wants_json(self) -> bool:
         """True under --json: one JSON object instead of tables."""
         return self.json_stream is not None
+
+    @property
+    def wants_csv(self) -> bool:
+        """True under --csv: the rows of the table as CSV."""
+        return self.csv_stream is not None
 
     def say(self, text: str) -> None:
         """Print a line about the work; -q silences it."""
@@ -62,25 +73,20 @@ class Console:
         """Print the line that ends a failed command."""
         _write(f"srkd: {text}", sys.stderr)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """Print rows under headings; columns of numbers are right-aligned. The title is a separate line."""
-        from rich import box
-        from rich.console import Console as RichConsole
-        from rich.table import Table
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", repeat: int = 0) -> None:
+        """Print rows under headings, no wider than the terminal (`tables.table_lines`)."""
+        title_lines = textwrap.wrap(title, self.width, subsequent_indent="  ", break_long_words=False)
+        _write("\n".join([*title_lines, *table_lines(columns, rows, self.width, repeat=repeat)]), self._out())
 
-        stream = self._out()
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for index, column in enumerate(columns):
-            numeric = any(_is_numeric(row[index]) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        # No figure is cut: a terminal that is too narrow wraps the line.
-        rich_console = RichConsole(file=stream, width=10_000, markup=False, highlight=False, emoji=False)
-        with rich_console.capture() as capture:
-            rich_console.print(table)
-        lines = [*([title] if title else []), *(line.rstrip() for line in capture.get().splitlines())]
-        _write("\n".join(lines), stream)
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Print a line for each name and its value, no wider than the terminal."""
+        for line in fact_lines(facts, self.width):
+            self.result(line)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line: those of the terminal, or of COLUMNS; 80 in a file."""
+        return shutil.get_terminal_size((80, 24)).columns
 
     @contextmanager
     def context(self) -> Iterator[Context]:
@@ -97,12 +103,21 @@ class Console:
             lines = _StatusLines(self.say, STATUS_SECONDS_VERBOSE if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)
 
-    def report(self, verb: str, result: T, show: Callable[[Console, T], None]) -> None:
-        """Print the result of a verb: one JSON object under --json, otherwise what `show` prints."""
+    def report(
+        self, verb: str, result: T, show: Callable[[Console, T], None], records: Callable[[T], Records] | None = None
+    ) -> None:
+        """Print the result of a verb: one JSON object under --json, `records` under --csv, else what `show` prints."""
         if self.wants_json:
             self.emit(verb, result)
+        elif self.wants_csv and records is not None:
+            self.write_csv(records(result))
         else:
             show(self, result)
+
+    def write_csv(self, records: Records) -> None:
+        """Print the rows of the verb's table as CSV."""
+        text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
+        _write(text, self.csv_stream or sys.stdout)
 
     def emit(self, verb: str, payload: object) -> None:
         """Print the command's JSON object, with its schema and the facts of the machine."""
@@ -116,7 +131,7 @@ class Console:
         _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
 
     def _out(self) -> TextIO:
-        return sys.stderr if self.wants_json else sys.stdout
+        return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
 
 
 def cell(value: float | None, text: str) -> str:
@@ -140,7 +155,7 @@ def json_value(value: object) -> object:
 
 
 @contextmanager
-def stdout_for_json() -> Iterator[TextIO]:
+def stdout_for_data() -> Iterator[TextIO]:
     """Yield the real stdout, while all other output to it, also that of C libraries, goes to stderr."""
     real = sys.stdout
     try:
@@ -186,11 +201,6 @@ class _StatusLines:
         if now - self._last >= self._every_seconds:
             self._last = now
             self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
-
-
-def _is_numeric(cell: str) -> bool:
-    digits = sum(character.isdigit() for character in cell)
-    return bool(cell) and (cell[0].isdigit() or cell[0] in "+-−±") and digits * 3 >= len(cell)
 
 
 class _Bars:

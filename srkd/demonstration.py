@@ -37,8 +37,8 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
 
 
 def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
-    """Return the whole demo, by address: the built app, the models, and samples of their scale."""
-    return build_site(app, models, load_samples(models[0].descriptor.scale))
+    """Return the whole demo, by address: the built app, the models, and samples."""
+    return build_site(app, models, load_samples())
 
 
 def _teacher_models(

@@ -11,8 +11,10 @@ from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
+from demo.files import app_command, is_app_built, is_app_outdated
 from export.formats import FORMATS
 from recipes.catalogue import notes
+from srkd.package_names import name_collisions
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 
@@ -48,7 +50,8 @@ class Diagnosis:
     runtimes: tuple[Piece, ...]
     others: tuple[Piece, ...]
     notes: tuple[str, ...]
-    """A line for each installed package whose methods, networks, runtimes or formats cannot be used."""
+    """A line for each installed package whose methods, networks, runtimes or formats cannot be used, or that has a
+    name of srkd's."""
 
     @property
     def missing_core(self) -> tuple[str, ...]:
@@ -81,16 +84,31 @@ def diagnose() -> Diagnosis:
             _piece(
                 "spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",), "spandrel"
             ),
-            _piece(
-                "demo", "the server of `srkd demo` (`srkd demo --build` needs nothing more)", SERVER_MODULES, "demo"
-            ),
+            _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs none)", SERVER_MODULES, "demo"),
+            _demo_app(),
+            _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),
+            _piece("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",), "wandb"),
             # ONNX Runtime's device words: each of its builds has some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
                 for name, row in PROVIDERS.items()
             ),
         ),
-        notes=tuple(dict.fromkeys((*notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+        notes=tuple(dict.fromkeys((*name_collisions(), *notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+    )
+
+
+def _demo_app() -> Piece:
+    """Return whether the page of `srkd demo` is built, from the sources of this installation."""
+    built = is_app_built()
+    outdated = built and is_app_outdated()
+    return Piece(
+        name="demo app",
+        adds="the page that `srkd demo` shows and `srkd demo --build` writes",
+        ready=built,
+        missing=() if built else ("built app",),
+        command=app_command() if outdated or not built else None,
+        remark="it is older than its sources" if outdated else None,
     )
 
 

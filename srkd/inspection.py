@@ -16,7 +16,7 @@ from compressor.models.networks.dialect import Assumption
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, runtime_of
-from compressor.teachers.teacher import load_teacher
+from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.parameters import format_size
 from srkd.verb_options import InspectOptions
 
@@ -90,16 +90,20 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     runtime = RUNTIMES[runtime_of(file)]
     if options.check and not runtime.opens_as_teacher:
         raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
+    teacher: Teacher | None = None
     if runtime.name == "onnxruntime":
         model = open_model(file)
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
+        if spec is None or options.check:  # a stranger's file is a teacher: it gives outputs
+            teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options)
     else:
         metadata = read_metadata(file)
         spec = read_spec(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
         dialect, wrapping = runtime.name, runtime.files
     parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
+    origin = None if teacher is None else teacher.origin
     hashes = [file_sha256(part) for part in parts]
     return Inspection(
         path=file,
@@ -108,12 +112,15 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         scale=scale,
         spec=None if spec is None else spec.to_dict(),
         lr_size=format_size(options.lr_size),
-        bytes=sum(part.stat().st_size for part in parts),
+        params=None if teacher is None else teacher.params,
+        bytes=sum(part.stat().st_size for part in parts) if origin is None else origin.bytes,
         # A folder has the hash of its files' hashes.
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,
+        assumed=() if origin is None or spec is not None else origin.assumed,
+        notes=(OUTPUTS_ONLY,) if spec is None and teacher is not None else (),
         metadata=_srkd_keys(metadata),
-        check=check_teacher(load_teacher(file, arch_options=options.arch_options)) if options.check else None,
+        check=check_teacher(teacher) if options.check and teacher is not None else None,
     )
 
 

@@ -49,6 +49,40 @@ class Option:
     flag_per_value: Mapping[str, str] | None = None
     """A flag for each value, with its help; the field is the tuple of the chosen values."""
     in_json: bool = True
+    unset: str = ""
+    """What holds where nothing is given (None), as the help shows it: `[default: the embedded photos]`."""
+    group: str = ""
+    """The section of the help in which the option stands."""
+    aliases: tuple[str, ...] = ()
+    """Further flags, and keywords of the Python function, that the help does not show."""
+    by_set: bool = False
+    """Rare: the help names it beside `--set NAME=VALUE` alone. Its flag works, too."""
+
+    @property
+    def full_help(self) -> str:
+        """The help with what None stands for, where no command line shows it beside the option."""
+        return f"{self.help} None: {self.unset}." if self.unset else self.help
+
+
+class VerbOption(click.Option):
+    """A click option with what click does not have of `Option`."""
+
+    def __init__(self, *args: Any, group: str = "", unset: str = "", aliases: Sequence[str] = (), **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.group, self.unset, self.aliases = group, unset, tuple(aliases)
+
+    def get_help_spec(self, ctx: click.Context) -> str:
+        shown, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
+        try:
+            return super().get_help_spec(ctx)
+        finally:
+            self.opts = shown
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if self.unset:
+            extra.setdefault("default", self.unset)
+        return extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +184,8 @@ class Declaration:
         if self.is_multiple:
             is_alone = isinstance(value, str) or not isinstance(value, Sequence)
             return tuple(self._check_one(item) for item in ([value] if is_alone else value))
-        return self._check_one(value)
+        # A list where one word would hold all values, such as those of run.json.
+        return self._check_one(tuple(value) if isinstance(value, list) else value)
 
     def _check_one(self, value: Any) -> Any:
         kind = self.value_type
@@ -176,26 +211,45 @@ class Declaration:
                 click.Option([f"--{value}", self.name], flag_value=value, multiple=True, help=text)
                 for value, text in option.flag_per_value.items()
             ]
-        words = [*(option.flags or (self.flag,)), self.name]
+        words = [*(option.flags or (self.flag,)), *option.aliases, self.name]
+        ours: dict[str, Any] = {
+            "group": option.group,
+            "unset": option.unset,
+            "aliases": option.aliases,
+            "hidden": option.by_set,
+        }
         if self.value_type is click.BOOL:
             if self.default is True:
                 words[0] = f"{words[0]}/--no-{words[0].removeprefix('--')}"
-            return [click.Option(words, is_flag=True, default=self.default, help=option.help)]
+            return [VerbOption(words, is_flag=True, default=self.default, help=option.help, **ours)]
         # The default as a user writes it, for the help.
         show: Callable[[Any], str] = getattr(option.type, "show", str)
         has_text = self.default not in (None, dataclasses.MISSING) and not self.is_multiple
         return [
-            click.Option(
+            VerbOption(
                 words,
                 type=self.value_type,
                 multiple=self.is_multiple,
                 required=is_required,
-                metavar=option.metavar,
+                metavar=option.metavar or self.number_metavar,
                 default=show(self.default) if has_text else None,
                 show_default=True,
                 help=option.help,
+                **ours,
             )
         ]
+
+    @property
+    def number_metavar(self) -> str | None:
+        """Short words for numbers, where click writes INTEGER RANGE."""
+        kind = self.value_type
+        return (
+            "N"
+            if isinstance(kind, click.types.IntParamType)
+            else "X"
+            if isinstance(kind, click.types.FloatParamType)
+            else None
+        )
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -223,6 +277,27 @@ def declarations(options: type[Options]) -> tuple[Declaration, ...]:
     return tuple(rows)
 
 
+def take_settings(options: Options, settings: Sequence[str]) -> tuple[str, ...]:
+    """Give the rare options among `--set NAME=VALUE` to their fields, and return the settings that are none."""
+    rare = {row.name: row for row in declarations(type(options)) if row.option.by_set}
+    others = []
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        row = rare.get(name.strip().replace("-", "_"))
+        if row is None or not equals:
+            others.append(setting)
+            continue
+        try:
+            value = row.value_type.convert(text.strip(), None, None)
+        except click.BadParameter as error:
+            raise UsageError(f"--set {setting}: {error.message.rstrip('.')}") from error
+        before = getattr(options, row.name)
+        if before not in (row.default, value):
+            raise UsageError(f"--set {setting} contradicts {row.flag} {before}: give one of them")
+        object.__setattr__(options, row.name, value)
+    return tuple(others)
+
+
 def command_line_options(options: type[Options]) -> list[click.Parameter]:
     """Return the parameters of a click command."""
     return [parameter for declaration in declarations(options) for parameter in declaration.parameters()]
@@ -247,12 +322,16 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
     """
 
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
+        for older in older_names.keys() & kwargs.keys():
+            kwargs[older_names[older]] = kwargs.pop(older)
         values = options(*args, **kwargs)
         return run(values, values.context())
 
     assert isinstance(options, type) and issubclass(options, Options)
+    rows = declarations(options)
+    older_names = {flag.lstrip("-").replace("-", "_"): row.name for row in rows for flag in row.option.aliases}
     hints, signature = get_type_hints(options), inspect.signature(options)
-    texts = {declaration.name: declaration.option.help for declaration in declarations(options)}
+    texts = {row.name: row.option.full_help for row in rows}
     texts |= {"progress": "Called as progress(title, done, total).", "announce": "Receives one line for a person."}
     parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in texts]
     returned = get_type_hints(run)["return"]

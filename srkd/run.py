@@ -84,14 +84,20 @@ def train_run(
     """
     path, processes = config.options.run_folder, context.processes
     folder = processes.run_on_all(
-        lambda: RunFolder(path, resumed=facts is not None, part_of=part_of, writes=processes.is_leader)
+        lambda: RunFolder(
+            path,
+            resumed=facts is not None,
+            part_of=part_of,
+            writes=processes.is_leader,
+            trackers=config.options.track,
+        )
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
     run = TrainingRun(config, folder, context, runs_left)
     if facts is not None:
         processes.run_on_all(lambda: require_same(facts, run.facts(), path))
-    with folder.report_unwritable():
+    with folder.report_unwritable(), folder.tracking():
         return run.train()
 
 

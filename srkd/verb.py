@@ -18,7 +18,7 @@ import click
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.interrupts import end_despite_native_code, note_signal
-from srkd.console import Console, stdout_for_json
+from srkd.console import Console, stdout_for_data
 from srkd.options import Options, command_line_options, from_command_line
 
 Body = Callable[..., None]
@@ -30,22 +30,43 @@ class VerbCommand(click.Command):
 
     options: type[Options] | None = None
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by their groups; a verb without groups has one section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                sections.setdefault(getattr(parameter, "group", ""), []).append(record)
+        others = sections.pop("", [])
+        sections["output" if sections else ""] = others
+        for group, records in sections.items():
+            with formatter.section(f"{group} options".strip().capitalize()):
+                formatter.write_dl(records)
+
 
 def verb(
-    name: str, options: type[Options] | None = None, *, examples: Sequence[str] = ()
+    name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False
 ) -> Callable[[Body], click.Command]:
     """Make a click command of a function that takes the console and an object of `options`.
 
-    Click options that the function has in addition, for the command line alone, are passed by name.
+    Click options that the function has in addition, for the command line alone, are passed by name. With `csv` the
+    verb has --csv, and prints its table with `Console.write_csv`.
     """
 
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
-        def run(*, verbose: bool, quiet: bool, as_json: bool, **values: object) -> None:
+        def run(*, verbose: bool, quiet: bool, as_json: bool, as_csv: bool = False, **values: object) -> None:
+            if as_json and as_csv:
+                raise click.UsageError("--json and --csv both take stdout: give one of them")
             inherited = click.get_current_context().find_object(Console) or Console()
             with ExitStack() as stack:
-                stream = stack.enter_context(stdout_for_json()) if as_json else None
-                console = Console(verbose or inherited.verbose, quiet or inherited.quiet, stream)
+                stream = stack.enter_context(stdout_for_data()) if as_json or as_csv else None
+                console = Console(
+                    verbose or inherited.verbose,
+                    quiet or inherited.quiet,
+                    json_stream=stream if as_json else None,
+                    csv_stream=stream if as_csv else None,
+                )
 
                 def call() -> None:
                     arguments = () if options is None else (from_command_line(options, values),)
@@ -57,7 +78,7 @@ def verb(
         command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
-        command.params += console_options(json=True)
+        command.params += console_options(json=True, csv=csv)
         return command
 
     return decorate
@@ -133,12 +154,15 @@ def _fail(console: Console, message: str, exit_code: int) -> None:
     raise click.exceptions.Exit(exit_code)
 
 
-def console_options(*, json: bool) -> list[click.Parameter]:
-    """Return the options that decide what is printed; `json` adds --json."""
+def console_options(*, json: bool, csv: bool = False) -> list[click.Parameter]:
+    """Return the options that decide what is printed; `json` adds --json, `csv` --csv."""
     options: list[click.Parameter] = [
         click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),
     ]
+    if csv:
+        help_text = "Print the table as CSV on stdout, everything else on stderr."
+        options.insert(0, click.Option(["--csv", "as_csv"], is_flag=True, help=help_text))
     if json:
         help_text = "Print one JSON object on stdout, everything else on stderr."
         options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=help_text))

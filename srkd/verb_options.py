@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import click
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import Border, Init, Select
+from compressor.base.choices import DEFAULT_TRACKERS, TRACKERS, Border, Init, Select, TrackerName
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
-from srkd.options import Option, Options
+from srkd.options import Option, Options, take_settings
 from srkd.parameters import BYTES, DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
 
 if TYPE_CHECKING:
@@ -33,78 +33,205 @@ Device: TypeAlias = Annotated[
     str, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.", type=DEVICE)
 ]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
-Threads: TypeAlias = Annotated[int | None, Option("CPU threads; none: as many as torch uses.", minimum=1)]
+Threads: TypeAlias = Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1)]
 Tile: TypeAlias = Annotated[
-    int | None, Option("Side of a tile in LR pixels; none: chosen by memory, 0: no tiles.", minimum=0)
+    int | None, Option("Side of a tile in LR pixels; 0: no tiles.", unset="chosen by memory", minimum=0)
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
 
 
-INPUT_PATHS = ("teacher", "data", "lr", "val", "lr_only", "init_from", "phi_weights")
+LR_ALIAS = ("--lr",)
+"""The older name of --lr-images, which reads as a learning rate."""
+
+INPUT_PATHS = ("teacher", "data", "lr_images", "val", "lr_only", "init_from", "phi_weights")
+
+SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
+"""Options of compress that are settings of the recipe under a shorter name."""
 
 
 @dataclass(frozen=True)
 class CompressOptions(Options):
     """One run, or a plan of runs. Paths of inputs become absolute, so that a run continues from any folder."""
 
-    teacher: Annotated[PathOption, Option("Checkpoint of the teacher; none: the embedded EDSR.")] = None
+    teacher: Annotated[PathOption, Option("Checkpoint of the teacher.", unset="the embedded EDSR", group="teacher")] = (
+        None
+    )
     _: KW_ONLY
-    recipe: Annotated[str, Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.")] = "logits"
-    data: Annotated[PathOption, Option("Folder of HR images, a set with HR/, or several sets.")] = None
-    lr: Annotated[PathOption, Option("Folder of the LR images of --data; none: made bicubically.")] = None
-    val: Annotated[PathOption, Option("Validation images; none: some of --data, or embedded ones.")] = None
-    lr_border: Annotated[
-        Border, Option("Border of the downscale that makes LR images; clamp as an older MATLAB did.")
-    ] = "mirror"
-    lr_only: Annotated[
-        PathOption,
-        Option("Folder of LR images without HR partners: the teacher's output is their only label.", metavar="DIR"),
+    scale: Annotated[
+        int | None,
+        Option("Scale to take from a multi-scale file.", unset="the file's", minimum=1, maximum=8, group="teacher"),
     ] = None
-    cache_size: Annotated[
-        int | str,
-        Option("Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.", type=BYTES),
-    ] = DEFAULT_LIMIT
+    arch_options: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "What the teacher's file does not say, such as res_scale=0.1.",
+            unset="what srkd assumes",
+            flags=("--arch-option",),
+            type=SETTING,
+            group="teacher",
+        ),
+    ] = None
+    teacher_cache: Annotated[
+        bool,
+        Option(
+            "Run the teacher once over whole images, keep its outputs in fp16, crop them.", group="teacher", by_set=True
+        ),
+    ] = False
+    phi_weights: Annotated[
+        PathOption,
+        Option(
+            "vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.",
+            unset="the one in the cache, or downloaded",
+            metavar="FILE",
+            group="teacher",
+            by_set=True,
+        ),
+    ] = None
     width: Annotated[
         float | None,
-        Option("Fraction of the teacher's channels that the student keeps.", minimum=0, maximum=1, above_minimum=True),
+        Option(
+            "Fraction of the teacher's channels that the student keeps.",
+            unset="the recipe's",
+            minimum=0,
+            maximum=1,
+            above_minimum=True,
+            group="student",
+        ),
     ] = None
     depth: Annotated[
         float | None,
-        Option("Fraction of the teacher's blocks that the student keeps.", minimum=0, maximum=1, above_minimum=True),
+        Option(
+            "Fraction of the teacher's blocks that the student keeps.",
+            unset="the recipe's",
+            minimum=0,
+            maximum=1,
+            above_minimum=True,
+            group="student",
+        ),
     ] = None
     student: Annotated[
-        str | None, Option("The student's whole shape, such as edsr:width=48,depth=16,scale=4.", metavar="SPEC")
+        str | None,
+        Option(
+            "The student's whole shape, such as edsr:width=48,depth=16,scale=4.",
+            unset="by --width and --depth",
+            metavar="SPEC",
+            group="student",
+        ),
     ] = None
-    init: Annotated[Init | None, Option("Weights cut from the teacher, or random ones.")] = None
-    select: Annotated[Select | None, Option("Which channels are inherited: the first, or the strongest.")] = None
-    init_from: Annotated[PathOption, Option("Start from this file's weights where name and shape agree.")] = None
-    steps: Annotated[int | None, Option("Updates; milestones and warm-up are rescaled.", minimum=1)] = None
-    seed: Annotated[int, Option("The same seed gives the same run.")] = 10
-    with_baseline: Annotated[bool, Option("Train the same student on the same batches without distillation, too.")] = (
-        False
+    init: Annotated[
+        Init | None,
+        Option(
+            "Weights cut from the teacher, or random ones.",
+            unset="the recipe's; random with --student",
+            group="student",
+        ),
+    ] = None
+    select: Annotated[
+        Select | None,
+        Option(
+            "Which channels are inherited: the first, or the strongest.", unset="leading", group="student", by_set=True
+        ),
+    ] = None
+    init_from: Annotated[
+        PathOption,
+        Option("Start from this file's weights where name and shape agree.", unset="no file", group="student"),
+    ] = None
+    data: Annotated[
+        PathOption,
+        Option("Folder of HR images, a set with HR/, or several sets.", unset="the embedded photos", group="data"),
+    ] = None
+    lr_images: Annotated[
+        PathOption,
+        Option("Folder of the LR images of --data.", unset="made bicubically", aliases=LR_ALIAS, group="data"),
+    ] = None
+    val: Annotated[PathOption, Option("Validation images.", unset="some of --data, or embedded ones", group="data")] = (
+        None
     )
-    seeds: Annotated[int, Option("Number of seeds to repeat the run with: mean and spread.", minimum=1)] = 1
-    device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE)] = "cpu"
-    scale: Annotated[int | None, Option("Scale to take from a multi-scale teacher file.", minimum=1, maximum=8)] = None
-    arch_options: Annotated[
-        Mapping[str, Any] | None,
-        Option("What the teacher's file does not say.", flags=("--arch-option",), type=SETTING),
+    lr_only: Annotated[
+        PathOption,
+        Option(
+            "Folder of LR images without HR partners: the teacher's output is their only label.",
+            unset="HR images are the labels",
+            metavar="DIR",
+            group="data",
+        ),
     ] = None
+    lr_border: Annotated[
+        Border,
+        Option(
+            "Border of the downscale that makes LR images; clamp as an older MATLAB did.", group="data", by_set=True
+        ),
+    ] = "mirror"
+    cache_size: Annotated[
+        int | str,
+        Option(
+            "Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.",
+            type=BYTES,
+            group="data",
+            by_set=True,
+        ),
+    ] = DEFAULT_LIMIT
+    recipe: Annotated[str, Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.", group="training")] = (
+        "logits"
+    )
+    steps: Annotated[
+        int | None,
+        Option("Updates; milestones and warm-up are rescaled.", unset="the recipe's", minimum=1, group="training"),
+    ] = None
+    batch: Annotated[
+        int | None,
+        Option("Patches in a batch, over all processes.", unset="the recipe's", minimum=1, group="training"),
+    ] = None
+    lr_patch: Annotated[
+        int | None, Option("Side of a patch in LR pixels.", unset="the recipe's", minimum=1, group="training")
+    ] = None
+    rate: Annotated[
+        float | None,
+        Option("Learning rate.", unset="the recipe's", minimum=0, above_minimum=True, group="training"),
+    ] = None
+    seed: Annotated[int, Option("The same seed gives the same run.", group="training")] = 10
     settings: Annotated[
-        Sequence[str], Option("Change the recipe: schedule.batch=8, kappa=0.5.", flags=("--set",), metavar="KEY=VALUE")
+        Sequence[str],
+        Option(
+            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, lr_border, "
+            "phi_weights, select, teacher_cache (docs/reference.md).",
+            flags=("--set",),
+            metavar="KEY=VALUE",
+            group="training",
+        ),
     ] = ()
-    teacher_cache: Annotated[
-        bool, Option("Run the teacher once over whole images, keep its outputs in fp16, crop them.")
-    ] = False
-    phi_weights: Annotated[
-        PathOption, Option("vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.", metavar="FILE")
+    out: Annotated[
+        PathOption,
+        Option(
+            "Run folder to write, which every run needs; must not exist yet.",
+            flags=("-o", "--out"),
+            in_json=False,
+            group="run",
+        ),
     ] = None
-    out: Annotated[PathOption, Option("Run folder to write; must not exist yet.", in_json=False)] = None
+    with_baseline: Annotated[
+        bool, Option("Train the same student on the same batches without distillation, too.", group="run")
+    ] = False
+    seeds: Annotated[
+        int, Option("Number of seeds to repeat the run with: mean and spread.", minimum=1, group="run")
+    ] = 1
+    device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE, group="run")] = "cpu"
+    threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="run")] = None
+    track: Annotated[
+        tuple[TrackerName, ...],
+        Option(
+            "Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb]).",
+            type=names_of(*TRACKERS),
+            group="run",
+        ),
+    ] = DEFAULT_TRACKERS
 
     def __post_init__(self) -> None:
         from recipes.config.reading import is_recipe_file  # it needs pydantic
 
+        refuse_rate(self.lr_images)
         super().__post_init__()
+        object.__setattr__(self, "settings", take_settings(self, self.settings))
         object.__setattr__(self, "arch_options", self.arch_options or {})
         for name in INPUT_PATHS:
             path = getattr(self, name)
@@ -120,9 +247,30 @@ class CompressOptions(Options):
         return Path(self.out)
 
     @property
+    def recipe_settings(self) -> tuple[str, ...]:
+        """The settings of the recipe, also those that have an option of their own."""
+        keys = [setting.partition("=")[0].strip() for setting in self.settings]
+        shorter = {key: getattr(self, name) for name, key in SCHEDULE_SETTINGS.items()}
+        for name, key in SCHEDULE_SETTINGS.items():
+            if key in keys and shorter[key] is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {shorter[key]} and --set {key}=... say the same twice: give one of them")
+        return (*self.settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
+
+    @property
     def is_plan(self) -> bool:
         """Baselines or several seeds: more than one run."""
         return self.with_baseline or self.seeds > 1
+
+
+def refuse_rate(lr_images: object) -> None:
+    """Refuse a number where the folder of LR images is expected: in other programs --lr is the learning rate."""
+    try:
+        number = float(str(lr_images))
+    except ValueError:
+        return
+    if not Path(str(lr_images)).exists():
+        raise UsageError(f"--lr-images {lr_images} is no folder of LR images; the learning rate is --rate {number:g}")
 
 
 def path_of(value: PathOption) -> Path | None:
@@ -147,7 +295,7 @@ class RuntimeOptions(CheckpointOptions):
 
     device: Device = "cpu"
     runtime: Annotated[
-        str | None, Option("Runtime to use; none: the one the file is for.", type=click.Choice(list(RUNTIMES)))
+        str | None, Option("Runtime to use.", unset="the one the file is for", type=click.Choice(list(RUNTIMES)))
     ] = None
     precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
     threads: Threads = None
@@ -165,16 +313,16 @@ class ExportOptions(CheckpointOptions):
     formats: Annotated[
         Sequence[str],
         Option(
-            f"Names of formats: {', '.join(FORMATS)}; none: {', '.join(DEFAULT_FORMATS)}.", flag_per_value=FORMAT_FLAGS
+            f"Names of formats: {', '.join(FORMATS)}.", unset=", ".join(DEFAULT_FORMATS), flag_per_value=FORMAT_FLAGS
         ),
     ] = ()
-    out: Annotated[PathOption, Option("Folder to write to; none: beside the model.", flags=("-o", "--out"))] = None
+    out: Annotated[PathOption, Option("Folder to write to.", unset="beside the model", flags=("-o", "--out"))] = None
     static: Annotated[
-        tuple[int, int] | None, Option("The only LR size that the files take; none: any, where possible.", type=SIZE)
+        tuple[int, int] | None, Option("The only LR size that the files take.", unset="any, where possible", type=SIZE)
     ] = None
     sizes: Annotated[
         Sequence[tuple[int, int]] | None,
-        Option("LR sizes that a TensorRT engine is tuned for, and takes at most; none: 256x256,512x512.", type=SIZES),
+        Option("LR sizes that a TensorRT engine is tuned for, and takes at most.", unset="256x256,512x512", type=SIZES),
     ] = None
     io: Annotated[
         Literal["float", "uint8"],
@@ -192,7 +340,7 @@ class ProfileOptions(CheckpointOptions):
         Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
     ]
     _: KW_ONLY
-    teacher: Annotated[PathOption, Option("Model to compare with; none: the teacher of a run folder.")] = None
+    teacher: Annotated[PathOption, Option("Model to compare with.", unset="the teacher of a run folder")] = None
     runtime: Annotated[
         Sequence[str],
         Option(
@@ -216,7 +364,8 @@ class EvaluateOptions(RuntimeOptions):
     models: Annotated[
         Model | Sequence[Model],
         Option(
-            "Checkpoints, run folders and exported files; none: bicubic alone.",
+            "Checkpoints, run folders and exported files.",
+            unset="bicubic alone",
             type=MODEL,
             argument=True,
             metavar="[MODEL]...",
@@ -225,12 +374,15 @@ class EvaluateOptions(RuntimeOptions):
     _: KW_ONLY
     data: Annotated[
         PathOption,
-        Option("Folder of HR images, a set with HR/ and LR*X4/, or several sets; none: the embedded photos."),
+        Option("Folder of HR images, a set with HR/ and LR*X4/, or several sets.", unset="the embedded photos"),
     ] = None
-    lr: Annotated[PathOption, Option("Folder of the LR images of --data; none: its LR*X4/, or made bicubically.")] = (
+    lr_images: Annotated[
+        PathOption,
+        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically", aliases=LR_ALIAS),
+    ] = None
+    border: Annotated[int | None, Option("Pixels cropped on each side.", unset="as many as the scale", minimum=0)] = (
         None
     )
-    border: Annotated[int | None, Option("Pixels cropped on each side; none: as many as the scale.", minimum=0)] = None
     lr_border: Annotated[
         Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
     ] = "mirror"
@@ -250,13 +402,18 @@ class UpscaleOptions(RuntimeOptions):
     ]
     _: KW_ONLY
     out: Annotated[
-        PathOption, Option("Folder, or a file for one picture; none: beside the picture.", flags=("-o", "--out"))
+        PathOption, Option("Folder, or a file for one picture.", unset="beside the picture", flags=("-o", "--out"))
     ] = None
-    suffix: Annotated[str | None, Option("End of the names that are written; none: _x4 at scale 4.")] = None
+    suffix: Annotated[str | None, Option("End of the names that are written.", unset="_x4 at scale 4")] = None
     extension: Annotated[
-        str | None, Option("Format to write, such as .png; none: the format of the picture.", metavar=".EXT")
+        str | None, Option("Format to write, such as .png.", unset="the format of the picture", metavar=".EXT")
     ] = None
     overwrite: Annotated[bool, Option("Write over files that exist, but never over an input.")] = False
+    skip_existing: Annotated[bool, Option("Leave pictures alone whose output exists: continues a long job.")] = False
+    recursive: Annotated[
+        bool,
+        Option("Search the folders inside folders, too; --out repeats them.", flags=("-r", "--recursive")),
+    ] = False
     tile: Tile = None
     overlap: Annotated[
         int,
@@ -283,7 +440,9 @@ class ConvertOptions(CheckpointOptions):
     model: Annotated[str | Path, Option("Checkpoint or run folder.", argument=True)]
     _: KW_ONLY
     to: Annotated[str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, swinir.", metavar="CODE")]
-    out: Annotated[PathOption, Option("File to write; none: beside the model, as _CODE.", flags=("-o", "--out"))] = None
+    out: Annotated[PathOption, Option("File to write.", unset="beside the model, as _CODE", flags=("-o", "--out"))] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
@@ -291,12 +450,15 @@ class DemoOptions(CheckpointOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(
-            "Checkpoints, run folders and ONNX files; none: the embedded student.", argument=True, metavar="[MODEL]..."
+            "Checkpoints, run folders and ONNX files.",
+            unset="the embedded student",
+            argument=True,
+            metavar="[MODEL]...",
         ),
     ] = ()
     _: KW_ONLY
     teacher: Annotated[
-        PathOption, Option("Model to compare with; none: the run folder's, or the embedded teacher.")
+        PathOption, Option("Model to compare with.", unset="the run folder's, or the embedded teacher")
     ] = None
     host: Annotated[str, Option("Address to listen on; 0.0.0.0: the network too.")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on; 0: a free one.", minimum=0, maximum=65535)] = 8000
@@ -304,7 +466,20 @@ class DemoOptions(CheckpointOptions):
     tls_key: Annotated[PathOption, Option("Key of the certificate, PEM.")] = None
     open_browser: Annotated[bool, Option("Open this machine's browser.", flags=("--open",))] = False
     build: Annotated[PathOption, Option("Write files for an https host; serve nothing.", metavar="DIR")] = None
-    app: Annotated[PathOption, Option("Built app to show the models in; none: the one of srkd.", metavar="DIR")] = None
+    app: Annotated[PathOption, Option("Built app to show the models in.", unset="the one of srkd", metavar="DIR")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class PlotOptions(Options):
+    runs: Annotated[
+        str | Path | Sequence[str | Path], Option("Run folders, finished or not.", argument=True, metavar="RUN...")
+    ]
+    _: KW_ONLY
+    out: Annotated[
+        PathOption, Option("PNG file to write.", unset="curves.png in the run folder", flags=("-o", "--out"))
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,12 @@ from typing import Literal, TypeAlias
 Border: TypeAlias = Literal["mirror", "clamp"]
 """The pixels beyond the edge: the image mirrored with its edge pixel repeated, or (older MATLAB) its edge pixel."""
 
+TrackerName: TypeAlias = Literal["tensorboard", "wandb"]
+"""Where the numbers of a run can be watched beside metrics.jsonl."""
+
+TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
+DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)
+
 Init: TypeAlias = Literal["inherit", "random"]
 """The weights a student starts from: cut from the teacher's, or random."""
 

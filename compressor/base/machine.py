@@ -49,6 +49,20 @@ def usable_cores() -> int | None:
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
 
 
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[int]:
+    """Set torch's number of threads, which is one for the whole process, and restore it afterwards; None: as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
 def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the bytes that are free: of the machine, and of the container where one is limited (cgroup v2)."""
     import psutil

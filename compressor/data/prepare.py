@@ -68,9 +68,9 @@ class DataChoice:
 
     def __post_init__(self) -> None:
         if self.lr_only is not None and (self.data or self.lr):
-            raise UsageError("--lr-only goes without --data and --lr: those images have no HR partners")
+            raise UsageError("--lr-only goes without --data and --lr-images: those images have no HR partners")
         if self.lr is not None and self.data is None:
-            raise UsageError("--lr names the LR images of --data, and no --data is given")
+            raise UsageError("--lr-images names the LR images of --data, and no --data is given")
 
     def cache(self) -> CacheFolder:
         """Return the cache folder of decoded images and teachers' outputs."""

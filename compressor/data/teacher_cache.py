@@ -305,7 +305,7 @@ class TeacherCache:
 def teacher_key(teacher: Teacher) -> str:
     """Return a hash of everything that a teacher's outputs depend on."""
     file = "" if teacher.network is not None or teacher.origin is None else teacher.origin.sha256
-    return _hash(json.dumps([teacher.backend, teacher.fingerprint(), file, teacher.img_range]).encode())
+    return _hash(json.dumps([teacher.backend, teacher.fingerprint(), file]).encode())
 
 
 def image_key(image: torch.Tensor) -> str:

@@ -33,6 +33,8 @@ FORMAT_OF_SUFFIX = {
     ".bmp": "BMP",
 }
 IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
+OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng"))
+"""Kinds of pictures that are not read: a list of files that leaves them out says so."""
 MAX_PIXELS = 178_956_970
 """Larger pictures (this is Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
 
@@ -46,6 +48,8 @@ _ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 95, "method": 4},
     "BMP": {},
 }
+_LOSSLESS_WEBP_OPTIONS: dict[str, Any] = {"lossless": True, "exact": True, "method": 4}
+"""`exact` keeps the colours under full transparency too."""
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 DESCRIPTIVE = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD})
@@ -64,6 +68,8 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     format: str = "PNG"
+    lossless: bool = False
+    """Of a WebP file that holds its pixels without loss; written as WebP, they stay so."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Raster:
     icc: bytes | None
     exif: bytes | None
     format: str
+    lossless: bool
 
     @property
     def colours(self) -> Samples:
@@ -98,6 +105,7 @@ def read_picture(path: Path) -> Picture:
         icc=raster.icc,
         exif=raster.exif,
         format=raster.format,
+        lossless=raster.lossless,
     )
 
 
@@ -142,7 +150,7 @@ def write_picture(picture: Picture, path: Path) -> None:
             elif bits == 16:
                 temporary.write_bytes(encode_png_16bit(samples.astype(np.uint16, copy=False), picture.icc, exif))
             else:
-                _save_8bit(samples, temporary, kind, picture.icc, exif)
+                _save_8bit(samples, temporary, kind, picture.icc, exif, lossless=picture.lossless)
         except (ValueError, MemoryError) as error:
             raise SrkdError(f"cannot write {path}: {error}") from error
 
@@ -215,7 +223,20 @@ def _decode(path: Path) -> Raster:
         if samples is None:
             samples = _samples_8bit(image, path)
         exif, orientation = split_orientation(image)
-    return Raster(_turn_upright(samples, orientation), icc, exif, kind)
+    return Raster(_turn_upright(samples, orientation), icc, exif, kind, kind == "WEBP" and _is_lossless_webp(path))
+
+
+def _is_lossless_webp(path: Path) -> bool:
+    """Return True if the first picture of a WebP file is a VP8L chunk (RFC 9649, 2.6): Pillow does not say it."""
+    with open(path, "rb") as file:
+        file.seek(12)  # RIFF, size, WEBP
+        while len(header := file.read(8)) == 8:
+            if header[:4] in (b"VP8L", b"VP8 "):
+                return header[:4] == b"VP8L"
+            # A frame of an animation holds 16 bytes of its own before its chunks; sizes are padded to even numbers.
+            size = int.from_bytes(header[4:], "little")
+            file.seek(16 if header[:4] == b"ANMF" else size + size % 2, 1)
+    return False
 
 
 def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
@@ -261,10 +282,12 @@ def _quantised(planes_01: Tensor, bits: int) -> Samples:
     return samples
 
 
-def _save_8bit(samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None) -> None:
+def _save_8bit(
+    samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None, *, lossless: bool
+) -> None:
     squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
     image = Image.fromarray(squeezed)
-    options = dict(_ENCODER_OPTIONS[kind])
+    options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS[kind])
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})
     image.save(path, format=kind, **options)

@@ -115,7 +115,9 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
     chosen = matching if len(matching) == 1 else bicubic
     if len(matching) > 1 and len(chosen) != 1:
         names = ", ".join(path.name for path in matching)
-        raise SrkdError(f"{folder} has {len(matching)} LR folders for scale {scale} ({names}): choose one with --lr")
+        raise SrkdError(
+            f"{folder} has {len(matching)} LR folders for scale {scale} ({names}): choose one with --lr-images"
+        )
     return chosen[0] if chosen else None
 
 

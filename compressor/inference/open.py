@@ -67,15 +67,10 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def model_file(path: Path) -> Path:
     """Return the file of a model: `path` itself (some formats are folders), or the student of a run folder."""
-    from compressor.models.checkpoints.load import RUN_FOLDER_WEIGHTS
+    from compressor.models.checkpoints.load import weights_file
 
     if path.is_dir() and runtime_of(path) == "torch":
-        student = path / RUN_FOLDER_WEIGHTS
-        if not student.is_file():
-            raise SrkdError(
-                f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file"
-            )
-        return student
+        return weights_file(path)
     if not path.exists():
         raise SrkdError(f"{path}: no such file or folder")
     require_regular(path)

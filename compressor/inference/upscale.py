@@ -1,11 +1,15 @@
-"""Enlarge files, folders and globs: one bad file never stops the rest, no input is ever overwritten."""
+"""Enlarge files, folders and globs: one bad file never stops the rest, no input is ever overwritten.
+
+Whatever looks like a picture and is not enlarged is in the report, with the reason.
+"""
 
 from __future__ import annotations
 
 import glob
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from compressor.base.files import require_writable_folder
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
     read_picture,
     require_writable,
     write_picture,
@@ -51,28 +56,48 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A picture that was left out on purpose, or a folder with such pictures, and the reason."""
+
+    source: Path
+    reason: str
+    output_exists: bool = False
+    """It was enlarged before, and `skip_existing` leaves it alone."""
+
+
+@dataclass(frozen=True)
 class UpscaleReport:
     """The result of `upscale`."""
 
     done: tuple[Upscaled, ...]
     failed: tuple[Failed, ...]
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
 class UpscaleSettings:
     """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture.
 
-    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. Existing
-    files are kept unless `overwrite`.
+    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. An existing
+    file is an error, unless `overwrite` replaces it or `skip_existing` leaves it alone. `recursive` takes the folders
+    inside folders too, and repeats them in the output folder.
     """
 
     output: str | Path | None = None
     suffix: str | None = None
     extension: str | None = None
     overwrite: bool = False
+    skip_existing: bool = False
+    recursive: bool = False
     tile: int | None = None
     overlap: int = UNBOUNDED_OVERLAP
     self_ensemble: bool = False
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.skip_existing:
+            raise UsageError("--overwrite and --skip-existing contradict each other: give one of them")
+        if self.extension is not None and self.extension.lower() not in FORMAT_OF_SUFFIX:
+            raise UsageError(f"extension {self.extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,26 @@ class Job:
 
     source: Path
     output: Path
+
+
+@dataclass
+class Inputs:
+    """The pictures to enlarge, each file once, by its identity."""
+
+    named: dict[str, Path] = field(default_factory=dict)
+    """Pictures that were named one by one."""
+    listed: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    """Pictures of folders and globs, each with its folder inside the one that was searched."""
+    failed: list[Failed] = field(default_factory=list)
+    """Inputs that name no picture."""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def pictures(self) -> list[tuple[Path, Path, bool]]:
+        """Return every picture with its inner folder, and whether it was named."""
+        return [
+            *((path, Path(), True) for path in self.named.values()),
+            *((path, inner, False) for key, (path, inner) in self.listed.items() if key not in self.named),
+        ]
 
 
 def upscale(
@@ -96,79 +141,141 @@ def upscale(
     settings = settings or UpscaleSettings()
     if settings.suffix is None:
         settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
-    jobs, failed = _plan_jobs(inputs, settings)
+    jobs, contents = _plan_jobs(inputs, settings)
+    failed, skipped = contents.failed, contents.skipped
     sources = {_identity(job.source) for job in jobs}
     done: list[Upscaled] = []
     for number, job in enumerate(jobs, start=1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
         progress(title, 0, 1)
         try:
-            if _identity(job.output) in sources:
-                raise SrkdError(f"{job.output} is one of the inputs: choose another suffix or output folder")
-            if job.output.exists() and not settings.overwrite:
-                raise SrkdError(f"{job.output} exists: allow overwriting, or choose another suffix or output folder")
-            done.append(_upscale_one(job, runtime, settings, partial(progress, title)))
+            if _has_output(job, settings, sources):
+                skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
+            else:
+                done.append(_upscale_one(job, runtime, settings, partial(progress, title)))
         except (SrkdError, RuntimeError, OSError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            failed.append(Failed(job.source, reason))
+            failed.append(Failed(job.source, " ".join(str(error).split()) or type(error).__name__))
         progress(title, 1, 1)
-    return UpscaleReport(tuple(done), tuple(failed))
+    return UpscaleReport(tuple(done), tuple(failed), tuple(skipped))
 
 
-def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], list[Failed]]:
-    """Return the picture and the output of every job, each output once; and the inputs that name no picture."""
-    output, extension = settings.output, settings.extension
-    if extension is not None and extension.lower() not in FORMAT_OF_SUFFIX:
-        raise UsageError(f"extension {extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
-    folder = None if output is None else Path(output)
+def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
+    """Return True if the output is there and stays; what the user must decide is an error."""
+    if _identity(job.output) in sources:
+        raise SrkdError(f"{job.output} is one of the inputs: choose another suffix or output folder")
+    if settings.overwrite or not job.output.exists():
+        return False
+    if settings.skip_existing:
+        return True
+    raise SrkdError(
+        f"{job.output} exists: --overwrite replaces it, --skip-existing leaves it alone; or choose another suffix or "
+        "output folder"
+    )
+
+
+def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], Inputs]:
+    """Return the picture and the output of every job, each output once; and what was read of the inputs."""
+    folder = None if settings.output is None else Path(settings.output)
     if folder is not None:
         is_file = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
         require_writable_folder(folder.parent if is_file else folder, "--out")
-    named, listed, failed = _collect(inputs)
+    contents = _collect(inputs, recursive=settings.recursive, output=folder)
+    pictures = contents.pictures()
     if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
-        if len(named) + len(listed) != 1:
-            raise UsageError(f"output {folder} is one file, but the inputs are {len(named) + len(listed)} pictures")
-        return [Job((named + listed)[0], folder)], failed
+        if len(pictures) != 1:
+            raise UsageError(f"output {folder} is one file, but the inputs are {len(pictures)} pictures")
+        return [Job(pictures[0][0], folder)], contents
     # A second run over a folder must not enlarge what the first run put there.
     outputs = {}
-    for source in named + listed:
-        suffix = extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
-        outputs[source] = (folder or source.parent) / f"{source.stem}{settings.suffix}{suffix}"
+    for source, inner, _ in pictures:
+        extension = settings.extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
+        beside = source.parent if folder is None else folder / inner
+        outputs[source] = beside / f"{source.stem}{settings.suffix}{extension}"
     earlier = {_identity(path) for source, path in outputs.items() if _identity(path) != _identity(source)}
     used: set[str] = set()
     jobs = []
-    for source in named + [source for source in listed if _identity(source) not in earlier]:
+    for source, _, is_named in pictures:
+        if not is_named and _identity(source) in earlier:
+            continue
         first = path = outputs[source]
         number = 2
         while _identity(path) in used:
             path, number = first.with_name(f"{first.stem}-{number}{first.suffix}"), number + 1
         used.add(_identity(path))
         jobs.append(Job(source, path))
-    return jobs, failed
+    return jobs, contents
 
 
-def _collect(inputs: Sequence[str | Path]) -> tuple[list[Path], list[Path], list[Failed]]:
-    """Return pictures named one by one, those of folders and globs, and inputs that match nothing; each file once."""
-    named: dict[str, Path] = {}
-    listed: dict[str, Path] = {}
-    failed = []
+def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
+    """Sort the inputs into pictures that are named, those of folders and globs, and those that are not enlarged."""
+    contents = Inputs()
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            named.setdefault(_identity(path), path)
+            contents.named.setdefault(_identity(path), path)
             continue
         if path.is_dir():
-            pictures, reason = list_images(path), f"no picture in the folder {path}"
+            pictures, reason = _search_folder(path, contents, recursive=recursive, output=output)
         else:
             # Path.glob takes no absolute patterns.
             matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
-            pictures = [match for match in matches if match.is_file() and match.suffix.lower() in IMAGE_SUFFIXES]
+            files = [match for match in matches if match.is_file()]
+            pictures = [(match, Path()) for match in files if match.suffix.lower() in IMAGE_SUFFIXES]
+            contents.skipped += _of_other_kinds(files)
             reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
         if not pictures:
-            failed.append(Failed(path, reason))
-        for picture in pictures:
-            listed.setdefault(_identity(picture), picture)
-    return list(named.values()), [path for key, path in listed.items() if key not in named], failed
+            contents.failed.append(Failed(path, reason))
+        for picture, inner in pictures:
+            contents.listed.setdefault(_identity(picture), (picture, inner))
+    return contents
+
+
+def _search_folder(
+    folder: Path, contents: Inputs, *, recursive: bool, output: Path | None
+) -> tuple[list[tuple[Path, Path]], str]:
+    """Return the pictures of a folder, each with its inner folder, and what to say if there are none.
+
+    The folders inside are searched with `recursive`; otherwise the report names those that hold pictures.
+    """
+    pictures: list[tuple[Path, Path]] = []
+    nested: dict[Path, int] = {}
+    where_outputs_go = None if output is None else _identity(output)
+    for place, inside, _ in os.walk(folder):
+        here = Path(place)
+        # Hidden folders are left out as hidden files are, and so is what an earlier run wrote.
+        inside[:] = sorted(
+            name for name in inside if not name.startswith(".") and _identity(here / name) != where_outputs_go
+        )
+        images, inner = list_images(here), here.relative_to(folder)
+        if recursive:
+            links = (here / name for name in inside if (here / name).is_symlink())
+            contents.skipped += [Skipped(link, "a link to a folder is not followed: name it too") for link in links]
+        if recursive or here == folder:
+            pictures += [(image, inner) for image in images]
+            contents.skipped += _of_other_kinds(sorted(here.iterdir(), key=natural_key))
+        elif images:
+            top = folder / inner.parts[0]
+            nested[top] = nested.get(top, 0) + len(images)
+    contents.skipped += [
+        Skipped(inner, f"a folder inside {folder}, with {count_pictures(count)}: --recursive takes folders inside too")
+        for inner, count in nested.items()
+    ]
+    reason = f"no picture in the folder {folder}"
+    if nested:
+        reason += f", but {count_pictures(sum(nested.values()))} in folders inside it: --recursive takes them"
+    return pictures, reason
+
+
+def _of_other_kinds(files: Sequence[Path]) -> list[Skipped]:
+    return [
+        Skipped(path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(FORMAT_OF_SUFFIX)}")
+        for path in files
+        if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def count_pictures(count: int) -> str:
+    return f"{count} picture" if count == 1 else f"{count} pictures"
 
 
 def _identity(path: Path) -> str:

@@ -27,6 +27,8 @@ from compressor.models.networks.registry import build
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
 """The operations that MAC+ counts for each element that such a module reads."""
 LARGEST_SIDE = 65536
+COMPARED_SIZE = (256, 256)
+"""Width and height of the LR image that every table counts MACs for, so that its figures compare with any other's."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class LayerCost:
     macs: int
 
 
-def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> Cost:
+def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> Cost:
     """Count parameters and MACs of a network, or of a spec before anything is built; `lr_size` is W × H LR pixels."""
     spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
     if not all(1 <= side <= LARGEST_SIDE for side in lr_size):

@@ -127,7 +127,9 @@ def image_format(
     axis = 3 if channels_last else 1
     if len(sizes) != 4 or sizes[axis] not in (1, 3):
         expected = "(N, H, W, 3) or (N, H, W, 1)" if channels_last else "(N, 3, H, W) or (N, 1, H, W)"
-        raise SrkdError(f"{label} takes images of shape {list(sizes) if shape is None else shape}: expected {expected}")
+        kind, printed = str(dtype).removeprefix("torch."), list(sizes) if shape is None else shape
+        remedy = ", or export it with float32 images" if dtype == torch.uint8 else ""
+        raise SrkdError(f"{label} takes {kind} images of shape {printed}: {kind} is expected as {expected}{remedy}")
     batch, height, width = (size for index, size in enumerate(sizes) if index != axis)
     return ImageFormat(sizes[axis] or 0, height, width, batch, channels_last, dtype)
 

@@ -63,7 +63,10 @@ def read_sidecar(path: Path) -> Sidecar:
     """Read the sidecar of an exported file; one line where it is missing or damaged."""
     file = sidecar_path(path)
     if not file.is_file():
-        raise SrkdError(f"{path} cannot be described: {file.name} is not beside it; export it again")
+        raise SrkdError(
+            f"{path} cannot be described: {file.name} is not beside it: copy that from the export; or, if "
+            "another program wrote the file, give srkd the model as ONNX or TorchScript"
+        )
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,8 +19,64 @@ from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.images.resize import pad_to
 from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
 
-RANGES = (1.0, 255.0)
-"""The value ranges of images that foreign models are trained on."""
+RANGES: Mapping[str, tuple[float, float]] = {"1": (0.0, 1.0), "255": (0.0, 255.0), "-1..1": (-1.0, 1.0)}
+"""Black and white of the images that foreign models are trained on, by the names that options have."""
+
+
+@dataclass(frozen=True)
+class ForeignSettings:
+    """The images of a foreign model, as its file does not state them."""
+
+    input_range: str = "1"
+    """A name of `RANGES`."""
+    output_range: str = "1"
+    bgr: bool = False
+    """True: blue comes first on both sides, as OpenCV reads images."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> ForeignSettings:
+        """Read a user's options: `img_range` for both sides, `input_range`, `output_range`, `bgr`."""
+        names = ("img_range", "input_range", "output_range", "bgr")
+        unknown = next((name for name in options if name not in names), None)
+        if unknown is not None:
+            raise UsageError(f"there is no option {unknown!r}, but {', '.join(names)}")
+        both = _range_name("img_range", options.get("img_range", 1))
+        bgr = str(options.get("bgr", False)).lower()
+        if bgr not in ("0", "1", "false", "true"):
+            raise UsageError(f"bgr={bgr} is neither 1 nor 0")
+        return cls(
+            _range_name("input_range", options.get("input_range", both)),
+            _range_name("output_range", options.get("output_range", both)),
+            bgr in ("1", "true"),
+        )
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the fewest options that `from_options` reads as these settings."""
+        options: dict[str, Any] = {}
+        if self.input_range != self.output_range:
+            options = {"input_range": self.input_range, "output_range": self.output_range}
+        elif self.input_range != "1" or not self.bgr:
+            options = {"img_range": self.input_range}
+        return {**options, "bgr": 1} if self.bgr else options
+
+    def others(self, *, colours: bool) -> list[list[ForeignSettings]]:
+        """Return rounds of other settings, the likeliest first: another range; one for each side; the other order."""
+        both = [replace(self, input_range=name, output_range=name) for name in RANGES]
+        each = [
+            replace(self, input_range=one, output_range=other)
+            for one, other in product(RANGES, repeat=2)
+            if one != other
+        ]
+        flipped = [replace(settings, bgr=not self.bgr) for settings in (self, *both, *each)] if colours else []
+        first = [*both, *flipped[:1]]
+        return [[settings for settings in part if settings != self] for part in (first, each, flipped[1:])]
+
+
+def _range_name(option: str, value: object) -> str:
+    name = f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    if name not in RANGES:
+        raise UsageError(f"{option}={value} is none of {', '.join(RANGES)}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -51,6 +109,10 @@ class Program(Protocol):
         """Yield the weights by name, where the library shows them."""
         ...
 
+    def companions(self) -> Iterable[Path]:
+        """Return the files beside it that hold weights of it."""
+        ...
+
 
 class ForeignModel(ImageModel):
     """A program as a model of images in [0,1] of any size: it gives outputs only."""
@@ -58,9 +120,9 @@ class ForeignModel(ImageModel):
     network = None
     device = torch.device("cpu")
 
-    def __init__(self, program: Program, img_range: float = 1.0) -> None:
+    def __init__(self, program: Program, settings: ForeignSettings = ForeignSettings()) -> None:
         super().__init__()
-        self.program, self.facts, self.img_range = program, program.facts, img_range
+        self.program, self.facts, self.image_settings = program, program.facts, settings
         for name, tensor in program.tensors():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise SrkdError(f"tensor {name[:100]} of this {self.backend} model holds NaN or infinity")
@@ -79,6 +141,10 @@ class ForeignModel(ImageModel):
         return replace(self.facts.descriptor, size_multiple=1, min_size=1)
 
     @property
+    def own_sizes(self) -> Descriptor:
+        return self.facts.descriptor
+
+    @property
     def params(self) -> int | None:
         return self.facts.params
 
@@ -86,15 +152,18 @@ class ForeignModel(ImageModel):
         self.device = self.program.move_to(device)
         return self
 
-    @property
-    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
-        return {"img_range": tuple(value for value in RANGES if value != self.img_range)}
+    def settings(self) -> Mapping[str, Any]:
+        return self.image_settings.to_options()
+
+    def alternatives(self) -> list[list[Mapping[str, Any]]]:
+        rounds = self.image_settings.others(colours=self.facts.descriptor.channels == 3)
+        return [[settings.to_options() for settings in part] for part in rounds]
 
     def with_settings(self, settings: Mapping[str, Any]) -> ForeignModel:
-        return ForeignModel(self.program, **settings)
+        return ForeignModel(self.program, ForeignSettings.from_options(settings))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(self.image_settings).encode())
         for name, tensor in sorted(self.program.tensors(), key=lambda pair: pair[0]):
             digest.update(name.encode() + tensor_bytes(tensor))
         return digest.hexdigest()
@@ -113,11 +182,18 @@ class ForeignModel(ImageModel):
             )
         # Reflected without the edge, as spandrel and the networks' own test scripts do.
         lr_on_device = lr.to(self.device, torch.float32)
-        inputs = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False) * self.img_range
+        padded = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False)
+        (black_in, white_in), (black_out, white_out) = (
+            RANGES[name] for name in (self.image_settings.input_range, self.image_settings.output_range)
+        )
+        inputs = self._ordered(padded * (white_in - black_in) + black_in)
         batch = self.facts.largest_batch or len(inputs)
         outputs = [self._run_batch(part, self.facts.largest_batch or len(part)) for part in torch.split(inputs, batch)]
-        sr = torch.cat(outputs).float() / self.img_range
+        sr = (self._ordered(torch.cat(outputs).float()) - black_out) / (white_out - black_out)
         return sr[..., : height * program.scale, : width * program.scale].to(lr.device)
+
+    def _ordered(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flip(1) if self.image_settings.bgr else images
 
     def _run_batch(self, images: torch.Tensor, batch: int) -> torch.Tensor:
         """Run up to `batch` images; a fixed batch is filled up by repeating the last image."""
@@ -147,6 +223,9 @@ class ModuleProgram:
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         yield from self.module.named_parameters()
         yield from self.module.named_buffers()
+
+    def companions(self) -> Iterable[Path]:
+        return ()
 
 
 def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:

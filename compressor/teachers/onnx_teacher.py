@@ -9,6 +9,7 @@ import torch
 
 from compressor.base.errors import one_line
 from compressor.base.isolation import Limits
+from compressor.runtimes.onnx_file import external_files
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime, try_file
 from compressor.runtimes.table import OpenOptions
@@ -48,6 +49,9 @@ class OnnxProgram:
             self.runtime = OnnxRuntime(self.path, OpenOptions(device=str(device)), probed=self._probed)
             return device
         return torch.device("cpu")
+
+    def companions(self) -> Iterable[Path]:
+        return external_files(self.path)
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         return self._weights

@@ -15,11 +15,11 @@ import torch
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
 from compressor.base.isolation import USUAL_LIMITS, Limits
-from compressor.models.checkpoints.load import UnknownNetwork, load_checkpoint, read_states, weights_file
+from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states, weights_file
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.dialect import Assumption
 from compressor.teachers.archives import archive_kind
-from compressor.teachers.foreign import RANGES, ForeignModel, Program
+from compressor.teachers.foreign import ForeignModel, ForeignSettings, Program
 from compressor.teachers.programs import open_program
 
 
@@ -48,7 +48,7 @@ class Teacher(ImageModel):
     def __init__(self, model: ImageModel, origin: Origin | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.origin, self.img_range = origin, model.img_range
+        self.origin = origin
 
     @property
     def network(self) -> Network | None:
@@ -67,6 +67,10 @@ class Teacher(ImageModel):
         return self.model.descriptor
 
     @property
+    def own_sizes(self) -> Descriptor:
+        return self.model.own_sizes
+
+    @property
     def params(self) -> int | None:
         return self.model.params
 
@@ -82,9 +86,13 @@ class Teacher(ImageModel):
         self.model.move_to(device)
         return self
 
-    @property
-    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
-        return self.model.alternatives
+    def settings(self) -> Mapping[str, Any]:
+        return self.model.settings()
+
+    def alternatives(self) -> list[list[Mapping[str, Any]]]:
+        """Return none for srkd's own files, which state every setting."""
+        is_stated = self.origin is not None and "srkd.spec" in (self.origin.header or {})
+        return [] if is_stated else self.model.alternatives()
 
     def with_settings(self, settings: Mapping[str, Any]) -> Teacher:
         return Teacher(self.model.with_settings(settings), self.origin)
@@ -105,8 +113,8 @@ def load_teacher(
     """Open any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX, torch.export,
     or a state dict that spandrel knows.
 
-    For foreign files `arch_options` holds `img_range` (1 where it is left out), `weights`, and `limits`: how many times
-    the usual limits the process may use in which a program is first tried.
+    For foreign files `arch_options` holds what `ForeignSettings.from_options` reads, `weights`, and `limits`: how many
+    times the usual limits the process may use in which a program is first tried.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     require_regular(path)
@@ -116,7 +124,7 @@ def load_teacher(
         return _foreign_teacher(_open_program(kind, path, limits), path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
-    except UnknownNetwork as error:
+    except (UnknownNetwork, DoesNotFit) as error:
         return _open_with_spandrel(path, scale, options, error)
     origin = Origin(
         file.path, file.sha256, file.bytes, file.dialect, file.wrapping, file.assumed, file.notes, file.header, options
@@ -140,12 +148,16 @@ def _open_program(kind: str, path: Path, limits: Limits) -> Program:
     raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
 
 
-def _open_with_spandrel(path: Path, scale: int | None, options: dict[str, object], unknown: UnknownNetwork) -> Teacher:
-    """Open tensors that no dialect of srkd describes; if spandrel does not know them either, the first error stands."""
+def _open_with_spandrel(
+    path: Path, scale: int | None, options: dict[str, object], first: UnknownNetwork | DoesNotFit
+) -> Teacher:
+    """Open tensors that fit no dialect of srkd whole; if spandrel does not know them either, the first error stands."""
     from compressor.teachers.spandrel_teacher import NotKnown, is_spandrel_installed, open_spandrel
 
     if not is_spandrel_installed():
-        raise MissingExtra(f"{unknown}. spandrel, which knows more networks,", "spandrel") from unknown
+        if isinstance(first, DoesNotFit):
+            raise DoesNotFit(f"{first}; spandrel may know it: {MissingExtra.command('spandrel')}") from first
+        raise MissingExtra(f"{first}. spandrel, which knows more networks,", "spandrel") from first
     weights = options.get("weights")
     for wrapping, state in read_states(path, None if weights is None else str(weights)):
         try:
@@ -153,30 +165,22 @@ def _open_with_spandrel(path: Path, scale: int | None, options: dict[str, object
         except NotKnown:
             continue
         return _foreign_teacher(program, path, scale, options, wrapping=wrapping)
-    raise UnknownNetwork(f"{unknown}; spandrel does not know it either") from unknown
+    raise type(first)(f"{first}; spandrel does not know it either") from first
 
 
 def _foreign_teacher(
     program: Program, path: Path, scale: int | None, options: dict[str, object], *, wrapping: str
 ) -> Teacher:
     facts = program.facts
-    unknown = sorted(set(options) - {"img_range", "weights"})
-    if unknown:
-        raise UsageError(f"{path}: the {facts.backend} model has no option {unknown[0]!r}; there is img_range")
+    try:
+        settings = ForeignSettings.from_options({name: options[name] for name in options if name != "weights"})
+    except UsageError as error:
+        raise UsageError(f"{path}, which {facts.backend} runs: {error}") from error
     if scale not in (None, facts.descriptor.scale):
         raise UsageError(f"{path}: the file is for scale {facts.descriptor.scale}, not {scale}")
     assumed: tuple[Assumption, ...] = ()
-    if "img_range" not in options:
+    if not any("range" in name for name in options):
         assumed = (Assumption("img_range", 1.0, "not in the file; images of [0,1] are what most models take"),)
-    origin = Origin(path, file_sha256(path), path.stat().st_size, facts.backend, wrapping, assumed, options=options)
-    return Teacher(ForeignModel(program, _range(options.get("img_range", 1.0), path)), origin)
-
-
-def _range(value: object, path: Path) -> float:
-    try:
-        img_range = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        img_range = 0.0
-    if img_range not in RANGES:
-        raise UsageError(f"{path}: img_range={value!r} is neither 1 nor 255")
-    return img_range
+    size = path.stat().st_size + sum(file.stat().st_size for file in program.companions())
+    origin = Origin(path, file_sha256(path), size, facts.backend, wrapping, assumed, options=options)
+    return Teacher(ForeignModel(program, settings), origin)

@@ -47,7 +47,7 @@ class Reference:
 
 
 class RunEvents:
-    """Writes metrics.jsonl, log.txt and TensorBoard, validates, keeps the last state and the best student."""
+    """Writes metrics.jsonl and log.txt, feeds the trackers, validates, keeps the last state and the best student."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -244,6 +245,9 @@ class _ShapeOnly:
         return device
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
+        return ()
+
+    def companions(self) -> Iterable[Path]:
         return ()
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Descriptor, Network
 from compressor.training.step import Step
 
 MAX_CALIBRATION_STEPS = 100
@@ -83,6 +83,18 @@ class FitsNetworks(Protocol):
 def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
     """Return the methods fitted to the networks of a run."""
     return tuple(method.fit(teacher, student) if isinstance(method, FitsNetworks) else method for method in methods)
+
+
+@runtime_checkable
+class FeedsOtherSizes(Protocol):
+    """A method whose teacher is asked for images of other sizes than the batch has."""
+
+    def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[Method, str | None]:
+        """Return the method for a teacher that itself takes these sizes, and a note about what was switched off.
+
+        Called before the first image is read; what was asked for explicitly is refused where the teacher cannot.
+        """
+        ...
 
 
 def calibration_steps(steps: int) -> int:

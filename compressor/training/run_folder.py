@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import socket
-import struct
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.record_writer import masked_crc32c
-
+from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, report_unwritable
 from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular, temporary_files
@@ -26,6 +19,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
 from compressor.training.state import DamagedState, State
+from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 
 KEPT_STATES = 3
 FACTS, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "log.txt", ".lock"
@@ -40,18 +34,27 @@ MOST_FACTS_BYTES = 64 * 10**6
 class RunFolder:
     """Everything that a run writes. An existing run is never written over, only continued.
 
-    `part_of` is the folder of the plan that the run belongs to. Without `writes` nothing is written or read: only the
-    leading process has a folder, perhaps on another machine, and every process runs the same code.
+    `part_of` is the folder of the plan that the run belongs to; `trackers` show its numbers elsewhere. Without `writes`
+    nothing is written or read: only the leading process has a folder, perhaps on another machine, and every process
+    runs the same code.
     """
 
     program = "srkd"
 
-    def __init__(self, path: Path, *, resumed: bool = False, part_of: Path | None = None, writes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resumed: bool = False,
+        part_of: Path | None = None,
+        writes: bool = True,
+        trackers: Sequence[TrackerName] = DEFAULT_TRACKERS,
+    ) -> None:
         self.path, self._plan, self.writes = path, part_of or path, writes
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.safetensors"
         self.states = SavedStates(self.checkpoints) if writes else NoStates(self.checkpoints)
-        self._board = Board(path)
+        self._trackers: list[Tracker] = [open_tracker(name, path) for name in trackers] if writes else []
         if not writes:
             return
         if resumed:
@@ -65,6 +68,22 @@ class RunFolder:
         """Write run.json: the request, everything decided from it, and at the end the result."""
         if self.writes:
             write_facts(self.path, facts)
+        for tracker in self._trackers:
+            tracker.begin(facts)
+
+    @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """Let the trackers know at the end of the block whether the run is finished."""
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            for tracker in self._trackers:
+                try:
+                    tracker.end(finished=finished)
+                except SrkdError as error:
+                    self.log(str(error))
 
     def save_best(self, network: Network) -> None:
         """Keep the best student so far."""
@@ -113,10 +132,14 @@ class RunFolder:
     def metrics(
         self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
     ) -> None:
-        """Add a row to metrics.jsonl, and its numbers to TensorBoard."""
+        """Add a row to metrics.jsonl, and show its numbers in the trackers."""
         self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
-        if self.writes:
-            self._board.scalars(kind, done, numbers)
+        for tracker in tuple(self._trackers):
+            try:
+                tracker.scalars(kind, done, numbers)
+            except TrackerLost as error:
+                self._trackers.remove(tracker)
+                self.log(f"step {done}: {error}")
 
     def log_skip(self, done: int, skipped: Skipped) -> None:
         """Record a step that changed nothing, in metrics.jsonl and log.txt."""
@@ -204,33 +227,6 @@ class NoStates(SavedStates):
 
     def remove_unfinished(self) -> None:
         pass
-
-
-class Board:
-    """Scalars for TensorBoard in one event file, each written at once; a resumed run begins another file beside it.
-
-    tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies of a traceback, and
-    the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        # The process's number keeps a run that is resumed within the same second from appending to a cut record.
-        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._begun = False
-
-    def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        if not self._begun:
-            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-            self._begun = True
-        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
-        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def _write(self, event: Event) -> None:
-        """Append a TFRecord: length, its checksum, the event, its checksum."""
-        content = event.SerializeToString()
-        length = struct.pack("<Q", len(content))
-        sums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
-        append(self.path, length + sums[0] + content + sums[1])
 
 
 def require_new(path: Path) -> None:

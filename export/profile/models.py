@@ -17,7 +17,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.exporting import Source, convert_to, prove
 from export.formats import FORMATS
 from export.profile.memory import MemoryJob
-from export.verify import proof_inputs
+from export.proof_inputs import proof_inputs
 
 DEFAULT_RUNTIMES = ("torch", "onnxruntime")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +12,11 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import torch_threads
 from compressor.images.metrics import Protocol, below_bicubic, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
+from compressor.models.cost import COMPARED_SIZE
 from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
@@ -69,6 +71,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ModelCost:
+    """Parameters, and MACs at 256×256 LR pixels as in every table; None where a file does not show them."""
+
+    model: str
+    params: int | None
+    macs: int | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """Mean Y-PSNR on the embedded validation photos; None where it is infinite."""
 
@@ -82,6 +93,7 @@ class Quality:
 class ProfileReport:
     teacher: str | None
     rows: tuple[Row, ...]
+    costs: tuple[ModelCost, ...]
     quality: tuple[Quality, ...]
     protocol: str
     memory_method: str
@@ -106,7 +118,7 @@ def profile_models(
     settings = settings or Settings()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
-        threads = stack.enter_context(_torch_threads(settings.threads))
+        threads = stack.enter_context(torch_threads(settings.threads))
         settings = replace(settings, threads=threads)
         opened, notes = open_models(models, teacher, settings, folder, context)
         for model in opened:
@@ -122,7 +134,13 @@ def profile_models(
         notes += _note_below_bicubic(quality)
     teacher_label = next((model.label for model in opened if model.is_teacher), None)
     protocol = str(Protocol())
-    return ProfileReport(teacher_label, tuple(rows), quality, protocol, MEMORY_METHOD, tuple(notes))
+    costs = tuple({model.label: _compared_cost(model) for model in opened}.values())
+    return ProfileReport(teacher_label, tuple(rows), costs, quality, protocol, MEMORY_METHOD, tuple(notes))
+
+
+def _compared_cost(model: ProfiledModel) -> ModelCost:
+    cost = model.cost(COMPARED_SIZE)
+    return ModelCost(model.label, *((None, None) if cost is None else (cost.params, cost.macs)))
 
 
 def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], busy_cores: float) -> list[str]:
@@ -144,18 +162,6 @@ def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], bus
         for model in models
         if isinstance(model.runtime, FileRuntime) and model.runtime.emulated
     ]
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[int]:
-    """Set torch's number of threads, which is one for the whole process, and restore it afterwards."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measure_size(

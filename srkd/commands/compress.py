@@ -9,11 +9,14 @@ import click
 from click.core import ParameterSource
 
 from compressor.base.processes import Rank
-from srkd.console import Console
+from srkd.console import Console, Records
+from srkd.options import VerbOption
+from srkd.trials_report import Spread
 from srkd.verb import verb
 from srkd.verb_options import CompressOptions
 
 if TYPE_CHECKING:
+    from compressor.models.cost import Cost
     from srkd.dry_run import DryRunKind
     from srkd.run import CompressReport
 
@@ -28,15 +31,25 @@ if TYPE_CHECKING:
         "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
         "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
     ),
+    csv=True,
 )
 @click.option(
     "--dry-run",
+    cls=VerbOption,
+    group="run",
     type=click.Choice(["estimate", "measure"]),
     is_flag=False,
     flag_value="estimate",
     help="Write nothing: report cost, forwards, memory and needs; =measure also times 20 steps.",
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an unfinished run; alone.")
+@click.option(
+    "--resume",
+    cls=VerbOption,
+    group="run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Continue an unfinished run; alone.",
+)
 def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
     """Train a student of a teacher by a recipe and write a run folder.
 
@@ -55,7 +68,7 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
-        console.report("compress", report, show)
+        console.report("compress", report, show, records)
 
 
 def _require_alone() -> None:
@@ -64,7 +77,7 @@ def _require_alone() -> None:
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "as_json", "verbose", "quiet")
+        if parameter.name not in ("resume", "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:
@@ -72,17 +85,62 @@ def _require_alone() -> None:
 
 
 def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
+    from compressor.base.machine import torch_threads
     from srkd.dry_run import dry_run
 
     if options.is_plan:
         console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
-    with console.context() as context:
+    with console.context() as context, torch_threads(options.threads):
         report = dry_run(options, kind, context)
     if console.wants_json:
         console.emit("compress", report)
         return
-    for name, value in report.rows():
-        console.result(f"{name:<12}{value}".rstrip())
+    if console.wants_csv:
+        console.write_csv([{"name": name, "value": value} for name, value in report.rows()])
+        return
+    console.facts(report.rows())
+
+
+def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
+    """Return student or variants, teacher and bicubic, each with its cost and its PSNR in dB."""
+    networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
+    if report.trials is None:
+        networks, rows = {"student": report.student, **networks}, []
+    else:
+        rows = [(row.name, report.student.cost, row.spread) for row in report.trials.rows]
+    return rows + [(name, q.cost, Spread(q.psnr_y, None)) for name, q in networks.items() if q is not None]
+
+
+def records(report: CompressReport) -> Records:
+    """Return the table of the report as values."""
+    return [
+        {
+            "network": name,
+            "params": None if cost is None else cost.params,
+            "macs_at_256x256": None if cost is None else cost.macs,
+            "psnr_y_db": psnr_y.mean,
+            "sd_db": psnr_y.sd,
+            "over_bicubic_db": psnr_y.mean - report.bicubic.psnr_y,
+            "protocol": report.protocol,
+        }
+        for name, cost, psnr_y in scores(report)
+    ]
+
+
+def ways_to_look(report: CompressReport) -> list[str]:
+    """Return how to look at the run: its picture, its curves, and the trackers that have them."""
+    from compressor.training.trackers import read_wandb_facts
+
+    run = report.run
+    parts = [run] if report.trials is None else [run / trial.run for trial in report.trials.runs]
+    lines = [f"look: {run / 'comparison.png'}", f"curves: srkd plot {run}"]
+    if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
+        lines.append(f"or: tensorboard --logdir {run}")
+    facts = [entry for part in parts if (entry := read_wandb_facts(part))]
+    addresses = [f"or: {entry['url']}" for entry in facts if entry.get("url")]
+    if facts and not addresses:
+        addresses = [f"or: wandb sync {part}/wandb/offline-run-*" for part in parts]
+    return lines + addresses
 
 
 def show(console: Console, report: CompressReport) -> None:
@@ -90,12 +148,6 @@ def show(console: Console, report: CompressReport) -> None:
     from compressor.images.metrics import below_bicubic
 
     trials, joint = report.trials, report.teacher_joint
-    networks = {"teacher": report.teacher, "teacher, joint": joint, "bicubic": report.bicubic}
-    if trials is None:
-        networks, rows = {"student": report.student, **networks}, []
-    else:
-        rows = [(row.name, report.student.cost, str(row.spread), row.mean) for row in trials.rows]
-    rows += [(name, q.cost, f"{q.psnr_y:.3f}", q.psnr_y) for name, q in networks.items() if q is not None]
     runs = "" if trials is None else f", {len(trials.runs)} runs"
     console.table(
         ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
@@ -104,10 +156,10 @@ def show(console: Console, report: CompressReport) -> None:
                 name,
                 "-" if cost is None else f"{cost.params:,}",
                 "-" if cost is None else f"{cost.macs / 1e9:.2f}",
-                text,
-                f"{psnr_y - report.bicubic.psnr_y:+.3f}",
+                str(psnr_y),
+                f"{psnr_y.mean - report.bicubic.psnr_y:+.3f}",
             )
-            for name, cost, text, psnr_y in rows
+            for name, cost, psnr_y in scores(report)
         ],
         title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
         f"validation images, {report.protocol}",
@@ -125,7 +177,8 @@ def show(console: Console, report: CompressReport) -> None:
         console.say(
             f"wrote {report.student_path.parent / 'teacher_joint.safetensors'}: other widths can be cut from it"
         )
-    console.say(f"look: {report.run / 'comparison.png'}")
+    for line in ways_to_look(report):
+        console.say(line)
     console.say(f"next: srkd export {report.run} --onnx")
     if warning is not None:
         console.warn(warning)

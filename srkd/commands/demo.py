@@ -40,7 +40,7 @@ def command(console: Console, options: DemoOptions) -> None:
     """
     from demo import require_server_modules
     from demo.addresses import bind_sockets, read_certificate
-    from demo.files import read_app, require_replaceable, write_site
+    from demo.files import app_command, is_app_outdated, read_app, require_replaceable, write_site
 
     # The export takes a while: what is wrong and quick to check is reported before it.
     build = path_of(options.build)
@@ -54,6 +54,8 @@ def command(console: Console, options: DemoOptions) -> None:
     elif options.tls_cert is not None or options.tls_key is not None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
     app = read_app(path_of(options.app))
+    if options.app is None and is_app_outdated():
+        console.warn(f"the built app is older than its sources: {app_command()}")
     with ExitStack() as stack:
         listeners = [] if build is not None else bind_sockets(options.host, options.port)
         sockets = [stack.enter_context(listener) for listener in listeners]
@@ -105,8 +107,9 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
     rows = [
         (
             model.name,
-            model.role,
-            model.architecture or "-",
+            # A file of another tool's is nobody's student: what it is called is its own affair.
+            "-" if model.architecture is None and model.role == "student" else model.role,
+            model.architecture or model.producer or "-",
             model.precision,
             f"x{model.descriptor.scale}",
             f"{len(model.content) / 1e6:.2f}",

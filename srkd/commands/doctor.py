@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from compressor.base.errors import SrkdError
 from srkd import __version__
 from srkd.commands.export import parity_cells
-from srkd.console import Console, cell
+from srkd.console import Console, Records, cell
 from srkd.verb import verb
 from srkd.verb_options import DoctorOptions
 
 if TYPE_CHECKING:
     from export.trt_selftest import TrtReport
-    from srkd.doctor import Diagnosis
+    from srkd.doctor import Diagnosis, Piece
 
 
-@verb("doctor", DoctorOptions, examples=("srkd doctor", "srkd doctor --json", "srkd doctor --trt"))
+@verb("doctor", DoctorOptions, examples=("srkd doctor", "srkd doctor --json", "srkd doctor --trt"), csv=True)
 def command(console: Console, options: DoctorOptions) -> None:
     """Show what is installed, and how to get what is missing.
 
@@ -29,28 +29,61 @@ def command(console: Console, options: DoctorOptions) -> None:
         _test_tensorrt(console)
         return
     diagnosis = diagnose()
-    console.report("doctor", diagnosis, show)
+    console.report("doctor", diagnosis, show, records)
     if diagnosis.missing_core:
         raise SrkdError(f"{', '.join(diagnosis.missing_core)} is missing: pip install --force-reinstall srkd")
 
 
+def groups(diagnosis: Diagnosis) -> dict[str, tuple[Piece, ...]]:
+    """Return the tables by their titles."""
+    return {
+        "formats of srkd export": diagnosis.formats,
+        "runtimes of profile, evaluate and upscale": diagnosis.runtimes,
+        "others": diagnosis.others,
+    }
+
+
+def installed_text(piece: Piece) -> str:
+    return "no" if not piece.ready else "yes" if piece.remark is None else "partly"
+
+
+def records(diagnosis: Diagnosis) -> Records:
+    """Return a row of values for each piece."""
+    return [
+        {
+            "group": title,
+            "name": piece.name,
+            "installed": installed_text(piece),
+            "version": piece.version,
+            "adds": piece.adds,
+            "command": piece.command,
+            "remark": piece.remark,
+        }
+        for title, pieces in groups(diagnosis).items()
+        for piece in pieces
+    ]
+
+
 def show(console: Console, diagnosis: Diagnosis) -> None:
-    """Print versions, then a row for each piece."""
+    """Print versions, then a row for each piece, and how to get what is missing."""
     console.say(", ".join(f"{package.name} {package.version or 'MISSING'}" for package in diagnosis.core))
     console.say(f"GPU: {diagnosis.gpu['name'] if diagnosis.gpu else 'none that torch can use'}")
     console.say(f"ONNX Runtime runs on: {', '.join(diagnosis.onnxruntime_devices)}")
-    for title, pieces in (
-        ("formats of srkd export", diagnosis.formats),
-        ("runtimes of profile, evaluate and upscale", diagnosis.runtimes),
-        ("others", diagnosis.others),
-    ):
+    for title, pieces in groups(diagnosis).items():
         rows = []
         for piece in pieces:
-            installed = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
-            remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
             version = f", {piece.version}" if piece.version else ""
-            rows.append((piece.name, installed + version, piece.adds, remedy))
-        console.table(["", "installed", "what it adds", "how to get it"], rows, title=title)
+            rows.append((piece.name, installed_text(piece) + version, piece.adds))
+        console.say("")
+        console.table(["", "installed", "what it adds"], rows, title=title)
+        names_by_remedy: dict[str, list[str]] = {}
+        for piece in pieces:
+            remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
+            if remedy:
+                names_by_remedy.setdefault(remedy, []).append(piece.name)
+        # One line each, however long: a command is copied.
+        for remedy, names in names_by_remedy.items():
+            console.result(f"{', '.join(names)}: {remedy}")
     for note in diagnosis.notes:
         console.warn(note)
 
@@ -62,6 +95,8 @@ def _test_tensorrt(console: Console) -> None:
         report = self_test(context.progress)
     if console.wants_json:
         console.emit("doctor", {"tensorrt": report})
+    elif console.wants_csv:
+        console.write_csv(trial_records(report))
     elif report.machine is not None:
         _show_trials(console, report)
     if report.obstacle is not None:
@@ -69,6 +104,23 @@ def _test_tensorrt(console: Console) -> None:
     failed = [trial for trial in report.trials if not trial.passed]
     if failed:
         raise SrkdError("; ".join(f"{trial.precision}: {trial.reason}" for trial in failed))
+
+
+def trial_records(report: TrtReport) -> Records:
+    """Return a row of values for each precision."""
+    return [
+        {
+            "precision": trial.precision,
+            "passed": trial.passed,
+            "largest_difference": None if trial.parity is None else trial.parity.max_abs,
+            "psnr_db": None if trial.parity is None else trial.parity.psnr,
+            "build_seconds": trial.build_seconds,
+            "milliseconds": trial.milliseconds,
+            "cuda_graph": trial.graph,
+            "reason": trial.reason,
+        }
+        for trial in report.trials
+    ]
 
 
 def _show_trials(console: Console, report: TrtReport) -> None:

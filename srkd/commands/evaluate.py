@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from srkd.console import Console
+from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import EvaluateOptions
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         "srkd evaluate runs/first edsr.pt --data Set5",
         "srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image",
         "srkd evaluate --scale 4 --data Set14 --explain",
+        "srkd evaluate student.onnx --data benchmarks --csv > scores.csv",
     ),
+    csv=True,
 )
 @click.option("--explain", is_flag=True, help="Add the same by the conventions that these figures are mistaken for.")
 @click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
@@ -40,6 +42,9 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
         extra = {"explain": [other.to_dict() for other in by_other_conventions]} if explain else {}
         console.emit("evaluate", {**evaluation.to_dict(), **extra})
         return
+    if console.wants_csv:
+        console.write_csv(records(results, per_image=per_image))
+        return
     ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
     title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
     show_scores(console, "model", evaluation.models, title)
@@ -54,6 +59,29 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
         show_conventions(console, results)
 
 
+def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
+    """Return a row for each convention, model and set; `per_image` adds those of the images."""
+    rows: list[dict[str, object]] = []
+    for evaluation in results:
+        for model, sets in evaluation.models.items():
+            for name, score in sets.items():
+                scores: dict[str, Score | SetScore] = {"": score, **(score.images if per_image else {})}
+                rows += [
+                    {
+                        "protocol": str(evaluation.protocol),
+                        "self_ensemble": evaluation.self_ensemble,
+                        "scale": evaluation.scale,
+                        "model": model,
+                        "set": name,
+                        "image": image,
+                        "psnr_y_db": each.psnr_y,
+                        "ssim_y": each.ssim_y,
+                    }
+                    for image, each in scores.items()
+                ]
+    return rows
+
+
 def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, Score | SetScore]], title: str) -> None:
     """Print a row for each name, two columns for each of its scores."""
     columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
@@ -61,7 +89,7 @@ def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, 
     for name, scores in rows.items():
         cells = [text for score in scores.values() for text in (f"{score.psnr_y:.3f}", f"{score.ssim_y:.4f}")]
         lines.append([name, *cells])
-    console.table([heading, *columns], lines, title=title)
+    console.table([heading, *columns], lines, title=title, repeat=1)
 
 
 def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
@@ -77,4 +105,5 @@ def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
                 cells += [f"{psnr:.3f}", f"{psnr - first.models[model][name].psnr_y:+.3f}"]
             rows.append([str(evaluation.protocol), model, *cells])
     columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "difference"))]
-    console.table(columns, rows, title="the same outputs by other conventions: not to be compared with one another")
+    title = "the same outputs by other conventions: not to be compared with one another"
+    console.table(columns, rows, title=title, repeat=2)

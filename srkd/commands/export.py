@@ -9,7 +9,7 @@ import click
 
 from compressor.base.errors import SrkdError
 from export.formats import FORMATS
-from srkd.console import Console
+from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import ExportOptions
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         "srkd export student.safetensors --onnx --fp16 --io uint8",
         "srkd export student.safetensors --all --json",
     ),
+    csv=True,
 )
 @click.option("--all", "every_format", is_flag=True, help="Every format this machine can build.")
 def command(console: Console, options: ExportOptions, *, every_format: bool) -> None:
     """Write MODEL in other formats, each compared with the network.
 
-    The comparison runs on photos, black, white, noise, odd sizes and a batch. A file that differs is not kept.
+    The comparison runs on photos, saturated colours, stripes and dots of one pixel, noise, odd sizes and a batch. A
+    file that differs is not kept.
     """
     from srkd.api import run_export
 
@@ -42,6 +44,8 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
         report = run_export(replace(options, formats=formats), context)
     if console.wants_json:
         console.emit("export", {"model": str(options.model), **vars(report)})
+    elif console.wants_csv:
+        console.write_csv(records(report))
     else:
         show(console, report)
     # --all skips what this machine cannot build; a format that is named must be written.
@@ -53,15 +57,33 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
         raise SrkdError("; ".join(f"{file.format}: {file.reason}" for file in missing))
 
 
+def records(report: ExportReport) -> Records:
+    """Return a row of values for each format."""
+    return [
+        {
+            "format": file.format,
+            "precision": file.precision,
+            "path": file.path,
+            "bytes": file.bytes,
+            "largest_difference": None if file.parity is None else file.parity.max_abs,
+            "psnr_to_network_db": None if file.parity is None else file.parity.psnr,
+            "verdict": file.verdict,
+            "reason": file.reason,
+            "seconds": file.seconds,
+        }
+        for file in report.files
+    ]
+
+
 def show(console: Console, report: ExportReport) -> None:
-    """Print a row for each format."""
+    """Print a row for each format, then their paths."""
     console.table(
         ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"],
         [
             (
                 file.format,
                 file.precision,
-                "-" if file.path is None else str(file.path),
+                "-" if file.path is None else file.path.name,
                 "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
                 *parity_cells(file.parity),
                 file.verdict,
@@ -70,6 +92,9 @@ def show(console: Console, report: ExportReport) -> None:
             for file in report.files
         ],
     )
+    for file in report.files:
+        if file.path is not None:
+            console.result(f"wrote {file.path}")
     console.detail(f"compared on: {', '.join(report.compared_on)}")
     for file in report.files:
         if file.reason and file.path is not None:

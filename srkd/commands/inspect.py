@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from srkd.console import Console
+from compressor.base.errors import UsageError
+from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import InspectOptions
 
@@ -22,15 +23,26 @@ if TYPE_CHECKING:
         "srkd inspect edsr.pt --layers --lr-size 320x180",
         "srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json",
     ),
+    csv=True,
 )
 def command(console: Console, options: InspectOptions) -> None:
     """Show the network in MODEL, its cost, and what was assumed.
 
-    MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder or an exported file.
+    MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """
     from srkd.inspection import run_inspect
 
-    console.report("inspect", run_inspect(options), show)
+    if console.wants_csv and not options.layers:
+        raise UsageError("--csv prints the table of layers: add --layers")
+    console.report("inspect", run_inspect(options), show, records)
+
+
+def records(inspection: Inspection) -> Records:
+    """Return the layers as values."""
+    return [
+        {"layer": layer.name, "kind": layer.kind, "params": layer.params, f"macs_at_{inspection.lr_size}": layer.macs}
+        for layer in inspection.layers or ()
+    ]
 
 
 def show(console: Console, inspection: Inspection) -> None:
@@ -53,9 +65,7 @@ def show(console: Console, inspection: Inspection) -> None:
         ("MAC+", _format_count(inspection.macs_plus)),
         *((key, value) for key, value in inspection.metadata.items() if key != "srkd.spec"),
     ]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        console.result(f"{name:<{width}}  {value}".rstrip())
+    console.facts(rows)
     for item in inspection.assumed:
         console.result(
             f"assumed: {item.field} = {_format_value(item.value)}: {item.why}; --arch-option {item.field}=... sets it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from srkd.console import Console, cell
+from srkd.console import Console, Records, cell
 from srkd.verb import verb
 from srkd.verb_options import ProfileOptions
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     examples=(
         "srkd profile runs/first",
         "srkd profile student.onnx other.onnx --teacher edsr.pt --lr-size 320x180 --threads 1",
-        "srkd profile runs/first --runtime onnxruntime --json",
+        "srkd profile runs/first --runtime onnxruntime --csv > speed.csv",
     ),
+    csv=True,
 )
 def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs against their teacher; cost, memory and quality.
@@ -31,54 +32,83 @@ def command(console: Console, options: ProfileOptions) -> None:
 
     with console.context() as context:
         report = run_profile(options, context)
-    console.report("profile", report, show)
+    console.report("profile", report, show, records)
+
+
+def records(report: ProfileReport) -> Records:
+    """Return a row of values for each model under each runtime at each size."""
+    costs, quality = {item.model: item for item in report.costs}, {item.model: item for item in report.quality}
+    rows: list[dict[str, object]] = []
+    for row in report.rows:
+        score = quality.get(row.model)
+        rows.append(
+            {
+                "model": row.model,
+                "is_teacher": row.model == report.teacher,
+                "runtime": row.runtime,
+                "device": row.device,
+                "precision": row.precision,
+                "lr_size": row.lr_size,
+                "batch": row.batch,
+                "threads": row.threads,
+                "params": row.params,
+                "macs_at_256x256": costs[row.model].macs,
+                "psnr_y_db": None if score is None else score.psnr_y,
+                "over_bicubic_db": None if score is None else score.over_bicubic,
+                **{f"latency_{name}_ms": value for name, value in vars(row.latency_ms).items()},
+                "spread_percent": row.spread_percent,
+                "fps": row.fps,
+                "peak_memory_mb": row.peak_memory_mb,
+                "speedup_same_runtime": row.speedup_same_runtime,
+                "speedup_vs_teacher_eager": row.speedup_vs_teacher_eager,
+                "verdict": row.verdict,
+            }
+        )
+    return rows
 
 
 def show(console: Console, report: ProfileReport) -> None:
-    """Print, for each size, cost and quality of each model, then its speed under each runtime."""
+    """Print cost and quality of each model, then for each size its speed under each runtime."""
+    _show_models(console, report)
     for size in dict.fromkeys(row.lr_size for row in report.rows):
-        rows = [row for row in report.rows if row.lr_size == size]
-        _show_models(console, report, rows)
-        _show_speed(console, rows)
+        _show_speed(console, [row for row in report.rows if row.lr_size == size])
     for note in report.notes:
         console.warn(note)
     console.detail(f"memory: {report.memory_method}")
 
 
-def _show_models(console: Console, report: ProfileReport, rows: list[Row]) -> None:
+def _show_models(console: Console, report: ProfileReport) -> None:
     psnr_y = {item.model: item.psnr_y for item in report.quality}
     over_bicubic = {item.model: item.over_bicubic for item in report.quality}
     lines = [
         [
-            f"{model} (teacher)" if model == report.teacher else model,
-            cell(row.params, "{:,}"),
-            "-" if row.macs is None else f"{row.macs / 1e9:.2f}",
-            cell(psnr_y.get(model), "{:.3f}"),
-            cell(over_bicubic.get(model), "{:+.3f}"),
+            f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model,
+            cell(cost.params, "{:,}"),
+            "-" if cost.macs is None else f"{cost.macs / 1e9:.2f}",
+            cell(psnr_y.get(cost.model), "{:.3f}"),
+            cell(over_bicubic.get(cost.model), "{:+.3f}"),
         ]
-        for model, row in {row.model: row for row in rows}.items()
+        for cost in report.costs
     ]
-    title = f"LR {rows[0].lr_size}; PSNR-Y on the embedded validation photos, {report.protocol}"
-    console.table(["model", "params", "GMAC", "PSNR-Y dB", "over bicubic"], lines, title=title)
+    title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
+    console.table(["model", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"], lines, title=title)
 
 
 def _show_speed(console: Console, rows: list[Row]) -> None:
-    first = rows[0]
+    first, precisions = rows[0], {row.precision for row in rows}
     lines = [
         [
             row.model,
-            row.runtime,
-            row.precision,
-            f"{row.latency_ms.p50:.1f}",
-            f"±{row.spread_percent / 2:.0f}%",
+            row.runtime if len(precisions) == 1 else f"{row.runtime} {row.precision}",
+            f"{row.latency_ms.p50:.1f} ±{row.spread_percent / 2:.0f}%",
             f"{row.fps:.2f}",
             cell(row.peak_memory_mb, "{:.0f}"),
-            cell(row.speedup_same_runtime, "{:.2f}x"),
+            ", ".join(text for text in (cell(row.speedup_same_runtime, "{:.2f}x"), row.verdict) if text),
             cell(row.speedup_vs_teacher_eager, "{:.2f}x"),
-            row.verdict or "-",
         ]
         for row in rows
     ]
-    speed = ["ms", "spread", "FPS", "MB", "speed-up", "over eager teacher"]
-    title = f"LR {first.lr_size}, batch {first.batch}, {first.device}, {first.threads} threads; speed-up: same runtime"
-    console.table(["model", "runtime", "precision", *speed, "verdict"], lines, title=title)
+    precision = f", {first.precision}" if len(precisions) == 1 else ""
+    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {first.threads} threads"
+    speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
+    console.table(["model", "runtime", *speed], lines, title=title)

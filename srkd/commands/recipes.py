@@ -30,7 +30,7 @@ def command() -> None:
     """
 
 
-@verb("ls")
+@verb("ls", csv=True)
 def ls(console: Console) -> None:
     """List every recipe: its methods, what it needs of a teacher, its length."""
     from recipes.config.listing import list_recipes
@@ -38,6 +38,9 @@ def ls(console: Console) -> None:
     listing = list_recipes()
     if console.wants_json:
         console.emit("recipes", listing)
+        return
+    if console.wants_csv:
+        console.write_csv([{**vars(recipe), "methods": " ".join(recipe.methods)} for recipe in listing.recipes])
         return
     headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
     if any(recipe.package != "srkd" for recipe in listing.recipes):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from compressor.base.errors import SrkdError
 from srkd.console import Console
 from srkd.parameters import format_size
 from srkd.verb import verb
 from srkd.verb_options import UpscaleOptions
+
+if TYPE_CHECKING:
+    from compressor.inference.upscale import UpscaleReport
 
 
 @verb(
@@ -14,14 +19,15 @@ from srkd.verb_options import UpscaleOptions
     UpscaleOptions,
     examples=(
         "srkd upscale runs/first photo.jpg",
-        "srkd upscale student.onnx holiday/ -o enlarged",
+        "srkd upscale student.onnx holiday/ -r -o enlarged --skip-existing",
         "srkd upscale edsr.pt 'scans/*.png' --self-ensemble --tile 128",
     ),
 )
 def command(console: Console, options: UpscaleOptions) -> None:
     """Enlarge pictures, folders of pictures and globs with MODEL.
 
-    Transparency, grey, 16 bit, EXIF and colour profile are kept. One bad file does not stop the rest.
+    Transparency, grey, 16 bit, EXIF, colour profile and lossless WebP are kept. One bad file does not stop the rest;
+    pictures of a folder that are left out are named.
     """
     from srkd.api import run_upscale
 
@@ -32,14 +38,29 @@ def command(console: Console, options: UpscaleOptions) -> None:
             {**vars(picture), "lr_size": format_size(picture.lr_size), "sr_size": format_size(picture.sr_size)}
             for picture in report.done
         ]
-        console.emit("upscale", {"model": str(options.model), "done": done, "failed": report.failed})
+        results = {"done": done, "failed": report.failed, "skipped": report.skipped}
+        console.emit("upscale", {"model": str(options.model), **results})
     else:
         for picture in report.done:
             seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
             sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
             console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{seam}")
+    show_skipped(console, report)
     for failed in report.failed:
         console.error(failed.reason)
     if report.failed:
         count = len(report.failed)
         raise SrkdError(f"{count} of {count + len(report.done)} pictures failed")
+
+
+def show_skipped(console: Console, report: UpscaleReport) -> None:
+    """Name what was left out; pictures that were enlarged before are counted, and named under -v."""
+    for skipped in report.skipped:
+        line = f"skipped {skipped.source}: {skipped.reason}"
+        if skipped.output_exists:
+            console.detail(line)
+        else:
+            console.warn(line)
+    earlier = sum(skipped.output_exists for skipped in report.skipped)
+    if earlier:
+        console.say(f"skipped {earlier}, as their outputs exist")

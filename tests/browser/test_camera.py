@@ -57,7 +57,7 @@ def with_models(
 def shot(visit: Visit) -> None:
     """Start the camera and wait for a frame on the page."""
     visit.page.click("#live")
-    visit.page.wait_for_selector("#frames:has-text('FPS')")
+    visit.page.wait_for_selector("#frames:has-text('pictures/s')")
 
 
 def test_a_camera_runs_live(filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]) -> None:
@@ -114,14 +114,14 @@ def test_a_model_chosen_during_live_runs(
     with with_models(filming, app_folder, serve, [models.tiny, teacher]) as visit:
         visit.page.evaluate(SLOW, "")
         shot(visit)
-        visit.page.select_option("#right", label="Teacher")
+        visit.page.select_option("#right", label="Large network")
         visit.until("document.querySelector('#sheet-right canvas').width === 4 * 96")
-        assert visit.text("model-name") == "Teacher"
-        visit.page.select_option("#right", label="Bicubic")
+        assert visit.text("model-name") == "Large network"
+        visit.page.select_option("#right", label="Ordinary")
         visit.until("document.querySelector('#sheet-right canvas').width !== 4 * 96 || window.streams.length === 1")
-        visit.page.select_option("#live-width", "64")
+        visit.open_details().page.select_option("#live-width", "64")
         visit.until("document.querySelector('#sheet-left canvas').width === 64")
-        visit.page.select_option("#right", label="Student")
+        visit.page.select_option("#right", label="Sharpened")
         visit.until("document.querySelector('#sheet-right canvas').width === 2 * 64")
         assert visit.page.evaluate("window.streams.length") == 1
 
@@ -176,7 +176,7 @@ def test_a_network_that_fails_leaves_the_camera_off(
     with visiting(filming, serve(site), **PHONE) as visit:
         visit.ready().page.evaluate(SLOW, "")
         visit.page.click("#live")
-        visit.page.wait_for_selector("#trouble:has-text('Student could not be loaded')")
+        visit.page.wait_for_selector("#trouble:has-text('“Sharpened” could not be loaded')")
         visit.until(f"{LIVE} === 0 && {RESTED}")
         assert visit.text("live") == "Live"
         visit.complaints.clear()

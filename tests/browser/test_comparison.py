@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-FIGURES = ("figure-ms", "figure-window", "figure-model", "figure-model-kind", "model-name")
+FIGURES = ("figure-ms", "figure-window", "card-title", "card-figures", "model-name")
 RESTED = "document.querySelector('#work').hidden"
 WATCHED = """() => {
     window.opened = [];
@@ -68,24 +68,27 @@ def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: S
         visit.ready().choose()
         visit.done()
         before = {name: visit.text(name) for name in FIGURES}
-        assert before["model-name"] == "Student"
+        assert (before["model-name"], before["card-title"]) == ("Sharpened", "tiny")
         visit.page.evaluate(WATCHED)
-        visit.page.select_option("#left", label="Teacher")
+        visit.page.select_option("#left", label="Large network")
         visit.until("document.querySelector('#sheet-left canvas')?.width === 96 && " + RESTED)
         assert {name: visit.text(name) for name in FIGURES} == before
         assert visit.page.evaluate("window.opened") == ["wide"]
-        visit.page.select_option("#right", label="Teacher")
-        visit.until(f"document.querySelector('#model-name').textContent === 'Teacher' && {RESTED}")
-        assert visit.text("figure-model") == f"{wide.path.stat().st_size / 1e6:.2f} MB"
+        visit.page.select_option("#right", label="Large network")
+        visit.until(f"document.querySelector('#model-name').textContent === 'Large network' && {RESTED}")
+        assert visit.text("card-title") == "wide"
+        assert f"{wide.path.stat().st_size / 1e6:.2f} MB" in visit.text("card-figures")
         assert visit.text("figure-ms") != before["figure-ms"]
         # One result for both sides: it is seen on both.
         assert canvases(visit) == {"left": [96, 96], "right": [96, 96]}
-        visit.page.select_option("#right", label="Bicubic")
+        visit.page.select_option("#right", label="Ordinary")
         visit.until(RESTED)
-        assert visit.text("model-name") == "Teacher"
-        visit.page.select_option("#left", label="Bicubic")
+        assert visit.text("model-name") == "Large network"
+        visit.page.select_option("#left", label="Ordinary")
         visit.until(RESTED)
-        assert [visit.text(name) for name in ("model-name", "figure-ms", "figure-model")] == ["", "–", "–"]
+        shown = [visit.text(name) for name in ("model-name", "card-title", "figure-ms")]
+        assert shown == ["", "No network", "–"]
+        assert visit.page.is_hidden("#card-figures")
 
 
 def test_each_side_has_its_own_scale(
@@ -101,10 +104,10 @@ def test_each_side_has_its_own_scale(
         visit.until("document.querySelector('#right').selectedOptions[0].text === 'four'")
         visit.choose()
         visit.done()
-        visit.page.select_option("#left", label="Student")
+        visit.page.select_option("#left", label="Sharpened")
         visit.until("document.querySelector('#sheet-left canvas').width === 96 && " + RESTED)
         assert canvases(visit) == {"left": [96, 96], "right": [192, 192]}
-        for label, scale, model in (("Student", 2, models.tiny), ("four", 4, four)):
+        for label, scale, model in (("Sharpened", 2, models.tiny), ("four", 4, four)):
             visit.page.select_option("#right", label=label)
             visit.until(f"document.querySelector('#model-name').textContent === '{label}' && {RESTED}")
             saved = visit.saved(tmp_path)
@@ -124,16 +127,16 @@ def test_save_and_share_wait_for_a_result(
         visit.page.click("#share")
         visit.until("window.shared.length === 1")
         title, size = visit.page.evaluate("window.shared[0]")
-        assert title == "cats-student-x2.png"
+        assert title == "cats-sharpened-x2.png"
         assert size > 1000
         # The teacher runs: there is nothing of it to save or share, neither now nor when it was cancelled.
-        visit.page.select_option("#right", label="Teacher")
+        visit.page.select_option("#right", label="Large network")
         assert visit.page.is_disabled("#save") and visit.page.is_disabled("#share")
         visit.page.click("#cancel")
         visit.until(RESTED)
         assert visit.page.is_disabled("#save") and visit.page.is_disabled("#share")
         assert visit.text("figure-ms") == "–"
-        visit.page.select_option("#right", label="Student")
+        visit.page.select_option("#right", label="Sharpened")
         visit.done()
         assert visit.page.is_enabled("#share")
         visit.page.evaluate("() => { navigator.share = async () => { throw new Error('no app takes it') } }")
@@ -156,7 +159,7 @@ def test_large_bicubic_is_saved_whole_and_equals_matlab(
         assert visit.page.is_disabled("#save")
         visit.page.click("#ask-whole")
         saved = visit.saved(tmp_path)
-        assert saved.name == "cats-bicubic-x2.png"
+        assert saved.name == "cats-ordinary-x2.png"
     output = np.asarray(Image.open(saved).convert("RGB"))
     assert output.shape == (2880, 2880, 3)
     crop = torch.from_numpy(picture[:80, :80].copy()).permute(2, 0, 1)[None].float() / 255
@@ -188,10 +191,10 @@ def test_without_a_streaming_compressor_the_file_has_the_size_in_its_name(
             size = output.size
         side = times * 72 * 2
         if times == 2:
-            assert (saved.name, size) == ("cats-student-x2.png", (side, side))
+            assert (saved.name, size) == ("cats-sharpened-x2.png", (side, side))
             assert visit.page.is_hidden("#trouble")
         else:
-            assert saved.name == f"cats-student-{size[0]}x{size[1]}.png"
+            assert saved.name == f"cats-sharpened-{size[0]}x{size[1]}.png"
             assert size[0] < side
             assert "in the size that is shown" in visit.text("trouble")
         # The service worker refuses a file that is not the one of the build.

@@ -43,7 +43,7 @@ def test_a_file_that_cannot_be_stored_is_named(
     there = site.files.pop("models/half.onnx")
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().until(OFFLINE)
-        expected = "Works offline from now on, without what could not be loaded: Teacher."
+        expected = "Works offline from now on, without what could not be loaded: Large network."
         assert visit.text("offline") == expected
         site.files["models/half.onnx"] = there
         visit.page.reload()
@@ -58,7 +58,7 @@ def test_a_file_with_another_hash_is_not_stored(browser: Browser, site: Site, se
     site.files["models/tiny.onnx"] = b"half uploaded"
     with visiting(browser, serve(site), **PHONE) as visit:
         visit.ready().until(OFFLINE)
-        assert "without what could not be loaded: Student" in visit.text("offline")
+        assert "without what could not be loaded: Sharpened" in visit.text("offline")
         site.files["models/tiny.onnx"] = good
         visit.page.reload()
         visit.ready().choose()
@@ -95,7 +95,7 @@ def test_an_engine_chosen_later_is_stored_too(
     with visiting(launch(WEBGPU_FLAGS), serve(site), **DESKTOP) as visit:
         visit.ready().until(OFFLINE)
         assert not any("asyncify" in url for url in addresses(visit))
-        visit.page.select_option("#engine-wanted", "webgpu")
+        visit.open_details().page.select_option("#engine-wanted", "webgpu")
         end = f"{KEPT}.then((all) => all.flat().filter((request) => request.url.includes('webgpu')).length > 0)"
         visit.until(end)
         visit.complaints.clear()

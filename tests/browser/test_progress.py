@@ -70,22 +70,22 @@ def test_work_is_visible_from_the_start_and_cancelled_at_once(
                 const all = { attributes: true, childList: true, subtree: true, characterData: true };
                 new MutationObserver(look).observe(work, all);
                 const right = document.querySelector("#right");
-                right.value = [...right.options].find(({ text }) => text === "Teacher").value;
+                right.value = [...right.options].find(({ text }) => text === "Large network").value;
                 window.began = performance.now();
                 right.dispatchEvent(new Event("change"));
             }"""
         )
-        visit.until("window.log.some(([, words]) => words.includes('tiles'))")
+        visit.until("window.log.some(([, words]) => words.includes('parts'))")
         hidden, words, after = visit.page.evaluate("window.log[0]")
         assert (hidden, after < 500) == (False, True)
-        assert "Teacher" in words
+        assert "Large network" in words
         all_words = [words for _, words, _ in visit.page.evaluate("window.log")]
-        assert any("Loading Teacher" in words for words in all_words)
-        assert not any("tile 1 of" in words for words in all_words)
+        assert any("Loading “Large network”" in words for words in all_words)
+        assert not any("part 1 of" in words for words in all_words)
         visit.page.click("#cancel")
         visit.until(RESTED, seconds=1)
         assert visit.text("ask-words").startswith("Cancelled after 0 of ")
-        visit.page.select_option("#right", label="Student")
+        visit.page.select_option("#right", label="Sharpened")
         visit.done()
 
 
@@ -100,18 +100,18 @@ def test_loading_a_model_is_visible_and_can_be_cancelled(browser: Browser, site:
                     signal.addEventListener("abort", () => reject(signal.reason)));
                 window.fetch = (url, args) => String(url).includes("wide-48") ? never(args) : ask(url, args); }"""
         )
-        visit.page.select_option("#right", label="Teacher")
-        visit.until(f"{WORDS} === 'Loading Teacher…'")
+        visit.page.select_option("#right", label="Large network")
+        visit.until(f"{WORDS} === 'Loading “Large network”…'")
         assert visit.page.is_disabled("#save")
         visit.page.click("#cancel")
         visit.until(RESTED, seconds=2)
-        assert visit.text("ask-words") == "Cancelled before the first tile."
+        assert visit.text("ask-words") == "Cancelled before the first part."
         # Waiting for one model does not keep from another.
-        visit.page.select_option("#right", label="Student")
+        visit.page.select_option("#right", label="Sharpened")
         visit.done()
-        visit.page.select_option("#right", label="Teacher")
-        visit.until(f"{WORDS} === 'Loading Teacher…'")
-        visit.page.select_option("#right", label="Student")
+        visit.page.select_option("#right", label="Large network")
+        visit.until(f"{WORDS} === 'Loading “Large network”…'")
+        visit.page.select_option("#right", label="Sharpened")
         visit.done()
 
 
@@ -144,7 +144,7 @@ def test_a_drop_opens_all_its_models_and_one_photo(browser: Browser, site: Site,
         drop(visit, ("c.onnx", content))
         visit.until("document.querySelector('#right').selectedOptions[0].text === 'c'")
         assert visit.page.eval_on_selector_all("#right option", TITLES) == [
-            *("Bicubic", "Student", "Teacher"),
+            *("Ordinary", "Sharpened", "Large network"),
             *("a", "b", "c"),
         ]
         keys = visit.page.eval_on_selector_all("#right option", "all => all.map((each) => each.value)")
@@ -180,7 +180,7 @@ def test_a_photo_survives_a_change_of_engine_and_the_figures_are_the_new_ones(br
         visit.done()
         assert visit.text("engine") == "WebAssembly · 1 thread"
         assert visit.text("figure-from") == "96 × 96"
-        visit.page.click("#measure")
+        visit.open_details().page.click("#measure")
         visit.until("document.querySelector('#measured').textContent.includes('ms for 64 × 64')")
         visit.page.select_option("#threads-wanted", "2")
         assert visit.page.is_disabled("#save")
@@ -197,8 +197,8 @@ def test_measuring_without_a_network_explains_why(
     site = site_of(app_folder, [replace(models.tiny, name="gone")], {})
     del site.files["models/tiny.onnx"]
     with visiting(browser, serve(site), **DESKTOP) as visit:
-        visit.ready().page.click("#measure")
-        visit.page.wait_for_selector("#trouble:has-text('Student could not be loaded')")
+        visit.ready().open_details().page.click("#measure")
+        visit.page.wait_for_selector("#trouble:has-text('“Sharpened” could not be loaded')")
         assert visit.text("measured") == ""
         visit.complaints.clear()
 

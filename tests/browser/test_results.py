@@ -97,10 +97,10 @@ def test_the_embedded_student_equals_python(
     with visiting(browser, site, **PHONE) as visit:
         visit.ready().choose()
         saved = visit.saved(tmp_path)
-        assert saved.name == "astronaut-student-x4.png"
+        assert saved.name == "astronaut-sharpened-x4.png"
         assert farthest(pixels(saved.read_bytes()), upscaled(models.student, sample)) <= 1
         assert visit.text("figure-size") == "0.15 MP"
-        assert visit.text("figure-model") == "0.88 MB"
+        assert "0.88 MB" in visit.text("card-figures")
         assert float(visit.text("figure-ms").replace(",", "")) > 0
 
 
@@ -118,7 +118,7 @@ def test_the_exported_fp16_file_equals_fp32(
     with visiting(browser, site, **PHONE) as visit:
         visit.ready().choose()
         saved = visit.saved(tmp_path)
-        assert visit.text("figure-model-kind") == "Student fp16, ×4"
+        assert "16-bit numbers" in visit.text("card-figures")
     assert path.stat().st_size < 0.6 * models.student.path.stat().st_size
     assert farthest(pixels(saved.read_bytes()), upscaled(models.student, sample)) <= 1
 
@@ -266,10 +266,9 @@ def test_a_users_model_is_shown_with_its_metadata_and_runs(visit: Visit, models:
     visit.choose()
     visit.done()
     visit.page.set_input_files("#model-file", models.int8.path)
-    visit.until("document.querySelector('#figure-model-kind').textContent.includes('int8')")
+    visit.until("document.querySelector('#card-title').textContent === 'int8.onnx'")
     assert visit.page.eval_on_selector("#right", "select => select.selectedOptions[0].text") == "int8"
-    visit.until("document.querySelector('#announcement').textContent.includes('int8 made')")
-    visit.page.click("summary:has-text('Model file')")
+    visit.until("document.querySelector('#announcement').textContent.startsWith('Done')")
     facts = visit.text("model-facts")
     assert '"arch": "edsr"' in facts
     assert "×2" in facts
@@ -287,7 +286,7 @@ def test_int8_joins_the_list_by_itself(
     site = serve(site_of(app_folder, files, {}))
     with visiting(browser, site, **PHONE) as visit:
         titles = visit.ready().page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
-        assert titles == ["Bicubic", "Student fp32", "Student fp16", "Student int8", "Teacher"]
+        assert titles == ["Ordinary", "Sharpened", "Sharpened, 16-bit", "Sharpened, 8-bit", "Large network"]
 
 
 def test_a_turned_photo_is_upright(visit: Visit, models: Models, tmp_path: Path) -> None:

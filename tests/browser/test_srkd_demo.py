@@ -82,7 +82,7 @@ def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models:
         with visiting(browser, site, **PHONE) as visit:
             visit.ready()
             titles = visit.page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
-            assert titles[:3] == ["Bicubic", "Student", "Teacher"]
+            assert titles[:3] == ["Ordinary", "Sharpened", "Large network"]
             assert visit.page.evaluate("crossOriginIsolated") is True
             visit.choose()
             with Image.open(visit.saved(tmp_path)) as saved:

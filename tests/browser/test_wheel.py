@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,22 @@ def test_a_wheel_contains_the_built_app(wheel: Path, app_folder: Path) -> None:
     assert names == {path.relative_to(app_folder).as_posix() for path in app_folder.rglob("*") if path.is_file()}
 
 
+def test_a_source_archive_makes_a_wheel_without_node(app_folder: Path, tmp_path: Path) -> None:
+    """It carries the built app too, so that whoever builds from it needs no Node and no registry."""
+    pytest.importorskip("build")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, "--sdist", str(ROOT)], capture_output=True, text=True, check=True)
+    (archive,) = tmp_path.glob("srkd-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    checkout = archive.with_name(archive.name.removesuffix(".tar.gz"))
+    place = {**os.environ, "PATH": ""}
+    done = subprocess.run([*build, "--wheel", str(checkout)], env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("srkd-*.whl"))) as packed_wheel:
+        assert packed_wheel.read("demo/app/dist/precache.js") == (app_folder / "precache.js").read_bytes()
+
+
 def test_its_build_folder_runs_on_a_static_host(
     browser: Browser, wheel: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
@@ -76,4 +93,4 @@ def test_its_build_folder_runs_on_a_static_host(
         assert visit.text("offline") == "Works offline from now on."
         visit.choose()
         visit.done()
-        assert visit.text("figure-model-kind") == "Student, fp32, ×2"
+        assert (visit.text("model-name"), visit.text("card-title")) == ("Sharpened", "tiny")

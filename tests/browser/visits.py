@@ -85,7 +85,13 @@ class Visit:
             return False
 
     def text(self, element: str) -> str:
-        return self.page.inner_text(f"#{element}")
+        """Return an element's text, also of one behind the closed details."""
+        return (self.page.text_content(f"#{element}") or "").strip()
+
+    def open_details(self) -> Visit:
+        """Show the figures and the engine, which are behind 'Details'."""
+        self.page.click("#details:not([open]) > summary")
+        return self
 
     def choose(self, *, sample: int = 0) -> None:
         self.page.click(f"#samples button >> nth={sample}")

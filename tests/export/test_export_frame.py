@@ -31,7 +31,7 @@ from export import to_onnx
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.exporting import FileReport, Source, Verdict, export_model
 from export.formats import FORMATS
-from export.verify import proof_inputs
+from export.proof_inputs import proof_inputs
 from srkd.cli import cli
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -210,7 +210,7 @@ def test_a_sidecar_that_says_nonsense(
         read_sidecar(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     sidecar_path(path).unlink()
-    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it; export it again"):
+    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it: copy that from the export"):
         read_sidecar(path)
 
 

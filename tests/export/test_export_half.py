@@ -28,9 +28,10 @@ from export.formats import FORMATS, Bounds
 from export.onnx_graph import Graph, build_graph, new_order, use_depth_first
 from export.profile.models import Settings
 from export.profile.report import profile_models
+from export.proof_inputs import proof_inputs
 from export.to_half import to_half
 from export.to_onnx import write_graph
-from export.verify import proof_inputs, verify
+from export.verify import verify
 
 SPEC = EDSRSpec(width=8, depth=1, scale=4)
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
@@ -93,24 +94,6 @@ def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
 
 
-def test_an_fp16_overflow_fails_the_proof_and_names_the_node(network: Network, tmp_path: Path) -> None:
-    """The network computes the same: what one convolution multiplies, the next divides again."""
-    loud = copy.deepcopy(network)
-    state = loud.state_dict()
-    for name in ("blocks.0.conv1.weight", "blocks.0.conv1.bias"):
-        state[name] *= 3000
-    state["blocks.0.conv2.weight"] /= 3000
-    loud.load_state_dict(state)
-    with torch.no_grad():
-        torch.testing.assert_close(loud(LR), network(LR), atol=1e-4, rtol=0)
-    file = only(loud, "fp16", tmp_path)
-    assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
-    assert "it begins at node blocks.0.conv1/conv2d_1 (Conv), whose output is not finite" in str(file.reason)
-    assert "\n" not in str(file.reason)
-    # bf16 reaches as far as float32.
-    assert only(loud, "bf16", tmp_path).verdict == "passed"
-
-
 def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], Graph]) -> None:
     model = graphs(18).model
     for tensor in model.graph.initializer:
@@ -118,7 +101,7 @@ def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Calla
             values = numpy_helper.to_array(tensor).copy()
             values.flat[5] = 70_000.0
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    with pytest.raises(CannotConvert, match=r"tail.weight holds 7e\+04: float16 has no such number"):
+    with pytest.raises(CannotConvert, match=r"tail/conv2d_6 has 7e\+04 in tail.weight: float16 has no such number"):
         to_half(copy.deepcopy(model), TensorProto.FLOAT16)
     to_half(model, TensorProto.BFLOAT16)
 

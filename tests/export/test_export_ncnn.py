@@ -29,7 +29,7 @@ from compressor.runtimes.table import OpenOptions
 from export import to_ncnn
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
-from export.verify import proof_inputs
+from export.proof_inputs import proof_inputs
 from tests.support.commands import srkd
 
 ncnn = pytest.importorskip("ncnn")
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
         "layers": "damaged or not of one export",
         "gone": "its weights, small.bin, are not beside it",
         "foreign": "is not a network that this ncnn can open",
-        "sidecar": "small.param.json is not beside it; export it again",
+        "sidecar": "small.param.json is not beside it: copy that",
     }[damage]
     content = weights.read_bytes()
     if damage == "weights":

@@ -56,3 +56,22 @@ def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
     monkeypatch.setattr(export.divergence, "first_divergence", fails)
     file = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
     assert re.search(r"differs from .*; where it begins is not known: larger than 2 GB", str(file.reason))
+
+
+@pytest.mark.parametrize("format", ["onnx", "fp16", "bf16"])
+def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that its graph is equal, and its last convolution is a fifth too strong."""
+    import onnxsim
+
+    simplify = onnxsim.simplify
+
+    def damaged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+        simpler, equal = simplify(model)
+        scaled("tail.weight", 1.2)(simpler)
+        return simpler, equal
+
+    monkeypatch.setattr(onnxsim, "simplify", damaged)
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+    (file,) = export_model(network, Source("small"), [format], tmp_path).files
+    assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
+    assert "begins at node tail/conv2d" in str(file.reason), file.reason

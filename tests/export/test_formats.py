@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS
@@ -161,3 +164,68 @@ def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.Monk
     row = dataclasses.replace(FORMATS[name], needs=("no_such_module",), obstacle=lambda: None)
     command = f"pip install 'srkd[{row.extra}]'" if row.extra else "pip install --force-reinstall srkd"
     assert row.missing_requirement() == f"no_such_module is not installed: {command}"
+
+
+def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
+    other = copy.deepcopy(network)
+    state = other.state_dict()
+    state[name] = change(state[name].clone())
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["tail.weight", "blocks.0.conv1.bias"])
+def test_a_weight_that_is_not_finite(
+    case: FormatCase, network: Network, tmp_path: Path, name: str, value: float
+) -> None:
+    """A ReLU hides a bias of -inf from every comparison, and some runtimes take NaN for 0."""
+
+    def put(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[3] = value
+        return tensor
+
+    with pytest.raises(SrkdError, match=f"weight {name} of the network holds NaN or infinity.*an earlier checkpoint"):
+        exported(case, changed(network, name, put), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_denormal_weights_count(case: FormatCase, network: Network, tmp_path: Path) -> None:
+    """Weights below 1.2e-38 carry the image here: a format that took them for 0 would fail its proof."""
+    first, second = "blocks.0.conv1.weight", "blocks.0.conv2.weight"
+    tiny = changed(changed(network, first, lambda w: w * 2.0**119), second, lambda w: w * 2.0**-123)
+    weight = tiny.state_dict()[second].abs()
+    assert (weight < torch.finfo(torch.float32).tiny).float().mean() > 0.5
+    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    without = changed(tiny, second, lambda w: torch.where(w.abs() < torch.finfo(w.dtype).tiny, 0.0, w))
+    assert (expected(without, lr) - expected(tiny, lr)).abs().max() > 1e-3
+    file = exported(case, tiny, tmp_path)
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    torch.testing.assert_close(open_model(file.path).run(lr), expected(tiny, lr), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 13, 7), (2, 9, 11), (1, 1, 1), (1, 64, 96)])
+def test_a_runtime_that_is_wrong_at_one_size(
+    case: FormatCase, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    """The last row of that size only; every other size is right."""
+    module = RUNTIMES[FORMATS[case.name].runtime].load()
+    plain = module.open_file
+
+    def open_file(*arguments: object) -> object:
+        runtime = plain(*arguments)
+        run = runtime.run
+
+        def wrong(lr: torch.Tensor) -> torch.Tensor:
+            sr: torch.Tensor = run(lr)
+            if (len(lr), *lr.shape[2:]) == shape:
+                sr[..., -1, :] += 0.01
+            return sr
+
+        runtime.run = wrong
+        return runtime
+
+    monkeypatch.setattr(module, "open_file", open_file)
+    file = exported(case, network, tmp_path)
+    assert file.verdict == "failed" and "differs from the network by 0.01 on" in str(file.reason)
+    assert list(tmp_path.iterdir()) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from compressor.base.errors import UsageError
 from compressor.images.files import Picture, read_picture, write_picture
@@ -171,3 +173,77 @@ def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: py
     model = nearest_model(2)
     assert "would become 16x12, more than the 191 pixels" in upscale([tmp_path], model).failed[0].reason
     assert model.inputs == []
+
+
+@pytest.mark.parametrize("alpha", [None, torch.linspace(0, 1, 48).reshape(1, 6, 8)])
+def test_lossless_webp_stays_lossless(alpha: torch.Tensor | None, tmp_path: Path) -> None:
+    """The colours of the output are those of the network, also where nothing of them is seen."""
+    rgb = (np.random.default_rng(1).random((6, 8, 3)) * 255).astype(np.uint8)
+    planes = rgb if alpha is None else np.concatenate([rgb, (alpha[0].numpy() * 255).astype(np.uint8)[..., None]], 2)
+    Image.fromarray(planes).save(tmp_path / "sharp.webp", lossless=True, exact=True, exif=Image.Exif())
+    Image.fromarray(rgb).save(tmp_path / "photo.webp", quality=90)
+    report = upscale([tmp_path], nearest_model(2))
+    sharp, photo = (read_picture(tmp_path / f"{name}_x2.webp") for name in ("sharp", "photo"))
+    assert report.failed == () and (sharp.lossless, photo.lossless) == (True, False)
+    assert torch.equal(sharp.rgb, nearest(2)(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)[0])
+
+
+def test_what_is_no_picture_to_enlarge_is_named(tmp_path: Path) -> None:
+    still = Image.new("RGB", (8, 6))
+    for name in ("moving.webp", "scan.tiff"):
+        still.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (8, 6), "red")])
+    for name in ("cat.gif", "phone.HEIC", ".hidden.gif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    put(tmp_path / "a.png")
+    for inputs in ([tmp_path], [f"{tmp_path}/*"]):
+        report = upscale(inputs, nearest_model(2), UpscaleSettings(overwrite=True))
+        assert [done.output.name for done in report.done] == ["a_x2.png"]
+        assert all("holds 2 frames or pages" in failed.reason for failed in report.failed)
+        assert [failed.source.name for failed in report.failed] == ["moving.webp", "scan.tiff"]
+        assert [skipped.source.name for skipped in report.skipped] == ["cat.gif", "phone.HEIC"]
+        assert ".gif files are not read: convert" in report.skipped[0].reason
+
+
+def test_folders_inside_are_named_or_taken(tmp_path: Path) -> None:
+    for name in ("a.png", "in/b.png", "in/deep/c.png", "in/deep/d.png", ".hidden/e.png"):
+        put(tmp_path / name)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "in")
+    report = upscale([tmp_path], nearest_model(2))
+    assert [done.output.name for done in report.done] == ["a_x2.png"]
+    (skipped,) = report.skipped
+    assert skipped.source == tmp_path / "in" and "with 3 pictures: --recursive takes" in skipped.reason
+    settings = UpscaleSettings(recursive=True, output=tmp_path / "in" / "out", suffix="")
+    for times, _ in enumerate(range(2)):
+        report = upscale([tmp_path / "in"], nearest_model(2), settings)
+        assert names(tmp_path / "in" / "out" / "deep") == ["c.png", "d.png"]
+        assert len(report.failed) == 3 * times
+    settings = UpscaleSettings(recursive=True, skip_existing=True)
+    upscale([tmp_path / "in" / "deep"], nearest_model(2))
+    beside = upscale([tmp_path], nearest_model(2), settings)
+    done = {done.output.relative_to(tmp_path).as_posix() for done in beside.done}
+    assert done == {"in/b_x2.png", "in/out/b_x2.png", "in/out/deep/c_x2.png", "in/out/deep/d_x2.png"}
+    others = [skipped.source.name for skipped in beside.skipped if not skipped.output_exists]
+    assert others == ["elsewhere"] and len(beside.skipped) == 4
+
+
+def test_a_folder_of_folders_says_how_they_are_taken(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "b.png")
+    (failed,) = upscale([tmp_path], nearest_model(2)).failed
+    assert (
+        failed.reason
+        == f"no picture in the folder {tmp_path}, but 1 picture in folders inside it: --recursive takes them"
+    )
+
+
+def test_a_job_that_was_cut_short_is_continued(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        put(tmp_path / name)
+    upscale([tmp_path / "a.png"], nearest_model(2))
+    before = (tmp_path / "a_x2.png").stat().st_mtime_ns
+    report = upscale([tmp_path], nearest_model(2), UpscaleSettings(skip_existing=True))
+    assert [done.source.name for done in report.done] == ["b.png"] and report.failed == ()
+    (skipped,) = report.skipped
+    assert skipped.source.name == "a.png" and skipped.output_exists
+    assert (tmp_path / "a_x2.png").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="--overwrite and --skip-existing"):
+        UpscaleSettings(overwrite=True, skip_existing=True)

@@ -98,10 +98,14 @@ def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, 
     program = "from demo.files import APP, read_app; print(len(read_app()) if APP.exists() else APP)"
     if run_python(installed, tmp_path, program).isdigit():
         return  # The app is built here, so this wheel carries it.
-    script = installed.parent / "srkd"
-    done = subprocess.run([str(script), "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    run_srkd = [str(installed), "-I", "-m", "srkd"]
+    done = subprocess.run([*run_srkd, "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and "`make demo` builds it" in done.stderr
+    command = "pip install --force-reinstall --no-deps srkd"
+    assert done.stderr == f"srkd: this installation has no built demo app: {command}\n"
+    pieces = json.loads(subprocess.check_output([*run_srkd, "doctor", "--json"], cwd=tmp_path))["others"]
+    (app,) = (piece for piece in pieces if piece["name"] == "demo app")
+    assert (app["ready"], app["command"]) == (False, command)
 
 
 def requirements(wheel: Path) -> list[str]:

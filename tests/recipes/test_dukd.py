@@ -26,8 +26,9 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
 from recipes.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
+from srkd.cli import run
 from srkd.compression import compress
-from tests.support.foreign_models import save_onnx, twin
+from tests.support.foreign_models import AtLeast, save_onnx, save_torchscript, twin
 from tests.support.method_runs import Curve, Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.small_runs import SMALL
@@ -293,3 +294,39 @@ def test_the_curve_has_both_updates():
     pair.train(pair.fresh(), curve=curve)
     weighted = [value for name, value in curve.losses[0].items() if name.startswith("weighted/")]
     assert curve.losses[0]["loss"] == pytest.approx(sum(weighted), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("least", "fixed", "zooms_out"), [(12, None, True), (13, None, False), (1, (48, 48), False), (1, (12, 12), True)]
+)
+def test_zoom_out_asks_the_teacher_for_its_sizes(least: int, fixed: tuple[int, int] | None, zooms_out: bool) -> None:
+    teacher = Descriptor(scale=4, min_size=least, fixed_size=fixed)
+    method, note = DUKD().fit_sizes(teacher, 48, 4)
+    assert method.zooms_out == zooms_out and (note is None) == zooms_out
+    assert DUKD(zoom_out="off").fit_sizes(teacher, 48, 4) == (DUKD(zoom_out="off"), None)
+    if zooms_out:
+        assert DUKD(zoom_out="on").fit_sizes(teacher, 48, 4) == (DUKD(zoom_out="on"), None)
+        return
+    assert note is not None and "zoom_out gives the teacher 12x12" in note and note.endswith("zoom_out is off")
+    with pytest.raises(UsageError, match="set zoom_out=off"):
+        DUKD(zoom_out="on").fit_sizes(teacher, 48, 4)
+
+
+def test_a_teacher_of_few_sizes_is_known_before_the_first_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No image is read and no folder made; the dry run says the same."""
+    line = ["compress", "--recipe", "dukd", "--student", "compact:width=4,depth=1", "--steps", "1"]
+    line += ["--set", "schedule.lr_patch=24", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    large = str(save_torchscript(AtLeast(16), tmp_path / "large.pt"))
+    fixed = str(save_onnx(twin(), tmp_path / "fixed.onnx", size=(20, 20)))
+    for options, message in (
+        (["--teacher", large, "--set", "zoom_out=on"], "zoom_out gives the teacher 12x12 (schedule.lr_patch=24)"),
+        (["--teacher", fixed], "takes images of 20x20 only, and the recipe's patches have 24x24"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            assert run([*line, *options, *dry]) == 2
+            assert message in " ".join(capsys.readouterr().err.split())
+    run([*line, "--teacher", large])
+    assert "zoom_out is off" in " ".join("".join(capsys.readouterr()).split())
+    assert not (tmp_path / "run").exists()

@@ -92,7 +92,7 @@ def test_every_verb_has_the_common_options(verb: str) -> None:
         (["evaluat"], "did you mean 'evaluate'?"),
         (["evaluate", "--dta", "x"], "--data"),
         (["inspect"], "Missing argument"),
-        (["frobnicate"], "there are compress, export"),
+        (["frobnicate"], "there are compress, plot, export"),
         (["evaluate", "x", "--device", "tpu"], "cpu, cuda"),
     ],
 )
@@ -221,7 +221,7 @@ def test_tables_are_not_cut_without_a_terminal(capsys: pytest.CaptureFixture[str
     Console().table(["model", "PSNR"], [[long, "30.12"], ["[bold]", "9.1"]], title="Scores")
     output = capsys.readouterr().out
     assert long in output and "[bold]" in output
-    assert re.search(r"^\[bold\] +9\.1$", output, re.MULTILINE)
+    assert re.search(r"^\[bold\]\n +PSNR: 9\.1$", output, re.MULTILINE)
 
 
 def test_parameters() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import demo.files
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.table import RUNTIMES
 from export.formats import FORMATS
 from srkd.cli import run
-from srkd.doctor import CORE, diagnose
+from srkd.doctor import CORE, Piece, diagnose
+from tests.support.commands import ROOT
 
 
 def test_every_row_of_the_tables_is_a_piece() -> None:
@@ -40,6 +46,51 @@ def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
     assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
     assert pieces["new"].command == "pip install 'srkd[ncnn]'"
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+
+
+def test_the_demo_is_ready_only_with_its_built_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's packages are one thing, the page that it serves is another."""
+
+    def demo_app() -> Piece:
+        return next(piece for piece in diagnose().others if piece.name == "demo app")
+
+    app = tmp_path / "app"
+    monkeypatch.setattr(demo.files, "APP", app / "dist")
+    missing = demo_app()
+    assert (missing.ready, missing.missing, missing.remark) == (False, ("built app",), None)
+    assert missing.command == "pip install --force-reinstall --no-deps srkd"
+    (app / "dist").mkdir(parents=True)
+    for folder in (app, app / "dist"):
+        (folder / "index.html").write_text("page")
+    assert (demo_app().ready, demo_app().command, demo_app().remark) == (True, None, None)
+    (app / "index.html").write_text("another page")
+    assert (demo_app().ready, demo_app().remark) == (True, "it is older than its sources")
+
+
+def test_another_distribution_with_a_name_of_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "export_tools-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: export-tools\nVersion: 1.0\n")
+    (folder / "top_level.txt").write_text("export\nexport_tools\n")
+    assert not [note for note in diagnose().notes if "export-tools" in note]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (note,) = (note for note in diagnose().notes if "export-tools" in note)
+    assert note.startswith("export-tools installs a package 'export' too")
+    assert note.endswith("pip uninstall export-tools && pip install --force-reinstall --no-deps srkd")
+
+
+@pytest.mark.parametrize("name", ["export.py", "demo/__init__.py", "recipes/__init__.py"])
+def test_a_file_that_hides_a_package_is_one_line(tmp_path: Path, name: str) -> None:
+    """As in a project of one's own, whose folder `python -m` puts first on Python's path."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    command = [sys.executable, "-m", "srkd", "doctor"]
+    place = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
+    package = Path(name).parts[0].removesuffix(".py")
+    line = f"srkd: {file} hides srkd's package {package!r}: rename it, or run `srkd` in another folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 
 def test_packages_that_cannot_be_used_are_warned_of(

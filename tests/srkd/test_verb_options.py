@@ -20,7 +20,7 @@ from srkd.options import Options, declarations
 from srkd.verb import VerbCommand
 
 CALLBACKS = ["progress", "announce"]
-CONSOLE = {"as_json", "verbose", "quiet", "help"}
+CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
 
 COMMAND_LINE_ONLY = {
     "compress": {"dry_run", "resume"},

@@ -26,6 +26,7 @@ from export.verify import Proof
 from srkd.api import common_scale, find_run_teacher, open_runtime
 from srkd.cli import cli, run
 from srkd.verb_options import RuntimeOptions
+from tests.support.foreign_models import save_onnx, twin
 
 ReadJson = Callable[..., dict[str, Any]]
 
@@ -91,9 +92,45 @@ def test_inspect_of_an_exported_file_agrees(model: Path, exported: Path, read_js
 def test_inspect_of_a_foreign_onnx_file(tmp_path: Path, exported: Path, read_json: ReadJson) -> None:
     foreign = onnx.load(str(exported))
     del foreign.metadata_props[:]
-    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    value = read_json("inspect", tmp_path / "foreign.onnx")
+    path = tmp_path / "foreign.onnx"
+    onnx.save(foreign, str(path))
+    value = read_json("inspect", path)
     assert (value["architecture"], value["scale"], value["spec"]) == ("unknown", 2, None)
+    assert [entry["field"] for entry in value["assumed"]] == ["img_range"]
+    assert value["params"] > 1000 and value["bytes"] == path.stat().st_size
+    assert read_json("inspect", path, "--arch-option", "img_range=255")["assumed"] == []
+    onnx.save(foreign, str(path), save_as_external_data=True, location="weights.data", size_threshold=0)
+    outside = read_json("inspect", path)
+    assert outside["bytes"] == path.stat().st_size + (tmp_path / "weights.data").stat().st_size
+    assert outside["params"] == value["params"]
+
+
+def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def error(*arguments: object) -> str:
+        assert run([str(argument) for argument in arguments]) in (1, 2)
+        return " ".join(capsys.readouterr().err.split())
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert "is a run that is not finished" in error("export", tmp_path / "run")
+    assert f"srkd compress --resume {tmp_path / 'run'}" in error("inspect", tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    assert "is a folder without student.safetensors" in error("export", tmp_path / "empty")
+    (tmp_path / "text.pth").write_text("not a checkpoint at all")
+    assert "TorchScript, .pt2 and .onnx" in error("inspect", tmp_path / "text.pth")
+    (tmp_path / "theirs.param").write_text("7767517\n1 1\nInput in 0 1 in\n")
+    assert "if another program wrote the file, give srkd the model as ONNX" in error(
+        "inspect", tmp_path / "theirs.param"
+    )
+
+
+def test_an_onnx_teacher_is_not_offered_to_inherit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = save_onnx(twin(), tmp_path / "teacher.onnx")
+    line = ["compress", "--teacher", str(teacher), "--recipe", "logits", "--student", "compact:width=4,depth=1"]
+    assert run([*line, "--dry-run"]) == 0
+    assert "--init inherit" not in "".join(capsys.readouterr())
+    assert run([*line, "--select", "l1", "--dry-run"]) == 2
+    assert "--select l1 chooses what is inherited: leave it out" in capsys.readouterr().err
 
 
 def test_inspect_names_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +268,24 @@ def test_upscale_prints_where_pictures_are(model: Path, photos: Path, tmp_path: 
     assert run(["upscale", *words]) == 1
     assert "exists" in capsys.readouterr().err
     assert run(["upscale", *words, "--overwrite"]) == 0
+
+
+def test_upscale_names_what_it_leaves_out_and_goes_on_where_it_stopped(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "in" / "more")
+    shutil.copy(photos / "0.png", tmp_path / "in")
+    (tmp_path / "in" / "cat.gif").write_bytes(b"")
+    words = ["upscale", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--skip-existing"]
+    assert run(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "cat.gif" in lines[0] and f"{tmp_path / 'in' / 'more'}" in lines[1]
+    assert run([*words, "--recursive", "-q"]) == 0
+    assert (tmp_path / "out" / "more" / "1_x2.png").is_file()
+    assert run([*words, "-r", "-v"]) == 0
+    output = capsys.readouterr()
+    assert "skipped 3, as their outputs exist" in output.out and f"{tmp_path / 'in' / '0.png'}: " in output.err
+    assert run([*words, "--overwrite"]) == 2
 
 
 QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory")

@@ -10,7 +10,10 @@ import torch
 
 import srkd
 from compressor.base.errors import MissingExtra, SrkdError
-from compressor.models.checkpoints.load import UnknownNetwork
+from compressor.models.checkpoints.convert import find_dialect, state_in_dialect
+from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers import spandrel_teacher
 from compressor.teachers import teacher as teachers
 from compressor.teachers.teacher import load_teacher
@@ -51,6 +54,35 @@ def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> No
     )
     outcome = python("-W", "ignore", "-c", program)
     assert outcome.out == "fine\n", outcome.err
+
+
+@needs_spandrel
+def test_a_network_with_the_names_of_another_goes_to_the_next_reader(tmp_path: Path) -> None:
+    """HAT has all names of SwinIR that tell it, and more tensors: srkd refused it, though spandrel reads it."""
+    spandrel = spandrel_teacher.import_spandrel()
+    hat = spandrel.architectures.HAT.HAT(
+        embed_dim=60, depths=(2,), num_heads=(6,), window_size=4, upscale=2, img_range=1.0, upsampler="pixelshuffle"
+    )
+    torch.save(hat.state_dict(), tmp_path / "hat.pth")
+    with pytest.raises(DoesNotFit, match="recognised as swinir"):
+        load_checkpoint(tmp_path / "hat.pth")
+    teacher = load_teacher(tmp_path / "hat.pth")
+    assert (teacher.backend, teacher.architecture, teacher.descriptor.scale) == ("spandrel", "HAT", 2)
+    assert teacher(torch.rand(1, 3, 16, 16)).shape == (1, 3, 32, 32)
+    # Options of the next reader are its own.
+    assert load_teacher(tmp_path / "hat.pth", arch_options={"bgr": 1}).settings() == {"bgr": 1}
+
+
+def test_a_network_with_the_names_of_another_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spandrel_teacher, "is_spandrel_installed", lambda: False)
+    network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2), seed=0)
+    dialect = find_dialect("swinir", "swinir")
+    assert dialect is not None
+    state, _ = state_in_dialect(network, dialect)
+    save_as = tmp_path / "variant.pth"
+    torch.save({**state, "layers.0.residual_group.blocks.0.conv_block.cab.0.weight": torch.rand(3)}, save_as)
+    with pytest.raises(DoesNotFit, match=r"recognised as swinir.*1 unexpected.*pip install 'srkd\[spandrel\]'"):
+        load_teacher(save_as)
 
 
 def test_the_stand_ins_say_what_is_missing() -> None:

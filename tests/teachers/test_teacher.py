@@ -93,12 +93,26 @@ def test_the_range_of_the_file(kind: str, files: dict[str, Path]) -> None:
     assert assumed is not None and [(one.field, one.value) for one in assumed.assumed] == [("img_range", 1.0)]
 
 
+def test_ranges_of_each_side_and_the_order_of_colours(files: dict[str, Path]) -> None:
+    options = {"input_range": "-1..1", "output_range": 255, "bgr": 1}
+    lr = torch.rand(1, 3, 4, 4)
+    with torch.no_grad():
+        expected = twin()(lr.flip(1) * 2 - 1).flip(1) / 255
+    for path in files.values():
+        teacher = load_teacher(path, arch_options=options)
+        torch.testing.assert_close(teacher(lr), expected, atol=1e-6, rtol=0)
+        assert teacher.settings() == {**options, "output_range": "255"}
+        plain = load_teacher(path)
+        assert plain.fingerprint() != teacher.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"arch_options": {"bgr": "yes"}}, "bgr=yes is neither 1 nor 0"),
         ({"scale": 4}, "is for scale 2, not 4"),
-        ({"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'; there is img_range"),
-        ({"arch_options": {"img_range": 100}}, "img_range=100 is neither 1 nor 255"),
+        ({"arch_options": {"res_scale": 0.1}}, "no option 'res_scale', but img_range, input_range, output_range, bgr"),
+        ({"arch_options": {"img_range": 100}}, "img_range=100 is none of 1, 255, -1..1"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], message: str, files: dict[str, Path]) -> None:

@@ -267,10 +267,11 @@ def test_only_the_leader_writes(tmp_path):
         "save_best": (network,),
         "drop_metrics_after": (1,),
     }
-    reading = {"describe_safe_state", "report_unwritable", "flags"}
+    reading = {"describe_safe_state", "report_unwritable", "flags", "tracking"}
     methods = {name for name, value in vars(RunFolder).items() if callable(value) and not name.startswith("_")}
     assert methods - reading == arguments.keys()
-    folder = RunFolder(tmp_path / "run", writes=False)
-    for name, values in arguments.items():
-        getattr(folder, name)(*values)
+    folder = RunFolder(tmp_path / "run", writes=False, trackers=("tensorboard", "wandb"))
+    with folder.tracking():
+        for name, values in arguments.items():
+            getattr(folder, name)(*values)
     assert list(tmp_path.iterdir()) == [] and folder.flags() == ()

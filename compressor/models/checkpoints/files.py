@@ -271,4 +271,7 @@ def _open(handle: IO[bytes], size_bytes: int) -> Container:
         return open_safetensors(handle, size_bytes)
     if start.startswith(b"\x80"):
         return open_legacy(handle, size_bytes)
-    raise SrkdError(f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth and .safetensors files")
+    raise SrkdError(
+        f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth, .ckpt and .safetensors "
+        "files, TorchScript, .pt2 and .onnx"
+    )

@@ -105,8 +105,16 @@ def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tens
 
 def weights_file(path: Path) -> Path:
     """Return the file that holds the weights: `path` itself, or the student of a run folder."""
+    if not path.is_dir():
+        return path
     student = path / RUN_FOLDER_WEIGHTS
-    return student if path.is_dir() and student.is_file() else path
+    if student.is_file():
+        return student
+    if (path / "run.json").is_file():
+        raise SrkdError(
+            f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
+        )
+    raise SrkdError(f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
 
 
 def _load(
@@ -114,13 +122,14 @@ def _load(
 ) -> Loaded:
     spec_json = container.header.get("srkd.spec")
     if spec_json is None:
-        unwrapped, state, match = _recognise_any(container, unwrapped, scale, options)
+        unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
     else:
-        state, match = _tensors(container, unwrapped), _read_own(spec_json, options)
+        match = _read_own(spec_json, options)
+        network = _fill(match, _tensors(container, unwrapped), container.size_bytes)
     if scale is not None and match.spec.scale != scale:
         raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
     return Loaded(
-        network=_fill(match, state, container.size_bytes),
+        network=network,
         dialect=match.dialect,
         assumed=(*unwrapped.assumed, *(a for a in match.assumed if a.field not in options)),
         header=container.header,
@@ -132,34 +141,62 @@ def _load(
     )
 
 
-def _recognise_any(
+def _fit_any(
     container: Container, unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
-) -> tuple[Unwrapped, dict[str, torch.Tensor], Recognised]:
-    """Return the first reading of the names that fits a network; else raise the error of the names as they stand."""
+) -> tuple[Unwrapped, Recognised, Network]:
+    """Return the first reading of the names, and the first dialect, that the tensors fit whole; else raise the error of
+    the names as they stand."""
+    misfit: DoesNotFit | None = None
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
         state = _tensors(container, candidate)
-        try:
-            return candidate, state, recognise(state, scale, options)
-        except UnknownNetwork as error:
-            unknown = unknown or error
-    assert unknown is not None
-    raise unknown
+        dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
+        for family, dialect in dialects:
+            try:
+                match = _read(family, dialect, state, scale, options)
+                return candidate, match, _fill(match, state, container.size_bytes)
+            except DoesNotFit as error:
+                misfit = misfit or error
+        if not dialects:
+            unknown = unknown or UnknownNetwork(_describe_unknown(state))
+    raise misfit or unknown or UnknownNetwork("it holds no tensors")
 
 
 def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
     """Find the dialect of the tensors, and the spec that their shapes and the options give."""
     for family, dialect in _dialects():
         if dialect.recognises(state):
-            reading = dialect.read(state, scale)
-            try:
-                spec = family.spec.from_dict(reading.fields)
-            except UsageError as error:
-                raise SrkdError(f"its shapes fit no network: {error}") from error
-            spec = spec.with_options(options)
-            names = dialect.names(spec, set(state))
-            return Recognised(spec, dialect.name, names, dialect.surplus, reading.assumed, reading.notes)
+            return _read(family, dialect, state, scale, options)
     raise UnknownNetwork(_describe_unknown(state))
+
+
+def _read(
+    family: Architecture,
+    dialect: Dialect,
+    state: Mapping[str, torch.Tensor],
+    scale: int | None,
+    options: Mapping[str, object],
+) -> Recognised:
+    """Read the spec of tensors that bear the names of a dialect."""
+    try:
+        reading = dialect.read(state, scale)
+    except UsageError:
+        raise
+    except SrkdError as error:
+        raise DoesNotFit(str(error)) from error
+    try:
+        plain = family.spec.from_dict(reading.fields)
+    except UsageError as error:
+        raise DoesNotFit(f"its shapes fit no network: {error}") from error
+    try:
+        spec = plain.with_options(options)
+    except UsageError:
+        # The file may be for another reader, and so the options.
+        match = Recognised(plain, dialect.name, dialect.names(plain, set(state)), dialect.surplus)
+        _require_fit(match, _skeleton(plain).state_dict(), state)
+        raise
+    names = dialect.names(spec, set(state))
+    return Recognised(spec, dialect.name, names, dialect.surplus, reading.assumed, reading.notes)
 
 
 def _dialects() -> Iterator[tuple[Architecture, Dialect]]:
@@ -185,8 +222,7 @@ def _skeleton(spec: Spec) -> Network:
 def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
     """Build the network with the file's tensors, once every name and shape is right."""
     expected = _skeleton(match.spec).state_dict()
-    if misfit := _misfit(match, expected, state):
-        raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {misfit}")
+    _require_fit(match, expected, state)
     for name in match.names.values():
         if not bool(state[name].isfinite().all()):
             raise SrkdError(
@@ -202,6 +238,11 @@ def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int)
     network = build(match.spec, seed=0)
     network.load_state_dict({here: state[there] for here, there in match.names.items()}, strict=True)
     return network
+
+
+def _require_fit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    if misfit := _misfit(match, expected, state):
+        raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {misfit}")
 
 
 def _misfit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:

@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -159,13 +160,15 @@ class Tap:
 class ImageModel(nn.Module, ABC):
     """A model of images: float RGB in [0,1], NCHW, in and out."""
 
-    img_range: float = 1.0
-    """The largest value of the images that it was trained on, where it is no setting of a spec."""
-
     @property
     @abstractmethod
     def descriptor(self) -> Descriptor:
         """The facts that a caller must know."""
+
+    @property
+    def own_sizes(self) -> Descriptor:
+        """The descriptor without padding: the sizes that the model itself takes."""
+        return self.descriptor
 
     @property
     @abstractmethod
@@ -196,14 +199,17 @@ class ImageModel(nn.Module, ABC):
     def move_to(self: M, device: torch.device) -> M:
         """Move to a device, in place; a foreign model that cannot go there stays, and its images travel."""
 
-    @property
     @abstractmethod
-    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
-        """Other values of the settings that a file does not hold, such as its value range, by setting."""
+    def settings(self) -> Mapping[str, Any]:
+        """Return the present settings that a file does not hold, such as its value range, as options."""
+
+    @abstractmethod
+    def alternatives(self) -> list[list[Mapping[str, Any]]]:
+        """Return rounds of changes to the settings; the likeliest first."""
 
     @abstractmethod
     def with_settings(self: M, settings: Mapping[str, Any]) -> M:
-        """Return a copy with the same weights under other settings."""
+        """Return a copy with the same weights under other settings: one of `alternatives`."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -281,12 +287,18 @@ class Network(ImageModel):
         self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    @property
-    def alternatives(self) -> Mapping[str, tuple[Any, ...]]:
-        return {
-            name: tuple(value for value in values if value != getattr(self.spec, name))
+    def settings(self) -> Mapping[str, Any]:
+        return {name: getattr(self.spec, name) for name, values in self.spec.undetectable.items() if values}
+
+    def alternatives(self) -> list[list[Mapping[str, Any]]]:
+        choices = [
+            [(name, value) for value in values if value != getattr(self.spec, name)]
             for name, values in self.spec.undetectable.items()
-        }
+        ]
+        return [
+            [dict(changes) for chosen in combinations(choices, count) for changes in product(*chosen)]
+            for count in range(1, len(choices) + 1)
+        ]
 
     def with_settings(self: N, settings: Mapping[str, Any]) -> N:
         changed = type(self)(dataclasses.replace(self.spec, **settings)).to(self.device)

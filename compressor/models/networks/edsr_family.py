@@ -56,7 +56,9 @@ class ShiftedSpec(Spec):
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
         constant = self.mean_shift == "constant"
-        ranges, means = ((1.0, 255.0), (DIV2K_MEAN, DIV_FLICKR_MEAN)) if constant else ((), ())
+        # The reversed mean is that of a code base which reads images with OpenCV and trains on them as RGB.
+        means = (DIV2K_MEAN, DIV_FLICKR_MEAN, DIV2K_MEAN[::-1], (0.0, 0.0, 0.0)) if constant else ()
+        ranges = (1.0, 255.0) if constant else ()
         return {"img_range": ranges, "mean": means, "mean_shift": ()}
 
 

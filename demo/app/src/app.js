@@ -2,9 +2,10 @@
 
 import { Cancelled, Engine } from "./engine.js";
 import { Camera } from "./camera.js";
+import { showCard } from "./card.js";
 import { wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
-import { BICUBIC, fetchList, fromFile } from "./models.js";
+import { BICUBIC, ORDINARY, fetchList, fromFile } from "./models.js";
 import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offline.js";
 import * as panel from "./panel.js";
 import { part, say, trouble } from "./panel.js";
@@ -12,7 +13,7 @@ import { Session } from "./session.js";
 import { Viewer } from "./viewer.js";
 import { number, size } from "./format.js";
 
-const models = [{ key: BICUBIC, title: "Bicubic", scale: null }];
+const models = [ORDINARY];
 const samples = [];
 const viewer = new Viewer({
   stage: part("stage"),
@@ -73,14 +74,13 @@ function finished(side, result) {
   if (side === "right") offerFiles();
   if (side !== session.subject()) return;
   showSubject();
-  const { width, height } = result.picture;
-  say(`Done: ${result.model.title} made ${size(width * result.scale, height * result.scale)} pixels.`);
+  say(`Done. ${panel.resultWords(result).join(" ")}`);
 }
 
 /** Show the model and the figures of the same side, so that they belong together. */
 function showSubject() {
   const side = session.subject();
-  panel.showModel(side && session.sides[side]);
+  showCard(side && session.sides[side], models);
   panel.showFigures(side && session.resultOf(side));
 }
 
@@ -96,7 +96,7 @@ function stop() {
   session.stop();
   say("Cancelled.");
   if (document.body.dataset.mode !== "picture") return;
-  const when = position < 0 ? "before the first tile" : `after ${value} of ${max} tiles`;
+  const when = position < 0 ? "before the first part" : `after ${value} of ${max} parts`;
   part("ask-words").textContent = `Cancelled ${when}.`;
   part("ask").hidden = false;
 }
@@ -113,12 +113,14 @@ function offerCrop() {
   part("crop").hidden = !session?.picture || !viewer.zoomed;
 }
 
-async function show(blob, name) {
+async function show(blob, name, sample = null) {
   asked++;
   part("ask").hidden = true;
   await attempt(async () => {
     await session.take(blob, name);
+    panel.showCredit(sample);
     startView();
+    if (sample?.focus) viewer.focus(sample.focus, session.picture.width);
     await refresh();
   });
 }
@@ -137,14 +139,15 @@ async function refresh() {
   await session.refresh();
 }
 
-async function showSample({ url, name }) {
+async function showSample(sample) {
+  const { url, name } = sample;
   const mine = ++asked;
   await attempt(async () => {
     const response = await fetch(url).catch(() => null);
     if (mine !== asked) throw new Cancelled();
     if (!response?.ok) throw new Error(`The sample ${name} could not be loaded (${response?.status ?? "no connection"}).`);
     const blob = await response.blob();
-    if (mine === asked) await show(blob, name);
+    if (mine === asked) await show(blob, name, sample);
   });
 }
 
@@ -168,7 +171,7 @@ async function addModels(files) {
     for (const file of files) {
       const model = fromFile(file, `own-${++owned}`);
       try {
-        await session.alone(`Loading ${model.title}…`, () => session.open(model));
+        await session.alone(`Loading “${model.title}”…`, () => session.open(model));
       } catch (error) {
         if (error instanceof Cancelled) throw error;
         refused.push(error.message);
@@ -320,7 +323,7 @@ async function start() {
 async function warmUp() {
   const model = session.sides.right;
   if (model.key === BICUBIC || session.picture) return;
-  await session.open(model).catch(() => {});
+  await session.open(model).then(showSubject, () => {});
 }
 
 start();

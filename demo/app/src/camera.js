@@ -68,13 +68,13 @@ export class Camera {
     this.viewer.reset(width, height);
   }
 
-  #paint({ rgba, before, width, height, from, ms, fps }) {
+  #paint({ rgba, before, width, height, from, fps }) {
     showWork(null);
     put(this.#frames.left, before, from.width, from.height);
     put(this.#frames.right, rgba, width, height);
     for (const side of ["left", "right"]) this.viewer.show(side, this.#frames[side]);
     part("frames").hidden = false;
-    part("frames").textContent = `${number(fps)} FPS · ${number(ms)} ms`;
+    part("frames").textContent = `${number(fps)} pictures/s`;
   }
 
   #leave() {

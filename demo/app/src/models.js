@@ -1,8 +1,11 @@
 // The models and samples of the site, and those of the user.
 
-export const BICUBIC = "bicubic";
+import { bits } from "./format.js";
 
-const ROLES = { student: "Student", teacher: "Teacher", int8: "Student" };
+export const BICUBIC = "bicubic";
+export const ORDINARY = { key: BICUBIC, title: "Ordinary", scale: null };
+
+const ROLES = { student: "Sharpened", teacher: "Large network", int8: "Sharpened" };
 
 /** Return the server's list, or the stored one when offline. */
 export async function fetchList() {
@@ -24,7 +27,7 @@ export async function bytesOf(model, signal) {
   const response = await fetch(addressOf(model), { ...checked, signal }).catch(() => null);
   if (!response?.ok) {
     const reason = response ? `the server says ${response.status}` : "no connection, or it is not the file that was announced";
-    throw new Error(`${model.title} could not be loaded: ${reason}.`);
+    throw new Error(`“${model.title}” could not be loaded: ${reason}.`);
   }
   return response.arrayBuffer();
 }
@@ -34,10 +37,18 @@ export function addressOf({ url, sha256 }) {
   return sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url;
 }
 
+/** Return the plain word for a model's role; of several, the first has it alone, and the others say how they differ. */
 function titleOf(model, models) {
-  const role = ROLES[model.role] ?? model.name;
-  const alike = models.filter((other) => (ROLES[other.role] ?? other.name) === role);
-  return alike.length > 1 || model.precision !== "fp32" ? `${role} ${model.precision}` : role;
+  const role = roleOf(model);
+  const alike = models.filter((other) => roleOf(other) === role);
+  if (alike[0] === model) return role;
+  const unique = alike.filter(({ precision }) => precision === model.precision).length === 1;
+  return unique ? `${role}, ${bits(model.precision)}` : `${role}: ${model.name}`;
+}
+
+/** A file of another tool's keeps its name: the list knows no architecture of it, and whether it sharpens is not known. */
+function roleOf({ role, name, architecture }) {
+  return architecture === null && role !== "teacher" ? name : (ROLES[role] ?? name);
 }
 
 function integrity(sha256) {

@@ -7,13 +7,15 @@ import { receptiveRadius } from "./receptive_field.js";
 const TYPES = { 1: "float32", 2: "uint8", 3: "int8", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16" };
 const WEIGHT_TYPES = { 1: "fp32", 10: "fp16", 16: "bf16" };
 const EXTERNAL = 1;
+const INT64 = 7;
 
 /** A model that the app cannot use, with the reason. */
 export class UnusableModel extends Error {}
 
 /**
- * Facts about a file: `metadata` (srkd.*), `channels`, `type`, `fixed` ([width, height] or null), `radius` (null:
- * unbounded), `width` (the widest feature map), `precision`. Throws `UnusableModel` if it takes no pictures.
+ * Facts about a file: `metadata` (all its keys), `channels`, `type`, `fixed` ([width, height] or null), `radius` (null:
+ * unbounded), `width` (the widest feature map), `precision`, `about` (what it says of itself), `weights` (their number).
+ * Throws `UnusableModel` if it takes no pictures.
  */
 export function describeOnnx(bytes, name) {
   try {
@@ -29,9 +31,16 @@ function outlineOf(bytes) {
   const graph = model.bytes(7).at(-1);
   if (!graph || model.number(1) === undefined || !model.bytes(8).length) throw new Malformed("no graph in it");
   const parts = message(graph);
+  const opset = model.bytes(8).map(message).find((each) => !each.text(1));
   const weights = parts.bytes(5).map(weight);
   const constants = new Set(weights.map((each) => each.name));
   return {
+    about: {
+      producer: [model.text(2), model.text(3)].filter(Boolean).join(" "),
+      graph: parts.text(2),
+      description: model.text(6) || parts.text(10),
+      opset: opset?.number(2),
+    },
     metadata: Object.fromEntries(model.bytes(14).map((pair) => [message(pair).text(1), message(pair).text(2)])),
     nodes: parts.bytes(1).map(node),
     weights,
@@ -78,7 +87,17 @@ function described(outline, name) {
     radius: receptiveRadius(nodes, weights, input.name, outputs[0].name),
     width: Math.max(channels, ...weights.filter((each) => each.dims.length === 4).map((each) => each.dims[1])),
     precision: precisionOf(nodes, weights),
+    about: { ...outline.about, input: portWords(input), output: portWords(outputs[0]) },
+    weights: weights.filter(({ type, dims }) => dims.length && type !== INT64).reduce((sum, { dims }) => sum + product(dims), 0),
   };
+}
+
+function portWords({ name, type, shape }) {
+  return `${name}, ${type}, ${shape.map((size) => size ?? "?").join(" × ")}`;
+}
+
+function product(dims) {
+  return dims.reduce((all, size) => all * size, 1);
 }
 
 function counted(number, what) {
@@ -89,7 +108,7 @@ function precisionOf(nodes, weights) {
   if (nodes.some((each) => /QuantizeLinear|Integer$|^QLinear/.test(each.op))) return "int8";
   const sizes = {};
   for (const { type, dims } of weights) {
-    if (dims.length > 1) sizes[type] = (sizes[type] ?? 0) + dims.reduce((product, size) => product * size, 1);
+    if (dims.length > 1) sizes[type] = (sizes[type] ?? 0) + product(dims);
   }
   const largest = Object.keys(sizes).sort((a, b) => sizes[b] - sizes[a])[0];
   return WEIGHT_TYPES[largest] ?? "fp32";

@@ -1,7 +1,7 @@
-// The texts beside the picture: figures, engine, model, progress, errors.
+// The texts beside the picture: result, figures, engine, progress, errors.
 
 import { NOT_ISOLATED } from "./runtime.js";
-import { duration, megabytes, megapixels, number, size } from "./format.js";
+import { duration, enlargement, megapixels, number, size } from "./format.js";
 
 export const part = (id) => document.getElementById(id);
 
@@ -25,40 +25,6 @@ export function showEngine(choice, remedy) {
   part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
 }
 
-/** Return the facts about a model: from its file once it was opened, before that from the list. */
-function describe({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata }) {
-  const fixed = fixed_size ? [fixed_size.width, fixed_size.height] : null;
-  return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, ...facts };
-}
-
-/** Show the model of the figures; null if both sides are bicubic. */
-export function showModel(model) {
-  part("model-name").textContent = model?.title ?? "";
-  part("figure-model").textContent = model ? megabytes(describe(model).bytes) : "–";
-  part("figure-model-kind").textContent = model ? kindOf(model) : "";
-  part("model-facts").replaceChildren(...(model ? rowsOf(model).flatMap(([key, value]) => [term(key), detail(value)]) : []));
-}
-
-function kindOf(model) {
-  const { precision, scale } = describe(model);
-  const suffix = model.title.endsWith(precision) ? null : precision;
-  return [model.title, suffix, scale && `×${scale}`].filter(Boolean).join(", ");
-}
-
-function rowsOf(model) {
-  const { bytes, scale, radius, fixed, metadata } = describe(model);
-  const entries = Object.entries(metadata).filter(([key]) => key.startsWith("srkd."));
-  const reach = radius === null ? "the whole picture: tiles overlap, seams may differ" : `${radius} pixels around: tiles have no seams`;
-  return [
-    ["file", model.name ?? model.title],
-    ["size", megabytes(bytes)],
-    ...(scale ? [["enlarges", `×${scale}`]] : []),
-    ...(radius === undefined ? [] : [["sees", reach]]),
-    ["takes", fixed ? `only ${size(...fixed)}` : "any size"],
-    ...(entries.length ? entries : [["metadata", "none of srkd's: a model that srkd did not export"]]),
-  ];
-}
-
 /** Show work of unknown length; null: it is over. */
 export function showWork(words) {
   part("work").hidden = !words;
@@ -70,20 +36,35 @@ export function showBegun(total, title) {
   part("work").hidden = false;
   part("progress").max = total;
   part("progress").value = 0;
-  part("progress-words").textContent = `${title}: ${total} tile${total === 1 ? "" : "s"}`;
+  part("progress-words").textContent = `${title}: ${total} part${total === 1 ? "" : "s"}`;
 }
 
 export function showProgress(tile, title) {
   part("progress").value = tile.done;
   const left = ((tile.total - tile.done) * tile.ms) / 1000;
   const rest = left > 5 ? `, about ${duration(left)} left` : "";
-  part("progress-words").textContent = `${title}: tile ${tile.done} of ${tile.total}, ${number(tile.ms)} ms${rest}`;
+  part("progress-words").textContent = `${title}: part ${tile.done} of ${tile.total}${rest}`;
   const quarter = Math.ceil(tile.total / 4);
-  if (tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} tiles`);
+  if (tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} parts`);
 }
 
-/** Show the figures of a result; null: there is none yet. */
+/** Return what became of a picture: in short, and its sizes. */
+export function resultWords({ picture, scale, canvas }) {
+  const [width, height] = [picture.width * scale, picture.height * scale];
+  const before = scale === 1 ? "" : ` instead of ${unbroken(picture.width, picture.height)}`;
+  const shown = canvas.width < width ? " It is shown smaller here; Save gives all of it." : "";
+  return [`${enlargement(scale)}.`, `${unbroken(width, height)} pixels${before}.${shown}`];
+}
+
+function unbroken(width, height) {
+  return size(width, height).replaceAll(" ", "\u00a0");
+}
+
+/** Show what a result is, in words and in the figures of the details; null: there is none yet. */
 export function showFigures(result) {
+  const [short, sizes] = result?.stats ? resultWords(result) : ["", ""];
+  part("result-short").textContent = short;
+  part("result-sizes").textContent = sizes;
   if (!result) {
     for (const id of ["figure-ms", "figure-rate", "figure-size"]) part(id).textContent = "–";
     for (const id of ["figure-window", "figure-time", "figure-from"]) part(id).textContent = "";
@@ -100,6 +81,11 @@ export function showFigures(result) {
   part("figure-from").textContent = `${size(width, height)}${shown}`;
 }
 
+/** Say whose picture a sample is and under which licence; null: the picture is the user's. */
+export function showCredit(sample) {
+  part("credit").textContent = sample?.credit ? `${sample.title ?? sample.name}: ${sample.credit}` : "";
+}
+
 export function showSamples(samples, choose) {
   for (const id of ["samples", "samples-again"]) {
     part(id).replaceChildren(
@@ -110,7 +96,9 @@ export function showSamples(samples, choose) {
         const title = sample.title ?? sample.name;
         button.setAttribute("aria-label", `Sample: ${title}`);
         button.title = sample.credit ? `${title} (${sample.credit})` : title;
-        button.append(image);
+        const caption = document.createElement("span");
+        caption.textContent = title;
+        button.append(image, caption);
         button.addEventListener("click", () => choose(sample));
         return button;
       }),
@@ -130,16 +118,4 @@ function item(words) {
   const li = document.createElement("li");
   li.textContent = words;
   return li;
-}
-
-function term(words) {
-  const dt = document.createElement("dt");
-  dt.textContent = words.replace(/^srkd\./, "");
-  return dt;
-}
-
-function detail(words) {
-  const dd = document.createElement("dd");
-  dd.textContent = words;
-  return dd;
 }

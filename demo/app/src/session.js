@@ -223,7 +223,7 @@ export class Session {
   /** Open a model in the worker. A load in progress is shared; one of another model is cancelled. */
   async open(model, signal) {
     if (this.#opened === model.key) return undefined;
-    if (this.#pending) this.events.work(`Loading ${model.title}…`);
+    if (this.#pending) this.events.work(`Loading “${model.title}”…`);
     if (this.#opening?.key !== model.key) this.#load(model);
     return raced(this.#opening.promise, signal);
   }

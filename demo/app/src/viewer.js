@@ -2,6 +2,8 @@
 
 const MAX_ZOOM = 32;
 const SHARP_ABOVE = 3;
+/** How many of the page's pixels a pixel of a sample covers at first, in each direction. */
+const FOCUS_PIXELS = 3;
 const TAP_PIXELS = 8;
 
 export class Viewer {
@@ -50,6 +52,16 @@ export class Viewer {
     this.#x = at.x - (at.x - this.#x) * grown;
     this.#y = at.y - (at.y - this.#y) * grown;
     this.#zoom = next;
+    this.#draw();
+  }
+
+  /** Centre the place at these shares of a picture of this width, so large that its pixels can be told apart. */
+  focus([across, down], width) {
+    const { box, sheetWidth } = this.#sheet();
+    this.#zoom = Math.min(Math.max((width * FOCUS_PIXELS) / sheetWidth, 1), MAX_ZOOM);
+    const after = this.#sheet();
+    this.#x = box.width / 2 - across * after.sheetWidth;
+    this.#y = box.height / 2 - down * after.sheetHeight;
     this.#draw();
   }
 

@@ -1,0 +1,113 @@
+// The card of a network: what it is in a sentence, four figures, and everything that its file says.
+
+import { bits, fileSize, millions, number, size } from "./format.js";
+import { part } from "./panel.js";
+
+const DESCRIPTION_LETTERS = 300;
+
+/** Show the network of the figures beside the other models of the page; null: both sides are enlarged without one. */
+export function showCard(model, models) {
+  part("model-name").textContent = model?.title ?? "";
+  part("card-title").textContent = model ? (model.name ?? model.title) : "No network";
+  const words = model ? sentences(model, describe(model)) : ["Ordinary enlarging (bicubic) computes pixels between pixels."];
+  part("card-words").textContent = words.join(" ");
+  part("card-figures").replaceChildren(...(model ? figuresOf(model, models).map(figure) : []));
+  part("card-figures").hidden = part("card-all").hidden = !model;
+  const rows = model ? rowsOf(model) : [];
+  part("model-facts").replaceChildren(...rows.flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
+}
+
+/** Return the facts about a model: from its file once it was opened, before that from the list. */
+function describe({ facts, bytes, precision, scale, fixed_size, receptive_radius, metadata, producer }) {
+  const fixed = fixed_size ? [fixed_size.width, fixed_size.height] : null;
+  return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, about: { producer }, ...facts };
+}
+
+/** A file of srkd's has its spec; any other one is described by what it says of itself. */
+function sentences({ role }, { metadata, about }) {
+  const spec = specOf(metadata);
+  const recipe = metadata["srkd.recipe"];
+  return [
+    role === "teacher" && "The larger network that the sharpened picture can be compared with.",
+    spec && `A network of the kind ${kindOf(spec)}.`,
+    recipe && `Trained by srkd’s recipe ${recipe}.`,
+    !spec && (about.producer ? `Not from srkd: written by ${about.producer}.` : "Not from srkd."),
+    !spec && about.description?.slice(0, DESCRIPTION_LETTERS),
+  ].filter(Boolean);
+}
+
+function kindOf({ arch, width, depth }) {
+  const sizes = [depth && `${depth} blocks`, width && `${width} channels`].filter(Boolean).join(", ");
+  return sizes ? `${arch.toUpperCase()} (${sizes})` : arch.toUpperCase();
+}
+
+function specOf(metadata) {
+  const spec = parsed(metadata["srkd.spec"]);
+  return typeof spec?.arch === "string" ? spec : null;
+}
+
+function scoreOf(metadata) {
+  const score = parsed(metadata["srkd.scores"])?.validation_psnr_y;
+  return typeof score === "number" ? score : null;
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text ?? "null");
+  } catch {
+    return null; // Another tool's text under this key: it is shown as it is.
+  }
+}
+
+function figuresOf(model, models) {
+  const { bytes, precision, scale, weights, fixed, metadata } = describe(model);
+  const large = models.find(({ role }) => role === "teacher");
+  const compared = large && large !== model && model.role !== "teacher";
+  const score = scoreOf(metadata);
+  return [
+    ["File", fileSize(bytes), compared ? `${shareOf(bytes, large.bytes)} of the large network’s` : ""],
+    ["Enlarges", scale ? `×${scale}` : "–", fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
+    ["Weights", weights ? millions(weights) : "–", precision ? `${bits(precision)} numbers` : ""],
+    ...(score ? [["Quality", `${number(score)} dB`, "on its validation images"]] : []),
+  ];
+}
+
+function shareOf(bytes, whole) {
+  const percent = Math.round((100 * bytes) / whole);
+  return percent < 1 ? "less than 1%" : `${percent}%`;
+}
+
+function rowsOf(model) {
+  const { bytes, precision, scale, fixed, radius, metadata, about } = describe(model);
+  const sees = radius === null ? "the whole picture: parts overlap, seams may differ" : `${radius} pixel${radius === 1 ? "" : "s"} around: parts have no seams`;
+  const rows = [
+    ["file", model.name ?? model.title],
+    ["bytes", number(bytes)],
+    ["precision", precision],
+    ["enlarges", scale && `×${scale}`],
+    ["sees", radius === undefined ? null : sees],
+    ["takes", fixed ? `only ${size(...fixed)}` : "any size"],
+    ["written by", about.producer],
+    ["graph", about.graph],
+    ["opset", about.opset],
+    ["input", about.input],
+    ["output", about.output],
+    ["description", about.description],
+    ...Object.entries(metadata).map(([key, value]) => [key.replace(/^srkd\./, ""), value]),
+  ];
+  return rows.filter(([, value]) => value !== undefined && value !== null && value !== "");
+}
+
+function figure([name, value, note]) {
+  const box = document.createElement("div");
+  const small = element("dd", note);
+  small.className = "small";
+  box.append(element("dt", name), element("dd", value), small);
+  return box;
+}
+
+function element(kind, words) {
+  const made = document.createElement(kind);
+  made.textContent = words;
+  return made;
+}

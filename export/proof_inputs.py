@@ -1,0 +1,162 @@
+"""The images that an exported file and its network are compared on: photos, flat colours, patterns, noise, odd sizes.
+
+Photos show what people will see. The rest is there to find the values at which arithmetic breaks: colours at the ends
+of the range, and stripes, checks and dots of one pixel, which drive a convolution harder than any photo does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8, reflected_indices
+from compressor.images.sets import embedded_photos
+from compressor.models.networks.base import Descriptor
+
+PHOTO_LR = (96, 64)
+"""Width and height of the part of a photo that is compared, in low-resolution pixels."""
+
+ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
+"""Batch, width and height: a graph with a constant in place of a size fails on some of them."""
+
+RGB = {
+    "black": (0, 0, 0),
+    "white": (1, 1, 1),
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "cyan": (0, 1, 1),
+    "magenta": (1, 0, 1),
+    "yellow": (1, 1, 0),
+}
+"""The colours whose channels are all 0 or 1."""
+
+CELL = 16
+"""Pixels of the side of one pattern; an image holds as many as fit."""
+
+DOT_STEP = 4
+"""Pixels from one single pixel to the next."""
+
+
+@dataclass(frozen=True)
+class ProofInput:
+    """A named input; only photos count for the PSNR."""
+
+    __test__ = False  # not a test class, as pytest would conclude from the name
+
+    name: str
+    lr: torch.Tensor
+    photo: bool = False
+
+
+def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
+    """Return photos (None: the embedded validation photos), flat colours, patterns, noise, odd sizes, a batch.
+
+    All have the fixed size where the descriptor names one, in a batch of one.
+    """
+    channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
+    side = -(-max(24, descriptor.min_size) // step) * step
+    width, height = fixed or _limit((side, side), descriptor)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
+        for name, path in (embedded_photos("val") if photos is None else photos).items()
+    ]
+    inputs += [
+        ProofInput(name, colour.expand(1, channels, height, width).clone())
+        for name, colour in _colours(channels).items()
+    ]
+    inputs += _pattern_inputs(descriptor)
+    inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
+    for batch, *size in ODD_SIZES if fixed is None else ():
+        odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
+        width, height = _limit((odd[0], odd[1]), descriptor)
+        name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
+        inputs.append(ProofInput(name, torch.rand(batch, channels, height, width, generator=generator)))
+    return tuple(inputs)
+
+
+def _colours(channels: int) -> dict[str, torch.Tensor]:
+    """Return the colours at the ends of the range, each (channels, 1, 1); black and white only, unless RGB."""
+    if channels == 3:
+        return {name: torch.tensor(rgb).float().view(3, 1, 1) for name, rgb in RGB.items()}
+    return {"black": torch.zeros(channels, 1, 1), "white": torch.ones(channels, 1, 1)}
+
+
+def _pattern_inputs(descriptor: Descriptor) -> list[ProofInput]:
+    """Return images that hold all patterns, in cells of `CELL` pixels or more."""
+    width, height = _largest_size(descriptor)
+    across, down = max(1, width // CELL), max(1, height // CELL)
+    columns = [width * index // across for index in range(across + 1)]
+    rows = [height * index // down for index in range(down + 1)]
+    y, x = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    patterns = list(_patterns(_colours(descriptor.channels), y, x))
+    inputs = []
+    count = -(-len(patterns) // (across * down))
+    for index in range(count):
+        image = torch.full((1, descriptor.channels, height, width), 0.5)
+        for cell, pattern in enumerate(patterns[index * across * down : (index + 1) * across * down]):
+            top, left = rows[cell // across], columns[cell % across]
+            bottom, right = rows[cell // across + 1], columns[cell % across + 1]
+            image[0, :, top:bottom, left:right] = pattern[:, top:bottom, left:right]
+        name = "stripes, checks and dots" + (f" {index + 1} of {count}" if count > 1 else "")
+        inputs.append(ProofInput(name, image))
+    return inputs
+
+
+def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield each pattern over the whole image: columns, rows and checks of each two colours, and dots.
+
+    Dots are single pixels of the colours with one channel lit, and white, on black; and of the others on white.
+    """
+    for one, other in combinations(colours.values(), 2):
+        for odd in (x + 0 * y, y + 0 * x, x + y):
+            yield torch.where(odd % 2 == 1, one, other)
+    dots = (x % DOT_STEP == DOT_STEP // 2) & (y % DOT_STEP == DOT_STEP // 2)
+    black, white = colours["black"], colours["white"]
+    for colour in colours.values():
+        is_dark = not torch.equal(colour, white) and colour.sum() != 1
+        yield torch.where(dots, colour, white if is_dark else black)
+
+
+def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
+    """Return the size of a photo's part: fixed, or that of `PHOTO_LR`, as the network takes it."""
+    if descriptor.fixed_size is not None:
+        return descriptor.fixed_size
+    step = descriptor.size_multiple
+    width, height = (max(descriptor.min_size, -(-length // step) * step) for length in PHOTO_LR)
+    return _limit((width, height), descriptor)
+
+
+def _limit(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
+    """Return width and height, no larger than the file takes."""
+    if descriptor.max_size is None:
+        return size
+    return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
+
+
+def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
+    """Return the middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size
+    is larger than that, the photo is continued by its reflection."""
+    hr = read_rgb_u8(path)
+    scale, step = descriptor.scale, descriptor.size_multiple
+    width, height = descriptor.fixed_size or _limit(PHOTO_LR, descriptor)
+    hr_height, hr_width = (
+        min(length * scale, available // (scale * step) * scale * step)
+        for length, available in zip((height, width), hr.shape[1:], strict=True)
+    )
+    top, left = (hr.shape[1] - hr_height) // 2, (hr.shape[2] - hr_width) // 2
+    lr_u8 = downscale_u8(hr[:, top : top + hr_height, left : left + hr_width], scale)
+    lr = lr_u8[: descriptor.channels].float().div(255)[None]
+    if descriptor.fixed_size is None:
+        return lr
+    rows, columns = (
+        reflected_indices(torch.arange(length), available)
+        for length, available in zip((height, width), lr.shape[2:], strict=True)
+    )
+    return lr[:, :, rows][..., columns]

@@ -1,0 +1,36 @@
+"""`srkd plot`: the curves of a run as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from srkd.console import Console
+from srkd.verb import verb
+from srkd.verb_options import PlotOptions
+
+if TYPE_CHECKING:
+    from srkd.curves import PlotReport
+
+
+@verb(
+    "plot",
+    PlotOptions,
+    examples=("srkd plot runs/first", "srkd plot runs/first runs/second -o compared.png"),
+)
+def command(console: Console, options: PlotOptions) -> None:
+    """Draw the curves of RUNs as a PNG picture.
+
+    One run: quality, loss and its terms, learning rate. Several, or a plan of runs: quality and loss over one another.
+    A run that is still going on is drawn as far as it is.
+    """
+    from srkd.curves import run_plot
+
+    with console.context() as context:
+        report = run_plot(options, context)
+    console.report("plot", report, show)
+
+
+def show(console: Console, report: PlotReport) -> None:
+    """Print where the picture is, and how far each run is."""
+    steps = ", ".join(f"{name} to step {step:,}" for name, step in report.steps.items())
+    console.result(f"wrote {report.path}: {steps}")

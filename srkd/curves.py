@@ -1,0 +1,144 @@
+"""`srkd plot`: the curves of one run or several, from the rows of their metrics.jsonl, as a PNG picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.training.run_folder import FACTS, METRICS, read_facts, read_metrics
+from srkd.api import as_tuple
+from srkd.chart import Chart, Curve, NothingToDraw, Point, draw_charts
+from srkd.options import public
+from srkd.verb_options import PlotOptions, path_of
+
+CURVES = "curves.png"
+SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}
+"""Key of a row of a validation → the name of its curve."""
+QUALITY_TITLE = "Y-PSNR on the validation images in dB, over steps"
+LOSS_TITLE = "Loss, over steps"
+
+
+@dataclass(frozen=True)
+class PlotReport:
+    """The picture, the runs that are in it, and the last step of each by its name."""
+
+    path: Path
+    runs: tuple[Path, ...]
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The rows of one run, in the order of their steps."""
+
+    name: str
+    path: Path
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, run: Path) -> Metrics | None:
+        """Return the rows of a run folder; None where there are none yet."""
+        rows = sorted((row for _, row in read_metrics(run)), key=lambda row: row["step"])
+        return cls(run.resolve().name, run, tuple(rows)) if rows else None
+
+    @property
+    def last_step(self) -> int:
+        step: int = self.rows[-1]["step"]
+        return step
+
+    def curve(self, kind: str, key: str, name: str) -> Curve:
+        """Return the numbers of one key in rows of a kind."""
+        points: list[Point] = []
+        for row in self.rows:
+            value = row.get(key)
+            if row.get("kind") == kind and isinstance(value, (int, float)):
+                points.append((row["step"], value))
+        return Curve(name, tuple(points))
+
+    def level(self, key: str, name: str) -> Curve:
+        """Return a line from the first to the last step at a score that is the same in every validation."""
+        score = self.curve("validation", key, name)
+        ends = (self.rows[0]["step"], self.last_step)
+        return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
+
+    def keys(self, kind: str, start: str) -> list[str]:
+        """Return the keys of rows of a kind that begin with `start`, as they appear."""
+        rows = (row for row in self.rows if row.get("kind") == kind)
+        return list(dict.fromkeys(key for row in rows for key in row if key.startswith(start)))
+
+    def steps_of(self, kind: str) -> tuple[float, ...]:
+        return tuple(row["step"] for row in self.rows if row.get("kind") == kind)
+
+
+def run_plot(options: PlotOptions, context: Context) -> PlotReport:
+    """Draw the curves of a run, or of several over one another: quality, loss, learning rate.
+
+    A run that is still going on is drawn as far as it is. A plan of runs stands for its runs.
+    """
+    folders = [Path(run) for run in as_tuple(options.runs)]
+    out = path_of(options.out)
+    if out is None and len(folders) != 1:
+        raise UsageError(f"{len(folders)} runs make one picture: name it with --out FILE.png")
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the picture is a PNG file, whose name ends in .png")
+    runs = [metrics for folder in folders for metrics in _read_runs(folder)]
+    charts = _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
+    try:
+        picture = draw_charts(charts)
+    except NothingToDraw as error:
+        raise SrkdError(f"{runs[0].path / METRICS} holds no number to draw") from error
+    path = folders[0] / CURVES if out is None else out
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return PlotReport(path, tuple(run.path for run in runs), {run.name: run.last_step for run in runs})
+
+
+plot = public(PlotOptions, run_plot, "plot")
+
+
+def _read_runs(folder: Path) -> list[Metrics]:
+    """Return the rows of a run, or those of each run of a plan that has begun."""
+    if not folder.is_dir():
+        raise SrkdError(f"{folder} is not a run folder: it {'is a file' if folder.exists() else 'does not exist'}")
+    parts: Iterable[Path] = (folder,)
+    if not (folder / METRICS).is_file() and (folder / FACTS).is_file():
+        trials = read_facts(folder).get("trials")
+        names = trials.get("runs") if isinstance(trials, dict) else None
+        if isinstance(names, list):
+            # A name of run.json must not lead out of the folder.
+            parts = [folder / Path(str(name)).name for name in names]
+    runs = [metrics for part in parts if (metrics := Metrics.read(part)) is not None]
+    if not runs:
+        raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")
+    return runs
+
+
+def _charts_of_one(run: Metrics) -> list[Chart]:
+    terms = run.keys("train", "weighted/")
+    losses = [run.curve("train", "loss", "loss")]
+    if len(terms) > 1:
+        losses += [run.curve("train", key, key.removeprefix("weighted/")) for key in terms]
+    scores = [run.curve("validation", key, name) for key, name in SCORES.items()]
+    skipped = run.steps_of("skipped")
+    title = f"{LOSS_TITLE}; red: skipped steps" if skipped else LOSS_TITLE
+    return [
+        Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *_levels(run))),
+        Chart(title, tuple(losses), logarithmic=True, marks=skipped),
+        Chart("Learning rate, over steps", (run.curve("train", "rate", "rate"),)),
+    ]
+
+
+def _levels(run: Metrics) -> list[Curve]:
+    """Return what the student is compared with."""
+    return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic")]
+
+
+def _charts_of_several(runs: Sequence[Metrics]) -> list[Chart]:
+    scores = [run.curve("validation", "student_psnr_y", run.name) for run in runs]
+    losses = [run.curve("train", "loss", run.name) for run in runs]
+    return [Chart(QUALITY_TITLE, (*scores, *_levels(runs[0]))), Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]

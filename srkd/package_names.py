@@ -1,0 +1,35 @@
+"""The names that srkd's distribution takes at the top level, and what else on this machine has one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
+"""docs/design/house.md says why they are not inside one package."""
+
+
+def hidden_package() -> str | None:
+    """Return a line about a file that Python finds in place of one of srkd's packages; None: it finds ours."""
+    root = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        spec = find_spec(name)
+        origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+        if origin is None:
+            return f"srkd's package {name!r} is missing: pip install --force-reinstall srkd"
+        if origin != root / name / "__init__.py":
+            return f"{origin} hides srkd's package {name!r}: rename it, or run `srkd` in another folder"
+    return None
+
+
+def name_collisions() -> Iterator[str]:
+    """Yield a line for each of the names that another installed distribution takes too."""
+    owners = metadata.packages_distributions()
+    for name in PACKAGES:
+        for other in sorted(set(owners.get(name, ())) - {"srkd"}):
+            yield (
+                f"{other} installs a package {name!r} too, so that each overwrites the other's files: "
+                f"pip uninstall {other} && pip install --force-reinstall --no-deps srkd"
+            )

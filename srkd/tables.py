@@ -1,0 +1,163 @@
+"""A table as lines of text: in columns where they fit, their texts wrapped at words; otherwise a card for each row.
+
+No figure and no name is cut: a word that is longer than the lines stays whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NARROWEST_TEXT = 16
+"""Characters: a column of text is not made narrower, because it would be hard to read."""
+WIDE_GAP, NARROW_GAP = 3, 2
+INDENT = "  "
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
+    """Return the lines of a table that fits in `width` characters.
+
+    Where columns are alike (a model under each of many sets), `repeat` keeps a table that is too wide a table: it is
+    cut into several, each with the first `repeat` columns.
+    """
+    cells = [_Column(name, [row[index] for row in rows]) for index, name in enumerate(columns)]
+    lines = _fitting(cells, width)
+    if lines is not None:
+        return lines
+    for count in range(len(cells) - 1, repeat, -1) if repeat else ():
+        lines = _fitting(cells[:count], width)
+        if lines is not None:
+            rest = [*range(repeat), *range(count, len(cells))]
+            others = [[row[index] for index in rest] for row in rows]
+            return [*lines, *table_lines([columns[index] for index in rest], others, width, repeat=repeat)]
+    return _cards(columns, rows, width)
+
+
+def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Return a line for each name and its value, long values wrapped at words."""
+    indent = max((_width(name) for name, _ in facts), default=0) + NARROW_GAP
+    lines = []
+    for name, value in facts:
+        first, *others = _wrap(value, width - indent)
+        lines += [(name + " " * (indent - _width(name)) + first).rstrip(), *(" " * indent + line for line in others)]
+    return lines
+
+
+def csv_text(records: Sequence[Mapping[str, object]]) -> str:
+    """Return records of equal keys as CSV (RFC 4180, lines end in a newline); None is an empty field."""
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return text.getvalue().rstrip("\n")
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: list[str]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Numbers are aligned to the right and not wrapped."""
+        return any(map(_is_number, self.cells))
+
+    @property
+    def natural_width(self) -> int:
+        return max(map(_width, (self.name, *self.cells)))
+
+    @property
+    def narrowest(self) -> int:
+        words = [word for text in (self.name, *self.cells) for word in text.split()]
+        if self.is_numeric:
+            words = [*self.name.split(), *self.cells]
+        longest = max(map(_width, words), default=0)
+        return longest if self.is_numeric else max(longest, min(self.natural_width, NARROWEST_TEXT))
+
+
+def _is_number(cell: str) -> bool:
+    digits = sum(character.isdigit() for character in cell)
+    return bool(cell) and (cell[0].isdigit() or cell[0] in "+-−±") and digits * 3 >= len(cell)
+
+
+def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
+    """Return the lines of a table in columns; None where they do not fit."""
+    widths = [column.natural_width for column in columns]
+    if sum(widths) + WIDE_GAP * (len(widths) - 1) <= width:
+        return _columns(columns, widths, WIDE_GAP)
+    narrow = _narrowed(columns, width - NARROW_GAP * (len(columns) - 1))
+    return None if narrow is None else _columns(columns, narrow, NARROW_GAP)
+
+
+def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
+    """Return the widths of columns that share `width`, the widest narrowed first; None where they do not fit."""
+    widths, narrowest = [column.natural_width for column in columns], [column.narrowest for column in columns]
+    while sum(widths) > width:
+        wide = [index for index, column_width in enumerate(widths) if column_width > narrowest[index]]
+        if not wide:
+            return None
+        widths[max(wide, key=lambda index: widths[index])] -= 1
+    return widths
+
+
+def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> list[str]:
+    headings = [_wrap(column.name, width) for column, width in zip(columns, widths, strict=True)]
+    height = max(map(len, headings))
+    lines = _side_by_side(columns, [[""] * (height - len(heading)) + heading for heading in headings], widths, gap)
+    lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
+    for row in range(len(columns[0].cells)):
+        texts = [_wrap(column.cells[row], width) for column, width in zip(columns, widths, strict=True)]
+        lines += _side_by_side(columns, texts, widths, gap)
+    return lines
+
+
+def _side_by_side(columns: Sequence[_Column], texts: Sequence[list[str]], widths: Sequence[int], gap: int) -> list[str]:
+    lines = []
+    for line in range(max(map(len, texts))):
+        parts = []
+        for column, text, width in zip(columns, texts, widths, strict=True):
+            part = text[line] if line < len(text) else ""
+            space = " " * (width - _width(part))
+            parts.append(space + part if column.is_numeric else part + space)
+        lines.append((" " * gap).join(parts).rstrip())
+    return lines
+
+
+def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return the first cell of each row as a heading, under it the others with their names."""
+    lines = []
+    for first, *others in rows:
+        lines += _wrap(first, width, indent=INDENT)
+        line = ""
+        for name, cell in zip(columns[1:], others, strict=True):
+            if not cell:
+                continue
+            figure = f"{name}: {cell}"
+            longer = f"{line}; {figure}" if line else f"{INDENT}{figure}"
+            if line and _width(longer) > width:
+                lines += _wrap(f"{line};", width, indent=INDENT * 2)
+                longer = f"{INDENT}{figure}"
+            line = longer
+        lines += _wrap(line, width, indent=INDENT * 2) if line else []
+    return lines
+
+
+def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 1),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
+
+
+def _width(text: str) -> int:
+    """Return the characters of a terminal that a text takes; East Asian ones take two."""
+    from rich.cells import cell_len  # rich is loaded when something is printed
+
+    return cell_len(text)

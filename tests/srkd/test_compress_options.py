@@ -1,0 +1,169 @@
+"""The options of `srkd compress`: in groups, with their defaults; rare ones by --set; the names that hands expect."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+import srkd
+from compressor.base.errors import UsageError
+from recipes.catalogue import METHODS
+from recipes.config.options import options_model
+from recipes.config.preset import Preset
+from srkd.cli import run
+from srkd.commands.compress import command
+from srkd.config import load_recipe
+from srkd.options import declarations, to_json
+from srkd.verb_options import CompressOptions
+from tests.support.small_runs import SMALL
+
+GROUPS = ["Teacher", "Student", "Data", "Training", "Run", "Output"]
+WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
+RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size"}
+
+
+def options_of(*words: str) -> CompressOptions:
+    """Return the options that a command line stands for."""
+    context = command.make_context("compress", list(words))
+    names = {row.name for row in declarations(CompressOptions)}
+    values = {name: value for name, value in context.params.items() if name in names}
+    default = click.core.ParameterSource.DEFAULT
+    return CompressOptions(**{n: v for n, v in values.items() if context.get_parameter_source(n) is not default})
+
+
+def help_text() -> str:
+    return CliRunner().invoke(command, ["--help"], prog_name="srkd compress").output
+
+
+def test_the_help_has_groups_in_the_order_of_a_run() -> None:
+    text = help_text()
+    assert re.findall(r"^(\w+) options:$", text, re.MULTILINE) == GROUPS
+    sections = dict(zip(GROUPS, re.split(r"^\w+ options:$", text, flags=re.MULTILINE)[1:], strict=True))
+    for group, flags in {
+        "Teacher": ["--teacher", "--arch-option"],
+        "Student": ["--width", "--student", "--init-from"],
+        "Data": ["--data", "--lr-images", "--lr-only"],
+        "Training": ["--recipe", "--steps", "--batch", "--lr-patch", "--rate", "--set"],
+        "Run": ["-o, --out", "--threads", "--track", "--resume", "--dry-run"],
+        "Output": ["--json", "--csv", "-q, --quiet"],
+    }.items():
+        for flag in flags:
+            assert f"  {flag} " in sections[group] or f"  {flag}\n" in sections[group], flag
+    assert max(map(len, text.partition("Examples:")[0].splitlines())) <= 80
+
+
+def test_every_option_shows_its_default() -> None:
+    context = command.make_context("compress", [], resilient_parsing=True)
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record is not None and not getattr(parameter, "is_flag", False) and parameter.name not in WITHOUT_DEFAULT:
+            assert "[default: " in record[1], record
+    text = " ".join(help_text().split())
+    assert (
+        "--width X Fraction of the teacher's channels that the student keeps. [default: the recipe's; 0<x<=1]" in text
+    )
+    assert "[default: the embedded photos]" in text and "[default: tensorboard]" in text
+
+
+def test_rare_options_are_settings() -> None:
+    text = help_text()
+    assert {row.name for row in declarations(CompressOptions) if row.option.by_set} == RARE
+    for name in RARE:
+        assert f"--{name.replace('_', '-')} " not in text and name in text
+    rare = ("cache_size=5GB", "lr_border=clamp", "phi_weights=vgg.pth", "select=l1", "teacher_cache=true")
+    by_set = options_of(*(f"--set={setting}" for setting in rare), "--set", "schedule.warmup=3")
+    words = ["--cache-size", "5GB", "--lr-border", "clamp", "--phi-weights", "vgg.pth", "--select", "l1"]
+    by_flag = options_of(*words, "--teacher-cache", "--set", "schedule.warmup=3")
+    by_keyword = CompressOptions(
+        cache_size=5 * 10**9,
+        lr_border="clamp",
+        phi_weights="vgg.pth",
+        select="l1",
+        teacher_cache=True,
+        settings=["schedule.warmup=3"],
+    )
+    assert to_json(by_set) == to_json(by_flag) == to_json(by_keyword)
+    assert by_set.settings == ("schedule.warmup=3",) and by_set.cache_size == 5 * 10**9
+    assert options_of("--set", "cache-size=0").cache_size == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "cache_size=lots"], "--set cache_size=lots: cache size 'lots' is not a size"),
+        (["--set", "select=best"], "--set select=best: 'best' is not one of 'leading', 'l1'"),
+        (["--set", "teacher_cache=perhaps"], "--set teacher_cache=perhaps: 'perhaps' is not a valid boolean"),
+        (["--set", "select=l1", "--select", "leading"], "--set select=l1 contradicts --select leading"),
+    ],
+)
+def test_wrong_rare_settings_are_one_line(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compress", *words, "--dry-run"]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_no_rare_option_has_the_name_of_a_setting_of_the_recipe() -> None:
+    options = {name for method in METHODS for name in options_model(METHODS.find(method)).model_fields}
+    assert not RARE & {*Preset.model_fields, *options}
+
+
+def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = load_recipe(options_of("--batch", "3", "--lr-patch", "12", "--rate", "2e-4")).schedule
+    assert (schedule.batch, schedule.lr_patch, schedule.rate) == (3, 12, 2e-4)
+    # This recipe states its patches in HR pixels.
+    schedule = load_recipe(CompressOptions(recipe="csd-paper", lr_patch=12)).schedule
+    assert (schedule.lr_patch, schedule.hr_patch) == (12, None)
+    assert load_recipe(CompressOptions()).schedule.batch == load_recipe(CompressOptions(batch=None)).schedule.batch
+    for words, expected in (
+        (["--batch", "3", "--set", "schedule.batch=4"], "--batch 3 and --set schedule.batch=... say the same twice"),
+        (["--batch", "0"], "--batch"),
+        (["--rate", "0"], "--rate"),
+    ):
+        assert run(["compress", *words, "--dry-run"]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--lr-images", "--lr"):
+        assert options_of("--data", str(photos), flag, str(photos)).lr_images == photos
+    for words, number in ((["--lr", "0.0001"], "0.0001"), (["--lr-images=1e-4"], "0.0001"), (["--lr", "2"], "2")):
+        assert run(["compress", *words, "--dry-run"]) == 2
+        line = capsys.readouterr().err
+        assert "is no folder of LR images" in line and line.endswith(f"the learning rate is --rate {number}\n")
+    with pytest.raises(UsageError, match=r"the learning rate is --rate 0\.0001"):
+        srkd.compress(lr=1e-4, out=tmp_path / "run")  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="--lr-images names the LR images of --data"):
+        srkd.compress(lr=photos, out=tmp_path / "run")  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="give --data beside --lr-images"):
+        srkd.evaluate(lr=photos, scale=2)  # type: ignore[call-arg]
+    # A folder may be called so.
+    (tmp_path / "2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert options_of("--lr", "2").lr_images == tmp_path / "2"
+
+
+def test_threads_are_those_of_the_run_alone(teacher: Path, photos: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    threads = before + 1
+    words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "1", "--threads", str(threads)]
+    assert run(["compress", *words, "-o", str(tmp_path / "run"), *(f"--set={text}" for text in SMALL)]) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["machine"]["torch_threads"] == facts["request"]["threads"] == threads
+    assert torch.get_num_threads() == before
+
+
+def test_baselines_have_the_batch_of_the_recipe(teacher: Path, photos: Path, tmp_path: Path) -> None:
+    report = srkd.compress(
+        teacher, data=photos, steps=2, batch=3, lr_patch=8, rate=3e-4, with_baseline=True, out=tmp_path / "plan"
+    )
+    assert report.trials is not None and len(report.trials.runs) > 1
+    for trial in report.trials.runs:
+        schedule = json.loads((tmp_path / "plan" / trial.run / "run.json").read_text())["preset"]["schedule"]
+        assert (schedule["batch"], schedule["lr_patch"], schedule["rate"]) == (3, 8, 3e-4)

@@ -1,0 +1,171 @@
+"""Tables fit the lines they are printed in, in columns or as cards, and nothing of them is cut."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import srkd
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from srkd.cli import run
+from srkd.console import Console
+from srkd.tables import csv_text, fact_lines, table_lines
+
+WORD = st.text("abxyz019.,+-%", min_size=0, max_size=14)
+TEXT = st.lists(WORD, max_size=8).map(" ".join)
+
+
+@given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(TEXT, min_size=n, max_size=n), min_size=2, max_size=6)))
+def test_a_table_is_no_wider_than_its_lines_unless_a_single_figure_is(rows: list[list[str]]) -> None:
+    columns, *cells = rows
+    lines = table_lines(columns, cells, 40)
+    text = " ".join(" ".join(lines).split())
+    for row in cells:
+        assert all(word in text for cell in row for word in cell.split())
+    # A card has a figure on each line at least; what is longer than a line is one word, or a name with its figure.
+    longest = max(len(word) for row in rows for cell in row for word in cell.split() or [""])
+    assert max(map(len, lines)) <= max(40, longest + 4)
+
+
+def test_texts_wrap_and_numbers_do_not() -> None:
+    rows = [["onnx", "any batch and any size of image", "0.88 MB"], ["trt", "one machine", "12.31 MB"]]
+    lines = table_lines(["format", "what it holds", "size"], rows, 36)
+    assert lines == [
+        "format  what it holds           size",
+        "────────────────────────────────────",
+        "onnx    any batch and any    0.88 MB",
+        "        size of image",
+        "trt     one machine         12.31 MB",
+    ]
+
+
+def test_what_does_not_fit_becomes_cards() -> None:
+    figures = [f"figure {number}" for number in range(6)]
+    rows = [["a/long/name/of/a/file.onnx", *["12.345"] * 6], ["b", *["-1.5"] * 5, ""]]
+    lines = table_lines(["model", *figures], rows, 44)
+    assert lines == [
+        "a/long/name/of/a/file.onnx",
+        "  figure 0: 12.345; figure 1: 12.345;",
+        "  figure 2: 12.345; figure 3: 12.345;",
+        "  figure 4: 12.345; figure 5: 12.345",
+        "b",
+        "  figure 0: -1.5; figure 1: -1.5;",
+        "  figure 2: -1.5; figure 3: -1.5;",
+        "  figure 4: -1.5",
+    ]
+
+
+def test_alike_columns_become_several_tables() -> None:
+    rows = [["bicubic", *["28.423"] * 10], ["student", *["32.240"] * 10]]
+    lines = table_lines(["model", *[f"Set{number} PSNR" for number in range(10)]], rows, 60, repeat=1)
+    assert max(map(len, lines)) <= 60
+    assert sum(line.startswith("student") for line in lines) == sum(line.startswith("──") for line in lines) > 1
+    assert [f"Set{number}" in " ".join(lines) for number in range(10)] == [True] * 10
+
+
+def test_long_facts_wrap_under_their_beginning() -> None:
+    assert fact_lines([("file", "a.pt"), ("memory", "about 461 MB at the peak of a step"), ("", "x")], 28) == [
+        "file    a.pt",
+        "memory  about 461 MB at the",
+        "        peak of a step",
+        "        x",
+    ]
+
+
+def test_a_wide_terminal_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = ["a" * 30, "b" * 30, "c" * 30]
+    for columns, lines in ((96, 3), (80, 2)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        Console().table(["one", "two", "three"], [row])
+        assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+def test_csv_reads_back() -> None:
+    records = [{"a": 'with "quotes", and\nlines', "b": None, "c": 0.1}, {"a": "", "b": 2, "c": True}]
+    rows = list(csv.DictReader(io.StringIO(csv_text(records))))
+    assert rows == [{"a": records[0]["a"], "b": "", "c": "0.1"}, {"a": "", "b": "2", "c": "True"}]
+    assert csv_text([]) == ""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "small.safetensors"
+    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=1), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(1).integers(0, 256, (3, 40, 36, 3), np.uint8)
+    for index, picture in enumerate(noise):
+        Image.fromarray(picture).save(folder / f"{index}.png")
+    return folder
+
+
+PROFILE = ("--lr-size", "12x10,8x8", "--seconds", "0.1", "--no-memory", "--no-quality", "--threads", "1")
+
+
+def test_every_verb_with_a_table_has_csv(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--set", "schedule.batch=2", "--set", "schedule.lr_patch=8", "--student", "edsr:width=4,depth=2"]
+    commands: dict[str, tuple[list[str], int, set[str]]] = {
+        "profile": ([str(model), "--teacher", str(model), *PROFILE], 8, {"macs_at_256x256", "latency_p50_ms", "fps"}),
+        "evaluate": ([str(model), "--data", str(photos), "--per-image"], 8, {"psnr_y_db", "ssim_y", "image"}),
+        "export": ([str(model), "-o", str(tmp_path)], 1, {"format", "path", "largest_difference"}),
+        "inspect": ([str(model), "--layers"], 7, {"layer", "params", "macs_at_256x256"}),
+        "doctor": ([], 8, {"group", "installed", "command"}),
+        "recipes": (["ls"], 20, {"name", "methods", "steps"}),
+        "compress": (
+            ["--teacher", str(model), "--data", str(photos), "--steps", "2", "--out", str(tmp_path / "run"), *small],
+            3,
+            {"network", "params", "macs_at_256x256", "psnr_y_db"},
+        ),
+    }
+    for verb, (arguments, count, names) in commands.items():
+        assert run([verb, *arguments, "--csv"]) == 0, verb
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert len(rows) >= count and names <= set(rows[0]), verb
+        assert all(None not in row.values() and None not in row for row in rows), verb
+    assert run(["recipes", "ls", "--csv", "--json"]) == 2
+    assert "--json and --csv both" in capsys.readouterr().err
+    assert run(["inspect", str(model), "--csv"]) == 2
+
+
+def test_macs_of_every_table_are_of_one_size(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    macs = f"{srkd.cost(srkd.load(model), (256, 256)).macs / 1e9:.2f}"
+    assert run(["profile", str(model), *PROFILE]) == 0
+    output = capsys.readouterr().out
+    assert len(re.findall(rf"^small +[\d,]+ +{re.escape(macs)} ", output, re.MULTILINE)) == 1
+    assert "GMAC at 256x256" in output and "LR 12x10" in output and "LR 8x8" in output
+
+
+def test_tables_of_the_verbs_fit_80_columns(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of texts and commands may be longer; a table may not."""
+    for arguments in (
+        ["profile", str(model), "--teacher", str(model), *PROFILE],
+        ["evaluate", str(model), str(model), "--data", str(photos), "--per-image", "--explain"],
+        ["export", str(model), "--onnx", "-o", str(tmp_path)],
+        ["recipes", "ls"],
+        ["doctor"],
+    ):
+        assert run(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        rules = [index for index, line in enumerate(lines) if line and set(line) == {"─"}]
+        assert rules, arguments
+        for index in rules:
+            block = [lines[index - 1], *lines[index : index + 3]]
+            assert max(map(len, block)) <= 80, block

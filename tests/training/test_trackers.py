@@ -1,0 +1,151 @@
+"""Trackers of a run: TensorBoard's files, and Weights & Biases with a double of wandb or, where installed, itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import srkd
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.training.run_folder import RunFolder
+from compressor.training.trackers import WANDB_FILE
+from srkd.cli import run
+from tests.support.small_runs import SMALL
+
+
+class WandbRun:
+    """What a run of wandb is to srkd."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings, self.rows, self.exit_code = settings, [], None
+        self.offline, self.url = False, f"https://wandb.test/{settings['id']}"
+        self.step_metric: str | None = None
+        self.broken = False
+
+    def define_metric(self, name: str, *, step_metric: str) -> None:
+        assert name == "*"
+        self.step_metric = step_metric
+
+    def log(self, row: dict[str, float]) -> None:
+        if self.broken:
+            raise RuntimeError("first line\nthe service is gone")
+        self.rows.append(row)
+
+    def finish(self, *, exit_code: int) -> None:
+        assert self.exit_code is None
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[WandbRun]:
+    """Install a double of wandb, and return the list of the runs that begin."""
+    runs: list[WandbRun] = []
+
+    def init(**settings: Any) -> WandbRun:
+        runs.append(WandbRun(**settings))
+        return runs[-1]
+
+    module = ModuleType("wandb")
+    module.init, module.Settings = init, SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return runs
+
+
+def test_a_run_sends_its_numbers_and_no_path(
+    wandb_runs: list[WandbRun], teacher: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "3", "--out", str(folder)]
+    assert run(["compress", *words, "--track", "tensorboard,wandb", *(f"--set={text}" for text in SMALL)]) == 0
+    (sent,) = wandb_runs
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in sent.rows] == [row["step"] for row in rows]
+    assert sent.rows[0]["train/loss"] == rows[0]["loss"] and sent.step_metric == "step"
+    assert sent.rows[-1]["validation/student_psnr_y"] == rows[-1]["student_psnr_y"]
+    assert sent.exit_code == 0 and sent.settings["project"] == "srkd" and sent.settings["name"] == "run"
+    assert sent.settings["config"]["recipe"] == "logits" and str(tmp_path) not in json.dumps(sent.settings["config"])
+    settings = sent.settings["settings"]
+    assert (settings.console, settings.disable_git, settings.disable_code) == ("off", True, True)
+    lines = capsys.readouterr().out.splitlines()
+    for line in (f"curves: srkd plot {folder}", f"or: tensorboard --logdir {folder}", f"or: {sent.url}"):
+        assert line in lines[-6:]
+
+
+def test_a_resumed_run_goes_on_with_its_curves(
+    wandb_runs: list[WandbRun], teacher: Path, photos: Path, tmp_path: Path
+) -> None:
+    def stop(title: str, done: int, total: int) -> None:
+        if title == "training" and done == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        srkd.compress(teacher, data=photos, steps=3, out=folder, settings=SMALL, track=("wandb",), progress=stop)
+    srkd.resume(folder)
+    first, second = wandb_runs
+    assert first.settings["id"] == second.settings["id"] == json.loads((folder / WANDB_FILE).read_text())["id"]
+    assert (first.exit_code, second.exit_code) == (1, 0) and second.settings["resume"] == "allow"
+    assert not list(folder.glob("events.*"))
+
+
+def test_a_service_that_ends_does_not_end_the_run(wandb_runs: list[WandbRun], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", trackers=("wandb",))
+    with folder.tracking():
+        folder.write_facts({"recipe": "logits", "teacher": {"path": "/secret"}})
+        wandb_runs[0].broken = True
+        for step in (1, 2):
+            folder.metrics("train", step, {"loss": 0.5})
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "run" / "log.txt").read_text() == (
+        "step 1: Weights & Biases takes no more numbers: the service is gone\n"
+    )
+
+
+def test_what_cannot_begin_is_one_line_before_anything_else(
+    wandb_runs: list[WandbRun], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**settings: Any) -> WandbRun:
+        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(SrkdError, match=r"--track wandb: it cannot begin; .*WANDB_MODE=offline.*: No API key"):
+        RunFolder(tmp_path / "run", trackers=("wandb",)).write_facts({})
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'srkd\[wandb\]'"):
+        srkd.compress(data=tmp_path / "nowhere", out=tmp_path / "other", track="wandb")
+    with pytest.raises(UsageError, match=r"--track.*'board' is not one of tensorboard, wandb"):
+        srkd.compress(out=tmp_path / "other", track="board")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"--track board: .*there are tensorboard, wandb"):
+        srkd.compress(out=tmp_path / "other", track=["board"])  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.extras
+def test_wandb_itself_takes_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for resumed in (False, True):
+        folder = RunFolder(tmp_path / "run", resumed=resumed, trackers=("wandb",))
+        with folder.tracking():
+            folder.write_facts({"recipe": "logits"})
+            folder.metrics("train", 1, {"loss": 0.5})
+    assert json.loads((tmp_path / "run" / WANDB_FILE).read_text())["url"] is None
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) >= 1
+    assert not (tmp_path / "run" / "log.txt").exists()
+
+
+@pytest.mark.extras
+def test_tensorboard_itself_reads_a_run(tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = RunFolder(tmp_path / "run")
+    for step in (1, 2):
+        folder.metrics("train", step, {"loss": step / 2})
+    events = accumulators.EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 1.0)]
