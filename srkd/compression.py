@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import torch_threads
+from compressor.base.machine import machine_facts, torch_threads
 from compressor.base.processes import Rank
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import read_facts, require_new
+from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
 from srkd.config import RunConfig
 from srkd.console import Console
@@ -38,7 +42,8 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
             context.note(f"started again by torchrun: continuing {path}")
             return _resume(path, context)
         group.run_on_all(lambda: require_new(path) if group.is_leader else None)
-        return _run(options, context)
+        with lock_run(path, context):
+            return _run(options, context)
 
 
 compress = public(CompressOptions, run_compress, "compress")
@@ -51,9 +56,43 @@ def resume(run: str | Path, *, progress: Progress = no_progress, announce: Note 
 
 
 def _resume(run: Path, context: Context) -> CompressReport:
-    facts = read_unfinished(run, context.processes)
-    options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
-    return _run(options, context, facts)
+    read_unfinished(run, context.processes)  # what is no unfinished run is not locked
+    with lock_run(run, context, "--resume"):
+        facts = read_unfinished(run, context.processes)
+        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
+        with _threads_of(facts, context.note):
+            return _run(options, context, facts)
+
+
+@contextmanager
+def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
+    """Compute with the threads that a run began with: another number adds up in another order, and gives other bytes.
+
+    What cannot be put back, another processor, GPU or version of torch, is said.
+    """
+    machine, now = facts.get("machine") or {}, machine_facts()
+    before, threads = torch.get_num_threads(), machine.get("torch_threads")
+    processor = "gpu" if str(facts.get("device", "cpu")).startswith("cuda") else "cpu"
+    changes = [
+        f"{name} {machine.get(name)}, now {now[name]}"
+        for name in (processor, "torch")
+        if name in machine and json.loads(json.dumps(now[name])) != machine.get(name)
+    ]
+    if changes:
+        note(
+            "the result may differ in its bytes from that of a run that never stopped: "
+            f"it began on {'; '.join(changes)}"
+        )
+    if type(threads) is not int or threads < 1 or threads == before:
+        yield
+        return
+    note(f"continuing with {_count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
+    with torch_threads(threads):
+        yield
+
+
+def _count_threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:

@@ -15,7 +15,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
 
-from compressor.base.context import Context, Progress, no_progress
+from compressor.base.context import Context, no_progress
+from compressor.base.durations import format_duration
 from compressor.base.errors import shorten_numbers
 from srkd.tables import csv_text, fact_lines, table_lines
 
@@ -28,6 +29,8 @@ Records: TypeAlias = Sequence[Mapping[str, object]]
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
+STATUS_SECONDS, STATUS_SECONDS_VERBOSE = 60.0, 5.0
+"""Without a terminal a line about the running step is printed so often, and so often under -v."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +92,17 @@ class Console:
     @contextmanager
     def context(self) -> Iterator[Context]:
         """Yield the context of a long operation: its notes are lines of this console, its progress is shown as bars."""
-        with self.progress() as progress:
-            yield Context(progress, self.say)
-
-    @contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Yield a progress callable: bars with the time left on a terminal, nothing elsewhere."""
-        if self.quiet or not sys.stderr.isatty():
-            yield no_progress
-            return
-        bars = _Bars()
-        try:
-            yield bars.update
-        finally:
-            bars.close()
+        if self.quiet:
+            yield Context(no_progress, self.say)
+        elif sys.stderr.isatty():
+            bars = _Bars()
+            try:
+                yield Context(bars.update, self.say, bars.status)
+            finally:
+                bars.close()
+        else:
+            lines = _StatusLines(self.say, STATUS_SECONDS_VERBOSE if self.verbose else STATUS_SECONDS)
+            yield Context(lines.update, self.say, lines.status)
 
     def report(
         self, verb: str, result: T, show: Callable[[Console, T], None], records: Callable[[T], Records] | None = None
@@ -187,6 +187,23 @@ def _write(text: str, stream: TextIO) -> None:
         raise
 
 
+class _StatusLines:
+    """Where no terminal shows a bar: a line about the running step from time to time."""
+
+    def __init__(self, say: Callable[[str], None], every_seconds: float) -> None:
+        self._say, self._every_seconds, self._last = say, every_seconds, time.monotonic()
+        self._position = ""
+
+    def update(self, title: str, done: int, total: int) -> None:
+        self._position = f"{title} {done:,}/{total:,}"
+
+    def status(self, line: str, seconds_left: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every_seconds:
+            self._last = now
+            self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
+
+
 class _Bars:
     """A bar for each title, on stderr, once the work has lasted longer than PROGRESS_AFTER_SECONDS."""
 
@@ -194,6 +211,11 @@ class _Bars:
         self._start = time.monotonic()
         self._screen: rich.progress.Progress | None = None
         self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the bar, which has the time left, from its next update on."""
+        self._status = line
 
     def update(self, title: str, done: int, total: int) -> None:
         if self._screen is None:
@@ -201,8 +223,9 @@ class _Bars:
                 return
             self._screen = self._open_screen()
         if title not in self._tasks:
-            self._tasks[title] = self._screen.add_task(title, total=total)
-        self._screen.update(self._tasks[title], completed=done, total=total, visible=done < total)
+            self._tasks[title] = self._screen.add_task(title, total=total, status="")
+        task = self._tasks[title]
+        self._screen.update(task, completed=done, total=total, visible=done < total, status=self._status)
 
     def close(self) -> None:
         if self._screen is not None:
@@ -227,6 +250,7 @@ class _Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
             console=RichConsole(stderr=True),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),

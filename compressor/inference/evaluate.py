@@ -189,7 +189,7 @@ def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protoc
         for pair in image_set.pairs:
             width, height = image_size(pair.hr)
             if min(width // scale, height // scale) * scale - 2 * border < SSIM_WINDOW:
-                raise SrkdError(
+                raise UsageError(
                     f"{pair.hr} has {width}x{height} pixels: x{scale} with a border of {border} needs "
                     f"{SSIM_WINDOW + 2 * border} a side for SSIM, leave it out of the set"
                 )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
@@ -175,6 +176,9 @@ def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
 def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], Inputs]:
     """Return the picture and the output of every job, each output once; and what was read of the inputs."""
     folder = None if settings.output is None else Path(settings.output)
+    if folder is not None:
+        is_file = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
+        require_writable_folder(folder.parent if is_file else folder, "--out")
     contents = _collect(inputs, recursive=settings.recursive, output=folder)
     pictures = contents.pictures()
     if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():

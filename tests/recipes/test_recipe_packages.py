@@ -180,7 +180,7 @@ def test_ls_as_json(capfd):
     outcome = json.loads(ask(capfd, "ls", "--json")[1])
     assert outcome["schema"] == "srkd.recipes/1" and outcome["machine"] and outcome["notes"] == []
     logits = next(recipe for recipe in outcome["recipes"] if recipe["name"] == "logits")
-    assert (logits["needs"], logits["methods"], logits["steps"]) == ("outputs", ["logits"], 25_000)
+    assert (logits["needs"], logits["methods"], logits["steps"]) == ("outputs", ["logits"], 5_000)
 
 
 def test_show_prints_the_file_and_the_schema(capfd):
