@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, TypeVar
 
-from compressor.base.context import Context, Progress, no_progress
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from srkd.tables import csv_text, fact_lines, table_lines
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ Records: TypeAlias = Sequence[Mapping[str, object]]
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
+LINE_EVERY_SECONDS = 0.5
+"""A notebook's line of progress is not written more often."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +95,11 @@ class Console:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Yield a progress callable: bars with the time left on a terminal, nothing elsewhere."""
-        if self.quiet or not sys.stderr.isatty():
+        """Yield a progress callable: bars with the time left on a terminal, a line in a notebook, nothing elsewhere."""
+        if self.quiet or not is_watched():
             yield no_progress
             return
-        bars = _Bars()
+        bars = _Bars() if sys.stderr.isatty() else _Line()
         try:
             yield bars.update
         finally:
@@ -132,6 +134,28 @@ class Console:
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
+
+
+def is_watched() -> bool:
+    """Return True where a person sees what is written to stderr as it comes: in a terminal or a notebook."""
+    # A notebook's shell has a kernel; IPython in a terminal, which is one anyway, has none.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
+    """Yield the context of a function that Python calls: the caller's callbacks, or bars and notes for who watches.
+
+    All of it goes to stderr: stdout is the caller's own.
+    """
+    if progress is None and is_watched():
+        console = Console(json_stream=sys.stdout)
+        with console.context() as context:
+            yield context if announce is None else dataclasses.replace(context, note=announce)
+    else:
+        yield Context(progress or no_progress, announce or no_note)
 
 
 def cell(value: float | None, text: str) -> str:
@@ -232,3 +256,27 @@ class _Bars:
         )
         screen.start()
         return screen
+
+
+class _Line:
+    """One line on stderr that is written over, for notebooks: a bar there needs a package of its own."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._width = 0
+
+    def update(self, title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._start < PROGRESS_AFTER_SECONDS or now - self._last < LINE_EVERY_SECONDS:
+            return
+        self._last = now
+        self._show(f"{title}  {done}/{total}")
+
+    def close(self) -> None:
+        if self._width:
+            self._show("")
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+        self._width = len(text)
