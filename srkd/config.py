@@ -341,7 +341,7 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
 
 def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     """Load `--teacher`, or the embedded one, and announce what had to be assumed."""
-    path = options.teacher
+    path = options.teacher_path
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, TypeVar
 
-from compressor.base.context import Context, no_progress
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.durations import format_duration
 from compressor.base.errors import shorten_numbers
 from srkd.tables import csv_text, fact_lines, table_lines
@@ -29,6 +29,8 @@ Records: TypeAlias = Sequence[Mapping[str, object]]
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
+LINE_EVERY_SECONDS = 0.5
+"""A notebook's line of progress is not written more often."""
 STATUS_SECONDS, STATUS_SECONDS_VERBOSE = 60.0, 5.0
 """Without a terminal a line about the running step is printed so often, and so often under -v."""
 
@@ -94,12 +96,12 @@ class Console:
         """Yield the context of a long operation: its notes are lines of this console, its progress is shown as bars."""
         if self.quiet:
             yield Context(no_progress, self.say)
-        elif sys.stderr.isatty():
-            bars = _Bars()
+        elif is_watched():
+            shown = _Bars() if sys.stderr.isatty() else _Line()
             try:
-                yield Context(bars.update, self.say, bars.status)
+                yield Context(shown.update, self.say, shown.status)
             finally:
-                bars.close()
+                shown.close()
         else:
             lines = _StatusLines(self.say, STATUS_SECONDS_VERBOSE if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)
@@ -133,6 +135,28 @@ class Console:
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
+
+
+def is_watched() -> bool:
+    """Return True where a person sees what is written to stderr as it comes: in a terminal or a notebook."""
+    # A notebook's shell has a kernel; IPython in a terminal, which is one anyway, has none.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
+    """Yield the context of a function that Python calls: the caller's callbacks, or bars and notes for who watches.
+
+    All of it goes to stderr: stdout is the caller's own.
+    """
+    if progress is None and is_watched():
+        console = Console(json_stream=sys.stdout)
+        with console.context() as context:
+            yield context if announce is None else dataclasses.replace(context, note=announce)
+    else:
+        yield Context(progress or no_progress, announce or no_note)
 
 
 def cell(value: float | None, text: str) -> str:
@@ -257,3 +281,32 @@ class _Bars:
         )
         screen.start()
         return screen
+
+
+class _Line:
+    """One line on stderr that is written over, for notebooks: a bar there needs a package of its own."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._width = 0
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the count, from its next update on."""
+        self._status = f", {line}, {format_duration(seconds_left)} left"
+
+    def update(self, title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._start < PROGRESS_AFTER_SECONDS or now - self._last < LINE_EVERY_SECONDS:
+            return
+        self._last = now
+        self._show(f"{title}  {done}/{total}{self._status if done < total else ''}")
+
+    def close(self) -> None:
+        if self._width:
+            self._show("")
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+        self._width = len(text)
