@@ -117,7 +117,7 @@ def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.Ca
     assert "is a run that is not finished" in error("export", tmp_path / "run")
     assert f"srkd compress --resume {tmp_path / 'run'}" in error("inspect", tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    assert "is a folder without student.safetensors" in error("export", tmp_path / "empty")
+    assert "empty: a folder without student.safetensors" in error("export", tmp_path / "empty")
     (tmp_path / "text.pth").write_text("not a checkpoint at all")
     assert "TorchScript, .pt2 and .onnx" in error("inspect", tmp_path / "text.pth")
     (tmp_path / "theirs.param").write_text("7767517\n1 1\nInput in 0 1 in\n")
