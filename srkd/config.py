@@ -232,7 +232,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
         raise UsageError(
             f"a step of {batch} patches of {rule.lr_patch}x{rule.lr_patch} needs about "
             f"{peak / 1e9:.0f} GB, and {device} has {memory / 1e9:.0f} GB: "
-            "--set schedule.batch=... or schedule.lr_patch=..., smaller"
+            "choose a smaller --batch or --lr-patch"
         )
 
 
@@ -372,7 +372,7 @@ def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: 
     sizes = teacher.own_sizes
     if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
         width, height = sizes.fixed_size
-        remedy = f"--set schedule.lr_patch={width}" if width == height else "export it with free height and width"
+        remedy = f"--lr-patch {width}" if width == height else "export it with free height and width"
         raise UsageError(
             f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
             f"{remedy}"

@@ -59,8 +59,12 @@ def test_a_folder_that_cannot_be_written(verb, where, teacher, photos, tmp_path,
 @pytest.mark.parametrize(
     "verb, words, part",
     [
-        ("compress", ["--set", "schedule.lr_patch=200"], "the largest is 40x48): --set schedule.lr_patch=20 or less"),
-        ("compress", ["--set", "schedule.batch=9000000", "--set", "schedule.lr_patch=8"], "schedule.batch"),
+        ("compress", ["--set", "schedule.lr_patch=200"], "the largest is 40x48): --lr-patch 20 or less"),
+        (
+            "compress",
+            ["--set", "schedule.batch=9000000", "--set", "schedule.lr_patch=8"],
+            "choose a smaller --batch or --lr-patch",
+        ),
         ("evaluate", ["--border", "4000"], "border of 4000"),
         ("profile", ["--lr-size", "60000x60000"], "--lr-size 60000x60000 takes "),
         ("profile", ["--lr-size", "20000x20000", "--batch", "500"], "in a batch of 500 takes "),
