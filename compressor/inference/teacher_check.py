@@ -86,8 +86,8 @@ class TeacherCheck:
             )
         elif not self.beats_bicubic and self.to_original > self.bicubic_to_original:
             lines.append(
-                "warning: the teacher is hardly better than bicubic against the original, as a skip connection alone is, and "
-                "a student will learn no more"
+                "warning: the teacher is hardly better than bicubic against the original, as a skip connection is "
+                "and a student will learn no more"
             )
         elif not self.beats_bicubic:
             lines.append(
