@@ -130,9 +130,9 @@ def read_text(path: Path, most_bytes: int) -> str:
 def require_writable_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be written or made, before the work whose result it is for; it is not made here."""
     place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         with tempfile.TemporaryFile(dir=place):
             return
     except OSError as error:
