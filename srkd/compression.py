@@ -96,8 +96,14 @@ def resume(
 
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
-    with context_for_python(progress, announce) as console, _all_processes(console) as context:
-        return _resume(Path(run), context)
+    with context_for_python(progress, announce) as context:
+        return run_resume(Path(run), context)
+
+
+def run_resume(run: Path, context: Context) -> CompressReport:
+    """Continue a run with all of its processes."""
+    with _all_processes(context) as context:
+        return _resume(run, context)
 
 
 def _resume(run: Path, context: Context) -> CompressReport:
