@@ -254,6 +254,10 @@ def require_run(path: Path) -> None:
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
 
 
+MOST_ROW_CHARACTERS = 10**6
+"""A longer line of metrics.jsonl is read in parts, none of which is a row."""
+
+
 def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of metrics.jsonl, as text and as values; what is no row (a crash cut it short) is passed over."""
     path = run / METRICS
@@ -261,7 +265,7 @@ def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         return
     with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        while line := lines.readline(MOST_ROW_CHARACTERS):
             with suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict) and type(row.get("step")) is int:
