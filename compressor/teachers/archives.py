@@ -56,11 +56,12 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
                 raise SrkdError(f"{path}: its record {locked[-60:]!r} is encrypted: save the model without a password")
             names: dict[str, str] = {}
             for name in archive.namelist():
-                other = names.setdefault(name.lower(), name)
-                if other != name or archive.namelist().count(name) > 1:
+                other = names.get(name.lower())
+                if other is not None:
                     raise SrkdError(
                         f"{path}: it holds {name[-60:]!r} and {other[-60:]!r}, two records of one name: refused"
                     )
+                names[name.lower()] = name
             damaged = archive.testzip()
             if damaged is not None:
                 raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
