@@ -206,6 +206,28 @@ def test_a_sparse_file_is_not_read_into_memory(kind: str, files: dict[str, Path]
         load_teacher(path)
 
 
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_record_whose_length_in_the_directory_is_a_lie_is_refused(
+    kind: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """zipfile's own test of archives compares the bytes that are there, however few."""
+    record = "data/0" if kind == "TorchScript" else "weight_0"
+    with zipfile.ZipFile(files[kind]) as archive:
+        full = next(member for member in archive.infolist() if member.filename.endswith(record))
+    path = rewritten(
+        files[kind], tmp_path / "bad", lambda name, content: content[:4] if name == full.filename else content, {}
+    )
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(full.filename.encode()) - 46  # in the directory, which comes last
+    assert content[entry : entry + 4] == b"PK\x01\x02"
+    content[entry + 24 : entry + 28] = full.file_size.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(
+        SrkdError, match=rf"bad: a damaged archive \(record '.*{record}'\): download or export it again"
+    ):
+        load_teacher(path)
+
+
 class TwoWeights(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
