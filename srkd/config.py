@@ -29,6 +29,7 @@ from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
@@ -246,6 +247,7 @@ def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
 
 def open_device(name: str) -> torch.device:
     """Return the device, or refuse one that cannot be used here."""
+    torch_device(name)  # whatever torch itself says of a device that is not there
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
