@@ -150,7 +150,7 @@ def test_a_bound_that_is_none(copied: Path, message: object) -> None:
 
 def test_a_program_without_its_sidecar(copied: Path) -> None:
     copied.with_name(copied.name + ".json").unlink()
-    with pytest.raises(SrkdError, match=r"small\.pte\.json.*export it again"):
+    with pytest.raises(SrkdError, match=r"small\.pte\.json is not beside it: copy that from the export"):
         open_model(copied)
 
 
