@@ -16,5 +16,6 @@ DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)
 Init: TypeAlias = Literal["inherit", "random"]
 """The weights a student starts from: cut from the teacher's, or random."""
 
-Select: TypeAlias = Literal["leading", "l1"]
-"""Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
+Select: TypeAlias = Literal["leading", "l1", "principal"]
+"""What a narrower student keeps: the leading units, those that the largest weights touch, or the principal directions
+of its teacher's features."""

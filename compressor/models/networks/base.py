@@ -320,6 +320,28 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 
 @dataclass(frozen=True)
+class LinearSpace:
+    """A feature that nothing but convolutions and sums touch: the layers that write it, and those that read it.
+
+    Where a producer's output is shuffled into pixels, its rows are the units times the offsets.
+    """
+
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
+    """Units between two layers with an activation: only their order is free."""
+
+    producer: str
+    consumer: str
+
+
+Spaces = tuple[tuple[LinearSpace, ...], tuple[HiddenUnits, ...]]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A family of networks: everything that the rest of srkd reads about it."""
 
@@ -332,6 +354,8 @@ class Architecture:
     variants: tuple[Spec, ...] = ()
     """Small networks of its other forms, for tests."""
     dialects: tuple[Dialect, ...] = ()
+    spaces: Callable[[Any], Spaces] | None = None
+    """The linear spaces of a spec and the units between them; None where the stream is not linear."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    HiddenUnits,
+    LinearSpace,
+    Spaces,
+    Tap,
+    require_positive,
+    scale_count,
+)
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
@@ -103,6 +112,18 @@ def axes(spec: EDSRSpec) -> AxisPlan:
     return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 
+def spaces(spec: EDSRSpec) -> Spaces:
+    """Return the residual stream with the long skip, what each shuffle leaves, and the hidden units of the blocks."""
+    blocks = [f"blocks.{index}" for index in range(spec.depth)]
+    ups = [f"upsampler.convs.{index}" for index in range(len(upsampler_factors(spec.scale)))]
+    stream = LinearSpace(
+        ("head", *(f"{block}.conv2" for block in blocks), "body_end"),
+        (*(f"{block}.conv1" for block in blocks), "body_end", ups[0]),
+    )
+    shuffled = [LinearSpace((one,), (following,)) for one, following in pairwise([*ups, "tail"])]
+    return (stream, *shuffled), tuple(HiddenUnits(f"{block}.conv1", f"{block}.conv2") for block in blocks)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EDSRNaming(Naming):
     """{n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
@@ -168,6 +189,7 @@ ARCHITECTURE = Architecture(
     EDSRSpec,
     EDSR,
     axes,
+    spaces=spaces,
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(
