@@ -85,12 +85,12 @@ class Model:
         }
 
 
-def read_model(path: Path, name: str, role: Role) -> Model:
+def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Model:
     """Open a file in ONNX Runtime, as a browser will, and keep its bytes; refuse what a page cannot run."""
     if path.suffix.lower() != SUFFIX:
         raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
     file = path.resolve()
-    runtime = open_file(file, OpenOptions(label=path.stem, threads=1))
+    runtime = open_file(file, OpenOptions(label=path.stem, threads=1, limits=limits))
     content = read_file(file)
     proto = _read_proto(content, path)
     graph = proto.graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,11 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
-from compressor.base.files import atomic_files
+from compressor.base.files import atomic_files, require_writable_folder
+from compressor.images.metrics import below_bicubic
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.base import Network
+from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -61,6 +64,8 @@ class ExportReport:
     files: tuple[FileReport, ...]
     compared_on: tuple[str, ...]
     """Names of the inputs that each file and the network were run on."""
+    warning: str | None = None
+    """What a reader should know of the network itself: that a run found it worse than bicubic."""
 
     @property
     def ok(self) -> bool:
@@ -94,6 +99,10 @@ def export_model(
     if options.sizes is not None and not any("sizes" in row.options for row in rows):
         raise UsageError("--sizes is for TensorRT engines: these formats take any size, or one by --static")
     largest = None if options.sizes is None else options.sizes[1]
+    for option, size in (("--static", options.lr_size), ("--sizes", largest)):
+        if size is not None:
+            require_memory_for(size, 1, network.descriptor, option)
+    require_writable_folder(out_dir, "--out")
     inputs: tuple[ProofInput, ...] = ()
     files = []
     reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}
@@ -113,7 +122,16 @@ def export_model(
     context.progress("export", len(rows), len(rows))
     written = {file.format: file.path for file in files if file.path is not None}
     files = [_with_next_step(row, file, written, network, options) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(tuple(files), tuple(sample.name for sample in inputs))
+    return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source))
+
+
+def _warning_about(source: Source) -> str | None:
+    """Return what the scores in the checkpoint's header say against exporting it; files of others have other scores."""
+    try:
+        scores = json.loads(source.header.get("srkd.scores", "{}"))
+        return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _require_finite_weights(network: Network) -> None:

@@ -20,7 +20,7 @@ from compressor.base.child import run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
-from compressor.runtimes.ncnn_runtime import INPUT, OUTPUT, checksum, load_ncnn
+from compressor.runtimes.ncnn_runtime import INPUT, OUTPUT, checksum
 from export.conversion import CannotConvert, Conversion, example_size, require_size
 
 TIMEOUT_SECONDS = 600
@@ -68,7 +68,8 @@ def try_run(path: Path, blobs: tuple[str, str], shapes: Sequence[Sequence[int]])
 
 def run_noise(progress: Progress, *, path: str, blobs: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
     """In the child process: load a network and run noise of each (C, H, W)."""
-    ncnn = load_ncnn()
+    import ncnn
+
     net = ncnn.Net()
     if net.load_param(path) or net.load_model(str(Path(path).with_suffix(".bin"))):
         raise SrkdError("ncnn does not run it: it cannot be loaded")

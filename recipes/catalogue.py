@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from compressor.base.entry_points import Table, package_of
+from compressor.base.entry_points import Table, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class MethodEntry:
         module, _, name = self.where.partition(":")
         try:
             method: type[Any] = getattr(importlib.import_module(module), name)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            reason = describe_failure(error, top_module(module))
             raise SrkdError(f"the method {self.where} of {self.package} cannot be imported ({reason})") from error
         return method
 

@@ -1,4 +1,36 @@
-"""The public API of srkd, which compresses image super-resolution networks. Importing it does not import torch."""
+"""srkd makes image super-resolution networks smaller: a good, slow teacher trains a small student.
+
+Every function takes a model as a file, a run folder or an open network, and has a help of its own: help(srkd.compress).
+
+    compress       train a student of a teacher, which writes a run folder
+                   >>> srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
+    resume         continue a run that was stopped
+                   srkd.resume("runs/small")
+    plot           draw the curves of a run
+                   >>> srkd.plot("runs/small")
+    export         write a network as ONNX and other formats, each compared with the network
+                   >>> srkd.export("runs/small", formats="onnx")
+    profile        time networks against their teacher
+                   >>> srkd.profile("runs/small", lr_size="64x64", seconds=0.5)
+    evaluate       score networks by PSNR and SSIM, beside bicubic
+                   >>> srkd.evaluate(["runs/small", "edsr.pt"], data="photos")
+    upscale        enlarge files, or PIL images, arrays and tensors
+                   >>> srkd.upscale("runs/small", "photos/0.png", out="large.png")
+    inspect        tell what a file holds, and what had to be assumed
+                   >>> srkd.inspect("edsr.pt")
+    convert        write a network in the names of another code base
+                   >>> srkd.convert("runs/small", to="basicsr", out="small.pth")
+    load           open a network: a torch module of RGB in [0,1], NCHW, in and out
+                   >>> teacher = srkd.load("edsr.pt")
+    save           write a network as safetensors
+                   >>> srkd.save(teacher, "teacher.safetensors")
+    build_student  cut a smaller network out of a larger one
+                   >>> student = srkd.build_student(teacher, width=0.5)
+    cost           count parameters and multiply-accumulates
+                   >>> srkd.cost(student, "320x180")
+
+The same verbs are commands of the shell: `srkd --help`. Importing srkd does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +40,11 @@ from typing import TYPE_CHECKING
 from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
+    from compressor.models.networks.base import ImageModel, Network
+    from compressor.teachers.teacher import Teacher
     from compressor.training.method import PlainMethod
     from recipes.catalogue import Contribution, MethodEntry
-    from srkd.api import build_student, cost, evaluate, export, inspect, load, profile, save, upscale
+    from srkd.api import build_student, convert, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress, resume
     from srkd.curves import plot
 
@@ -18,12 +52,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Contribution",
+    "ImageModel",
     "MethodEntry",
+    "Network",
     "PlainMethod",
     "SrkdError",
+    "Teacher",
     "__version__",
     "build_student",
     "compress",
+    "convert",
     "cost",
     "evaluate",
     "export",
@@ -40,6 +78,9 @@ _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "resume": "srkd.compression",
     "plot": "srkd.curves",
+    "ImageModel": "compressor.models.networks.base",
+    "Network": "compressor.models.networks.base",
+    "Teacher": "compressor.teachers.teacher",
     "Contribution": "recipes.catalogue",
     "MethodEntry": "recipes.catalogue",
     "PlainMethod": "compressor.training.method",

@@ -5,27 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from compressor.assets import embedded_teacher
+from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
+from compressor.images.in_memory import is_in_memory
 from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
 from compressor.inference.checkpoint_runtime import ForeignRuntime
-from compressor.inference.evaluate import Evaluation, EvaluationSettings
+from compressor.inference.evaluate import Evaluation, EvaluationInterrupted, EvaluationSettings
 from compressor.inference.open import open_model, resolve_checkpoint
 from compressor.inference.teacher_check import check_teacher
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings
+from compressor.models.checkpoints.convert import Converted, convert_file, convert_network
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.cost import Cost, cost
-from compressor.models.networks.base import ImageModel, Network
-from compressor.models.students import build_student
+from compressor.models.cost import COMPARED_SIZE, Cost
+from compressor.models.cost import cost as count_cost
+from compressor.models.networks.axes import Segments
+from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.students import build_student as cut_student
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -35,26 +42,34 @@ from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
 from export.profile.report import ProfileReport, profile_models
 from srkd.inspection import Inspection, run_inspect
+from srkd.models import ModelFile, file_of, open_network, path_of_model, refuse_file_options, spec_of
 from srkd.options import public
+from srkd.parameters import read_size, read_sizes
 from srkd.verb_options import (
+    ConvertOptions,
     EvaluateOptions,
     ExportOptions,
     InspectOptions,
     Model,
+    ModelOrPath,
     ProfileOptions,
     RuntimeOptions,
+    Size,
     UpscaleOptions,
     path_of,
 )
 
 __all__ = [
+    "Converted",
     "Cost",
     "Evaluation",
+    "EvaluationInterrupted",
     "ExportReport",
     "Inspection",
     "ProfileReport",
     "UpscaleReport",
     "build_student",
+    "convert",
     "cost",
     "evaluate",
     "export",
@@ -69,55 +84,126 @@ __all__ = [
 R = TypeVar("R")
 
 
-def load(path: str | Path, *, scale: int | None = None, **arch_options: object) -> Network | Teacher:
+def load(
+    model: ModelOrPath, *, scale: int | None = None, limits: float = 1.0, **arch_options: object
+) -> Network | Teacher:
     """Return the network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
-    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
+    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only; a
+    program may use `limits` times 60 s, 4 GB and 64 MB of output when it is first tried. An open network is returned
+    as it is.
+
+        >>> teacher = srkd.load("edsr.pt")
     """
-    teacher = load_teacher(path, scale=scale, arch_options=arch_options)
+    if isinstance(model, (Network, Teacher)):
+        refuse_file_options(scale, arch_options)
+        return model
+    teacher = load_teacher(path_of_model(model), scale=scale, arch_options=arch_options, limits=limits)
     return teacher if teacher.network is None else teacher.network.requires_grad_(True)
 
 
-def save(network: ImageModel, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network as safetensors with its spec in the header; `load` reads it back bit for bit."""
-    save_network(network.require_network("weights"), Path(path), metadata=metadata or {})
+def save(model: ModelOrPath, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a network as safetensors with its spec in the header; `load` reads it back bit for bit.
+
+    >>> srkd.save(srkd.build_student("edsr.pt", width=0.5), "student.safetensors")
+    """
+    save_network(open_network(model).require_network("weights"), Path(path), metadata=metadata or {})
+
+
+def cost(model: ModelOrPath | Spec, lr_size: Size = COMPARED_SIZE) -> Cost:
+    """Count parameters and MACs of a model, or of a spec before anything is built; `lr_size` is W x H LR pixels.
+
+    >>> print(srkd.cost("edsr.pt", "320x180"))
+    """
+    return count_cost(spec_of(model), read_size(lr_size))
+
+
+def build_student(
+    teacher: ModelOrPath,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    init: Init = "inherit",
+    seed: int = 0,
+    segments: Segments = "each",
+    select: Select = "leading",
+) -> Network:
+    """Build a smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
+
+    `select="l1"` keeps the strongest channels instead of the leading ones. `segments="contiguous"` reads the fusions
+    of CARN as CSD's code does: the leading columns of the concatenation.
+
+        >>> student = srkd.build_student("edsr.pt", width=0.5)
+    """
+    network = open_network(teacher)
+    return cut_student(network, width=width, depth=depth, init=init, seed=seed, segments=segments, select=select)
 
 
 def inspect(
-    path: str | Path,
+    path: ModelOrPath,
     *,
     scale: int | None = None,
-    lr_size: tuple[int, int] = (256, 256),
+    limits: float = 1.0,
+    lr_size: Size = (256, 256),
     layers: bool = False,
     check: bool = False,
     **arch_options: object,
 ) -> Inspection:
     """Return what a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
 
-    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer.
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. An
+    open network is described, too: it has no path, and the hash is that of its weights.
+
+        >>> print(srkd.inspect("edsr.pt").assumed)
     """
     return run_inspect(
-        InspectOptions(path, scale=scale, lr_size=lr_size, layers=layers, check=check, arch_options=arch_options)
+        InspectOptions(
+            path,
+            scale=scale,
+            limits=limits,
+            lr_size=lr_size,
+            layers=layers,
+            check=check,
+            arch_options=arch_options,
+        )
     )
 
 
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    Sizes are (width, height). An exported file stands for the checkpoint it was made from, which must be beside it.
+    Sizes are (width, height) or "WxH". An exported file stands for the checkpoint it was made from, which must be
+    beside it; files of an open network are called by its architecture, and `out` is needed.
+
+        >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
-    checkpoint = resolve_checkpoint(options.model, context.note)
-    loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
+    network, source = _export_source(options, context)
+    if options.out is None and source.path is None:
+        raise UsageError("an open network has no folder to write to: give out, the folder for the files")
     return export_model(
-        loaded.network,
-        Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path),
+        network,
+        source,
         options.formats,
-        loaded.path.parent if options.out is None else Path(options.out),
+        source.path.parent if source.path is not None and options.out is None else Path(options.out or ""),
         context,
         options=FileOptions(
-            lr_size=options.static, io=options.io, shuffle=options.shuffle, sizes=tuned_and_largest(options.sizes)
+            lr_size=None if options.static is None else read_size(options.static),
+            io=options.io,
+            shuffle=options.shuffle,
+            sizes=tuned_and_largest(None if options.sizes is None else read_sizes(options.sizes)),
         ),
     )
+
+
+def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
+    """Return the network that is exported, and what its files say about where it came from."""
+    if isinstance(options.model, ImageModel):
+        refuse_file_options(options.scale, options.arch_options)
+        network = options.model.require_network("weights")
+        return network, Source(network.architecture)
+    checkpoint = resolve_checkpoint(options.model, context.note)
+    loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
+    return loaded.network, Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path)
 
 
 export = public(ExportOptions, run_export, "export")
@@ -126,14 +212,17 @@ export = public(ExportOptions, run_export, "export")
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
     """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
 
-    A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) of the LR image.
+    A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) or "WxH" of the LR
+    image; one size, or several.
+
+        >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
-    models, teacher = as_tuple(options.models), options.teacher
+    models = as_tuple(options.models)
     settings = Settings(
         runtimes=tuple(options.runtime),
         device=options.device,
         precision=options.precision,
-        lr_sizes=tuple(options.lr_size),
+        lr_sizes=read_sizes(options.lr_size),
         batch=options.batch,
         threads=options.threads,
         seconds=options.seconds,
@@ -141,18 +230,35 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         quality=options.quality,
         scale=options.scale,
         arch_options=options.arch_options,
+        limits=options.limits,
     )
-    run_teacher = find_run_teacher(Path(models[0]), context.note) if teacher is None and len(models) == 1 else None
-    if run_teacher is not None:
-        teacher = run_teacher.path
-        # The student's file holds all facts about it, so the options can only be about the teacher.
-        settings = replace(
-            settings,
-            scale=run_teacher.scale if options.scale is None else options.scale,
-            arch_options=None,
-            teacher_options={**run_teacher.options, **(options.arch_options or {})},
-        )
-    return profile_models(models, teacher=teacher, settings=settings, context=context)
+    with TemporaryDirectory(prefix="srkd-networks-") as folder:
+        paths = [_profiled_file(model, Path(folder, str(index))) for index, model in enumerate(models)]
+        teacher = None if options.teacher is None else file_of(options.teacher, Path(folder, "teacher.safetensors"))
+        if teacher is not None and teacher.options:
+            settings = replace(settings, teacher_options=teacher.options)
+        is_run = teacher is None and len(models) == 1 and not isinstance(models[0], ImageModel)
+        run_teacher = find_run_teacher(paths[0], context.note) if is_run else None
+        if run_teacher is not None:
+            teacher = ModelFile(run_teacher.path)
+            # The student's file holds all facts about it, so the options can only be about the teacher.
+            settings = replace(
+                settings,
+                scale=run_teacher.scale if options.scale is None else options.scale,
+                arch_options=None,
+                teacher_options={**run_teacher.options, **(options.arch_options or {})},
+            )
+        path = None if teacher is None else teacher.path
+        return profile_models(paths, teacher=path, settings=settings, context=context)
+
+
+def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
+    """Return the file of a model to profile; an open network's is written to the folder, under its architecture."""
+    name = model.architecture if isinstance(model, ImageModel) else ""
+    file = file_of(model, folder / f"{name}.safetensors")
+    if file.options:
+        raise UsageError(f"{file.path} was read with options of its own: profile its path, with arch_options")
+    return file.path
 
 
 profile = public(ProfileOptions, run_profile, "profile")
@@ -161,7 +267,10 @@ profile = public(ProfileOptions, run_profile, "profile")
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
     """Score models side by side by Y-PSNR and SSIM. Bicubic is always the first; no data means the embedded photos.
 
-    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets.
+    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets. Ctrl-C
+    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the sets that are finished.
+
+        >>> print(srkd.evaluate("edsr.pt", data="photos").models["edsr"]["photos"].psnr_y)
     """
     result = _score(evaluation.evaluate, options, context)
     _note_below_bicubic(result, options, context.note)
@@ -189,7 +298,7 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
         sets = (ImageSet("embedded", embedded_pairs("val")),)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
     settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
-    return score(runtimes, sets, settings, context.progress)
+    return score(runtimes, sets, settings, context.progress, context.note)
 
 
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
@@ -216,25 +325,76 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
 
     Outputs are written beside their sources, with `_x4` (the scale) in their names, or to `out`.
     """
-    return upscaling.upscale(
-        as_tuple(options.inputs),
-        open_runtime(options.model, options, context),
-        UpscaleSettings(
-            output=options.out,
-            suffix=options.suffix,
-            extension=options.extension,
-            overwrite=options.overwrite,
-            skip_existing=options.skip_existing,
-            recursive=options.recursive,
-            tile=options.tile,
-            overlap=options.overlap,
-            self_ensemble=options.self_ensemble,
-        ),
-        context.progress,
+    runtime = open_runtime(options.model, options, context)
+    return upscaling.upscale(as_tuple(options.inputs), runtime, _upscale_settings(options), context.progress)
+
+
+def run_upscale_any(options: UpscaleOptions, context: Context) -> Any:
+    """Enlarge pictures: images in give images back, files in are written beside their sources and give a report.
+
+    An image is a PIL image, a NumPy array (H,W,3) or a tensor (3,H,W) or (N,3,H,W), of uint8 or of floats in [0,1]; it
+    comes back enlarged in the same kind and type of numbers, a list of images as a list. Nothing is written. A PIL
+    image is not turned by its EXIF orientation, which it keeps, as it does its colour profile and transparency.
+
+    Files, folders and globs give an `UpscaleReport`: a picture that fails does not stop the rest, and the report names
+    it. Outputs have `_x4` (the scale) in their names, or go to `out`.
+
+        >>> large = srkd.upscale("edsr.pt", Image.open("photos/0.png"))
+        >>> report = srkd.upscale("edsr.pt", "photos/0.png", out="enlarged", overwrite=True)
+    """
+    inputs = as_tuple(options.inputs)
+    images = [picture for picture in inputs if is_in_memory(picture)]
+    if not images:
+        return run_upscale(options, context)
+    if len(images) < len(inputs):
+        raise UsageError("files and images in memory at once: the first give a report, the others images; call twice")
+    for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive")
+    names = [name for name in for_files if getattr(options, name)]
+    if names:
+        raise UsageError(f"{', '.join(names)}: for files; an image comes back, and is not written")
+    runtime, settings = open_runtime(options.model, options, context), _upscale_settings(options)
+    enlarged = []
+    for number, image in enumerate(images, start=1):
+        title = "image" if len(images) == 1 else f"image {number}/{len(images)}"
+        enlarged.append(upscaling.upscale_image(image, runtime, settings, partial(context.progress, title)))
+    return enlarged[0] if is_in_memory(options.inputs) else enlarged
+
+
+def _upscale_settings(options: UpscaleOptions) -> UpscaleSettings:
+    return UpscaleSettings(
+        output=options.out,
+        suffix=options.suffix,
+        extension=options.extension,
+        overwrite=options.overwrite,
+        skip_existing=options.skip_existing,
+        recursive=options.recursive,
+        tile=options.tile,
+        overlap=options.overlap,
+        self_ensemble=options.self_ensemble,
     )
 
 
-upscale = public(UpscaleOptions, run_upscale, "upscale")
+upscale = public(UpscaleOptions, run_upscale_any, "upscale")
+
+
+def run_convert(options: ConvertOptions, context: Context) -> Converted:
+    """Write a network as a checkpoint of another code base: `to` is basicsr, edsr-pytorch, rcan, srkd and others.
+
+    What the file cannot hold is in `needs` of the result. An open network needs `out`, the file to write.
+
+        >>> srkd.convert("edsr.pt", to="basicsr", out="basicsr.pth")
+    """
+    if not isinstance(options.model, ImageModel):
+        return convert_file(
+            options.model, options.to, options.out, scale=options.scale, arch_options=options.arch_options
+        )
+    refuse_file_options(options.scale, options.arch_options)
+    if options.out is None:
+        raise UsageError("an open network has no folder to write to: give out, the file to write")
+    return convert_network(options.model.require_network("weights"), options.to, Path(options.out))
+
+
+convert = public(ConvertOptions, run_convert, "convert")
 
 
 # Models as a caller names them, the scale they share, and the teacher of a run folder.
@@ -261,6 +421,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
         runtime=options.runtime,
         threads=options.threads,
         precision=options.precision,
+        limits=options.limits,
     )
     return open_model(model, open_options, context)
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from compressor.base.context import Context, Note, Progress, no_note, no_progress
+import torch
+
+from compressor.base.context import Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import torch_threads
+from compressor.base.machine import machine_facts, torch_threads
 from compressor.base.processes import Rank
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import read_facts, require_new
+from compressor.training.run_folder import FACTS, read_facts, require_new
+from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
 from srkd.config import RunConfig
-from srkd.console import Console
+from srkd.console import Console, context_for_python
+from srkd.models import ModelFile, file_of, refuse_file_options
 from srkd.options import from_json, public, to_json
 from srkd.run import CompressReport, read_unfinished, train_run
 from srkd.trials import Trials
@@ -28,32 +35,107 @@ __all__ = ["CompressReport", "compress", "resume"]
 def run_compress(options: CompressOptions, context: Context) -> CompressReport:
     """Train a student of a teacher by a recipe; no teacher means the embedded one, no data the embedded photos.
 
-    `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all.
+    `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all. A
+    teacher that is an open network is written beside the run folder (`small-teacher.safetensors` beside `small`), so
+    that the run can be continued, and profiled against it.
+
+        >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
     path = options.run_folder
-    with _all_processes(context) as context:
+    with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))
         if restarts > 0 and group.broadcast(_holds_run_of(path, options)):
             context.note(f"started again by torchrun: continuing {path}")
             return _resume(path, context)
         group.run_on_all(lambda: require_new(path) if group.is_leader else None)
-        return _run(options, context)
+        with lock_run(path, context):
+            return _run(options, context)
+
+
+@contextmanager
+def _teacher_file(options: CompressOptions, context: Context) -> Iterator[CompressOptions]:
+    """Yield options whose teacher is a file: an open network is written beside the run folder.
+
+    Where no run comes about, the file is removed.
+    """
+    teacher, run, group = options.teacher, options.run_folder.resolve(), context.processes
+    if not isinstance(teacher, ImageModel):
+        yield options
+        return
+    refuse_file_options(options.scale, options.arch_options)
+    path = run.with_name(f"{run.name}-teacher.safetensors")
+
+    def write() -> tuple[ModelFile, bool]:
+        if path.exists() and teacher.network is not None:
+            if load_checkpoint(path).network.fingerprint() != teacher.network.fingerprint():
+                raise SrkdError(f"{path} is another network, where the teacher would be written: choose another out")
+            return ModelFile(path), False
+        file = file_of(teacher, path)
+        if file.path == path:
+            context.note(f"teacher: written to {path}")
+        return file, file.path == path
+
+    file, is_new = group.broadcast(group.run_on_all(lambda: write() if group.is_leader else None))
+    try:
+        yield dataclasses.replace(options, teacher=file.path, arch_options=file.options)
+    finally:
+        if is_new and group.is_leader and not (run / FACTS).exists():
+            path.unlink(missing_ok=True)
 
 
 compress = public(CompressOptions, run_compress, "compress")
 
 
-def resume(run: str | Path, *, progress: Progress = no_progress, announce: Note = no_note) -> CompressReport:
-    """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped."""
-    with _all_processes(Context(progress, announce)) as context:
+def resume(
+    run: str | Path, *, progress: Progress | Literal[False] | None = None, announce: Note | None = None
+) -> CompressReport:
+    """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped.
+
+    `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
+    """
+    with context_for_python(progress, announce) as console, _all_processes(console) as context:
         return _resume(Path(run), context)
 
 
 def _resume(run: Path, context: Context) -> CompressReport:
-    facts = read_unfinished(run, context.processes)
-    options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
-    return _run(options, context, facts)
+    read_unfinished(run, context.processes)  # what is no unfinished run is not locked
+    with lock_run(run, context, "--resume"):
+        facts = read_unfinished(run, context.processes)
+        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
+        with _threads_of(facts, context.note):
+            return _run(options, context, facts)
+
+
+@contextmanager
+def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
+    """Compute with the threads that a run began with: another number adds up in another order, and gives other bytes.
+
+    What cannot be put back, another processor, GPU or version of torch, is said.
+    """
+    machine, now = facts.get("machine") or {}, machine_facts()
+    before, threads = torch.get_num_threads(), machine.get("torch_threads")
+    processor = "gpu" if str(facts.get("device", "cpu")).startswith("cuda") else "cpu"
+    changes = [
+        f"{name} {machine.get(name)}, now {now[name]}"
+        for name in (processor, "torch")
+        if name in machine and json.loads(json.dumps(now[name])) != machine.get(name)
+    ]
+    if changes:
+        note(
+            "the result may differ in its bytes from that of a run that never stopped: "
+            f"it began on {'; '.join(changes)}"
+        )
+    if type(threads) is not int or threads < 1 or threads == before:
+        yield
+        return
+    note(f"continuing with {_count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
+    with torch_threads(threads):
+        yield
+
+
+def _count_threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:

@@ -17,8 +17,10 @@ import torch
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
 from compressor.base.choices import Init, Select
-from compressor.base.context import Context, Note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.context import Context, Note, no_note
+from compressor.base.errors import SrkdError, UsageError, reason_of
+from compressor.base.machine import total_memory
+from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
@@ -30,11 +32,12 @@ from compressor.models.students import build_student, parse_student, student_of_
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
+from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import FeedsOtherSizes, Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
-from recipes.config.preset import Preset
+from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.features import describe_taps
 from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
@@ -42,6 +45,10 @@ from srkd.console import json_value
 from srkd.verb_options import CompressOptions, path_of
 
 EMBEDDED = "the embedded teacher"
+
+
+class UnknownCost(SrkdError):
+    """The methods cannot be run on shapes alone."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,17 @@ class RunNetworks:
         """The network that contrastive methods compare features of."""
         return phi_of(self.methods)
 
+    def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
+        """Run a step of the student's own stage on shapes alone; `UnknownCost` where a method cannot be run so."""
+        rule = self.preset.schedule
+        teacher = self.teacher if needs_teacher(self.methods, self.options) else None
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
+        try:
+            return footprint(self.preset.stage(self.methods), self.student.spec, teacher, shape)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            names = ", ".join(method.name for method in self.methods)
+            raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
+
     @classmethod
     def choose(
         cls,
@@ -104,7 +122,8 @@ class RunNetworks:
         Without `download` φ is named but not fetched.
         """
         processes = context.processes
-        preset = processes.run_on_all(lambda: load_recipe(options))
+        lines: list[str] = []
+        preset = processes.run_on_all(lambda: load_recipe(options, lines.append))
         if shared is not None:
             phi = shared.phi
         elif facts is not None:
@@ -134,6 +153,8 @@ class RunNetworks:
             for line in describe_taps(
                 methods, network, start.network, batch=batch, lr_patch=rule.lr_patch, processes=count
             ):
+                context.note(line)
+            for line in lines:
                 context.note(line)
             return cls(options, scaled, methods, teacher, start)
 
@@ -169,6 +190,8 @@ class RunConfig(RunNetworks):
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
+        if shared is None:
+            processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
 
         def choose_mode() -> ExecutionMode | None:
@@ -182,7 +205,7 @@ class RunConfig(RunNetworks):
             mode = choose_execution_mode(
                 networks.student,
                 steps=rule.steps,
-                batch=len(processes.rank.share(rule.batch)),
+                batch=rule.batch,
                 lr_patch=rule.lr_patch,
                 device=device,
                 options=networks.preset.speed_options(),
@@ -192,6 +215,25 @@ class RunConfig(RunNetworks):
 
         mode = processes.broadcast(processes.run_on_all(choose_mode))
         return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode)
+
+
+def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
+    """Refuse a batch whose step needs over twice the memory of the device: the estimate is good to a factor of two."""
+    rule = networks.preset.schedule
+    if device.type not in ("cpu", "cuda"):
+        return
+    memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
+    batch = len(rank.share(rule.batch))
+    try:
+        peak = networks.step_footprint(batch=batch, labels=networks.options.lr_only is None).memory.peak
+    except UnknownCost:
+        return
+    if peak > 2 * memory:
+        raise UsageError(
+            f"a step of {batch} patches of {rule.lr_patch}x{rule.lr_patch} needs about "
+            f"{peak / 1e9:.0f} GB, and {device} has {memory / 1e9:.0f} GB: "
+            "--set schedule.batch=... or schedule.lr_patch=..., smaller"
+        )
 
 
 def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
@@ -217,10 +259,32 @@ def open_device(name: str) -> torch.device:
 # The recipe and φ.
 
 
-def load_recipe(options: CompressOptions) -> Preset:
-    """Return the recipe's preset with `--set` and `--steps` applied."""
+RATE_SETTINGS = ("rate", "decay", "milestones", "factor")
+"""Keys of a schedule: who sets one of them has decided how the rate changes."""
+
+
+def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
+    """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
     preset = load_preset(options.recipe, options.recipe_settings)
-    return preset if options.steps is None else preset.with_steps(options.steps)
+    if options.steps is None:
+        return preset
+    scaled, before = preset.with_steps(options.steps), preset.schedule
+    settings = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    keys = {path[1] for path in settings if path[0] == "schedule" and len(path) > 1}
+    is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
+    if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
+        return scaled
+    short = scaled.for_short_run()
+    note(
+        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine, "
+        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+    )
+    return short
+
+
+def repeats_published(recipe: str) -> bool:
+    """Return whether a recipe, by its name, repeats a published run: nothing of it is replaced then."""
+    return Path(recipe).stem.endswith("-paper")
 
 
 def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
@@ -277,11 +341,11 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
 
 def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     """Load `--teacher`, or the embedded one, and announce what had to be assumed."""
-    path = options.teacher
+    path = options.teacher_path
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
-    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options)
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:
             note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
@@ -469,7 +533,7 @@ def _prepare_images(
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
     """Return the views whose teacher outputs `--teacher-cache` can keep, or refuse a recipe that has none."""
-    if Path(recipe).stem.endswith("-paper"):
+    if repeats_published(recipe):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
             "leave it out, or take the recipe without -paper"

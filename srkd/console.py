@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, TypeVar
 
-from compressor.base.context import Context, Progress, no_progress
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
+from compressor.base.durations import format_duration
+from compressor.base.errors import shorten_numbers
 from srkd.tables import csv_text, fact_lines, table_lines
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ Records: TypeAlias = Sequence[Mapping[str, object]]
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
+LINE_EVERY_SECONDS = 0.5
+"""A notebook's line of progress is not written more often."""
+STATUS_SECONDS, STATUS_SECONDS_VERBOSE = 60.0, 5.0
+"""Without a terminal a line about the running step is printed so often, and so often under -v."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print the line that ends a failed command."""
-        _write(f"srkd: {text}", sys.stderr)
+        _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", repeat: int = 0) -> None:
         """Print rows under headings, no wider than the terminal (`tables.table_lines`)."""
@@ -88,20 +94,17 @@ class Console:
     @contextmanager
     def context(self) -> Iterator[Context]:
         """Yield the context of a long operation: its notes are lines of this console, its progress is shown as bars."""
-        with self.progress() as progress:
-            yield Context(progress, self.say)
-
-    @contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Yield a progress callable: bars with the time left on a terminal, nothing elsewhere."""
-        if self.quiet or not sys.stderr.isatty():
-            yield no_progress
-            return
-        bars = _Bars()
-        try:
-            yield bars.update
-        finally:
-            bars.close()
+        if self.quiet:
+            yield Context(no_progress, self.say)
+        elif is_watched():
+            shown = _Bars() if sys.stderr.isatty() else _Line()
+            try:
+                yield Context(shown.update, self.say, shown.status)
+            finally:
+                shown.close()
+        else:
+            lines = _StatusLines(self.say, STATUS_SECONDS_VERBOSE if self.verbose else STATUS_SECONDS)
+            yield Context(lines.update, self.say, lines.status)
 
     def report(
         self, verb: str, result: T, show: Callable[[Console, T], None], records: Callable[[T], Records] | None = None
@@ -132,6 +135,28 @@ class Console:
 
     def _out(self) -> TextIO:
         return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
+
+
+def is_watched() -> bool:
+    """Return True where a person sees what is written to stderr as it comes: in a terminal or a notebook."""
+    # A notebook's shell has a kernel; IPython in a terminal, which is one anyway, has none.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
+    """Yield the context of a function that Python calls: the caller's callbacks, or bars and notes for who watches.
+
+    All of it goes to stderr: stdout is the caller's own.
+    """
+    if progress is None and is_watched():
+        console = Console(json_stream=sys.stdout)
+        with console.context() as context:
+            yield context if announce is None else dataclasses.replace(context, note=announce)
+    else:
+        yield Context(progress or no_progress, announce or no_note)
 
 
 def cell(value: float | None, text: str) -> str:
@@ -186,6 +211,23 @@ def _write(text: str, stream: TextIO) -> None:
         raise
 
 
+class _StatusLines:
+    """Where no terminal shows a bar: a line about the running step from time to time."""
+
+    def __init__(self, say: Callable[[str], None], every_seconds: float) -> None:
+        self._say, self._every_seconds, self._last = say, every_seconds, time.monotonic()
+        self._position = ""
+
+    def update(self, title: str, done: int, total: int) -> None:
+        self._position = f"{title} {done:,}/{total:,}"
+
+    def status(self, line: str, seconds_left: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every_seconds:
+            self._last = now
+            self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
+
+
 class _Bars:
     """A bar for each title, on stderr, once the work has lasted longer than PROGRESS_AFTER_SECONDS."""
 
@@ -193,6 +235,11 @@ class _Bars:
         self._start = time.monotonic()
         self._screen: rich.progress.Progress | None = None
         self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the bar, which has the time left, from its next update on."""
+        self._status = line
 
     def update(self, title: str, done: int, total: int) -> None:
         if self._screen is None:
@@ -200,8 +247,9 @@ class _Bars:
                 return
             self._screen = self._open_screen()
         if title not in self._tasks:
-            self._tasks[title] = self._screen.add_task(title, total=total)
-        self._screen.update(self._tasks[title], completed=done, total=total, visible=done < total)
+            self._tasks[title] = self._screen.add_task(title, total=total, status="")
+        task = self._tasks[title]
+        self._screen.update(task, completed=done, total=total, visible=done < total, status=self._status)
 
     def close(self) -> None:
         if self._screen is not None:
@@ -226,9 +274,39 @@ class _Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
             console=RichConsole(stderr=True),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
         )
         screen.start()
         return screen
+
+
+class _Line:
+    """One line on stderr that is written over, for notebooks: a bar there needs a package of its own."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._width = 0
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the count, from its next update on."""
+        self._status = f", {line}, {format_duration(seconds_left)} left"
+
+    def update(self, title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._start < PROGRESS_AFTER_SECONDS or now - self._last < LINE_EVERY_SECONDS:
+            return
+        self._last = now
+        self._show(f"{title}  {done}/{total}{self._status if done < total else ''}")
+
+    def close(self) -> None:
+        if self._width:
+            self._show("")
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+        self._width = len(text)

@@ -79,6 +79,8 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     """Draw the curves of a run, or of several over one another: quality, loss, learning rate.
 
     A run that is still going on is drawn as far as it is. A plan of runs stands for its runs.
+
+        >>> srkd.plot("runs/small", out="curves.png")
     """
     folders = [Path(run) for run in as_tuple(options.runs)]
     out = path_of(options.out)

@@ -28,7 +28,7 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
         context.note("no MODEL: showing the embedded student")
         paths = [embedded_student()]
     with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
-        reader = _ModelReader(Path(folder), options.scale, options.arch_options, context)
+        reader = _ModelReader(Path(folder), options.scale, options.arch_options, options.limits, context)
         models: list[Model] = []
         for path in paths:
             models += reader.read(path, "student", {model.name for model in models})
@@ -68,6 +68,7 @@ class _ModelReader:
     folder: Path
     scale: int | None
     arch_options: Mapping[str, object] | None
+    limits: float
     context: Context
 
     def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
@@ -87,7 +88,7 @@ class _ModelReader:
     def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
         """Return an exported file, or an export of its checkpoint where browsers cannot run the file."""
         try:
-            return [read_model(file, stem, role)]
+            return [read_model(file, stem, role, limits=self.limits)]
         except NotForBrowsers as refusal:
             try:
                 checkpoint = find_source_checkpoint(file)

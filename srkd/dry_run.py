@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from compressor.base.context import QUIET, Context, Progress
+from compressor.base.durations import describe_duration
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
@@ -24,12 +25,14 @@ from compressor.models.cost import cost
 from compressor.models.networks.base import ImageModel
 from compressor.teachers.teacher import Origin
 from compressor.training.events import mean_psnr_y
-from compressor.training.footprint import BatchShape, Footprint, footprint
+from compressor.training.footprint import Footprint, Macs
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
+from compressor.training.pace import describe_device
+from compressor.training.speed import choose_execution_mode, measure_macs_per_second
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
-from srkd.config import RunConfig, RunNetworks, data_choice, needs_teacher, open_device
+from srkd.config import RunConfig, RunNetworks, UnknownCost, data_choice, needs_teacher, open_device
 from srkd.run import build_batches, place_student
 from srkd.verb_options import CompressOptions
 
@@ -38,13 +41,6 @@ WARM_UP_STEPS, TIMED_STEPS = 3, 20
 INIT_TEXT = {"inherit": "cut from the teacher", "random": "random weights"}
 SHAPE_FIELDS = ("scale", "width", "depth", "depths", "groups")
 """The fields of a spec that a line shows; --json has all."""
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever a person plans with."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,17 @@ class Measured:
     peak_memory_mb: float
     """The whole process; on a GPU the tensors there."""
     pace: str
+    where: str = ""
+    """What it was measured on."""
 
-    def rows(self) -> list[tuple[str, str]]:
+    def rows(self, run_steps: int) -> list[tuple[str, str]]:
         spread = f"median {self.ms_median:.1f} ms of {self.steps}"
         return [
             ("measured", f"{self.ms_per_step:.1f} ms a step ({spread}), {self.steps_per_second:.2f} steps/s"),
             (
                 "run",
-                f"about {format_duration(self.run_seconds)}, validations of {self.validation_seconds:.1f} s included",
+                f"{describe_duration(self.run_seconds, run_steps, self.where)}, "
+                f"validations of {self.validation_seconds:.1f} s included",
             ),
             ("peak", f"{self.peak_memory_mb:.0f} MB"),
         ]
@@ -112,6 +111,9 @@ class DryRun:
     """Outputs, features or weights of the teacher."""
     step: Footprint | None
     notes: tuple[str, ...]
+    seconds: float | None = None
+    """The whole run's, by its multiply-accumulates and the speed of the student on one patch; without validations."""
+    where: str = ""
     measured: Measured | None = None
 
     def rows(self) -> list[tuple[str, str]]:
@@ -125,16 +127,27 @@ class DryRun:
             rows.append(("speed-up", f"{self.speedup_expected:.2f}x expected by MACs; nothing was timed"))
         rows.append(("needs", f"of the teacher: {', '.join(self.needs)}" if self.needs else "no teacher"))
         if self.step is not None:
-            forwards = f"{self.step.student_forwards} of the student, {self.step.teacher_forwards} of the teacher"
-            rows += [("forwards", f"a step: {forwards}"), ("memory", self.step.memory.line())]
+            step, macs = self.step, self.step.macs
+            forwards = f"{step.student_forwards} of the student, {step.teacher_forwards} of the teacher"
+            forwards += f", {step.helper_forwards} of phi" if step.helper_forwards else ""
+            parts = {"the teacher's": macs.frozen, "phi's forwards": macs.helper_forwards}
+            shares = ", ".join(f"{name} {count / 1e9:.1f}" for name, count in parts.items() if count)
+            rows += [
+                ("forwards", f"a step: {forwards}"),
+                ("cost", f"{macs.total / 1e9:.1f} G MACs a step, backward included{f' ({shares})' if shares else ''}"),
+                ("memory", step.memory.line()),
+            ]
         patches = f"{self.batch} patches of {self.lr_patch}x{self.lr_patch}"
         images = f"{self.data.training} images found, {self.data.validation} for validation"
+        rows.append(("steps", f"{self.steps:,} of {patches}, {self.steps * self.batch:,} patches in all"))
+        if self.seconds is not None and self.measured is None:
+            duration = describe_duration(self.seconds, self.steps, self.where)
+            rows.append(("time", f"{duration}; by the speed of one patch: --dry-run=measure times whole steps"))
         return [
             *rows,
-            ("steps", f"{self.steps:,} of {patches}, {self.steps * self.batch:,} patches in all"),
             ("data", f"{self.data.origin}: {images}; labels: {self.data.labels}"),
             *(("note", note) for note in self.notes),
-            *(self.measured.rows() if self.measured else ()),
+            *(self.measured.rows(self.steps) if self.measured else ()),
         ]
 
 
@@ -145,8 +158,26 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
     if kind == "measure":
         config = RunConfig.decide(options, context)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
-    open_device(options.device)
-    return estimate(RunNetworks.choose(options, context, download=False))
+    device = open_device(options.device)
+    report = estimate(networks := RunNetworks.choose(options, context, download=False))
+    seconds = None if report.step is None else estimate_seconds(networks, report.step.macs, device)
+    return dataclasses.replace(report, seconds=seconds, where=describe_device(device))
+
+
+def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) -> float:
+    """Return the seconds of all steps: the multiply-accumulates of one over the speed of the student on one patch."""
+    rule = networks.preset.schedule
+    options = dataclasses.replace(networks.preset.speed_options(), compile="off")
+    options = dataclasses.replace(options, precision="auto") if options.precision == "measure" else options
+    mode = choose_execution_mode(
+        networks.student, steps=rule.steps, batch=rule.batch, lr_patch=rule.lr_patch, device=device, options=options
+    )
+    speeds = {
+        precision: measure_macs_per_second(networks.student, rule.lr_patch, device, precision)
+        for precision in {mode.precision, mode.teacher_precision}
+    }
+    seconds = (macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision]
+    return seconds * sum(stage.schedule.steps for stage in networks.preset.stages(networks.methods, mode))
 
 
 def estimate(networks: RunNetworks) -> DryRun:
@@ -155,15 +186,9 @@ def estimate(networks: RunNetworks) -> DryRun:
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
-        batched = BatchShape(rule.batch, rule.lr_patch, labels=images.labels == "HR")
-        stage = preset.stage(networks.methods)
-        step = footprint(
-            stage, networks.student.spec, teacher if needs_teacher(networks.methods, options) else None, batched
-        )
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        names = ", ".join(method.name for method in networks.methods)
-        reason = str(error).strip().splitlines()[0]
-        notes.append(f"forwards and memory are not known: {names} cannot run on shapes alone ({reason})")
+        step = networks.step_footprint(labels=images.labels == "HR")
+    except UnknownCost as error:
+        notes.append(f"forwards and memory are not known: {error}")
     if options.teacher_cache:
         notes.append("counted and timed without --teacher-cache")
     if rule.precision != "fp32":
@@ -267,4 +292,5 @@ def measure(config: RunConfig, context: Context) -> Measured:
         run_seconds=steps * mean + validations * validation,
         peak_memory_mb=peak_bytes / 1e6,
         pace=config.mode.line(rule.lr_patch),
+        where=describe_device(device),
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
 import os
 import textwrap
@@ -25,9 +26,9 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 
 import click
 
-from compressor.base.context import Context, Note, Progress, no_note, no_progress
+from compressor.base.context import Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError
-from srkd.console import json_value
+from srkd.console import context_for_python, json_value
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,25 @@ class VerbOption(click.Option):
 class Options:
     """The options of one verb. A wrong value is a `UsageError` that names its flag, from Python as from a command."""
 
-    progress: Progress = no_progress
-    announce: Note = no_note
+    progress: Progress | Literal[False] | None = None
+    announce: Note | None = None
 
     def __post_init__(self) -> None:
         for declaration in declarations(type(self)):
             value = declaration.check(getattr(self, declaration.name))
             object.__setattr__(self, declaration.name, value)
 
-    def context(self) -> Context:
-        return Context(self.progress, self.announce)
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
+
+CALLBACKS = {
+    "progress": "Called as progress(title, done, total). None: bars in a terminal or a notebook; False: none at all.",
+    "announce": "Receives one line for a person. None: printed where bars are.",
+}
+"""The keywords that every public function has in addition, with their help."""
 
 VALUE_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (click.types.BoolParamType, (bool,), "True or False"),
@@ -193,12 +197,15 @@ class Declaration:
             expected, name = next((types, name) for base, types, name in VALUE_TYPES if isinstance(kind, base))
             if not isinstance(value, expected) or (isinstance(value, bool) and kind is not click.BOOL):
                 raise UsageError(f"{self.flag}: {value!r} is not {name}")
-        if isinstance(kind, click.Path):
+        if isinstance(kind, click.Path) and isinstance(value, (str, os.PathLike)):
             return value
         try:
-            return kind.convert(value, None, None)
+            converted = kind.convert(value, None, None)
         except click.BadParameter as error:
             raise UsageError(f"{self.flag}: {error.message.rstrip('.')}") from error
+        if isinstance(converted, float) and math.isnan(converted):  # no range excludes it
+            raise UsageError(f"{self.flag}: {value!r} is not a number")
+        return converted
 
     def parameters(self) -> list[click.Parameter]:
         """Return the option (or the flags) of the command line."""
@@ -325,14 +332,15 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
         for older in older_names.keys() & kwargs.keys():
             kwargs[older_names[older]] = kwargs.pop(older)
         values = options(*args, **kwargs)
-        return run(values, values.context())
+        with context_for_python(values.progress, values.announce) as context:
+            return run(values, context)
 
     assert isinstance(options, type) and issubclass(options, Options)
     rows = declarations(options)
     older_names = {flag.lstrip("-").replace("-", "_"): row.name for row in rows for flag in row.option.aliases}
     hints, signature = get_type_hints(options), inspect.signature(options)
     texts = {row.name: row.option.full_help for row in rows}
-    texts |= {"progress": "Called as progress(title, done, total).", "announce": "Receives one line for a person."}
+    texts |= CALLBACKS
     parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in texts]
     returned = get_type_hints(run)["return"]
     vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)

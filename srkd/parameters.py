@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import numbers
+import os
 import re
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.errors import UsageError
+from compressor.base.errors import UsageError, parse_int
 from compressor.runtimes.table import device_patterns
 
 T = TypeVar("T")
 
 
 class Parsed(click.ParamType[T]):
-    """A click type made of a function that reads text, and one that writes it; values that are no text pass."""
+    """A click type made of a function that reads text, one that writes it, and one that reads values from Python.
 
-    def __init__(self, name: str, parse: Callable[[str], T], show: Callable[[T], str] = str) -> None:
+    Without `read`, values that are no text pass.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], T],
+        show: Callable[[T], str] = str,
+        read: Callable[[object], T] | None = None,
+    ) -> None:
         self.name = name
         self.parse = parse
         self.show = show
+        self.read = read
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
-        if not isinstance(value, str):
-            return value  # type: ignore[return-value]
         try:
-            return self.parse(value)
+            if isinstance(value, str):
+                return self.parse(value)
+            return value if self.read is None else self.read(value)  # type: ignore[return-value]
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class PathOr(click.Path):
+    """The type of a path that may be an object, too, where Python calls: one that has one of the `attributes`."""
+
+    def __init__(self, what: str, *attributes: str) -> None:
+        super().__init__(path_type=Path)
+        self.what, self.attributes = what, attributes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, (str, os.PathLike)):
+            return super().convert(value, param, ctx)
+        if not any(hasattr(value, attribute) for attribute in self.attributes):
+            self.fail(f"{reprlib.repr(value)} is not {self.what}", param, ctx)
+        return value
 
 
 def format_size(width_height: tuple[int, int]) -> str:
@@ -46,9 +74,25 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def read_size(value: object) -> tuple[int, int]:
+    """Read `"WxH"`, or a width and a height."""
+    if isinstance(value, str):
+        return parse_size(value)
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, numbers.Integral) for side in value):
+        return parse_size(f"{value[0]}x{value[1]}")
+    raise UsageError(f"{reprlib.repr(value)} is not a size: give (320, 180), width and height in pixels, or '320x180'")
+
+
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     """Read `WxH[,WxH...]`."""
     return tuple(parse_size(part) for part in text.split(","))
+
+
+def read_sizes(value: object) -> tuple[tuple[int, int], ...]:
+    """Read one size, or several, each as `read_size` takes it."""
+    if not isinstance(value, Sequence) or (value and isinstance(value[0], numbers.Integral)):
+        return (read_size(value),)
+    return tuple(read_size(part) for part in value)
 
 
 def format_bytes(size: int) -> str:
@@ -69,9 +113,9 @@ def parse_scalar(text: str) -> object:
     """Return `text` as a bool, an int or a float where it reads as one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
+    for read in (parse_int, float):
         try:
-            return kind(text)
+            return read(text)
         except ValueError:
             continue
     return text
@@ -86,23 +130,28 @@ def parse_device(text: str) -> str:
     return text
 
 
-SIZE = Parsed("WxH", parse_size, format_size)
-SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)))
+SIZE = Parsed("WxH", parse_size, format_size, read_size)
+SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)), read_sizes)
 BYTES = Parsed("SIZE", parse_bytes, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)
-MODEL = click.Path(path_type=Path)
-"""The type of a model that may be more than a file: from Python, networks and open runtimes pass."""
+MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
+PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")
 
 
 def names_of(*choices: str) -> Parsed[tuple[str, ...]]:
     """Return the type of a list `a,b` of `choices`, in which each counts once."""
 
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    def read(values: object) -> tuple[str, ...]:
+        if not isinstance(values, Sequence):
+            raise UsageError(f"{reprlib.repr(values)} is not a list of names: {', '.join(choices)}")
+        names = tuple(dict.fromkeys(values))
         for name in names:
             if name not in choices:
                 raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
         return names
 
-    return Parsed("name[,name]", parse, ",".join)
+    def parse(text: str) -> tuple[str, ...]:
+        return read([part.strip() for part in text.split(",")])
+
+    return Parsed("name[,name]", parse, ",".join, read)

@@ -16,14 +16,15 @@ from compressor.base.machine import machine_facts
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches
 from compressor.data.placement import place_on_device
-from compressor.images.metrics import Protocol
+from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
-from compressor.training.run_folder import RunFolder, read_facts, require_run
+from compressor.training.pace import Pace, describe_device
+from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -34,11 +35,6 @@ from srkd.trials_report import TrialsReport
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""
-
-STUDENT = "student.safetensors"
-SHEET = "comparison.png"
-JOINT_TEACHER = "teacher_joint.safetensors"
-"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,17 @@ class CompressReport:
 
 
 def train_run(
-    config: RunConfig, context: Context, *, facts: Mapping[str, Any] | None = None, part_of: Path | None = None
+    config: RunConfig,
+    context: Context,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    part_of: Path | None = None,
+    runs_left: int = 1,
 ) -> CompressReport:
-    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it."""
+    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it.
+
+    `runs_left` counts it and those of its plan that follow.
+    """
     path, processes = config.options.run_folder, context.processes
     folder = processes.run_on_all(
         lambda: RunFolder(
@@ -90,7 +94,7 @@ def train_run(
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    run = TrainingRun(config, folder, context)
+    run = TrainingRun(config, folder, context, runs_left)
     if facts is not None:
         processes.run_on_all(lambda: require_same(facts, run.facts(), path))
     with folder.report_unwritable(), folder.tracking():
@@ -144,6 +148,7 @@ class TrainingRun:
     config: RunConfig
     folder: RunFolder
     context: Context
+    runs_left: int = 1
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
@@ -163,6 +168,10 @@ class TrainingRun:
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
+        processes.stop_request.acknowledge = lambda: self.context.note(
+            "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
+        )
+        where = describe_device(config.device, processes.rank.world_size)
         with catch_signals(processes.stop_request) as processes.stop_request:
             events = RunEvents(
                 self.folder,
@@ -170,6 +179,7 @@ class TrainingRun:
                 images=config.data.validation,
                 reference=reference,
                 context=self.context,
+                pace=Pace(state.done, steps, where=where, runs=self.runs_left),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             seed = config.options.seed
@@ -180,7 +190,7 @@ class TrainingRun:
             joint = Quality(self._psnr_y(whole), cost(whole.spec))
         report = None
         if processes.is_leader:
-            self._write_networks(state, student, teacher)
+            self._write_networks(state, student, reference.bicubic, teacher)
             report = self._report(state, student, joint, reference, time.monotonic() - started)
             self.folder.write_facts({**self.facts(), "result": json_value(report)})
         return processes.broadcast(report)
@@ -267,6 +277,9 @@ class TrainingRun:
         if reference.teacher is not None:
             network = None if config.teacher is None else config.teacher.network
             teacher = Quality(reference.teacher, None if network is None else cost(network.spec))
+        warning = below_bicubic("the student", psnr_y, reference.bicubic)
+        if warning:
+            self.folder.log(warning)
         return CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
@@ -281,14 +294,14 @@ class TrainingRun:
             bicubic=Quality(reference.bicubic, None),
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
-            flags=self.folder.flags(),
+            flags=(*self.folder.flags(), *([warning] if warning else [])),
         )
 
     @property
     def _protocol(self) -> str:
         return str(Protocol(border=self.config.student.spec.scale))
 
-    def _write_networks(self, state: State, psnr_y: float, teacher: Teacher | None) -> None:
+    def _write_networks(self, state: State, psnr_y: float, bicubic: float, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, where it was trained too, the teacher."""
         config, student = self.config, state.averaged_network()
         image, scale = config.data.validation[0], config.student.spec.scale
@@ -301,7 +314,8 @@ class TrainingRun:
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
         origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
-        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps({"validation_psnr_y": round(psnr_y, 4)})}
+        figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
+        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)

@@ -28,11 +28,20 @@ from compressor.base.machine import machine_facts
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
-from compressor.training.run_folder import FACTS, read_facts, read_metrics, write_facts
+from compressor.training.run_folder import (
+    FACTS,
+    JOINT_TEACHER,
+    SHEET,
+    STUDENT,
+    read_facts,
+    read_metrics,
+    write_facts,
+)
+from compressor.training.run_lock import lock_run
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import JOINT_TEACHER, SHEET, STUDENT, CompressReport, Quality, train_run
+from srkd.run import CompressReport, Quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -100,7 +109,7 @@ class Trials:
         with catch_signals() as stop:
             for number, trial in enumerate(plan, start=1):
                 title = f"run {number} of {len(plan)}"
-                self._complete(trial, title, results)
+                self._complete(trial, title, results, runs_left=len(plan) - number + 1)
                 results.append(read_facts(trial.folder))
                 seed = trial.options.seed
                 batches[seed] = compare_batches(seed, [t.folder for t in plan[:number] if t.options.seed == seed])
@@ -108,7 +117,7 @@ class Trials:
                     raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
         return self._finish(results, tuple(batches.values()))
 
-    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]]) -> None:
+    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]], *, runs_left: int) -> None:
         """Begin a trial, continue it, or leave it when it is finished."""
         note, config = self.context.note, self.config
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
@@ -141,7 +150,8 @@ class Trials:
 
         context = dataclasses.replace(self.context, progress=progress)
         try:
-            train_run(trial_config, context, facts=facts, part_of=self.folder)
+            with lock_run(trial.folder, context):
+                train_run(trial_config, context, facts=facts, part_of=self.folder, runs_left=runs_left)
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
 

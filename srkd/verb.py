@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.interrupts import end_despite_native_code, note_signal
 from srkd.console import Console, stdout_for_data
@@ -100,15 +101,22 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
         _fail(console, str(error), error.exit_code)
     except BrokenPipeError:
         raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(console, f"{where}{error.strerror or error}", 1)
     except Exception as error:  # noqa: BLE001
-        if is_out_of_memory(error):
-            _fail(console, "not enough memory: try smaller images, tiles or batches, or another device", 1)
-        else:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            _fail(console, f"internal error: {reason}; rerun with -v for the traceback", 1)
+        _fail(console, _describe_error(error), 1)
+
+
+def _describe_error(error: Exception) -> str:
+    """Return the line of an error that is no `SrkdError`."""
+    package = package_at_fault(error)
+    if package is not None:
+        return f"{package}; rerun with -v for the traceback"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    if is_out_of_memory(error):
+        return "not enough memory: try smaller images, tiles or batches, or another device"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"internal error: {reason}; rerun with -v for the traceback"
 
 
 @contextmanager

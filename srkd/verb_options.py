@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import click
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import DEFAULT_TRACKERS, TRACKERS, Border, Init, Select, TrackerName
+from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Border, Init, Select, TrackerName
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
 from srkd.options import Option, Options, take_settings
-from srkd.parameters import BYTES, DEVICE, MODEL, SETTING, SIZE, SIZES, names_of
+from srkd.parameters import BYTES, DEVICE, MODEL, PICTURE, SETTING, SIZE, SIZES, names_of
 
 if TYPE_CHECKING:
+    from compressor.images.in_memory import ImageInMemory
     from compressor.models.networks.base import ImageModel
     from compressor.runtimes.base import Runtime
 
-    Model: TypeAlias = str | Path | ImageModel | Runtime
+    ModelOrPath: TypeAlias = str | Path | ImageModel
+    Model: TypeAlias = ModelOrPath | Runtime
+    PictureOrPath: TypeAlias = str | Path | ImageInMemory
 else:
-    # The types of networks and runtimes need torch.
+    # The types of networks, runtimes and images need torch.
+    ModelOrPath: TypeAlias = str | Path | object
     Model: TypeAlias = str | Path | object
+    PictureOrPath: TypeAlias = str | Path | object
 
 PathOption: TypeAlias = str | Path | None
+Size: TypeAlias = str | tuple[int, int]
+"""An LR size as (width, height) or "WxH"; a checked option is always a tuple."""
+Sizes: TypeAlias = Size | Sequence[Size]
 
 # One declaration of what several verbs share.
 Device: TypeAlias = Annotated[
@@ -38,6 +47,11 @@ Tile: TypeAlias = Annotated[
     int | None, Option("Side of a tile in LR pixels; 0: no tiles.", unset="chosen by memory", minimum=0)
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
+LIMITS = Option(
+    "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried.",
+    minimum=1,
+    maximum=MOST_LIMITS,
+)
 
 
 LR_ALIAS = ("--lr",)
@@ -53,9 +67,10 @@ SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch",
 class CompressOptions(Options):
     """One run, or a plan of runs. Paths of inputs become absolute, so that a run continues from any folder."""
 
-    teacher: Annotated[PathOption, Option("Checkpoint of the teacher.", unset="the embedded EDSR", group="teacher")] = (
-        None
-    )
+    teacher: Annotated[
+        ModelOrPath | None,
+        Option("Checkpoint of the teacher.", unset="the embedded EDSR", type=MODEL, metavar="PATH", group="teacher"),
+    ] = None
     _: KW_ONLY
     scale: Annotated[
         int | None,
@@ -71,6 +86,7 @@ class CompressOptions(Options):
             group="teacher",
         ),
     ] = None
+    limits: Annotated[float, replace(LIMITS, group="teacher", by_set=True)] = 1.0
     teacher_cache: Annotated[
         bool,
         Option(
@@ -193,8 +209,8 @@ class CompressOptions(Options):
     settings: Annotated[
         Sequence[str],
         Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, lr_border, "
-            "phi_weights, select, teacher_cache (docs/reference.md).",
+            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, limits, "
+            "lr_border, phi_weights, select, teacher_cache (docs/reference.md).",
             flags=("--set",),
             metavar="KEY=VALUE",
             group="training",
@@ -235,9 +251,18 @@ class CompressOptions(Options):
         object.__setattr__(self, "arch_options", self.arch_options or {})
         for name in INPUT_PATHS:
             path = getattr(self, name)
-            object.__setattr__(self, name, None if path is None else Path(path).resolve())
+            # A network stays one until the run has its file.
+            if isinstance(path, (str, os.PathLike)):
+                object.__setattr__(self, name, Path(path).resolve())
         if is_recipe_file(self.recipe):
             object.__setattr__(self, "recipe", str(Path(self.recipe).resolve()))
+
+    @property
+    def teacher_path(self) -> Path | None:
+        """The teacher's file; None: the embedded one."""
+        if self.teacher is None or isinstance(self.teacher, (str, os.PathLike)):
+            return path_of(self.teacher)
+        raise TypeError("the teacher is a network that no file holds yet")
 
     @property
     def run_folder(self) -> Path:
@@ -290,7 +315,14 @@ class CheckpointOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions(CheckpointOptions):
+class ProgramOptions(CheckpointOptions):
+    """How a checkpoint is read, and a foreign program tried."""
+
+    limits: Annotated[float, LIMITS] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(ProgramOptions):
     """How models are opened."""
 
     device: Device = "cpu"
@@ -308,7 +340,7 @@ FORMAT_FLAGS = {
 
 @dataclass(frozen=True)
 class ExportOptions(CheckpointOptions):
-    model: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True)]
+    model: Annotated[ModelOrPath, Option("Checkpoint, run folder or exported file.", type=MODEL, argument=True)]
     _: KW_ONLY
     formats: Annotated[
         Sequence[str],
@@ -318,10 +350,10 @@ class ExportOptions(CheckpointOptions):
     ] = ()
     out: Annotated[PathOption, Option("Folder to write to.", unset="beside the model", flags=("-o", "--out"))] = None
     static: Annotated[
-        tuple[int, int] | None, Option("The only LR size that the files take.", unset="any, where possible", type=SIZE)
+        Size | None, Option("The only LR size that the files take.", unset="any, where possible", type=SIZE)
     ] = None
     sizes: Annotated[
-        Sequence[tuple[int, int]] | None,
+        Sizes | None,
         Option("LR sizes that a TensorRT engine is tuned for, and takes at most.", unset="256x256,512x512", type=SIZES),
     ] = None
     io: Annotated[
@@ -334,13 +366,16 @@ class ExportOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class ProfileOptions(CheckpointOptions):
+class ProfileOptions(ProgramOptions):
     models: Annotated[
-        str | Path | Sequence[str | Path],
-        Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
+        ModelOrPath | Sequence[ModelOrPath],
+        Option("Checkpoints, run folders and exported files.", type=MODEL, argument=True, metavar="MODEL..."),
     ]
     _: KW_ONLY
-    teacher: Annotated[PathOption, Option("Model to compare with.", unset="the teacher of a run folder")] = None
+    teacher: Annotated[
+        ModelOrPath | None,
+        Option("Model to compare with.", unset="the teacher of a run folder", type=MODEL, metavar="PATH"),
+    ] = None
     runtime: Annotated[
         Sequence[str],
         Option(
@@ -351,7 +386,7 @@ class ProfileOptions(CheckpointOptions):
     precision: Annotated[
         Precision, Option("Precision of the arithmetic in torch and OpenVINO; other files have one of their own.")
     ] = "fp32"
-    lr_size: Annotated[Sequence[tuple[int, int]], Option("Sizes of the LR image.", type=SIZES)] = ((128, 128),)
+    lr_size: Annotated[Sizes, Option("Sizes of the LR image.", type=SIZES)] = ((128, 128),)
     batch: Annotated[int, Option("Images in a batch.", minimum=1)] = 1
     threads: Threads = None
     seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
@@ -397,8 +432,8 @@ class EvaluateOptions(RuntimeOptions):
 class UpscaleOptions(RuntimeOptions):
     model: Annotated[Model, Option("Checkpoint, run folder or exported file.", type=MODEL, argument=True)]
     inputs: Annotated[
-        str | Path | Sequence[str | Path],
-        Option("Pictures, folders of pictures and globs.", argument=True, metavar="PICTURE..."),
+        PictureOrPath | Sequence[PictureOrPath],
+        Option("Pictures, folders of pictures and globs.", type=PICTURE, argument=True, metavar="PICTURE..."),
     ]
     _: KW_ONLY
     out: Annotated[
@@ -425,19 +460,27 @@ class UpscaleOptions(RuntimeOptions):
     ] = 16
     self_ensemble: SelfEnsemble = False
 
+    def __post_init__(self) -> None:
+        inputs = self.inputs
+        super().__post_init__()
+        if not isinstance(inputs, (str, os.PathLike, Sequence)):
+            object.__setattr__(self, "inputs", inputs)  # one image, not a tuple of one: it comes back as one
+
 
 @dataclass(frozen=True)
-class InspectOptions(CheckpointOptions):
-    path: Annotated[str | Path, Option("Checkpoint, run folder or exported file.", argument=True, metavar="MODEL")]
+class InspectOptions(ProgramOptions):
+    path: Annotated[
+        ModelOrPath, Option("Checkpoint, run folder or exported file.", type=MODEL, argument=True, metavar="MODEL")
+    ]
     _: KW_ONLY
-    lr_size: Annotated[tuple[int, int], Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
+    lr_size: Annotated[Size, Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
     layers: Annotated[bool, Option("Add the cost of each layer.")] = False
     check: Annotated[bool, Option("Run it on an embedded photo: are its range, res_scale and mean right?")] = False
 
 
 @dataclass(frozen=True)
 class ConvertOptions(CheckpointOptions):
-    model: Annotated[str | Path, Option("Checkpoint or run folder.", argument=True)]
+    model: Annotated[ModelOrPath, Option("Checkpoint or run folder.", type=MODEL, argument=True)]
     _: KW_ONLY
     to: Annotated[str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, swinir.", metavar="CODE")]
     out: Annotated[PathOption, Option("File to write.", unset="beside the model, as _CODE", flags=("-o", "--out"))] = (
@@ -446,7 +489,7 @@ class ConvertOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True)
-class DemoOptions(CheckpointOptions):
+class DemoOptions(ProgramOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(

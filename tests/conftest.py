@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from compressor.base.child import run_in_child
+from tests.support.forks import WarmProcess
 from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -37,6 +40,33 @@ def tried_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _files_are_tried_once(monkeypatch: pytest.MonkeyPatch, tried_folder: Path) -> None:
     """A file that one test has opened need not be tried in a child process again for the next."""
     monkeypatch.setattr("compressor.runtimes.probing.tried_folder", lambda: tried_folder)
+
+
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmProcess]:
+    process = WarmProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture(autouse=True)
+def _files_are_tried_in_forks(monkeypatch: pytest.MonkeyPatch, warm_process: WarmProcess) -> None:
+    """Files of strangers are tried under the same limits, but not in a new interpreter each: that takes seconds."""
+    monkeypatch.setattr("compressor.runtimes.probing.run_in_child", warm_process.run)
+
+
+@pytest.fixture
+def real_children(monkeypatch: pytest.MonkeyPatch, _files_are_tried_in_forks: None) -> None:
+    """Files of strangers are tried as a user's are, each in a new interpreter."""
+    monkeypatch.setattr("compressor.runtimes.probing.run_in_child", run_in_child)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the notes that tests have recorded, such as how many files were tried."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "note":
+                terminalreporter.write_line(str(value))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import mmap
 import os
 import re
@@ -53,7 +54,10 @@ def parse_bytes(text: str | int) -> int:
     unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
     if match is None:
         raise UsageError(f"cache size {str(text)!r} is not a size: give for example 500MB, 8GB, or 0 to keep nothing")
-    return int(float(match[1]) * _UNITS[unit])
+    size = float(match[1]) * _UNITS[unit]
+    if not math.isfinite(size):
+        raise UsageError(f"{text} is more than any disk has")
+    return int(size)
 
 
 def format_bytes(size: int) -> str:

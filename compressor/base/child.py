@@ -26,7 +26,7 @@ from typing import IO, Any, TypeAlias
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import MB, Limits, restrict_process
+from compressor.base.isolation import MB, Limits, end_with_parent, restrict_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,6 +138,7 @@ def _describe_exit(code: int) -> str:
 
 def main() -> None:
     """Read the job, run the function and write the events: the child's part."""
+    end_with_parent()
     # What native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

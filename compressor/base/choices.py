@@ -19,3 +19,6 @@ Init: TypeAlias = Literal["inherit", "random"]
 Select: TypeAlias = Literal["leading", "l1", "principal"]
 """What a narrower student keeps: the leading units, those that the largest weights touch, or the principal directions
 of its teacher's features."""
+
+MOST_LIMITS = 1000
+"""The largest factor by which the limits of a foreign program are widened."""

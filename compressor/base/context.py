@@ -14,6 +14,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 Note: TypeAlias = Callable[[str], None]
 """Receives one line for a person."""
 
+Status: TypeAlias = Callable[[str, float], None]
+"""Called as status(line, seconds_left); each line stands in place of the one before."""
+
 
 def no_progress(title: str, done: int, total: int) -> None:
     """Report no progress."""
@@ -29,6 +32,8 @@ class Context:
 
     progress: Progress = no_progress
     note: Note = no_note
+    status: Status | None = None
+    """Receives loss and speed of the running step; None: nobody reads them."""
     processes: Processes = field(default_factory=Processes)
 
 

@@ -1,13 +1,17 @@
-"""Tables of rows by name: the rows of srkd itself, and those that installed packages add by an entry point."""
+"""Tables of rows by name: the rows of srkd itself, and those that installed packages add by an entry point.
+
+What such a package raises names it, and its file and line: `describe_failure`, `package_at_fault`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Protocol, TypeVar
 
-from compressor.base.errors import UsageError, nearest
+from compressor.base.errors import UsageError, nearest, shorten
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -51,7 +55,8 @@ class Table(Mapping[str, Row]):
     def find(self, name: str) -> Row:
         """Return the row called `name`; a usage error with the nearest names and the notes where there is none."""
         if name not in self.rows:
-            raise UsageError("; ".join([f"no {self.kind} is called {name!r}; {nearest(name, self.rows)}", *self.notes]))
+            unknown = f"no {self.kind} is called {shorten(name)!r}; {nearest(name, self.rows)}"
+            raise UsageError("; ".join([unknown, *self.notes]))
         return self.rows[name]
 
     def _add(self, points: Iterable[metadata.EntryPoint]) -> None:
@@ -61,8 +66,8 @@ class Table(Mapping[str, Row]):
             try:
                 for row in self.read(point):
                     offers.setdefault(row.name, []).append((package, row))
-            except Exception as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever another package raises must not stop srkd
+                reason = describe_failure(error, top_module(point.value))
                 self._notes.append(f"the package {package} cannot be used: its entry point {point.value} gave {reason}")
         for name, candidates in offers.items():
             packages = " and ".join(package for package, _ in candidates)
@@ -88,3 +93,45 @@ class Table(Mapping[str, Row]):
 def package_of(point: metadata.EntryPoint) -> str:
     """Return the name of the distribution that an entry point belongs to."""
     return point.name if point.dist is None else str(point.dist.name)
+
+
+def top_module(where: str) -> str:
+    """Return the first name of "package.module:object"."""
+    return re.split(r"[.:]", where, maxsplit=1)[0]
+
+
+def describe_failure(error: BaseException, module: str) -> str:
+    """Return in one line what a package raised, and the last line of its `module` that the error came through."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        place: str | None = f"{error.filename}:{error.lineno}"
+    else:
+        _, place = _last_line([module], error)
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return reason if place is None else f"{reason}, at {place}"
+
+
+def package_at_fault(error: BaseException) -> str | None:
+    """Return in one line which installed package raised an error, and where; None where srkd's own code did.
+
+    An error of a library counts for whoever called the library.
+    """
+    groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
+    points = [point for group in groups for point in metadata.entry_points(group=group)]
+    packages = {top_module(point.value): package_of(point) for point in points}
+    module, _ = _last_line([*packages, *OWN_MODULES], error)
+    if module not in packages:
+        return None
+    return f"the package {packages[module]} failed: {describe_failure(error, module)}"
+
+
+OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")
+
+
+def _last_line(modules: Collection[str], error: BaseException) -> tuple[str, str | None]:
+    """Return the innermost of these modules that an error came through, and the file and line there."""
+    module, place = "", None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = top_module(str(frame.f_globals.get("__name__", "")))
+        if name in modules:
+            module, place = name, f"{frame.f_code.co_filename}:{line}"
+    return module, place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ class SrkdError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(" ".join(message.split())))
+        super().__init__(_printable(shorten_numbers(" ".join(message.split()))))
 
 
 def _printable(text: str) -> str:
@@ -21,10 +22,26 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
+MOST_DIGITS = 100
+"""Longer numbers are no sizes, rates or seeds; Python itself reads no whole number of over 4,300 digits."""
+
+
+def shorten_numbers(text: str) -> str:
+    """Return `text` with the first digits of every number that is too long, and their count."""
+    return re.sub(rf"\d{{{MOST_DIGITS + 1},}}", lambda match: f"{match[0][:20]}... ({len(match[0]):,} digits)", text)
+
+
 class UsageError(SrkdError):
     """The command line or a setting is wrong; nothing was tried."""
 
     exit_code = 2
+
+
+def parse_int(text: str) -> int:
+    """Read a whole number; a ValueError where it is none, a `UsageError` where it is too long."""
+    if sum(character.isdigit() for character in text) > MOST_DIGITS:
+        raise UsageError(f"the number {text} is too long: at most {MOST_DIGITS} digits are read")
+    return int(text)
 
 
 class MissingExtra(SrkdError):
@@ -85,6 +102,11 @@ def reason_of(error: BaseException, *, first: bool = False) -> str:
     """Return the last (or first) line of an error's message; its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0 if first else -1][:300]
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """Return the beginning of a text that somebody else wrote, with dots where there is more."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -8,12 +8,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from compressor.base.errors import SrkdError, report_unwritable
+from compressor.base.errors import SrkdError, UsageError, report_unwritable
 
 
 @contextmanager
@@ -55,6 +55,12 @@ def atomic_files(path: Path) -> Iterator[Path]:
             _flush_folder(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the temporary files in which `names` were being written when their process was killed."""
+    paths = map(Path, names)
+    return [file for path in paths for file in folder.glob(f".{path.stem}.????????{path.suffix}") if file.is_file()]
 
 
 def _replace(written: Path, final: Path) -> None:
@@ -119,6 +125,23 @@ def read_text(path: Path, most_bytes: int) -> str:
     if len(content) > most_bytes:
         raise SrkdError(f"{path} has over {most_bytes:,} bytes: it is not what it is taken for")
     return content.decode("utf-8")
+
+
+def require_writable_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be written or made, before the work whose result it is for; it is not made here."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise unwritable_folder(folder, option, error) from error
+
+
+def unwritable_folder(folder: Path, option: str, error: OSError) -> UsageError:
+    """Return the error for a folder that an option named and that cannot be written."""
+    return UsageError(f"{option} {folder} cannot be written: {error.strerror or error}; choose another folder")
 
 
 def _umask() -> int:

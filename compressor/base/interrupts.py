@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,9 @@ DEFAULT_HANDLERS: Mapping[signal.Signals, Callable[[int, FrameType | None], Any]
 }
 """The signals that ask a run to stop, and what a second one does."""
 
+
+_listener: StopRequest | None = None
+"""The request that signals go to, while one is listened for."""
 
 GRACE_SECONDS = 10.0
 """Time for Python to handle SIGTERM: native code that does not return leaves it no turn."""
@@ -37,6 +40,8 @@ def note_signal() -> None:
 def end_despite_native_code() -> Iterator[None]:
     """End the process by SIGTERM within the block even while native code runs that never returns to Python.
 
+    In the same way a request to stop is acknowledged at once, and not when a step in native code has ended.
+
     Python handles a signal between two of its own instructions only. Its C code writes the signal's number into a pipe
     at once; a thread that reads it ends the process, with exit code 143, where no handler had a turn in time.
     """
@@ -49,6 +54,8 @@ def end_despite_native_code() -> Iterator[None]:
 
     def watch() -> None:
         while received := os.read(reader, 1):
+            if _listener is not None and received[0] in DEFAULT_HANDLERS:
+                _listener.acknowledge_once()
             if received[0] == signal.SIGTERM and not _handled.wait(GRACE_SECONDS):
                 os._exit(128 + signal.SIGTERM)
 
@@ -81,6 +88,9 @@ class StopRequest:
     received: bool = False
     agreed: bool | None = None
     launched: bool = False
+    acknowledge: Callable[[], None] | None = None
+    """Says that the signal was heard: called once, from a thread of its own."""
+    _is_acknowledged: threading.Event = field(default_factory=threading.Event)
 
     @property
     def must_stop(self) -> bool:
@@ -90,9 +100,22 @@ class StopRequest:
         """Handle the first signal; the next one meets the default handler."""
         note_signal()
         self.received = True
+        # A handler interrupts anything, also a line that is being printed: the line about it waits on a thread.
+        threading.Thread(target=self.acknowledge_once, daemon=True).start()
         if not self.launched:
             for each, handler in DEFAULT_HANDLERS.items():
                 signal.signal(each, handler)
+
+    def acknowledge_once(self) -> None:
+        """Call `acknowledge`, unless that was done."""
+        with _acknowledging:
+            if self.acknowledge is None or self._is_acknowledged.is_set():
+                return
+            self._is_acknowledged.set()
+            self.acknowledge()
+
+
+_acknowledging = threading.Lock()
 
 
 @contextmanager
@@ -111,11 +134,14 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     if isinstance(outer, StopRequest):
         yield outer
         return
+    global _listener
     for number in DEFAULT_HANDLERS:
         signal.signal(number, request.receive)
+    _listener = request
     try:
         yield request
     finally:
+        _listener = None
         for number, handler in before.items():
             # None: a handler that was not set from Python, and that Python cannot put back.
             signal.signal(number, DEFAULT_HANDLERS[number] if handler is None else handler)

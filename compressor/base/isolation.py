@@ -9,11 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from compressor.base.choices import MOST_LIMITS
+from compressor.base.errors import UsageError
 
 MB = 10**6
 
@@ -30,6 +34,8 @@ class Limits:
 
     def scaled(self, factor: float) -> Limits:
         """Return limits that are `factor` times as wide."""
+        if not 1 <= factor <= MOST_LIMITS:
+            raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
         return Limits(self.seconds * factor, round(self.memory_mb * factor), round(self.output_mb * factor))
 
 
@@ -62,11 +68,18 @@ def restrict_process(limits: Limits, writable: Sequence[str] = (os.devnull,)) ->
     return (*held, *_forbid_changes(writable))
 
 
+def end_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is gone, even if that was killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 # Landlock by its system calls, as no library here wraps them (linux/landlock.h; `man 7 landlock`).
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 ASK_VERSION = 1
 RULE_PATH_BENEATH = 1
 PR_SET_NO_NEW_PRIVS = 38
+PR_SET_PDEATHSIG = 1
 EXECUTE, WRITE_FILE = 1 << 0, 1 << 1
 REMOVE_AND_MAKE = sum(1 << bit for bit in range(4, 13))
 REFER, TRUNCATE = 1 << 13, 1 << 14

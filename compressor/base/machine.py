@@ -76,6 +76,13 @@ def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
+def total_memory() -> int:
+    """Return the bytes of memory that the machine has."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def gpu_facts() -> dict[str, object] | None:
     """Return the first accelerator that torch can use, or None."""
     import torch

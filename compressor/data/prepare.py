@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,9 @@ from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import decode_all
+from compressor.data.doubts import doubts
 from compressor.data.store import ImageStore
+from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
 
 MAX_HR_SIDE = 480
@@ -88,6 +92,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     # The embedded photos take no noticeable time, so they are not cached.
     decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
     held_out = range(0)
+    _require_patches(choice, scale, lr_patch)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
         images, origin = decode(find_lr_images(choice.lr_only)), choice.lr_only.resolve().name
@@ -115,7 +120,40 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
-    return Data(train, validation_images(validation), origin)
+    if choice.data is not None or choice.lr_only is not None:
+        for line in doubts(train):
+            context.note(f"about these images: {line}")
+    data = Data(train, validation_images(validation), origin)
+    source = "images of --data that are not trained on" if held_out else "embedded photos"
+    source = f"images of {choice.val}" if choice.val is not None else source
+    context.note(f"validating on {len(data.validation)} {source}: {_list_names(data.validation)}")
+    return data
+
+
+def _list_names(images: Sequence[ValidationImage], most: int = 5) -> str:
+    names = ", ".join(image.name for image in images[:most])
+    return names if len(images) <= most else f"{names} and {len(images) - most} more (run.json has all)"
+
+
+def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
+    """Refuse a patch that no image has room for, by the files' headers: decoding thousands may take an hour."""
+    if choice.lr_only is not None:
+        files, side = [image.lr for image in find_lr_images(choice.lr_only)], lr_patch
+    else:
+        pairs = embedded_pairs("train") if choice.data is None else _pairs(choice.data, scale, choice.lr)
+        files, side = [pair.hr for pair in pairs], lr_patch * scale
+    largest = (0, 0)
+    for file in files:
+        with suppress(SrkdError):  # a file that cannot be read is left out later, with its reason
+            largest = max(largest, image_size(file), key=min)
+        if min(largest) >= side:
+            return
+    if min(largest) > 0:
+        room = min(largest) // (side // lr_patch)
+        raise UsageError(
+            f"schedule.lr_patch={lr_patch}: a patch has {side}x{side} pixels of an image, and none of the {len(files)} "
+            f"images is that large (the largest is {largest[0]}x{largest[1]}): --set schedule.lr_patch={room} or less"
+        )
 
 
 @dataclass(frozen=True)

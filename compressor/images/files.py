@@ -96,10 +96,10 @@ def read_picture(path: Path) -> Picture:
     """Read a PNG, JPEG, WebP, TIFF or BMP file; anything that cannot be read is a one-line SrkdError."""
     raster = _decode(Path(path))
     grey = raster.colours.shape[2] == 1
-    colours = _to_01(raster.colours)
+    colours = to_01(raster.colours)
     return Picture(
         rgb=colours.expand(3, -1, -1).contiguous() if grey else colours,
-        alpha=None if raster.alpha is None else _to_01(raster.alpha),
+        alpha=None if raster.alpha is None else to_01(raster.alpha),
         grey=grey,
         bits=16 if raster.samples.dtype == np.uint16 else 8,
         icc=raster.icc,
@@ -141,7 +141,7 @@ def write_picture(picture: Picture, path: Path) -> None:
     colours = grey_of(picture.rgb) if picture.grey else picture.rgb
     planes = colours if picture.alpha is None else torch.cat([colours, picture.alpha])
     bits: Literal[8, 16] = 16 if picture.bits == 16 and kind in ("PNG", "TIFF") else 8
-    samples = _quantised(planes, bits)
+    samples = quantised(planes, bits)
     exif = _with_size(picture.exif, width, height)
     with atomic_path(path) as temporary:
         try:
@@ -221,7 +221,7 @@ def _decode(path: Path) -> Raster:
         # The pixels come before EXIF: looking for EXIF can decode them, to 8 bit, and decoding can turn them upright.
         samples: Samples | None = read_samples_16bit(image, path)
         if samples is None:
-            samples = _samples_8bit(image, path)
+            samples = samples_8bit(image, path)
         exif, orientation = split_orientation(image)
     return Raster(_turn_upright(samples, orientation), icc, exif, kind, kind == "WEBP" and _is_lossless_webp(path))
 
@@ -239,9 +239,9 @@ def _is_lossless_webp(path: Path) -> bool:
     return False
 
 
-def _samples_8bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
+def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODE_8BIT:
-        raise SrkdError(f"{path} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
+        raise SrkdError(f"{name} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
     mode = _MODE_8BIT[image.mode]
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
@@ -262,13 +262,13 @@ def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
     return converted or image.convert("RGB")
 
 
-def _to_01(samples: Samples) -> Tensor:
+def to_01(samples: Samples) -> Tensor:
     largest = np.iinfo(samples.dtype).max
     planes = samples.transpose(2, 0, 1).astype(np.float32, order="C")
     return torch.from_numpy(planes).div_(largest)
 
 
-def _quantised(planes_01: Tensor, bits: int) -> Samples:
+def quantised(planes_01: Tensor, bits: int) -> Samples:
     """Turn (C,H,W) floats into (H,W,C) integers: half rounded up, clipped; one channel at a time, to spare memory."""
     largest = 2**bits - 1
     channels, height, width = planes_01.shape

@@ -49,6 +49,17 @@ class Protocol:
         return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)
 
 
+def below_bicubic(name: str, psnr_y: float, bicubic_psnr_y: float) -> str | None:
+    """Return a warning about a network whose images are worse than a bicubic enlargement; None about a good one."""
+    if not psnr_y < bicubic_psnr_y:
+        return None
+    return (
+        f"{name} is BELOW BICUBIC, {psnr_y:.2f} dB against {bicubic_psnr_y:.2f} dB on the validation images: enlarging "
+        "without a network is better. Train for more steps (--steps), at a rate that suits them (docs/recipes.md), on "
+        "some hundred photos, with a teacher that srkd inspect --check finds good"
+    )
+
+
 def to_u8(images_01: Tensor) -> Tensor:
     """Turn [0,1] floats into 8 bit: times 255, half rounded up as in MATLAB, clipped."""
     return images_01.float().mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8)

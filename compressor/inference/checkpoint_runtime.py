@@ -18,7 +18,7 @@ from compressor.teachers.teacher import load_teacher
 
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options)
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     label, compiled = options.label or path.stem, options.runtime == "torch-compiled"

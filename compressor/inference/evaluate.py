@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import Note, Progress, no_note, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
@@ -84,15 +84,25 @@ class Evaluation:
         }
 
 
+class EvaluationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an evaluation of several sets: `evaluations` have those that were finished."""
+
+    def __init__(self, evaluations: tuple[Evaluation, ...], unfinished: tuple[str, ...]) -> None:
+        super().__init__(f"interrupted before {', '.join(unfinished)}")
+        self.evaluations, self.unfinished = evaluations, unfinished
+
+
 def evaluate(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
     settings: EvaluationSettings,
     progress: Progress = no_progress,
+    note: Note = no_note,
 ) -> Evaluation:
     """Score models on sets by the protocol of the settings. Stored LR images are used where a set has them, otherwise
-    they are made; the model `bicubic` is always the first row, without the ensemble."""
-    return _evaluate(models, sets, settings, [settings.protocol], progress)[0]
+    they are made; the model `bicubic` is always the first row, without the ensemble. Of several sets each is noted when
+    it is finished, and Ctrl-C raises `EvaluationInterrupted` with those that are."""
+    return _evaluate(models, sets, settings, [settings.protocol], progress, note)[0]
 
 
 def explain(
@@ -100,6 +110,7 @@ def explain(
     sets: Sequence[ImageSet],
     settings: EvaluationSettings,
     progress: Progress = no_progress,
+    note: Note = no_note,
 ) -> tuple[Evaluation, ...]:
     """Return `evaluate`, then the conventions that people mistake it for: PSNR over RGB, no border cropped, LR made by
     Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""
@@ -110,7 +121,7 @@ def explain(
         replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
         replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
-    return _evaluate(models, sets, settings, [base, *variants], progress)
+    return _evaluate(models, sets, settings, [base, *variants], progress, note)
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
@@ -128,6 +139,7 @@ def _evaluate(
     settings: EvaluationSettings,
     protocols: Sequence[Protocol],
     progress: Progress,
+    note: Note,
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
     rows: dict[str, Runtime] = {"bicubic": Bicubic(scale)} | _by_label(models, scale)
@@ -135,22 +147,38 @@ def _evaluate(
     _check_sets(sets, scale, protocols)
     scores: dict[tuple[Protocol, str, str], dict[str, Score]] = defaultdict(dict)
     done, total = 0, sum(len(image_set.pairs) for image_set in sets)
-    for image_set in sets:
-        for pair in image_set.pairs:
-            progress(f"{image_set.name}: {pair.stem}", done, total)
-            for protocol, label, score in _score_pair(pair, rows, settings, protocols):
-                scores[protocol, label, image_set.name][pair.stem] = score
-            done += 1
-    progress("scored", done, total)
-    return tuple(
-        Evaluation(
-            protocol,
-            scale,
-            settings.self_ensemble,
-            {label: {s.name: _set_score(s, protocol, scores[protocol, label, s.name]) for s in sets} for label in rows},
+
+    def evaluations(finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
+        def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
+            return {s.name: _set_score(s, protocol, scores[protocol, label, s.name]) for s in finished}
+
+        return tuple(
+            Evaluation(protocol, scale, settings.self_ensemble, {label: of_sets(protocol, label) for label in rows})
+            for protocol in protocols
         )
-        for protocol in protocols
-    )
+
+    for number, image_set in enumerate(sets):
+        try:
+            for pair in image_set.pairs:
+                progress(f"{image_set.name}: {pair.stem}", done, total)
+                for protocol, label, score in _score_pair(pair, rows, settings, protocols):
+                    scores[protocol, label, image_set.name][pair.stem] = score
+                done += 1
+        except KeyboardInterrupt as error:
+            if number == 0:
+                raise
+            unfinished = tuple(other.name for other in sets[number:])
+            raise EvaluationInterrupted(evaluations(sets[:number]), unfinished) from error
+        if len(sets) > 1:
+            note(_set_line(evaluations([image_set])[0], image_set.name))
+    progress("scored", done, total)
+    return evaluations(sets)
+
+
+def _set_line(evaluation: Evaluation, name: str) -> str:
+    """Return the line about one finished set."""
+    figures = (f"{label} {scores[name].psnr_y:.3f}" for label, scores in evaluation.models.items())
+    return f"{name}: {', '.join(figures)} dB"
 
 
 def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, Score]) -> SetScore:
@@ -189,7 +217,7 @@ def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protoc
         for pair in image_set.pairs:
             width, height = image_size(pair.hr)
             if min(width // scale, height // scale) * scale - 2 * border < SSIM_WINDOW:
-                raise SrkdError(
+                raise UsageError(
                     f"{pair.hr} has {width}x{height} pixels: x{scale} with a border of {border} needs "
                     f"{SSIM_WINDOW + 2 * border} a side for SSIM, leave it out of the set"
                 )

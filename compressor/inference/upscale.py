@@ -1,4 +1,4 @@
-"""Enlarge files, folders and globs: one bad file never stops the rest, no input is ever overwritten.
+"""Enlarge files, folders and globs (one bad file never stops the rest, no input is overwritten), or images in memory.
 
 Whatever looks like a picture and is not enlarged is in the report, with the reason.
 """
@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
 from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
@@ -23,6 +26,7 @@ from compressor.images.files import (
     require_writable,
     write_picture,
 )
+from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
 from compressor.inference.super_resolve import super_resolve
@@ -175,6 +179,9 @@ def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
 def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], Inputs]:
     """Return the picture and the output of every job, each output once; and what was read of the inputs."""
     folder = None if settings.output is None else Path(settings.output)
+    if folder is not None:
+        is_file = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
+        require_writable_folder(folder.parent if is_file else folder, "--out")
     contents = _collect(inputs, recursive=settings.recursive, output=folder)
     pictures = contents.pictures()
     if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
@@ -279,16 +286,46 @@ def _identity(path: Path) -> str:
     return str(path.resolve()).lower()
 
 
+def upscale_image(
+    image: ImageInMemory,
+    runtime: Runtime,
+    settings: UpscaleSettings | None = None,
+    progress: WindowProgress | None = None,
+) -> ImageInMemory:
+    """Return a PIL image, an array or a tensor enlarged, in the same kind; nothing is written."""
+    settings, scale = settings or UpscaleSettings(), runtime.descriptor.scale
+    planes = read_planes(image)
+    _require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
+    tiled = super_resolve(
+        runtime,
+        planes.rgb,
+        tile=settings.tile,
+        overlap=settings.overlap,
+        self_ensemble=settings.self_ensemble,
+        progress=progress,
+    )
+    return like(image, Planes(tiled.sr, _enlarged_alpha(planes.alpha, scale)))
+
+
+def _require_size(name: object, width: int, height: int, scale: int) -> None:
+    if width * height * scale**2 > MAX_OUTPUT_PIXELS:
+        raise SrkdError(
+            f"{name} would become {width * scale}x{height * scale}, more than the {MAX_OUTPUT_PIXELS:,} pixels "
+            "held at once: cut it into pieces"
+        )
+
+
+def _enlarged_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:
+    """Enlarge transparency bicubically: networks are trained on colours."""
+    return None if alpha is None else upscale_bicubic(alpha, scale).clamp(0, 1)
+
+
 def _upscale_one(job: Job, runtime: Runtime, settings: UpscaleSettings, progress: WindowProgress) -> Upscaled:
     start = time.perf_counter()
     picture = read_picture(job.source)
     scale = runtime.descriptor.scale
     height, width = picture.rgb.shape[-2:]
-    if width * height * scale**2 > MAX_OUTPUT_PIXELS:
-        raise SrkdError(
-            f"{job.source} would become {width * scale}x{height * scale}, more than the {MAX_OUTPUT_PIXELS:,} pixels "
-            "held at once: cut it into pieces"
-        )
+    _require_size(job.source, width, height, scale)
     require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
     tiled = super_resolve(
         runtime,
@@ -298,9 +335,7 @@ def _upscale_one(job: Job, runtime: Runtime, settings: UpscaleSettings, progress
         self_ensemble=settings.self_ensemble,
         progress=progress,
     )
-    # Transparency is enlarged bicubically: networks are trained on colours.
-    alpha = None if picture.alpha is None else upscale_bicubic(picture.alpha, scale).clamp(0, 1)
-    write_picture(replace(picture, rgb=tiled.sr[0], alpha=alpha), job.output)
+    write_picture(replace(picture, rgb=tiled.sr[0], alpha=_enlarged_alpha(picture.alpha, scale)), job.output)
     return Upscaled(
         job.source,
         job.output,

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import total_memory
 from compressor.models.networks.base import Descriptor, Spec
 
 
@@ -68,6 +69,18 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
     size, fixed = (lr.shape[3], lr.shape[2]), descriptor.fixed_size
     if fixed is not None and size != fixed:
         raise UsageError(f"{label} takes images of {fixed[0]}x{fixed[1]} only, got {size[0]}x{size[1]}")
+
+
+def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor, option: str) -> None:
+    """Refuse images that this machine cannot even hold, before a library tries: `size` is (width, height) of LR."""
+    values = batch * descriptor.channels * size[0] * size[1] * (1 + descriptor.scale**2)
+    memory = total_memory()
+    if 4 * values > memory:
+        of_batch = f" in a batch of {batch}" if batch > 1 else ""
+        raise UsageError(
+            f"{option} {size[0]}x{size[1]}{of_batch} takes {4 * values / 1e9:.0f} GB for the images alone, and this "
+            f"machine has {memory / 1e9:.0f} GB: name a smaller size"
+        )
 
 
 def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:

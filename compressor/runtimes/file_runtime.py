@@ -129,7 +129,7 @@ def image_format(
         expected = "(N, H, W, 3) or (N, H, W, 1)" if channels_last else "(N, 3, H, W) or (N, 1, H, W)"
         kind, printed = str(dtype).removeprefix("torch."), list(sizes) if shape is None else shape
         remedy = ", or export it with float32 images" if dtype == torch.uint8 else ""
-        raise SrkdError(f"{label} takes {kind} images of shape {printed}: {kind} is expected as {expected}{remedy}")
+        raise SrkdError(f"{label} takes {kind} images of shape {printed}: expected {expected} of {kind}{remedy}")
     batch, height, width = (size for index, size in enumerate(sizes) if index != axis)
     return ImageFormat(sizes[axis] or 0, height, width, batch, channels_last, dtype)
 

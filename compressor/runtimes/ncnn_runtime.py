@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +53,20 @@ class NcnnRuntime(FileRuntime):
         return torch.from_numpy(np.stack([self._run_image(image) for image in images])).to(lr.device)
 
     def _run_image(self, image: Array) -> Array:
+        import ncnn
+
         extractor = self._net.create_extractor()
         # A copy that ncnn owns: layers that work in place would write into numpy's memory, or after its end.
-        extractor.input(INPUT, load_ncnn().Mat(image).clone())
+        extractor.input(INPUT, ncnn.Mat(image).clone())
         code, out = extractor.extract(OUTPUT)
         if code:
             raise SrkdError(f"{self.label}: ncnn failed on {tuple(image.shape)} with {code}; is there enough memory?")
         return np.array(out, dtype=np.float32)
 
     def _open(self, path: Path) -> Any:
-        net = load_ncnn().Net()
+        import ncnn
+
+        net = ncnn.Net()
         net.opt.use_vulkan_compute = False
         net.opt.num_threads = self.threads
         for option in LOWER_PRECISION:
@@ -96,16 +98,3 @@ def _require_checksum(path: Path, expected: object) -> None:
         raise SrkdError(f"{path} or {weights.name} cannot be read: {error.strerror}") from error
     if actual != expected:
         raise SrkdError(f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again")
-
-
-def load_ncnn() -> Any:
-    """Import ncnn. Its threads sleep while they wait for each other: by default they spin, and where another program
-    has the core that one of them needs, small layers take ten times as long."""
-    before = os.environ.get("OMP_WAIT_POLICY")
-    # ncnn brings an OpenMP library of its own, which reads this once, when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        return importlib.import_module("ncnn")
-    finally:
-        if before is None:
-            del os.environ["OMP_WAIT_POLICY"]

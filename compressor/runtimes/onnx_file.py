@@ -6,7 +6,9 @@ it does not compute at all. `emulate_half` rounds each result, as hardware does:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,6 +17,9 @@ from onnx import TensorProto, numpy_helper
 
 from compressor.base.errors import SrkdError, one_line
 
+MOST_BYTES = 2**31 - 1
+"""A model in memory: protobuf holds no more."""
+
 
 def read_facts(path: Path) -> tuple[str, dict[str, str]]:
     """Return what a session does not show: the number format of most weights, and the `srkd.*` keys.
@@ -22,11 +27,23 @@ def read_facts(path: Path) -> tuple[str, dict[str, str]]:
     External weights are not read, only looked for.
     """
     model = load_onnx(path, external_weights=False)
+    for tensor in _external_tensors(model):
+        _external_part(tensor, path)
+    return model_facts(model, path)
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside a model that hold weights of it; one line where they are not all there."""
+    model = load_onnx(path, external_weights=False)
+    return sorted({_external_part(tensor, path)[0] for tensor in _external_tensors(model)})
+
+
+def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]]:
+    """Return the same facts of a model that was read from `path`."""
     with one_line(f"{path} is not an ONNX file", first=True):
         facts = weight_precision(model), read_srkd_keys(model)
     if not model.graph.node:
         raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
-    _require_companions(model, path)
     return facts
 
 
@@ -43,32 +60,85 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
 
 
-def external_files(path: Path) -> list[Path]:
-    """Return the files beside a model that hold weights of it; one line where they are not all there."""
-    model = load_onnx(path, external_weights=False)
-    _require_companions(model, path)
-    tensors = model.graph.initializer
-    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return sorted(path.parent / name for name in names)
+def read_whole(path: Path) -> bytes:
+    """Return the bytes of a model; weights in files beside it are put in, so that it depends on no file any more."""
+    if not path.is_file():
+        raise SrkdError(f"{path}: no such file")
+    content = _read_part(path, 0, path.stat().st_size)
+    model = parse_onnx(content, path)
+    tensors = list(_external_tensors(model))
+    if not tensors:
+        return content
+    parts = [_external_part(tensor, path) for tensor in tensors]
+    total = len(content) + sum(length for _, _, length in parts)
+    if total > MOST_BYTES:
+        raise SrkdError(f"{path} has {total:,} bytes with its weights, more than {MOST_BYTES:,}: it is no image model")
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.raw_data = _read_part(*part)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    with one_line(f"{path} is not an ONNX file", first=True):
+        return bytes(model.SerializeToString())
 
 
-def _require_companions(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a model whose external weights are not beside it, or shorter than it says."""
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        name = entries.get("location", "")
-        location = PurePosixPath(name)
-        if not name or location.is_absolute() or ".." in location.parts:
-            raise SrkdError(f"{path} keeps {tensor.name} in {name!r}, which is not beside it: refused")
-        file = path.parent / name
+def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
+    """Return the model that the bytes of `path` hold; external weights are left where they are."""
+    with one_line(f"{path} is not an ONNX file", first=True):
+        return onnx.load_model_from_string(content)
+
+
+def _read_part(file: Path, offset: int, length: int) -> bytes:
+    if length > MOST_BYTES:
+        raise SrkdError(f"{file} has {length:,} bytes, more than {MOST_BYTES:,}: it is no image model")
+    try:
+        with open(file, "rb") as handle:
+            handle.seek(offset)
+            return handle.read(length)
+    except OSError as error:
+        raise SrkdError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors whose values are in other files, those of nodes and of graphs within nodes included."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        tensors: list[onnx.TensorProto] = []
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            tensors += graph.initializer
+            tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
+        else:
+            for attribute in nodes.pop().attribute:
+                graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+                tensors += [attribute.t, *attribute.tensors]
+        yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
+    """Return the file, the offset and the length of a tensor's values; one line where they are not beside the model."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name = entries.get("location", "")
+    location = PurePosixPath(name)
+    if not name or location.is_absolute() or ".." in location.parts:
+        raise SrkdError(f"{path} keeps {tensor.name} in {name!r}, which is not beside it: refused")
+    file = path.parent / name
+    with one_line(f"{path} does not say where in {name} {tensor.name} is", first=True):
         if not file.is_file():
             raise SrkdError(f"{path} keeps its weights in {name}, which is not beside it: put both in one folder")
-        with one_line(f"{path} does not say where in {name} {tensor.name} is", first=True):
-            end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
-        if file.stat().st_size < end:
-            raise SrkdError(f"{file} has {file.stat().st_size} bytes: {tensor.name} of {path.name} ends at {end}")
+        size = file.stat().st_size
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length") or _bytes_of(tensor))
+        if min(offset, length) < 0:
+            raise ValueError(f"offset {offset}, length {length}")
+    if size < offset + length:
+        raise SrkdError(f"{file} has {size} bytes: {tensor.name} of {path.name} ends at {offset + length}")
+    return file, offset, length
+
+
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    """Return the bytes that the values of a tensor take."""
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def weight_precision(model: onnx.ModelProto) -> str:

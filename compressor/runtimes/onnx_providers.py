@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import UsageError
 
 CPU = "CPUExecutionProvider"
 
@@ -132,7 +132,7 @@ def select_providers(device: str, precision: str, threads: int) -> SelectedProvi
     if row is None or (part and not re.fullmatch(row.part, part)):
         raise UsageError(f"device {device!r}: ONNX Runtime runs on {', '.join(PROVIDERS)} here")
     if kind not in providers_here():
-        raise SrkdError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
+        raise UsageError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
     if precision == "fp32" and kind == "tensorrt":
         # The TensorRT provider has no option against TF32; NVIDIA's libraries read this when they are loaded.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")

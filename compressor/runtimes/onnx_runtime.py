@@ -13,7 +13,6 @@ import torch
 
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, one_line
-from compressor.base.files import file_sha256
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
@@ -25,7 +24,7 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
-from compressor.runtimes.onnx_file import emulate_half, external_files, load_onnx, read_facts
+from compressor.runtimes.onnx_file import emulate_half, model_facts, parse_onnx, read_facts, read_whole
 from compressor.runtimes.onnx_providers import CPU, select_providers
 from compressor.runtimes.probing import (
     PROBE_SIDES,
@@ -49,7 +48,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class OnnxRuntime(FileRuntime):
-    """A session that is opened once.
+    """A session that is opened once, from the bytes of its file: `content`, or what is at `path` now.
 
     `OpenOptions.emulate_half` is for comparisons: on a CPU ONNX Runtime otherwise computes fp16 files in float32 from
     end to end. bf16, which it does not compute at all there, is always emulated.
@@ -63,9 +62,11 @@ class OnnxRuntime(FileRuntime):
         options: OpenOptions = DEFAULTS,
         context: Context = QUIET,
         probed: Mapping[str, Any] = MappingProxyType({}),
+        content: bytes | None = None,
     ) -> None:
         super().__init__(path, options)
-        self.precision, self.metadata = read_facts(path)
+        content = read_whole(path) if content is None else content
+        self.precision, self.metadata = model_facts(parse_onnx(content, path), path)
         self._providers = select_providers(options.device, self.precision, self.threads)
         self.device = self._providers.device
         self._gpu: torch.device | None = None  # the session's, where torch sees it: images need not travel then
@@ -73,7 +74,7 @@ class OnnxRuntime(FileRuntime):
             self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
         on_cpu = self._providers.names[0] == CPU
         self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_half and self.precision == "fp16"))
-        self._session = self._open(path)
+        self._session = self._open(content, path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
         self._scale: int | None = None  # until it is known, the shape of an output is not
@@ -99,7 +100,7 @@ class OnnxRuntime(FileRuntime):
             self._session, self._input, images.to(self._gpu), self._output, tuple(shape), self._output_dtype
         )
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, content: bytes, path: Path) -> Any:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)  # a provider that does not start would write to the terminal
@@ -110,8 +111,7 @@ class OnnxRuntime(FileRuntime):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
             session = onnxruntime.InferenceSession(
-                # Serialised as one: weights in a second file are read here.
-                emulate_half(load_onnx(path)).SerializeToString() if self.emulated else str(path),
+                emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,
                 options,
                 providers=list(self._providers.names),
                 provider_options=[dict(options) for options in self._providers.options],
@@ -123,31 +123,36 @@ class OnnxRuntime(FileRuntime):
 
 
 def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:
-    """Open a file of anybody, once it was tried in a restricted child process."""
+    """Open a file of anybody, once its bytes were tried in a restricted child process."""
+    content = read_whole(path)
     if not options.trusted:
-        return OnnxRuntime(path, options, context, try_file(path))
-    runtime = OnnxRuntime(path, options, context)
-    keep_result(trial_key(path), {})
+        probed = try_content(content, path, USUAL_LIMITS.scaled(options.limits))
+        return OnnxRuntime(path, options, context, probed, content)
+    runtime = OnnxRuntime(path, options, context, content=content)
+    keep_result(trial_key(content), {})
     return runtime
 
 
-def try_file(path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
-    """Open and run a file in a child process, unless these bytes were before; return what a foreign file takes."""
-    job = {"path": str(path.resolve())}
-    return run_experiments(f"{__name__}:try_in_child", job, what=str(path), key=trial_key(path), limits=limits)
+def try_content(content: bytes, path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
+    """Open and run the bytes of `path` in a child process, unless they were before; return what a foreign one takes."""
+    return run_experiments(
+        f"{__name__}:try_in_child", {"shown": str(path)}, content, what=str(path), key=trial_key(content), limits=limits
+    )
 
 
-def trial_key(path: Path) -> str:
-    """Return the hash of a file, of its external weights and of the version that runs it."""
-    digest = hashlib.sha256(f"onnx {installed_version('onnxruntime')}".encode())
-    for file in (path, *external_files(path)):
-        digest.update(file_sha256(file).encode())
-    return digest.hexdigest()
+def trial_key(content: bytes) -> str:
+    """Return the hash of a whole file and of the version that runs it."""
+    return hashlib.sha256(f"onnx {installed_version('onnxruntime')}".encode() + content).hexdigest()
 
 
-def try_in_child(progress: Progress, *, path: str, crashed: list[str]) -> dict[str, Any]:
+def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
     """In the child process: open a file and run it; learn multiple and smallest size of a foreign one."""
-    runtime, attempts = OnnxRuntime(Path(path), OpenOptions(threads=1)), Attempts.in_child(progress, crashed)
+    with one_line(f"{shown} is not a model ONNX Runtime can open", first=True):
+        return _try(Path(path).read_bytes(), Path(shown), Attempts.in_child(progress, crashed))
+
+
+def _try(content: bytes, path: Path, attempts: Attempts) -> dict[str, Any]:
+    runtime = OnnxRuntime(path, OpenOptions(threads=1), content=content)
     descriptor, image = runtime.descriptor, runtime._image
     if runtime.spec is not None:
         width, height = image.fixed_size or (PROBE_SIDES[0], PROBE_SIDES[0])

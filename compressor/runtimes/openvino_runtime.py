@@ -99,7 +99,7 @@ def _find_device(core: Any, device: str) -> str:
     name = (rest.upper() or "CPU") if kind == "openvino" else device.upper().replace(":", ".")
     if name not in available:
         choices = ", ".join(["cpu", *(f"openvino:{name}" for name in available if name != "CPU")])
-        raise SrkdError(f"device {device!r}: OpenVINO runs on {choices} here")
+        raise UsageError(f"device {device!r}: OpenVINO runs on {choices} here")
     return name
 
 

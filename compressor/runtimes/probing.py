@@ -7,6 +7,7 @@ An experiment may end the process, hang it or take all its memory, so experiment
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from compressor.base.cache_folder import default_folder
 from compressor.base.child import ChildFailed, run_in_child
 from compressor.base.context import Progress
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path
 from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
@@ -120,15 +121,28 @@ def tried_folder() -> Path:
     return default_folder() / "tried"
 
 
-def run_experiments(function: str, job: Mapping[str, object], *, what: str, key: str, limits: Limits) -> dict[str, Any]:
-    """Return what `function` learns of a file in a child process, or learnt before of the bytes with this `key`.
+def run_experiments(
+    function: str, job: Mapping[str, object], content: bytes, *, what: str, key: str, limits: Limits
+) -> dict[str, Any]:
+    """Return what `function` learns of a file's bytes in a child process, or learnt before of those with this `key`.
 
-    After an experiment that ended the process another one goes on without it; `function` gets their names as `crashed`.
+    `function` gets a copy of the bytes as `path`, as the file itself may change meanwhile. After an experiment that
+    ended the process another one goes on without it; `function` gets their names as `crashed`.
     """
     record = tried_folder() / f"{key}.json"
     with suppress(OSError, ValueError):
         kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         return kept
+    with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
+        copy = Path(folder) / "program"
+        with report_unwritable(copy):
+            copy.write_bytes(content)
+        values = _experiment(function, {**job, "path": str(copy)}, what, limits)
+    keep_result(key, values)
+    return values
+
+
+def _experiment(function: str, job: Mapping[str, object], what: str, limits: Limits) -> dict[str, Any]:
     crashed: list[str] = []
     last = ""
 
@@ -147,16 +161,14 @@ def run_experiments(function: str, job: Mapping[str, object], *, what: str, key:
                 progress=remember,
                 limits=limits,
             )
-            break
+            return values
         except ChildFailed as error:
             if not (last and error.crashed) or len(crashed) == MOST_CRASHES:
                 raise SrkdError(
                     f"{error}; files of others are first run in a process of at most {limits.seconds:g} s and "
-                    f"{limits.memory_mb} MB: --arch-option limits=4 allows four times as much"
+                    f"{limits.memory_mb} MB: --limits 4 (limits=4) allows four times as much"
                 ) from error
             crashed.append(last)
-    keep_result(key, values)
-    return values
 
 
 def keep_result(key: str, values: Mapping[str, Any]) -> None:

@@ -37,6 +37,8 @@ class OpenOptions:
     precision: str | None = None
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
+    limits: float = 1.0
+    """How many times the usual limits a program of strangers may use when it is first tried."""
     trusted: bool = False
     """True for a file that this process has just made: it is not tried in a child process first."""
     emulate_half: bool = False

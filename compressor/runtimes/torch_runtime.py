@@ -100,11 +100,11 @@ def torch_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
         if index >= count:
-            raise SrkdError(f"device {name!r}: torch sees {count} CUDA devices here; use --device cpu")
+            raise UsageError(f"device {name!r}: torch sees {count} CUDA devices here; use --device cpu")
         return torch.device("cuda", index)
     if device.type == "mps" and torch.backends.mps.is_available():
         return torch.device("mps")
-    raise SrkdError(f"device {name!r} is not usable here; use --device cpu")
+    raise UsageError(f"device {name!r} is not usable here; use --device cpu")
 
 
 class TorchCompiledRuntime(TorchRuntime):

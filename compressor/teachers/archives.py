@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.files import INFLATED_ANYWAY_BYTES, LARGEST_INFLATION
 
 TEXT_LIMIT_BYTES = 256 * 2**20
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
+    *(ValueError, OverflowError, NotImplementedError),
+)
+"""The errors of zipfile on archives that are none, or whose numbers are impossible."""
+ENCRYPTED = 1
+"""The bit of a zip record's flags that says so."""
 
 
 def archive_kind(path: Path) -> str | None:
@@ -22,7 +30,7 @@ def archive_kind(path: Path) -> str | None:
             if handle.read(4) != b"PK\x03\x04":
                 return None
             names = {name.partition("/")[2] or name for name in zipfile.ZipFile(handle).namelist()}
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except DAMAGE:
         return None
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return "torchscript"
@@ -43,6 +51,9 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > LARGEST_INFLATION * len(content) + INFLATED_ANYWAY_BYTES:
                 raise SrkdError(f"{path}: its {len(content):,} bytes unpack to {unpacked:,}: this is not a model")
+            locked = next((member.filename for member in archive.infolist() if member.flag_bits & ENCRYPTED), None)
+            if locked is not None:
+                raise SrkdError(f"{path}: its record {locked[-60:]!r} is encrypted: save the model without a password")
             names: dict[str, str] = {}
             for name in archive.namelist():
                 other = names.setdefault(name.lower(), name)
@@ -54,7 +65,7 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
             if damaged is not None:
                 raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
             yield archive
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
 
 

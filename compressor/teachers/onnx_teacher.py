@@ -9,9 +9,9 @@ import torch
 
 from compressor.base.errors import one_line
 from compressor.base.isolation import Limits
-from compressor.runtimes.onnx_file import external_files
+from compressor.runtimes.onnx_file import external_files, parse_onnx, read_whole
 from compressor.runtimes.onnx_providers import providers_here
-from compressor.runtimes.onnx_runtime import OnnxRuntime, try_file
+from compressor.runtimes.onnx_runtime import OnnxRuntime, try_content
 from compressor.runtimes.table import OpenOptions
 from compressor.teachers.foreign import ForeignFacts
 
@@ -21,13 +21,13 @@ class OnnxProgram:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         import numpy as np
-        import onnx
         from onnx import numpy_helper
 
-        self.path, self._probed = path, try_file(path, limits)
-        self.runtime = OnnxRuntime(path, probed=self._probed)
+        self.path, self._content = path, read_whole(path)
+        self._probed = try_content(self._content, path, limits)
+        self.runtime = OnnxRuntime(path, probed=self._probed, content=self._content)
         with one_line(f"{path}: its graph cannot be read"):
-            graph = onnx.load_model(str(path)).graph
+            graph = parse_onnx(self._content, path).graph
             arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
             image = next(value for value in graph.input if value.name not in arrays)
             batch = image.type.tensor_type.shape.dim[0].dim_value or None
@@ -46,7 +46,9 @@ class OnnxProgram:
     def move_to(self, device: torch.device) -> torch.device:
         """Move to CUDA where this ONNX Runtime has it; else stay on the CPU, and images travel."""
         if device.type == "cuda" and "cuda" in providers_here():
-            self.runtime = OnnxRuntime(self.path, OpenOptions(device=str(device)), probed=self._probed)
+            self.runtime = OnnxRuntime(
+                self.path, OpenOptions(device=str(device)), probed=self._probed, content=self._content
+            )
             return device
         return torch.device("cpu")
 

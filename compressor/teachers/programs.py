@@ -7,7 +7,6 @@ operators are checked and the sizes that it takes are learnt. This process then 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from compressor.base.context import Progress
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, one_line
 from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.probing import Attempts, probe, run_experiments
@@ -44,12 +43,8 @@ def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
 def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFacts:
     """Check a program in a child process and return what it takes."""
     key = hashlib.sha256(f"{kind} {torch.__version__} ".encode() + content).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
-        # Its own copy: the file at `path` may change meanwhile.
-        copy = Path(folder) / "program"
-        copy.write_bytes(content)
-        job = {"kind": kind, "path": str(copy), "shown": str(path)}
-        values = run_experiments(f"{__name__}:examine_in_child", job, what=str(path), key=key, limits=limits)
+    job = {"kind": kind, "shown": str(path)}
+    values = run_experiments(f"{__name__}:examine_in_child", job, content, what=str(path), key=key, limits=limits)
     try:
         return _read_facts(values)
     except (KeyError, TypeError, ValueError) as error:
@@ -58,18 +53,20 @@ def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFac
 
 def examine_in_child(progress: Progress, *, kind: str, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
     """In the child process: open the program, run small images, and return its facts."""
-    content, name = Path(path).read_bytes(), Path(shown)
     attempts = Attempts.in_child(progress, crashed)
+    with one_line(f"{shown} is not a {LABELS[kind]} that this torch {torch.__version__} can open"):
+        return asdict(_examine(kind, Path(path).read_bytes(), Path(shown), attempts))
+
+
+def _examine(kind: str, content: bytes, name: Path, attempts: Attempts) -> ForeignFacts:
     label = f"{LABELS[kind]} {name.name}"
-    if kind == "torchscript":
-        check_torchscript(content, name)
-        module = load_torchscript(content, name)
-        descriptor = probe(lambda images: run_module(module, images, label), None, label, attempts)
-        architecture = str(getattr(module, "original_name", "unknown"))[:80]
-        facts = ForeignFacts("TorchScript", architecture, descriptor, count_params(module) or None)
-    else:
-        facts = describe_program(load_program(content, name), label, attempts)
-    return asdict(facts)
+    if kind == "export":
+        return describe_program(load_program(content, name), label, attempts)
+    check_torchscript(content, name)
+    module = load_torchscript(content, name)
+    descriptor = probe(lambda images: run_module(module, images, label), None, label, attempts)
+    architecture = str(getattr(module, "original_name", "unknown"))[:80]
+    return ForeignFacts("TorchScript", architecture, descriptor, count_params(module) or None)
 
 
 def _read_facts(values: Mapping[str, Any]) -> ForeignFacts:

@@ -108,20 +108,24 @@ class Teacher(ImageModel):
 
 
 def load_teacher(
-    path: str | Path, *, scale: int | None = None, arch_options: Mapping[str, object] | None = None
+    path: str | Path,
+    *,
+    scale: int | None = None,
+    arch_options: Mapping[str, object] | None = None,
+    limits: float = 1.0,
 ) -> Teacher:
     """Open any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX, torch.export,
     or a state dict that spandrel knows.
 
-    For foreign files `arch_options` holds what `ForeignSettings.from_options` reads, `weights`, and `limits`: how many
-    times the usual limits the process may use in which a program is first tried.
+    For foreign files `arch_options` holds what `ForeignSettings.from_options` reads, and `weights`. A program may use
+    `limits` times the usual time, memory and output when it is first tried.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     require_regular(path)
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
-        limits = USUAL_LIMITS.scaled(_factor(options.pop("limits", 1), path))
-        return _foreign_teacher(_open_program(kind, path, limits), path, scale, options, wrapping=kind)
+        program = _open_program(kind, path, USUAL_LIMITS.scaled(limits))
+        return _foreign_teacher(program, path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
     except (UnknownNetwork, DoesNotFit) as error:
@@ -130,12 +134,6 @@ def load_teacher(
         file.path, file.sha256, file.bytes, file.dialect, file.wrapping, file.assumed, file.notes, file.header, options
     )
     return Teacher(file.network, origin)
-
-
-def _factor(value: object, path: Path) -> float:
-    if isinstance(value, (int, float)) and 1 <= value <= 1000:
-        return float(value)
-    raise UsageError(f"{path}: limits={value!r} is not a factor from 1 to 1000")
 
 
 def _open_program(kind: str, path: Path, limits: Limits) -> Program:

@@ -5,6 +5,7 @@ Student, teacher and bicubic are scored side by side on the same few images, by 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from compressor.images.resize import upscale_bicubic
 from compressor.models.networks.base import ImageModel
 from compressor.training.guard import Balance, Skipped
 from compressor.training.losses import Losses
+from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, require_equal_weights
 
+STATUS_SECONDS = 0.5
+"""The loss is shown so often at most."""
 SAVE_SECONDS = 60.0
 """The most work, in seconds, that a crash can cost beside the current step."""
 
@@ -53,6 +57,7 @@ class RunEvents:
         images: Sequence[ValidationImage],
         reference: Reference,
         context: Context,
+        pace: Pace | None = None,
         batch_hashes: BatchHashes | None = None,
     ) -> None:
         self.folder, self.stages, self.context = folder, stages, context
@@ -61,10 +66,12 @@ class RunEvents:
         self.images, self.reference, self.batch_hashes = images, reference, batch_hashes
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
+        self.pace, self.status_at = pace, -math.inf
         self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.context.progress("training", done, self.steps)
+        self._report_pace(done, losses)
         if not self._is_logged(done):
             return
         numbers = losses.numbers()
@@ -79,6 +86,21 @@ class RunEvents:
             self.flagged = True
             self.folder.flag(done, message)
             self.context.note(f"step {done}/{self.steps}: {message}")
+
+    def _report_pace(self, done: int, losses: Losses) -> None:
+        """Report loss, speed and time left, and once how long the run will take."""
+        pace, status = self.pace, self.context.status
+        if pace is None:
+            return
+        pace.step(done)
+        estimate = pace.estimate()
+        if estimate is not None:
+            self.note(estimate)
+        now = time.monotonic()
+        if status is not None and now - self.status_at > STATUS_SECONDS:
+            # The loss is fetched from the device only for a line that somebody reads.
+            status(pace.line(float(losses.total.detach())), pace.seconds_left)
+            self.status_at = now
 
     def _is_logged(self, done: int) -> bool:
         return done == 1 or done % self.log_every == 0 or done == self.steps

@@ -1,7 +1,7 @@
 """The cost of one training step, without data and at once: the methods run once on the meta device.
 
-It counts the networks' forwards, the features that are read of the teacher, and every tensor from its creation to its
-end, through the backward pass; the optimiser's and the average's share follow from the parameters.
+It counts the networks' forwards, the features that are read of the teacher, multiply-accumulates, and every tensor from
+its creation to its end, through the backward pass; the optimiser's and the average's share follow from the parameters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
@@ -56,7 +57,7 @@ class Memory:
         learning = self.trained + self.modules + self.gradients + self.optimiser + self.average
         parts = {
             "weights, gradients, Adam and EMA": learning,
-            "teacher": self.frozen,
+            "frozen networks": self.frozen,
             "activations": self.activations,
         }
         sizes = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in parts.items() if size)
@@ -64,12 +65,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of a step, all updates together.
+
+    `frozen` are those of the frozen teacher's forwards, `helper_forwards` those of the forwards through helpers (φ);
+    `total` has these and everything else, backward passes (through helpers too) included.
+    """
+
+    total: int
+    frozen: int
+    helper_forwards: int
+
+
+@dataclass(frozen=True)
 class Footprint:
-    """One step; `taps` are the features that are read of the teacher."""
+    """One step; `taps` are the features that are read of the teacher, `helper_forwards` passes through φ."""
 
     student_forwards: int
     teacher_forwards: int
+    helper_forwards: int
     taps: tuple[str, ...]
+    macs: Macs
     memory: Memory
 
 
@@ -85,13 +101,18 @@ class BatchShape:
 def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: BatchShape) -> Footprint:
     """Run one step of `stage` on shapes alone, in fp32 and not compiled."""
     stage = replace(stage, mode=PLAIN_MODE)
-    with torch.device("meta"), _LiveBytes() as live:
+    with torch.device("meta"), _Meter() as live:
         frozen = None if teacher is None else _on_meta(teacher)
         state = _begin_state(stage, build(student), frozen)
         networks = build_networks(stage, state, frozen, no_note, Processes())
         side, scale = shape.lr_patch, student.scale
         lr = torch.empty(shape.batch, 3, side, side)
         hr = torch.empty(shape.batch, 3, side * scale, side * scale) if shape.labels else None
+        if networks.teacher is not None and not networks.teacher.trains:
+            live.follow("frozen", networks.teacher.model)
+        for helper in networks.helpers.values():
+            for module in helper.children():
+                live.follow("helper", module)
         before, activations = live.bytes, 0
         for part in range(stage.updates):
             begin = live.bytes
@@ -110,16 +131,21 @@ def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: Ba
         activations=activations,
         peak=live.peak + ADAM_TENSORS * gradients + trained,
     )
-    forwards = sum(runner.forwards for runner in networks.students)
-    if networks.teacher is None:
-        return Footprint(forwards, 0, (), memory)
-    taps = {tap for requests in networks.teacher.requests for tap in set.union(*requests)}
-    return Footprint(forwards, networks.teacher.forwards, tuple(sorted(taps)), memory)
+    frozen, helper, teacher_runner = live.parts["frozen"], live.parts["helper"], networks.teacher
+    requests = [] if teacher_runner is None else teacher_runner.requests
+    return Footprint(
+        student_forwards=sum(runner.forwards for runner in networks.students),
+        teacher_forwards=0 if teacher_runner is None else teacher_runner.forwards,
+        helper_forwards=helper.forwards,
+        taps=tuple(sorted({tap for request in requests for tap in set.union(*request)})),
+        macs=Macs(live.macs, frozen.macs, helper.macs),
+        memory=memory,
+    )
 
 
 def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
     """Return the peak bytes of a loss of tensors of these shapes beside them, its backward pass included."""
-    with torch.device("meta"), _LiveBytes() as live:
+    with torch.device("meta"), _Meter() as live:
         inputs = [torch.empty(tuple(shape), requires_grad=True) for shape in shapes]
         before = live.bytes
         torch.autograd.backward(loss(*inputs))
@@ -141,15 +167,45 @@ def _begin_state(stage: Stage, student: Network, teacher: ImageModel | None) -> 
     return State(networks, modules, nothing, nothing, role=stage.role)
 
 
-class _LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
-    """The bytes of the tensors that are alive, and their peak."""
+@dataclass
+class _Part:
+    """Forward passes through some modules, and their multiply-accumulates."""
+
+    forwards: int = 0
+    macs: int = 0
+
+
+class _Meter(MetaDevice):  # type: ignore[no-untyped-call]
+    """The bytes of the tensors that are alive, and their peak; multiply-accumulates, also those within some modules."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak = 0
+        self.bytes = self.peak = self.macs = 0
+        self.parts = {"frozen": _Part(), "helper": _Part()}
+        self._within: list[_Part] = []
         self._storages: set[int] = set()
 
+    def follow(self, name: str, module: nn.Module) -> None:
+        """Count the passes through a module, which lives no longer than the meter, as those of a part."""
+        part = self.parts[name]
+
+        def enter(*_: object) -> None:
+            part.forwards += 1
+            self._within.append(part)
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(lambda *_: self._leave(), always_call=True)
+
+    def _leave(self) -> None:
+        self._within.pop()
+
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        rule = flop_registry.get(function.overloadpacket)
+        if rule is not None:
+            macs = rule(*arguments, **options, out_val=result) // 2
+            self.macs += macs
+            for part in self._within[-1:]:
+                part.macs += macs
         for tensor in tree_leaves(result):
             if not isinstance(tensor, torch.Tensor):
                 continue

@@ -14,7 +14,7 @@ from typing import Any
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, report_unwritable
-from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular
+from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular, temporary_files
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
@@ -22,7 +22,12 @@ from compressor.training.state import DamagedState, State
 from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 
 KEPT_STATES = 3
-FACTS, METRICS, LOG = "run.json", "metrics.jsonl", "log.txt"
+FACTS, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "log.txt", ".lock"
+STUDENT, SHEET = "student.safetensors", "comparison.png"
+JOINT_TEACHER = "teacher_joint.safetensors"
+"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
+REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER)
+"""Files that are written under a temporary name first."""
 MOST_FACTS_BYTES = 64 * 10**6
 
 
@@ -56,10 +61,8 @@ class RunFolder:
             require_run(path)
         else:
             require_new(path)
-        try:
+        with report_unwritable(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SrkdError(f"cannot write --out {path}: {error.strerror}") from error
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write run.json: the request, everything decided from it, and at the end the result."""
@@ -227,9 +230,22 @@ class NoStates(SavedStates):
 
 
 def require_new(path: Path) -> None:
-    """Refuse a folder that holds something."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Refuse a folder that holds something; what a start leaves that was killed before run.json does not count."""
+    if path.exists() and (not path.is_dir() or any(not _is_leftover(item) for item in path.iterdir())):
         raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
+
+
+def _is_leftover(item: Path) -> bool:
+    """True for the lock, temporary files and the empty folder of states."""
+    if item.name == "checkpoints" and item.is_dir():
+        return not any(item.iterdir())
+    return item.name == LOCK or item in temporary_files(item.parent, REPLACED_FILES)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove the temporary files of a process that was killed; only for the process that has the folder's lock."""
+    for file in temporary_files(run, REPLACED_FILES):
+        file.unlink(missing_ok=True)
 
 
 def require_run(path: Path) -> None:

@@ -1,7 +1,11 @@
-"""How a student is trained on this machine: precision, memory layout and compilation, chosen by measuring them.
+"""How a student is trained on this machine: precision, memory layout and compilation.
 
-Candidates are fp32 and, where the processor computes it natively, bf16 autocast; each with channels last or first. In
-this order each has to be a tenth faster than the best before it, so that noise does not choose.
+What decides are facts, never a clock, so that the same seed gives the same run on the same machine however busy it is:
+bf16 autocast where the processor computes bf16 natively and the run is not a short one, else fp32; channels last.
+
+Only where the preset asks for it (`precision: measure`) a measurement decides. Candidates are then fp32 and, where it
+is native, bf16, each with channels last or first. In this order each has to be a tenth faster than the best before it,
+so that noise does not choose.
 
 On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused and each forward and backward
 is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On CPU compilation
@@ -23,13 +27,17 @@ from torch.nn import functional as F
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
 from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
+from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 
-PrecisionOption = Literal["auto", "fp32", "bf16"]
+PrecisionOption = Literal["auto", "fp32", "bf16", "measure"]
 CompileOption = Literal["auto", "on", "off"]
 
-MIN_RUN_SECONDS = 30.0
-"""A run that plain fp32 finishes sooner is not worth a measurement."""
+SHORT_RUN_MACS = 1.5e12
+"""A run whose student takes fewer multiply-accumulates, forward and backward, trains in fp32: half a minute on two
+threads of a processor of 2020 to 2024, which nobody needs to shorten."""
+PASSES_OF_A_STEP = 3
+"""A backward pass costs about two forward passes."""
 STEP_SECONDS = 0.25
 """About how long one measured step lasts in fp32; it takes as many patches as fit."""
 ROUNDS = 3
@@ -55,7 +63,7 @@ PLAIN = Candidate("fp32", "channels_last")
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """The choices of a preset; those that it leaves open are measured."""
+    """The choices of a preset; the facts of machine and run decide those that it leaves open."""
 
     precision: PrecisionOption = "auto"
     teacher_precision: Precision = "fp32"
@@ -64,7 +72,7 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """The choice, and the measured milliseconds a step (forward and backward of the student) that it rests on.
+    """The choice and its reason; where it was measured, the milliseconds a step (forward and backward of the student).
 
     run.json keeps its fields, so that a resumed run trains in the same mode.
     """
@@ -75,6 +83,7 @@ class ExecutionMode:
     compiled: bool = False
     patches: int = 0
     step_ms: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -84,13 +93,11 @@ class ExecutionMode:
         """Describe the choice in one line."""
         chosen = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         if not self.step_ms:
-            return f"training in {chosen}"
-        # Where the recipe names bf16, fp32 was not measured: the choice is compared with the plain layout.
-        plain = PLAIN if str(PLAIN) in self.step_ms else Candidate(self.precision, PLAIN.layout)
-        ratio = self.step_ms[str(plain)] / self.step_ms[str(Candidate(self.precision, self.layout))]
+            return f"training in {chosen}" + (f": {self.reason}" if self.reason else "")
+        ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(Candidate(self.precision, self.layout))]
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
-            f"training in {chosen}: {ratio:.2f} times {plain.precision} channels last here "
+            f"training in {chosen}: {ratio:.2f} times fp32 channels last here "
             f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
         )
 
@@ -99,8 +106,8 @@ PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
 
 
 def plain_mode(options: SpeedOptions) -> ExecutionMode:
-    """Return the mode with nothing measured: what the options leave open is fp32 and not compiled."""
-    precision: Precision = "fp32" if options.precision == "auto" else options.precision
+    """Return the mode without a machine: what the options leave open is fp32 and not compiled."""
+    precision: Precision = "bf16" if options.precision == "bf16" else "fp32"
     return ExecutionMode(precision, PLAIN.layout, options.teacher_precision, options.compile == "on")
 
 
@@ -113,25 +120,55 @@ def choose_execution_mode(
     device: torch.device,
     options: SpeedOptions = SpeedOptions(),
 ) -> ExecutionMode:
-    """Return the fastest way to train `student` on `device` that the options allow; the student is left as it is."""
-    native: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    precisions = native if options.precision == "auto" else (options.precision,)
+    """Return how to train `student` on `device`; `batch` is that of all processes. The student is left as it is."""
+    compiled = should_compile(options.compile, device=device, steps=steps)
+    if options.precision == "measure":
+        return _measured_mode(student, batch, lr_patch, device, options.teacher_precision, compiled)
+    precision, reason = _precision_by_facts(student, steps * batch, lr_patch, device, options.precision)
+    return ExecutionMode(precision, PLAIN.layout, options.teacher_precision, compiled, reason=reason)
+
+
+def _precision_by_facts(
+    student: Network, patches: int, lr_patch: int, device: torch.device, option: Literal["auto", "fp32", "bf16"]
+) -> tuple[Precision, str]:
+    """Return the precision for so many patches in all, and why."""
+    if option != "auto":
+        return option, "the recipe or --set names it"
+    if not computes_bf16(device):
+        return "fp32", f"{device.type} has no arithmetic for bf16 here"
+    macs = PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs * patches
+    if macs < SHORT_RUN_MACS:
+        return "fp32", "a short run"
+    return "bf16", f"{device.type} computes bf16 natively here"
+
+
+def _measured_mode(
+    student: Network, batch: int, lr_patch: int, device: torch.device, teacher_precision: Precision, compiled: bool
+) -> ExecutionMode:
+    """Return the fastest mode by a short measurement."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
     layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
     plain, *others = candidates = [Candidate(precision, layout) for precision in precisions for layout in layouts]
-    compiled = should_compile(options.compile, device=device, steps=steps)
     trial = _Trial(student, plain, 1, lr_patch, device)
     trial.run()
-    patch_seconds = trial.seconds()
-    if patch_seconds * batch * steps < MIN_RUN_SECONDS:
-        return ExecutionMode(plain.precision, plain.layout, options.teacher_precision, compiled)
-    patches = max(1, min(batch, int(STEP_SECONDS / patch_seconds)))
+    patches = max(1, min(batch, int(STEP_SECONDS / trial.seconds())))
     trials = [_Trial(student, candidate, patches, lr_patch, device) for candidate in candidates]
     step_ms = _measure(trials)
     best = plain
     for candidate in others:
         if step_ms[str(best)] > MARGIN * step_ms[str(candidate)]:
             best = candidate
-    return ExecutionMode(best.precision, best.layout, options.teacher_precision, compiled, patches, step_ms)
+    return ExecutionMode(best.precision, best.layout, teacher_precision, compiled, patches, step_ms)
+
+
+def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
+    """Return multiply-accumulates a second of forward and backward of one patch: within a tenth of a second or two."""
+    trial = _Trial(student, Candidate(precision, PLAIN.layout), 1, lr_patch, device)
+    trial.run()
+    times = [trial.seconds()]
+    while len(times) < ROUNDS and sum(times) < STEP_SECONDS:
+        times.append(trial.seconds())
+    return PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs / min(times)
 
 
 class _Trial:

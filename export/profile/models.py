@@ -40,6 +40,8 @@ class Settings:
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
     teacher_options: Mapping[str, object] | None = None
+    limits: float = 1.0
+    """How many times the usual limits a program of strangers may use when it is first tried."""
 
     def __post_init__(self) -> None:
         for name in self.runtimes:
@@ -59,12 +61,13 @@ class Settings:
             device=torch_device_for(self.device),
             runtime=runtime,
             precision=self.precision,
+            limits=self.limits,
         )
 
     def for_file(self, runtime: str) -> OpenOptions:
         """Return the options that open an exported file."""
         precision = self.precision if RUNTIMES[runtime].selects_precision else None
-        return OpenOptions(device=self.device, threads=self.threads, precision=precision)
+        return OpenOptions(device=self.device, threads=self.threads, precision=precision, limits=self.limits)
 
 
 @dataclass(frozen=True)

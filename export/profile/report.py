@@ -13,11 +13,11 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import torch_threads
-from compressor.images.metrics import Protocol, finite_or_none
+from compressor.images.metrics import Protocol, below_bicubic, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.models.cost import COMPARED_SIZE
-from compressor.runtimes.base import Runtime
+from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES
@@ -121,6 +121,9 @@ def profile_models(
         threads = stack.enter_context(torch_threads(settings.threads))
         settings = replace(settings, threads=threads)
         opened, notes = open_models(models, teacher, settings, folder, context)
+        for model in opened:
+            for size in settings.lr_sizes:
+                require_memory_for(size, settings.batch, model.runtime.descriptor, "--lr-size")
         others = OtherPrograms()
         rows = [row for size in settings.lr_sizes for row in _measure_size(opened, size, settings, context)]
         notes += _note_disturbances(rows, opened, others.busy_cores())
@@ -128,6 +131,7 @@ def profile_models(
             rows, errors = _add_memory(rows, opened, settings, context)
             notes += errors
         quality = _measure_quality(opened, context) if settings.quality else ()
+        notes += _note_below_bicubic(quality)
     teacher_label = next((model.label for model in opened if model.is_teacher), None)
     protocol = str(Protocol())
     costs = tuple({model.label: _compared_cost(model) for model in opened}.values())
@@ -241,6 +245,14 @@ def _add_memory(
             megabytes[model.label, model.runtime.name, f"{width}x{height}"] = figure
     context.progress("memory", len(models), len(models))
     return [replace(row, peak_memory_mb=megabytes.get((row.model, row.runtime, row.lr_size))) for row in rows], errors
+
+
+def _note_below_bicubic(quality: Sequence[Quality]) -> list[str]:
+    """Note the models that a bicubic enlargement beats."""
+    bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
+    scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]
+    lines = [below_bicubic(name, own, other) for name, own, other in scores if own is not None and other is not None]
+    return [line for line in lines if line is not None]
 
 
 def _measure_quality(models: Sequence[ProfiledModel], context: Context) -> tuple[Quality, ...]:

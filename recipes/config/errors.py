@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.base.errors import UsageError
+from compressor.base.errors import UsageError, shorten, shorten_numbers
 
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value: ("methods", 0, "options", "kappa")."""
@@ -49,18 +49,23 @@ class Problem:
     def __str__(self) -> str:
         if self.setting is not None:
             key = self.key if self.expected.startswith("unknown key") else ""
-            return f"--set {self.setting}: {self.expected}{f' ({key})' if key not in self.setting else ''}"
+            setting = shorten(shorten_numbers(self.setting), 200)
+            return f"--set {setting}: {self.expected}{f' ({shorten(key)})' if key not in self.setting else ''}"
         line = "" if self.line is None else f":{self.line}"
         value = "" if self.value is None else f"={self.value}"
-        return f"{self.file}{line}: {self.key}{value}{': ' if self.key else ''}{self.expected}"
+        return f"{self.file}{line}: {shorten(self.key, 100)}{value}{': ' if self.key else ''}{self.expected}"
+
+
+MOST_IN_A_LINE = 20
 
 
 class PresetError(UsageError):
-    """A recipe with mistakes. The message is one line; `problems` lists the mistakes."""
+    """A recipe with mistakes. The message is one line of the first ones; `problems` lists all."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(map(str, problems)))
+        more = [f"and {len(problems) - MOST_IN_A_LINE} more"] if len(problems) > MOST_IN_A_LINE else []
+        super().__init__("; ".join([*map(str, problems[:MOST_IN_A_LINE]), *more]))
 
 
 def file_error(file: str, expected: str, line: int | None = None) -> PresetError:
@@ -113,7 +118,7 @@ class Origin:
                 expected += f", did you mean {match!r}?"
         # The value as the file writes it.
         value = repr(error["input"]) if isinstance(error["input"], str) else json.dumps(error["input"], default=str)
-        return self.problem(path, value if len(value) <= 60 else value[:57] + "...", expected)
+        return self.problem(path, shorten(value), expected)
 
 
 def suggest_key(name: str, siblings: Iterable[str], other_paths: Iterable[str] = ()) -> str:

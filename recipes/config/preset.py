@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 MIN_VALIDATE_EVERY = 25
 """The least number of steps between validations unless the preset sets it: a short run validates at its end only."""
 
+SHORT_RUN_STEPS = 5_000
+"""A recipe that is shortened to fewer steps by `--steps` has the rate of a short run."""
+SHORT_RUN_RATE = 8e-4
+"""[choice] The highest rate at which joint training (CSD) was stable in runs of this length."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -35,7 +40,10 @@ class StudentRule(PresetPart):
 
 
 class ScheduleRule(PresetPart):
-    """Length, batches and learning rate of a run. `--steps` rescales milestones and warm-up."""
+    """Length, batches and learning rate of a run. `--steps` rescales milestones and warm-up.
+
+    Below 5,000 steps a rescaled recipe has a higher rate that falls along a cosine, unless `--set` gives the rate.
+    """
 
     steps: int = Field(default=25_000, ge=1, description="updates of the student")
     batch: int = Field(default=16, ge=1, description="patches per step, over all processes")
@@ -55,9 +63,10 @@ class ScheduleRule(PresetPart):
     clip: float | None = Field(default=None, gt=0, description="largest gradient norm; larger ones are scaled down")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 copies the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "measure"] = Field(
         default="auto",
-        description="precision of the student; auto: bf16 where a short measurement finds it faster",
+        description="precision of the student; auto: bf16 where the processor computes it natively, fp32 for short "
+        "runs; measure: whichever, with its memory layout, is faster when the run starts",
     )
     teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the frozen teacher")
     compile: Literal["auto", "on", "off"] = Field(
@@ -94,6 +103,16 @@ class Preset(PresetPart):
         ratio = steps / rule.steps
         milestones = tuple(round(milestone * ratio) for milestone in rule.milestones)
         changed = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+
+    def for_short_run(self) -> Preset:
+        """Return the preset with the rate of a short run: high, and falling along a cosine to zero.
+
+        Milestones are for runs in which the student has learnt most of what it can before the first of them. Rescaled
+        to a few hundred steps they end the learning before it has begun.
+        """
+        rule = self.schedule
+        changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
         return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
-from compressor.base.errors import SrkdError, UsageError, nearest
+from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
 from compressor.base.files import read_text
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
@@ -119,7 +119,7 @@ class NeedsBatch(Protocol):
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
     """Methods that do not go together, a batch or patch that they cannot use, and weights of unknown terms."""
     schedule = preset.schedule
-    lines = [*refusals(methods), *disagreements(methods, preset.weights)]
+    lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
     for method in methods:
         if isinstance(method, NeedsBatch) and schedule.batch < method.smallest_batch:
@@ -182,7 +182,7 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
     """The paths that a key sets: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, `kappa` of all methods."""
     first, *rest = key.split(".")
     if first in Preset.model_fields:
-        return [(first, *(int(piece) if piece.isdecimal() else piece for piece in rest))]
+        return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]
     rules = _method_rules(values)
     if named := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
         return [("methods", index, "options", *rest) for index in named]
@@ -201,7 +201,7 @@ def _put(values: Any, path: KeyPath, value: Any) -> None:
     for depth, key in enumerate(path):
         last, parent = depth == len(path) - 1, ".".join(map(str, path[:depth]))
         if isinstance(values, list):
-            if not str(key).isdecimal() or int(key) >= len(values):
+            if not str(key).isdecimal() or parse_int(str(key)) >= len(values):
                 raise UsageError(f"{parent} has entries 0 to {len(values) - 1}, not {key}")
             key = int(key)
         elif isinstance(values, dict):

@@ -13,9 +13,18 @@ from typing import Any
 
 import yaml
 
+from compressor.base.errors import UsageError, parse_int
 from recipes.config.errors import KeyPath, file_error
 
 CORE = "tag:yaml.org,2002:"
+
+
+class _LongNumber(Exception):
+    """A whole number that is too long: the message in plain words, and the line."""
+
+    def __init__(self, error: UsageError, line: int) -> None:
+        super().__init__(str(error))
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,6 +61,8 @@ def parse_yaml(text: str, file: str) -> Document:
     try:
         tree = yaml.compose(text, _Loader)
         values = None if tree is None else _value(tree, (), lines)
+    except _LongNumber as error:
+        raise file_error(file, str(error), error.line) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
@@ -68,6 +79,8 @@ def parse_value(text: str) -> Any:
     try:
         tree = yaml.compose(text, _Loader)
         return None if tree is None else _value(tree, (), {})
+    except _LongNumber as error:
+        raise UsageError(str(error)) from error
     except (yaml.YAMLError, RecursionError):
         return text
 
@@ -100,10 +113,13 @@ def _scalar(node: yaml.Node) -> Any:
         return None
     if kind == "bool":
         return text.lower() == "true"
-    if kind == "int" and len(text) < 100:
-        return int(text)
+    if kind == "int":
+        try:
+            return parse_int(text)
+        except UsageError as error:
+            raise _LongNumber(error, node.start_mark.line + 1) from error
     if kind == "float":
         number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         # 2e4 is a whole number, as in JSON schema.
         return int(number) if math.isfinite(number) and number.is_integer() else number
-    raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not supported", problem_mark=node.start_mark)
+    raise yaml.MarkedYAMLError(problem=f"the tag {node.tag[:60]} is not supported", problem_mark=node.start_mark)

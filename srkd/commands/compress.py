@@ -145,6 +145,8 @@ def ways_to_look(report: CompressReport) -> list[str]:
 
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
+    from compressor.images.metrics import below_bicubic
+
     trials, joint = report.trials, report.teacher_joint
     runs = "" if trials is None else f", {len(trials.runs)} runs"
     console.table(
@@ -166,8 +168,10 @@ def show(console: Console, report: CompressReport) -> None:
         console.result(line)
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
+    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y)
     for flag in report.flags:
-        console.say(f"note: {flag}")
+        if flag != warning:
+            console.say(f"note: {flag}")
     console.say(f"wrote {report.student_path}")
     if joint is not None:
         console.say(
@@ -176,3 +180,5 @@ def show(console: Console, report: CompressReport) -> None:
     for line in ways_to_look(report):
         console.say(line)
     console.say(f"next: srkd export {report.run} --onnx")
+    if warning is not None:
+        console.warn(warning)

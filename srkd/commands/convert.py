@@ -22,11 +22,10 @@ def command(console: Console, options: ConvertOptions) -> None:
 
     Values do not change. What that code base keeps in option files (res_scale, the range) is printed.
     """
-    from compressor.models.checkpoints.convert import convert_file
+    from srkd.api import run_convert
 
-    converted = convert_file(
-        options.model, options.to, options.out, scale=options.scale, arch_options=options.arch_options
-    )
+    with console.context() as context:
+        converted = run_convert(options, context)
     console.report("convert", converted, show)
 
 

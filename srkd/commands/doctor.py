@@ -91,8 +91,8 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
 def _test_tensorrt(console: Console) -> None:
     from export.trt_selftest import self_test
 
-    with console.progress() as progress:
-        report = self_test(progress)
+    with console.context() as context:
+        report = self_test(context.progress)
     if console.wants_json:
         console.emit("doctor", {"tensorrt": report})
     elif console.wants_csv:

@@ -33,18 +33,30 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
 
     MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
     """
-    from srkd.api import run_evaluate, run_explain
+    from srkd.api import EvaluationInterrupted, run_evaluate, run_explain
 
+    interrupted: EvaluationInterrupted | None = None
     with console.context() as context:
-        results = run_explain(options, context) if explain else (run_evaluate(options, context),)
-    evaluation, *by_other_conventions = results
+        try:
+            results = run_explain(options, context) if explain else (run_evaluate(options, context),)
+        except EvaluationInterrupted as error:
+            interrupted, results = error, error.evaluations
     if console.wants_json:
-        extra = {"explain": [other.to_dict() for other in by_other_conventions]} if explain else {}
-        console.emit("evaluate", {**evaluation.to_dict(), **extra})
-        return
-    if console.wants_csv:
+        extra = {"explain": [other.to_dict() for other in results[1:]]} if explain else {}
+        unfinished = {} if interrupted is None else {"unfinished": interrupted.unfinished}
+        console.emit("evaluate", {**results[0].to_dict(), **extra, **unfinished})
+    elif console.wants_csv:
         console.write_csv(records(results, per_image=per_image))
-        return
+    else:
+        show(console, results, per_image=per_image, explain=explain)
+    if interrupted is not None:
+        console.warn(f"not finished: {', '.join(interrupted.unfinished)}")
+        raise interrupted
+
+
+def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
+    """Print the table of all models and sets, then those that the options add."""
+    evaluation = results[0]
     ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
     title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
     show_scores(console, "model", evaluation.models, title)

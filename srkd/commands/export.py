@@ -102,6 +102,8 @@ def show(console: Console, report: ExportReport) -> None:
         if file.facts:
             facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {facts}")
+    if report.warning is not None:
+        console.warn(report.warning)
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from compressor.base.child import ChildFailed, run_in_child
 from compressor.base.errors import SrkdError
+from tests.support.commands import ROOT, is_gone
 
 PROGRAM = """
 import os, signal, sys, time
@@ -33,6 +37,11 @@ def crash(progress):
 def leave(progress):
     sys.exit("no space left")
 
+def report(progress):
+    with open(os.path.join(os.environ["HERE"], "pid"), "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
 def hang(progress):
     time.sleep(600)
 """
@@ -41,7 +50,7 @@ def hang(progress):
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "childwork.py").write_text(PROGRAM)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     return "childwork"
 
 
@@ -77,6 +86,18 @@ def test_a_child_without_a_result_is_one_line(module: str, function: str, messag
 def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:
     with pytest.raises(SrkdError, match=r"^the file is damaged$"):
         run_in_child(f"{module}:refuse", {}, what="working")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_child_ends_when_its_parent_is_killed(module: str, tmp_path: Path) -> None:
+    program = f"from compressor.base.child import run_in_child; run_in_child('{module}:report', {{}}, what='it')"
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "HERE": str(tmp_path)})
+    number = tmp_path / "pid"
+    while parent.poll() is None and not (number.exists() and number.read_text()):
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert is_gone(int(number.read_text()), seconds=10)
 
 
 def test_a_child_that_does_not_end_is_ended(module: str) -> None:

@@ -1,4 +1,4 @@
-"""Threads that wait for one another sleep, unless somebody has decided otherwise."""
+"""Threads that wait for one another soon sleep, unless somebody has decided otherwise."""
 
 from __future__ import annotations
 
@@ -6,20 +6,32 @@ import pytest
 
 from tests.support.commands import python
 
-SHOW = "import os, sys; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+SHOW = "import os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("import srkd; ", "PASSIVE False"),
-        ("import compressor.base.errors; ", "PASSIVE False"),
-        ("import os; os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'; import srkd; ", "ACTIVE False"),
+        ("import srkd; ", "1000 False"),
+        ("import compressor.base.errors; ", "1000 False"),
+        ("import os; os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'; import srkd; ", "None False"),
+        ("import os; os.environ['GOMP_SPINCOUNT'] = '7'; import srkd; ", "7 False"),
         # OpenMP has read the variable: to set it now would only mislead child processes and reports.
         ("import torch; import srkd; ", "None True"),
     ],
 )
-def test_the_policy_is_set_before_torch_is_loaded(before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+def test_the_count_is_set_before_torch_is_loaded(before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     outcome = python("-c", before + SHOW)
     assert outcome.out.strip() == after, outcome.err
+
+
+def test_openmp_reads_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "VERBOSE")
+    outcome = python("-c", "import srkd, torch; torch.ones(4).sum()")
+    if "GOMP_SPINCOUNT" not in outcome.err:
+        pytest.skip("this torch has another OpenMP than GNU's")
+    assert "GOMP_SPINCOUNT = '1000'" in outcome.err

@@ -194,7 +194,8 @@ def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(options, t
         settings=SETTINGS,
     )
     assert report.images_used == 3
-    teachers = [runner for runner in fed if not runner.trains]
+    # Those of the estimate of memory ran on shapes alone.
+    teachers = [runner for runner in fed if not runner.trains and runner.model.device.type != "meta"]
     assert len(teachers) == 2 and all(runner.forwards == 0 for runner in teachers)
 
 

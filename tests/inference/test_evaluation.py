@@ -14,7 +14,7 @@ from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
-from compressor.inference.evaluate import EvaluationSettings, evaluate, explain, make_lr
+from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate, explain, make_lr
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
@@ -62,6 +62,54 @@ def test_the_table(data: Path) -> None:
     # The stored LR images are darker: they were used.
     assert evaluation.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
     assert (calls[0], calls[-1]) == (("plain: colour", 0, 4), ("scored", 4, 4))
+
+
+def test_each_of_several_sets_is_noted_when_it_is_finished(data: Path) -> None:
+    events: list[str] = []
+
+    def model(lr: torch.Tensor) -> torch.Tensor:
+        events.append("run")
+        return nearest(2)(lr)
+
+    fake, sets = Fake(model, Descriptor(scale=2, receptive_radius=0), "fake"), find_sets(data, scale=2)
+    result = evaluate([fake], sets, AT_X2, note=events.append)
+    figures = {
+        name: ", ".join(f"{label} {scores[name].psnr_y:.3f}" for label, scores in result.models.items())
+        for name in ("plain", "stored")
+    }
+    assert events == ["run", "run", f"plain: {figures['plain']} dB", "run", "run", f"stored: {figures['stored']} dB"]
+    events.clear()
+    evaluate([fake], sets[:1], AT_X2, note=events.append)
+    assert events == ["run", "run"]
+
+
+def test_an_interrupted_evaluation_has_the_finished_sets(data: Path) -> None:
+    def model_that_ends_after(images: int) -> Fake:
+        def run(lr: torch.Tensor) -> torch.Tensor:
+            if len(fake.inputs) > images:
+                raise KeyboardInterrupt
+            return nearest(2)(lr)
+
+        fake = Fake(run, Descriptor(scale=2, receptive_radius=0), "fake")
+        return fake
+
+    sets = find_sets(data, scale=2)
+    whole = evaluate([nearest_model(2, "fake")], sets, AT_X2)
+    with pytest.raises(EvaluationInterrupted, match="before stored") as caught:
+        evaluate([model_that_ends_after(3)], sets, AT_X2)
+    (partial,) = caught.value.evaluations
+    assert caught.value.unfinished == ("stored",)
+    assert {label: list(scores) for label, scores in partial.models.items()} == {
+        "bicubic": ["plain"],
+        "fake": ["plain"],
+    }
+    assert partial.models["fake"]["plain"] == whole.models["fake"]["plain"]
+    with pytest.raises(EvaluationInterrupted) as caught:
+        explain([model_that_ends_after(5)], sets, AT_X2)
+    assert len(caught.value.evaluations) == 5
+    with pytest.raises(KeyboardInterrupt) as first:
+        evaluate([model_that_ends_after(1)], sets, AT_X2)
+    assert type(first.value) is KeyboardInterrupt
 
 
 def test_json_has_no_infinity(data: Path) -> None:

@@ -120,3 +120,18 @@ def test_benchmarks_print_the_same_names() -> None:
     lines = "\n".join(ranking(scores))
     assert "- published csd above CLSD's; here CLSD-style: gain over csd: " in lines and bare_names(lines) == []
     assert Cost("lfd", 1.0, 1.0, 1.0).row().startswith("| LFD-style | ")
+
+
+LONGEST_HOURS = {"srkd-best": 8.0}
+"""Hours of one core, where a recipe may take more than the two that the page promises."""
+
+
+def test_a_preset_is_as_long_as_its_measured_steps_allow() -> None:
+    """Whoever changes the steps or the batch of a preset has to measure them anew."""
+    rows = {row[0].strip("`"): row[1:] for row in table_rows(read("costs"), "recipe")}
+    assert sorted(rows) == [name for name in sorted(RECIPES) if not name.endswith("-paper")]
+    for name, (batch, seconds, steps, hours) in rows.items():
+        rule = load_preset(name).schedule
+        assert (batch, steps) == (f"{rule.batch} of {rule.lr_patch}×{rule.lr_patch}", f"{rule.steps:,}"), name
+        assert f"{float(seconds) * rule.steps / 3600:.1f}" == hours, name
+        assert float(hours) <= LONGEST_HOURS.get(name, 2.0), name

@@ -97,6 +97,41 @@ def test_wrong_settings_say_which(settings, message):
     assert message in str(caught.value) and len(caught.value.problems) == 1
 
 
+def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
+    """A line that was pasted 300 times: a method does not go with each of the others."""
+    text = "title: t\nsource: s\nmethods:\n" + "  - name: logits\n" * 300
+    assert len(problems(text)) == 1
+    text = GOOD_TEXT + "".join(f"wrong{number}: 1\n" for number in range(300))
+    with pytest.raises(PresetError, match=r"my\.yaml:5: wrong0: .*; and 280 more$") as caught:
+        read_preset(text, "my.yaml")
+    assert len(caught.value.problems) == 300
+
+
+def test_long_names_and_keys_are_shortened():
+    (problem,) = problems("title: t\nsource: s\nmethods:\n  - name: " + "l" * 3000 + "\n")
+    assert f"no method is called '{'l' * 57}...'; there are" in str(problem) and len(str(problem)) < 300
+    (problem,) = problems(GOOD_TEXT + "k" * 900 + ": 1\n")
+    assert str(problem).startswith(f"my.yaml:5: {'k' * 97}...: unknown key")
+    (problem,) = problems(GOOD_TEXT, "kappa=" + "v" * 3000)
+    assert str(problem) == f"--set kappa={'v' * 191}...: expected a number"
+
+
+GOOD_TEXT = "title: t\nsource: s\nmethods:\n  - name: logits\n"
+LONG = "9" * 5000
+TOO_LONG = "the number 99999999999999999999... (5,000 digits) is too long: at most 100 digits are read"
+
+
+def test_a_number_of_five_thousand_digits_is_said_in_plain_words():
+    """Python refuses to read one, and a terminal need not show it."""
+    text = f"title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: {LONG}\n"
+    assert [str(problem) for problem in problems(text)] == [f"my.yaml:6: {TOO_LONG}"]
+    for setting in (f"schedule.batch={LONG}", f"schedule.betas.{LONG}=1"):
+        with pytest.raises(PresetError) as caught:
+            load_preset("logits", [setting])
+        shown = setting.replace(LONG, "99999999999999999999... (5,000 digits)")
+        assert str(caught.value) == f"--set {shown}: {TOO_LONG}"
+
+
 def test_mistakes_of_settings_and_of_the_file_come_together():
     lines = [str(problem) for problem in problems("title: t\nmethods: []\n", "schedule.rate=x", "nothing", "title=ok")]
     assert lines == [

@@ -151,9 +151,19 @@ def test_settings_reach_the_schedule_and_the_method():
 
 
 def test_steps_rescale_the_shape():
-    schedule = load_preset("logits").with_steps(250).stage([]).schedule
+    schedule = load_preset("logits-paper").with_steps(250).stage([]).schedule
     assert schedule.steps == 250 and tuple(schedule.milestones) == (100, 200)
     assert [schedule.at(step) for step in (0, 99, 100, 200)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+
+
+def test_a_short_run_keeps_its_rate_up_until_it_falls_along_a_cosine():
+    """At 200 steps the rescaled milestones had a tenth of the rate from step 80 on."""
+    short = load_preset("logits-paper").with_steps(200).for_short_run().stage([]).schedule
+    rates = [short.at(step) for step in range(200)]
+    assert rates[0] == pytest.approx(8e-4) and rates[80] > 5e-4 and rates[199] < 1e-6
+    assert rates == sorted(rates, reverse=True)
+    fast = load_preset("logits-paper", ["schedule.rate=2e-3"]).with_steps(200).for_short_run()
+    assert fast.schedule.rate == 2e-3
 
 
 def test_cosine_falls_from_the_rate_to_zero_after_the_warmup():

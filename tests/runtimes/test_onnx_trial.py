@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import Limits
 from compressor.inference.open import open_model
-from compressor.runtimes.onnx_runtime import try_file
+from compressor.runtimes import probing
+from compressor.runtimes.onnx_runtime import try_content
 from compressor.teachers.teacher import load_teacher
 
 Weights: TypeAlias = dict[str, Any]
@@ -60,12 +63,12 @@ def test_a_loop_without_end_is_one_line(tmp_path: Path) -> None:
         helper.make_node("Loop", ["trips", "true", "large"], ["sr"], body=body),
     ]
     path, began = save(tmp_path / "loop.onnx", nodes, weights), time.monotonic()
-    with pytest.raises(SrkdError, match=r"loop\.onnx: it took over 8 s.*limits=4"):
-        try_file(path, Limits(seconds=8))
+    with pytest.raises(SrkdError, match=r"loop\.onnx: it took over 3 s.*--limits 4"):
+        try_content(path.read_bytes(), path, Limits(seconds=3))
     assert time.monotonic() - began < 40
 
 
-def test_a_block_size_that_ends_the_process_is_one_line(tmp_path: Path) -> None:
+def test_a_block_size_that_ends_the_process_is_one_line(tmp_path: Path, real_children: None) -> None:
     weights: Weights = {}
     nodes = [*enlarge(weights, 2**40), helper.make_node("Identity", ["large"], ["sr"])]
     path = save(tmp_path / "block.onnx", nodes, weights)
@@ -91,3 +94,101 @@ def test_a_pooling_block_that_ends_the_process_on_small_images_is_padded(tmp_pat
     assert 9 <= least <= 16
     assert teacher(torch.rand(1, 3, 5, 20)).shape == (1, 3, 10, 40)
     assert open_model(path).descriptor.min_size == least
+
+
+def plain(weight: float, path: Path, scale: int = 2) -> Path:
+    """A model whose every output pixel is the sum of three inputs times `weight`."""
+    weights: Weights = {"w": np.full((3 * scale**2, 3, 1, 1), weight, dtype=np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["lr", "w"], ["features"]),
+        helper.make_node("DepthToSpace", ["features"], ["sr"], blocksize=scale, mode="CRD"),
+    ]
+    return save(path, nodes, weights)
+
+
+def split(path: Path) -> Path:
+    """Move the weights to a second file."""
+    model = onnx.load_model(str(path))
+    onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("open_file", [open_model, load_teacher])
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_the_bytes_that_were_tried_are_the_ones_that_run(
+    open_file: Callable[[Path], Any], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger who can write the folder swaps the files while the child process tries them."""
+    tmp_path = tmp_path / "own"  # not srkd's cache
+    tmp_path.mkdir()
+    path = plain(0.25, tmp_path / "good.onnx")
+    other = tmp_path / "other"
+    other.mkdir()
+    plain(0.125, other / "good.onnx")
+    if place == "beside":
+        for file in (path, other / "good.onnx"):
+            split(file)
+    swapped, try_file = [], probing.run_in_child
+
+    def run_and_swap(*arguments: Any, **keywords: Any) -> Any:
+        values = try_file(*arguments, **keywords)
+        for file in other.iterdir():
+            file.replace(tmp_path / file.name)
+            swapped.append(file.name)
+        return values
+
+    monkeypatch.setattr(probing, "run_in_child", run_and_swap)
+    monkeypatch.setattr(probing, "tried_folder", lambda: tmp_path / "tried")
+    model = open_file(path)
+    assert "good.onnx" in swapped and ("weights.bin" in swapped) == (place == "beside")
+    run = model if callable(model) else model.run
+    assert float(run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
+
+
+def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path) -> None:
+    """ONNX Runtime reads them as it does those of the graph: from wherever the file says."""
+    path = plain(0.25, tmp_path / "inner.onnx")
+    model = onnx.load_model(str(path))
+    tensor = model.graph.initializer[0]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
+    del model.graph.initializer[:]
+    constant = model.graph.node[0].attribute[0].t
+    values = constant.raw_data
+    onnx.external_data_helper.set_external_data(constant, "inner.bin")
+    constant.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "inner.bin").write_bytes(values)
+    assert float(open_model(path).run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
+    constant.external_data[0].value = "../inner.bin"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SrkdError, match=r"in '\.\./inner\.bin', which is not beside it: refused"):
+        open_model(path)
+
+
+def test_names_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    """ONNX Runtime opens the file, and its Python names fail."""
+    path = plain(0.25, tmp_path / "names.onnx")
+    path.write_bytes(path.read_bytes().replace(b"lr", b"l\xee"))
+    with pytest.raises(SrkdError, match=r"names\.onnx is not a") as caught:
+        open_model(path)
+    assert "limits" not in str(caught.value)
+
+
+def test_many_tensors_of_the_same_bytes_do_not_fill_the_memory(tmp_path: Path) -> None:
+    path = split(plain(0.25, tmp_path / "many.onnx"))
+    with open(tmp_path / "weights.bin", "wb") as file:
+        file.truncate(64 * 2**20)
+    model = onnx.load_model(str(path), load_external_data=False)
+    tensor = model.graph.initializer[0]
+    entries = {"location": "weights.bin", "offset": "0", "length": str(64 * 2**20)}
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    model.graph.initializer.extend([tensor] * 100)
+    path.write_bytes(model.SerializeToString())
+    tracemalloc.start()
+    with pytest.raises(SrkdError, match=r"many\.onnx has 6,7\d\d,\d{3},\d{3} bytes with its weights, more than 2,147"):
+        open_model(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20

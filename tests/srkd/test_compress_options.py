@@ -25,7 +25,7 @@ from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
-RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size"}
+RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "limits"}
 
 
 def options_of(*words: str) -> CompressOptions:
@@ -76,15 +76,16 @@ def test_rare_options_are_settings() -> None:
     assert {row.name for row in declarations(CompressOptions) if row.option.by_set} == RARE
     for name in RARE:
         assert f"--{name.replace('_', '-')} " not in text and name in text
-    rare = ("cache_size=5GB", "lr_border=clamp", "phi_weights=vgg.pth", "select=l1", "teacher_cache=true")
+    rare = ("cache_size=5GB", "lr_border=clamp", "phi_weights=vgg.pth", "select=l1", "teacher_cache=true", "limits=2")
     by_set = options_of(*(f"--set={setting}" for setting in rare), "--set", "schedule.warmup=3")
     words = ["--cache-size", "5GB", "--lr-border", "clamp", "--phi-weights", "vgg.pth", "--select", "l1"]
-    by_flag = options_of(*words, "--teacher-cache", "--set", "schedule.warmup=3")
+    by_flag = options_of(*words, "--teacher-cache", "--limits", "2", "--set", "schedule.warmup=3")
     by_keyword = CompressOptions(
         cache_size=5 * 10**9,
         lr_border="clamp",
         phi_weights="vgg.pth",
         select="l1",
+        limits=2,
         teacher_cache=True,
         settings=["schedule.warmup=3"],
     )

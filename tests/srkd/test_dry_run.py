@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor.models.meta_device
+from compressor.base.durations import format_duration
 from compressor.base.errors import SrkdError
 from compressor.models.cost import count_operations
 from compressor.models.networks.base import Spec
@@ -24,7 +25,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli import run
-from srkd.dry_run import TIMED_STEPS, dry_run, format_duration
+from srkd.dry_run import TIMED_STEPS, dry_run
 from srkd.verb_options import CompressOptions
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
@@ -236,6 +237,32 @@ def test_on_the_command_line(teacher, photos, tmp_path, capfd):
 @pytest.mark.parametrize("seconds, result", [(12.4, "12 s"), (600, "10 min"), (36_000, "10.0 h")])
 def test_durations_read_as_one_plans_with_them(seconds, result):
     assert format_duration(seconds) == result
+
+
+def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
+    """A step of L1: a forward pass and, but for the first layer's input, twice as much back."""
+    alone = of("scratch", SMALL["edsr"], None, BatchShape(2, 16))
+    forward = 2 * count_operations(SMALL["edsr"], (16, 16)).macs[""]
+    assert 2.9 * forward < alone.macs.total < 3.1 * forward
+    assert (alone.macs.frozen, alone.macs.helper_forwards, alone.helper_forwards) == (0, 0, 0)
+    logits = of("logits", SMALL["edsr"], SMALL["edsr"], BatchShape(2, 16))
+    assert logits.macs.frozen == forward and logits.macs.total == alone.macs.total + forward
+    report = dry_run(CompressOptions(recipe="csd", settings=("phi=teacher", "schedule.batch=2")))
+    assert report.step is not None and report.step.helper_forwards == 3
+    # Three images through phi, and one of them, the student's, back.
+    assert report.step.macs.total > 4 / 3 * report.step.macs.helper_forwards > 0
+    rows = dict(report.rows())
+    assert "3 of phi" in rows["forwards"] and "phi's forwards" in rows["cost"]
+
+
+def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, photos):
+    speeds = {"fp32": 1e9, "bf16": 4e9}
+    monkeypatch.setattr("srkd.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
+    options = CompressOptions(teacher=teacher, data=photos, steps=9000, settings=("schedule.precision=bf16",))
+    report = dry_run(options)
+    macs = report.step.macs
+    assert report.seconds == pytest.approx(9000 * (macs.frozen / 1e9 + (macs.total - macs.frozen) / 4e9))
+    assert dict(report.rows())["time"].startswith("about ")
 
 
 def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):

@@ -167,5 +167,5 @@ def test_tables_of_the_verbs_fit_80_columns(
         rules = [index for index, line in enumerate(lines) if line and set(line) == {"─"}]
         assert rules, arguments
         for index in rules:
-            block = [lines[index - 1], *lines[index : index + 3]]
+            block = [lines[index - 1], *lines[index : index + 2]]
             assert max(map(len, block)) <= 80, block

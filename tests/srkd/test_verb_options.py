@@ -54,7 +54,8 @@ def test_every_class_of_options_is_that_of_one_verb() -> None:
     declared = [
         value for value in vars(verb_options).values() if isinstance(value, type) and issubclass(value, Options)
     ]
-    assert set(classes) == {*declared} - {Options, verb_options.CheckpointOptions, verb_options.RuntimeOptions}
+    shared = {verb_options.CheckpointOptions, verb_options.ProgramOptions, verb_options.RuntimeOptions}
+    assert set(classes) == {*declared} - {Options, *shared}
     assert len(classes) == len(set(classes))
 
 

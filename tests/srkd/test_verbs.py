@@ -17,6 +17,8 @@ from PIL import Image
 import srkd
 from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.sets import ImagePair
+from compressor.inference import evaluate as evaluation
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -115,7 +117,7 @@ def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.Ca
     assert "is a run that is not finished" in error("export", tmp_path / "run")
     assert f"srkd compress --resume {tmp_path / 'run'}" in error("inspect", tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    assert "is a folder without student.safetensors" in error("export", tmp_path / "empty")
+    assert "empty: a folder without student.safetensors" in error("export", tmp_path / "empty")
     (tmp_path / "text.pth").write_text("not a checkpoint at all")
     assert "TorchScript, .pt2 and .onnx" in error("inspect", tmp_path / "text.pth")
     (tmp_path / "theirs.param").write_text("7767517\n1 1\nInput in 0 1 in\n")
@@ -131,6 +133,33 @@ def test_an_onnx_teacher_is_not_offered_to_inherit(tmp_path: Path, capsys: pytes
     assert "--init inherit" not in "".join(capsys.readouterr())
     assert run([*line, "--select", "l1", "--dry-run"]) == 2
     assert "--select l1 chooses what is inherited: leave it out" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_evaluate_prints_the_sets_that_are_finished(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(photos, tmp_path / "sets" / name)
+    score_pair = evaluation._score_pair
+
+    def until_the_second(pair: ImagePair, *others: Any) -> Any:
+        if pair.hr.parent.name == "second":
+            raise KeyboardInterrupt
+        return score_pair(pair, *others)
+
+    monkeypatch.setattr(evaluation, "_score_pair", until_the_second)
+    command = ["evaluate", str(model), "--data", str(tmp_path / "sets")]
+    assert run(command) == 130
+    shown = capsys.readouterr()
+    assert "first PSNR-Y" in shown.out and "second PSNR-Y" not in shown.out
+    assert shown.err == "srkd: warning: not finished: second\n\nsrkd: interrupted\n"
+    assert run([*command, "--json"]) == 130
+    value = json.loads(capsys.readouterr().out)
+    assert value["unfinished"] == ["second"] and set(value["models"]["small"]["sets"]) == {"first"}
+    assert run([*command, "--csv", "--explain"]) == 130
+    assert capsys.readouterr().out.count(",first,") == 10
+    assert run(["evaluate", str(model), "--data", str(tmp_path / "sets" / "second")]) == 130
+    assert capsys.readouterr().err == "\nsrkd: interrupted\n"
 
 
 def test_inspect_names_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

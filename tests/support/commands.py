@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,3 +49,15 @@ def python(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, 
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def is_gone(process: int, seconds: float) -> bool:
+    """Return whether a process ends within so many seconds; one that nobody waited for counts as ended."""
+    for _ in range(round(seconds * 20)):
+        try:
+            if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False

@@ -47,7 +47,7 @@ def network(seed: int, width: int = 8, depth: int = 2, scale: int = 2) -> Networ
 
 
 def stage(methods: list[object], **schedule: object) -> Stage:
-    settings = [f"schedule.{name}={value}" for name, value in schedule.items()]
+    settings = [f"schedule.{name}={value}" for name, value in {"decay": "constant", "warmup": 0, **schedule}.items()]
     return load_preset("scratch", settings).stage(methods)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,13 +18,15 @@ import psutil
 import pytest
 from PIL import Image
 
+from compressor.base.context import QUIET
 from compressor.base.errors import UsageError
 from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.guard import Skipped
-from compressor.training.run_folder import RunFolder
+from compressor.training.run_folder import LOCK, RunFolder
+from compressor.training.run_lock import lock_run
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from recipes.scratch import Scratch
@@ -36,7 +39,10 @@ TOLERANCE = 1e-4
 """Relative, of every loss over thirty steps: float sums of half batches round differently. Found: below 1e-6."""
 
 WORDS = ("kind", "batches", "first_pixels")
-SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.validate_every=10", "schedule.rate=1e-3")
+SETTINGS = (
+    *("schedule.batch=4", "schedule.lr_patch=8", "schedule.validate_every=10"),
+    *("schedule.rate=1e-3", "schedule.decay=milestones", "schedule.milestones=[2000, 4000]"),
+)
 STEPS = 60
 LOST = 60
 """Seconds in which the others must have ended."""
@@ -108,6 +114,16 @@ def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path)
         )
     facts = json.loads((undisturbed / "run.json").read_text())
     assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
+
+
+def test_the_processes_of_a_run_share_its_lock(inputs, tmp_path):
+    run = tmp_path / "run"
+    with lock_run(run, QUIET):
+        code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, run, steps=2))
+    assert code != 0 and err.count(f"{run} is being written by process {os.getpid()} on ") == 1
+    code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, run, steps=2))
+    assert code == 0, err
+    assert not (run / LOCK).exists()
 
 
 def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, tmp_path):

@@ -64,32 +64,43 @@ def convert_file(
     arch_options: Mapping[str, object] | None = None,
 ) -> Converted:
     """Write a checkpoint or a run folder's student in the names of another code base, by default beside the model."""
-    if to != OWN_DIALECT and to not in code_bases():
-        raise UsageError(f"no code base is called {to!r}; {nearest(to, [*code_bases(), OWN_DIALECT])}")
+    suffix = _suffix_of(to)
     loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
-    suffix = ".safetensors" if to == OWN_DIALECT else ".pth"
     path = Path(out) if out is not None else loaded.path.with_name(f"{loaded.path.stem}_{to}{suffix}")
-    if path.suffix not in ({".safetensors"} if to == OWN_DIALECT else {".pth", ".pt"}):
-        raise UsageError(f"{path}: {to} files end with {suffix}")
     if path.exists() and path.resolve() == loaded.path.resolve():
         raise UsageError(f"{path} is the file that is converted: give another name with -o")
+    kept = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
+    return convert_network(loaded.network, to, path, metadata={"srkd.source_sha256": loaded.sha256, **kept})
+
+
+def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> Converted:
+    """Write a network in the names of another code base; the `metadata` goes into srkd's own files alone."""
+    suffix = _suffix_of(to)
+    if path.suffix not in ({".safetensors"} if to == OWN_DIALECT else {".pth", ".pt"}):
+        raise UsageError(f"{path}: {to} files end with {suffix}")
     if to == OWN_DIALECT:
-        kept = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
-        save_network(loaded.network, path, metadata={"srkd.source_sha256": loaded.sha256, **kept})
+        save_network(network, path, metadata=metadata)
         return Converted(path, to, OWN_DIALECT, "safetensors", path.stat().st_size, file_sha256(path), {}, ())
-    arch = loaded.network.spec.arch
+    arch = network.spec.arch
     dialect = find_dialect(arch, to)
     if dialect is None:
         homes = sorted(to for one in architecture(arch).dialects for to in one.code_bases)
         raise UsageError(f"{to} has no {arch}; those that have: {', '.join([*homes, OWN_DIALECT])}")
-    state, notes = state_in_dialect(loaded.network, dialect)
-    needs = _read_back(loaded.network, dialect, state)
+    state, notes = state_in_dialect(network, dialect)
+    needs = _read_back(network, dialect, state)
     stream = io.BytesIO()  # by its file's name torch.save would make other bytes of the same weights
     torch.save(WRAPPERS[dialect.wrapping](state), stream)
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getvalue())
     size_bytes, sha256 = path.stat().st_size, file_sha256(path)
     return Converted(path, to, dialect.name, dialect.wrapping, size_bytes, sha256, needs, notes)
+
+
+def _suffix_of(to: str) -> str:
+    """Return the end of the names of a code base's files; refuse one that nobody knows."""
+    if to != OWN_DIALECT and to not in code_bases():
+        raise UsageError(f"no code base is called {to!r}; {nearest(to, [*code_bases(), OWN_DIALECT])}")
+    return ".safetensors" if to == OWN_DIALECT else ".pth"
 
 
 def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[str, ...]]:

@@ -114,7 +114,7 @@ def weights_file(path: Path) -> Path:
         raise SrkdError(
             f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
         )
-    raise SrkdError(f"{path} is a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
+    raise SrkdError(f"{path}: a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
 
 
 def _load(

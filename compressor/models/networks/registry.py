@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from compressor.base.entry_points import Table, package_of
+from compressor.base.entry_points import Table, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Architecture, Network, Spec
 
@@ -51,8 +51,8 @@ def architecture(name: str) -> Architecture:
     entry = NETWORKS.find(name)
     try:
         loaded = pkgutil.resolve_name(entry.where)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        reason = describe_failure(error, top_module(entry.where))
         raise SrkdError(f"the network {name} of {entry.package} cannot be imported ({reason})") from error
     if not isinstance(loaded, Architecture) or loaded.name != name:
         raise SrkdError(f"{entry.where} of {entry.package} is not an Architecture called {name!r}")

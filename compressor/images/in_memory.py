@@ -1,0 +1,117 @@
+"""Images that a program holds: PIL images, NumPy arrays and tensors, in and out in the same kind.
+
+Values are those of files: 0..255 as integers, [0,1] as floats, RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compressor.base.errors import UsageError
+from compressor.images.files import grey_of, quantised, samples_8bit, to_01
+
+ImageInMemory: TypeAlias = "Image.Image | npt.NDArray[Any] | Tensor"
+
+LOWEST, HIGHEST = -0.5, 1.5
+"""Floats beyond these are not of [0,1]: filters overshoot by less, and 0..255 or -1..1 by more."""
+KEPT_FACTS = ("icc_profile", "exif", "dpi")
+"""What a PIL image keeps beside its pixels. The orientation is among it: pixels are not turned."""
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The pixels of an image: rgb (N,3,H,W) and alpha (1,1,H,W), float32 in [0,1]."""
+
+    rgb: Tensor
+    alpha: Tensor | None = None
+
+
+def is_in_memory(value: object) -> bool:
+    """Return True for an image, False for a path."""
+    return isinstance(value, (Image.Image, np.ndarray, Tensor))
+
+
+def read_planes(image: ImageInMemory) -> Planes:
+    """Return the pixels; what is no RGB image, or holds other values, is refused in one line."""
+    if isinstance(image, Image.Image):
+        return _planes_of_pil(image)
+    if isinstance(image, np.ndarray):
+        return Planes(_float_planes(_channels_first(image), "array", tuple(image.shape), str(image.dtype)))
+    if image.dim() not in (3, 4) or image.shape[-3] != 3 or not image.numel():
+        raise UsageError(
+            f"a tensor of shape {tuple(image.shape)} is not an image: (3,H,W) or (N,3,H,W) of uint8, or of floats "
+            "in [0,1], is taken"
+        )
+    planes = image.detach() if image.dim() == 4 else image.detach()[None]
+    return Planes(_float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch.")))
+
+
+def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
+    """Return pixels as an image of the same kind and type of numbers; floats are clamped to [0,1]."""
+    if isinstance(image, Image.Image):
+        return _pil_of_planes(image, planes)
+    if isinstance(image, np.ndarray):
+        rgb = planes.rgb[0].clamp(0, 1)
+        if image.dtype == np.uint8:
+            return quantised(rgb, 8)
+        return rgb.permute(1, 2, 0).numpy().astype(image.dtype, order="C")
+    rgb = planes.rgb.clamp(0, 1)
+    if image.dtype == torch.uint8:
+        rgb = rgb.mul(255).add_(0.5).floor_()
+    rgb = rgb.to(image.device, image.dtype)
+    return rgb if image.dim() == 4 else rgb[0]
+
+
+def _channels_first(array: npt.NDArray[Any]) -> Tensor:
+    is_number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size or not is_number:
+        raise UsageError(
+            f"an array of shape {array.shape} and type {array.dtype} is not an image: (H,W,3) of uint8, or of floats "
+            "in [0,1], is taken"
+        )
+    values = array if array.dtype == np.uint8 else array.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+
+
+def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return float32 in [0,1]; refuse floats of another range."""
+    if planes.dtype == torch.uint8:
+        return planes.float().div_(255)
+    if not planes.is_floating_point():
+        raise UsageError(f"a {kind} of {dtype} is not an image: give uint8, or floats in [0,1]")
+    rgb = planes.float()
+    low, high = (float(value) for value in torch.aminmax(rgb))
+    if not LOWEST <= low <= high <= HIGHEST:  # NaN, too
+        raise UsageError(
+            f"a {kind} of shape {shape} holds values from {low:.4g} to {high:.4g}: floats lie in [0,1]; for 0..255 "
+            "divide by 255, or give uint8"
+        )
+    return rgb
+
+
+def _planes_of_pil(image: Image.Image) -> Planes:
+    if image.mode.startswith("I;16"):
+        samples: npt.NDArray[Any] = np.asarray(image).astype(np.uint16)[..., None]
+    else:
+        samples = samples_8bit(image, "the image")
+    planes = to_01(samples)
+    has_alpha = planes.shape[0] in (2, 4)
+    colours = planes[:-1] if has_alpha else planes
+    return Planes(colours.expand(3, -1, -1)[None].contiguous(), planes[None, -1:] if has_alpha else None)
+
+
+def _pil_of_planes(image: Image.Image, planes: Planes) -> Image.Image:
+    bits: Literal[8, 16] = 16 if image.mode.startswith("I;16") else 8
+    is_grey = bits == 16 or image.mode in ("1", "L", "LA", "La")
+    colours = grey_of(planes.rgb[0]) if is_grey else planes.rgb[0]
+    samples = quantised(colours if planes.alpha is None else torch.cat([colours, planes.alpha[0]]), bits)
+    enlarged = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    enlarged.info |= {name: image.info[name] for name in KEPT_FACTS if name in image.info}
+    return enlarged

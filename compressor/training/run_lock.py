@@ -1,0 +1,108 @@
+"""The lock on a run folder: one run writes into it at a time.
+
+It is a lock of the kernel (flock) on a file in the folder, so that nothing of it is left when its process is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.base.files import unwritable_folder
+from compressor.training.run_folder import LOCK, remove_leftovers
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+"""What a file system answers that has no locks."""
+
+
+@contextmanager
+def lock_run(run: Path, context: Context, option: str = "--out") -> Iterator[None]:
+    """Hold the lock on a run folder within the block; the folder is made, and removed again if nothing is put there.
+
+    The leading process takes it for all processes of its run. `option` named the folder: a folder that cannot be
+    written is a wrong value of it.
+    """
+    processes = context.processes
+
+    def take() -> _Lock | None:
+        return _Lock.take(run, option) if processes.is_leader else None
+
+    lock = processes.run_on_all(take)
+    try:
+        if lock is not None:
+            if not lock.is_held:
+                context.note(f"{run} is on a file system without locks: do not start this run a second time")
+            remove_leftovers(run)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+class _Lock:
+    """An open lock file; `folders` were made for it, the outermost first."""
+
+    def __init__(self, path: Path, descriptor: int, folders: list[Path], *, is_held: bool) -> None:
+        self.path, self.descriptor, self.folders, self.is_held = path, descriptor, folders, is_held
+
+    @classmethod
+    def take(cls, run: Path, option: str) -> _Lock:
+        try:
+            folders = [folder for folder in (*reversed(run.parents), run) if not folder.exists()]
+            run.mkdir(parents=True, exist_ok=True)
+            while True:
+                lock = cls._open(run / LOCK, folders, run)
+                if lock is not None:
+                    return lock
+        except OSError as error:
+            raise unwritable_folder(run, option, error) from error
+
+    @classmethod
+    def _open(cls, path: Path, folders: list[Path], run: Path) -> _Lock | None:
+        """Return the lock; None where its file was removed by the process that held it before."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            is_held = True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(descriptor, 300, 0).decode("utf-8", "replace").strip() or "another process"
+                raise SrkdError(
+                    f"{run} is being written by {owner}: wait until that run ends, or end it with Ctrl-C there"
+                ) from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                is_held = False
+            if is_held and not _is_file_of(descriptor, path):
+                os.close(descriptor)
+                return None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, folders, is_held=is_held)
+
+    def release(self) -> None:
+        """Remove the lock file while it is still locked, and folders in which nothing else is."""
+        with suppress(OSError):  # a folder that can no longer be written: the lock ends with the descriptor
+            self.path.unlink(missing_ok=True)
+            for folder in reversed(self.folders):
+                folder.rmdir()
+        os.close(self.descriptor)
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    """True if the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,83 @@
+"""What a caller names as a model: an open network, a file or a run folder; each function takes any of them."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import model_file, read_metadata
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import ImageModel, Spec
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import runtime_of
+from compressor.teachers.teacher import Teacher, load_teacher
+from srkd.parameters import MODEL
+from srkd.verb_options import ModelOrPath
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that holds a model, and the options that it is read with."""
+
+    path: Path
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def path_of_model(model: object) -> Path:
+    """Return the path that a caller gave; what is neither path nor network is refused."""
+    if isinstance(model, (str, os.PathLike)):
+        return Path(model)
+    raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
+
+
+def open_network(
+    model: ModelOrPath, *, scale: int | None = None, arch_options: Mapping[str, object] | None = None
+) -> ImageModel:
+    """Return a network as it is, or the one in a checkpoint or a run folder.
+
+    `scale` and `arch_options` say how a file is read; an open network has been read.
+    """
+    if not isinstance(model, ImageModel):
+        return load_teacher(path_of_model(model), scale=scale, arch_options=arch_options)
+    refuse_file_options(scale, arch_options)
+    return model
+
+
+def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | None) -> None:
+    """Refuse options that say how a file is read where the model is an open network."""
+    names = [*(["scale"] if scale is not None else []), *(arch_options or {})]
+    if names:
+        raise UsageError(f"{', '.join(names)}: for a file; the network is open already: set it in srkd.load")
+
+
+def spec_of(model: ModelOrPath | Spec) -> Spec:
+    """Return the spec of a network or of any file that states it; a foreign model has none."""
+    if isinstance(model, Spec):
+        return model
+    if isinstance(model, ImageModel):
+        return model.require_network("a spec").spec
+    file = model_file(path_of_model(model))
+    if runtime_of(file) == "torch":
+        return load_teacher(file).require_network("a spec").spec
+    spec = read_spec(read_metadata(file), file.name)
+    if spec is None:
+        raise SrkdError(f"{file} does not state its network: srkd.inspect and srkd.profile tell what they can of it")
+    return spec
+
+
+def file_of(model: ModelOrPath, path: Path) -> ModelFile:
+    """Return the file of a model; an open network is written to `path`, a foreign one has the file it came from."""
+    if not isinstance(model, ImageModel):
+        return ModelFile(path_of_model(model))
+    if model.network is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_network(model.network, path)
+        return ModelFile(path)
+    origin = model.origin if isinstance(model, Teacher) else None
+    if origin is None:
+        raise SrkdError(f"the {model.backend} model came from no file: give its path")
+    return ModelFile(origin.path, origin.options)

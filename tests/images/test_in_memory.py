@@ -1,0 +1,98 @@
+"""Images of a program: the kind that goes in comes out, with the values that the same picture has as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.in_memory import is_in_memory, read_planes
+from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
+from tests.support.fakes import nearest_model
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+REPEATED = PIXELS.repeat(2, 0).repeat(2, 1)
+MODEL = nearest_model(2)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_a_pil_image_gives_the_pixels_of_its_file(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(RNG.integers(0, 65536, (5, 7), dtype=np.uint16))
+    else:
+        image = Image.fromarray(RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "picture.png")
+    upscale([tmp_path / "picture.png"], MODEL, UpscaleSettings(output=tmp_path / "large.png"))
+    enlarged = upscale_image(image, MODEL)
+    assert isinstance(enlarged, Image.Image) and (enlarged.mode, enlarged.size) == (mode, (14, 10))
+    with Image.open(tmp_path / "large.png") as file:
+        assert np.array_equal(np.asarray(enlarged), np.asarray(file))
+
+
+def test_pil_images_of_other_modes_become_rgb_and_keep_their_profile_and_orientation() -> None:
+    palette = Image.fromarray(PIXELS).quantize(16)
+    palette.info |= {"icc_profile": b"profile", "exif": b"orientation", "gamma": 0.5}
+    enlarged = upscale_image(palette, MODEL)
+    assert isinstance(enlarged, Image.Image) and enlarged.mode == "RGB"
+    assert enlarged.info == {"icc_profile": b"profile", "exif": b"orientation"}
+    assert np.array_equal(np.asarray(enlarged)[::2, ::2], np.asarray(palette.convert("RGB")))
+
+
+def test_arrays_keep_their_type() -> None:
+    whole = upscale_image(PIXELS, MODEL)
+    assert isinstance(whole, np.ndarray) and whole.dtype == np.uint8 and np.array_equal(whole, REPEATED)
+    for dtype in (np.float32, np.float64, np.float16):
+        floats = upscale_image((PIXELS / 255).astype(dtype), MODEL)
+        assert isinstance(floats, np.ndarray) and floats.dtype == dtype
+        assert np.allclose(floats, REPEATED / 255, atol=1e-3)
+    flipped = upscale_image(PIXELS[::-1], MODEL)
+    assert np.array_equal(np.asarray(flipped), REPEATED[::-1])
+
+
+def test_tensors_keep_type_and_batch() -> None:
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    expected = torch.from_numpy(REPEATED).permute(2, 0, 1)
+    for image in (tensor, tensor[None].repeat(2, 1, 1, 1), (tensor / 255).double(), (tensor / 255).requires_grad_()):
+        enlarged = upscale_image(image, MODEL)
+        assert isinstance(enlarged, torch.Tensor) and enlarged.dtype == image.dtype and enlarged.dim() == image.dim()
+        assert not enlarged.requires_grad
+        values = expected if image.dtype == torch.uint8 else expected / 255
+        assert torch.allclose(enlarged.float(), values.float().expand_as(enlarged), atol=1e-6)
+
+
+def test_floats_are_clamped() -> None:
+    enlarged = upscale_image(torch.full((3, 4, 4), 1.2), MODEL)
+    assert isinstance(enlarged, torch.Tensor) and enlarged.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (PIXELS[..., 0], r"shape \(5, 7\)"),
+        (PIXELS.transpose(2, 0, 1), r"shape \(3, 5, 7\) and type uint8 is not an image: \(H,W,3\)"),
+        (PIXELS.astype(np.int64), "int64"),
+        (PIXELS.astype(np.float32), "values from .* to 2[0-9.]+: floats lie in .* divide by 255"),
+        (np.full((4, 4, 3), np.nan), "values from nan"),
+        (PIXELS[:0], r"\(0, 7, 3\)"),
+        (torch.rand(4, 4, 3), r"tensor of shape \(4, 4, 3\).*\(3,H,W\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "tensor of int64"),
+        (torch.rand(3, 4, 4) * 2 - 1, "values from -"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(image: np.ndarray | torch.Tensor, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_planes(image)
+
+
+def test_a_pil_mode_without_meaning_as_colours_is_refused() -> None:
+    with pytest.raises(SrkdError, match="stores pixels as 'F'"):
+        read_planes(Image.new("F", (4, 4)))
+
+
+def test_paths_are_no_images() -> None:
+    assert not is_in_memory("a.png") and not is_in_memory(Path("a.png")) and is_in_memory(PIXELS)

@@ -1,0 +1,73 @@
+"""What a verb can know before it begins ends it at once with exit code 2: folder, device, sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compressor.images import files
+from srkd.cli import run
+
+
+@pytest.fixture(autouse=True)
+def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pixel of an image may be read: all that is checked here is known before."""
+
+    def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    for name in ("compressor.data.decode.read_rgb_u8", "compressor.inference.upscale.read_picture"):
+        monkeypatch.setattr(name, decoded)
+    assert files.image_size is not decoded
+
+
+def last_error(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a verb that must end with exit code 2, and return its last line."""
+    assert run(words) == 2
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def words_of(verb: str, teacher: Path, photos: Path) -> list[str]:
+    models = {
+        "compress": ["--teacher", str(teacher), "--data", str(photos), "--steps", "1"],
+        "evaluate": [str(teacher), "--data", str(photos)],
+        "upscale": [str(teacher), str(photos)],
+        "profile": [str(teacher)],
+        "export": [str(teacher), "--onnx"],
+    }
+    return [verb, *models[verb]]
+
+
+@pytest.mark.parametrize("verb", ["compress", "evaluate", "upscale", "profile"])
+def test_a_device_that_is_not_there(verb, teacher, photos, tmp_path, capfd):
+    words = words_of(verb, teacher, photos)
+    words += ["--out", str(tmp_path / "run")] if verb == "compress" else []
+    assert "cuda:7" in last_error([*words, "--device", "cuda:7"], capfd)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["compress", "upscale", "export"])
+@pytest.mark.parametrize("where", ["file/inside", "/proc/nothing/here"])
+def test_a_folder_that_cannot_be_written(verb, where, teacher, photos, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    out = tmp_path / where
+    line = last_error([*words_of(verb, teacher, photos), "--out", str(out)], capfd)
+    assert f"--out {out} cannot be written: " in line and "choose another folder" in line
+
+
+@pytest.mark.parametrize(
+    "verb, words, part",
+    [
+        ("compress", ["--set", "schedule.lr_patch=200"], "the largest is 40x48): --set schedule.lr_patch=20 or less"),
+        ("compress", ["--set", "schedule.batch=9000000", "--set", "schedule.lr_patch=8"], "schedule.batch"),
+        ("evaluate", ["--border", "4000"], "border of 4000"),
+        ("profile", ["--lr-size", "60000x60000"], "--lr-size 60000x60000 takes "),
+        ("profile", ["--lr-size", "20000x20000", "--batch", "500"], "in a batch of 500 takes "),
+        ("export", ["--static", "90000x90000"], "--static 90000x90000 takes "),
+    ],
+)
+def test_an_impossible_size(verb, words, part, teacher, photos, tmp_path, capfd):
+    out = ["--out", str(tmp_path / "out")] if verb in ("compress", "export") else []
+    assert part in last_error([*words_of(verb, teacher, photos), *out, *words], capfd)
+    assert not (tmp_path / "out").exists()

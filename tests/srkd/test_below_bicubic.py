@@ -1,0 +1,59 @@
+"""A student that a bicubic enlargement beats is said to be one: after compress, by export and by profile."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compressor.images.metrics import below_bicubic
+from export.exporting import Source, _warning_about
+from export.profile.report import Quality, _note_below_bicubic
+from srkd.cli import run
+from tests.support.small_runs import SMALL
+
+WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--steps", "1"]
+
+
+@pytest.fixture
+def bad_run(photos, tmp_path):
+    """A student of one step, which is noise."""
+    out = tmp_path / "run"
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    assert run(["compress", *WORDS, "--data", str(photos), "--out", str(out), *settings]) == 0
+    return out
+
+
+def test_compress_ends_with_it(photos, tmp_path, capfd, bad_run):
+    output = capfd.readouterr()
+    last = output.err.strip().splitlines()[-1]
+    assert last.startswith("srkd: warning: the student is BELOW BICUBIC, ") and "--steps" in last
+    result = json.loads((bad_run / "run.json").read_text())["result"]
+    assert [flag for flag in result["flags"] if "BELOW BICUBIC" in flag]
+    assert "BELOW BICUBIC" in (bad_run / "log.txt").read_text()
+    assert "BELOW BICUBIC" not in output.out
+
+
+def test_export_and_profile_say_it_too(bad_run, capfd):
+    capfd.readouterr()
+    assert run(["export", str(bad_run), "--onnx"]) == 0
+    assert "srkd: warning: student is BELOW BICUBIC, " in capfd.readouterr().err
+    assert run(["export", str(bad_run), "--onnx", "--json"]) == 0
+    assert "BELOW BICUBIC" in json.loads(capfd.readouterr().out)["warning"]
+    words = ["--runtime", "torch", "--lr-size", "16x16", "--seconds", "0.1"]
+    assert run(["profile", str(bad_run / "student.safetensors"), *words]) == 0
+    assert "srkd: warning: student is BELOW BICUBIC, " in capfd.readouterr().err
+
+
+def test_a_good_one_is_not():
+    assert below_bicubic("it", 30.0, 30.0) is None and below_bicubic("it", 30.1, 30.0) is None
+    rows = (Quality("bicubic", 2, 30.0, 0.0), Quality("good", 2, 31.0, 1.0), Quality("bad", 2, 29.0, -1.0))
+    (line,) = _note_below_bicubic((*rows, Quality("exact", 2, None, None)))
+    assert line.startswith("bad is BELOW BICUBIC, 29.00 dB against 30.00 dB")
+
+
+def test_scores_of_others_say_nothing():
+    for scores in ("", "{}", "[]", '{"Set5": 30.1}', "{", '{"validation_psnr_y": "x", "bicubic_psnr_y": 3}'):
+        assert _warning_about(Source("a", header={"srkd.scores": scores})) is None
+    scores = '{"validation_psnr_y": 20.0, "bicubic_psnr_y": 30.0}'
+    assert "BELOW BICUBIC" in str(_warning_about(Source("a", header={"srkd.scores": scores})))

@@ -1,0 +1,94 @@
+"""The limits of a program of strangers that is tried: an option of every verb that opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.isolation import USUAL_LIMITS, Limits
+from compressor.runtimes import probing
+from srkd.cli import run
+from srkd.verb_options import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
+from tests.support.foreign_models import save_onnx, save_torchscript, twin
+from tests.support.small_runs import TEACHER
+
+
+@pytest.fixture
+def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Limits]:
+    """The limits of every trial, none of which is remembered from another test."""
+    seen: list[Limits] = []
+    try_file = probing.run_in_child
+
+    def notice(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
+        seen.append(limits)
+        return try_file(*arguments, limits=limits, **keywords)
+
+    monkeypatch.setattr(probing, "run_in_child", notice)
+    monkeypatch.setattr(probing, "tried_folder", lambda: tmp_path / "tried")
+    return seen
+
+
+VERBS: dict[str, Callable[..., object]] = {
+    "load": lambda models, photos, **options: [srkd.load(model, **options) for model in models],
+    "inspect": lambda models, photos, **options: [srkd.inspect(model, **options) for model in models],
+    "evaluate": lambda models, photos, **options: srkd.evaluate(models, data=photos, **options),
+    "upscale": lambda models, photos, **options: [
+        srkd.upscale(model, photos, out=photos / f"large{number}", **options) for number, model in enumerate(models)
+    ],
+    "profile": lambda models, photos, **options: srkd.profile(
+        models,
+        runtime=["torch", "onnxruntime"],
+        lr_size=[(16, 16)],
+        seconds=0.1,
+        memory=False,
+        quality=False,
+        **options,
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_passes_them_on(
+    verb: str, teacher: Path, photos: Path, tried_with: list[Limits], tmp_path: Path
+) -> None:
+    """To programs of both kinds, and beside a checkpoint, which needs none."""
+    assert TEACHER.scale == 2
+    programs = [save_onnx(twin(), tmp_path / "one.onnx"), save_torchscript(twin(), tmp_path / "two.pt")]
+    VERBS[verb]([*programs, teacher], photos, limits=3)
+    assert len(tried_with) == 2 and set(tried_with) == {USUAL_LIMITS.scaled(3)}
+
+
+def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> None:
+    path = save_onnx(twin(), tmp_path / "one.onnx")
+    assert (
+        srkd.api.open_runtime(path, srkd.verb_options.EvaluateOptions(limits=2), srkd.api.Context()).name
+        == "onnxruntime"
+    )
+
+
+def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -> None:
+    assert CompressOptions(limits=3).limits == DemoOptions(limits=3).limits == 3
+    for options in (ExportOptions, ConvertOptions):
+        with pytest.raises(TypeError, match="limits"):
+            options("model.pt", limits=3)
+
+
+def test_a_foreign_program_is_never_run_by_export(tried_with: list[Limits], tmp_path: Path) -> None:
+    """So export needs no limits."""
+    for path in (save_onnx(twin(), tmp_path / "one.onnx"), save_torchscript(twin(), tmp_path / "two.pt")):
+        with pytest.raises(SrkdError):
+            srkd.export(path, out=tmp_path)
+    assert tried_with == []
+
+
+@pytest.mark.parametrize("factor", [0.5, 1001, float("nan")])
+def test_a_factor_out_of_range(factor: float, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="limits"):
+        srkd.load(save_torchscript(twin(), teacher.parent / "two.pt"), limits=factor)
+    assert run(["inspect", str(teacher), "--limits", str(factor)]) == 2
+    assert "--limits" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""Mutated files of every kind that strangers give: each opens or is one line, in bounded time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import ROOT, python
+
+MOST_SECONDS = 10
+"""Of processor time, for one file; the forks of `tests/support/fuzz.py` are ended earlier."""
+MOST_GROWTH_MB = 1000
+LONG_TIER = {"ONNX": 3000, "TorchScript": 2500, "torch.export": 2500, "recipe": 2000, "image": 2500}
+
+
+def attack(kinds: str, count: int, seed: int, folder: Path, timeout: float) -> dict[str, Any]:
+    """In a process of its own: most of these formats are read by native code, and a crash must be seen."""
+    outcome = python(
+        *("-W", "ignore", "-m", "tests.support.fuzz", kinds, count, seed, folder),
+        cwd=ROOT,
+        timeout=timeout,
+        OMP_NUM_THREADS="1",
+    )
+    assert outcome.code == 0, f"died at {(folder / 'last').read_text()}: {outcome.err[-500:]}"
+    for kind, report in outcome.json.items():
+        assert report["wrong"] == [], kind
+        assert report["opened"] + report["refused"] == count
+        assert report["opened"] >= count // 10 and report["refused"] >= count // 4, (kind, report)
+        assert report["slowest"][0] < MOST_SECONDS, (kind, report["slowest"])
+        assert report["growth_mb"] < MOST_GROWTH_MB, (kind, report["growth_mb"])
+    return outcome.json
+
+
+def test_some_mutated_programs(tmp_path: Path) -> None:
+    attack("ONNX,TorchScript,torch.export", 50, 0, tmp_path, 240)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LONG_TIER)
+def test_thousands_of_mutated_files(kind: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    count = LONG_TIER[kind]
+    report = attack(kind, count, 1, tmp_path, 1800)[kind]
+    record_property(
+        "note",
+        f"{count:,} mutated files of kind {kind}: {report['opened']:,} opened, "
+        f"{report['refused']:,} refused in one line ({report['ended']}), {report['seconds']:.0f} s, the slowest "
+        f"{report['slowest'][0]:.2f} s, memory +{report['growth_mb']} MB",
+    )
+
+
+def test_the_long_tier_has_ten_thousand_files_and_more() -> None:
+    assert sum(LONG_TIER.values()) >= 10_000

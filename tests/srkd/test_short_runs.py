@@ -1,0 +1,69 @@
+"""A recipe that `--steps` makes short gets a rate that suits it; whoever sets the rate keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes.catalogue import RECIPES
+from srkd.compression import compress
+from srkd.config import load_recipe
+from srkd.verb_options import CompressOptions
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A recipe of one's own with milestones, long enough to be made short."""
+    file = tmp_path / "own.yaml"
+    text = "title: t\nsource: s\nmethods: [{name: logits}]\nschedule:\n"
+    file.write_text(text + "  {steps: 20000, rate: 1e-4, decay: milestones, milestones: [8000, 16000]}\n")
+    return str(file)
+
+
+def schedule_of(recipe: str, steps: int | None, *settings: str) -> tuple[str, float, tuple[int, ...], int]:
+    """Return decay, rate, milestones and the number of notes."""
+    lines: list[str] = []
+    rule = load_recipe(CompressOptions(recipe=recipe, steps=steps, settings=settings), lines.append).schedule
+    return rule.decay, rule.rate, rule.milestones, len(lines)
+
+
+def test_only_a_recipe_that_is_made_short_changes(recipe):
+    assert schedule_of(recipe, None) == ("milestones", 1e-4, (8000, 16000), 0)
+    assert schedule_of(recipe, 10_000) == ("milestones", 1e-4, (4000, 8000), 0)
+    assert schedule_of(recipe, 4999) == ("cosine", 8e-4, (), 1)
+    assert schedule_of(recipe, 200, "schedule.steps=400") == ("milestones", 1e-4, (4000, 8000), 0)
+    assert schedule_of("srkd-best", 200) == ("cosine", 1e-3, (), 0)
+
+
+@pytest.mark.parametrize(
+    "setting", ["rate=1e-5", "decay=milestones", "milestones=[7]", "milestones.0=7", "factor=0.5", "decay=constant"]
+)
+def test_whoever_sets_the_rate_keeps_it(recipe, setting):
+    assert schedule_of(recipe, 200, f"schedule.{setting}")[3] == 0
+    assert schedule_of(recipe, 200, "schedule.batch=4", "schedule.clip=10")[:2] == ("cosine", 8e-4)
+
+
+def test_published_schedules_are_only_rescaled():
+    assert schedule_of("logits-paper", 200) == ("milestones", 1e-4, (80, 160), 0)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-paper")])
+def test_our_own_short_recipes_have_such_a_schedule_already(name):
+    decay, rate, _, notes = schedule_of(name, 200)
+    assert decay == "cosine" and rate >= 8e-4 and notes == 0
+
+
+@pytest.mark.slow
+def test_a_student_of_200_steps_ends_above_where_milestones_left_it(tmp_path: Path):
+    """The embedded teacher on the embedded photos, small patches: minutes, and several dB."""
+
+    def score(name: str, *settings: str) -> tuple[float, float]:
+        small = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.precision=fp32")
+        report = compress(recipe="logits", steps=200, settings=(*small, *settings), out=tmp_path / name)
+        return report.student.psnr_y, report.bicubic.psnr_y
+
+    suited, bicubic = score("suited")
+    old = ("schedule.decay=milestones", "schedule.milestones=[2000, 4000]", "schedule.rate=1e-4")
+    milestones, _ = score("milestones", *old)
+    assert suited > milestones + 3 and suited > bicubic - 0.5

@@ -1,0 +1,433 @@
+"""Opens mutated files: `python -m tests.support.fuzz KIND[,KIND] COUNT SEED FOLDER`.
+
+In a process of its own, because most of these formats are read by native code: a crash must fail a test and not end it.
+What srkd runs in a new process, restricted, runs here in a fork of this one under the same kind of limits, which takes
+milliseconds. What happened to each kind is written as one JSON object; a file that gives anything but an open model or
+one line is kept in FOLDER and listed under `wrong`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import resource
+import sys
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from torch import nn
+
+from compressor.base.child import ChildFailed
+from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.base.isolation import Limits
+from compressor.images.files import image_size, read_picture, read_rgb_u8
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import metadata_of
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes import probing
+from compressor.teachers.teacher import load_teacher
+from export.conversion import Conversion
+from export.to_onnx import convert
+from recipes.config.reading import load_preset
+from recipes.config.schema import schema_path
+from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
+from tests.support.forks import run_in_fork
+from tests.support.hostile_checkpoints import damaged, peak_mb
+from tests.support.hostile_files import zipped
+
+LIMITS = Limits(seconds=3, memory_mb=2000)
+"""Tighter than the usual ones: thousands of files are tried."""
+WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
+WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
+
+
+def mutated_zip(path: Path, rng: random.Random, change: Callable[[str, bytes, random.Random], bytes]) -> bytes:
+    """The file with some bytes damaged, or an archive in which one record is changed and its checksum right."""
+    if rng.random() < 0.3:
+        return damaged(path.read_bytes(), rng)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    programs = [name for name in records if "/models/" in name or ("/code/" in name and name.endswith(".py"))]
+    name = rng.choice(programs if rng.random() < 0.5 else list(records))
+    kind = rng.random()
+    if kind < 0.15:
+        del records[name]
+    elif kind < 0.2:
+        records[name.swapcase()] = records[name]
+    else:
+        records[name] = change(name, records[name], rng)
+    return zipped(records)
+
+
+def mutated_torchscript(path: Path, rng: random.Random) -> bytes:
+    def change(name: str, content: bytes, rng: random.Random) -> bytes:
+        if name.endswith(".py") and rng.random() < 0.6:
+            return mutated_words(content, rng)
+        return damaged(content, rng)
+
+    return mutated_zip(path, rng, change)
+
+
+def mutated_export(path: Path, rng: random.Random) -> bytes:
+    def change(name: str, content: bytes, rng: random.Random) -> bytes:
+        if name.endswith(".json") and rng.random() < 0.7:
+            return mutated_json(content, rng)
+        return damaged(content, rng)
+
+    return mutated_zip(path, rng, change)
+
+
+def mutated_words(content: bytes, rng: random.Random) -> bytes:
+    """Numbers and names of a text replaced by others of the same text, or by wild ones."""
+    pieces = re.split(rb"(\w+)", content)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        numbers = [index for index, piece in enumerate(pieces) if piece.isdigit()]
+        at = rng.choice(numbers) if numbers and rng.random() < 0.5 else rng.randrange(len(pieces))
+        wild = str(rng.choice(WILD_INTEGERS)).encode()
+        pieces[at] = rng.choice((rng.choice(pieces), wild, rng.choice(WILD_WORDS).encode()))
+    return b"".join(pieces)
+
+
+def mutated_json(content: bytes, rng: random.Random) -> bytes:
+    """One to three values anywhere in the tree replaced."""
+    tree = json.loads(content)
+    for _ in range(rng.choice((1, 1, 3))):
+        places: list[tuple[Any, Any]] = []
+        queue = [tree]
+        while queue:
+            item = queue.pop()
+            pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+            for key, value in pairs:
+                places.append((item, key))
+                queue.append(value)
+        if not places:
+            break
+        (holder, key), (other, where) = rng.choice(places), rng.choice(places)
+        kind = rng.randrange(5)
+        if kind == 0:
+            del holder[key]
+        elif kind == 1:
+            holder[key] = json.loads(json.dumps(other[where]))
+        elif kind == 2 and isinstance(holder[key], str):
+            holder[key] = mutated_words(holder[key].encode(), rng).decode(errors="replace")
+        else:
+            holder[key] = rng.choice((*WILD_INTEGERS, *WILD_WORDS, None, True, 1e300, [], {}, 10**30))
+    return json.dumps(tree).encode()
+
+
+def mutated_onnx(path: Path, rng: random.Random) -> bytes:
+    """Bytes damaged, or one to three fields anywhere in the graph changed."""
+    content = path.read_bytes()
+    if rng.random() < 0.4:
+        return damaged(content, rng)
+    model = onnx.load_model_from_string(content)
+    for _ in range(rng.choice((1, 1, 3))):
+        mutate_message(rng.choice(numbers_of(model)) if rng.random() < 0.4 else model, rng)
+    return bytes(model.SerializeToString())
+
+
+def numbers_of(model: onnx.ModelProto) -> list[Any]:
+    """The tensors of whole numbers and the attributes of nodes: they say how much is computed."""
+    tensors = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64]
+    return [*tensors, *(attribute for node in model.graph.node for attribute in node.attribute)]
+
+
+def mutate_message(message: Any, rng: random.Random) -> None:
+    """Walk down a protobuf message by chance, and change the field where the walk ends."""
+    while True:
+        fields = [field for field, _ in message.ListFields()]
+        if not fields:
+            return
+        field = rng.choice(fields)
+        value = getattr(message, field.name)
+        many = not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__len__")
+        if many and not len(value):
+            return
+        if many and rng.random() < 0.1:
+            at = rng.randrange(len(value))
+            value.append(value[at])
+            return
+        if many and rng.random() < 0.1:
+            del value[rng.randrange(len(value))]
+            return
+        item = value[rng.randrange(len(value))] if many else value
+        if hasattr(item, "ListFields"):
+            message = item
+            continue
+        new = mutated_scalar(item, rng)
+        try:
+            if many:
+                value[rng.randrange(len(value))] = new
+            else:
+                setattr(message, field.name, new)
+        except (ValueError, TypeError):  # an integer that the field does not hold
+            message.ClearField(field.name)
+        return
+
+
+def mutated_scalar(value: object, rng: random.Random) -> Any:
+    if isinstance(value, int):
+        return rng.choice(WILD_INTEGERS)
+    if isinstance(value, float):
+        return rng.choice((0.0, -1.0, 1e38, float("nan"), float("inf")))
+    if isinstance(value, bytes):
+        if len(value) in range(8, 72, 8) and rng.random() < 0.7:  # 64-bit numbers, such as shapes and counts
+            at = 8 * rng.randrange(len(value) // 8)
+            return value[:at] + rng.choice(WILD_INTEGERS).to_bytes(8, "little", signed=True) + value[at + 8 :]
+        return damaged(value, rng)
+    operators = ("Conv", "DepthToSpace", "Resize", "Tile", "Expand", "Loop", "If", "Pad", "MaxPool", "Identity")
+    return rng.choice((*operators, *WILD_WORDS, "../../etc/passwd", "lr", "sr", "weight", "CRD", "DCR", "EXTERNAL"))
+
+
+def mutated_recipe(path: Path, rng: random.Random) -> bytes:
+    content = path.read_bytes()
+    kind = rng.randrange(4)
+    if kind == 0:
+        return damaged(content, rng)
+    if kind == 1:
+        return mutated_words(content, rng)
+    lines = content.splitlines(keepends=True)
+    at = rng.randrange(len(lines))
+    if kind == 2:
+        lines[at : at + 1] = [rng.choice(lines)] * rng.choice((0, 1, 2, 300))
+    else:
+        indent = b" " * rng.randrange(7)
+        more = (b"[" * 3000, b"{a: " * 500, b"9" * 5000, b"- " * 800, b"&a x", b"? y", b"!!python/name:os.system")
+        lines.insert(at, indent + b"x: " * rng.randrange(2) + rng.choice(more) + b"\n")
+    return b"".join(lines)
+
+
+def mutated_image(path: Path, rng: random.Random) -> bytes:
+    """Bytes changed, half of them in the first ones, where the headers are."""
+    content = bytearray(path.read_bytes())
+    if rng.random() < 0.3:
+        return damaged(bytes(content), rng)
+    for _ in range(rng.choice((1, 1, 3, 30))):
+        at = rng.randrange(min(len(content), rng.choice((80, len(content)))))
+        content[at] = rng.choice((0, 255, rng.randrange(256)))
+    return bytes(content)
+
+
+def onnx_seeds(folder: Path) -> list[Path]:
+    """Files of strangers, one of them with numbers that say how much is computed, and one that srkd exported."""
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+    convert(Conversion(network, folder / "own.onnx", metadata_of(network.spec)))
+    return [save_onnx(twin(), folder / "twin.onnx"), save_busy_onnx(folder / "busy.onnx"), folder / "own.onnx"]
+
+
+def save_busy_onnx(path: Path) -> Path:
+    """Pads, crops, repeats, resizes, and adds in a loop."""
+    value, node = helper.make_tensor_value_info, helper.make_node
+    body = helper.make_graph(
+        [node("Identity", ["go"], ["go_on"]), node("Add", ["x", "x"], ["x_next"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, None)],
+        [value("go_on", TensorProto.BOOL, []), value("x_next", TensorProto.FLOAT, None)],
+    )
+    numbers = {
+        "pads": [0, 0, 2, 2, 0, 0, 2, 2],
+        "starts": [2, 2],
+        "ends": [-2, -2],
+        "axes": [2, 3],
+        "repeats": [1, 1, 1, 1],
+        "trips": 3,
+    }
+    tensors = [numpy_helper.from_array(np.array(number, dtype=np.int64), name) for name, number in numbers.items()]
+    tensors.append(numpy_helper.from_array(np.array([1, 1, 2, 2], dtype=np.float32), "factors"))
+    tensors.append(numpy_helper.from_array(np.array(True), "true"))
+    nodes = [
+        node("Pad", ["lr", "pads"], ["padded"], mode="edge"),
+        node("Slice", ["padded", "starts", "ends", "axes"], ["cropped"]),
+        node("Tile", ["cropped", "repeats"], ["tiled"]),
+        node("Resize", ["tiled", "", "factors"], ["large"], mode="nearest"),
+        node("Loop", ["trips", "true", "large"], ["sr"], body=body),
+    ]
+    ends = [value(name, TensorProto.FLOAT, ["n", 3, None, None]) for name in ("lr", "sr")]
+    graph = helper.make_graph(nodes, "busy", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return path
+
+
+class Busy(nn.Module):
+    """Repeats, pads, enlarges and adds in a loop, by numbers in its code."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.pad(x.repeat(1, 1, 2, 2), [4, 4, 4, 4], "constant", 0.5)
+        for number in range(3):
+            y = y + torch.zeros([6, 1]).sum() * number
+        return y[:, :, 4:-4, 4:-4]
+
+
+def image_seeds(folder: Path) -> list[Path]:
+    """Small pictures of every format, with the modes that it has, a profile and EXIF."""
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a stranger's"
+    files = []
+    modes = {
+        ".png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+        ".jpg": ("L", "RGB", "CMYK"),
+        ".webp": ("RGB", "RGBA"),
+        ".tif": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"),
+        ".bmp": ("1", "L", "P", "RGB"),
+    }
+    for suffix, names in modes.items():
+        for mode in names:
+            path = folder / f"{mode.replace(';', '')}{suffix}"
+            if mode == "I;16":
+                image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+            else:
+                image = Image.fromarray(noise).convert("RGB").convert(mode)
+            more = {"exif": exif.tobytes()} if suffix in (".png", ".jpg", ".webp") else {}
+            image.save(path, **more)
+            files.append(path)
+    frames = [Image.fromarray(noise[..., :3]), Image.fromarray(noise[::-1, :, :3])]
+    stream = io.BytesIO()
+    frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:])
+    (folder / "moves.webp").write_bytes(stream.getvalue())
+    return [*files, folder / "moves.webp"]
+
+
+NOT_FOR_SRKD = ("moves.webp", "F.tif")
+"""Pictures that are refused as they are: several frames, and real numbers."""
+LR = torch.zeros(1, 3, 5, 4)
+
+
+def open_program(path: Path) -> None:
+    """As a teacher, and ONNX files as models too."""
+    if path.suffix == ".onnx" and path.stat().st_size % 2:
+        runtime = open_model(path)
+        size = max(runtime.descriptor.min_size, 8)
+        runtime.run(torch.zeros(1, runtime.descriptor.channels, size, size))
+        return
+    teacher = load_teacher(path)
+    teacher(LR[:, : teacher.descriptor.channels])
+
+
+def open_image(path: Path) -> None:
+    image_size(path)
+    read_picture(path)
+    read_rgb_u8(path)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: good ones, how they are mutated, and what opens them."""
+
+    seeds: Callable[[Path], list[Path]]
+    mutate: Callable[[Path, random.Random], bytes]
+    open: Callable[[Path], object]
+
+
+KINDS = {
+    "ONNX": Kind(onnx_seeds, mutated_onnx, open_program),
+    "TorchScript": Kind(
+        lambda folder: [save_torchscript(twin(), folder / "twin.pt"), save_torchscript(Busy(), folder / "busy.pt")],
+        mutated_torchscript,
+        open_program,
+    ),
+    "torch.export": Kind(lambda folder: [save_export(twin(), folder / "twin.pt2")], mutated_export, open_program),
+    "recipe": Kind(
+        lambda folder: sorted(schema_path().parent.glob("*.yaml")), mutated_recipe, lambda path: load_preset(str(path))
+    ),
+    "image": Kind(image_seeds, mutated_image, open_image),
+}
+
+
+def verdict(kind: Kind, path: Path) -> str:
+    """`opened`, `refused`, or what went wrong."""
+    try:
+        kind.open(path)
+        return "opened"
+    except SrkdError as error:
+        said = str(error)
+        # A recipe names up to twenty mistakes.
+        is_line = said.isprintable() and len(said) < 20 * (len(str(path)) + 250)
+        return "refused" if is_line else f"not one line: {said[:300]!r}"
+    except Exception as error:
+        if is_out_of_memory(error):  # the command says so in one line
+            return "refused"
+        return traceback.format_exc(limit=-3)
+
+
+def used_seconds() -> float:
+    """Processor time of this process and of its forks: other programs on the machine do not count."""
+    rows = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(row.ru_utime + row.ru_stime for row in rows)
+
+
+ENDED = {"crashed": 0, "over their time": 0}
+"""Forks that did not end by themselves."""
+
+
+def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
+    try:
+        return run_in_fork(*arguments, limits=LIMITS, **keywords)
+    except ChildFailed as error:
+        if not error.crashed and "it took" not in error.reason:
+            raise AssertionError(error.reason) from error
+        ENDED["crashed" if error.crashed else "over their time"] += 1
+        raise
+
+
+def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Open so many mutated files; return what happened."""
+    folder.mkdir()
+    rng, seeds = random.Random(seed), kind.seeds(folder)
+    for path in seeds:
+        said = verdict(kind, path)
+        assert said == "opened" or path.name in NOT_FOR_SRKD, f"{path.name}, not mutated: {said}"
+    start_mb, begin = peak_mb(reset=True), used_seconds()
+    ENDED.update(dict.fromkeys(ENDED, 0))
+    tally, wrong, slowest = {"opened": 0, "refused": 0}, [], (0.0, "")
+    for number in range(count):
+        source = rng.choice(seeds)
+        path = folder / f"mutated{source.suffix}"
+        content = kind.mutate(source, rng)
+        path.write_bytes(content)
+        (folder.parent / "last").write_text(f"file {number} of seed {seed}: {source.name}")
+        one = used_seconds()
+        said = verdict(kind, path)
+        slowest = max(slowest, (round(used_seconds() - one, 2), f"file {number}: {source.name}"))
+        if said in tally:
+            tally[said] += 1
+        else:
+            wrong.append(f"file {number}, {source.name}: {said}")
+            (folder / f"wrong{len(wrong)}{source.suffix}").write_bytes(content)
+    return {
+        **tally,
+        "wrong": wrong,
+        "ended": dict(ENDED),
+        "growth_mb": round(peak_mb() - start_mb),
+        "seconds": round(used_seconds() - begin, 1),
+        "slowest": slowest,
+    }
+
+
+def main() -> int:
+    count, seed, folder = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # a fork has no other threads
+    os.environ["SRKD_CACHE"] = str(folder / "cache")
+    probing.run_in_child = try_in_fork
+    report = {name: attack(KINDS[name], count, seed, folder / name) for name in sys.argv[1].split(",")}
+    sys.stdout.write(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""A run says how long it will take, how fast it goes, and at once that it was asked to stop."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.context import Context
+from compressor.base.durations import describe_duration, round_down
+from compressor.base.interrupts import StopRequest, catch_signals, end_despite_native_code
+from compressor.training import pace as pace_module
+from compressor.training.pace import Pace, describe_device
+from srkd import console
+from srkd.compression import compress
+from srkd.console import Console
+from tests.support.small_runs import SMALL
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that all clocks of a run and of the console show."""
+    seconds = [100.0]
+    for module in (pace_module, console):
+        monkeypatch.setattr(module.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def advance(pace: Pace, clock: list[float], steps: int, each: float) -> list[str]:
+    """Take steps of `each` seconds, and return the estimates that were made."""
+    lines = []
+    for done in range(pace.done + 1, pace.done + 1 + steps):
+        clock[0] += each
+        pace.step(done)
+        lines.append(pace.estimate())
+    return [line for line in lines if line is not None]
+
+
+def test_the_length_of_a_run_is_said_once_without_its_first_step(clock):
+    pace = Pace(0, 10_001, where="on 2 threads")
+    assert advance(pace, clock, 1, 60.0) == []
+    lines = advance(pace, clock, 40, 0.24)
+    expected = "time: about 40 min on 2 threads; with --steps 1000 about 4 min (4.17 steps/s, validations apart)"
+    assert lines == [expected]
+
+
+def test_a_device_is_called_what_a_person_calls_it(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
+    monkeypatch.setattr(pace_module.torch, "get_num_threads", lambda: 2)
+    assert (describe_device(cpu), describe_device(gpu)) == ("on these 2 threads", "on cuda:1")
+    assert describe_device(cpu, 4) == "on 4 processes, each on 2 threads"
+
+
+def test_slow_steps_are_not_waited_for(clock):
+    pace = Pace(0, 100, where="on 2 threads")
+    lines = advance(pace, clock, 3, 14.0)
+    assert len(lines) == 1 and "about 23 min" in lines[0] and "with --steps 20 about 5 min" in lines[0]
+
+
+def test_a_run_of_seconds_has_no_estimate(clock):
+    assert advance(Pace(0, 100, where="on 2 threads"), clock, 100, 0.1) == []
+
+
+def test_a_plan_says_what_all_its_runs_take(clock):
+    lines = advance(Pace(0, 1001, where="on 2 threads", runs=9), clock, 40, 0.36)
+    assert "about 6 min" in lines[0] and lines[0].endswith("this run and the 8 after it about 54 min")
+
+
+def test_speed_is_that_of_the_last_half_minute_and_the_time_left_includes_all_pauses(clock):
+    pace = Pace(50, 150, where="on 2 threads")
+    advance(pace, clock, 11, 1.0)
+    assert pace.seconds_left == pytest.approx(89.0)
+    clock[0] += 100.0  # a validation
+    advance(pace, clock, 40, 1.0)
+    assert pace.steps_per_second == pytest.approx(1.0)
+    assert pace.seconds_left == pytest.approx(150 / 50 * 49)
+
+
+def test_durations_name_fewer_steps_only_where_a_person_would_not_wait():
+    assert (
+        describe_duration(2400.0, 20_000, "on 2 threads") == "about 40 min on 2 threads; with --steps 2000 about 4 min"
+    )
+    assert describe_duration(300.0, 20_000, "here") == "about 5 min here"
+    assert [round_down(count) for count in (0, 1, 7, 99, 2600)] == [0, 1, 5, 50, 2000]
+
+
+def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path):
+    lines: list[tuple[str, float]] = []
+    context = Context(status=lambda line, left: lines.append((line, left)))
+    from srkd.compression import run_compress
+    from srkd.verb_options import CompressOptions
+
+    run_compress(CompressOptions(teacher, data=photos, steps=3, out=tmp_path / "run", settings=SMALL), context)
+    line, left = lines[0]
+    assert line.startswith("loss 0.") and line.endswith(" steps/s") and left > 0
+
+
+class Watched:
+    """Lines that a console of a process without a terminal prints."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[str] = []
+        monkeypatch.setattr(console, "_write", lambda text, stream: self.lines.append(text))
+
+
+@pytest.mark.parametrize(("options", "every"), [({}, 60), ({"verbose": True}, 5), ({"quiet": True}, None)])
+def test_without_a_terminal_a_line_comes_from_time_to_time(monkeypatch, clock, options, every):
+    watched = Watched(monkeypatch)
+    with Console(**options).context() as context:
+        for step in range(1, 121):
+            clock[0] += 1
+            context.progress("training", step, 5000)
+            if context.status is not None:
+                context.status("loss 0.5000, 1.00 steps/s", 4000.0)
+    assert len(watched.lines) == (0 if every is None else 120 // every)
+    if every is not None:
+        assert watched.lines[0] == f"training {every}/5,000: loss 0.5000, 1.00 steps/s, 67 min left"
+
+
+def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
+    """Python has no turn in a step of a slow recipe, which is one call of the library for many seconds."""
+    heard: list[float] = []
+    request = StopRequest(acknowledge=lambda: heard.append(time.monotonic()))
+    with end_despite_native_code(), catch_signals(request):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 3_000_000)
+        ended = time.monotonic()
+        time.sleep(0.1)
+    assert len(heard) == 1 and heard[0] < ended - 0.2 and request.received
+
+
+def test_a_run_acknowledges_a_signal(teacher, photos, tmp_path):
+    from compressor.base.interrupts import Interrupted
+
+    lines: list[str] = []
+
+    def interrupt(title: str, done: int, total: int) -> None:
+        if title == "training" and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not any("stopping" in line for line in lines) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    out: Path = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        compress(teacher, data=photos, steps=5, out=out, settings=SMALL, progress=interrupt, announce=lines.append)
+    assert any(line.startswith("stopping: this step is finished and saved first") for line in lines)

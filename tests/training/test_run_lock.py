@@ -1,0 +1,209 @@
+"""One process writes a run folder; a killed one leaves no lock and no half files, and the threads stay its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.training.run_folder import LOCK
+from compressor.training.run_lock import lock_run
+from srkd.cli import run as srkd_in_process
+from srkd.compression import compress, resume
+from tests.support.commands import ROOT
+from tests.support.small_runs import SMALL
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from compressor.base.context import QUIET
+from compressor.training.run_lock import lock_run
+with lock_run(Path(sys.argv[1]), QUIET):
+    print("locked", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.fixture
+def unfinished(teacher, photos, tmp_path) -> Path:
+    """A run folder as a process leaves it that was killed at the end."""
+    run = tmp_path / "run"
+    compress(teacher, data=photos, steps=4, out=run, settings=(*SMALL, "schedule.validate_every=2"))
+    change_facts(run)
+    return run
+
+
+def change_facts(run: Path, **machine: object) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    facts.pop("result", None)
+    facts["machine"] |= machine
+    (run / "run.json").write_text(json.dumps(facts))
+
+
+def hold(run: Path) -> subprocess.Popen[str]:
+    """Start a process that holds the lock."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, run], env=environment, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_process_is_refused_with_host_and_number_until_the_first_is_killed(unfinished, capfd):
+    metrics = (unfinished / "metrics.jsonl").read_bytes()
+    holder = hold(unfinished)
+    try:
+        assert srkd_in_process(["compress", "--resume", str(unfinished)]) == 1
+        line = capfd.readouterr().err.strip().splitlines()[-1]
+        assert f"{unfinished} is being written by process {holder.pid} on {os.uname().nodename}: wait" in line
+        assert (unfinished / "metrics.jsonl").read_bytes() == metrics
+        assert (unfinished / LOCK).is_file()
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    assert (unfinished / LOCK).is_file()
+    assert resume(unfinished).steps == 4
+    assert not (unfinished / LOCK).exists()
+
+
+def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
+    out = tmp_path / "new"
+    holder = hold(out)
+    try:
+        with pytest.raises(SrkdError, match=rf"is being written by process {holder.pid} on "):
+            compress(teacher, data=photos, steps=1, out=out, settings=SMALL)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert compress(teacher, data=photos, steps=1, out=out, settings=SMALL).steps == 1
+
+
+def test_a_lock_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
+    """The first opens the file, the owner removes it and goes, and the first must not believe to be alone."""
+    from compressor.training import run_lock
+
+    locked, flock = [], run_lock.fcntl.flock
+
+    def slow(descriptor: int, operation: int) -> None:
+        if not locked:
+            (tmp_path / LOCK).unlink()
+        locked.append(descriptor)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", slow)
+    with lock_run(tmp_path, QUIET):
+        assert len(locked) == 2 and (tmp_path / LOCK).is_file()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    from compressor.training import run_lock
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(run_lock.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    lines: list[str] = []
+    with lock_run(tmp_path, Context(note=lines.append)):
+        pass
+    assert len(lines) == 1 and "without locks" in lines[0]
+
+
+def test_mistakes_leave_no_folder_behind(teacher, photos, tmp_path):
+    with pytest.raises(UsageError):
+        compress(teacher, data=photos, recipe="logit", out=tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_temporary_files_of_a_killed_process_are_removed_by_the_next_start(unfinished):
+    leftovers = [".metrics.ab3_xyz9.jsonl", ".comparison.zzzzzzzz.png", ".student.00000000.safetensors"]
+    for name in leftovers:
+        (unfinished / name).write_bytes(b"half")
+    own = unfinished / ".notes.txt"
+    own.write_text("mine")
+    resume(unfinished)
+    assert [name for name in leftovers if (unfinished / name).exists()] == [] and own.is_file()
+
+
+def test_a_start_that_was_killed_before_run_json_can_be_repeated(teacher, photos, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / LOCK).write_text("process 1 on nowhere\n")
+    (out / ".run.abcdefgh.json").write_text("{")
+    assert compress(teacher, data=photos, steps=1, out=out, settings=SMALL).steps == 1
+    assert not (out / ".run.abcdefgh.json").exists()
+
+
+@pytest.mark.parametrize("where", ["file/run", "/proc/none/run"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_image(where, teacher, photos, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    out = tmp_path / where
+    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(out)]
+    assert srkd_in_process(words) == 2
+    output = capfd.readouterr()
+    assert output.err.strip().count("\n") == 0 and f"--out {out} cannot be written: " in output.err
+    assert output.out == ""
+
+
+def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
+    before = torch.get_num_threads()
+    change_facts(unfinished, torch_threads=before + 1)
+    lines: list[str] = []
+    used: list[int] = []
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title == "training":
+            used.append(torch.get_num_threads())
+
+    (unfinished / "checkpoints" / "state-00000004.pt").unlink()
+    resume(unfinished, announce=lines.append, progress=progress)
+    assert f"continuing with {before + 1} threads, as the run began, not {before}" in lines[0]
+    assert set(used) == {before + 1} and torch.get_num_threads() == before
+    assert json.loads((unfinished / "run.json").read_text())["machine"]["torch_threads"] == before + 1
+
+
+def test_another_processor_or_torch_is_said_first(unfinished):
+    change_facts(unfinished, cpu="Z80", torch="0.1")
+    lines: list[str] = []
+    resume(unfinished, announce=lines.append)
+    assert "may differ in its bytes" in lines[0] and "cpu Z80, now " in lines[0] and "torch 0.1, now " in lines[0]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_threads_resumed_where_one_is_the_default_ends_in_the_same_bytes(tmp_path):
+    """Batches large enough that the number of threads changes the bytes at all."""
+    settings = ("schedule.batch=16", "schedule.lr_patch=24", "schedule.validate_every=2", "schedule.precision=fp32")
+    words = ["--recipe", "scratch", "--student", "edsr:width=16,depth=2,scale=2", "--steps", "6"]
+    words += [word for setting in settings for word in ("--set", setting)]
+
+    def start(threads: int, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", "srkd", "compress", *arguments]
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    students = {}
+    for threads in (1, 2):
+        run = tmp_path / str(threads)
+        process = start(threads, *words, "--out", str(run))
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        students[threads] = (run / "student.safetensors").read_bytes()
+    assert students[1] != students[2]
+    run = tmp_path / "stopped"
+    process = start(2, *words, "--out", str(run))
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "state-00000002.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    process = start(1, "--resume", str(run))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0 and "continuing with 2 threads" in output, output
+    assert (run / "student.safetensors").read_bytes() == students[2]
