@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.dialect import Dialect
+from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
+from compressor.models.networks.linear_plan import Tap as Tap
 
 S = TypeVar("S", bound="Spec")
 M = TypeVar("M", bound="ImageModel")
@@ -147,14 +149,6 @@ class Descriptor:
     """Width and height, in LR pixels, of the only images that a file takes; None: any size."""
     max_size: tuple[int, int] | None = None
     """The largest that it takes; None: no bound."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A feature: the output or the first input of a submodule."""
-
-    module: str
-    side: Literal["output", "input"] = "output"
 
 
 class ImageModel(nn.Module, ABC):
@@ -320,28 +314,6 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 
 @dataclass(frozen=True)
-class LinearSpace:
-    """A feature that nothing but convolutions and sums touch: the layers that write it, and those that read it.
-
-    Where a producer's output is shuffled into pixels, its rows are the units times the offsets.
-    """
-
-    producers: tuple[str, ...]
-    consumers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class HiddenUnits:
-    """Units between two layers with an activation: only their order is free."""
-
-    producer: str
-    consumer: str
-
-
-Spaces = tuple[tuple[LinearSpace, ...], tuple[HiddenUnits, ...]]
-
-
-@dataclass(frozen=True)
 class Architecture:
     """A family of networks: everything that the rest of srkd reads about it."""
 
@@ -354,8 +326,8 @@ class Architecture:
     variants: tuple[Spec, ...] = ()
     """Small networks of its other forms, for tests."""
     dialects: tuple[Dialect, ...] = ()
-    spaces: Callable[[Any], Spaces] | None = None
-    """The linear spaces of a spec and the units between them; None where the stream is not linear."""
+    linear: Callable[[Any], LinearPlan] | None = None
+    """What the linear layers of a spec write, read and reproduce; None: students cannot be solved for."""
 
     @property
     def name(self) -> str:

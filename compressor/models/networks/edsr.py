@@ -20,9 +20,6 @@ from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
     Descriptor,
-    HiddenUnits,
-    LinearSpace,
-    Spaces,
     Tap,
     require_positive,
     scale_count,
@@ -30,6 +27,7 @@ from compressor.models.networks.base import (
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
 
 @dataclass(frozen=True)
@@ -112,16 +110,26 @@ def axes(spec: EDSRSpec) -> AxisPlan:
     return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 
-def spaces(spec: EDSRSpec) -> Spaces:
-    """Return the residual stream with the long skip, what each shuffle leaves, and the hidden units of the blocks."""
+def linear(spec: EDSRSpec) -> LinearPlan:
+    """The stream with its long skip is linear, and so is what each shuffle leaves."""
     blocks = [f"blocks.{index}" for index in range(spec.depth)]
-    ups = [f"upsampler.convs.{index}" for index in range(len(upsampler_factors(spec.scale)))]
-    stream = LinearSpace(
-        ("head", *(f"{block}.conv2" for block in blocks), "body_end"),
-        (*(f"{block}.conv1" for block in blocks), "body_end", ups[0]),
-    )
-    shuffled = [LinearSpace((one,), (following,)) for one, following in pairwise([*ups, "tail"])]
-    return (stream, *shuffled), tuple(HiddenUnits(f"{block}.conv1", f"{block}.conv2") for block in blocks)
+    layers = [LinearLayer("head", ("lr",), "stream")]
+    for block in blocks:
+        layers += [
+            LinearLayer(f"{block}.conv1", ("stream",), f"{block}.hidden"),
+            LinearLayer(f"{block}.conv2", (f"{block}.hidden",), "stream", at=Tap(block), gain=spec.res_scale),
+        ]
+    layers.append(LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input")))
+    levels = ["stream", *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(spec.scale))))]
+    layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
+    layers.append(LinearLayer("tail", (levels[-1],), "sr"))
+    kinds: dict[str, SpaceKind] = {
+        "lr": "fixed",
+        "sr": "fixed",
+        **dict.fromkeys(levels, "linear"),
+        **{f"{block}.hidden": "units" for block in blocks},
+    }
+    return LinearPlan(tuple(layers), kinds, tuple(blocks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +197,7 @@ ARCHITECTURE = Architecture(
     EDSRSpec,
     EDSR,
     axes,
-    spaces=spaces,
+    linear=linear,
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(
