@@ -40,6 +40,10 @@ class Basis:
         mixed = torch.einsum("nuohw,uv->nvohw", split, self.matrix.to(feature.dtype))
         return mixed.reshape(len(feature), -1, *feature.shape[2:])
 
+    def gates(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what multiplies the student's units where `values` (N, C, 1, 1) multiply the teacher's: diag(BᵀGB)."""
+        return torch.einsum("nuhw,uv->nvhw", values, self.matrix.to(values.dtype).square())
+
 
 def choose_bases(
     teacher: Network, plan: LinearPlan, student: Network, short: LinearPlan, places: Correspondence, lr: torch.Tensor

@@ -12,7 +12,7 @@ Patches are run stage by stage; between stages only features are kept. Prior wor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -150,20 +150,24 @@ class Fitting:
 
     def _solve(self, layer: LinearLayer, stage: _Stage, states: Sequence[_State]) -> None:
         """Correct a layer's weights towards the teacher's values; it computes with those that it starts from."""
-        module, basis = linear_layer(self.student, layer), self.bases[layer.output]
+        module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
         columns = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
         rows = module.out_channels // module.groups
         sums = [[Sums(columns, rows, self.teacher.device) for _ in range(module.groups)] for _ in range(2)]
         number = 0
         for state in states:
-            values = self._teacher_values(layer, stage, state)
-            seen = self._seen(self.student, 1, stage, state, [inputs, target])
+            values, gates = self._teacher_values(layer, stage, state), self._gates(layer, stage, state)
+            with self._forced(layer.gate, gates):
+                seen = self._seen(self.student, 1, stage, state, [inputs, target])
             for value, x, now in zip(values, seen[inputs], seen[target], strict=True):
-                missing = (basis.project(value) - now) / layer.gain
+                missing, weights = (value - now) / layer.gain, torch.ones_like(value[:, 0, 0, 0])
+                if gates is not None:
+                    missing, weights = missing / gates, gates.square().mean((1, 2, 3))
                 for index in range(len(x)):
                     is_apart = (number + index) % APART == APART - 1
-                    self._add(sums[is_apart], x[index : index + 1], missing[index : index + 1], module)
+                    patch = slice(index, index + 1)
+                    self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
             number += len(state.lr)
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
         self.ridges[layer.name] = corrections[0][2]
@@ -176,15 +180,49 @@ class Fitting:
             raise SrkdError(f"{layer.name} cannot be solved for: the teacher's features are not finite on these images")
 
     def _teacher_values(self, layer: LinearLayer, stage: _Stage, state: _State) -> list[torch.Tensor]:
-        """Return what the teacher has where the layer is compared, for each time it runs."""
-        several = len(self.bases[layer.output].sources) > 1
+        """Return what the student should have where the layer is compared, for each time it runs."""
+        basis = self.bases[layer.output]
+        several = len(basis.sources) > 1
         names = self.places.all_of(layer.target.module) if several else [self.places.last_of(layer.target.module)]
         taps = [Tap(name, layer.target.side) for name in names]
         seen = self._seen(self.teacher, 0, stage, state, taps)
-        return [torch.cat(parts, 1) for parts in zip(*(seen[tap] for tap in taps), strict=True)]
+        values = [torch.cat(parts, 1) for parts in zip(*(seen[tap] for tap in taps), strict=True)]
+        if layer.name in self.short.gates:
+            return [basis.gates(value.sigmoid()).logit() for value in values]
+        return [basis.project(value) for value in values]
 
-    def _add(self, sums: Sequence[Sums], x: torch.Tensor, missing: torch.Tensor, module: torch.nn.Conv2d) -> None:
-        weights = pixel_weights(*missing.shape[-2:], scale=missing.shape[-1] // self.lr.shape[-1], like=missing)
+    def _gates(self, layer: LinearLayer, stage: _Stage, state: _State) -> torch.Tensor | None:
+        """Return the gates that multiply the output of a layer: those of the teacher, in the student's basis."""
+        if layer.gate is None:
+            return None
+        tap = Tap(self.places.last_of(layer.gate))
+        (value,) = self._seen(self.teacher, 0, stage, state, [tap])[tap]
+        return self.bases[layer.output].gates(value.sigmoid())
+
+    @contextmanager
+    def _forced(self, gate: str | None, gates: torch.Tensor | None) -> Iterator[None]:
+        """Within the block the student's gates are these."""
+        if gate is None or gates is None:
+            yield
+            return
+        logits = gates.logit()
+        handle = self.student.get_submodule(gate).register_forward_hook(lambda _module, _inputs, _output: logits)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _add(
+        self,
+        sums: Sequence[Sums],
+        x: torch.Tensor,
+        missing: torch.Tensor,
+        weight: torch.Tensor,
+        module: torch.nn.Conv2d,
+    ) -> None:
+        """Add the pixels of one patch, which weighs `weight`, to the sums of each group."""
+        scale = max(1, missing.shape[-1] // self.lr.shape[-1])
+        weights = weight * pixel_weights(*missing.shape[-2:], scale=scale, like=missing)
         parts = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
         for part, its_missing, its_sums in parts:
             assert isinstance(module.padding, tuple)
@@ -200,12 +238,14 @@ class Fitting:
         weight = torch.zeros(module.out_channels, module.in_channels, *module.weight.shape[2:], dtype=torch.float64)
         bias = torch.zeros(module.out_channels, dtype=torch.float64)
         weight, bias = weight.to(self.teacher.device), bias.to(self.teacher.device)
-        for name in self.places.all_of(layer.name):
+        is_gate = layer.name in self.short.gates
+        for name in [self.places.last_of(layer.name)] if is_gate else self.places.all_of(layer.name):
             source = self.long.by_name[name]
             place = self._place(layer, source)
             if place is None:
                 continue
             rows, columns = place
+            rows = rows.square() if is_gate else rows
             weight += in_bases(dense_weight(self.teacher, source), rows, columns)
             old = linear_layer(self.teacher, source).bias
             if old is not None:

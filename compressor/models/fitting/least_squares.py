@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ: each is tried; so is no correction at all."""
 
 

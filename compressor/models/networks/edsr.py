@@ -25,7 +25,7 @@ from compressor.models.networks.base import (
     scale_count,
 )
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
-from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, mean_shifts
+from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_end, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
@@ -114,22 +114,15 @@ def linear(spec: EDSRSpec) -> LinearPlan:
     """The stream with its long skip is linear, and so is what each shuffle leaves."""
     blocks = [f"blocks.{index}" for index in range(spec.depth)]
     layers = [LinearLayer("head", ("lr",), "stream")]
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear", "sr": "fixed"}
     for block in blocks:
+        kinds[f"{block}.hidden"] = "units"
         layers += [
             LinearLayer(f"{block}.conv1", ("stream",), f"{block}.hidden"),
             LinearLayer(f"{block}.conv2", (f"{block}.hidden",), "stream", at=Tap(block), gain=spec.res_scale),
         ]
-    layers.append(LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input")))
-    levels = ["stream", *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(spec.scale))))]
-    layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
-    layers.append(LinearLayer("tail", (levels[-1],), "sr"))
-    kinds: dict[str, SpaceKind] = {
-        "lr": "fixed",
-        "sr": "fixed",
-        **dict.fromkeys(levels, "linear"),
-        **{f"{block}.hidden": "units" for block in blocks},
-    }
-    return LinearPlan(tuple(layers), kinds, tuple(blocks))
+    end, levels = long_skip_end(spec.scale)
+    return LinearPlan((*layers, *end), kinds | levels, tuple(blocks))
 
 
 @dataclass(frozen=True, kw_only=True)

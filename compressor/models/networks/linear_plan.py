@@ -37,7 +37,8 @@ class LinearLayer:
 
     `at` is where its effect is compared with the teacher's, for a layer whose output is added to something else, and
     `gain` what the output is multiplied by on the way there; without it the layer's own output is compared. Rows before
-    a pixel shuffle: each unit of the output has some, one for each offset.
+    a pixel shuffle: each unit of the output has some, one for each offset. `gate` is the layer whose output, through a
+    sigmoid, multiplies this one's.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LinearLayer:
     output: str
     at: Tap | None = None
     gain: float = 1.0
+    gate: str | None = None
 
     @property
     def target(self) -> Tap:
@@ -82,6 +84,11 @@ class LinearPlan:
     @cached_property
     def by_name(self) -> dict[str, LinearLayer]:
         return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def gates(self) -> frozenset[str]:
+        """The layers whose outputs are gates."""
+        return frozenset(layer.gate for layer in self.layers if layer.gate is not None)
 
     @property
     def is_exact(self) -> bool:
