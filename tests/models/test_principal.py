@@ -12,11 +12,11 @@ from compressor.assets import embedded_teacher
 from compressor.base.errors import UsageError
 from compressor.images.metrics import psnr
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.principal import embedded_patches, order_by_principal_directions
 from compressor.models.students import build_student
+from tests.support.few_directions import in_few_directions
 from tests.support.networks import TEACHERS
 
 PATCHES = torch.rand(5, 3, 20, 20, generator=torch.Generator().manual_seed(4))
@@ -32,28 +32,6 @@ def test_the_rotated_teacher_computes_the_same(scale: int, res_scale: float) -> 
     assert rotated.fingerprint() != before == teacher.fingerprint()
     again = order_by_principal_directions(teacher, teacher.spec.narrowed(0.5), PATCHES)
     assert again.fingerprint() == rotated.fingerprint()
-
-
-def in_few_directions(spec: EDSRSpec, rank: int) -> Network:
-    """A teacher whose stream and upsampler levels span `rank` dimensions, with as many live hidden units a block."""
-    network = lively(spec)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        bases = [torch.linalg.qr(torch.randn(spec.width, spec.width, generator=generator))[0][:, :rank] for _ in "abc"]
-        keep = [basis @ basis.T for basis in bases]
-        for name, module in network.named_modules():
-            if not isinstance(module, torch.nn.Conv2d) or name == "tail":
-                continue
-            level = 0 if not name.startswith("upsampler") else 1 + int(name[-1])
-            if name.endswith("conv1"):
-                for unit in torch.randperm(spec.width, generator=generator)[rank:]:
-                    module.weight[unit], module.bias[unit] = 0.0, 0.0  # type: ignore[index]
-                continue
-            rows = module.weight.reshape(spec.width, -1)
-            module.weight.copy_((keep[level] @ rows).reshape(module.weight.shape))
-            assert module.bias is not None
-            module.bias.copy_((keep[level] @ module.bias.reshape(spec.width, -1)).flatten())
-    return network
 
 
 def test_what_lies_in_few_directions_is_kept_whole() -> None:

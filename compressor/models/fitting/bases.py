@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compressor.base.errors import SrkdError
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
@@ -56,7 +57,9 @@ def choose_bases(
             source = places.last_of(space)
             size = units_of(student, short, space)
             identity = torch.eye(units_of(teacher, plan, source), dtype=torch.float64, device=teacher.device)
-            directions = identity if kind == "fixed" else leading_directions(moments[source].second)
+            # Another basis of a mixed space is an approximation: not where nothing is cut.
+            is_kept = kind == "fixed" or (kind == "mixed" and size == len(identity))
+            directions = identity if is_kept else leading_directions(moments[source].second)
             bases[space] = Basis((source,), directions[:, :size], directions)
     # From the end: what a unit is worth depends on what the layers behind keep of it.
     for space in reversed([space for space, kind in short.spaces.items() if kind == "units"]):
@@ -102,6 +105,10 @@ def _moments(teacher: Network, plan: LinearPlan, lr: torch.Tensor) -> dict[str, 
                         moments[space].second += (pixels @ pixels.T).double()
                         moments[space].first += pixels.sum(1).double()
                         moments[space].count += pixels.shape[1]
+    for space in plan.spaces:
+        if moments[space].count and not torch.isfinite(moments[space].second).all():
+            names = ", ".join(layer.name for layer, _ in plan.consumers[space][:1])
+            raise SrkdError(f"the input of {names} is not finite on these images: are there NaNs among the weights?")
     return moments
 
 

@@ -33,8 +33,14 @@ BATCH = 8
 APART = 4
 """One patch of so many is kept apart to choose the ridge."""
 
-UNFOLDED_BYTES = 64 * 2**20
-"""Memory for the inputs of one solve at a time."""
+ROUNDING = 1e-5
+"""What is missing by less, as a share of the values, is rounding: to correct it would fit noise."""
+
+SHUT = 0.01
+"""Gates whose squares are below this share of their mean hardly count."""
+
+SATURATED = 8.0
+"""Beyond this logit a gate is open or shut: how far does not matter."""
 
 BORDER, IMAGE_SIDE = 8, 256
 """Pixels nearer than BORDER to the edge of a patch weigh as they do in an image of IMAGE_SIDE pixels."""
@@ -154,6 +160,7 @@ class Fitting:
         inputs, target = Tap(layer.name, "input"), layer.target
         columns = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
         rows = module.out_channels // module.groups
+        energy = torch.zeros((), dtype=torch.float64, device=self.teacher.device)
         sums = [[Sums(columns, rows, self.teacher.device) for _ in range(module.groups)] for _ in range(2)]
         number = 0
         for state in states:
@@ -161,14 +168,23 @@ class Fitting:
             with self._forced(layer.gate, gates):
                 seen = self._seen(self.student, 1, stage, state, [inputs, target])
             for value, x, now in zip(values, seen[inputs], seen[target], strict=True):
+                energy += value.double().square().sum()
+                if layer.name in self.short.gates:
+                    now = now.clamp(-SATURATED, SATURATED)
                 missing, weights = (value - now) / layer.gain, torch.ones_like(value[:, 0, 0, 0])
                 if gates is not None:
-                    missing, weights = missing / gates, gates.square().mean((1, 2, 3))
+                    # Divided by the gate; what a gate that is nearly shut asks for is not asked for.
+                    power = gates.square()
+                    mean = power.mean((1, 2, 3), keepdim=True)
+                    missing = (missing * gates / (power + SHUT * mean)).float()
+                    weights = mean[:, 0, 0, 0].float()
                 for index in range(len(x)):
                     is_apart = (number + index) % APART == APART - 1
                     patch = slice(index, index + 1)
                     self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
             number += len(state.lr)
+        if sum(float(one.rr) for both in sums for one in both) < ROUNDING**2 * float(energy):
+            return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
         self.ridges[layer.name] = corrections[0][2]
         slope = torch.cat([one[0] for one in corrections]).reshape(module.weight.shape)
@@ -188,7 +204,7 @@ class Fitting:
         seen = self._seen(self.teacher, 0, stage, state, taps)
         values = [torch.cat(parts, 1) for parts in zip(*(seen[tap] for tap in taps), strict=True)]
         if layer.name in self.short.gates:
-            return [basis.gates(value.sigmoid()).logit() for value in values]
+            return [_logits(basis.gates(value.double().sigmoid())) for value in values]
         return [basis.project(value) for value in values]
 
     def _gates(self, layer: LinearLayer, stage: _Stage, state: _State) -> torch.Tensor | None:
@@ -197,7 +213,7 @@ class Fitting:
             return None
         tap = Tap(self.places.last_of(layer.gate))
         (value,) = self._seen(self.teacher, 0, stage, state, [tap])[tap]
-        return self.bases[layer.output].gates(value.sigmoid())
+        return self.bases[layer.output].gates(value.double().sigmoid())
 
     @contextmanager
     def _forced(self, gate: str | None, gates: torch.Tensor | None) -> Iterator[None]:
@@ -205,7 +221,7 @@ class Fitting:
         if gate is None or gates is None:
             yield
             return
-        logits = gates.logit()
+        logits = _logits(gates)
         handle = self.student.get_submodule(gate).register_forward_hook(lambda _module, _inputs, _output: logits)
         try:
             yield
@@ -290,6 +306,10 @@ class Fitting:
         basis = self.bases[space]
         old = self.teacher.get_parameter(self.places.last_of(name)).double()
         self.student.get_parameter(name).copy_(basis.matrix.T @ old)
+
+
+def _logits(gates: torch.Tensor) -> torch.Tensor:
+    return gates.logit(1e-12).clamp(-SATURATED, SATURATED).float()
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:

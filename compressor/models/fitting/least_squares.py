@@ -16,6 +16,9 @@ import torch
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ: each is tried; so is no correction at all."""
 
+AS_GOOD = 1.005
+"""The largest ridge is taken whose error is at most this many times the least: small ones amplify rounding."""
+
 
 class Sums:
     """Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels: memory does not depend on their number."""
@@ -70,13 +73,14 @@ class Sums:
 
 
 def best_correction(fitted: Sums, apart: Sums) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-    """Return slope, intercept and ridge: the ridge that does best on the pixels kept apart, solved on all of them.
+    """Return slope, intercept and ridge: a ridge that does best on the pixels kept apart, solved on all of them.
 
     The ridge is None where no correction does better than any.
     """
     nothing = torch.zeros_like(fitted.rx), torch.zeros_like(fitted.r)
     errors = {ridge: apart.error(*fitted.solve(ridge)) for ridge in RIDGES}
-    ridge = min(errors, key=lambda one: errors[one])
-    if not errors[ridge] < apart.error(*nothing):
+    least = min(errors.values())
+    if not least < apart.error(*nothing):
         return (*nothing, None)
+    ridge = max(ridge for ridge, error in errors.items() if error <= least * AS_GOOD)
     return (*fitted.plus(apart).solve(ridge), ridge)
