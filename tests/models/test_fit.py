@@ -206,12 +206,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     "fault", ["transposed basis", "errors of earlier layers", "bias", "order of offsets", "wrong target"]
 )
 def test_a_fault_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = lively(EDSRSpec(2, width=16, depth=4, res_scale=0.3))
+    teacher = lively(EDSRSpec(2, width=16, depth=8, res_scale=0.1))
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
             if name.endswith("bias"):
                 parameter.add_(0.3)
-    spec = teacher.spec.narrowed(0.5).shortened(0.5)
+    spec = teacher.spec.shortened(0.25)
     apart = patches(8, seed=99)
 
     def error() -> float:

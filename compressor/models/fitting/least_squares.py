@@ -16,6 +16,9 @@ import torch
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ: each is tried; so is no correction at all."""
 
+ROUNDED = 1e-9
+"""Errors are known to this share of what was missing."""
+
 AS_GOOD = 1.005
 """The largest ridge is taken whose error is at most this many times the least: small ones amplify rounding."""
 
@@ -79,7 +82,8 @@ def best_correction(fitted: Sums, apart: Sums) -> tuple[torch.Tensor, torch.Tens
     """
     nothing = torch.zeros_like(fitted.rx), torch.zeros_like(fitted.r)
     errors = {ridge: apart.error(*fitted.solve(ridge)) for ridge in RIDGES}
-    least = min(errors.values())
+    # The sums are rounded: an error far below what was missing may come out negative.
+    least = max(min(errors.values()), ROUNDED * float(apart.rr / apart.count))
     if not least < apart.error(*nothing):
         return (*nothing, None)
     ridge = max(ridge for ridge, error in errors.items() if error <= least * AS_GOOD)
