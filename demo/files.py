@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from compressor.base.errors import SrkdError, Unwritable
+from compressor.base.errors import SrkdError, Unwritable, UsageError
+from compressor.base.files import require_writable_folder
 
 APP = Path(__file__).parent / "app" / "dist"
 """The folder of the built app: in a wheel, and in a checkout after the build."""
@@ -227,11 +228,12 @@ def write_site(assets: Mapping[str, Asset], folder: Path) -> int:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuse a path where anything but an earlier site lies."""
+    """Refuse a path where anything but an earlier site lies, or where none can be made."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise SrkdError(f"--build {folder}: something else has that name; name a new or empty folder")
+        raise UsageError(f"--build {folder}: something else has that name; name a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CATALOGUE).is_file():
-        raise SrkdError(f"--build {folder}: the folder holds other files; name a new or empty one")
+        raise UsageError(f"--build {folder}: the folder holds other files; name a new or empty one")
+    require_writable_folder(folder.absolute().parent, "--build")
 
 
 def _write_files(assets: Mapping[str, Asset], folder: Path) -> None:

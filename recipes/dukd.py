@@ -126,8 +126,8 @@ class DUKD(PlainMethod):
         )
         if self.zoom_out == "auto":
             return replace(self, zoom_out="off"), f"{reason}: zoom_out is off"
-        remedy = f", or schedule.lr_patch={least * scale}" if teacher.fixed_size is None else ""
-        raise UsageError(f"{reason}: set zoom_out=off{remedy}")
+        remedy = f", or --lr-patch {least * scale}" if teacher.fixed_size is None else ""
+        raise UsageError(f"{reason}: --set zoom_out=off{remedy}")
 
     @property
     def zooms_out(self) -> bool:

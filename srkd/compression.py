@@ -13,6 +13,7 @@ import torch
 
 from compressor.base.context import Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
 from compressor.base.machine import machine_facts, torch_threads
 from compressor.base.processes import Rank
 from compressor.models.checkpoints.load import load_checkpoint
@@ -67,6 +68,7 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
     path = run.with_name(f"{run.name}-teacher.safetensors")
 
     def write() -> tuple[ModelFile, bool]:
+        require_writable_folder(options.run_folder, "--out")
         if path.exists() and teacher.network is not None:
             if load_checkpoint(path).network.fingerprint() != teacher.network.fingerprint():
                 raise SrkdError(f"{path} is another network, where the teacher would be written: choose another out")
@@ -94,8 +96,14 @@ def resume(
 
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
-    with context_for_python(progress, announce) as console, _all_processes(console) as context:
-        return _resume(Path(run), context)
+    with context_for_python(progress, announce) as context:
+        return run_resume(Path(run), context)
+
+
+def run_resume(run: Path, context: Context) -> CompressReport:
+    """Continue a run with all of its processes."""
+    with _all_processes(context) as context:
+        return _resume(run, context)
 
 
 def _resume(run: Path, context: Context) -> CompressReport:

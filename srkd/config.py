@@ -29,6 +29,7 @@ from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
@@ -232,7 +233,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
         raise UsageError(
             f"a step of {batch} patches of {rule.lr_patch}x{rule.lr_patch} needs about "
             f"{peak / 1e9:.0f} GB, and {device} has {memory / 1e9:.0f} GB: "
-            "--set schedule.batch=... or schedule.lr_patch=..., smaller"
+            "choose a smaller --batch or --lr-patch"
         )
 
 
@@ -246,6 +247,7 @@ def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
 
 def open_device(name: str) -> torch.device:
     """Return the device, or refuse one that cannot be used here."""
+    torch_device(name)  # whatever torch itself says of a device that is not there
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -372,7 +374,7 @@ def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: 
     sizes = teacher.own_sizes
     if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
         width, height = sizes.fixed_size
-        remedy = f"--set schedule.lr_patch={width}" if width == height else "export it with free height and width"
+        remedy = f"--lr-patch {width}" if width == height else "export it with free height and width"
         raise UsageError(
             f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
             f"{remedy}"

@@ -31,8 +31,9 @@ PROGRESS_AFTER_SECONDS = 1.0
 """A job that is done sooner shows no progress bar."""
 LINE_EVERY_SECONDS = 0.5
 """A notebook's line of progress is not written more often."""
-STATUS_SECONDS, STATUS_SECONDS_VERBOSE = 60.0, 5.0
-"""Without a terminal a line about the running step is printed so often, and so often under -v."""
+STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 60.0
+"""Without a terminal a line about the running step is printed after the first time, then after twice as long each
+time, up to the second; under -v the first always. A log of hours is then no longer than it has to be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Console:
             finally:
                 shown.close()
         else:
-            lines = _StatusLines(self.say, STATUS_SECONDS_VERBOSE if self.verbose else STATUS_SECONDS)
+            lines = _StatusLines(self.say, STATUS_SECONDS_FIRST if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)
 
     def report(
@@ -214,8 +215,9 @@ def _write(text: str, stream: TextIO) -> None:
 class _StatusLines:
     """Where no terminal shows a bar: a line about the running step from time to time."""
 
-    def __init__(self, say: Callable[[str], None], every_seconds: float) -> None:
-        self._say, self._every_seconds, self._last = say, every_seconds, time.monotonic()
+    def __init__(self, say: Callable[[str], None], most_seconds: float) -> None:
+        self._say, self._most_seconds, self._last = say, most_seconds, time.monotonic()
+        self._every_seconds = STATUS_SECONDS_FIRST
         self._position = ""
 
     def update(self, title: str, done: int, total: int) -> None:
@@ -224,7 +226,7 @@ class _StatusLines:
     def status(self, line: str, seconds_left: float) -> None:
         now = time.monotonic()
         if now - self._last >= self._every_seconds:
-            self._last = now
+            self._last, self._every_seconds = now, min(2 * self._every_seconds, self._most_seconds)
             self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path
+from compressor.base.files import atomic_path, require_writable_folder
 from compressor.training.run_folder import FACTS, METRICS, read_facts, read_metrics
 from srkd.api import as_tuple
 from srkd.chart import Chart, Curve, NothingToDraw, Point, draw_charts
@@ -88,13 +88,15 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
         raise UsageError(f"{len(folders)} runs make one picture: name it with --out FILE.png")
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the picture is a PNG file, whose name ends in .png")
+    path = folders[0] / CURVES if out is None else out
+    if out is not None:
+        require_writable_folder(out.parent, "--out")
     runs = [metrics for folder in folders for metrics in _read_runs(folder)]
     charts = _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
     try:
         picture = draw_charts(charts)
     except NothingToDraw as error:
         raise SrkdError(f"{runs[0].path / METRICS} holds no number to draw") from error
-    path = folders[0] / CURVES if out is None else out
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
     return PlotReport(path, tuple(run.path for run in runs), {run.name: run.last_step for run in runs})

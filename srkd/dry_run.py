@@ -57,8 +57,9 @@ class NetworkSummary:
         params = "unknown" if self.params is None else f"{self.params:,}"
         macs = "unknown" if self.macs is None else f"{self.macs / 1e9:.2f} G"
         file = "" if self.file is None else f", {self.file}"
-        shape = ", ".join(f"{name}={value}" for name, value in (self.spec or {}).items() if name in SHAPE_FIELDS)
-        return f"{self.architecture} {shape}: {params} params, {macs} MACs at 256x256{file}"
+        fields = ", ".join(f"{name}={value}" for name, value in (self.spec or {}).items() if name in SHAPE_FIELDS)
+        shape = f" {fields}" if fields else " network"
+        return f"{self.architecture}{shape}: {params} params, {macs} MACs at 256x256{file}"
 
 
 @dataclass(frozen=True)

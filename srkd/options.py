@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 import click
 
 from compressor.base.context import Context, Note, Progress
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, describe_os_error
 from srkd.console import context_for_python, json_value
 
 
@@ -333,7 +333,10 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
             kwargs[older_names[older]] = kwargs.pop(older)
         values = options(*args, **kwargs)
         with context_for_python(values.progress, values.announce) as context:
-            return run(values, context)
+            try:
+                return run(values, context)
+            except OSError as error:
+                raise SrkdError(describe_os_error(error)) from error
 
     assert isinstance(options, type) and issubclass(options, Options)
     rows = declarations(options)

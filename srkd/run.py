@@ -37,6 +37,10 @@ SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""
 
 
+STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
+"""Said at once where a signal asks a run to stop."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
@@ -168,9 +172,7 @@ class TrainingRun:
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
-        processes.stop_request.acknowledge = lambda: self.context.note(
-            "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
-        )
+        processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
         where = describe_device(config.device, processes.rank.world_size)
         with catch_signals(processes.stop_request) as processes.stop_request:
             events = RunEvents(

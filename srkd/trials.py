@@ -23,7 +23,7 @@ from compressor.base.choices import Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from compressor.base.interrupts import Interrupted, catch_signals
+from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
 from compressor.base.machine import machine_facts
 from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
@@ -41,7 +41,7 @@ from compressor.training.run_lock import lock_run
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import CompressReport, Quality, train_run
+from srkd.run import STOPPING, CompressReport, Quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -106,7 +106,7 @@ class Trials:
         write_facts(self.folder, self._facts())
         results: list[dict[str, Any]] = []
         batches: dict[int, SameBatches] = {}
-        with catch_signals() as stop:
+        with catch_signals(StopRequest(acknowledge=lambda: self.context.note(STOPPING))) as stop:
             for number, trial in enumerate(plan, start=1):
                 title = f"run {number} of {len(plan)}"
                 self._complete(trial, title, results, runs_left=len(plan) - number + 1)

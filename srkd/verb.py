@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from compressor.base.entry_points import package_at_fault
-from compressor.base.errors import SrkdError, is_out_of_memory
+from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
 from compressor.base.interrupts import end_despite_native_code, note_signal
 from srkd.console import Console, stdout_for_data
 from srkd.options import Options, command_line_options, from_command_line
@@ -111,8 +111,7 @@ def _describe_error(error: Exception) -> str:
     if package is not None:
         return f"{package}; rerun with -v for the traceback"
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return describe_os_error(error)
     if is_out_of_memory(error):
         return "not enough memory: try smaller images, tiles or batches, or another device"
     reason = " ".join(f"{type(error).__name__}: {error}".split())

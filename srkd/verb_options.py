@@ -441,7 +441,12 @@ class UpscaleOptions(RuntimeOptions):
     ] = None
     suffix: Annotated[str | None, Option("End of the names that are written.", unset="_x4 at scale 4")] = None
     extension: Annotated[
-        str | None, Option("Format to write, such as .png.", unset="the format of the picture", metavar=".EXT")
+        str | None,
+        Option(
+            "Format to write, such as .png. WebP is lossless where the picture is; JPEG never.",
+            unset="the format of the picture",
+            metavar=".EXT",
+        ),
     ] = None
     overwrite: Annotated[bool, Option("Write over files that exist, but never over an input.")] = False
     skip_existing: Annotated[bool, Option("Leave pictures alone whose output exists: continues a long job.")] = False

@@ -79,9 +79,10 @@ def run_in_child(
             process.kill()
 
         timer = threading.Timer(timeout_seconds or 0, end)
-        if timeout_seconds is not None:
-            timer.start()
+        timer.daemon = True  # SIGTERM may come at any line: srkd must not wait for the end of the time then
         try:
+            if timeout_seconds is not None:
+                timer.start()
             event = _last_event(process, job, progress, None if limits is None else limits.output_mb * MB)
             code = process.wait()
         finally:

@@ -63,6 +63,12 @@ class Unwritable(SrkdError):
         super().__init__(f"cannot write {path}: {error.strerror or error}")
 
 
+def describe_os_error(error: OSError) -> str:
+    """Return the file and the reason of an error of the file system in one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 @contextmanager
 def report_unwritable(path: object) -> Iterator[None]:
     """Turn an error of the file system within the block into `Unwritable`."""

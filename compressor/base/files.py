@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -107,32 +107,56 @@ def _flush_folder(folder: Path) -> None:
 SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
+KERNEL_FOLDERS = ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing")
+"""Folders whose files the kernel writes while they are read: they count as regular, and some never end."""
+
+
 def require_regular(path: Path) -> None:
     """Refuse a pipe, a device and a socket, or a link to one: reading it may wait for ever, or never end."""
     try:
-        kind = SPECIAL_FILES.get(stat.S_IFMT(path.stat().st_mode))
+        status = path.stat()
     except OSError:  # whoever opens it says what is wrong
         return
+    kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode))
+    if kind is None and stat.S_ISREG(status.st_mode) and status.st_dev in _kernel_devices():
+        kind = "written by the kernel while it is read"
     if kind is not None:
         raise SrkdError(f"{path} is {kind}, not a file: give a file that holds all its bytes")
 
 
-def read_text(path: Path, most_bytes: int) -> str:
-    """Return a text file of at most so many bytes."""
+def _kernel_devices() -> set[int]:
+    """Return the device numbers of what is mounted on `KERNEL_FOLDERS`."""
+    devices = set()
+    for folder in KERNEL_FOLDERS:
+        with suppress(OSError):
+            if Path(folder).is_mount():
+                devices.add(Path(folder).stat().st_dev)
+    return devices
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a regular file, of which there are at most so many."""
     require_regular(path)
     with open(path, "rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
+        # The size is looked at first: a sparse file takes no room on the disk, and all of its bytes in memory.
+        too_large = os.fstat(file.fileno()).st_size > most_bytes
+        content = b"" if too_large else file.read(most_bytes + 1)
+    if too_large or len(content) > most_bytes:
         raise SrkdError(f"{path} has over {most_bytes:,} bytes: it is not what it is taken for")
-    return content.decode("utf-8")
+    return content
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Return a text file of at most so many bytes."""
+    return read_bytes(path, most_bytes).decode("utf-8")
 
 
 def require_writable_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be written or made, before the work whose result it is for; it is not made here."""
     place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         with tempfile.TemporaryFile(dir=place):
             return
     except OSError as error:

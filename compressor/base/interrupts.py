@@ -129,12 +129,13 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in DEFAULT_HANDLERS}
-    outer = getattr(before[signal.SIGINT], "__self__", None)
-    if isinstance(outer, StopRequest):
-        yield outer
-        return
     global _listener
+    if _listener is not None:
+        # Also where the outer one was received already, and its handlers are gone: this block is to stop, too.
+        _listener.acknowledge = _listener.acknowledge or request.acknowledge
+        yield _listener
+        return
+    before = {number: signal.getsignal(number) for number in DEFAULT_HANDLERS}
     for number in DEFAULT_HANDLERS:
         signal.signal(number, request.receive)
     _listener = request

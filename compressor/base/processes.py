@@ -75,7 +75,7 @@ class Rank:
             offers = [str(size) for size in (lower, lower + self.world_size) if size]
             raise UsageError(
                 f"a batch of {batch} cannot be shared evenly by {self.world_size} processes: "
-                f"--set schedule.batch={' or '.join(offers)}, or another number of processes"
+                f"--batch {' or '.join(offers)}, or another number of processes"
             )
         share = batch // self.world_size
         return range(self.index * share, (self.index + 1) * share)

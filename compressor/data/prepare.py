@@ -152,7 +152,7 @@ def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
         room = min(largest) // (side // lr_patch)
         raise UsageError(
             f"schedule.lr_patch={lr_patch}: a patch has {side}x{side} pixels of an image, and none of the {len(files)} "
-            f"images is that large (the largest is {largest[0]}x{largest[1]}): --set schedule.lr_patch={room} or less"
+            f"images is that large (the largest is {largest[0]}x{largest[1]}): --lr-patch {room} or less"
         )
 
 

@@ -215,7 +215,7 @@ class TeacherCache:
         if "zoom-out" in views and lr_patch % scale:
             raise UsageError(
                 f"schedule.lr_patch={lr_patch}: a cache of zoom-out outputs at x{scale} needs patches that are a "
-                f"multiple of {scale}: --set schedule.lr_patch={lr_patch // scale * scale or scale}"
+                f"multiple of {scale}: --lr-patch {lr_patch // scale * scale or scale}"
             )
         model = teacher_key(teacher)
         cached_views = []

@@ -38,6 +38,8 @@ OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", 
 MAX_PIXELS = 178_956_970
 """Larger pictures (this is Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
 
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+"""Compressions of TIFF, in Pillow's words, that change pixels."""
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 _MODE_8BIT = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
@@ -69,7 +71,7 @@ class Picture:
     exif: bytes | None = None
     format: str = "PNG"
     lossless: bool = False
-    """Of a WebP file that holds its pixels without loss; written as WebP, they stay so."""
+    """The file holds its pixels as they were; WebP, which can do both, then does too."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ def _decode(path: Path) -> Raster:
         if samples is None:
             samples = samples_8bit(image, path)
         exif, orientation = split_orientation(image)
-    return Raster(_turn_upright(samples, orientation), icc, exif, kind, kind == "WEBP" and _is_lossless_webp(path))
+        is_lossless = kind in ("PNG", "BMP") or (kind == "TIFF" and image.info.get("compression") not in LOSSY_TIFF)
+    is_lossless = is_lossless or (kind == "WEBP" and _is_lossless_webp(path))
+    return Raster(_turn_upright(samples, orientation), icc, exif, kind, is_lossless)
 
 
 def _is_lossless_webp(path: Path) -> bool:

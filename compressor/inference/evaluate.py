@@ -71,6 +71,14 @@ class Evaluation:
     self_ensemble: bool
     models: Mapping[str, Mapping[str, SetScore]]
 
+    def __str__(self) -> str:
+        """One line for the protocol, and one for each model; the images have theirs in `models`."""
+        sets = (
+            (model, "".join(f", {name} {score.psnr_y:.3f} dB {score.ssim_y:.4f}" for name, score in scores.items()))
+            for model, scores in self.models.items()
+        )
+        return "\n".join([f"x{self.scale}, {self.protocol}", *(f"{model}{line}" for model, line in sets)])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the scores for JSON."""
         return {

@@ -101,6 +101,23 @@ class UpscaleSettings:
             raise UsageError("--overwrite and --skip-existing contradict each other: give one of them")
         if self.extension is not None and self.extension.lower() not in FORMAT_OF_SUFFIX:
             raise UsageError(f"extension {self.extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if self.suffix is not None and Path(f"a{self.suffix}").name != f"a{self.suffix}":
+            raise UsageError(f"--suffix {self.suffix} is the end of a name and holds no folders: --out chooses one")
+
+    @property
+    def output_file(self) -> Path | None:
+        """The one file to write, None where the output is a folder."""
+        path = None if self.output is None else Path(self.output)
+        if path is None or path.is_dir():
+            return None
+        suffix = path.suffix.lower()
+        if suffix in OTHER_PICTURE_SUFFIXES:
+            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if suffix not in IMAGE_SUFFIXES:
+            return None
+        if self.extension is not None and self.extension.lower() != suffix:
+            raise UsageError(f"--out {path} and --extension {self.extension} contradict each other: give one of them")
+        return path
 
 
 @dataclass(frozen=True)
@@ -178,16 +195,15 @@ def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
 
 def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], Inputs]:
     """Return the picture and the output of every job, each output once; and what was read of the inputs."""
-    folder = None if settings.output is None else Path(settings.output)
+    folder, file = None if settings.output is None else Path(settings.output), settings.output_file
     if folder is not None:
-        is_file = folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir()
-        require_writable_folder(folder.parent if is_file else folder, "--out")
+        require_writable_folder(folder if file is None else file.parent, "--out")
     contents = _collect(inputs, recursive=settings.recursive, output=folder)
     pictures = contents.pictures()
-    if folder is not None and folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
+    if file is not None:
         if len(pictures) != 1:
-            raise UsageError(f"output {folder} is one file, but the inputs are {len(pictures)} pictures")
-        return [Job(pictures[0][0], folder)], contents
+            raise UsageError(f"output {file} is one file, but the inputs are {len(pictures)} pictures")
+        return [Job(pictures[0][0], file)], contents
     # A second run over a folder must not enlarge what the first run put there.
     outputs = {}
     for source, inner, _ in pictures:

@@ -112,6 +112,8 @@ def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             for attribute in nodes.pop().attribute:
                 graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
                 tensors += [attribute.t, *attribute.tensors]
+                sparse_tensors = [attribute.sparse_tensor, *attribute.sparse_tensors]
+                tensors += [part for sparse in sparse_tensors for part in (sparse.values, sparse.indices)]
         yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 

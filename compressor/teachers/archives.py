@@ -56,17 +56,27 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
                 raise SrkdError(f"{path}: its record {locked[-60:]!r} is encrypted: save the model without a password")
             names: dict[str, str] = {}
             for name in archive.namelist():
-                other = names.setdefault(name.lower(), name)
-                if other != name or archive.namelist().count(name) > 1:
+                other = names.get(name.lower())
+                if other is not None:
                     raise SrkdError(
                         f"{path}: it holds {name[-60:]!r} and {other[-60:]!r}, two records of one name: refused"
                     )
-            damaged = archive.testzip()
+                names[name.lower()] = name
+            damaged = next((member.filename for member in archive.infolist() if not _is_whole(archive, member)), None)
             if damaged is not None:
                 raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
             yield archive
     except DAMAGE as error:
         raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
+
+
+def _is_whole(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """True if the record holds as many bytes as the directory says; wrong bytes are an error of zipfile."""
+    with archive.open(member) as record:
+        length = 0
+        while piece := record.read(2**20):
+            length += len(piece)
+    return length == member.file_size
 
 
 def read_text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:

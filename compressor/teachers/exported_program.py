@@ -25,16 +25,22 @@ from compressor.models.networks.base import Descriptor
 from compressor.runtimes.probing import Attempts, find_scale, probe
 from compressor.teachers.archives import open_bounded, read_text
 from compressor.teachers.foreign import ForeignFacts, ModuleProgram, run_module
+from compressor.teachers.operators import COMPUTING_EXPORTED
 
 MARKS = ("archive_format", "archive_version", "byteorder", ".data/version", "version", ".format_version")
 """Records that say how the archive was written."""
 LEFT_OUT = re.compile(r"extra/.*|data/sample_inputs/[\w.-]+\.pt|\.data/[\w-]+|\.storage_alignment")
 """Records that a program need not have: what else was packed, and example inputs, which torch would unpickle."""
 TENSOR_FILES = {"weights": re.compile(r"weight_\d+"), "constants": re.compile(r"tensor_\d+")}
-EXPORT_TARGETS = re.compile(
-    r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)?|torch\.(sym_\w+|_sym_\w+)|_operator\.\w+|math\.\w+"
-    r"|torch\._check\w*"
+HIGHER_ORDER = ("cond", "while_loop", "wrap_with_autocast", "wrap_with_set_grad_enabled")
+"""Operators that run a graph of the same file."""
+NUMBERS = re.compile(
+    r"_operator\.(eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|mod|pow|truediv|and_|or_|lshift|rshift|getitem)"
+    r"|math\.(trunc|ceil|floor|sqrt)|torch\.(sym_\w+|_sym_sqrt|_check\w*)"
 )
+"""Functions of sizes."""
+TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+"""Of what inputs and outputs may be made: torch would import the classes of others."""
 EXPORT_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2}
 """Bytes of a value by the number of its type in torch/_export/serde/schema.py, ScalarType."""
 EXPORT_WORDS = re.compile(
@@ -106,13 +112,42 @@ def _check_program(text: str, path: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise SrkdError(f"{path}: its program is damaged ({str(error)[:80]}): export it again") from error
     for key, value in _entries(program):
-        if key == "target" and isinstance(value, str) and not EXPORT_TARGETS.fullmatch(value):
+        if key in ("target", "as_operator") and isinstance(value, str) and not _computes(value):
             raise SrkdError(f"{path}: its program calls {value[:80]!r}, which is not an operator of torch: refused")
         if key == "expr_str" and isinstance(value, str):
             words = re.findall(r"[^\W\d]\w*", value)
             unknown = [word for word in words if not EXPORT_WORDS.fullmatch(word)]
             if unknown or "__" in value:
                 raise SrkdError(f"{path}: its sizes are computed by {value[:80]!r}, which is not arithmetic: refused")
+        if key in ("in_spec", "out_spec") and isinstance(value, str):
+            with one_line(f"{path}: its program is damaged ({key}): export it again"):
+                is_plain = _is_plain_tree(value)
+            if not is_plain:
+                raise SrkdError(
+                    f"{path}: its inputs or outputs are of classes of others ({value[:80]!r}), which are not imported: "
+                    "refused; export a module that takes a tensor and returns a tensor"
+                )
+
+
+def _computes(target: str) -> bool:
+    """True for an operator that computes on tensors or sizes and does nothing else."""
+    match = re.fullmatch(r"torch\.ops\.(aten|higher_order)\.(\w+)(\.\w+)?", target)
+    if match is None:
+        return NUMBERS.fullmatch(target) is not None
+    return match[2] in (HIGHER_ORDER if match[1] == "higher_order" else COMPUTING_EXPORTED)
+
+
+def _is_plain_tree(text: str) -> bool:
+    """True for a description of nested tuples, lists and dictionaries with names of text."""
+    version, *queue = json.loads(text)
+    while queue:
+        node = queue.pop()
+        context = None if node["context"] is None else json.loads(node["context"])
+        is_plain = context is None or (isinstance(context, list) and all(isinstance(name, str) for name in context))
+        if node["type"] not in TREE_TYPES or not is_plain:
+            return False
+        queue += node["children_spec"]
+    return bool(version == 1)
 
 
 def _entries(value: object) -> Iterator[tuple[str, object]]:

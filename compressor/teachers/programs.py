@@ -16,6 +16,7 @@ import torch
 
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, one_line
+from compressor.base.files import read_bytes
 from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.probing import Attempts, probe, run_experiments
@@ -23,13 +24,17 @@ from compressor.teachers.exported_program import ExportedProgram, describe_progr
 from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params, run_module
 from compressor.teachers.torchscript import check_torchscript, load_torchscript
 
+MOST_BYTES = 2**31 - 1
+"""No program that enlarges images is larger: an ONNX file cannot be, either."""
+CHECKS = 2
+"""The number of the present checks: a file that passed earlier ones only is tried again."""
 LABELS = {"torchscript": "TorchScript", "export": "torch.export program"}
 
 
 def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
     """Open a file of a kind that `archive_kind` names, on the CPU."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
     if kind == "export":
@@ -42,7 +47,7 @@ def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
 
 def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFacts:
     """Check a program in a child process and return what it takes."""
-    key = hashlib.sha256(f"{kind} {torch.__version__} ".encode() + content).hexdigest()
+    key = hashlib.sha256(f"{kind} {torch.__version__} {CHECKS} ".encode() + content).hexdigest()
     job = {"kind": kind, "shown": str(path)}
     values = run_experiments(f"{__name__}:examine_in_child", job, content, what=str(path), key=key, limits=limits)
     try:

@@ -119,7 +119,7 @@ class RunEvents:
         best = self.folder.best
         start = f" --init-from {best}" if best.is_file() else ""
         return (
-            f"{self.folder.describe_safe_state()}; start anew with a lower rate (--set schedule.rate=...{start}) or, "
+            f"{self.folder.describe_safe_state()}; start anew with a lower rate (--rate X{start}) or, "
             f"if the images or the machine were at fault, continue with: {self.folder.resume_command}"
         )
 

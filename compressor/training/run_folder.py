@@ -13,7 +13,7 @@ from typing import Any
 
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
-from compressor.base.errors import SrkdError, Unwritable, report_unwritable
+from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
 from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular, temporary_files
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
@@ -232,7 +232,7 @@ class NoStates(SavedStates):
 def require_new(path: Path) -> None:
     """Refuse a folder that holds something; what a start leaves that was killed before run.json does not count."""
     if path.exists() and (not path.is_dir() or any(not _is_leftover(item) for item in path.iterdir())):
-        raise SrkdError(f"--out {path} exists and is not empty: choose another folder or remove it")
+        raise UsageError(f"--out {path} exists and is not empty: choose another folder or remove it")
 
 
 def _is_leftover(item: Path) -> bool:
@@ -254,6 +254,10 @@ def require_run(path: Path) -> None:
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
 
 
+MOST_ROW_CHARACTERS = 10**6
+"""A longer line of metrics.jsonl is read in parts, none of which is a row."""
+
+
 def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of metrics.jsonl, as text and as values; what is no row (a crash cut it short) is passed over."""
     path = run / METRICS
@@ -261,7 +265,7 @@ def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         return
     with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        while line := lines.readline(MOST_ROW_CHARACTERS):
             with suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict) and type(row.get("step")) is int:

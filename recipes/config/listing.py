@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path
+from compressor.base.files import atomic_path, require_writable_folder
 from recipes.catalogue import BUILTIN, METHODS, RECIPES, TEACHER_NEEDS, TeacherNeeds, notes
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
@@ -59,6 +59,7 @@ def copy_recipe(name: str, target: Path) -> Path:
         raise UsageError(f"{path}: a recipe's file must end in .yaml, because a word alone is a recipe's name")
     if path.exists():
         raise SrkdError(f"{path} exists and is left as it is: choose another name")
+    require_writable_folder(path.parent, "the copy's folder")
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
     # The file names srkd's schema by its full address, or none where that schema lacks one of its methods.
     if all(rule.get("name") in BUILTIN for rule in parse_yaml(text, "recipe").values.get("methods", [])):

@@ -64,7 +64,7 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
         return
     with console.context() as context:
         if resume is not None:
-            report = compression.resume(resume, progress=context.progress, announce=context.note)
+            report = compression.run_resume(resume, context)
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:

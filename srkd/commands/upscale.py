@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: UpscaleOptions) -> None:
     """Enlarge pictures, folders of pictures and globs with MODEL.
 
-    Transparency, grey, 16 bit, EXIF, colour profile and lossless WebP are kept. One bad file does not stop the rest;
-    pictures of a folder that are left out are named.
+    Transparency, grey, 16 bit, EXIF and colour profile are kept where the format holds them. One bad file does not
+    stop the rest; pictures of a folder that are left out are named.
     """
     from srkd.api import run_upscale
 

@@ -103,3 +103,19 @@ def test_a_child_ends_when_its_parent_is_killed(module: str, tmp_path: Path) -> 
 def test_a_child_that_does_not_end_is_ended(module: str) -> None:
     with pytest.raises(ChildFailed, match=r"working: it took over 0\.5 s"):
         run_in_child(f"{module}:hang", {}, what="working", timeout_seconds=0.5)
+
+
+def test_sigterm_at_the_moment_when_the_clock_starts_ends_srkd_at_once(module: str, tmp_path: Path) -> None:
+    """srkd waited for the end of the child's time, as the thread that watches it was left behind."""
+    program = f"""
+import os, signal, sys, threading
+from compressor.base.child import run_in_child
+start = threading.Timer.start
+def interrupted(timer):
+    start(timer)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Timer.start = interrupted
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+run_in_child("{module}:hang", {{}}, what="it", timeout_seconds=60)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=30, check=False).returncode == 143

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,7 +45,21 @@ def endless(path: Path) -> Path:
     return path
 
 
-SPECIAL = [pytest.param(pipe, "a pipe", id="pipe"), pytest.param(endless, "a device", id="link to a device")]
+def kernel_file(path: Path) -> Path:
+    path.symlink_to("/proc/self/pagemap")  # a regular file by its mode, of no size by its inode, and without end
+    return path
+
+
+SPECIAL = [
+    pytest.param(pipe, "a pipe", id="pipe"),
+    pytest.param(endless, "a device", id="link to a device"),
+    pytest.param(
+        kernel_file,
+        "written by the kernel",
+        id="link into /proc",
+        marks=pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="Linux only"),
+    ),
+]
 READERS = [
     ("model.pt", load_teacher),
     ("model.onnx", load_teacher),
@@ -79,6 +94,19 @@ def test_text_is_read_up_to_its_bound(tmp_path: Path) -> None:
     assert len(read_text(tmp_path / "long", 101)) == 101
     with pytest.raises(SrkdError, match=r"long has over 100 bytes"):
         read_text(tmp_path / "long", 100)
+
+
+def test_a_row_of_metrics_without_end_is_read_in_parts(tmp_path: Path) -> None:
+    row = b'{"step": 1}\n'
+    with open(tmp_path / "metrics.jsonl", "wb") as file:
+        file.write(row)
+        file.seek(2 * 10**8)
+        file.write(b"\n" + row)
+    tracemalloc.start()
+    assert [row["step"] for _, row in read_metrics(tmp_path)] == [1, 1]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * 10**7
 
 
 def test_rows_of_metrics_that_are_none_are_passed_over(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_photos_are_taken_for_photos_and_enlarged_ones_for_enlarged(name):
         assert is_enlarged(doubtful) and not is_screenshot(doubtful)
 
 
+def test_a_window_full_of_small_text_is_a_screenshot():
+    window = Image.new("RGB", (400, 300), (245, 245, 248))
+    draw = ImageDraw.Draw(window)
+    draw.rectangle((0, 0, 400, 30), fill=(40, 80, 160))
+    for row in range(18):
+        draw.text((12, 36 + 14 * row), f"{row} Lorem ipsum dolor sit amet, consectetur " * 2, fill=(20, 20, 20))
+    assert is_screenshot(torch.from_numpy(np.array(window)).permute(2, 0, 1))
+
+
 def test_screenshots_and_images_that_say_nothing():
     assert is_screenshot(screenshot()) and not is_enlarged(screenshot())
     ramp = torch.linspace(0, 255, 200).to(torch.uint8).expand(3, 100, 200)

@@ -117,7 +117,7 @@ def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path)
 
 
 def test_patches_that_cannot_be_shrunk_are_refused(store, tmp_path):
-    with pytest.raises(UsageError, match=r"schedule.lr_patch=9.*multiple of 2.*schedule.lr_patch=8"):
+    with pytest.raises(UsageError, match=r"schedule.lr_patch=9.*multiple of 2: --lr-patch 8"):
         TeacherCache.plan(Teacher(edsr()), store, ["zoom-out"], folder=CacheFolder(tmp_path), lr_patch=9)
     TeacherCache.plan(Teacher(edsr()), store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=9)
 

@@ -314,7 +314,7 @@ def test_building_reports_what_was_written(
         (["student.onnx", "--host", "192.0.2.77"], 1, "this machine has no such address"),
         (["student.onnx", "--port", "70000"], 2, "70000"),
         (["student.onnx", "--tls-cert", "cert.pem"], 2, "--tls-cert and --tls-key belong together"),
-        (["student.onnx", "--build", "app"], 1, "--build"),
+        (["student.onnx", "--build", "app"], 2, "--build"),
     ],
 )
 def test_errors_are_one_line(

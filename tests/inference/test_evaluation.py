@@ -64,6 +64,15 @@ def test_the_table(data: Path) -> None:
     assert (calls[0], calls[-1]) == (("plain: colour", 0, 4), ("scored", 4, 4))
 
 
+def test_a_printed_evaluation_is_a_line_for_each_model(data: Path) -> None:
+    """Not its images: a folder of a hundred would fill the screen."""
+    evaluation = evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), AT_X2)
+    head, first, second = str(evaluation).splitlines()
+    scores = evaluation.models["bicubic"]["plain"]
+    assert head == "x2, psnr@y,border=2,bicubic=matlab,grey=rgb" and second.startswith("nearest, plain ")
+    assert first == f"bicubic, plain {scores.psnr_y:.3f} dB {scores.ssim_y:.4f}"
+
+
 def test_each_of_several_sets_is_noted_when_it_is_finished(data: Path) -> None:
     events: list[str] = []
 

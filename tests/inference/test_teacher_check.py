@@ -113,6 +113,40 @@ def test_the_images_of_a_foreign_teacher_become_known_from_the_original(kind: st
     assert {**check_teacher(wrong).suggestion, "bgr": 0} == {**options, "bgr": 0} or kind == "bgr"
 
 
+class NearlyBicubic(nn.Module):
+    """The skip connection of many networks, torch's own bicubic, and another value range makes it a hair sharper."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        blurred = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        sharp = x + (x - blurred) * 0.15 * (x.amin() < 0).float()
+        return nn.functional.interpolate(sharp, scale_factor=2.0, mode="bicubic")
+
+
+def test_a_hair_is_no_reason_to_stop(tmp_path: Path) -> None:
+    path = save_torchscript(NearlyBicubic(), tmp_path / "foreign.pt")
+    check, other = (check_teacher(load_teacher(path, arch_options={"img_range": text})) for text in ("1", "-1..1"))
+    assert 0.1 < check.to_original - check.bicubic_to_original < 0.2 and not check.beats_bicubic
+    assert other.beats_bicubic and 0.1 < other.to_original - check.to_original < 0.2
+    assert dict(check.suggestion) == {} and "hardly better than bicubic" in check.lines()[-1]
+
+
+class OwnSkip(nn.Module):
+    """Sharpens images of 0..255; of others its skip connection alone is left, which torch's bicubic is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        larger = nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic", align_corners=False)
+        wider = nn.functional.pad(larger, (1, 1, 1, 1), mode="replicate")
+        return larger + (0.5 * (larger - nn.functional.avg_pool2d(wider, 3, 1, 0))) * (x.amax() > 2).float()
+
+
+def test_a_skip_connection_that_is_sharper_than_bicubic_hides_no_wrong_range(tmp_path: Path) -> None:
+    check = check_teacher(load_teacher(save_torchscript(OwnSkip(), tmp_path / "foreign.pt")))
+    assert check.to_original > check.bicubic_to_original + 0.1
+    assert check.options == "--arch-option img_range=255" and "with --arch-option img_range=255 it has" in str(
+        check.advice
+    )
+
+
 def test_a_mean_of_reversed_colours_is_tried() -> None:
     network = fitted(EDSRSpec(2, 8, 2))
     tried = [changes for part in network.alternatives() for changes in part]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,23 @@ def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
         upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".gif"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output": "large.gif"}, r"large.gif: .gif is not written, choose one of .bmp"),
+        ({"output": "large.png", "extension": ".jpg"}, r"large.png and --extension .jpg contradict"),
+        ({"suffix": "/../x"}, r"--suffix /../x is the end of a name"),
+    ],
+)
+def test_outputs_that_nobody_means(settings: dict[str, str], message: str, tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    if "output" in settings:
+        settings = {**settings, "output": str(tmp_path / settings["output"])}
+    with pytest.raises(UsageError, match=message):
+        upscale([tmp_path / "a.png"], nearest_model(2), UpscaleSettings(**settings))  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaling, "MAX_OUTPUT_PIXELS", 191)
     put(tmp_path / "a.png")
@@ -186,6 +204,27 @@ def test_lossless_webp_stays_lossless(alpha: torch.Tensor | None, tmp_path: Path
     sharp, photo = (read_picture(tmp_path / f"{name}_x2.webp") for name in ("sharp", "photo"))
     assert report.failed == () and (sharp.lossless, photo.lossless) == (True, False)
     assert torch.equal(sharp.rgb, nearest(2)(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "lossless"),
+    [
+        ("a.png", {}, True),
+        ("a.bmp", {}, True),
+        ("a.tif", {"compression": "tiff_lzw"}, True),
+        ("a.tif", {"compression": "jpeg"}, False),
+        ("a.jpg", {"quality": 95}, False),
+    ],
+)
+def test_webp_is_lossless_where_its_source_is(
+    name: str, options: dict[str, Any], lossless: bool, tmp_path: Path
+) -> None:
+    """Nobody who asks for another format asks for a loss, and what a JPEG has lost needs no exact copy."""
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)).save(tmp_path / name, **options)
+    assert upscale([tmp_path / name], nearest_model(2), UpscaleSettings(extension=".webp")).failed == ()
+    written = read_picture(tmp_path / "a_x2.webp")
+    assert written.lossless == lossless
+    assert torch.equal(written.rgb, nearest(2)(read_picture(tmp_path / name).rgb[None])[0]) == lossless
 
 
 def test_what_is_no_picture_to_enlarge_is_named(tmp_path: Path) -> None:

@@ -142,8 +142,9 @@ def test_the_ten_python_lines_run(desk: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for text in ("Cost(params=", "psnr_y=", "small-teacher torch ", "small onnxruntime "):
+    for text in ("Cost(params=", "\nedsr, photos ", "\nsmall, photos ", "small-teacher torch ", "small onnxruntime "):
         assert text in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 200
     with Image.open(desk / "enlarged.png") as enlarged, Image.open(desk / "photos" / "0.png") as photo:
         assert enlarged.size == (2 * photo.width, 2 * photo.height)
     assert (desk / "runs" / "small" / "student.onnx").is_file()

@@ -165,6 +165,20 @@ def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path
         open_model(path)
 
 
+def test_sparse_weights_within_nodes_are_looked_for_too(tmp_path: Path) -> None:
+    path = plain(0.25, tmp_path / "sparse.onnx")
+    model = onnx.load_model(str(path))
+    values = model.graph.initializer[0]
+    indices = numpy_helper.from_array(np.arange(values.dims[0], dtype=np.int64), "indices")
+    sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=values.dims)
+    onnx.external_data_helper.set_external_data(sparse.values, "../elsewhere.bin")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    del model.graph.initializer[:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SrkdError, match=r"in '\.\./elsewhere\.bin', which is not beside it: refused"):
+        open_model(path)
+
+
 def test_names_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     """ONNX Runtime opens the file, and its Python names fail."""
     path = plain(0.25, tmp_path / "names.onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from compressor.images import files
 from srkd.cli import run
@@ -35,8 +36,20 @@ def words_of(verb: str, teacher: Path, photos: Path) -> list[str]:
         "upscale": [str(teacher), str(photos)],
         "profile": [str(teacher)],
         "export": [str(teacher), "--onnx"],
+        "convert": [str(teacher), "--to", "basicsr"],
+        "demo": [str(teacher)],
+        "plot": [str(photos)],
     }
     return [verb, *models[verb]]
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is there")
+@pytest.mark.parametrize("verb", ["compress", "evaluate", "upscale", "profile"])
+def test_the_same_words_for_it_in_every_verb(verb, teacher, photos, tmp_path, capfd):
+    words = words_of(verb, teacher, photos)
+    words += ["--out", str(tmp_path / "run")] if verb == "compress" else []
+    line = last_error([*words, "--device", "mps"], capfd)
+    assert line == "srkd: device 'mps' is not usable here; use --device cpu"
 
 
 @pytest.mark.parametrize("verb", ["compress", "evaluate", "upscale", "profile"])
@@ -56,11 +69,40 @@ def test_a_folder_that_cannot_be_written(verb, where, teacher, photos, tmp_path,
     assert f"--out {out} cannot be written: " in line and "choose another folder" in line
 
 
+@pytest.mark.parametrize("where", ["file", "/proc/nothing"])
+@pytest.mark.parametrize("verb, name", [("convert", "x.pth"), ("plot", "x.png"), ("recipes", "x.yaml")])
+def test_a_file_whose_folder_cannot_be_written(verb, name, where, teacher, photos, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    out = tmp_path / where / name
+    if verb == "recipes":
+        line = last_error(["recipes", "cp", "logits", str(out)], capfd)
+    else:
+        line = last_error([*words_of(verb, teacher, photos), "--out", str(out)], capfd)
+    assert f" {out.parent} cannot be written: " in line and "choose another folder" in line
+
+
+@pytest.mark.parametrize("where", ["file", "file/inside", "/proc/nothing"])
+def test_a_site_that_cannot_be_written(where, teacher, photos, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    line = last_error([*words_of("demo", teacher, photos), "--build", str(tmp_path / where)], capfd)
+    assert "--build " in line and str(tmp_path / "file" if "file" in where else "/proc") in line
+
+
+def test_a_file_in_the_place_of_the_run_folder(teacher, photos, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    line = last_error([*words_of("compress", teacher, photos), "--out", str(tmp_path / "file")], capfd)
+    assert "file exists and is not empty: choose another folder" in line
+
+
 @pytest.mark.parametrize(
     "verb, words, part",
     [
-        ("compress", ["--set", "schedule.lr_patch=200"], "the largest is 40x48): --set schedule.lr_patch=20 or less"),
-        ("compress", ["--set", "schedule.batch=9000000", "--set", "schedule.lr_patch=8"], "schedule.batch"),
+        ("compress", ["--set", "schedule.lr_patch=200"], "the largest is 40x48): --lr-patch 20 or less"),
+        (
+            "compress",
+            ["--set", "schedule.batch=9000000", "--set", "schedule.lr_patch=8"],
+            "choose a smaller --batch or --lr-patch",
+        ),
         ("evaluate", ["--border", "4000"], "border of 4000"),
         ("profile", ["--lr-size", "60000x60000"], "--lr-size 60000x60000 takes "),
         ("profile", ["--lr-size", "20000x20000", "--batch", "500"], "in a batch of 500 takes "),

@@ -25,7 +25,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli import run
-from srkd.dry_run import TIMED_STEPS, dry_run
+from srkd.dry_run import TIMED_STEPS, NetworkSummary, dry_run
 from srkd.verb_options import CompressOptions
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
@@ -271,3 +271,8 @@ def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
         settings = ("schedule.hr_patch=192", "schedule.batch=2")
         report = dry_run(CompressOptions(recipe="scratch", student=student, data=photos, settings=settings))
         assert report.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(report.rows())["steps"]
+
+
+def test_a_foreign_network_has_a_line_too() -> None:
+    line = NetworkSummary("unknown", None, 2188, None, "a.onnx").line()
+    assert line == "unknown network: 2,188 params, unknown MACs at 256x256, a.onnx"

@@ -153,6 +153,24 @@ def test_a_run_that_does_not_begin_leaves_no_teacher_behind(ground: Path, tmp_pa
     assert (tmp_path / "b-teacher.safetensors").is_file()
 
 
+@pytest.mark.parametrize("where", ["file/inside", "/proc/nothing/here", "n" * 300])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_place_that_cannot_be_written_is_one_line(where: str, is_open: bool, ground: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out, path = tmp_path / where, ground / "teacher.safetensors"
+    model = srkd.load(path) if is_open else path
+    calls: list[Callable[[], Any]] = [
+        lambda: srkd.compress(model, data=ground / "photos", out=out),
+        lambda: srkd.export(model, formats="onnx", out=out),
+        lambda: srkd.upscale(model, ground / "photos" / "0.png", out=out),
+    ]
+    for call in calls:
+        with pytest.raises(SrkdError, match=r"cannot be written|[Ff]ile name too long") as caught:
+            call()
+        assert str(out) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # One value where several may stand.
 
 

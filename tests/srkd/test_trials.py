@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import statistics
 from pathlib import Path
 
@@ -208,6 +210,32 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
     with pytest.raises(Interrupted, match=r"run 1 of 3; .*srkd compress --resume"):
         compressed(ground, tmp_path / "run", with_baseline=True)
     assert "result" in facts(tmp_path / "run" / "logits-seed10")
+
+
+def test_ctrl_c_before_the_first_step_of_a_run_stops_at_it(ground, tmp_path) -> None:
+    """Hours of steps would follow, if the request were heard only by what prepares them."""
+    lines: list[str] = []
+
+    def announce(line: str) -> None:
+        lines.append(line)
+        if line.startswith("run 2 of 3: scratch"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"run 2 of 3: interrupted and saved at step 1 of 4; .*--resume"):
+        compressed(ground, tmp_path / "run", with_baseline=True, announce=announce)
+    assert sum(line.startswith("stopping: ") for line in lines) == 1
+
+
+def test_ctrl_c_in_the_first_run_of_a_plan_is_acknowledged(ground, tmp_path) -> None:
+    lines: list[str] = []
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title == "run 1 of 3: training" and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"run 1 of 3: interrupted and saved at step"):
+        compressed(ground, tmp_path / "run", with_baseline=True, progress=progress, announce=lines.append)
+    assert sum(line.startswith("stopping: ") for line in lines) == 1
 
 
 def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,9 +37,17 @@ class _VirtualClockLoop(asyncio.SelectorEventLoop):
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run, on a clock that starts at 0."""
-    loop = _VirtualClockLoop()
-    try:
-        return loop.run_until_complete(main)
-    finally:
-        loop.close()
+    """Like asyncio.run, on a clock that starts at 0.
+
+    In a thread of its own: after tests with Playwright, whose own loop never ends, this thread has a running loop.
+    """
+
+    def run() -> T:
+        loop = _VirtualClockLoop()
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            loop.close()
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(run).result()

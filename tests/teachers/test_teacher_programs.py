@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.teachers.exported_program import rebuild_archive
 from compressor.teachers.teacher import load_teacher
-from tests.support.foreign_models import save_all, twin
+from tests.support.foreign_models import save_all, save_export, save_torchscript, twin
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,160 @@ def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_pa
         new.writestr(f"{old.namelist()[0].partition('/')[0]}/data/weights/weight_9", bytes(200 * 2**20))
     with pytest.raises(SrkdError, match=r"unpack to 2.*: this is not a model"):
         load_teacher(path)
+
+
+def nested(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object of a tree of JSON."""
+    if isinstance(tree, dict):
+        yield tree
+    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from nested(item)
+
+
+class Branching(torch.nn.Module):
+    """Has a branch that no image of a trial takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def bright(y: torch.Tensor) -> torch.Tensor:
+            return y + torch.zeros([16], dtype=torch.uint8).to(torch.float32).sum()
+
+        y = torch.nn.functional.interpolate(x, scale_factor=2.0)
+        return torch.cond(x.max() > 100, bright, torch.clone, (y,))  # type: ignore[no-any-return]
+
+
+def test_a_branch_that_no_trial_takes_writes_no_file_either(tmp_path: Path) -> None:
+    """Its process may write no file while it is tried, but srkd's own may, for as long as the training takes."""
+    good, target = save_export(Branching(), tmp_path / "good.pt2"), tmp_path / "WRITTEN"
+    assert load_teacher(good)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
+    calls = {
+        "torch.ops.aten.from_file.default": [
+            {"name": "filename", "arg": {"as_string": str(target)}, "kind": 1},
+            {"name": "shared", "arg": {"as_bool": True}, "kind": 1},
+            {"name": "size", "arg": {"as_int": 16}, "kind": 1},
+            {"name": "dtype", "arg": {"as_scalar_type": 1}, "kind": 2},
+        ],
+        "torch.ops.higher_order.wrap": [{"name": "", "arg": {"as_string": "x"}, "kind": 1}],
+        "torch.ops.aten.set_.source_Tensor": [],
+        "_operator.call": [],
+        "torch._C._jit_pass_inline": [],
+    }
+    operator = {"": [{"name": "", "arg": {"as_operator": "torch.os.system"}, "kind": 1}]}
+    for call, inputs in {**calls, **operator}.items():
+
+        def changed(name: str, content: bytes, call: str = call, inputs: list[Any] = inputs) -> bytes:
+            if "/models/" not in name:
+                return content
+            program = json.loads(content)
+            for node in [item for item in nested(program) if item.get("target") == "torch.ops.aten.zeros.default"]:
+                node["target"], node["inputs"] = call or node["target"], inputs
+            return json.dumps(program).encode()
+
+        with pytest.raises(SrkdError, match=f"calls '{call or 'torch.os.system'}', which is not an operator .*refused"):
+            load_teacher(rewritten(good, tmp_path / "bad.pt2", changed, {}))
+    assert not target.exists()
+
+
+def test_classes_of_inputs_are_not_imported(files: dict[str, Path], tmp_path: Path) -> None:
+    """torch imports the module that an enum names: from the folder where srkd was started, too."""
+    enum = json.dumps([{"__enum__": True, "fqn": "module_of_a_stranger:x", "name": "y"}])
+    for kind, context in (("builtins.dict", enum), ("collections.namedtuple", '"x"')):
+        tree = json.dumps([1, {"type": kind, "context": context, "children_spec": []}])
+
+        def changed(name: str, content: bytes, tree: str = tree) -> bytes:
+            if "/models/" not in name:
+                return content
+            program = json.loads(content)
+            for item in nested(program):
+                item.update({"in_spec": tree} if "in_spec" in item else {})
+            return json.dumps(program).encode()
+
+        with pytest.raises(SrkdError, match=r"bad\.pt2: its inputs or outputs are of classes .* not imported: refused"):
+            load_teacher(rewritten(files["torch.export"], tmp_path / "bad.pt2", changed, {}))
+
+
+def test_a_hundred_thousand_records_are_looked_through_at_once(files: dict[str, Path], tmp_path: Path) -> None:
+    records = {f"extra/{number}": b"" for number in range(100_000)}
+    path = rewritten(files["torch.export"], tmp_path / "many.pt2", lambda name, content: content, records)
+    content, began = path.read_bytes(), time.process_time()
+    rebuild_archive(content, path)
+    assert time.process_time() - began < 30, "it was minutes: each name was looked for among all"
+
+
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_sparse_file_is_not_read_into_memory(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / files[kind].name
+    with open(path, "wb") as file:
+        file.write(files[kind].read_bytes()[:1000])
+        file.seek(2**36)  # zip directories stand at the end, and count from there
+        file.write(files[kind].read_bytes())
+    with pytest.raises(SrkdError, match=r"twin\.pt2? has over 2,147,483,647 bytes"):
+        load_teacher(path)
+
+
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_record_whose_length_in_the_directory_is_a_lie_is_refused(
+    kind: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """zipfile's own test of archives compares the bytes that are there, however few."""
+    record = "data/0" if kind == "TorchScript" else "weight_0"
+    with zipfile.ZipFile(files[kind]) as archive:
+        full = next(member for member in archive.infolist() if member.filename.endswith(record))
+    path = rewritten(
+        files[kind], tmp_path / "bad", lambda name, content: content[:4] if name == full.filename else content, {}
+    )
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(full.filename.encode()) - 46  # in the directory, which comes last
+    assert content[entry : entry + 4] == b"PK\x01\x02"
+    content[entry + 24 : entry + 28] = full.file_size.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(
+        SrkdError, match=rf"bad: a damaged archive \(record '.*{record}'\): download or export it again"
+    ):
+        load_teacher(path)
+
+
+class TwoWeights(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small = torch.nn.Parameter(torch.ones(1000)), torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, scale_factor=2.0) + 0 * (self.large.sum() + self.small.sum())
+
+
+def test_a_record_named_twice_is_as_long_as_the_longer_of_its_tensors(tmp_path: Path) -> None:
+    good = save_torchscript(TwoWeights(), tmp_path / "good.pt")
+    first, second = b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x001"
+
+    def changed(name: str, content: bytes) -> bytes:
+        return content.replace(first, second) if name.endswith("/data.pkl") else content
+
+    with pytest.raises(SrkdError, match=r"record data/1 is shorter than the 4,000 bytes of its tensor"):
+        load_teacher(rewritten(good, tmp_path / "bad.pt", changed, {}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            b"c__torch__.torch.nn.modules.container\nSequential\n",
+            b"c__torch__.torch.classes.quantized\nX\n",
+            "C\\+\\+ code",
+        ),
+        (b"_rebuild_tensor_v2", b"_rebuild_sparse_tensor", "sparse, quantised or meta"),
+    ],
+)
+def test_objects_of_native_code_are_refused(
+    old: bytes, new: bytes, message: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    def changed(name: str, content: bytes) -> bytes:
+        if name.endswith("/data.pkl"):
+            assert old in content, content
+            return content.replace(old, new)
+        return content
+
+    with pytest.raises(SrkdError, match=rf"bad\.pt: it holds .*{message}"):
+        load_teacher(rewritten(files["TorchScript"], tmp_path / "bad.pt", changed, {}))
 
 
 def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:

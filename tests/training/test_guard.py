@@ -103,7 +103,7 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
         f"step {6 + MAX_IN_A_ROW}: {MAX_IN_A_ROW} steps in a row were skipped, the last because of raw/pixel"
     )
     assert "state-00000012.pt" in message and f"srkd compress --resume {tmp_path / 'run'}" in message
-    assert "--set schedule.rate=" in message and "--init-from" in message
+    assert "a lower rate (--rate X" in message and "--init-from" in message
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     bad = [row for row in rows if row["kind"] == "skipped"]
     assert [row["step"] for row in bad] == list(range(7, 17))

@@ -101,6 +101,20 @@ def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path)
     assert line.startswith("loss 0.") and line.endswith(" steps/s") and left > 0
 
 
+def test_a_resumed_run_shows_them_too(teacher, photos, tmp_path, monkeypatch, capsys):
+    from srkd.cli import run
+
+    def stop(title: str, done: int, total: int) -> None:
+        if title == "training" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(teacher, data=photos, steps=4, out=tmp_path / "run", settings=SMALL, progress=stop)
+    monkeypatch.setattr(console, "STATUS_SECONDS_FIRST", 0.0)
+    assert run(["compress", "--resume", str(tmp_path / "run")]) == 0
+    assert ": loss 0." in "".join(capsys.readouterr())
+
+
 class Watched:
     """Lines that a console of a process without a terminal prints."""
 
@@ -109,18 +123,19 @@ class Watched:
         monkeypatch.setattr(console, "_write", lambda text, stream: self.lines.append(text))
 
 
-@pytest.mark.parametrize(("options", "every"), [({}, 60), ({"verbose": True}, 5), ({"quiet": True}, None)])
-def test_without_a_terminal_a_line_comes_from_time_to_time(monkeypatch, clock, options, every):
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [({}, [5, 15, 35, 75, 135, 195]), ({"verbose": True}, range(5, 200, 5)), ({"quiet": True}, [])],
+)
+def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeypatch, clock, options, seconds):
     watched = Watched(monkeypatch)
     with Console(**options).context() as context:
-        for step in range(1, 121):
+        for step in range(1, 200):
             clock[0] += 1
             context.progress("training", step, 5000)
             if context.status is not None:
                 context.status("loss 0.5000, 1.00 steps/s", 4000.0)
-    assert len(watched.lines) == (0 if every is None else 120 // every)
-    if every is not None:
-        assert watched.lines[0] == f"training {every}/5,000: loss 0.5000, 1.00 steps/s, 67 min left"
+    assert watched.lines == [f"training {step}/5,000: loss 0.5000, 1.00 steps/s, 67 min left" for step in seconds]
 
 
 def test_a_request_to_stop_is_acknowledged_while_native_code_runs():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from compressor.base.errors import SrkdError, UsageError, nearest
-from compressor.base.files import atomic_path, file_sha256
+from compressor.base.files import atomic_path, file_sha256, require_writable_folder
 from compressor.models.checkpoints.load import OWN_DIALECT, load_checkpoint, recognise
 from compressor.models.checkpoints.save import METADATA_KEYS, save_network
 from compressor.models.networks.base import Network
@@ -65,6 +65,8 @@ def convert_file(
 ) -> Converted:
     """Write a checkpoint or a run folder's student in the names of another code base, by default beside the model."""
     suffix = _suffix_of(to)
+    if out is not None:
+        require_writable_folder(Path(out).parent, "--out")
     loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
     path = Path(out) if out is not None else loaded.path.with_name(f"{loaded.path.stem}_{to}{suffix}")
     if path.exists() and path.resolve() == loaded.path.resolve():

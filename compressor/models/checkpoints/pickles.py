@@ -118,11 +118,14 @@ def read_pickle(stream: Stream) -> Unpickled:
     return Unpickled(_run(machine, stream), machine.storages)
 
 
-def read_storages(stream: Stream) -> Mapping[str, StorageRef]:
-    """Return the storages that a pickle of any classes refers to: objects are passed over, whatever they are."""
+def read_storages(stream: Stream) -> list[StorageRef]:
+    """Return every reference to a storage in a pickle of TorchScript classes, whose objects are passed over.
+
+    A storage may be named twice with different sizes. Tensors that are not dense are refused, and objects of C++.
+    """
     machine = _StorageFinder()
     _run(machine, stream)
-    return machine.storages
+    return machine.references
 
 
 def _run(machine: _Machine, stream: Stream) -> Any:
@@ -205,10 +208,23 @@ class _Machine:
 
 
 class _StorageFinder(_Machine):
-    """A machine that passes over names it does not know."""
+    """A machine that passes over names it does not know, as they are classes of the file's own program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[StorageRef] = []
+
+    def refer_to_storage(self) -> None:
+        super().refer_to_storage()
+        self.references.append(self.stack[-1])
 
     def name_global(self, module: Any, name: Any) -> None:
-        self.stack.append(GlobalName(str(module), str(name)))
+        named = GlobalName(str(module), str(name))
+        if str(named).startswith("__torch__.torch.classes."):
+            raise SrkdError(f"it holds an object of torch's own C++ code ({str(named)[:80]!r}): refused")
+        if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
+            _allowed(named)
+        self.stack.append(named)
 
     def call(self) -> None:
         self.pop()
