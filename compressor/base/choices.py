@@ -13,8 +13,9 @@ TrackerName: TypeAlias = Literal["tensorboard", "wandb"]
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)
 
-Init: TypeAlias = Literal["inherit", "random"]
-"""The weights a student starts from: cut from the teacher's, or random."""
+Init: TypeAlias = Literal["fit", "inherit", "random"]
+"""The weights a student starts from: solved for, so that it computes what its teacher does; cut from the teacher's; or
+random."""
 
 Select: TypeAlias = Literal["leading", "l1", "principal"]
 """What a narrower student keeps: the leading units, those that the largest weights touch, or the principal directions

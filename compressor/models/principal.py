@@ -15,16 +15,10 @@ import copy
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8
-from compressor.images.sets import embedded_photos
 from compressor.models.fitting.bases import choose_bases, in_bases, linear_layer
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.linear_plan import Correspondence
 from compressor.models.networks.registry import architecture, build
-
-PATCH = 48
-"""Pixels of the side of a low-resolution patch."""
 
 
 def order_by_principal_directions(teacher: Network, student: Spec, patches: torch.Tensor) -> Network:
@@ -54,17 +48,3 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
             if module.bias is not None:
                 module.bias.copy_((rows.T @ module.bias.double().reshape(len(rows), -1)).flatten())
     return rotated
-
-
-def embedded_patches(scale: int, channels: int = 3) -> torch.Tensor:
-    """Return patches of the embedded training photos, shrunk by the scale, side by side without overlap."""
-    patches = []
-    for path in embedded_photos("train").values():
-        hr = read_rgb_u8(path)
-        height, width = (length // scale * scale for length in hr.shape[-2:])
-        lr = downscale_u8(hr[:, :height, :width], scale)[:channels].float().div(255)
-        side = min(PATCH, *lr.shape[-2:])
-        tiles = lr.unfold(1, side, side).unfold(2, side, side)
-        patches.append(tiles.permute(1, 2, 0, 3, 4).reshape(-1, channels, side, side))
-    side = min(patch.shape[-1] for patch in patches)
-    return torch.cat([patch[..., :side, :side] for patch in patches])

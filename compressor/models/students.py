@@ -14,10 +14,12 @@ import torch
 
 from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.axes import AxisPlan, Cut, Segments, cuts
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import architecture, build
-from compressor.models.principal import embedded_patches, order_by_principal_directions
+from compressor.models.principal import order_by_principal_directions
 from compressor.models.unit_order import order_by_strength
 
 
@@ -53,16 +55,20 @@ def student_of_spec(
     segments: Segments = "each",
     select: Select = "leading",
 ) -> Network:
-    """Build a student of a spec, on the teacher's device: its weights cut from the teacher's, or random by `seed`.
+    """Build a student of a spec, on the teacher's device: solved for, cut from the teacher, or random by `seed`.
 
-    A random student need not resemble the teacher; an inherited one must be the same network, cut.
+    A random student need not resemble the teacher; the others must be the same network, cut. Weights are solved for on
+    the embedded photos.
     """
-    if init not in ("inherit", "random"):
-        raise UsageError(f"init={init!r} is neither 'inherit' nor 'random'")
+    if init not in get_args(Init):
+        raise UsageError(f"init={init!r} is not one of {', '.join(get_args(Init))}")
     if select not in get_args(Select):
         raise UsageError(f"select={select!r} is not one of {', '.join(get_args(Select))}")
-    if init == "random" and select != "leading":
-        raise UsageError(f"select={select!r} chooses what is inherited, and init='random' inherits nothing")
+    if init != "inherit" and select != "leading":
+        raise UsageError(f"select={select!r} chooses what is inherited, and init={init!r} inherits nothing")
+    if init == "fit":
+        descriptor = teacher.descriptor
+        return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
     student = build(spec, seed=seed)
     if init == "inherit":
         source = reordered(teacher, spec, select)

@@ -11,7 +11,7 @@ Patches are run stage by stage; between stages only features are kept. Prior wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from compressor.models.fitting.bases import Basis, choose_bases, dense_weight, i
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.models.fitting.watching import AllSeen, count_calls, watched
 from compressor.models.networks.base import Network, Spec, Tap
-from compressor.models.networks.linear_plan import Correspondence, LinearLayer
+from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
 from compressor.models.networks.registry import architecture, build
 
 BATCH = 8
@@ -54,6 +54,16 @@ def fit(teacher: Network, spec: Spec, lr: torch.Tensor, *, progress: Progress = 
     return Fitting(teacher, spec, lr, progress).run()
 
 
+def require_linear_plan(teacher: Spec, student: Spec) -> Callable[[Spec], LinearPlan]:
+    """Return what describes the linear layers of both, or refuse a student that cannot be solved for."""
+    linear = architecture(teacher.arch).linear
+    if student.arch != teacher.arch:
+        raise UsageError(f"a {student.arch} cannot be solved for from a {teacher.arch}: take --init random")
+    if linear is None:
+        raise UsageError(f"a {student.arch} cannot be solved for: take --init inherit or random")
+    return linear
+
+
 @dataclass
 class _State:
     """What is known of a batch before a stage: the images, and the features of teacher and student."""
@@ -78,12 +88,11 @@ class Fitting:
 
     def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, progress: Progress = no_progress) -> None:
         family = architecture(teacher.spec.arch)
-        if spec.arch != family.name or family.linear is None:
-            raise UsageError(f"a {spec.arch} cannot be solved for from a {family.name}: take --init inherit or random")
+        linear = require_linear_plan(teacher.spec, spec)
         self.teacher, self.progress = teacher.eval(), progress
         self.student = build(spec).to(teacher.device).eval()
         self.student.load_state_dict(dict(teacher.named_buffers()), strict=False)
-        self.long, self.short = family.linear(teacher.spec), family.linear(spec)
+        self.long, self.short = linear(teacher.spec), linear(spec)
         self.places = Correspondence.between(family.axes(teacher.spec), family.axes(spec))
         with torch.no_grad():
             self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, lr)
