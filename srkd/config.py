@@ -25,6 +25,7 @@ from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
 from compressor.data.teacher_cache import TeacherCache, teacher_views
 from compressor.inference.teacher_check import check_teacher, format_options
+from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
@@ -422,13 +423,15 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     has_spec = options.student is not None
     init = options.init or ("random" if has_spec else preset.student.init)
     can_inherit = teacher is not None and teacher.network is not None
-    if options.select is not None and init == "random":
+    if options.select is not None and init != "inherit":
         remedy = "add --init inherit" if can_inherit else "leave it out, as there is no teacher to inherit from"
         raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
     if options.student is not None:
         network = _student_of_spec(options.student, init, options, teacher)
     else:
         network = _cut_student(teacher, init, preset, options)
+    if init == "fit" and teacher is not None and teacher.network is not None:
+        require_linear_plan(teacher.network.spec, network.spec)
     channels = network.descriptor.channels
     if channels != 3:
         raise UsageError(
@@ -462,7 +465,7 @@ def _cut_student(teacher: Teacher | None, init: Init, preset: Preset, options: C
         teacher.network,
         width=preset.student.width if options.width is None else options.width,
         depth=preset.student.depth if options.depth is None else options.depth,
-        init=init,
+        init="inherit" if init == "fit" else init,  # the fit follows, on the run's own images
         seed=options.seed,
         select=options.select or "leading",
     )
@@ -473,9 +476,11 @@ def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: T
     if options.width is not None or options.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     scale = None if teacher is None else teacher.descriptor.scale
-    if init == "inherit":
+    if init != "random":
         if teacher is None or teacher.network is None:
-            raise UsageError("--init inherit cuts the student from its teacher: add --teacher FILE of a known network")
+            raise UsageError(
+                f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
+            )
         spec = parse_student(text, like=teacher.network.spec, scale=scale)
         return student_of_spec(teacher.network, spec, select=options.select or "leading")
     spec = parse_student(text, scale=scale)
@@ -488,7 +493,8 @@ def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> No
     """Refuse options that mean nothing where the student is trained on slices of the teacher's own weights."""
     inside = f"{method} trains the student on slices of the teacher's own weights"
     if student.init != "inherit":
-        raise UsageError(f"{inside}, and these would be random: --init inherit")
+        others = "random" if student.init == "random" else "others"
+        raise UsageError(f"{inside}, and these would be {others}: --init inherit")
     if student.select != "leading":
         raise UsageError(f"{inside}, the leading ones: leave out --select {student.select}")
     if student.init_from is not None:

@@ -9,16 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.base.context import Context
+from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches
+from compressor.data.calibration import draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
+from compressor.models.fitting.fit import fit
 from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
@@ -167,7 +169,7 @@ class TrainingRun:
         reference = config.reference
         if reference is None:
             reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
-        state = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        state = processes.run_on_all(lambda: self._load_state(stages, teacher_network, reference))
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -212,7 +214,7 @@ class TrainingRun:
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
+    def _load_state(self, stages: Sequence[Stage], teacher: Network | None, reference: Reference) -> State:
         """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
         state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
         self.folder.states.remove_unfinished()
@@ -222,10 +224,33 @@ class TrainingRun:
             self.context.note(line)
 
         path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note)
+        if path is None and self.config.student_init.init == "fit" and self.context.processes.is_leader:
+            self._fit(teacher, reference, note)
+            state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
         if path is not None:
             note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.drop_metrics_after(state.done)
         return state
+
+    def _fit(self, teacher: Network | None, reference: Reference, note: Note) -> None:
+        """Solve for the student's weights, and say what it scores before the first step."""
+        assert teacher is not None and reference.teacher is not None  # `choose_student` asked for them
+        config, started = self.config, time.monotonic()
+        sliced = self._leader_psnr_y(config.student)
+        patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
+        student = fit(teacher, config.student.spec, patches, progress=self.context.progress)
+        config.student.load_state_dict(student.state_dict())
+        note(
+            f"solved for in {time.monotonic() - started:.0f} s on {len(patches)} patches of "
+            f"{patches.shape[-1]}x{patches.shape[-2]}: the student has {self._leader_psnr_y(config.student):.3f} dB "
+            f"before the first step (slice {sliced:.3f}, bicubic {reference.bicubic:.3f}, "
+            f"teacher {reference.teacher:.3f})"
+        )
+
+    def _leader_psnr_y(self, network: Network) -> float:
+        """Return the mean Y-PSNR on the validation images, measured by this process alone."""
+        images, scale = self.config.data.validation, network.spec.scale
+        return mean_psnr_y(network.to(self.config.device).eval(), images, scale, Processes())
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Add the outputs of the teacher cache, if there is one: the leader fills it, then whoever has another disk."""

@@ -13,11 +13,13 @@ TrackerName: TypeAlias = Literal["tensorboard", "wandb"]
 TRACKERS: tuple[TrackerName, ...] = ("tensorboard", "wandb")
 DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)
 
-Init: TypeAlias = Literal["inherit", "random"]
-"""The weights a student starts from: cut from the teacher's, or random."""
+Init: TypeAlias = Literal["fit", "inherit", "random"]
+"""The weights a student starts from: solved for, so that it computes what its teacher does; cut from the teacher's; or
+random."""
 
-Select: TypeAlias = Literal["leading", "l1"]
-"""Which units a narrower student keeps: the leading ones, or those that the largest weights touch."""
+Select: TypeAlias = Literal["leading", "l1", "principal"]
+"""What a narrower student keeps: the leading units, those that the largest weights touch, or the principal directions
+of its teacher's features."""
 
 MOST_LIMITS = 1000
 """The largest factor by which the limits of a foreign program are widened."""

@@ -8,15 +8,18 @@ here asks which network it is.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import cast, get_args
 
 import torch
 
 from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.axes import AxisPlan, Cut, Segments, cuts
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import architecture, build
+from compressor.models.principal import order_by_principal_directions
 from compressor.models.unit_order import order_by_strength
 
 
@@ -32,8 +35,9 @@ def build_student(
 ) -> Network:
     """Build a smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
 
-    `select="l1"` keeps the strongest channels instead of the leading ones. `segments="contiguous"` reads the fusions
-    of CARN as CSD's code does: the leading columns of the concatenation.
+    `select="l1"` keeps the strongest channels instead of the leading ones, `select="principal"` the principal
+    directions of the features, measured on the embedded photos, where the stream is linear. `segments="contiguous"`
+    reads the fusions of CARN as CSD's code does: the leading columns of the concatenation.
     """
     network = teacher.require_network("weights")
     # A network without the axis is asked only when the axis is to be reduced.
@@ -51,25 +55,40 @@ def student_of_spec(
     segments: Segments = "each",
     select: Select = "leading",
 ) -> Network:
-    """Build a student of a spec, on the teacher's device: its weights cut from the teacher's, or random by `seed`.
+    """Build a student of a spec, on the teacher's device: solved for, cut from the teacher, or random by `seed`.
 
-    A random student need not resemble the teacher; an inherited one must be the same network, cut.
+    A random student need not resemble the teacher; the others must be the same network, cut. Weights are solved for on
+    the embedded photos.
     """
-    if init not in ("inherit", "random"):
-        raise UsageError(f"init={init!r} is neither 'inherit' nor 'random'")
-    if select not in ("leading", "l1"):
-        raise UsageError(f"select={select!r} is neither 'leading' nor 'l1'")
-    if init == "random" and select != "leading":
-        raise UsageError(f"select={select!r} chooses what is inherited, and init='random' inherits nothing")
+    if init not in get_args(Init):
+        raise UsageError(f"init={init!r} is not one of {', '.join(get_args(Init))}")
+    if select not in get_args(Select):
+        raise UsageError(f"select={select!r} is not one of {', '.join(get_args(Select))}")
+    if init != "inherit" and select != "leading":
+        raise UsageError(f"select={select!r} chooses what is inherited, and init={init!r} inherits nothing")
+    if init == "fit":
+        descriptor = teacher.descriptor
+        return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
     student = build(spec, seed=seed)
     if init == "inherit":
-        source = teacher if select == "leading" else strongest_first(teacher, spec)
+        source = reordered(teacher, spec, select)
         # load_state_dict copies: nothing of the student lies in the teacher's memory.
         student.load_state_dict(view_parameters(source, spec, segments) | buffers_of(teacher), strict=True)
     elif spec.arch == teacher.spec.arch:
         student.load_state_dict(buffers_of(teacher), strict=False)
     like = next(teacher.parameters())
     return student.to(like.device, like.dtype)
+
+
+def reordered(teacher: Network, spec: Spec, select: Select) -> Network:
+    """Return a network that computes what the teacher does, and whose leading slices `select` asks for."""
+    if select == "leading":
+        return teacher
+    if select == "l1":
+        return strongest_first(teacher, spec)
+    _plans(teacher.spec, spec)
+    descriptor = teacher.descriptor
+    return order_by_principal_directions(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
 
 
 def strongest_first(teacher: Network, spec: Spec) -> Network:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compressor.base.choices import Init
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class PresetPart(BaseModel):
 class StudentRule(PresetPart):
     """The rule for building the student; the command line wins over it."""
 
-    init: Literal["inherit", "random"] = Field(default="random", description="weights cut from the teacher, or random")
+    init: Init = Field(default="random", description="weights solved for, cut from the teacher, or random")
     width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
     depth: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's blocks")
 

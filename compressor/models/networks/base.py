@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.dialect import Dialect
+from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
+from compressor.models.networks.linear_plan import Tap as Tap
 
 S = TypeVar("S", bound="Spec")
 M = TypeVar("M", bound="ImageModel")
@@ -147,14 +149,6 @@ class Descriptor:
     """Width and height, in LR pixels, of the only images that a file takes; None: any size."""
     max_size: tuple[int, int] | None = None
     """The largest that it takes; None: no bound."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A feature: the output or the first input of a submodule."""
-
-    module: str
-    side: Literal["output", "input"] = "output"
 
 
 class ImageModel(nn.Module, ABC):
@@ -332,6 +326,8 @@ class Architecture:
     variants: tuple[Spec, ...] = ()
     """Small networks of its other forms, for tests."""
     dialects: tuple[Dialect, ...] = ()
+    linear: Callable[[Any], LinearPlan] | None = None
+    """What the linear layers of a spec write, read and reproduce; None: students cannot be solved for."""
 
     @property
     def name(self) -> str:

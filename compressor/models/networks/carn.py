@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ from compressor.models.networks.dialect import (
 )
 from compressor.models.networks.edsr_family import ShiftedSpec, constant_mean_shift, mean_shift_layers, mean_shifts
 from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+        joined: torch.Tensor = self.relu(x + self.conv2(F.relu(self.conv1(x))))
+        return joined
 
 
 class Cascade(nn.Module):
@@ -142,6 +146,52 @@ def axes(spec: CARNSpec) -> AxisPlan:
     return grouped_axes(spec, {"conv1": ("width", "width"), "conv2": ("width", "width")})
 
 
+def linear(spec: CARNSpec) -> LinearPlan:
+    return cascade_plan(spec, ("conv1", "conv2"), shared=False)
+
+
+def cascade_plan(spec: CARNSpec, block: tuple[str, ...], *, shared: bool) -> LinearPlan:
+    """ReLU stands on every map: units may be chosen, for each fusion's output anew.
+
+    A residual block adds to its input, so its output has the input's units. `shared`: one block runs three times, so
+    its three inputs have the same units.
+    """
+    entry = "entry"
+    layers = [LinearLayer("entry", ("lr",), entry)]
+    out, joined = entry, [entry]
+    for i in range(3):
+        step = f"cascade.steps.{i}"
+        layers += _cascade_layers(step, out, block, shared=shared)
+        joined.append(f"{step}.fuses.2")
+        out = f"cascade.fuses.{i}"
+        layers.append(LinearLayer(f"{out}.0", tuple(joined), out))
+    levels = [out, *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(spec.scale))))]
+    layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
+    layers.append(LinearLayer("exit", (levels[-1],), "sr"))
+    names = dict.fromkeys(space for layer in layers for space in (*layer.inputs, layer.output))
+    kinds: dict[str, SpaceKind] = {name: "fixed" if name in ("lr", "sr") else "units" for name in names}
+    return LinearPlan(tuple(layers), kinds, ("cascade",), sweeps=2 if shared else 1)
+
+
+def _cascade_layers(step: str, entry: str, convs: tuple[str, ...], *, shared: bool) -> list[LinearLayer]:
+    """Return the layers of three residual blocks and their fusions, which read the map of space `entry`."""
+    layers: list[LinearLayer] = []
+    out, joined = entry, [entry]
+    for k in range(3):
+        block = f"{step}.steps.{0 if shared else k}"
+        if not (shared and k):
+            hidden = [out, *(f"{block}.{conv}.hidden" for conv in convs[:-1]), out]
+            layers += [
+                LinearLayer(f"{block}.{conv}", (a,), b) for conv, (a, b) in zip(convs, pairwise(hidden), strict=True)
+            ]
+            layers[-1] = replace(layers[-1], at=Tap(f"{block}.relu", "input"))
+        joined.append(out)
+        fused = entry if shared and k < 2 else f"{step}.fuses.{k}"
+        layers.append(LinearLayer(f"{step}.fuses.{k}.0", tuple(joined), fused))
+        out = fused
+    return layers
+
+
 def _scale(state: State, scale: int | None) -> int:
     """Return the scale of a single-scale file, or `scale` of a multi-scale file (up2, up3, up4)."""
     width = rows(state, "entry.weight")
@@ -212,5 +262,11 @@ OFFICIAL = Dialect(
 )
 
 ARCHITECTURE = Architecture(
-    CARNSpec, CARN, axes, small=CARNSpec(width=20), variants=(CARNSpec(8, width=4),), dialects=(OFFICIAL,)
+    CARNSpec,
+    CARN,
+    axes,
+    linear=linear,
+    small=CARNSpec(width=20),
+    variants=(CARNSpec(8, width=4),),
+    dialects=(OFFICIAL,),
 )

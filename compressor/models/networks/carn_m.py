@@ -17,9 +17,18 @@ from torch.nn import functional as F
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.base import Architecture, require_fraction
-from compressor.models.networks.carn import CARN, CARNSpec, Cascade, grouped_axes, official_layers, read_official
+from compressor.models.networks.carn import (
+    CARN,
+    CARNSpec,
+    Cascade,
+    cascade_plan,
+    grouped_axes,
+    official_layers,
+    read_official,
+)
 from compressor.models.networks.carn import OFFICIAL as CARN_OFFICIAL
 from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows, weight_and_bias
+from compressor.models.networks.linear_plan import LinearPlan
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,11 @@ class EfficientBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, groups=groups)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, groups=groups)
         self.pointwise = nn.Conv2d(width, width, 1)
+        self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x + self.pointwise(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        joined: torch.Tensor = self.relu(x + self.pointwise(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        return joined
 
 
 class CARNM(CARN):
@@ -64,6 +75,10 @@ class CARNM(CARN):
 def axes(spec: CARNMSpec) -> AxisPlan:
     grouped = ("width", f"width / {spec.groups}")
     return grouped_axes(spec, {"conv1": grouped, "conv2": grouped, "pointwise": ("width", "width")}, spec.groups)
+
+
+def linear(spec: CARNMSpec) -> LinearPlan:
+    return cascade_plan(spec, ("conv1", "conv2", "pointwise"), shared=True)
 
 
 def _read(state: State, scale: int | None) -> Reading:
@@ -84,5 +99,11 @@ OFFICIAL = replace(
 )
 
 ARCHITECTURE = Architecture(
-    CARNMSpec, CARNM, axes, small=CARNMSpec(width=20), variants=(CARNMSpec(8, width=4),), dialects=(OFFICIAL,)
+    CARNMSpec,
+    CARNM,
+    axes,
+    linear=linear,
+    small=CARNMSpec(width=20),
+    variants=(CARNMSpec(8, width=4),),
+    dialects=(OFFICIAL,),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,16 @@ def axes(spec: CompactSpec) -> AxisPlan:
     return AxisPlan({"width": Axis(spec.width), **fixed}, parameters, (Repeat("layers", spec.depth),))
 
 
+def linear(spec: CompactSpec) -> LinearPlan:
+    """PReLU stands behind every convolution but the last: units may be chosen, with their slopes."""
+    names = ["head", *(f"layers.{index}" for index in range(spec.depth))]
+    layers = [LinearLayer(f"{name}.conv", (before,), name) for before, name in pairwise(["lr", *names])]
+    layers.append(LinearLayer("tail", (names[-1],), "sr"))
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", **dict.fromkeys(names, "units"), "sr": "fixed"}
+    slopes = {f"{name}.slope.weight": name for name in names}
+    return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=slopes)
+
+
 def _read(state: State, scale: int | None) -> Reading:
     last = max(int(match.group(1)) for name in state if (match := re.fullmatch(r"body\.(\d+)\.weight", name)))
     if last < 4 or last % 2:
@@ -130,6 +142,7 @@ ARCHITECTURE = Architecture(
     CompactSpec,
     Compact,
     axes,
+    linear=linear,
     small=CompactSpec(width=20, depth=3),
     variants=(
         CompactSpec(8, width=4, depth=2),

@@ -17,10 +17,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Tap,
+    require_positive,
+    scale_count,
+)
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
-from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, mean_shifts
+from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_end, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,21 @@ def axes(spec: EDSRSpec) -> AxisPlan:
     return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 
+def linear(spec: EDSRSpec) -> LinearPlan:
+    """The stream with its long skip is linear, and so is what each shuffle leaves."""
+    blocks = [f"blocks.{index}" for index in range(spec.depth)]
+    layers = [LinearLayer("head", ("lr",), "stream")]
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear", "sr": "fixed"}
+    for block in blocks:
+        kinds[f"{block}.hidden"] = "units"
+        layers += [
+            LinearLayer(f"{block}.conv1", ("stream",), f"{block}.hidden"),
+            LinearLayer(f"{block}.conv2", (f"{block}.hidden",), "stream", at=Tap(block), gain=spec.res_scale),
+        ]
+    end, levels = long_skip_end(spec.scale)
+    return LinearPlan((*layers, *end), kinds | levels, tuple(blocks))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EDSRNaming(Naming):
     """{n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
@@ -168,6 +190,7 @@ ARCHITECTURE = Architecture(
     EDSRSpec,
     EDSR,
     axes,
+    linear=linear,
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(

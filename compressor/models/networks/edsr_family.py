@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from compressor.models.networks.layers import (
     scale_from_upsampler,
     upsampler_factors,
 )
+from compressor.models.networks.linear_plan import LinearLayer, SpaceKind, Tap
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,15 @@ class LongSkipNetwork(Network):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
         return sr
+
+
+def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:
+    """Return the linear layers behind the blocks, and the spaces between them."""
+    levels = ["stream", *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(scale))))]
+    layers = [LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input"))]
+    layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
+    layers.append(LinearLayer("tail", (levels[-1],), "sr"))
+    return layers, dict.fromkeys(levels[1:], "linear")
 
 
 def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> list[tuple[str, str]]:

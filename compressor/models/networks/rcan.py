@@ -18,8 +18,16 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
-from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, is_mean_shift, mean_shifts
+from compressor.models.networks.edsr_family import (
+    LongSkipNetwork,
+    Naming,
+    ShiftedSpec,
+    is_mean_shift,
+    long_skip_end,
+    mean_shifts,
+)
 from compressor.models.networks.layers import Upsampler, upsampler_factors
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,26 @@ def axes(spec: RCANSpec) -> AxisPlan:
     )
 
 
+def linear(spec: RCANSpec) -> LinearPlan:
+    """Gates multiply what the blocks add to the stream, so that another basis of it is an approximation."""
+    layers = [LinearLayer("head", ("lr",), "stream")]
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "mixed", "sr": "fixed"}
+    for group in (f"groups.{g}" for g in range(spec.groups)):
+        for block in (f"{group}.blocks.{b}" for b in range(spec.depth)):
+            hidden, inner = f"{block}.hidden", f"{block}.attention.hidden"
+            gate = f"{block}.attention.expand"
+            layers += [
+                LinearLayer(f"{block}.conv1", ("stream",), hidden),
+                LinearLayer(f"{block}.conv2", (hidden,), "stream", at=Tap(block), gain=spec.res_scale, gate=gate),
+                LinearLayer(f"{block}.attention.squeeze", ("stream",), inner),
+                LinearLayer(gate, (inner,), "stream"),
+            ]
+            kinds |= {hidden: "units", inner: "units"}
+        layers.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=Tap(group)))
+    end, levels = long_skip_end(spec.scale)
+    return LinearPlan((*layers, *end), kinds | levels, tuple(f"groups.{g}" for g in range(spec.groups)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RCANNaming(Naming):
     """{g} is the group, {n} the number of its blocks, {G} that of the groups."""
@@ -229,6 +257,7 @@ ARCHITECTURE = Architecture(
     RCANSpec,
     RCAN,
     axes,
+    linear=linear,
     small=RCANSpec(width=20, groups=3, depth=2, hidden=5),
     variants=(
         RCANSpec(8, width=4, groups=2, depth=2, hidden=2),

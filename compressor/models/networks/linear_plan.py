@@ -1,0 +1,138 @@
+"""What a network's linear layers write and read: declared beside each network, for what turns or solves them.
+
+A space is a set of units that several layers share. What happens between its producers and its consumers decides what
+may be done with it:
+
+    linear   nothing but sums: any orthogonal change of basis may be folded into the layers, exactly
+    mixed    gates or a normalisation: another basis is an approximation, which the layers behind can be solved for
+    units    an activation: only a choice of units
+    fixed    the image: never changed
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from compressor.models.networks.axes import AxisPlan, Repeat
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A feature: the output or the first input of a submodule."""
+
+    module: str
+    side: Literal["output", "input"] = "output"
+
+
+SpaceKind: TypeAlias = Literal["linear", "mixed", "units", "fixed"]
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer: the spaces of its input's segments, that of its output, and what it has to reproduce.
+
+    `at` is where its effect is compared with the teacher's, for a layer whose output is added to something else, and
+    `gain` what the output is multiplied by on the way there; without it the layer's own output is compared. Rows before
+    a pixel shuffle: each unit of the output has some, one for each offset. `gate` is the layer whose output, through a
+    sigmoid, multiplies this one's.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    at: Tap | None = None
+    gain: float = 1.0
+    gate: str | None = None
+
+    @property
+    def target(self) -> Tap:
+        return self.at or Tap(self.name)
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """The layers in the order in which they run, the kind of each space, and the modules that the body runs in turn.
+
+    `sweeps` is how often all layers are solved: more than once where one layer is used several times. `values` are the
+    parameters that have one value for each unit of a space, such as slopes: a student takes those of its units.
+    """
+
+    layers: tuple[LinearLayer, ...]
+    spaces: Mapping[str, SpaceKind]
+    stages: tuple[str, ...] = ()
+    sweeps: int = 1
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def producers(self) -> dict[str, tuple[LinearLayer, ...]]:
+        return {space: tuple(layer for layer in self.layers if layer.output == space) for space in self.spaces}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[tuple[LinearLayer, int], ...]]:
+        """The layers that read a space, and the segment of their input that it is."""
+        return {
+            space: tuple(
+                (layer, index) for layer in self.layers for index, name in enumerate(layer.inputs) if name == space
+            )
+            for space in self.spaces
+        }
+
+    @cached_property
+    def by_name(self) -> dict[str, LinearLayer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def gates(self) -> frozenset[str]:
+        """The layers whose outputs are gates."""
+        return frozenset(layer.gate for layer in self.layers if layer.gate is not None)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if a change of basis keeps the function: spaces that are not linear are hidden within one module."""
+        kinds = {kind for space, kind in self.spaces.items() if not self.is_hidden(space)}
+        return "linear" in kinds and kinds <= {"linear", "fixed"}
+
+    def is_hidden(self, space: str) -> bool:
+        """True for the units between one layer and the next of the same module."""
+        names = {layer.name for layer in self.producers[space]} | {layer.name for layer, _ in self.consumers[space]}
+        return len(names) == 2 and len({name.rpartition(".")[0] for name in names}) == 1
+
+    def spaces_of(self, kind: SpaceKind) -> Iterator[str]:
+        return (space for space, its_kind in self.spaces.items() if its_kind == kind)
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """Where a student's parts stand in its teacher: block j of n' stands for blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋ - 1."""
+
+    repeats: tuple[tuple[Repeat, Repeat], ...]
+
+    @classmethod
+    def between(cls, teacher: AxisPlan, student: AxisPlan) -> Correspondence:
+        return cls(tuple(zip(teacher.repeats, student.repeats, strict=True)))
+
+    def all_of(self, name: str) -> list[str]:
+        """Return the teacher's names for a part of the student: one for each block that its own block stands for."""
+        names = [name]
+        for long, short in self.repeats:
+            if long.count == short.count:
+                continue
+            prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
+            names = [expanded for one in names for expanded in _expand(one, prefix, long.count, short.count)]
+        return names
+
+    def last_of(self, name: str) -> str:
+        """Return the name in the last block that the student's block stands for: whose output it aims at."""
+        return self.all_of(name)[-1]
+
+
+def _expand(name: str, prefix: str, long: int, short: int) -> list[str]:
+    match = re.match(rf"({prefix})\.(\d+)(?=\.|$)", name)
+    if match is None:
+        return [name]
+    index, rest = int(match.group(2)), name[match.end() :]
+    return [f"{match.group(1)}.{k}{rest}" for k in range(index * long // short, (index + 1) * long // short)]

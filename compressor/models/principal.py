@@ -1,0 +1,50 @@
+"""Strongest directions first: the same function in another basis, so that leading slices keep most of its features.
+
+Where nothing but convolutions and sums touch a feature, any orthogonal change of its basis may be folded into them:
+
+    producer   W ← PᵀW, b ← Pᵀb      consumer   W ← W·P      P: the principal directions (`fitting/bases.py`)
+
+Between two convolutions with an activation only the order of the units is free: the most valuable come first. SliceGPT
+(Ashkboos et al., 2024) rotates transformers in this way.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.models.fitting.bases import choose_bases, in_bases, linear_layer
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.linear_plan import Correspondence
+from compressor.models.networks.registry import architecture, build
+
+
+def order_by_principal_directions(teacher: Network, student: Spec, patches: torch.Tensor) -> Network:
+    """Return a copy of the teacher that computes the same, the strongest directions and units first.
+
+    `patches` are low-resolution images, (N, C, H, W) in [0,1], on which directions and units are measured.
+    """
+    family = architecture(teacher.spec.arch)
+    plan = None if family.linear is None else family.linear(teacher.spec)
+    if family.linear is None or plan is None or not plan.is_exact:
+        raise UsageError(
+            f"--select principal turns the basis of a stream without gates, norms and activations, and {family.name} "
+            "has some on it: take --select l1, which only reorders channels"
+        )
+    # Blocks are dropped by the slice itself: here each has its own order.
+    narrow = teacher.spec.with_options({"width": family.axes(student).axes["width"].size})
+    places = Correspondence.between(family.axes(teacher.spec), family.axes(narrow))
+    rotated = copy.deepcopy(teacher).eval()
+    with torch.no_grad(), torch.device("meta"):
+        small = build(narrow)
+    with torch.no_grad():
+        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, patches)
+        for layer in plan.layers:
+            module = linear_layer(rotated, layer)
+            rows, columns = bases[layer.output].whole, [bases[space].whole for space in layer.inputs]
+            module.weight.copy_(in_bases(module.weight, rows, columns))
+            if module.bias is not None:
+                module.bias.copy_((rows.T @ module.bias.double().reshape(len(rows), -1)).flatten())
+    return rotated

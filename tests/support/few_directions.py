@@ -1,0 +1,31 @@
+"""A teacher that a narrower student can reproduce whole."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.slices import lively
+from compressor.models.networks.base import Network
+from compressor.models.networks.edsr import EDSRSpec
+
+
+def in_few_directions(spec: EDSRSpec, rank: int) -> Network:
+    """A teacher whose stream and upsampler levels span `rank` dimensions, with as many live hidden units a block."""
+    network = lively(spec)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        bases = [torch.linalg.qr(torch.randn(spec.width, spec.width, generator=generator))[0][:, :rank] for _ in "abc"]
+        keep = [basis @ basis.T for basis in bases]
+        for name, module in network.named_modules():
+            if not isinstance(module, torch.nn.Conv2d) or name == "tail":
+                continue
+            level = 0 if not name.startswith("upsampler") else 1 + int(name[-1])
+            if name.endswith("conv1"):
+                for unit in torch.randperm(spec.width, generator=generator)[rank:]:
+                    module.weight[unit], module.bias[unit] = 0.0, 0.0  # type: ignore[index]
+                continue
+            rows = module.weight.reshape(spec.width, -1)
+            module.weight.copy_((keep[level] @ rows).reshape(module.weight.shape))
+            assert module.bias is not None
+            module.bias.copy_((keep[level] @ module.bias.reshape(spec.width, -1)).flatten())
+    return network
