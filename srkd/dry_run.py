@@ -38,6 +38,7 @@ from srkd.verb_options import CompressOptions
 
 DryRunKind = Literal["estimate", "measure"]
 WARM_UP_STEPS, TIMED_STEPS = 3, 20
+NEEDS_TEXT = {"fit": "solved for with them", "inherit": "cut from it"}
 INIT_TEXT = {"fit": "solved for", "inherit": "cut from the teacher", "random": "random weights"}
 SHAPE_FIELDS = ("scale", "width", "depth", "depths", "groups")
 """The fields of a spec that a line shows; --json has all."""
@@ -225,8 +226,8 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
         needs += [f"features {', '.join(step.taps)}"] if step.taps else []
     elif needs_teacher(networks.methods, networks.options):
         needs.append("outputs")
-    if networks.student_init.init != "random":
-        needs.append("weights (the student is made of them)")
+    if networks.student_init.init in NEEDS_TEXT:
+        needs.append(f"weights (the student is {NEEDS_TEXT[networks.student_init.init]})")
     elif any(teacher_needs(method) == "network" for method in networks.methods) and not (step and step.taps):
         needs.append("weights or features")
     return tuple(needs)

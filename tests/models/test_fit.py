@@ -15,6 +15,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import psnr
 from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.fitting import least_squares
 from compressor.models.fitting.fit import Fitting, fit, pixel_weights
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network, Spec
@@ -93,7 +94,9 @@ def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_the_order_of_the_teachers_units_does_not_matter(name: str) -> None:
+def test_the_order_of_the_teachers_units_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one ridge: another order rounds otherwise, and where two ridges do alike that may decide for the other."""
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-3,))
     family = architecture(name)
     teacher = lively(family.small)
     reordered = order_by_strength(teacher, family.axes(teacher.spec), frozenset({"width"}))
@@ -164,7 +167,7 @@ def test_borders_are_as_rare_as_in_an_image() -> None:
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Break one thing that a student depends on."""
-    from compressor.models.fitting import bases, least_squares
+    from compressor.models.fitting import bases
     from compressor.models.fitting import fit as fitting
     from compressor.models.networks import linear_plan
 

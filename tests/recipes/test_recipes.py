@@ -114,7 +114,7 @@ def test_every_preset_is_valid_and_every_method_has_two(name):
     preset = load_preset(name)
     assert preset.build_methods()
     base = name.removesuffix("-paper")
-    assert name == "srkd-best" or (base in METHODS and {base, f"{base}-paper"} <= set(RECIPES))
+    assert name in ("srkd-best", "fit") or (base in METHODS and {base, f"{base}-paper"} <= set(RECIPES))
 
 
 def test_paper_presets_hold_the_published_schedules():

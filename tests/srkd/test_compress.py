@@ -169,7 +169,14 @@ def test_help_has_a_line_for_every_option():
     for declaration in declarations(CompressOptions):
         if not declaration.option.by_set:
             assert f"{declaration.flag} " in help_text and " ".join(declaration.option.help.split()) in help_text
-    for shown_value in ("; 0<x<=1]", "; x>=1]", "; 1<=x<=8]", "[default: cpu]", "[default: 10]", "[inherit|random]"):
+    for shown_value in (
+        "; 0<x<=1]",
+        "; x>=1]",
+        "; 1<=x<=8]",
+        "[default: cpu]",
+        "[default: 10]",
+        "[fit|inherit|random]",
+    ):
         assert shown_value in help_text
 
 
