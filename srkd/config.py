@@ -29,7 +29,7 @@ from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
-from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.models.students import build_student, parse_student, reordered, student_of_spec, width_hint
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
@@ -150,6 +150,7 @@ class RunNetworks:
             for method in methods:
                 if isinstance(method, TrainsJointly):
                     require_inside(start, method.name, has_labels=options.lr_only is None)
+                    teacher = None if teacher is None else whole_teacher(teacher, start)
             rank, rule = processes.rank, scaled.schedule
             batch, count = len(rank.share(rule.batch)), rank.world_size
             for line in describe_taps(
@@ -489,14 +490,21 @@ def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: T
     return build(spec, seed=options.seed)
 
 
+def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
+    """Return the teacher that the student is trained inside: its strongest directions first, if that was asked for."""
+    if teacher.network is None or start.select == "leading":
+        return teacher
+    return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
+
+
 def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
     """Refuse options that mean nothing where the student is trained on slices of the teacher's own weights."""
     inside = f"{method} trains the student on slices of the teacher's own weights"
     if student.init != "inherit":
         others = "random" if student.init == "random" else "others"
         raise UsageError(f"{inside}, and these would be {others}: --init inherit")
-    if student.select != "leading":
-        raise UsageError(f"{inside}, the leading ones: leave out --select {student.select}")
+    if student.select == "l1":
+        raise UsageError(f"{inside}: --select principal puts the strongest first, or leave out --select l1")
     if student.init_from is not None:
         raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
     if not has_labels:

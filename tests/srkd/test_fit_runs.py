@@ -84,3 +84,23 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
     assert float(patches.min()) >= 0 and float(patches.max()) <= 1 and CANDIDATES == 4
     small = draw_calibration_patches(store, seed=3, count=1, side=10_000)
     assert small.shape[-1] == min(int(store.lr.heights.min()), int(store.lr.widths.min()))
+
+
+def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path: Path) -> None:
+    """After one step at a rate of nearly nothing the student is the leading slice of a teacher that computes the same."""
+    for select in ("principal", "leading"):
+        settings = (*SMALL, "schedule.ema=0", "phi=teacher")
+        compress(ground, tmp_path / select, recipe="csd", select=select, steps=1, rate=1e-9, settings=settings)
+    teacher = srkd.load(ground / "teacher.safetensors")
+    joint = srkd.load(tmp_path / "principal" / "teacher_joint.safetensors")
+    store = prepare_data(DataChoice(ground / "photos", cache_size=0), scale=2, lr_patch=8).train
+    lr = draw_calibration_patches(store, seed=99, count=4, side=16)
+    with torch.no_grad():
+        assert float((joint(lr) - teacher(lr)).abs().max()) < 1e-4
+        errors = {
+            select: float((srkd.load(tmp_path / select)(lr) - teacher(lr)).square().mean())
+            for select in ("principal", "leading")
+        }
+    assert errors["principal"] < 0.5 * errors["leading"]
+    with pytest.raises(UsageError, match="csd trains.*--select principal puts the strongest first"):
+        compress(ground, tmp_path / "l1", recipe="csd", select="l1")
