@@ -20,12 +20,12 @@ from compressor.models.fitting.fit import Fitting, fit, pixel_weights
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import architecture
 from compressor.models.students import build_student
 from compressor.models.unit_order import order_by_strength
 from tests.support.few_directions import in_few_directions
 
-FITTED = ("edsr", "rcan", "carn", "carn_m", "compact")
+FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "swinir")
 
 
 def patches(count: int = 8, side: int = 20, seed: int = 4) -> torch.Tensor:
@@ -50,6 +50,18 @@ def test_nothing_is_lost_where_nothing_is_cut(name: str, scale: int) -> None:
     student = fit(teacher, teacher.spec, patches(4))
     assert student is not teacher and student.fingerprint() != "" and not student.training
     assert float((run(student) - run(teacher)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [spec for name in FITTED for spec in architecture(name).variants],
+    ids=lambda spec: f"{spec.arch} {spec.scale}",
+)
+def test_nothing_is_lost_in_other_forms(spec: Spec) -> None:
+    teacher = lively(spec)
+    student = fit(teacher, spec, patches(6)[:, : teacher.descriptor.channels])
+    expected = run(teacher)
+    assert float((run(student) - expected).abs().max() / expected.std()) < 2e-4
 
 
 @pytest.mark.parametrize("cut", ["width", "depth", "both"])
@@ -152,9 +164,6 @@ def test_what_cannot_be_solved_for_is_one_line() -> None:
     other: Spec = architecture("compact").small
     with pytest.raises(UsageError, match=r"a compact cannot be solved for from a edsr"):
         fit(teacher, other, patches())
-    swinir = build(architecture("swinir").small)
-    with pytest.raises(UsageError, match=r"a swinir cannot be solved for"):
-        fit(swinir, swinir.spec.narrowed(0.5), patches())
 
 
 def test_borders_are_as_rare_as_in_an_image() -> None:

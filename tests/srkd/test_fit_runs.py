@@ -13,9 +13,7 @@ import srkd
 from compressor.base.errors import UsageError
 from compressor.data.calibration import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.patches import CANDIDATES
-from compressor.models.networks.registry import architecture, build
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 
@@ -69,10 +67,7 @@ def test_what_cannot_start_from_a_fit_is_refused_before_anything_is_written(grou
         compress(ground, tmp_path / "b", init="fit", select="l1")
     with pytest.raises(UsageError, match="a compact cannot inherit from a edsr"):
         compress(ground, tmp_path / "c", init="fit", student="compact:width=4,depth=1,scale=2")
-    swinir = save_network(build(architecture("swinir").small, seed=0), tmp_path / "swinir.safetensors")
-    with pytest.raises(UsageError, match="a swinir cannot be solved for: take --init inherit or random"):
-        compress(ground, tmp_path / "d", teacher=tmp_path / "swinir.safetensors", width=0.5)
-    assert swinir is None and [path.name for path in tmp_path.iterdir()] == ["swinir.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
@@ -87,7 +82,7 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
 
 
 def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path: Path) -> None:
-    """After one step at a rate of nearly nothing the student is the leading slice of a teacher that computes the same."""
+    """After one step at a rate of nearly nothing the student is the leading slice of an equal teacher."""
     for select in ("principal", "leading"):
         settings = (*SMALL, "schedule.ema=0", "phi=teacher")
         compress(ground, tmp_path / select, recipe="csd", select=select, steps=1, rate=1e-9, settings=settings)
@@ -102,5 +97,5 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
             for select in ("principal", "leading")
         }
     assert errors["principal"] < 0.5 * errors["leading"]
-    with pytest.raises(UsageError, match="csd trains.*--select principal puts the strongest first"):
+    with pytest.raises(UsageError, match=r"csd trains.*--select principal puts the strongest first"):
         compress(ground, tmp_path / "l1", recipe="csd", select="l1")

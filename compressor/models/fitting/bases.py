@@ -34,8 +34,10 @@ class Basis:
     whole: torch.Tensor
     """The same with a column for each unit of the teacher, the kept ones first (in each group)."""
 
-    def project(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return a teacher's feature (N, C, H, W) in the student's units; C may be units times offsets."""
+    def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
+        """Return a teacher's feature (N, C, H, W) in the student's units; C may be units times offsets, or parts."""
+        if parts > 1:
+            return torch.cat([self.project(part) for part in feature.chunk(parts, 1)], 1)
         units, offsets = len(self.matrix), feature.shape[1] // len(self.matrix)
         split = feature.reshape(len(feature), units, offsets, *feature.shape[2:])
         mixed = torch.einsum("nuohw,uv->nvohw", split, self.matrix.to(feature.dtype))
@@ -68,6 +70,8 @@ def choose_bases(
         use = _block_diagonal([_use(teacher, plan, source, bases) for source in sources])
         groups = _groups_of(student, short, space)
         order = units_in_order(covariance, use, groups)
+        if space in short.blocks:
+            order = _whole_blocks(covariance, use, short.blocks[space])
         kept = order[:, : units_of(student, short, space) // groups]
         identity = torch.eye(len(use), dtype=torch.float64, device=teacher.device)
         bases[space] = Basis(sources, identity[:, kept.flatten()], identity[:, order.flatten()])
@@ -100,6 +104,7 @@ def _moments(teacher: Network, plan: LinearPlan, lr: torch.Tensor) -> dict[str, 
                 teacher(batch.to(teacher.device))
             for tap, layer in taps.items():
                 for feature in seen[tap]:
+                    feature = channels_first(feature, linear_layer(teacher, layer))
                     for space, part in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
                         pixels = part.transpose(0, 1).flatten(1)
                         moments[space].second += (pixels @ pixels.T).double()
@@ -128,6 +133,13 @@ def _block_diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
     return total
 
 
+def _whole_blocks(covariance: torch.Tensor, use: torch.Tensor, size: int) -> torch.Tensor:
+    """Return positions (1, units): blocks by their share in what the layers behind make of the space."""
+    worth = (use * covariance).sum(1).reshape(-1, size).sum(1)
+    order = worth.argsort(descending=True, stable=True)
+    return (order[:, None] * size + torch.arange(size, device=order.device)).reshape(1, -1)
+
+
 def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Basis]) -> torch.Tensor:
     """Return Σ WᵀW over the layers that read the space, W in the directions that the student keeps."""
     size = units_of(teacher, plan, space)
@@ -135,9 +147,9 @@ def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Bas
     for layer, segment in plan.consumers[space]:
         weight = dense_weight(teacher, layer).chunk(len(layer.inputs), 1)[segment]
         kept = [basis for basis in bases.values() if layer.output in basis.sources]
-        parts = [_projected_rows(weight, layer.output, basis, teacher, plan) for basis in kept] or [weight]
-        for rows in parts:
-            use += torch.einsum("ochw,odhw->cd", rows, rows)
+        for part in weight.chunk(layer.parts):
+            for rows in [_projected_rows(part, layer.output, basis, teacher, plan) for basis in kept] or [part]:
+                use += torch.einsum("ochw,odhw->cd", rows, rows)
     return use
 
 
@@ -174,10 +186,34 @@ def _projected_rows(weight: torch.Tensor, space: str, basis: Basis, teacher: Net
     return torch.einsum("uochw,uv->vochw", split, rows).flatten(0, 1)
 
 
-def linear_layer(network: Network, layer: LinearLayer) -> nn.Conv2d:
+def linear_layer(network: Network, layer: LinearLayer) -> nn.Conv2d | nn.Linear | nn.LayerNorm:
     module = network.get_submodule(layer.name)
-    assert isinstance(module, nn.Conv2d)
+    assert isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm))
     return module
+
+
+def inputs_of(module: nn.Conv2d | nn.Linear | nn.LayerNorm) -> int:
+    """Return the number of channels that a layer reads."""
+    if isinstance(module, nn.Conv2d):
+        return module.in_channels
+    return module.in_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+
+
+def outputs_of(module: nn.Conv2d | nn.Linear | nn.LayerNorm) -> int:
+    """Return the number of channels that a layer writes."""
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    return module.out_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+
+
+def groups_of(module: nn.Module) -> int:
+    return module.groups if isinstance(module, nn.Conv2d) else 1
+
+
+def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have the channels last."""
+    is_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
+    return feature.movedim(-1, 1) if is_last else feature
 
 
 def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -194,6 +230,10 @@ def dense_weight(network: Network, layer: LinearLayer) -> torch.Tensor:
     """Return the weight in float64 as (rows, columns, h, w), with zeros between the groups of a grouped convolution."""
     module = linear_layer(network, layer)
     weight = module.weight.detach().double()
+    if isinstance(module, nn.LayerNorm):
+        return torch.diag(weight)[:, :, None, None]
+    if isinstance(module, nn.Linear):
+        return weight[:, :, None, None]
     if module.groups == 1:
         return weight
     blocks = weight.chunk(module.groups)
@@ -207,11 +247,11 @@ def dense_weight(network: Network, layer: LinearLayer) -> torch.Tensor:
 def units_of(network: Network, plan: LinearPlan, space: str) -> int:
     """Return the number of units of a space."""
     for layer, _ in plan.consumers[space]:
-        return linear_layer(network, layer).in_channels // len(layer.inputs)
-    return linear_layer(network, plan.producers[space][0]).out_channels
+        return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
+    return outputs_of(linear_layer(network, plan.producers[space][0]))
 
 
 def _groups_of(network: Network, plan: LinearPlan, space: str) -> int:
     """Return the groups that units must stay in: those of grouped layers that write or read them."""
     layers = [*plan.producers[space], *(layer for layer, _ in plan.consumers[space])]
-    return max(linear_layer(network, layer).groups for layer in layers)
+    return max(groups_of(linear_layer(network, layer)) for layer in layers)

@@ -16,11 +16,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.bases import Basis, choose_bases, dense_weight, in_bases, linear_layer, units_of
+from compressor.models.fitting.bases import (
+    Basis,
+    channels_first,
+    choose_bases,
+    dense_weight,
+    groups_of,
+    in_bases,
+    inputs_of,
+    linear_layer,
+    outputs_of,
+    units_of,
+)
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.models.fitting.watching import AllSeen, count_calls, watched
 from compressor.models.networks.base import Network, Spec, Tap
@@ -115,7 +127,8 @@ class Fitting:
                 for stage in self._stages():
                     for layer in stage.layers:
                         self.progress("fit", done, total)
-                        self._solve(layer, stage, states)
+                        is_norm = isinstance(linear_layer(self.student, layer), nn.LayerNorm)
+                        (self._solve_norm if is_norm else self._solve)(layer, stage, states)
                         done += 1
                     if stage.kind != "end":
                         for state in states:
@@ -126,7 +139,10 @@ class Fitting:
     def _stages(self) -> Iterator[_Stage]:
         names = self.short.stages
         inside = {
-            layer.name: stage for stage in names for layer in self.short.layers if layer.name.startswith(f"{stage}.")
+            layer.name: stage
+            for stage in names
+            for layer in self.short.layers
+            if f"{layer.name}.".startswith(f"{stage}.")
         }
         outside = [layer for layer in self.short.layers if layer.name not in inside]
         first = next((index for index, one in enumerate(self.short.layers) if one.name in inside), 0)
@@ -167,16 +183,18 @@ class Fitting:
         """Correct a layer's weights towards the teacher's values; it computes with those that it starts from."""
         module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
-        columns = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-        rows = module.out_channels // module.groups
+        groups = groups_of(module)
+        area = module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+        columns, rows = inputs_of(module) // groups * area, outputs_of(module) // groups
         energy = torch.zeros((), dtype=torch.float64, device=self.teacher.device)
-        sums = [[Sums(columns, rows, self.teacher.device) for _ in range(module.groups)] for _ in range(2)]
+        sums = [[Sums(columns, rows, self.teacher.device) for _ in range(groups)] for _ in range(2)]
         number = 0
         for state in states:
             values, gates = self._teacher_values(layer, stage, state), self._gates(layer, stage, state)
             with self._forced(layer.gate, gates):
                 seen = self._seen(self.student, 1, stage, state, [inputs, target])
             for value, x, now in zip(values, seen[inputs], seen[target], strict=True):
+                x, now = channels_first(x, module), channels_first(now, module)
                 energy += value.double().square().sum()
                 if layer.name in self.short.gates:
                     now = now.clamp(-SATURATED, SATURATED)
@@ -204,6 +222,26 @@ class Fitting:
         if not torch.isfinite(module.weight).all():
             raise SrkdError(f"{layer.name} cannot be solved for: the teacher's features are not finite on these images")
 
+    def _solve_norm(self, layer: LinearLayer, stage: _Stage, states: Sequence[_State]) -> None:
+        """Solve for the factor and the shift of each unit of a LayerNorm: a regression for each unit."""
+        module, tap = linear_layer(self.student, layer), Tap(layer.name)
+        assert module.bias is not None
+        factor = module.weight.clone()
+        module.weight.fill_(1)
+        module.bias.zero_()
+        sums = torch.zeros(5, len(factor), dtype=torch.float64, device=factor.device)
+        for state in states:
+            (value,) = self._teacher_values(layer, stage, state)
+            (now,) = self._seen(self.student, 1, stage, state, [tap])[tap]
+            x, y = (one.transpose(0, 1).flatten(1).double() for one in (channels_first(now, module), value))
+            count = torch.full_like(x[:, 0], x.shape[1])
+            sums += torch.stack([count, x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
+        count, x, y, xx, xy = sums
+        variance = (xx - x * x / count).clamp_min(0)
+        factor = torch.where(variance > 1e-9 * xx, (xy - x * y / count) / variance.clamp_min(1e-30), factor.double())
+        module.weight.copy_(factor)
+        module.bias.copy_((y - factor * x) / count)
+
     def _teacher_values(self, layer: LinearLayer, stage: _Stage, state: _State) -> list[torch.Tensor]:
         """Return what the student should have where the layer is compared, for each time it runs."""
         basis = self.bases[layer.output]
@@ -211,10 +249,14 @@ class Fitting:
         names = self.places.all_of(layer.target.module) if several else [self.places.last_of(layer.target.module)]
         taps = [Tap(name, layer.target.side) for name in names]
         seen = self._seen(self.teacher, 0, stage, state, taps)
-        values = [torch.cat(parts, 1) for parts in zip(*(seen[tap] for tap in taps), strict=True)]
+        module = linear_layer(self.student, layer)
+        values = []
+        for features in zip(*(seen[tap] for tap in taps), strict=True):
+            chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
+            values.append(torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1))
         if layer.name in self.short.gates:
             return [_logits(basis.gates(value.double().sigmoid())) for value in values]
-        return [basis.project(value) for value in values]
+        return [basis.project(value, layer.parts) for value in values]
 
     def _gates(self, layer: LinearLayer, stage: _Stage, state: _State) -> torch.Tensor | None:
         """Return the gates that multiply the output of a layer: those of the teacher, in the student's basis."""
@@ -243,9 +285,13 @@ class Fitting:
         x: torch.Tensor,
         missing: torch.Tensor,
         weight: torch.Tensor,
-        module: torch.nn.Conv2d,
+        module: nn.Module,
     ) -> None:
         """Add the pixels of one patch, which weighs `weight`, to the sums of each group."""
+        if not isinstance(module, nn.Conv2d):  # in windows, or tokens
+            pixels = missing[0].flatten(1)
+            sums[0].add(x[0].flatten(1), pixels, weight.expand(pixels.shape[1]))
+            return
         scale = max(1, missing.shape[-1] // self.lr.shape[-1])
         weights = weight * pixel_weights(*missing.shape[-2:], scale=scale, like=missing)
         parts = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
@@ -260,8 +306,9 @@ class Fitting:
         Zero where the blocks that one of the student's stands for are not side by side: their product is no layer.
         """
         module = linear_layer(self.student, layer)
-        weight = torch.zeros(module.out_channels, module.in_channels, *module.weight.shape[2:], dtype=torch.float64)
-        bias = torch.zeros(module.out_channels, dtype=torch.float64)
+        sides = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
+        weight = torch.zeros(outputs_of(module), inputs_of(module), *sides, dtype=torch.float64)
+        bias = torch.zeros(outputs_of(module), dtype=torch.float64)
         weight, bias = weight.to(self.teacher.device), bias.to(self.teacher.device)
         is_gate = layer.name in self.short.gates
         for name in [self.places.last_of(layer.name)] if is_gate else self.places.all_of(layer.name):
@@ -271,10 +318,11 @@ class Fitting:
                 continue
             rows, columns = place
             rows = rows.square() if is_gate else rows
-            weight += in_bases(dense_weight(self.teacher, source), rows, columns)
-            old = linear_layer(self.teacher, source).bias
+            dense, old = dense_weight(self.teacher, source), linear_layer(self.teacher, source).bias
+            weight += torch.cat([in_bases(part, rows, columns) for part in dense.chunk(layer.parts)])
             if old is not None:
-                bias += (rows.T @ old.double().reshape(len(rows), -1)).flatten()
+                parts = old.double().chunk(layer.parts)
+                bias += torch.cat([(rows.T @ part.reshape(len(rows), -1)).flatten() for part in parts])
         return weight, bias
 
     def _place(self, layer: LinearLayer, source: LinearLayer) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
@@ -297,13 +345,17 @@ class Fitting:
         return units_of(self.teacher, self.long, space)
 
     def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        module = linear_layer(self.student, layer)
-        if module.groups > 1:
-            rows, columns = weight.shape[0] // module.groups, weight.shape[1] // module.groups
+        module, groups = linear_layer(self.student, layer), groups_of(linear_layer(self.student, layer))
+        if isinstance(module, nn.LayerNorm):
+            weight = weight[:, :, 0, 0].diagonal()
+        elif isinstance(module, nn.Linear):
+            weight = weight[:, :, 0, 0]
+        elif groups > 1:
+            rows, columns = weight.shape[0] // groups, weight.shape[1] // groups
             weight = torch.cat(
                 [
                     weight[index * rows : (index + 1) * rows, index * columns : (index + 1) * columns]
-                    for index in range(module.groups)
+                    for index in range(groups)
                 ]
             )
         module.weight.copy_(weight)
@@ -311,10 +363,12 @@ class Fitting:
             module.bias.copy_(bias)
 
     def _copy_values(self, name: str, space: str) -> None:
-        """Give each of the student's units the teacher's value: a slope, say."""
-        basis = self.bases[space]
-        old = self.teacher.get_parameter(self.places.last_of(name)).double()
-        self.student.get_parameter(name).copy_(basis.matrix.T @ old)
+        """Give each of the student's units, or blocks of units, the teacher's value: a slope, say."""
+        matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
+        several = len(self.bases[space].sources) > 1
+        names = self.places.all_of(name) if several else [self.places.last_of(name)]
+        old = torch.cat([self.teacher.get_parameter(one).double() for one in names], -1)
+        self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])
 
 
 def _logits(gates: torch.Tensor) -> torch.Tensor:

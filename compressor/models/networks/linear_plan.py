@@ -38,7 +38,8 @@ class LinearLayer:
     `at` is where its effect is compared with the teacher's, for a layer whose output is added to something else, and
     `gain` what the output is multiplied by on the way there; without it the layer's own output is compared. Rows before
     a pixel shuffle: each unit of the output has some, one for each offset. `gate` is the layer whose output, through a
-    sigmoid, multiplies this one's.
+    sigmoid, multiplies this one's. `parts` says how often the output's units come one after the other: three times for
+    queries, keys and values. A LayerNorm counts as a layer that multiplies and shifts each unit for itself.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LinearLayer:
     at: Tap | None = None
     gain: float = 1.0
     gate: str | None = None
+    parts: int = 1
 
     @property
     def target(self) -> Tap:
@@ -58,7 +60,9 @@ class LinearPlan:
     """The layers in the order in which they run, the kind of each space, and the modules that the body runs in turn.
 
     `sweeps` is how often all layers are solved: more than once where one layer is used several times. `values` are the
-    parameters that have one value for each unit of a space, such as slopes: a student takes those of its units.
+    parameters that have one value for each unit of a space, such as slopes: a student takes those of its units. Units
+    of a space in `blocks` are kept in whole blocks of so many, the channels of an attention head; a value of such a
+    space belongs to a block.
     """
 
     layers: tuple[LinearLayer, ...]
@@ -66,6 +70,7 @@ class LinearPlan:
     stages: tuple[str, ...] = ()
     sweeps: int = 1
     values: Mapping[str, str] = field(default_factory=dict)
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def producers(self) -> dict[str, tuple[LinearLayer, ...]]:

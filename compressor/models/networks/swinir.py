@@ -44,6 +44,7 @@ from compressor.models.networks.dialect import (
     weight_and_bias,
 )
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.networks.windows import SwinLayer, WindowAttention, relative_index, shift_mask
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
@@ -294,6 +295,52 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
             table = f"groups.{group}.layers.{index}.attention.bias_table"
             parameters[table] = ("positions", f"heads_{heads}" if len(set(spec.heads)) > 1 else "heads")
     return AxisPlan(_axis_sizes(spec), parameters, (Repeat("groups", len(spec.depths)),))
+
+
+def linear(spec: SwinIRSpec) -> LinearPlan:
+    """Norms stand on the stream, so that its units can only be chosen; heads are kept whole."""
+    layers = [LinearLayer("head", ("lr",), "stream"), LinearLayer("embed_norm", ("stream",), "stream")]
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "sr": "fixed", "features": "fixed", "stream": "units"}
+    values: dict[str, str] = {}
+    blocks: dict[str, int] = {}
+    for group, (depth, heads) in enumerate(zip(spec.depths, spec.heads, strict=True)):
+        for layer in (f"groups.{group}.layers.{index}" for index in range(depth)):
+            attended, hidden = f"{layer}.attention.heads", f"{layer}.hidden"
+            kinds |= {attended: "units", hidden: "units"}
+            values[f"{layer}.attention.bias_table"] = attended
+            blocks[attended] = spec.width // heads
+            layers += [
+                LinearLayer(f"{layer}.norm1", ("stream",), "stream"),
+                LinearLayer(f"{layer}.attention.qkv", ("stream",), attended, parts=3),
+                # In windows, which are not where the sum is: the MLP corrects what is missing here too.
+                LinearLayer(f"{layer}.attention.proj", (attended,), "stream"),
+                LinearLayer(f"{layer}.norm2", ("stream",), "stream"),
+                LinearLayer(f"{layer}.fc1", ("stream",), hidden),
+                LinearLayer(f"{layer}.fc2", (hidden,), "stream", at=Tap(layer)),
+            ]
+        layers += _connection_layers(spec, f"groups.{group}.conv", Tap(f"groups.{group}"), kinds)
+    layers.append(LinearLayer("norm", ("stream",), "stream"))
+    layers += _connection_layers(spec, "body_end", Tap("joined"), kinds)
+    if spec.has_features:
+        ups = range(len(upsampler_factors(spec.scale))) if spec.upsampler == "pixelshuffle" else ()
+        names = [f"upsampler.convs.{k}" for k in ups] or [f"upsampler.{name}" for name in ("up1", "up2", "hr")]
+        layers.append(LinearLayer("before_upsampler", ("stream",), "features"))
+        layers += [LinearLayer(name, ("features",), "features") for name in names]
+    layers.append(LinearLayer("tail", ("features" if spec.has_features else "stream",), "sr"))
+    if not spec.has_features:
+        del kinds["features"]
+    stages = ("embed_norm", *(f"groups.{group}" for group in range(len(spec.depths))))
+    return LinearPlan(tuple(layers), kinds, stages, values=values, blocks=blocks)
+
+
+def _connection_layers(spec: SwinIRSpec, name: str, at: Tap, kinds: dict[str, SpaceKind]) -> list[LinearLayer]:
+    """Return the convolution that ends a group or the body, or its three; what is between these joins the kinds."""
+    if spec.connection == "1conv":
+        return [LinearLayer(name, ("stream",), "stream", at=at)]
+    spaces = ["stream", f"{name}.0.quarter", f"{name}.2.quarter", "stream"]
+    kinds |= dict.fromkeys(spaces[1:3], "units")
+    layers = [LinearLayer(f"{name}.{k}", (a,), b) for k, (a, b) in zip((0, 2, 4), pairwise(spaces), strict=True)]
+    return [*layers[:2], replace(layers[2], at=at)]
 
 
 def _axis_sizes(spec: SwinIRSpec) -> dict[str, Axis]:
@@ -567,6 +614,7 @@ ARCHITECTURE = Architecture(
     SwinIRSpec,
     SwinIR,
     axes,
+    linear=linear,
     small=SwinIRSpec(width=21, depths=(2, 2, 2), heads=(7, 7, 7), window=4, features=8),
     variants=(
         replace(_FORM, scale=8, depths=(2, 2)),
