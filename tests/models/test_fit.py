@@ -60,8 +60,7 @@ def test_nothing_is_lost_where_nothing_is_cut(name: str, scale: int) -> None:
 def test_nothing_is_lost_in_other_forms(spec: Spec) -> None:
     teacher = lively(spec)
     student = fit(teacher, spec, patches(6)[:, : teacher.descriptor.channels])
-    expected = run(teacher)
-    assert float((run(student) - expected).abs().max() / expected.std()) < 2e-4
+    assert float((run(student) - run(teacher)).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("cut", ["width", "depth", "both"])
@@ -184,7 +183,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     advance: Callable[..., None] = fitting.Fitting._advance
     solve = least_squares.Sums.solve
 
-    def transposed(basis: bases.Basis, feature: torch.Tensor) -> torch.Tensor:
+    def transposed(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         square = basis.whole if basis.whole.shape[0] == basis.whole.shape[1] else basis.matrix
         kept = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
         return project(bases.Basis(basis.sources, kept, square), feature)
@@ -195,7 +194,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
             basis = self.bases["stream"]
             state.features = state.features[0], basis.project(state.features[0])
 
-    def shuffled(basis: bases.Basis, feature: torch.Tensor) -> torch.Tensor:
+    def shuffled(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         units = len(basis.matrix)
         if feature.shape[1] == units:
             return project(basis, feature)

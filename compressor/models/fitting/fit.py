@@ -186,7 +186,7 @@ class Fitting:
         groups = groups_of(module)
         area = module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
         columns, rows = inputs_of(module) // groups * area, outputs_of(module) // groups
-        energy = torch.zeros((), dtype=torch.float64, device=self.teacher.device)
+        energy, difference = torch.zeros(2, dtype=torch.float64, device=self.teacher.device)
         sums = [[Sums(columns, rows, self.teacher.device) for _ in range(groups)] for _ in range(2)]
         number = 0
         for state in states:
@@ -198,6 +198,7 @@ class Fitting:
                 energy += value.double().square().sum()
                 if layer.name in self.short.gates:
                     now = now.clamp(-SATURATED, SATURATED)
+                difference += (value - now).double().square().sum()
                 missing, weights = (value - now) / layer.gain, torch.ones_like(value[:, 0, 0, 0])
                 if gates is not None:
                     # Divided by the gate; what a gate that is nearly shut asks for is not asked for.
@@ -210,7 +211,7 @@ class Fitting:
                     patch = slice(index, index + 1)
                     self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
             number += len(state.lr)
-        if sum(float(one.rr) for both in sums for one in both) < ROUNDING**2 * float(energy):
+        if difference < ROUNDING**2 * energy:
             return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
         self.ridges[layer.name] = corrections[0][2]
@@ -255,7 +256,7 @@ class Fitting:
             chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
             values.append(torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1))
         if layer.name in self.short.gates:
-            return [_logits(basis.gates(value.double().sigmoid())) for value in values]
+            return [_logits(basis.gates(value.double().sigmoid())).clamp(-SATURATED, SATURATED) for value in values]
         return [basis.project(value, layer.parts) for value in values]
 
     def _gates(self, layer: LinearLayer, stage: _Stage, state: _State) -> torch.Tensor | None:
@@ -372,7 +373,7 @@ class Fitting:
 
 
 def _logits(gates: torch.Tensor) -> torch.Tensor:
-    return gates.logit(1e-12).clamp(-SATURATED, SATURATED).float()
+    return gates.logit(1e-12).float()
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:
