@@ -28,8 +28,16 @@ from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
-from compressor.models.networks.registry import build
-from compressor.models.students import build_student, parse_student, reordered, student_of_spec, width_hint
+from compressor.models.networks.registry import architecture, build
+from compressor.models.principal import can_be_turned
+from compressor.models.students import (
+    build_student,
+    parse_student,
+    reordered,
+    student_cuts,
+    student_of_spec,
+    width_hint,
+)
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
@@ -61,6 +69,8 @@ class StudentInit:
     init: Init
     select: Select
     init_from: InitReport | None = None
+    plain_slice: Network | None = None
+    """The leading slice of the teacher, where the student starts from something better."""
 
     def facts(self) -> dict[str, Any]:
         """Return the entry `start` of run.json."""
@@ -421,26 +431,23 @@ def recipes_for_outputs() -> tuple[str, ...]:
 
 def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
     """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
-    has_spec = options.student is not None
-    init = options.init or ("random" if has_spec else preset.student.init)
-    can_inherit = teacher is not None and teacher.network is not None
-    if options.select is not None and init != "inherit":
-        remedy = "add --init inherit" if can_inherit else "leave it out, as there is no teacher to inherit from"
-        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
+    network_of_teacher = None if teacher is None else teacher.network
+    init = options.init or _default_init(network_of_teacher, preset, options, note)
+    select = _choose_select(init, network_of_teacher, preset, options, note)
+    if init == "fit" and options.init_from is not None:
+        raise UsageError(f"--init-from {options.init_from} gives the student its weights: leave out --init fit")
     if options.student is not None:
-        network = _student_of_spec(options.student, init, options, teacher)
+        network = _student_of_spec(options.student, init, select, options, teacher)
     else:
-        network = _cut_student(teacher, init, preset, options)
-    if init == "fit" and teacher is not None and teacher.network is not None:
-        require_linear_plan(teacher.network.spec, network.spec)
+        network = _cut_student(teacher, init, select, preset, options)
+    if init == "fit" and network_of_teacher is not None:
+        require_linear_plan(network_of_teacher.spec, network.spec)
     channels = network.descriptor.channels
     if channels != 3:
         raise UsageError(
             f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
-    if has_spec and can_inherit and options.init is None and preset.student.init == "inherit":
-        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
-    teacher_spec = None if teacher is None or teacher.network is None else teacher.network.spec
+    teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
     hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
     if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
@@ -449,10 +456,52 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         init_from = initialise_from(network, options.init_from)
         for line in init_from.lines():
             note(line)
-    return StudentInit(network, init, options.select or "leading", init_from)
+    plain_slice = None
+    if network_of_teacher is not None and (init == "fit" or select == "principal"):
+        plain_slice = student_of_spec(network_of_teacher, network.spec)
+    return StudentInit(network, init, select, init_from, plain_slice)
 
 
-def _cut_student(teacher: Teacher | None, init: Init, preset: Preset, options: CompressOptions) -> Network:
+def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
+    """Return the recipe's start, or what is left of it where the student or its teacher does not allow it."""
+    init = preset.student.init
+    if init == "fit" and (options.select is not None or options.init_from is not None):
+        return "inherit"  # a choice of what is inherited, or weights to start from, stands in the place of a fit
+    if options.student is None:
+        if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
+            note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
+            return "inherit"
+        return init
+    if teacher is None or init == "random":
+        return "random"
+    if init == "inherit":
+        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
+        return "random"
+    try:
+        spec = parse_student(options.student, like=teacher.spec, scale=teacher.spec.scale)
+        student_cuts(teacher.spec, spec)
+        require_linear_plan(teacher.spec, spec)
+    except SrkdError as error:
+        note(f"--student: random weights, where the recipe would solve for them: {error}")
+        return "random"
+    return "fit"
+
+
+def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
+    """Return what an inherited student keeps of its teacher."""
+    if options.select is not None and init != "inherit":
+        remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
+        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
+    select = options.select or (preset.student.select if init == "inherit" else "leading")
+    if select == "principal" and options.select is None and teacher is not None and not can_be_turned(teacher.spec):
+        note(f"select: the leading channels, as the stream of a {teacher.spec.arch} cannot be turned")
+        return "leading"
+    return select
+
+
+def _cut_student(
+    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions
+) -> Network:
     """Cut the student from a teacher whose network is known, by width and depth."""
     if teacher is None:
         raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
@@ -468,12 +517,14 @@ def _cut_student(teacher: Teacher | None, init: Init, preset: Preset, options: C
         depth=preset.student.depth if options.depth is None else options.depth,
         init="inherit" if init == "fit" else init,  # the fit follows, on the run's own images
         seed=options.seed,
-        select=options.select or "leading",
+        select=select,
     )
 
 
-def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: Teacher | None) -> Network:
-    """Build the student of `--student`: with random weights, or cut ones if `--init inherit` says so."""
+def _student_of_spec(
+    text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
+) -> Network:
+    """Build the student of `--student`: with random weights, or those of a slice, which a fit replaces."""
     if options.width is not None or options.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     scale = None if teacher is None else teacher.descriptor.scale
@@ -483,7 +534,7 @@ def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: T
                 f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
             )
         spec = parse_student(text, like=teacher.network.spec, scale=scale)
-        return student_of_spec(teacher.network, spec, select=options.select or "leading")
+        return student_of_spec(teacher.network, spec, select=select)
     spec = parse_student(text, scale=scale)
     if scale is not None and spec.scale != scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
@@ -491,7 +542,7 @@ def _student_of_spec(text: str, init: Init, options: CompressOptions, teacher: T
 
 
 def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
-    """Return the teacher that the student is trained inside: its strongest directions first, if that was asked for."""
+    """Return the teacher that the student is trained inside: what the student keeps of it comes first."""
     if teacher.network is None or start.select == "leading":
         return teacher
     return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
@@ -503,8 +554,6 @@ def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> No
     if student.init != "inherit":
         others = "random" if student.init == "random" else "others"
         raise UsageError(f"{inside}, and these would be {others}: --init inherit")
-    if student.select == "l1":
-        raise UsageError(f"{inside}: --select principal puts the strongest first, or leave out --select l1")
     if student.init_from is not None:
         raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
     if not has_labels:

@@ -52,6 +52,14 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
+
+    student: float
+    slice: float
+
+
+@dataclass(frozen=True)
 class CompressReport:
     """The result of a run, or of a plan of runs."""
 
@@ -70,6 +78,8 @@ class CompressReport:
     """The network that a contrastive method compared features of."""
     teacher_joint: Quality | None = None
     """The teacher that was trained with the student inside it."""
+    untrained: Untrained | None = None
+    """Where the student started, if it was solved for or is a slice of a turned teacher."""
     flags: tuple[str, ...] = ()
     """Remarks of the run that a reader of its result should know."""
     trials: TrialsReport | None = None
@@ -100,7 +110,8 @@ def train_run(
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    run = TrainingRun(config, folder, context, runs_left)
+    untrained = None if facts is None or facts.get("untrained") is None else Untrained(**facts["untrained"])
+    run = TrainingRun(config, folder, context, runs_left, untrained)
     if facts is not None:
         processes.run_on_all(lambda: require_same(facts, run.facts(), path))
     with folder.report_unwritable(), folder.tracking():
@@ -155,6 +166,8 @@ class TrainingRun:
     folder: RunFolder
     context: Context
     runs_left: int = 1
+    untrained: Untrained | None = None
+    """Known where the run is continued."""
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
@@ -169,7 +182,7 @@ class TrainingRun:
         reference = config.reference
         if reference is None:
             reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
-        state = processes.run_on_all(lambda: self._load_state(stages, teacher_network, reference))
+        state, untrained = processes.run_on_all(lambda: self._load_state(stages, teacher_network, reference))
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -195,8 +208,9 @@ class TrainingRun:
         report = None
         if processes.is_leader:
             self._write_networks(state, student, reference.bicubic, teacher)
-            report = self._report(state, student, joint, reference, time.monotonic() - started)
-            self.folder.write_facts({**self.facts(), "result": json_value(report)})
+            seconds = time.monotonic() - started
+            report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
+            self.folder.write_facts({**self.facts(), **_entry(untrained), "result": json_value(report)})
         return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
@@ -214,7 +228,9 @@ class TrainingRun:
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _load_state(self, stages: Sequence[Stage], teacher: Network | None, reference: Reference) -> State:
+    def _load_state(
+        self, stages: Sequence[Stage], teacher: Network | None, reference: Reference
+    ) -> tuple[State, Untrained | None]:
         """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
         state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
         self.folder.states.remove_unfinished()
@@ -223,29 +239,39 @@ class TrainingRun:
             self.folder.log(line)
             self.context.note(line)
 
-        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note)
-        if path is None and self.config.student_init.init == "fit" and self.context.processes.is_leader:
-            self._fit(teacher, reference, note)
-            state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+        path, untrained = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note), None
         if path is not None:
             note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
+            untrained = self.untrained
+        elif self.context.processes.is_leader:
+            untrained = self._solve_or_turn(teacher, reference, note)
+            state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+        self.folder.write_facts({**self.facts(), **_entry(untrained)})
         self.folder.drop_metrics_after(state.done)
-        return state
+        return state, untrained
 
-    def _fit(self, teacher: Network | None, reference: Reference, note: Note) -> None:
-        """Solve for the student's weights, and say what it scores before the first step."""
-        assert teacher is not None and reference.teacher is not None  # `choose_student` asked for them
-        config, started = self.config, time.monotonic()
-        sliced = self._leader_psnr_y(config.student)
-        patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
-        student = fit(teacher, config.student.spec, patches, progress=self.context.progress)
-        config.student.load_state_dict(student.state_dict())
-        note(
-            f"solved for in {time.monotonic() - started:.0f} s on {len(patches)} patches of "
-            f"{patches.shape[-1]}x{patches.shape[-2]}: the student has {self._leader_psnr_y(config.student):.3f} dB "
-            f"before the first step (slice {sliced:.3f}, bicubic {reference.bicubic:.3f}, "
-            f"teacher {reference.teacher:.3f})"
+    def _solve_or_turn(self, teacher: Network | None, reference: Reference, note: Note) -> Untrained | None:
+        """Solve for the student's weights, if the run starts so, and say what it scores before the first step."""
+        config, began = self.config, time.monotonic()
+        if teacher is None or config.student_init.plain_slice is None:
+            return None
+        sliced = self._leader_psnr_y(config.student_init.plain_slice)
+        how = "the teacher's strongest directions come first"
+        if config.student_init.init == "fit":
+            patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
+            student = fit(teacher, config.student.spec, patches, progress=self.context.progress)
+            config.student.load_state_dict(student.state_dict())
+            how = (
+                f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
+                f"{patches.shape[-1]}x{patches.shape[-2]}"
+            )
+        untrained = Untrained(self._leader_psnr_y(config.student), sliced)
+        line = (
+            f"{how}: the student has {untrained.student:.3f} dB before the first step "
+            f"(slice {untrained.slice:.3f}, bicubic {reference.bicubic:.3f}"
         )
+        note(line + (")" if reference.teacher is None else f", teacher {reference.teacher:.3f})"))
+        return untrained
 
     def _leader_psnr_y(self, network: Network) -> float:
         """Return the mean Y-PSNR on the validation images, measured by this process alone."""
@@ -298,7 +324,14 @@ class TrainingRun:
         }
 
     def _report(
-        self, state: State, psnr_y: float, joint: Quality | None, reference: Reference, seconds: float
+        self,
+        state: State,
+        psnr_y: float,
+        joint: Quality | None,
+        reference: Reference,
+        *,
+        seconds: float,
+        untrained: Untrained | None,
     ) -> CompressReport:
         config, teacher = self.config, None
         if reference.teacher is not None:
@@ -321,6 +354,7 @@ class TrainingRun:
             bicubic=Quality(reference.bicubic, None),
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
+            untrained=untrained,
             flags=(*self.folder.flags(), *([warning] if warning else [])),
         )
 
@@ -346,3 +380,8 @@ class TrainingRun:
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+
+def _entry(untrained: Untrained | None) -> dict[str, Any]:
+    """Return the entry of run.json."""
+    return {} if untrained is None else {"untrained": asdict(untrained)}

@@ -2,9 +2,10 @@
 
 The folder of a plan holds run.json, a run folder for each trial, and the recipe's best student by validation.
 
-A baseline is the same student without distillation, from random weights and from a slice of the teacher. Its options
-are options like any others, so that its run folder is one like any other: the recipe's whole schedule, its student,
-seed, images and device, with L1 to the ground truth as the only loss.
+A baseline is the same student without distillation, from random weights, from a slice of the teacher and, where the
+recipe starts from a fit, from the same fit. Its options are options like any others, so that its run folder is one like
+any other: the recipe's whole schedule, its student, seed, images and device, with L1 to the ground truth as the only
+loss.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from compressor.training.run_lock import lock_run
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, Quality, train_run
+from srkd.run import STOPPING, CompressReport, Quality, Untrained, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -198,7 +199,7 @@ class Trials:
                 with atomic_path(self.folder / name) as temporary:
                     shutil.copyfile(source, temporary)
         result = facts["result"]
-        changes = {
+        changes: dict[str, Any] = {
             "run": self.folder,
             "student_path": self.folder / STUDENT,
             "seconds": sum(outcome.seconds for outcome in trials.runs),
@@ -206,6 +207,8 @@ class Trials:
             "trials": trials,
         }
         qualities = {name: _read_quality(result[name]) for name in ("student", "teacher", "bicubic", "teacher_joint")}
+        if result.get("untrained") is not None:
+            changes["untrained"] = Untrained(**result["untrained"])
         report = CompressReport(**{**result, **qualities, **changes})
         write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
         return report
@@ -239,11 +242,13 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
         starts.append("inherit")
     else:
         note(f"--with-baseline: only from random weights, not inherited: {obstacle}")
+    if config.student_init.init == "fit":
+        starts.append("fit")
     if options.init_from is not None:
         starts.append("init-from")
     if {rule.name for rule in config.preset.methods} <= PIXEL_ONLY:
-        inherits = config.student_init.init == "inherit"
-        recipe_start = "init-from" if options.init_from is not None else "inherit" if inherits else "scratch"
+        names = {"random": "scratch", "inherit": "inherit", "fit": "fit"}
+        recipe_start = "init-from" if options.init_from is not None else names[config.student_init.init]
         starts = [start for start in starts if start != recipe_start]
     if not starts:
         raise UsageError(
@@ -273,7 +278,7 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
     """Return the recipe's options with other methods and other starting weights, and nothing else changed."""
     options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
     has_spec = options.student is not None
-    inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "init-from": student.init}
+    inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
     init = inits[start]
     # Every field is named, so that the preset of a baseline adds nothing of its own.
     schedule = sorted(config.preset.schedule.model_dump(mode="json").items())
@@ -285,7 +290,7 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
         depth=None if has_spec else options.depth or rule.depth,
         student=student_text(student.network.spec) if has_spec else None,
         init=init,
-        select=None if init == "random" else student.select,
+        select=student.select if init == "inherit" else None,
         init_from=options.init_from if start == "init-from" else None,
         steps=None,
         batch=None,

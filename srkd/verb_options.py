@@ -137,15 +137,18 @@ class CompressOptions(Options):
     init: Annotated[
         Init | None,
         Option(
-            "Weights cut from the teacher, or random ones.",
-            unset="the recipe's; random with --student",
+            "Weights solved for, cut from the teacher, or random ones.",
+            unset="the recipe's; with --student, solved for where it is a smaller teacher, else random",
             group="student",
         ),
     ] = None
     select: Annotated[
         Select | None,
         Option(
-            "Which channels are inherited: the first, or the strongest.", unset="leading", group="student", by_set=True
+            "Which channels are inherited: the first, the strongest, or the principal directions.",
+            unset="the recipe's",
+            group="student",
+            by_set=True,
         ),
     ] = None
     init_from: Annotated[

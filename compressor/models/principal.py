@@ -21,18 +21,24 @@ from compressor.models.networks.linear_plan import Correspondence
 from compressor.models.networks.registry import architecture, build
 
 
+def can_be_turned(spec: Spec) -> bool:
+    """Return True if a network's basis can be changed without changing what it computes."""
+    linear = architecture(spec.arch).linear
+    return linear is not None and linear(spec).is_exact
+
+
 def order_by_principal_directions(teacher: Network, student: Spec, patches: torch.Tensor) -> Network:
     """Return a copy of the teacher that computes the same, the strongest directions and units first.
 
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which directions and units are measured.
     """
     family = architecture(teacher.spec.arch)
-    plan = None if family.linear is None else family.linear(teacher.spec)
-    if family.linear is None or plan is None or not plan.is_exact:
+    if family.linear is None or not can_be_turned(teacher.spec):
         raise UsageError(
             f"--select principal turns the basis of a stream without gates, norms and activations, and {family.name} "
             "has some on it: take --select l1, which only reorders channels"
         )
+    plan = family.linear(teacher.spec)
     # Blocks are dropped by the slice itself: here each has its own order.
     narrow = teacher.spec.with_options({"width": family.axes(student).axes["width"].size})
     places = Correspondence.between(family.axes(teacher.spec), family.axes(narrow))

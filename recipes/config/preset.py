@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressor.base.choices import Init
+from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class StudentRule(PresetPart):
     init: Init = Field(default="random", description="weights solved for, cut from the teacher, or random")
     width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
     depth: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's blocks")
+    select: Select = Field(
+        default="leading",
+        description="what a narrower student inherits; principal: the leading units of a teacher that cannot be turned",
+    )
 
 
 class ScheduleRule(PresetPart):

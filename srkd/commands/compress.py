@@ -102,12 +102,16 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
 
 
 def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
-    """Return student or variants, teacher and bicubic, each with its cost and its PSNR in dB."""
-    networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
+    """Return student or variants, where it started, teacher and bicubic, each with its cost and its PSNR in dB."""
+    cost = report.student.cost
     if report.trials is None:
-        networks, rows = {"student": report.student, **networks}, []
+        rows = [("student", cost, Spread(report.student.psnr_y, None))]
     else:
-        rows = [(row.name, report.student.cost, row.spread) for row in report.trials.rows]
+        rows = [(row.name, cost, row.spread) for row in report.trials.rows]
+    if report.untrained is not None:
+        rows.append(("its start, untrained", cost, Spread(report.untrained.student, None)))
+        rows.append(("a slice, untrained", cost, Spread(report.untrained.slice, None)))
+    networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
     return rows + [(name, q.cost, Spread(q.psnr_y, None)) for name, q in networks.items() if q is not None]
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 import srkd
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.calibration import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
+from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.patches import CANDIDATES
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 
@@ -97,5 +102,72 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
             for select in ("principal", "leading")
         }
     assert errors["principal"] < 0.5 * errors["leading"]
-    with pytest.raises(UsageError, match=r"csd trains.*--select principal puts the strongest first"):
-        compress(ground, tmp_path / "l1", recipe="csd", select="l1")
+
+
+def start_of(run: Path) -> dict[str, object]:
+    start: dict[str, object] = json.loads((run / "run.json").read_text())["start"]
+    return start
+
+
+@pytest.mark.parametrize(
+    ("options", "init", "select"),
+    [
+        ({"recipe": "logits"}, "fit", "leading"),
+        ({"recipe": "logits", "student": "edsr:width=4"}, "fit", "leading"),
+        ({"recipe": "logits", "student": "compact:width=4,depth=1,scale=2"}, "random", "leading"),
+        ({"recipe": "logits", "student": "edsr:width=64"}, "random", "leading"),
+        ({"recipe": "logits", "select": "l1"}, "inherit", "l1"),
+        ({"recipe": "logits", "init": "inherit"}, "inherit", "leading"),
+        ({"recipe": "csd-lite", "settings": (*SMALL, "phi=teacher")}, "fit", "leading"),
+        ({"recipe": "csd-lite", "init": "inherit", "settings": (*SMALL, "phi=teacher")}, "inherit", "principal"),
+        ({"recipe": "csd", "settings": (*SMALL, "phi=teacher")}, "inherit", "principal"),
+        ({"recipe": "csd", "select": "l1", "settings": (*SMALL, "phi=teacher")}, "inherit", "l1"),
+        ({"recipe": "csd-paper", "settings": (*SMALL, "phi=teacher")}, "inherit", "leading"),
+        ({"recipe": "logits-paper"}, "random", "leading"),
+        ({"recipe": "inherit"}, "inherit", "leading"),
+        ({"recipe": "scratch"}, "random", "leading"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
+)
+def test_where_a_student_starts(
+    ground: Path, tmp_path: Path, options: dict[str, object], init: str, select: str
+) -> None:
+    compress(ground, tmp_path / "run", **{"steps": 1, **options})
+    start = start_of(tmp_path / "run")
+    assert (start["init"], start["select"]) == (init, select)
+
+
+def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: Path) -> None:
+    compress(ground, tmp_path / "first", steps=1)
+    compress(ground, tmp_path / "second", recipe="logits", steps=1, init_from=tmp_path / "first")
+    assert start_of(tmp_path / "second")["init"] == "inherit"
+    with pytest.raises(UsageError, match=r"--init-from .*first gives the student its weights: leave out --init fit"):
+        compress(ground, tmp_path / "third", init="fit", init_from=tmp_path / "first")
+
+
+def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: Path) -> None:
+    save_network(build(RCANSpec(scale=2, width=8, groups=1, depth=2, hidden=2), seed=3), tmp_path / "rcan.safetensors")
+    given = {"teacher": tmp_path / "rcan.safetensors", "recipe": "csd", "settings": (*SMALL, "phi=teacher"), "steps": 1}
+    lines = compress(ground, tmp_path / "run", **given)
+    assert "select: the leading channels, as the stream of a rcan cannot be turned" in lines
+    assert start_of(tmp_path / "run")["select"] == "leading"
+    with pytest.raises(UsageError, match=r"--select principal .*rcan.* take --select l1"):
+        compress(ground, tmp_path / "refused", **given, select="principal")
+    compress(ground, tmp_path / "strongest", **given, select="l1")
+
+
+def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path) -> None:
+    """Also of a run that was stopped and continued."""
+
+    def stop(title: str, done: int, total: int) -> None:
+        if title == "training" and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = {"data": ground / "photos", "recipe": "logits", "steps": 4, "settings": SMALL}
+    whole = srkd.compress(ground / "teacher.safetensors", out=tmp_path / "whole", **options)  # type: ignore[arg-type]
+    assert whole.untrained is not None and whole.untrained.student != whole.untrained.slice
+    with pytest.raises(SrkdError, match="interrupted"):
+        srkd.compress(ground / "teacher.safetensors", out=tmp_path / "run", progress=stop, **options)  # type: ignore[arg-type]
+    assert srkd.resume(tmp_path / "run").untrained == whole.untrained
+    trained = srkd.compress(out=tmp_path / "plain", **{**options, "recipe": "inherit"})  # type: ignore[arg-type]
+    assert trained.untrained is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import statistics
 from pathlib import Path
@@ -59,11 +60,12 @@ def compressed(ground: Path, out: Path, *, steps: int = 4, **options: object) ->
 
 @pytest.fixture(scope="module")
 def plan(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressReport:
-    """Logits and both baselines over two seeds."""
+    """Logits and its three baselines over two seeds."""
     return compressed(ground, tmp_path_factory.mktemp("plan") / "run", with_baseline=True, seeds=2)
 
 
-NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in ("logits", "scratch", "inherit")]
+VARIANTS = ["logits", "scratch", "inherit", "fit"]
+NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in VARIANTS]
 
 
 def facts(folder: Path) -> dict:
@@ -96,7 +98,7 @@ def test_figures_are_those_of_the_runs(plan) -> None:
     """Mean, sd and gain from each run's own run.json, by another library's formulas."""
     psnr_y = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
     rows = {row.name: row for row in plan.trials.rows}
-    assert list(rows) == ["logits", "scratch", "inherit"]
+    assert list(rows) == VARIANTS
     for variant, row in rows.items():
         values = [psnr_y[f"{variant}-seed{seed}"] for seed in (10, 11)]
         assert list(row.psnr_y) == values
@@ -106,20 +108,21 @@ def test_figures_are_those_of_the_runs(plan) -> None:
         assert gain.mean == pytest.approx(statistics.mean(pairs)) and gain.sd == pytest.approx(statistics.stdev(pairs))
     written = facts(plan.run)["result"]["trials"]
     assert written["gains"][0]["differences"] == list(plan.trials.gains[0].differences)
-    assert written["seeds"] == [10, 11] and len(written["runs"]) == 6
+    assert written["seeds"] == [10, 11] and len(written["runs"]) == 8
 
 
 def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> None:
     first, second = plan.trials.batches
     assert (first.seed, second.seed) == (10, 11) and first.digest != second.digest
-    assert first.runs == tuple(NAMES[:3]) and first.steps == 4 and first.rows == 4
+    assert first.runs == tuple(NAMES[:4]) and first.steps == 4 and first.rows == 4
     rows = [json.loads(line) for line in (plan.run / NAMES[0] / "metrics.jsonl").read_text().splitlines()]
     assert all("batches" in row for row in rows if row["kind"] == "train")
 
 
 def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
-    recipe, scratch, inherit = (facts(plan.run / f"{name}-seed10") for name in ("logits", "scratch", "inherit"))
-    for other, init in ((scratch, "random"), (inherit, "inherit")):
+    recipe, scratch, inherit, solved = (facts(plan.run / f"{name}-seed10") for name in VARIANTS)
+    assert recipe["start"]["init"] == "fit"
+    for other, init in ((scratch, "random"), (inherit, "inherit"), (solved, "fit")):
         for key in ("student", "teacher", "data", "seed", "device"):
             assert other[key] == recipe[key], key
         assert other["preset"]["schedule"] == recipe["preset"]["schedule"]
@@ -193,10 +196,10 @@ def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatc
     with pytest.raises(Interrupted) as caught:
         compressed(ground, tmp_path / "run", with_baseline=True)
     message = str(caught.value)
-    assert message.startswith("run 2 of 3: interrupted and saved at step 2 of 4")
+    assert message.startswith("run 2 of 4: interrupted and saved at step 2 of 4")
     assert message.endswith(f"continue with: srkd compress --resume {tmp_path / 'run'}")
     monkeypatch.undo()
-    assert len(resume(tmp_path / "run").trials.runs) == 3
+    assert len(resume(tmp_path / "run").trials.runs) == 4
 
 
 def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path, monkeypatch) -> None:
@@ -207,7 +210,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
         self.context.processes.stop_request.received = done == 4
 
     monkeypatch.setattr(RunEvents, "validate", interrupted)
-    with pytest.raises(Interrupted, match=r"run 1 of 3; .*srkd compress --resume"):
+    with pytest.raises(Interrupted, match=r"run 1 of 4; .*srkd compress --resume"):
         compressed(ground, tmp_path / "run", with_baseline=True)
     assert "result" in facts(tmp_path / "run" / "logits-seed10")
 
@@ -218,10 +221,10 @@ def test_ctrl_c_before_the_first_step_of_a_run_stops_at_it(ground, tmp_path) -> 
 
     def announce(line: str) -> None:
         lines.append(line)
-        if line.startswith("run 2 of 3: scratch"):
+        if line.startswith("run 2 of 4: scratch"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match=r"run 2 of 3: interrupted and saved at step 1 of 4; .*--resume"):
+    with pytest.raises(Interrupted, match=r"run 2 of 4: interrupted and saved at step 1 of 4; .*--resume"):
         compressed(ground, tmp_path / "run", with_baseline=True, announce=announce)
     assert sum(line.startswith("stopping: ") for line in lines) == 1
 
@@ -230,10 +233,10 @@ def test_ctrl_c_in_the_first_run_of_a_plan_is_acknowledged(ground, tmp_path) -> 
     lines: list[str] = []
 
     def progress(title: str, done: int, total: int) -> None:
-        if title == "run 1 of 3: training" and done == 1:
+        if title == "run 1 of 4: training" and done == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match=r"run 1 of 3: interrupted and saved at step"):
+    with pytest.raises(Interrupted, match=r"run 1 of 4: interrupted and saved at step"):
         compressed(ground, tmp_path / "run", with_baseline=True, progress=progress, announce=lines.append)
     assert sum(line.startswith("stopping: ") for line in lines) == 1
 
@@ -366,11 +369,17 @@ def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd)
     words = ["--teacher", str(ground / "teacher.safetensors"), "--data", str(ground / "photos"), "--steps", "2", *words]
     assert run(["compress", *words, "--with-baseline", "--out", str(tmp_path / "a")]) == 0
     out = capfd.readouterr().out
-    table = out.partition("PSNR-Y dB")[2].splitlines()[2:7]
-    assert [line.split()[0] for line in table] == ["logits", "scratch", "inherit", "teacher", "bicubic"]
-    assert "run 3 of 3: inherit, seed 10" in out and "(one seed, spread unknown: --seeds 3)" in out
+    table = out.partition("PSNR-Y dB")[2].splitlines()[2:10]
+    assert [re.split(r"  +", line.strip())[0] for line in table] == [
+        *VARIANTS,
+        "its start, untrained",
+        "a slice, untrained",
+        "teacher",
+        "bicubic",
+    ]
+    assert "run 3 of 4: inherit, seed 10" in out and "(one seed, spread unknown: --seeds 3)" in out
     assert run(["compress", *words, "--with-baseline", "--seeds", "2", "--json", "--out", str(tmp_path / "b")]) == 0
     report = json.loads(capfd.readouterr().out)
-    assert [gain["over"] for gain in report["trials"]["gains"]] == ["scratch", "inherit"]
+    assert [gain["over"] for gain in report["trials"]["gains"]] == VARIANTS[1:]
     assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in report["trials"]["gains"])
-    assert report["trials"]["batches"][0]["runs"] == NAMES[:3] and report["student"]["cost"]["params"] > 0
+    assert report["trials"]["batches"][0]["runs"] == NAMES[:4] and report["student"]["cost"]["params"] > 0
