@@ -27,12 +27,15 @@ from srkd.trials_report import Gain, Spread
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
-Start = Literal["inherit", "random"]
+Start = Literal["fit", "inherit", "random"]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: `name` is its folder, a recipe or a preset file, and whose student it is. No teacher: the embedded."""
+    """One row: `name` is its folder, a recipe or a preset file, and whose student it is.
+
+    No teacher: the embedded. No `init`: the recipe's own. `steps` where they are not those of all.
+    """
 
     name: str
     recipe: str
@@ -42,6 +45,7 @@ class Contender:
     init: Start | None = None
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
+    steps: int | None = None
 
     @property
     def label(self) -> str:
@@ -86,8 +90,8 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
     return parser
 
 
-def budget_of(options: argparse.Namespace) -> Budget:
-    return Budget(options.train, options.steps, options.out, options.seeds)
+def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS) -> Budget:
+    return Budget(options.train, options.steps, options.out, options.seeds, settings)
 
 
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
@@ -117,7 +121,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         width=one.width,
         student=one.student,
         init=one.init,
-        steps=budget.steps,
+        steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
         out=folder,
@@ -130,7 +134,7 @@ def _require_same(
     folder: Path, told: Mapping[str, Any], one: Contender, budget: Budget, settings: Sequence[str]
 ) -> None:
     """A kept run that is not what would be trained now would be compared with what it is not."""
-    preset = load_preset(one.recipe, settings).with_steps(budget.steps).model_dump(mode="json")
+    preset = load_preset(one.recipe, settings).with_steps(one.steps or budget.steps).model_dump(mode="json")
     now = {key: preset[key] for key in ("methods", "weights", "schedule")}
     kept = {key: told["preset"][key] for key in now}
     asked = {
@@ -174,16 +178,25 @@ def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, 
     }
 
 
-def conditions(folder: Path) -> str:
-    """Describe the training in a line, from one of the runs that share it."""
+def conditions(folder: Path, *, shared: str = "") -> str:
+    """Describe the training in a line, from one of the runs that share it; `shared` replaces its steps and rate."""
     told = facts_of(folder)
     rule = told["preset"]["schedule"]
+    patches = f"{rule['batch']} patches of {rule['lr_patch']}×{rule['lr_patch']}"
+    shared = shared or f"{rule['steps']:,} steps of {patches}, rate {rule['rate']:g} with cosine decay"
     return (
-        f"{rule['steps']:,} steps of {rule['batch']} patches of {rule['lr_patch']}×{rule['lr_patch']}, rate "
-        f"{rule['rate']:g} with cosine decay, {rule['precision']}, trained on {told['data']['origin']}; "
+        f"{shared.format(patches=patches)}, {rule['precision']}, trained on {told['data']['origin']}; "
         f"{cpu_model()}, {told['machine']['torch_threads']} thread(s), torch {told['machine']['torch']}. "
         "Y-PSNR in dB, mean ± sd."
     )
+
+
+def schedule_line(folder: Path) -> str:
+    """Such as: fit, 300 steps at 0.0002."""
+    told = facts_of(folder)
+    rule, start = told["preset"]["schedule"], told["start"]
+    chosen = start["init"] if start["select"] == "leading" else start["select"]
+    return f"{chosen}, {rule['steps']:,} at {rule['rate']:g}"
 
 
 def student_line(folder: Path) -> str:
@@ -199,15 +212,20 @@ def table(
     published: Mapping[str, Published],
     seconds: Mapping[str, float],
     baseline: str = "scratch",
+    schedules: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """A row a contender: our figures, our gain over the baseline, the published one, and what a run took."""
-    rows = [("", *SETS, "gain over scratch", "published", "s a run"), ("---",) * (4 + len(SETS))]
+    """A row a contender: our figures, our gain over the baseline, the published one, what a run took, its schedule."""
+    rows: list[tuple[str, ...]] = [("", *SETS, f"gain over {baseline}", "published", "s a run")]
     for one in contenders:
         runs = scores[one.name]
         cells = [str(Spread.of([run[name] for run in runs])) for name in SETS]
         over = "" if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline)
         known = published.get(one.name)
         rows.append((one.label, *cells, over, "" if known is None else str(known), f"{seconds[one.name]:.0f}"))
+    if schedules is not None:
+        last = ["start, steps at rate", *(schedules[one.name] for one in contenders)]
+        rows = [(*row, text) for row, text in zip(rows, last, strict=True)]
+    rows.insert(1, ("---",) * len(rows[0]))
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 

@@ -2,7 +2,8 @@
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
 backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
-whose time is over 1.3 times what its multiply-accumulates explain is marked.
+whose time is over 1.3 times what its multiply-accumulates explain is marked. `--json FILE` measures times alone, in
+bf16, and writes them for `benchmarks.methods_compared --equal-time FILE`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from compressor.base.machine import cpu_model, peak_resident_bytes
 from compressor.models.students import student_of_spec
 from compressor.teachers.teacher import load_teacher
 
-ROUNDS = 5
+ROUNDS, JSON_ROUNDS = 5, 15
 EXPLAINED = 1.3
 
 
@@ -55,7 +57,11 @@ def main() -> int:
     parser.add_argument("--lr-patch", type=int, default=24)
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--peak", metavar="METHOD", help="print the memory of two steps of METHOD and end")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times as JSON, and nothing else")
     options = parser.parse_args()
+    if options.json is not None:
+        options.json.write_text(json.dumps(times_of(options.methods.split(","), options), indent=1) + "\n")
+        return 0
     if options.peak is not None:
         print(json.dumps(peak_of(options.peak, options)))
         return 0
@@ -73,7 +79,7 @@ def main() -> int:
     return 0
 
 
-def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
+def loop_of(name: str, folder: Path, options: argparse.Namespace, precision: str = "fp32") -> OwnLoop:
     """A run of the method on the embedded photos, its student cut from the embedded teacher."""
     teacher = load_teacher(embedded_teacher())
     network = teacher.require_network("weights")
@@ -86,7 +92,7 @@ def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
         batch=options.batch,
         lr_patch=options.lr_patch,
         device=torch.device("cpu"),
-        settings=("schedule.precision=fp32", *OPTIONS.get(name, ())),
+        settings=(f"schedule.precision={precision}", *OPTIONS.get(name, ())),
         student=student_of_spec(network, spec),
     )
 
@@ -101,6 +107,19 @@ def cost_of(name: str, options: argparse.Namespace) -> Cost:
             ratios.append(mine / theirs)
     peaks = [measured_peak(one, options) for one in (name, "logits")]
     return Cost(name, statistics.median(ratios), macs, peaks[0] / peaks[1])
+
+
+def times_of(names: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
+    """Return the time of a step of each method over that of logits, in bf16, the median of turns."""
+    times = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            pair = [loop_of(one, Path(folder) / one, options, "bf16") for one in (name, "logits")]
+            for loop in pair:
+                loop.run(2)
+            times[name] = statistics.median(seconds(pair[0]) / seconds(pair[1]) for _ in range(JSON_ROUNDS))
+        print(f"{name}: {times[name]:.2f}", flush=True)
+    return times
 
 
 def counted(loop: OwnLoop) -> float:

@@ -1,18 +1,22 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks.methods_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
-EDSR 16/24, cut from it for every method but scratch; all have the same schedule and, for one seed, the same batches.
+EDSR 16/24. Each recipe starts as its preset says and has the preset's rate, which falls along a cosine; beside them
+stands the fitted student with L1 alone. All have the same patches and, for one seed, the same batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` adds to what is there. Published
 deltas stand beside ours as context: other data, other networks, hundreds of times the budget.
 
-`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files' names; their
-schedule is the common one, and whether their student is cut from the teacher they say themselves.
+`--equal-time COSTS` (a file of `benchmarks.method_costs --json`) gives every recipe the time of --steps of logits
+instead. `--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files'
+names.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from benchmarks.equal_budget import (
     means,
     parser_of,
     preset_contender,
+    schedule_line,
     seconds_a_run,
     student_line,
     table,
@@ -51,6 +56,9 @@ TITLES: Mapping[str, str] = {
 }
 """The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
+SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16")
+FIT_ALONE = Contender("fit-l1", "scratch", "fit + L1", width=WIDTH, init="fit", settings=("schedule.rate=2e-4",))
+"""What a fit gives without distillation."""
 
 PUBLISHED: Mapping[str, Published] = {
     "logits": Published((0.01, 0.02, 0.00), "DUKD, table 2, EDSR 32/64"),
@@ -65,22 +73,41 @@ PUBLISHED: Mapping[str, Published] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, out="runs/methods-compared")
-    parser.add_argument("--methods", default=",".join(all_methods()), help="names separated by commas; none: all")
+    parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
+    parser.add_argument("--equal-time", type=Path, metavar="COSTS", help="JSON of each method's cost of a step")
     options = parser.parse_args(arguments)
     contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
-    budget = budget_of(options)
+    budget = budget_of(options, SETTINGS)
+    shared = f"{options.steps:,} steps of {{patches}}"
+    if options.equal_time is not None:
+        contenders = at_equal_time(contenders, json.loads(options.equal_time.read_text()), options.steps)
+        shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
     scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
-    first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
-    heading = f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first)}"
-    told = [*table(contenders, scores, PUBLISHED, seconds), "", *leaders(contenders, scores), "", *ranking(scores)]
+    folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
+    first, baseline = folders[contenders[0].name], FIT_ALONE.name if FIT_ALONE.name in scores else "scratch"
+    heading = f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first, shared=shared)}"
+    schedules = {name: schedule_line(folder) for name, folder in folders.items()}
+    rows = table(contenders, scores, PUBLISHED, seconds, baseline, schedules)
+    told = [*rows, "", *leaders(contenders, scores), "", *ranking(scores)]
     told_to(options.to, [heading, "", *told])
     return 0
+
+
+def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
+    """Give each contender as many steps as take the time of so many of logits; `costs` are those of a step."""
+    alike = {FIT_ALONE.name: "scratch"}
+    return [replace(one, steps=max(1, round(steps / costs[alike.get(one.name, one.name)]))) for one in contenders]
 
 
 def all_methods() -> tuple[str, ...]:
     """Return the methods of srkd, the baselines first; each has a recipe of its name."""
     return (*FIRST, *sorted(METHODS.keys() - set(FIRST)))
+
+
+def all_rows() -> tuple[str, ...]:
+    """Return the names of all rows that need no file."""
+    return (*all_methods(), FIT_ALONE.name)
 
 
 def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Contender]:
@@ -91,11 +118,12 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
             name,
             TITLES.get(name, ""),
             width=WIDTH,
-            init="random" if name == "scratch" else "inherit",
             settings=OPTIONS.get(name, ()),
         )
         for name in methods
+        if name != FIT_ALONE.name
     ]
+    known += [FIT_ALONE] if FIT_ALONE.name in methods else []
     found = [*known, *(preset_contender(file, OPTIONS, width=WIDTH) for file in files)]
     if not found:
         raise SystemExit("nothing to compare: give --methods or --preset")
