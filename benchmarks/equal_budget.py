@@ -22,7 +22,9 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
 from srkd.compression import compress, resume
+from srkd.config import load_recipe
 from srkd.trials_report import Gain, Spread
+from srkd.verb_options import CompressOptions
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
@@ -134,7 +136,8 @@ def _require_same(
     folder: Path, told: Mapping[str, Any], one: Contender, budget: Budget, settings: Sequence[str]
 ) -> None:
     """A kept run that is not what would be trained now would be compared with what it is not."""
-    preset = load_preset(one.recipe, settings).with_steps(one.steps or budget.steps).model_dump(mode="json")
+    request = CompressOptions(recipe=one.recipe, settings=tuple(settings), steps=one.steps or budget.steps)
+    preset = load_recipe(request).model_dump(mode="json")
     now = {key: preset[key] for key in ("methods", "weights", "schedule")}
     kept = {key: told["preset"][key] for key in now}
     asked = {
@@ -196,7 +199,8 @@ def schedule_line(folder: Path) -> str:
     told = facts_of(folder)
     rule, start = told["preset"]["schedule"], told["start"]
     chosen = start["init"] if start["select"] == "leading" else start["select"]
-    return f"{chosen}, {rule['steps']:,} at {rule['rate']:g}"
+    rate = rule["rate"] if chosen in ("inherit", "random") else rule["fit_rate"] or rule["rate"]
+    return f"{chosen}, {rule['steps']:,} at {rate:g}"
 
 
 def student_line(folder: Path) -> str:

@@ -45,7 +45,7 @@ from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import FeedsOtherSizes, Method, fit_methods
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
-from compressor.training.stage import HasEarlierStages, TrainsJointly
+from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
@@ -106,6 +106,10 @@ class RunNetworks:
     def phi(self) -> PhiSource | None:
         """The network that contrastive methods compare features of."""
         return phi_of(self.methods)
+
+    def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
+        """Return what the run trains, in order; the rate is that of the student's start."""
+        return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
 
     def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
         """Run a step of the student's own stage on shapes alone; `UnknownCost` where a method cannot be run so."""
@@ -273,18 +277,20 @@ def open_device(name: str) -> torch.device:
 # The recipe and φ.
 
 
-RATE_SETTINGS = ("rate", "decay", "milestones", "factor")
+RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 """Keys of a schedule: who sets one of them has decided how the rate changes."""
 
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
     preset = load_preset(options.recipe, options.recipe_settings)
+    settings = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    keys = {path[1] for path in settings if path[0] == "schedule" and len(path) > 1}
+    if "rate" in keys and "fit_rate" not in keys:
+        preset = preset.with_own_rate()  # who sets the rate has set it for this student
     if options.steps is None:
         return preset
     scaled, before = preset.with_steps(options.steps), preset.schedule
-    settings = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
-    keys = {path[1] for path in settings if path[0] == "schedule" and len(path) > 1}
     is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
     if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
         return scaled

@@ -179,7 +179,7 @@ def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) ->
         for precision in {mode.precision, mode.teacher_precision}
     }
     seconds = (macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision]
-    return seconds * sum(stage.schedule.steps for stage in networks.preset.stages(networks.methods, mode))
+    return seconds * sum(stage.schedule.steps for stage in networks.stages(mode))
 
 
 def estimate(networks: RunNetworks) -> DryRun:
@@ -268,7 +268,7 @@ class _Clock:
 def measure(config: RunConfig, context: Context) -> Measured:
     """Train for a few steps as the run would, and validate once."""
     rule, seed, device = config.preset.schedule, config.options.seed, config.device
-    stages, timed_steps = config.preset.stages(config.methods, config.mode), WARM_UP_STEPS + TIMED_STEPS
+    stages, timed_steps = config.stages(config.mode), WARM_UP_STEPS + TIMED_STEPS
     stage, steps = stages[-1], sum(stage.schedule.steps for stage in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=timed_steps))
     teacher = None if config.teacher is None else config.teacher.move_to(device)

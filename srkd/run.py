@@ -176,7 +176,7 @@ class TrainingRun:
         # First of all: from here on a killed run can be continued.
         processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
-        stages = config.preset.stages(config.methods, config.mode)
+        stages = config.stages(config.mode)
         teacher = None if config.teacher is None else config.teacher.move_to(config.device)
         teacher_network = None if teacher is None else teacher.network
         reference = config.reference

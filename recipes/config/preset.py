@@ -22,6 +22,8 @@ SHORT_RUN_STEPS = 5_000
 """A recipe that is shortened to fewer steps by `--steps` has the rate of a short run."""
 SHORT_RUN_RATE = 8e-4
 """[choice] The highest rate at which joint training (CSD) was stable in runs of this length."""
+SHORT_FIT_RATE = 2e-4
+"""The same for students that are solved for."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,6 +59,12 @@ class ScheduleRule(PresetPart):
         default=None, ge=1, description="side of a patch in HR pixels, instead of lr_patch: the same at every scale"
     )
     rate: float = Field(default=1e-4, gt=0, description="learning rate")
+    fit_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="learning rate of a student that is solved for, or a slice of a turned teacher: a higher one "
+        "throws that start away; none: `rate`",
+    )
     decay: Literal["constant", "milestones", "cosine"] = Field(default="constant", description="how the rate changes")
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="steps at which the rate is multiplied by `factor`"
@@ -117,7 +125,8 @@ class Preset(PresetPart):
         to a few hundred steps they end the learning before it has begun.
         """
         rule = self.schedule
-        changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
+        rates = {"rate": max(rule.rate, SHORT_RUN_RATE), "fit_rate": rule.fit_rate or SHORT_FIT_RATE}
+        changed = {"decay": "cosine", "milestones": (), **rates}
         return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:
@@ -145,22 +154,32 @@ class Preset(PresetPart):
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
-    def stages(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
+    def with_own_rate(self) -> Preset:
+        """Return the preset with its `rate` for every student."""
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"fit_rate": None})})
+
+    def stages(
+        self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False
+    ) -> tuple[Stage, ...]:
         """Return the stages that methods need before, then the student's own stage, which `steps` counts."""
         from compressor.training.stage import with_earlier_stages
 
-        return with_earlier_stages(self.stage(methods, mode))
+        return with_earlier_stages(self.stage(methods, mode, is_fitted=is_fitted))
 
-    def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None) -> Stage:
-        """Return the student's own stage, in the execution mode chosen for the machine; plain without one."""
+    def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False) -> Stage:
+        """Return the student's own stage, in the execution mode chosen for the machine; plain without one.
+
+        A student that is fitted has the rate of such students.
+        """
         from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Optimiser, Schedule, Stage
 
         rule = self.schedule
+        rate = rule.fit_rate if is_fitted and rule.fit_rate is not None else rule.rate
         return Stage(
             name="distil",
             methods=methods,
-            schedule=Schedule(rule.steps, rule.rate, rule.decay, rule.milestones, rule.factor, rule.warmup),
+            schedule=Schedule(rule.steps, rate, rule.decay, rule.milestones, rule.factor, rule.warmup),
             optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             mode=plain_mode(self.speed_options()) if mode is None else mode,
