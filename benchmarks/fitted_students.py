@@ -1,35 +1,86 @@
-"""What a student scores that is solved for: `python -m benchmarks.fitted_students --photos DIR --data DIR` writes
-docs/fit-results.md.
+"""What a student scores that is solved for: `python -m benchmarks.fitted_students --photos DIR --data DIR [--teacher
+FILE_OR_RUN ...]` writes docs/fit-results.md.
 
-DIR of --photos holds images that patches are drawn from, DIR of --data a benchmark set. Teachers are the embedded one
-and those of --teacher FILE. Takes about three minutes for each teacher on two threads.
+Photos of --photos give the patches, images of --data (such as Set5) the figures. Teachers are the embedded one and
+those of --teacher; each gives a student of half its width, and one of half its depth or, where it has none, of three
+quarters of its width. A student is cut (slice), solved for (fit), solved for and polished (`--recipe fit`), and trained
+by plain logits for so many minutes from the fit and from random weights: as many steps as this machine makes in that
+time, timed first, on a cosine that ends there. A row computes on one thread, and its seconds and minutes are those of the
+processor: other work on the machine does not count. It takes about a quarter of an hour; what is finished is kept in
+--out, so that the command can be stopped and repeated. With --jobs 2 two rows are measured at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import srkd
+from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
-from compressor.base.machine import machine_facts
+from compressor.base.choices import Init
+from compressor.base.files import atomic_path, file_sha256
+from compressor.base.machine import cpu_model, torch_threads
 from compressor.data.calibration import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import psnr_y, to_u8
+from compressor.images.metrics import psnr, psnr_y, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
+from compressor.teachers.teacher import load_teacher
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "fit-results.md"
-CUTS = ({"width": 0.75}, {"width": 0.5}, {"width": 0.25}, {"depth": 0.5}, {"width": 0.5, "depth": 0.5})
+BATCH, LR_PATCH = 8, 32
+SETTINGS = (f"batch={BATCH}", f"lr_patch={LR_PATCH}", "decay=cosine", "precision=bf16")
+RATES: Mapping[Init, float] = {"fit": 5e-4, "random": 1e-3}
+TIMED_STEPS = 25
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The share of the teacher's width or depth that a student keeps."""
+
+    axis: Literal["width", "depth"]
+    share: float
+
+    @property
+    def width(self) -> float:
+        return self.share if self.axis == "width" else 1.0
+
+    @property
+    def depth(self) -> float:
+        return self.share if self.axis == "depth" else 1.0
+
+    def of(self, teacher: Network) -> Network:
+        return build_student(teacher, width=self.width, depth=self.depth)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all rows share."""
+
+    photos: Path
+    data: Path
+    scale: int
+    minutes: float
+    out: Path
 
 
 def calibration_patches(photos: Path, scale: int, seed: int = 0) -> torch.Tensor:
@@ -38,7 +89,10 @@ def calibration_patches(photos: Path, scale: int, seed: int = 0) -> torch.Tensor
 
 
 def scores(model: ImageModel | None, teacher: Network, data: Path) -> tuple[float, float]:
-    """Return the mean Y-PSNR to the originals and to the teacher's images; of bicubic without a model."""
+    """Return the mean Y-PSNR to the originals, and the PSNR of all colours to the teacher's images.
+
+    Without a model: those of bicubic.
+    """
     to_original, to_teacher = [], []
     scale = teacher.spec.scale
     for pair in find_sets(data, scale=scale)[0].pairs:
@@ -47,57 +101,210 @@ def scores(model: ImageModel | None, teacher: Network, data: Path) -> tuple[floa
         lr = (downscale_u8(hr, scale) if pair.lr is None else read_rgb_u8(pair.lr))[None].float() / 255
         with torch.no_grad():
             mine, its = (upscale_bicubic(lr, scale) if one is None else one(lr) for one in (model, teacher))
-        mine, its = (to_u8(one).float() / 255 for one in (mine, its))
-        to_original.append(float(psnr_y(mine, hr[None].float() / 255, border=scale)))
-        to_teacher.append(float(psnr_y(mine, its, border=scale)))
+        mine, its = to_u8(mine), to_u8(its)
+        to_original.append(float(psnr_y(mine.float() / 255, hr[None].float() / 255, border=scale)))
+        to_teacher.append(float(psnr(mine.double(), its.double(), border=scale)))
     return sum(to_original) / len(to_original), sum(to_teacher) / len(to_teacher)
 
 
-def rows(teacher: Network, label: str, photos: Path, data: Path) -> Iterator[str]:
-    lr = calibration_patches(photos, teacher.spec.scale)
-    yield f"| {label} | the teacher | | {scores(teacher, teacher, data)[0]:.2f} | | |"
-    original, its = scores(None, teacher, data)
-    yield f"| | bicubic | | {original:.2f} | {its:.2f} | |"
-    for cut in CUTS:
+class Subject:
+    """A teacher, and how its students are scored.
+
+    The figure is the Y-PSNR to the originals with the share that is kept of the teacher's gain over bicubic. A teacher
+    without such a gain has another aim: there it is the PSNR to its images, and how much nearer they are than bicubic.
+    """
+
+    def __init__(self, file: Path, conditions: Conditions) -> None:
+        self.file, self.conditions, self.data = file, conditions, conditions.data
+        self.scale = None if file == embedded_teacher() else conditions.scale
+        self.network = srkd.load(file, scale=self.scale).require_network("weights")
+        self.bicubic = scores(None, self.network, self.data)
+        self.best = scores(self.network, self.network, self.data)[0]
+        self.gain = self.best - self.bicubic[0]
+
+    @property
+    def name(self) -> str:
+        run = self.file.parent.name if self.file.stem == "student" else self.file.stem
+        return f"{run} ({self.network.architecture})"
+
+    @property
+    def line(self) -> str:
+        if self.gain > 0:
+            return f"{self.name}, {self.best:.2f} dB"
+        return f"{self.name}; to its images, which bicubic has with {self.bicubic[1]:.2f} dB"
+
+    @property
+    def cuts(self) -> list[Cut]:
+        half_depth = Cut("depth", 0.5)
         try:
-            sliced = build_student(teacher, **cut)
-        except srkd.SrkdError:
-            continue  # CARN has no depth
-        began = time.monotonic()
-        student = fit(teacher, sliced.spec, lr)
-        seconds = time.monotonic() - began
-        before, after = scores(sliced, teacher, data), scores(student, teacher, data)
-        shape = ", ".join(f"{name} {value:g}" for name, value in cut.items())
-        yield f"| | {shape} | {before[0]:.2f} | {after[0]:.2f} | {after[1]:.2f} | {seconds:.0f} |"
+            half_depth.of(self.network)
+        except srkd.SrkdError:  # CARN has no depth
+            return [Cut("width", 0.75), Cut("width", 0.5)]
+        return [Cut("width", 0.5), half_depth]
+
+    def score(self, model: ImageModel) -> float:
+        return scores(model, self.network, self.data)[0 if self.gain > 0 else 1]
+
+    def cell(self, score: float) -> str:
+        if self.gain > 0:
+            return f"{score:.2f} ({(score - self.bicubic[0]) / self.gain:.0%})"
+        return f"{score:.2f} ({score - self.bicubic[1]:+.2f})"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+class Row:
+    """A student by a teacher and a cut. What is measured is kept in its folder, a JSON file for each figure."""
+
+    def __init__(self, subject: Subject, cut: Cut) -> None:
+        self.subject, self.cut, self.conditions = subject, cut, subject.conditions
+        teacher = f"{subject.name.split()[0]}-{file_sha256(subject.file)[:8]}"
+        self.folder = self.conditions.out / f"{teacher}-{cut.axis}-{cut.share:g}"
+
+    def line(self) -> str:
+        """Measure what is not kept, and return the row of the table."""
+        minutes = f"{self.conditions.minutes:g}min"
+        sliced = self._kept("slice", lambda: {"psnr": self.subject.score(self.cut.of(self.subject.network))})
+        solved = self._kept("fit", self._fit)
+        polished = self._kept("recipe", lambda: self._compress("recipe", "fit"))
+        pace = self._kept("pace", self._pace)["seconds_a_step"]
+        steps = max(1, round(60 * self.conditions.minutes / pace))
+        from_fit = self._kept(f"fit-{minutes}", lambda: self._logits(f"fit-{minutes}", "fit", steps))
+        from_random = self._kept(f"random-{minutes}", lambda: self._logits(f"random-{minutes}", "random", steps))
+        figures = (sliced, solved, polished, from_fit, from_random)
+        cells = [f"{self.cut.axis} {self.cut.share:g}", *(self.subject.cell(one["psnr"]) for one in figures)]
+        cells.insert(3, f"{solved['seconds']:.0f}")
+        cells.insert(5, f"{polished['seconds']:.0f}")
+        return f"| {' | '.join(cells)} | {steps:,} |"
+
+    def _kept(self, name: str, measure: Callable[[], Figures]) -> Figures:
+        file = self.folder / f"{name}.json"
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            figures = measure()
+            with atomic_path(file) as temporary:
+                temporary.write_text(json.dumps(figures), encoding="utf-8")
+        kept: Figures = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+
+    def _fit(self) -> Figures:
+        lr = calibration_patches(self.conditions.photos, self.subject.network.spec.scale)
+        began = time.process_time()
+        student = fit(self.subject.network, self.cut.of(self.subject.network).spec, lr)
+        seconds = time.process_time() - began
+        return {"psnr": self.subject.score(student), "seconds": seconds}
+
+    def _pace(self) -> Figures:
+        """Time steps of logits, after some that warm up."""
+        teacher = load_teacher(self.subject.file, scale=self.subject.scale)
+        with tempfile.TemporaryDirectory() as folder:
+            loop = OwnLoop(
+                self.cut.of(self.subject.network).spec,
+                teacher,
+                "logits",
+                Path(folder) / "run",
+                batch=BATCH,
+                lr_patch=LR_PATCH,
+                device=torch.device("cpu"),
+                settings=("schedule.precision=bf16",),
+            )
+            loop.run(5)
+            began = time.process_time()
+            loop.run(TIMED_STEPS)
+            return {"seconds_a_step": (time.process_time() - began) / TIMED_STEPS}
+
+    def _logits(self, name: str, init: Init, steps: int) -> Figures:
+        settings = (*SETTINGS, f"rate={RATES[init]}", f"steps={steps}")
+        return self._compress(name, "logits", init, tuple(f"schedule.{one}" for one in settings))
+
+    def _compress(self, name: str, recipe: str, init: Init | None = None, settings: Sequence[str] = ()) -> Figures:
+        """Return the score of a run and what it took altogether; a part of a run is made again."""
+        run = self.folder / name
+        if run.exists():
+            shutil.rmtree(run)
+        began = time.process_time()
+        srkd.compress(
+            self.subject.file,
+            scale=self.subject.scale,
+            data=self.conditions.photos,
+            width=self.cut.width,
+            depth=self.cut.depth if self.cut.axis == "depth" else None,
+            recipe=recipe,
+            init=init,
+            settings=settings,
+            threads=1,
+            out=run,
+            progress=False,
+        )
+        seconds = time.process_time() - began
+        return {"psnr": self.subject.score(srkd.load(run).require_network("weights")), "seconds": seconds}
+
+
+def row_line(file: Path, cut: Cut, conditions: Conditions) -> str:
+    """Return a row of the table; a process of its own calls it."""
+    with torch_threads(1):
+        return Row(Subject(file, conditions), cut).line()
+
+
+def weights_of(path: Path) -> Path:
+    """Return the file of a checkpoint or a run folder."""
+    return path / "student.safetensors" if path.is_dir() else path
+
+
+def introduction(conditions: Conditions) -> list[str]:
+    minutes = f"{conditions.minutes:g} minutes"
+    return [
+        "# Students that are solved for: results",
+        "",
+        f"`python -m benchmarks.fitted_students` on {cpu_model()}, one thread a row, torch {torch.__version__}. "
+        "Seconds and minutes are the processor's, whatever else ran beside it.",
+        "",
+        f"Y-PSNR in dB on {conditions.data.name}, border {conditions.scale}, and how much of the "
+        "teacher's gain over bicubic is kept; for a teacher below bicubic the PSNR of all colours to the teacher's "
+        f"images, and how much nearer they are than bicubic. Patches and training from {conditions.photos.name}.",
+        "",
+        "*Slice* is cut from the teacher, *fit* is solved for, without a gradient ([how](fit.md)), in so many seconds. "
+        "*Recipe fit* is the whole of `srkd compress --recipe fit`, solved for and polished, with reading the photos "
+        f"and validation. The last columns are {minutes} of `--recipe logits`: as many steps of {BATCH} patches of "
+        f"{LR_PATCH}×{LR_PATCH} as were made in that time, with a cosine that ends there, rate {RATES['fit']:g} from "
+        f"the fit (which the {minutes} do not hold) and {RATES['random']:g} from random weights.",
+        "",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, action="append", default=[])
+    parser.add_argument("--teacher", type=Path, action="append", default=[], help="checkpoint or run folder")
     parser.add_argument("--scale", type=int, default=4, help="of multi-scale files")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the trainings that the fit stands beside")
+    parser.add_argument("--jobs", type=int, default=1, help="rows that are measured at the same time")
+    parser.add_argument("--out", type=Path, default=Path("runs/fitted-students"), help="folder of what is kept")
     options = parser.parse_args(arguments)
-    facts = machine_facts()
-    lines = [
-        "# Students that are solved for: results",
-        "",
-        f"`python -m benchmarks.fitted_students` on {facts['cpu']}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}. Y-PSNR in dB on {options.data.name}, border {options.scale}; patches from "
-        f"{options.photos.name}, no gradient ([how](fit.md)).",
-        "",
-        "| teacher | student | slice | fit | fit, to the teacher's image | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for path in (embedded_teacher(), *options.teacher):
-        network = srkd.load(path, scale=None if path == embedded_teacher() else options.scale).require_network(
-            "weights"
-        )
-        for line in rows(network, f"{path.stem} ({network.architecture})", options.photos, options.data):
+    conditions = Conditions(options.photos, options.data, options.scale, options.minutes, options.out)
+    subjects = [Subject(weights_of(path), conditions) for path in (embedded_teacher(), *options.teacher)]
+    lines = introduction(conditions)
+    print("\n".join(lines), flush=True)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {
+            (subject, index): pool.submit(row_line, subject.file, cut, conditions)
+            for subject in subjects
+            for index, cut in enumerate(subject.cuts)
+        }
+        table = [
+            f"| student | slice | fit | s | recipe fit | s | fit + {options.minutes:g} min "
+            f"| scratch + {options.minutes:g} min | steps |",
+            "|" + "---|" * 9,
+        ]
+        for line in table:
             print(line, flush=True)
-            lines.append(line)
-    PAGE.write_text("\n".join(lines) + "\n")
+        for (subject, index), row in waiting.items():
+            for line in ([f"| **{subject.line}** |" + " |" * 8] if index == 0 else []) + [row.result()]:
+                print(line, flush=True)
+                table.append(line)
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text("\n".join([*lines, *table]) + "\n", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
