@@ -238,7 +238,7 @@ class TrainingRun:
         config, started = self.config, time.monotonic()
         sliced = self._leader_psnr_y(config.student)
         patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
-        student = fit(teacher, config.student.spec, patches, progress=self.context.progress)
+        student = fit(teacher, config.student.spec, patches, context=self.context)
         config.student.load_state_dict(student.state_dict())
         note(
             f"solved for in {time.monotonic() - started:.0f} s on {len(patches)} patches of "

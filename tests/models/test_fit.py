@@ -180,7 +180,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from compressor.models.networks import linear_plan
 
     project, last_of = bases.Basis.project, linear_plan.Correspondence.last_of
-    advance: Callable[..., None] = fitting.Fitting._advance
+    leave: Callable[..., None] = fitting.Fitting._leave
     solve = least_squares.Sums.solve
 
     def transposed(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
@@ -188,11 +188,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         kept = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
         return project(bases.Basis(basis.sources, kept, square), feature)
 
-    def uncorrected(self: Any, stage: Any, state: Any) -> None:
-        advance(self, stage, state)
-        if state.features is not None and stage.kind == "body":
-            basis = self.bases["stream"]
-            state.features = state.features[0], basis.project(state.features[0])
+    def uncorrected(self: Any, stage: Any) -> None:
+        """The student goes on from the teacher's features."""
+        leave(self, stage)
+        for batch in self.patches.batches() if stage.kind == "body" else ():
+            feature = self.store["teacher", "feature", batch.first]
+            self.store["student", "feature", batch.first] = self.bases["stream"].project(feature)
 
     def shuffled(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         units = len(basis.matrix)
@@ -204,7 +205,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     patched: dict[str, tuple[Any, str, Any]] = {
         "transposed basis": (bases.Basis, "project", transposed),
-        "errors of earlier layers": (fitting.Fitting, "_advance", uncorrected),
+        "errors of earlier layers": (fitting.Fitting, "_leave", uncorrected),
         "bias": (least_squares.Sums, "solve", lambda sums, ridge: (solve(sums, ridge)[0], 0 * sums.r)),
         "order of offsets": (bases.Basis, "project", shuffled),
         "wrong target": (linear_plan.Correspondence, "last_of", lambda places, name: places.all_of(name)[0]),
