@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.base.context import Context, Note
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
@@ -169,7 +169,10 @@ class TrainingRun:
         reference = config.reference
         if reference is None:
             reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
-        state = processes.run_on_all(lambda: self._load_state(stages, teacher_network, reference))
+        state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        if processes.broadcast(is_new) and config.student_init.init == "fit":
+            self._fit(teacher_network, reference)
+            state = self._fresh_state(stages, teacher_network)
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -214,43 +217,37 @@ class TrainingRun:
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _load_state(self, stages: Sequence[Stage], teacher: Network | None, reference: Reference) -> State:
-        """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
-        state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+    def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> tuple[State, bool]:
+        """Return a state, and True for a fresh one: the newest that was saved is loaded, and later metrics dropped."""
+        state = self._fresh_state(stages, teacher)
         self.folder.states.remove_unfinished()
-
-        def note(line: str) -> None:
-            self.folder.log(line)
-            self.context.note(line)
-
-        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note)
-        if path is None and self.config.student_init.init == "fit" and self.context.processes.is_leader:
-            self._fit(teacher, reference, note)
-            state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self._note)
         if path is not None:
-            note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
+            self._note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.drop_metrics_after(state.done)
-        return state
+        return state, path is None
 
-    def _fit(self, teacher: Network | None, reference: Reference, note: Note) -> None:
-        """Solve for the student's weights, and say what it scores before the first step."""
+    def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
+        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+
+    def _note(self, line: str) -> None:
+        self.folder.log(line)
+        self.context.note(line)
+
+    def _fit(self, teacher: Network | None, reference: Reference) -> None:
+        """Solve for the student's weights, all processes together, and say what it scores before the first step."""
         assert teacher is not None and reference.teacher is not None  # `choose_student` asked for them
         config, started = self.config, time.monotonic()
-        sliced = self._leader_psnr_y(config.student)
+        sliced = self._psnr_y(config.student.to(config.device).eval())
         patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
         student = fit(teacher, config.student.spec, patches, context=self.context)
         config.student.load_state_dict(student.state_dict())
-        note(
-            f"solved for in {time.monotonic() - started:.0f} s on {len(patches)} patches of "
-            f"{patches.shape[-1]}x{patches.shape[-2]}: the student has {self._leader_psnr_y(config.student):.3f} dB "
-            f"before the first step (slice {sliced:.3f}, bicubic {reference.bicubic:.3f}, "
-            f"teacher {reference.teacher:.3f})"
+        seconds = time.monotonic() - started
+        self._note(
+            f"solved for in {seconds:.0f} s on {len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}: "
+            f"the student has {self._psnr_y(config.student):.3f} dB before the first step (slice {sliced:.3f}, "
+            f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
         )
-
-    def _leader_psnr_y(self, network: Network) -> float:
-        """Return the mean Y-PSNR on the validation images, measured by this process alone."""
-        images, scale = self.config.data.validation, network.spec.scale
-        return mean_psnr_y(network.to(self.config.device).eval(), images, scale, Processes())
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Add the outputs of the teacher cache, if there is one: the leader fills it, then whoever has another disk."""

@@ -47,8 +47,8 @@ def growth(bound: int) -> int:
 
 
 def test_four_times_the_patches_need_little_more_memory() -> None:
-    """The features of 48 patches more are about 40 MB, and the patches themselves 1 MB."""
-    assert growth(1 << 20) < 8_000_000 < growth(1 << 40)
+    """The features of 48 patches more are 65 MB and more; the patches are 1 MB, and allocators keep some."""
+    assert growth(1 << 20) < 30_000_000 < growth(1 << 40)
 
 
 @pytest.mark.parametrize("name", ["edsr", "rcan", "carn_m", "swinir"])
