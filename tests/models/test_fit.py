@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.slices import lively, run
 from compressor.assets import embedded_teacher
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import psnr
 from compressor.models.checkpoints.load import load_checkpoint
@@ -171,6 +172,17 @@ def test_borders_are_as_rare_as_in_an_image() -> None:
     assert float(inside) == pytest.approx((240 / 256) ** 2, rel=1e-4)
     assert float(weights.mean()) == pytest.approx(1)
     assert float(pixel_weights(5, 9, scale=1, like=torch.zeros(1)).std()) == 0
+
+
+def test_a_fit_says_how_far_it_is_and_how_long_it_takes() -> None:
+    teacher, shares, lines = lively(architecture("carn_m").small), [], []
+    context = Context(
+        progress=lambda _title, done, total: shares.append(done / total),
+        status=lambda line, seconds: lines.append((line, seconds)),
+    )
+    fit(teacher, teacher.spec.narrowed(0.5), patches(4), context=context)
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert len(lines) > 10 and all(seconds > 0 for _, seconds in lines)
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -13,7 +13,6 @@ processes share the patches and add up their sums (`shares.py`). Prior work for 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -38,6 +37,7 @@ from compressor.models.fitting.layers import (
     write_dense,
 )
 from compressor.models.fitting.least_squares import Sums, best_correction
+from compressor.models.fitting.pace import Pace
 from compressor.models.fitting.shares import Share
 from compressor.models.fitting.stages import Stage, Walk, stages
 from compressor.models.fitting.watching import sizes_at
@@ -50,6 +50,9 @@ APART = 4
 
 ROUNDING = 1e-5
 """What is missing by less, as a share of the values, is rounding: to correct it would fit noise."""
+
+BASES = 0.25
+"""What it takes to choose the bases, as a share of what all layers take."""
 
 SHUT = 0.01
 """Gates whose squares are below this share of their mean hardly count."""
@@ -86,17 +89,20 @@ class Fitting:
     def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, context: Context = QUIET) -> None:
         family = architecture(teacher.spec.arch)
         linear = require_linear_plan(teacher.spec, spec)
-        self.teacher, self.context = teacher.eval(), context
+        self.teacher = teacher.eval()
         self.student = build(spec).to(teacher.device).eval()
         self.student.load_state_dict(dict(teacher.named_buffers()), strict=False)
         self.long, self.short = linear(teacher.spec), linear(spec)
         self.places = Correspondence.between(family.axes(teacher.spec), family.axes(spec))
         self.patches = Share(lr, teacher.device, context.processes)
-        with torch.no_grad():
-            self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, self.patches)
         probe = lr[:1].to(teacher.device)
         inputs = [Tap(layer.name, "input") for layer in self.short.layers]
         self.sizes = sizes_at(self.student, [*(layer.target for layer in self.short.layers), *inputs], probe)
+        layers = self.short.sweeps * sum(map(self._work, self.short.layers))
+        self.pace = Pace(context, layers * (1 + BASES))
+        with torch.no_grad():
+            self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, self.patches)
+        self.pace.add(layers * BASES, "bases")
         self.ridges: dict[str, float | None] = {}
 
     def run(self) -> Network:
@@ -108,17 +114,14 @@ class Fitting:
             self.patches.follow(*self.student.parameters())
             self.store = store
             self.walks = Walk(self.teacher, "teacher", store), Walk(self.student, "student", store)
-            pace = _Pace(self.context, self.short.sweeps * sum(map(self._work, self.short.layers)))
             for _ in range(self.short.sweeps):
                 for stage in stages(self.short, self.places):
                     self._aim(stage)
                     for layer in stage.layers:
-                        pace.say(layer.name)
                         is_norm = isinstance(linear_layer(self.student, layer), nn.LayerNorm)
                         (self._solve_norm if is_norm else self._solve)(layer, stage)
-                        pace.done += self._work(layer)
+                        self.pace.add(self._work(layer), f"layer {layer.name}")
                     self._leave(stage)
-            pace.say("done")
         return self.student
 
     def _aim(self, stage: Stage) -> None:
@@ -322,20 +325,6 @@ class Fitting:
         names = self.places.all_of(name) if several else [self.places.last_of(name)]
         old = torch.cat([self.teacher.get_parameter(one).double() for one in names], -1)
         self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])
-
-
-class _Pace:
-    """Says which share of the work is done, and at this pace how long the rest takes."""
-
-    def __init__(self, context: Context, total: float) -> None:
-        self.context, self.total, self.done, self.start = context, total, 0.0, time.monotonic()
-
-    def say(self, layer: str) -> None:
-        """Report that a layer begins."""
-        share = min(1.0, self.done / self.total)
-        self.context.progress("fit, percent", round(100 * share), 100)
-        if self.context.status is not None and share > 0:
-            self.context.status(layer, (time.monotonic() - self.start) * (1 - share) / share)
 
 
 def _logits(gates: torch.Tensor) -> torch.Tensor:
