@@ -19,7 +19,8 @@ from compressor.models.networks.registry import architecture
 from tests.support.commands import ROOT
 
 GROWTH = """
-import resource, torch
+import torch
+from compressor.base.machine import peak_resident_bytes
 from compressor.models.fitting import feature_store
 from compressor.models.fitting.fit import fit
 from compressor.models.networks.edsr import EDSRSpec
@@ -29,7 +30,7 @@ feature_store.MEMORY_BYTES = {bound}
 teacher, peaks = build(EDSRSpec(2, width=32, depth=2), seed=0), []
 for count in (16, 64):
     fit(teacher, teacher.spec.narrowed(0.5), torch.rand(count, 3, 40, 40, generator=torch.Generator().manual_seed(0)))
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if {is_mac} else 1024))
+    peaks.append(peak_resident_bytes())
 print(peaks[1] - peaks[0])
 """
 
@@ -41,7 +42,7 @@ def patches(count: int) -> torch.Tensor:
 def growth(bound: int) -> int:
     """Return by how many bytes the peak of a process grows from 16 patches to 64."""
     pytest.importorskip("resource", reason="Windows does not say how much memory a process needed at most")
-    code = GROWTH.format(bound=bound, is_mac=sys.platform == "darwin")
+    code = GROWTH.format(bound=bound)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
