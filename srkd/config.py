@@ -471,14 +471,16 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
 def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
     """Return the recipe's start, or what is left of it where the student or its teacher does not allow it."""
     init = preset.student.init
-    if init == "fit" and (options.select is not None or options.init_from is not None):
-        return "inherit"  # a choice of what is inherited, or weights to start from, stands in the place of a fit
+    # A choice of what is inherited, or weights to start from, stands in the place of a fit.
+    is_replaced = options.select is not None or options.init_from is not None
     if options.student is None:
+        if init == "fit" and is_replaced:
+            return "inherit"
         if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
             note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
             return "inherit"
         return init
-    if teacher is None or init == "random":
+    if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
     if init == "inherit":
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
@@ -487,8 +489,8 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
         spec = parse_student(options.student, like=teacher.spec, scale=teacher.spec.scale)
         student_cuts(teacher.spec, spec)
         require_linear_plan(teacher.spec, spec)
-    except SrkdError as error:
-        note(f"--student: random weights, where the recipe would solve for them: {error}")
+    except SrkdError:
+        note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
         return "random"
     return "fit"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.base.context import Context, Note
+import torch
+
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
@@ -21,7 +24,7 @@ from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.fitting.fit import fit
-from compressor.models.networks.base import ImageModel, Network
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
@@ -182,7 +185,13 @@ class TrainingRun:
         reference = config.reference
         if reference is None:
             reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
-        state, untrained = processes.run_on_all(lambda: self._load_state(stages, teacher_network, reference))
+        state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        untrained = self.untrained
+        if processes.broadcast(is_new):
+            untrained = self._solve_or_turn(teacher_network, reference)
+            state = self._fresh_state(stages, teacher_network)
+        if untrained is not None:
+            processes.run_on_all(lambda: self.folder.write_facts({**self.facts(), **_entry(untrained)}))
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -228,55 +237,48 @@ class TrainingRun:
                 f"has another {key} than rank 0: the same files must lie at the same path on every machine",
             )
 
-    def _load_state(
-        self, stages: Sequence[Stage], teacher: Network | None, reference: Reference
-    ) -> tuple[State, Untrained | None]:
-        """Return a fresh state, or the newest saved one; metrics of later steps are dropped."""
-        state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+    def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> tuple[State, bool]:
+        """Return a state, and True for a fresh one: the newest that was saved is loaded, and later metrics dropped."""
+        state = self._fresh_state(stages, teacher)
         self.folder.states.remove_unfinished()
-
-        def note(line: str) -> None:
-            self.folder.log(line)
-            self.context.note(line)
-
-        path, untrained = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), note), None
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self._note)
         if path is not None:
-            note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
-            untrained = self.untrained
-        elif self.context.processes.is_leader:
-            untrained = self._solve_or_turn(teacher, reference, note)
-            state = State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
-        self.folder.write_facts({**self.facts(), **_entry(untrained)})
+            self._note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.drop_metrics_after(state.done)
-        return state, untrained
+        return state, path is None
 
-    def _solve_or_turn(self, teacher: Network | None, reference: Reference, note: Note) -> Untrained | None:
-        """Solve for the student's weights, if the run starts so, and say what it scores before the first step."""
+    def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
+        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+
+    def _note(self, line: str) -> None:
+        self.folder.log(line)
+        self.context.note(line)
+
+    def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> Untrained | None:
+        """Solve for the student's weights, if the run starts so: all processes together.
+
+        What the student scores before its first step is said, also where it is a slice of a turned teacher.
+        """
         config, began = self.config, time.monotonic()
-        if teacher is None or config.student_init.plain_slice is None:
+        plain_slice = config.student_init.plain_slice
+        if teacher is None or plain_slice is None:
             return None
-        sliced = self._leader_psnr_y(config.student_init.plain_slice)
+        assert reference.teacher is not None
+        sliced = self._psnr_y(plain_slice.to(config.device).eval())
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
             patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
-            student = fit(teacher, config.student.spec, patches, progress=self.context.progress)
-            config.student.load_state_dict(student.state_dict())
+            config.student.load_state_dict(solve(teacher, config.student.spec, patches, self.context))
             how = (
                 f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
                 f"{patches.shape[-1]}x{patches.shape[-2]}"
             )
-        untrained = Untrained(self._leader_psnr_y(config.student), sliced)
-        line = (
-            f"{how}: the student has {untrained.student:.3f} dB before the first step "
-            f"(slice {untrained.slice:.3f}, bicubic {reference.bicubic:.3f}"
+        untrained = Untrained(self._psnr_y(config.student.to(config.device).eval()), sliced)
+        self._note(
+            f"{how}: the student has {untrained.student:.3f} dB before the first step (slice {untrained.slice:.3f}, "
+            f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
         )
-        note(line + (")" if reference.teacher is None else f", teacher {reference.teacher:.3f})"))
         return untrained
-
-    def _leader_psnr_y(self, network: Network) -> float:
-        """Return the mean Y-PSNR on the validation images, measured by this process alone."""
-        images, scale = self.config.data.validation, network.spec.scale
-        return mean_psnr_y(network.to(self.config.device).eval(), images, scale, Processes())
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Add the outputs of the teacher cache, if there is one: the leader fills it, then whoever has another disk."""
@@ -385,3 +387,18 @@ class TrainingRun:
 def _entry(untrained: Untrained | None) -> dict[str, Any]:
     """Return the entry of run.json."""
     return {} if untrained is None else {"untrained": asdict(untrained)}
+
+
+_SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+"""The last student that was solved for: the runs of a plan with one seed, and comparisons, ask for the same again."""
+
+
+def solve(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
+    """Return the weights of a fitted student, computed once for the same teacher, spec and patches."""
+    digest = hashlib.blake2b(patches.numpy().tobytes(), digest_size=16).hexdigest()
+    key = (teacher.fingerprint(), spec, digest, str(teacher.device), torch.get_num_threads())
+    if key not in _SOLVED:
+        weights = fit(teacher, spec, patches, context=context).state_dict()
+        _SOLVED.clear()
+        _SOLVED[key] = {name: value.clone() for name, value in weights.items()}
+    return _SOLVED[key]

@@ -15,7 +15,9 @@ import copy
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.models.fitting.bases import choose_bases, in_bases, linear_layer
+from compressor.models.fitting.bases import choose_bases
+from compressor.models.fitting.layers import in_bases, linear_layer
+from compressor.models.fitting.shares import Share
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.linear_plan import Correspondence
 from compressor.models.networks.registry import architecture, build
@@ -46,7 +48,7 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
     with torch.no_grad(), torch.device("meta"):
         small = build(narrow)
     with torch.no_grad():
-        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, patches)
+        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, Share(patches, teacher.device))
         for layer in plan.layers:
             module = linear_layer(rotated, layer)
             rows, columns = bases[layer.output].whole, [bases[space].whole for space in layer.inputs]

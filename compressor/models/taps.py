@@ -6,9 +6,10 @@ rel(p) is body[⌊p·n⌋ - 1] of a body of n blocks, with p an exact fraction: 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -36,6 +37,14 @@ def resolve_tap(network: Network, address: str) -> str:
     return f"body[{index}]"
 
 
+def watch(network: Network, tap: Tap, watcher: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Give the feature to a watcher each time that its module runs."""
+    module = network.get_submodule(tap.module)
+    if tap.side == "output":
+        return module.register_forward_hook(lambda _module, _inputs, output: watcher(output))
+    return module.register_forward_pre_hook(lambda _module, inputs: watcher(inputs[0]))
+
+
 @contextmanager
 def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = False) -> Iterator[dict[str, torch.Tensor]]:
     """Within the block, each forward pass of `network` puts its features into the dictionary, by address.
@@ -54,18 +63,13 @@ def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = Fals
             feature = feature[..., :h, :w]
         features[address] = feature.clone()
 
-    def register(address: str, tap: Tap) -> RemovableHandle:
-        module = network.get_submodule(tap.module)
-        if tap.side == "output":
-            return module.register_forward_hook(lambda _module, _inputs, output: keep(address, output))
-        return module.register_forward_pre_hook(lambda _module, inputs: keep(address, inputs[0]))
-
     with ExitStack() as hooks:
         if unique:
             note_size = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
             hooks.callback(note_size.remove)
         for address in unique:
-            hooks.callback(register(address, network.taps[resolve_tap(network, address)]).remove)
+            tap = network.taps[resolve_tap(network, address)]
+            hooks.callback(watch(network, tap, partial(keep, address)).remove)
         yield features
 
 

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.slices import lively, run
 from compressor.assets import embedded_teacher
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import psnr
 from compressor.models.checkpoints.load import load_checkpoint
@@ -173,6 +174,17 @@ def test_borders_are_as_rare_as_in_an_image() -> None:
     assert float(pixel_weights(5, 9, scale=1, like=torch.zeros(1)).std()) == 0
 
 
+def test_a_fit_says_how_far_it_is_and_how_long_it_takes() -> None:
+    teacher, shares, lines = lively(architecture("carn_m").small), [], []
+    context = Context(
+        progress=lambda _title, done, total: shares.append(done / total),
+        status=lambda line, seconds: lines.append((line, seconds)),
+    )
+    fit(teacher, teacher.spec.narrowed(0.5), patches(4), context=context)
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert len(lines) > 10 and all(seconds > 0 for _, seconds in lines)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Break one thing that a student depends on."""
     from compressor.models.fitting import bases
@@ -180,7 +192,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from compressor.models.networks import linear_plan
 
     project, last_of = bases.Basis.project, linear_plan.Correspondence.last_of
-    advance: Callable[..., None] = fitting.Fitting._advance
+    leave: Callable[..., None] = fitting.Fitting._leave
     solve = least_squares.Sums.solve
 
     def transposed(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
@@ -188,11 +200,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         kept = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
         return project(bases.Basis(basis.sources, kept, square), feature)
 
-    def uncorrected(self: Any, stage: Any, state: Any) -> None:
-        advance(self, stage, state)
-        if state.features is not None and stage.kind == "body":
-            basis = self.bases["stream"]
-            state.features = state.features[0], basis.project(state.features[0])
+    def uncorrected(self: Any, stage: Any) -> None:
+        """The student goes on from the teacher's features."""
+        leave(self, stage)
+        for batch in self.patches.batches() if stage.kind == "body" else ():
+            feature = self.store["teacher", "feature", batch.first]
+            self.store["student", "feature", batch.first] = self.bases["stream"].project(feature)
 
     def shuffled(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         units = len(basis.matrix)
@@ -204,7 +217,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     patched: dict[str, tuple[Any, str, Any]] = {
         "transposed basis": (bases.Basis, "project", transposed),
-        "errors of earlier layers": (fitting.Fitting, "_advance", uncorrected),
+        "errors of earlier layers": (fitting.Fitting, "_leave", uncorrected),
         "bias": (least_squares.Sums, "solve", lambda sums, ridge: (solve(sums, ridge)[0], 0 * sums.r)),
         "order of offsets": (bases.Basis, "project", shuffled),
         "wrong target": (linear_plan.Correspondence, "last_of", lambda places, name: places.all_of(name)[0]),

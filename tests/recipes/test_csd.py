@@ -259,7 +259,6 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
         ({"depth": 0.5}, "the student has 1 of the teacher's 2 blocks.*leave out --depth"),
         ({"width": 1.0}, "the student is the whole teacher"),
         ({"init": "random"}, "--init inherit"),
-        ({"select": "l1"}, "leave out --select l1"),
         ({"init_from": "teacher"}, "leave out --init-from"),
         ({"student": "compact:width=8,depth=2,scale=2"}, "a compact cannot inherit from a edsr"),
         ({"student": "edsr:width=12,depth=2,scale=2", "init": "inherit"}, "larger than the teacher's 8"),

@@ -40,9 +40,9 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def choose(teacher: Teacher) -> Choose:
-    def choose(**shape: Any) -> tuple[StudentInit, list[str]]:
+    def choose(recipe: str = "logits", **shape: Any) -> tuple[StudentInit, list[str]]:
         notes: list[str] = []
-        return choose_student(teacher, load_preset("logits"), CompressOptions(seed=0, **shape), notes.append), notes
+        return choose_student(teacher, load_preset(recipe), CompressOptions(seed=0, **shape), notes.append), notes
 
     return choose
 
@@ -65,6 +65,8 @@ def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: C
     start, notes = choose(student="compact:width=8,depth=2")
     assert start.network.spec == CompactSpec(2, width=8, depth=2)
     assert start.init == "random"
+    assert notes == ["--student: random weights, as no student of this shape can be solved for from the rcan"]
+    _, notes = choose(student="compact:width=8,depth=2", recipe="inherit")
     assert notes == [
         "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
     ]

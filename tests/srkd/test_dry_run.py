@@ -174,9 +174,9 @@ def test_it_tells_what_the_run_would_be(teacher, photos):
     report = dry_run(CompressOptions(teacher=teacher, data=photos, width=0.5, steps=100))
     assert report.teacher is not None and report.teacher.spec["width"] == 8 and report.student.spec["width"] == 4
     assert report.speedup_expected == pytest.approx(report.teacher.macs / report.student.macs)
-    assert (report.steps, report.batch, report.init) == (100, 16, "inherit")
+    assert (report.steps, report.batch, report.init) == (100, 16, "fit")
     assert (report.data.origin, report.data.training, report.data.labels) == ("photos", 3, "HR")
-    assert report.needs == ("outputs", "weights (the student is cut from it)") and report.notes != ()
+    assert report.needs == ("outputs", "weights (the student is solved for with them)") and report.notes != ()
     alone = dry_run(CompressOptions(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos))
     assert alone.teacher is None and alone.needs == () and alone.speedup_expected is None
 

@@ -20,6 +20,7 @@ from compressor.models.fitting.patches import CANDIDATES
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.torchrun import run_torchrun
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,18 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     assert facts["start"]["init"] == "fit"
     one, other = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
+
+
+def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -> None:
+    teacher, photos = str(ground / "teacher.safetensors"), str(ground / "photos")
+    options = ["--recipe", "fit", "--steps", "2", *(word for one in SMALL for word in ("--set", one))]
+    run = ["compress", "--teacher", teacher, "--data", photos, *options, "--out", str(tmp_path / "two")]
+    code, out, err = run_torchrun("-m", "srkd", *run)
+    assert code == 0, err
+    (line,) = (line for line in compress(ground, tmp_path / "one") if "solved for in" in line)
+    (same,) = (line for line in out.splitlines() if "solved for in" in line)
+    figures = [[float(number) for number in re.findall(r"\d+\.\d{3}", text)] for text in (line, same)]
+    assert len(figures[0]) == 4 and figures[0] == pytest.approx(figures[1], abs=0.02)
 
 
 def test_the_start_is_the_fit_and_not_the_slice(ground: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     small = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.precision=bf16", "schedule.validate_every=1")
     student = "edsr:width=4,depth=1,scale=4"
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingRun, "_report", stop)

@@ -14,15 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from compressor.base.errors import SrkdError
+from compressor.base.processes import SharedFailure
+from compressor.models.fitting.layers import channels_first, dense_weight, groups_of, in_rows, linear_layer, units_of
+from compressor.models.fitting.shares import Share
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
-from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
-
-BATCH = 8
-"""Patches that are run at the same time."""
+from compressor.models.networks.linear_plan import Correspondence, LinearPlan
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,10 @@ class Basis:
     matrix: torch.Tensor
     whole: torch.Tensor
     """The same with a column for each unit of the teacher, the kept ones first (in each group)."""
+
+    def rows_of(self, space: str) -> torch.Tensor:
+        """Return the rows that belong to one of the teacher's spaces; all of them have as many units."""
+        return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         """Return a teacher's feature (N, C, H, W) in the student's units; C may be units times offsets, or parts."""
@@ -49,10 +51,10 @@ class Basis:
 
 
 def choose_bases(
-    teacher: Network, plan: LinearPlan, student: Network, short: LinearPlan, places: Correspondence, lr: torch.Tensor
+    teacher: Network, plan: LinearPlan, student: Network, short: LinearPlan, places: Correspondence, patches: Share
 ) -> dict[str, Basis]:
-    """Return the basis of each of the student's spaces, measured on low-resolution patches (N, C, H, W)."""
-    moments = _moments(teacher, plan, lr)
+    """Return the basis of each of the student's spaces, measured on low-resolution patches."""
+    moments = _moments(teacher, plan, patches)
     bases: dict[str, Basis] = {}
     for space, kind in short.spaces.items():
         if kind != "units":
@@ -75,16 +77,24 @@ def choose_bases(
         kept = order[:, : units_of(student, short, space) // groups]
         identity = torch.eye(len(use), dtype=torch.float64, device=teacher.device)
         bases[space] = Basis(sources, identity[:, kept.flatten()], identity[:, order.flatten()])
+    for basis in bases.values():
+        patches.follow(basis.matrix, basis.whole)
     return bases
 
 
-@dataclass
 class _Moments:
     """Σ f·fᵀ and Σ f over `count` pixels of what the consumers of a space see."""
 
-    second: torch.Tensor
-    first: torch.Tensor
-    count: int = 0
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.second = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self.first = torch.zeros(size, dtype=torch.float64, device=device)
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, pixels: torch.Tensor) -> None:
+        """Add pixels (units, n)."""
+        self.second += (pixels @ pixels.T).double()
+        self.first += pixels.sum(1).double()
+        self.count += pixels.shape[1]
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -92,28 +102,26 @@ class _Moments:
         return self.second / self.count - torch.outer(mean, mean)
 
 
-def _moments(teacher: Network, plan: LinearPlan, lr: torch.Tensor) -> dict[str, _Moments]:
+def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _Moments]:
     taps = {Tap(layer.name, "input"): layer for layer in plan.layers}
-    sizes = {space: units_of(teacher, plan, space) for space in plan.spaces}
-    zeros = {space: torch.zeros(size, dtype=torch.float64, device=teacher.device) for space, size in sizes.items()}
-    moments = {space: _Moments(torch.diag(zero), zero) for space, zero in zeros.items()}
-    with torch.no_grad():
-        for batch in torch.split(lr, BATCH):
-            # More calls than there are: the pass runs to its end.
-            with watched(teacher, taps, dict.fromkeys(taps, 2**31)) as seen:
-                teacher(batch.to(teacher.device))
-            for tap, layer in taps.items():
-                for feature in seen[tap]:
-                    feature = channels_first(feature, linear_layer(teacher, layer))
-                    for space, part in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
-                        pixels = part.transpose(0, 1).flatten(1)
-                        moments[space].second += (pixels @ pixels.T).double()
-                        moments[space].first += pixels.sum(1).double()
-                        moments[space].count += pixels.shape[1]
-    for space in plan.spaces:
-        if moments[space].count and not torch.isfinite(moments[space].second).all():
+    moments = {space: _Moments(units_of(teacher, plan, space), teacher.device) for space in plan.spaces}
+
+    def measure(tap: Tap, feature: torch.Tensor) -> None:
+        layer = taps[tap]
+        feature = channels_first(feature, linear_layer(teacher, layer))
+        for space, part in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
+            moments[space].add(part.transpose(0, 1).flatten(1))
+
+    with torch.no_grad(), watched(teacher, taps, measure):
+        for batch in patches.batches():
+            teacher(batch.lr)
+    for space, sums in moments.items():
+        patches.add(sums.second, sums.first, sums.count)
+        if not torch.isfinite(sums.second).all():
             names = ", ".join(layer.name for layer, _ in plan.consumers[space][:1])
-            raise SrkdError(f"the input of {names} is not finite on these images: are there NaNs among the weights?")
+            raise SharedFailure(
+                f"the input of {names} is not finite on these images: are there NaNs among the weights?"
+            )
     return moments
 
 
@@ -145,10 +153,10 @@ def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Bas
     size = units_of(teacher, plan, space)
     use = torch.zeros(size, size, dtype=torch.float64, device=teacher.device)
     for layer, segment in plan.consumers[space]:
-        weight = dense_weight(teacher, layer).chunk(len(layer.inputs), 1)[segment]
-        kept = [basis for basis in bases.values() if layer.output in basis.sources]
+        weight = dense_weight(linear_layer(teacher, layer)).chunk(len(layer.inputs), 1)[segment]
+        kept = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
         for part in weight.chunk(layer.parts):
-            for rows in [_projected_rows(part, layer.output, basis, teacher, plan) for basis in kept] or [part]:
+            for rows in [in_rows(part, one) for one in kept] or [part]:
                 use += torch.einsum("ochw,odhw->cd", rows, rows)
     return use
 
@@ -176,79 +184,6 @@ def units_in_order(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1)
         if variance[best] > floor:
             left = left - torch.outer(left[:, best], left[best]) / variance[best]
     return torch.tensor(order, device=covariance.device)
-
-
-def _projected_rows(weight: torch.Tensor, space: str, basis: Basis, teacher: Network, plan: LinearPlan) -> torch.Tensor:
-    """Return Bᵀ·W for the rows of one space of the basis."""
-    start = sum(units_of(teacher, plan, source) for source in basis.sources[: basis.sources.index(space)])
-    rows = basis.matrix[start : start + units_of(teacher, plan, space)]
-    split = weight.reshape(len(rows), -1, *weight.shape[1:])
-    return torch.einsum("uochw,uv->vochw", split, rows).flatten(0, 1)
-
-
-def linear_layer(network: Network, layer: LinearLayer) -> nn.Conv2d | nn.Linear | nn.LayerNorm:
-    module = network.get_submodule(layer.name)
-    assert isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm))
-    return module
-
-
-def inputs_of(module: nn.Conv2d | nn.Linear | nn.LayerNorm) -> int:
-    """Return the number of channels that a layer reads."""
-    if isinstance(module, nn.Conv2d):
-        return module.in_channels
-    return module.in_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
-
-
-def outputs_of(module: nn.Conv2d | nn.Linear | nn.LayerNorm) -> int:
-    """Return the number of channels that a layer writes."""
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels
-    return module.out_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
-
-
-def groups_of(module: nn.Module) -> int:
-    return module.groups if isinstance(module, nn.Conv2d) else 1
-
-
-def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have the channels last."""
-    is_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
-    return feature.movedim(-1, 1) if is_last else feature
-
-
-def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return rowsᵀ·W·columns for a weight (rows times offsets, columns, h, w), a matrix for each segment of columns."""
-    split = weight.double().reshape(len(rows), -1, *weight.shape[1:])
-    parts = [
-        torch.einsum("uochw,uv,cd->vodhw", part, rows, matrix).flatten(0, 1)
-        for part, matrix in zip(torch.split(split, [len(matrix) for matrix in columns], 2), columns, strict=True)
-    ]
-    return torch.cat(parts, 1)
-
-
-def dense_weight(network: Network, layer: LinearLayer) -> torch.Tensor:
-    """Return the weight in float64 as (rows, columns, h, w), with zeros between the groups of a grouped convolution."""
-    module = linear_layer(network, layer)
-    weight = module.weight.detach().double()
-    if isinstance(module, nn.LayerNorm):
-        return torch.diag(weight)[:, :, None, None]
-    if isinstance(module, nn.Linear):
-        return weight[:, :, None, None]
-    if module.groups == 1:
-        return weight
-    blocks = weight.chunk(module.groups)
-    dense = torch.zeros(len(weight), module.in_channels, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
-    rows, columns = len(blocks[0]), weight.shape[1]
-    for index, block in enumerate(blocks):
-        dense[index * rows : (index + 1) * rows, index * columns : (index + 1) * columns] = block
-    return dense
-
-
-def units_of(network: Network, plan: LinearPlan, space: str) -> int:
-    """Return the number of units of a space."""
-    for layer, _ in plan.consumers[space]:
-        return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
-    return outputs_of(linear_layer(network, plan.producers[space][0]))
 
 
 def _groups_of(network: Network, plan: LinearPlan, space: str) -> int:

@@ -5,48 +5,54 @@ errors are corrected, not added up. It starts from the teacher's weights written
 is corrected towards what the teacher computes, in these bases (`least_squares.py`, `bases.py`). Which layers there are,
 and what each has to reproduce, every network declares itself (`networks/linear_plan.py`).
 
-Patches are run stage by stage; between stages only features are kept. Prior work for classifiers: He et al., 2017,
+Patches are run stage by stage. What is kept for all of them is what the next stage starts from, and what the layers of
+one stage aim at; it lies in a store that goes to a file where it is too much for memory (`feature_store.py`). Several
+processes share the patches and add up their sums (`shares.py`). Prior work for classifiers: He et al., 2017,
 "Channel pruning"; Luo et al., 2017, ThiNet; SliceGPT, 2024.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.context import Progress, no_progress
-from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.bases import (
-    Basis,
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import UsageError
+from compressor.base.processes import SharedFailure
+from compressor.models.fitting.bases import choose_bases
+from compressor.models.fitting.feature_store import FeatureStore
+from compressor.models.fitting.layers import (
+    area_of,
     channels_first,
-    choose_bases,
     dense_weight,
     groups_of,
     in_bases,
     inputs_of,
     linear_layer,
     outputs_of,
-    units_of,
+    write_dense,
 )
 from compressor.models.fitting.least_squares import Sums, best_correction
-from compressor.models.fitting.watching import AllSeen, count_calls, watched
+from compressor.models.fitting.pace import Pace
+from compressor.models.fitting.shares import Share
+from compressor.models.fitting.stages import Stage, Walk, stages
+from compressor.models.fitting.watching import sizes_at
 from compressor.models.networks.base import Network, Spec, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
 from compressor.models.networks.registry import architecture, build
-
-BATCH = 8
-"""Patches that are run at the same time."""
 
 APART = 4
 """One patch of so many is kept apart to choose the ridge."""
 
 ROUNDING = 1e-5
 """What is missing by less, as a share of the values, is rounding: to correct it would fit noise."""
+
+BASES = 0.25
+"""What it takes to choose the bases, as a share of what all layers take."""
 
 SHUT = 0.01
 """Gates whose squares are below this share of their mean hardly count."""
@@ -58,12 +64,13 @@ BORDER, IMAGE_SIDE = 8, 256
 """Pixels nearer than BORDER to the edge of a patch weigh as they do in an image of IMAGE_SIDE pixels."""
 
 
-def fit(teacher: Network, spec: Spec, lr: torch.Tensor, *, progress: Progress = no_progress) -> Network:
+def fit(teacher: Network, spec: Spec, lr: torch.Tensor, *, context: Context = QUIET) -> Network:
     """Return a student of `spec` that reproduces the teacher as well as its size allows, on the teacher's device.
 
-    `lr` are low-resolution patches (N, C, H, W) in [0,1].
+    `lr` are low-resolution patches (N, C, H, W) in [0,1]: the same on all processes of the context, which must all call
+    this, and get the same student.
     """
-    return Fitting(teacher, spec, lr, progress).run()
+    return Fitting(teacher, spec, lr, context).run()
 
 
 def require_linear_plan(teacher: Spec, student: Spec) -> Callable[[Spec], LinearPlan]:
@@ -76,124 +83,115 @@ def require_linear_plan(teacher: Spec, student: Spec) -> Callable[[Spec], Linear
     return linear
 
 
-@dataclass
-class _State:
-    """What is known of a batch before a stage: the images, and the features of teacher and student."""
-
-    lr: torch.Tensor
-    shallow: tuple[torch.Tensor, torch.Tensor] | None = None
-    features: tuple[torch.Tensor, torch.Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A part of both networks, and the layers of the student that it runs. Without modules: the stem, or the end."""
-
-    kind: str
-    teacher: tuple[str, ...] = ()
-    student: tuple[str, ...] = ()
-    layers: tuple[LinearLayer, ...] = ()
-
-
 class Fitting:
     """A student that is being solved for."""
 
-    def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, progress: Progress = no_progress) -> None:
+    def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, context: Context = QUIET) -> None:
         family = architecture(teacher.spec.arch)
         linear = require_linear_plan(teacher.spec, spec)
-        self.teacher, self.progress = teacher.eval(), progress
+        self.teacher = teacher.eval()
         self.student = build(spec).to(teacher.device).eval()
         self.student.load_state_dict(dict(teacher.named_buffers()), strict=False)
         self.long, self.short = linear(teacher.spec), linear(spec)
         self.places = Correspondence.between(family.axes(teacher.spec), family.axes(spec))
-        with torch.no_grad():
-            self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, lr)
-        self.lr = lr
+        self.patches = Share(lr, teacher.device, context.processes)
         probe = lr[:1].to(teacher.device)
         inputs = [Tap(layer.name, "input") for layer in self.short.layers]
-        self.calls = count_calls(teacher, [layer.target for layer in self.long.layers], probe)
-        self.student_calls = count_calls(self.student, [*(one.target for one in self.short.layers), *inputs], probe)
+        self.sizes = sizes_at(self.student, [*(layer.target for layer in self.short.layers), *inputs], probe)
+        layers = self.short.sweeps * sum(map(self._work, self.short.layers))
+        self.pace = Pace(context, layers * (1 + BASES))
+        with torch.no_grad():
+            self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, self.patches)
+        self.pace.add(layers * BASES, "bases")
         self.ridges: dict[str, float | None] = {}
 
     def run(self) -> Network:
-        with torch.no_grad():
+        with torch.no_grad(), FeatureStore() as store:
             for layer in self.short.layers:
                 self._write(layer, *self._prior(layer))
             for name, space in self.short.values.items():
                 self._copy_values(name, space)
-            total, done = len(self.short.layers) * self.short.sweeps, 0
+            self.patches.follow(*self.student.parameters())
+            self.store = store
+            self.walks = Walk(self.teacher, "teacher", store), Walk(self.student, "student", store)
             for _ in range(self.short.sweeps):
-                states = [_State(batch.to(self.teacher.device)) for batch in torch.split(self.lr, BATCH)]
-                for stage in self._stages():
+                for stage in stages(self.short, self.places):
+                    self._aim(stage)
                     for layer in stage.layers:
-                        self.progress("fit", done, total)
                         is_norm = isinstance(linear_layer(self.student, layer), nn.LayerNorm)
-                        (self._solve_norm if is_norm else self._solve)(layer, stage, states)
-                        done += 1
-                    if stage.kind != "end":
-                        for state in states:
-                            self._advance(stage, state)
-            self.progress("fit", total, total)
+                        (self._solve_norm if is_norm else self._solve)(layer, stage)
+                        self.pace.add(self._work(layer), f"layer {layer.name}")
+                    self._leave(stage)
         return self.student
 
-    def _stages(self) -> Iterator[_Stage]:
-        names = self.short.stages
-        inside = {
-            layer.name: stage
-            for stage in names
-            for layer in self.short.layers
-            if f"{layer.name}.".startswith(f"{stage}.")
-        }
-        outside = [layer for layer in self.short.layers if layer.name not in inside]
-        first = next((index for index, one in enumerate(self.short.layers) if one.name in inside), 0)
-        before = [layer for layer in self.short.layers[:first] if layer in outside]
-        yield _Stage("stem", layers=tuple(before))
-        for stage in names:
-            own = tuple(layer for layer in self.short.layers if inside.get(layer.name) == stage)
-            yield _Stage("body", tuple(self.places.all_of(stage)), (stage,), own)
-        yield _Stage("end", layers=tuple(layer for layer in outside if layer not in before))
+    def _aim(self, stage: Stage) -> None:
+        """Run a stage of the teacher, and keep what the student's layers in it aim at, in the student's units."""
+        taps = {tap for layer in stage.layers for tap in (*self._targets(layer), *self._gate(layer))}
+        for batch in self.patches.batches():
+            seen = self.walks[0].advance(stage, batch, taps)
+            for layer in stage.layers:
+                features = zip(*(seen[tap] for tap in self._targets(layer)), strict=True)
+                for call, parts in enumerate(features):
+                    self.store[layer.name, call, batch.first] = self._in_units(layer, parts)
+                for tap in self._gate(layer):
+                    (value,) = seen[tap]
+                    gates = self.bases[layer.output].gates(value.double().sigmoid())
+                    self.store[layer.name, "gates", batch.first] = gates
 
-    def _run(self, network: Network, which: int, stage: _Stage, state: _State) -> torch.Tensor:
-        """Run a stage of the teacher (0) or of the student (1)."""
-        if stage.kind == "stem":
-            return network.stem(state.lr)
-        assert state.features is not None and state.shallow is not None
-        if stage.kind == "end":
-            return network.finish(state.features[which], state.shallow[which], state.lr)
-        feature = state.features[which]
-        for name in (stage.teacher, stage.student)[which]:
-            feature = network.get_submodule(name)(feature)
-        return feature
+    def _leave(self, stage: Stage) -> None:
+        """Run a stage of the student as it was solved for; what its layers aimed at is needed no more."""
+        for batch in self.patches.batches():
+            for layer in stage.layers:
+                for key in (*range(self._calls(layer)), "gates"):
+                    self.store.discard((layer.name, key, batch.first))
+            if stage.kind != "end":
+                self.walks[1].advance(stage, batch)
 
-    def _advance(self, stage: _Stage, state: _State) -> None:
-        features = self._run(self.teacher, 0, stage, state), self._run(self.student, 1, stage, state)
-        if stage.kind == "stem":
-            state.shallow = features
-        state.features = features
+    def _targets(self, layer: LinearLayer) -> list[Tap]:
+        """Return where the teacher has what a layer aims at: in several blocks where its units are of several."""
+        several = len(self.bases[layer.output].sources) > 1
+        name, side = layer.target.module, layer.target.side
+        names = self.places.all_of(name) if several else [self.places.last_of(name)]
+        return [Tap(one, side) for one in names]
 
-    def _seen(
-        self, network: Network, which: int, stage: _Stage, state: _State, taps: Sequence[Tap]
-    ) -> dict[Tap, list[torch.Tensor]]:
-        calls = (self.calls, self.student_calls)[which]
-        with watched(network, taps, {tap: calls[tap] for tap in taps}) as seen, suppress(AllSeen):
-            self._run(network, which, stage, state)
-        return seen
+    def _gate(self, layer: LinearLayer) -> list[Tap]:
+        """Return where the teacher has the gates that multiply a layer's output, if there are any."""
+        return [] if layer.gate is None else [Tap(self.places.last_of(layer.gate))]
 
-    def _solve(self, layer: LinearLayer, stage: _Stage, states: Sequence[_State]) -> None:
+    def _in_units(self, layer: LinearLayer, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the teacher's features, one for each source of the student's units, in these units."""
+        basis, module = self.bases[layer.output], linear_layer(self.student, layer)
+        chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
+        value = torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1)
+        if layer.name in self.short.gates:
+            return _logits(basis.gates(value.double().sigmoid())).clamp(-SATURATED, SATURATED)
+        return basis.project(value, layer.parts)
+
+    def _calls(self, layer: LinearLayer) -> int:
+        """Return how often a layer runs in a pass."""
+        return len(self.sizes[layer.target])
+
+    def _work(self, layer: LinearLayer) -> float:
+        """Return about how many products a layer's sums are made of, for one patch."""
+        module = linear_layer(self.student, layer)
+        columns, rows = inputs_of(module) // groups_of(module) * area_of(module), outputs_of(module)
+        values = sum(size.numel() for size in self.sizes[layer.target])
+        return float(values * columns * (1 + columns / rows))
+
+    def _solve(self, layer: LinearLayer, stage: Stage) -> None:
         """Correct a layer's weights towards the teacher's values; it computes with those that it starts from."""
         module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
         groups = groups_of(module)
-        area = module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
-        columns, rows = inputs_of(module) // groups * area, outputs_of(module) // groups
+        columns, rows = inputs_of(module) // groups * area_of(module), outputs_of(module) // groups
         energy, difference = torch.zeros(2, dtype=torch.float64, device=self.teacher.device)
         sums = [[Sums(columns, rows, self.teacher.device) for _ in range(groups)] for _ in range(2)]
-        number = 0
-        for state in states:
-            values, gates = self._teacher_values(layer, stage, state), self._gates(layer, stage, state)
+        for batch in self.patches.batches():
+            gates = None if layer.gate is None else self.store[layer.name, "gates", batch.first]
             with self._forced(layer.gate, gates):
-                seen = self._seen(self.student, 1, stage, state, [inputs, target])
-            for value, x, now in zip(values, seen[inputs], seen[target], strict=True):
+                seen = self.walks[1].features(stage, batch, {tap: len(self.sizes[tap]) for tap in (inputs, target)})
+            for call, (x, now) in enumerate(zip(seen[inputs], seen[target], strict=True)):
+                value = self.store[layer.name, call, batch.first]
                 x, now = channels_first(x, module), channels_first(now, module)
                 energy += value.double().square().sum()
                 if layer.name in self.short.gates:
@@ -207,10 +205,10 @@ class Fitting:
                     missing = (missing * gates / (power + SHUT * mean)).float()
                     weights = mean[:, 0, 0, 0].float()
                 for index in range(len(x)):
-                    is_apart = (number + index) % APART == APART - 1
+                    is_apart = (batch.first + index) % APART == APART - 1
                     patch = slice(index, index + 1)
                     self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
-            number += len(state.lr)
+        self.patches.add(energy, difference, *(part for group in sums for one in group for part in one.parts))
         if difference < ROUNDING**2 * energy:
             return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
@@ -220,10 +218,12 @@ class Fitting:
         module.weight += slope.to(module.weight.dtype)
         if module.bias is not None:
             module.bias += intercept.to(module.bias.dtype)
+        self.patches.follow(*module.parameters())
         if not torch.isfinite(module.weight).all():
-            raise SrkdError(f"{layer.name} cannot be solved for: the teacher's features are not finite on these images")
+            message = f"{layer.name} cannot be solved for: the teacher's features are not finite on these images"
+            raise SharedFailure(message)
 
-    def _solve_norm(self, layer: LinearLayer, stage: _Stage, states: Sequence[_State]) -> None:
+    def _solve_norm(self, layer: LinearLayer, stage: Stage) -> None:
         """Solve for the factor and the shift of each unit of a LayerNorm: a regression for each unit."""
         module, tap = linear_layer(self.student, layer), Tap(layer.name)
         assert module.bias is not None
@@ -231,41 +231,19 @@ class Fitting:
         module.weight.fill_(1)
         module.bias.zero_()
         sums = torch.zeros(5, len(factor), dtype=torch.float64, device=factor.device)
-        for state in states:
-            (value,) = self._teacher_values(layer, stage, state)
-            (now,) = self._seen(self.student, 1, stage, state, [tap])[tap]
+        for batch in self.patches.batches():
+            value = self.store[layer.name, 0, batch.first]
+            (now,) = self.walks[1].features(stage, batch, {tap: 1})[tap]
             x, y = (one.transpose(0, 1).flatten(1).double() for one in (channels_first(now, module), value))
             count = torch.full_like(x[:, 0], x.shape[1])
             sums += torch.stack([count, x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
+        self.patches.add(sums)
         count, x, y, xx, xy = sums
         variance = (xx - x * x / count).clamp_min(0)
         factor = torch.where(variance > 1e-9 * xx, (xy - x * y / count) / variance.clamp_min(1e-30), factor.double())
         module.weight.copy_(factor)
         module.bias.copy_((y - factor * x) / count)
-
-    def _teacher_values(self, layer: LinearLayer, stage: _Stage, state: _State) -> list[torch.Tensor]:
-        """Return what the student should have where the layer is compared, for each time it runs."""
-        basis = self.bases[layer.output]
-        several = len(basis.sources) > 1
-        names = self.places.all_of(layer.target.module) if several else [self.places.last_of(layer.target.module)]
-        taps = [Tap(name, layer.target.side) for name in names]
-        seen = self._seen(self.teacher, 0, stage, state, taps)
-        module = linear_layer(self.student, layer)
-        values = []
-        for features in zip(*(seen[tap] for tap in taps), strict=True):
-            chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
-            values.append(torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1))
-        if layer.name in self.short.gates:
-            return [_logits(basis.gates(value.double().sigmoid())).clamp(-SATURATED, SATURATED) for value in values]
-        return [basis.project(value, layer.parts) for value in values]
-
-    def _gates(self, layer: LinearLayer, stage: _Stage, state: _State) -> torch.Tensor | None:
-        """Return the gates that multiply the output of a layer: those of the teacher, in the student's basis."""
-        if layer.gate is None:
-            return None
-        tap = Tap(self.places.last_of(layer.gate))
-        (value,) = self._seen(self.teacher, 0, stage, state, [tap])[tap]
-        return self.bases[layer.output].gates(value.double().sigmoid())
+        self.patches.follow(*module.parameters())
 
     @contextmanager
     def _forced(self, gate: str | None, gates: torch.Tensor | None) -> Iterator[None]:
@@ -293,7 +271,7 @@ class Fitting:
             pixels = missing[0].flatten(1)
             sums[0].add(x[0].flatten(1), pixels, weight.expand(pixels.shape[1]))
             return
-        scale = max(1, missing.shape[-1] // self.lr.shape[-1])
+        scale = max(1, missing.shape[-1] // self.patches.lr.shape[-1])
         weights = weight * pixel_weights(*missing.shape[-2:], scale=scale, like=missing)
         parts = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
         for part, its_missing, its_sums in parts:
@@ -319,47 +297,24 @@ class Fitting:
                 continue
             rows, columns = place
             rows = rows.square() if is_gate else rows
-            dense, old = dense_weight(self.teacher, source), linear_layer(self.teacher, source).bias
-            weight += torch.cat([in_bases(part, rows, columns) for part in dense.chunk(layer.parts)])
-            if old is not None:
-                parts = old.double().chunk(layer.parts)
+            theirs = linear_layer(self.teacher, source)
+            weight += torch.cat([in_bases(part, rows, columns) for part in dense_weight(theirs).chunk(layer.parts)])
+            if theirs.bias is not None:
+                parts = theirs.bias.double().chunk(layer.parts)
                 bias += torch.cat([(rows.T @ part.reshape(len(rows), -1)).flatten() for part in parts])
         return weight, bias
 
     def _place(self, layer: LinearLayer, source: LinearLayer) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
         """Return the bases of a layer's rows and of its input's segments in the units of a layer of the teacher."""
-        rows = self._rows_of(self.bases[layer.output], source.output)
-        columns = [self._rows_of(self.bases[mine], its) for mine, its in zip(layer.inputs, source.inputs, strict=True)]
-        if rows is None or any(column is None for column in columns):
+        mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
+        if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
             return None
-        return rows, [column for column in columns if column is not None]
-
-    def _rows_of(self, basis: Basis, space: str) -> torch.Tensor | None:
-        """Return the rows of a basis that belong to one of the teacher's spaces; None where it is not among them."""
-        if space not in basis.sources:
-            return None
-        sizes = [self._units(source) for source in basis.sources]
-        index = basis.sources.index(space)
-        return basis.matrix[sum(sizes[:index]) : sum(sizes[: index + 1])]
-
-    def _units(self, space: str) -> int:
-        return units_of(self.teacher, self.long, space)
+        rows, *columns = (self.bases[space].rows_of(theirs) for space, theirs in zip(mine, its, strict=True))
+        return rows, columns
 
     def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        module, groups = linear_layer(self.student, layer), groups_of(linear_layer(self.student, layer))
-        if isinstance(module, nn.LayerNorm):
-            weight = weight[:, :, 0, 0].diagonal()
-        elif isinstance(module, nn.Linear):
-            weight = weight[:, :, 0, 0]
-        elif groups > 1:
-            rows, columns = weight.shape[0] // groups, weight.shape[1] // groups
-            weight = torch.cat(
-                [
-                    weight[index * rows : (index + 1) * rows, index * columns : (index + 1) * columns]
-                    for index in range(groups)
-                ]
-            )
-        module.weight.copy_(weight)
+        module = linear_layer(self.student, layer)
+        write_dense(module, weight)
         if module.bias is not None:
             module.bias.copy_(bias)
 

@@ -56,10 +56,14 @@ class Sums:
         )
         return float(left / self.count)
 
+    @property
+    def parts(self) -> tuple[torch.Tensor, ...]:
+        return self.count, self.x, self.r, self.xx, self.rx, self.rr
+
     def plus(self, other: Sums) -> Sums:
         total = Sums(len(self.x), len(self.r), self.x.device)
-        for name in ("count", "x", "r", "xx", "rx", "rr"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
+        for part, one, another in zip(total.parts, self.parts, other.parts, strict=True):
+            part.copy_(one + another)
         return total
 
     def solve(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import torch
 
 from compressor.models.networks.base import Network, Tap
+from compressor.models.taps import watch
 
 
 class AllSeen(Exception):
@@ -16,47 +17,34 @@ class AllSeen(Exception):
 
 
 @contextmanager
-def watched(network: Network, taps: Iterable[Tap], calls: Mapping[Tap, int]) -> Iterator[dict[Tap, list[torch.Tensor]]]:
-    """Yield the features by tap, one for each time that the module runs; the pass ends once all of them are there.
+def watched(network: Network, taps: Iterable[Tap], watcher: Callable[[Tap, torch.Tensor], None]) -> Iterator[None]:
+    """Within the block the watcher gets each tap's feature whenever its module runs."""
+    with ExitStack() as hooks:
+        for tap in dict.fromkeys(taps):
+            hooks.callback(watch(network, tap, partial(watcher, tap)).remove)
+        yield
 
-    `calls` says how often each module runs in a pass.
+
+def features_at(network: Network, calls: Mapping[Tap, int], run: Callable[[], object]) -> dict[Tap, list[torch.Tensor]]:
+    """Return the features by tap, one for each time that the module runs in a pass; `calls` says how often.
+
+    `run` runs the network, which ends once all of them are there.
     """
-    seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
+    seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in calls}
 
     def keep(tap: Tap, feature: torch.Tensor) -> None:
         seen[tap].append(feature)
         if all(len(features) >= calls[one] for one, features in seen.items()):
             raise AllSeen
 
-    handles = [_register(network, tap, keep) for tap in seen]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(network, seen, keep), suppress(AllSeen):
+        run()
+    return seen
 
 
-def _register(
-    network: Network, tap: Tap, keep: Callable[[Tap, torch.Tensor], None]
-) -> torch.utils.hooks.RemovableHandle:
-    module = network.get_submodule(tap.module)
-    if tap.side == "output":
-        return module.register_forward_hook(lambda _module, _inputs, output: keep(tap, output))
-    return module.register_forward_pre_hook(lambda _module, inputs: keep(tap, inputs[0]))
-
-
-def count_calls(network: Network, taps: Iterable[Tap], patches: torch.Tensor) -> Counter[Tap]:
-    """Count how often each module runs when the network does."""
-    calls: Counter[Tap] = Counter()
-
-    def count(tap: Tap, _feature: torch.Tensor) -> None:
-        calls[tap] += 1
-
-    handles = [_register(network, tap, count) for tap in set(taps)]
-    try:
-        with torch.no_grad():
-            network(patches)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+def sizes_at(network: Network, taps: Iterable[Tap], patches: torch.Tensor) -> dict[Tap, list[torch.Size]]:
+    """Return the size of each feature, one for each time that the module runs when the network does."""
+    sizes: dict[Tap, list[torch.Size]] = {tap: [] for tap in taps}
+    with watched(network, sizes, lambda tap, feature: sizes[tap].append(feature.size())), torch.no_grad():
+        network(patches)
+    return sizes

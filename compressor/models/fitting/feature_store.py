@@ -1,0 +1,120 @@
+"""Features of many batches: in memory as long as they fit, the others in a temporary file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Hashable
+from types import TracebackType
+from typing import IO, NamedTuple
+
+import torch
+
+from compressor.base.errors import SrkdError
+
+MEMORY_BYTES = 1 << 30
+"""What one store holds in memory; what comes later goes to the file."""
+
+
+class _Place(NamedTuple):
+    """A tensor in the file: where its bytes are, and what they are."""
+
+    offset: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def empty(self) -> torch.Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+
+
+class FeatureStore:
+    """A dictionary of tensors that needs at most MEMORY_BYTES; each comes back as it was put, on its own device.
+
+    The file has no name, or is removed by the system with the process: nothing is left on disk however a run ends.
+    """
+
+    def __init__(self) -> None:
+        self.in_memory: dict[Hashable, torch.Tensor] = {}
+        self.in_file: dict[Hashable, _Place] = {}
+        self.memory_bytes = self.file_bytes = 0
+        self._file: IO[bytes] | None = None
+        self._gaps: dict[int, list[int]] = {}
+        """Offsets in the file that are free again, by their length."""
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.in_memory.clear()
+        self.in_file.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def __setitem__(self, key: Hashable, feature: torch.Tensor) -> None:
+        self.discard(key)
+        # Of a view a copy: it would keep alive what it is a part of.
+        whole = feature if _is_whole(feature) else feature.clone(memory_format=torch.preserve_format)
+        if self.memory_bytes + whole.nbytes <= MEMORY_BYTES:
+            self.in_memory[key] = whole
+            self.memory_bytes += whole.nbytes
+        else:
+            self.in_file[key] = self._write(whole)
+
+    def __getitem__(self, key: Hashable) -> torch.Tensor:
+        if key in self.in_memory:
+            return self.in_memory[key]
+        place = self.in_file[key]
+        feature = place.empty()
+        assert self._file is not None
+        self._file.seek(place.offset)
+        if self._file.readinto(_bytes_of(feature)) != feature.nbytes:  # type: ignore[attr-defined]
+            raise SrkdError(f"the temporary file in {tempfile.gettempdir()} was cut short")
+        return feature.to(place.device)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self.in_memory or key in self.in_file
+
+    @property
+    def is_open(self) -> bool:
+        """True while there is a file."""
+        return self._file is not None and not self._file.closed
+
+    def discard(self, key: Hashable) -> None:
+        """Forget a tensor, if there is one."""
+        if key in self.in_memory:
+            self.memory_bytes -= self.in_memory.pop(key).nbytes
+        elif key in self.in_file:
+            place = self.in_file.pop(key)
+            self._gaps.setdefault(place.empty().nbytes, []).append(place.offset)
+
+    def _write(self, feature: torch.Tensor) -> _Place:
+        gaps = self._gaps.get(feature.nbytes)
+        offset = gaps.pop() if gaps else self.file_bytes
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="srkd-", buffering=0)  # noqa: SIM115
+            self._file.seek(offset)
+            rest = memoryview(_bytes_of(feature.cpu()))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise SrkdError(
+                f"features that are too many for memory cannot be written in {tempfile.gettempdir()} "
+                f"({error.strerror}): set TMPDIR to a folder with more space"
+            ) from error
+        self.file_bytes = max(self.file_bytes, offset + feature.nbytes)
+        return _Place(offset, feature.size(), feature.stride(), feature.dtype, feature.device)
+
+
+def _is_whole(feature: torch.Tensor) -> bool:
+    """Return True for a tensor that uses all of its memory, in whatever order of dimensions."""
+    return feature.untyped_storage().nbytes() == feature.nbytes
+
+
+def _bytes_of(feature: torch.Tensor) -> memoryview:
+    """Return the memory of a tensor without gaps."""
+    flat = feature.as_strided((feature.numel(),), (1,))
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

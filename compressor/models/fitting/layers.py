@@ -1,0 +1,99 @@
+"""Linear layers of any kind, read and written as dense matrices: convolutions, grouped or not, linear layers, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from compressor.models.networks.base import Network
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan
+
+Linear: TypeAlias = "nn.Conv2d | nn.Linear | nn.LayerNorm"
+
+
+def linear_layer(network: Network, layer: LinearLayer) -> Linear:
+    module = network.get_submodule(layer.name)
+    assert isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm))
+    return module
+
+
+def inputs_of(module: Linear) -> int:
+    """Return the number of channels that a layer reads."""
+    if isinstance(module, nn.Conv2d):
+        return module.in_channels
+    return module.in_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+
+
+def outputs_of(module: Linear) -> int:
+    """Return the number of channels that a layer writes."""
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    return module.out_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+
+
+def groups_of(module: nn.Module) -> int:
+    return module.groups if isinstance(module, nn.Conv2d) else 1
+
+
+def area_of(module: nn.Module) -> int:
+    """Return the number of pixels that a layer reads for one of its output."""
+    return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+
+
+def units_of(network: Network, plan: LinearPlan, space: str) -> int:
+    """Return the number of units of a space."""
+    for layer, _ in plan.consumers[space]:
+        return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
+    return outputs_of(linear_layer(network, plan.producers[space][0]))
+
+
+def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have the channels last."""
+    is_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
+    return feature.movedim(-1, 1) if is_last else feature
+
+
+def dense_weight(module: Linear) -> torch.Tensor:
+    """Return the weight in float64 as (rows, columns, h, w), with zeros between the groups of a grouped convolution."""
+    weight = module.weight.detach().double()
+    if isinstance(module, nn.LayerNorm):
+        return torch.diag(weight)[:, :, None, None]
+    if isinstance(module, nn.Linear):
+        return weight[:, :, None, None]
+    dense = weight.new_zeros(module.out_channels, module.in_channels, *weight.shape[2:])
+    for rows, columns in _groups(module):
+        dense[rows, columns] = weight[rows]
+    return dense
+
+
+def write_dense(module: Linear, dense: torch.Tensor) -> None:
+    """Write what `dense_weight` reads; what stands between groups is dropped."""
+    if isinstance(module, nn.LayerNorm):
+        module.weight.copy_(dense[:, :, 0, 0].diagonal())
+    elif isinstance(module, nn.Linear):
+        module.weight.copy_(dense[:, :, 0, 0])
+    else:
+        for rows, columns in _groups(module):
+            module.weight[rows] = dense[rows, columns].to(module.weight.dtype)
+
+
+def _groups(module: nn.Conv2d) -> list[tuple[slice, slice]]:
+    """Return the rows of each group, and its columns in the dense weight."""
+    rows, columns = (count // module.groups for count in (module.out_channels, module.in_channels))
+    return [(slice(k * rows, (k + 1) * rows), slice(k * columns, (k + 1) * columns)) for k in range(module.groups)]
+
+
+def in_rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rowsᵀ·W for a weight (rows times offsets, columns, h, w): each unit has a row for each offset."""
+    split = weight.double().reshape(len(rows), -1, *weight.shape[1:])
+    return torch.einsum("uochw,uv->vochw", split, rows).flatten(0, 1)
+
+
+def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return rowsᵀ·W·columns, with a matrix for each segment of the columns."""
+    segments = torch.split(in_rows(weight, rows), [len(matrix) for matrix in columns], 1)
+    parts = [torch.einsum("rchw,cd->rdhw", part, one) for part, one in zip(segments, columns, strict=True)]
+    return torch.cat(parts, 1)

@@ -1,0 +1,50 @@
+"""Each process measures its own patches; sums are added over processes, and what is chosen is the leader's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from compressor.base.processes import Processes
+
+BATCH = 8
+"""Patches that are run at the same time: all that lies between two layers lies in memory for so many."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches that run together; `first` is the place of the first of them among those of all processes."""
+
+    first: int
+    lr: torch.Tensor
+
+
+class Share:
+    """This process's part of the patches `lr` (N, C, H, W), which every process has whole. It may be empty."""
+
+    def __init__(self, lr: torch.Tensor, device: torch.device, processes: Processes | None = None) -> None:
+        self.lr, self.device, self.processes = lr, device, processes or Processes()
+        rank = self.processes.rank
+        self.start, self.stop = (len(lr) * (rank.index + end) // rank.world_size for end in (0, 1))
+
+    def batches(self) -> Iterator[Batch]:
+        for first in range(self.start, self.stop, BATCH):
+            yield Batch(first, self.lr[first : min(first + BATCH, self.stop)].to(self.device))
+
+    def add(self, *sums: torch.Tensor) -> None:
+        """Replace each tensor by its sum over the processes: the same bytes on all of them."""
+        for one in sums:
+            self.processes.sum_(one)
+
+    def follow(self, *values: torch.Tensor) -> None:
+        """Replace each tensor by the leader's: another machine may round otherwise, and then choose otherwise."""
+        if self.processes.is_single:
+            return
+        for value in values:
+            whole = value.detach().contiguous()
+            if not self.processes.is_leader:
+                whole.zero_()
+            self.processes.sum_(whole)
+            value.copy_(whole)

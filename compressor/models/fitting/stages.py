@@ -1,0 +1,72 @@
+"""Both networks are run stage by stage: between two stages only their features are kept, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+
+from compressor.models.fitting.feature_store import FeatureStore
+from compressor.models.fitting.shares import Batch
+from compressor.models.fitting.watching import features_at, watched
+from compressor.models.networks.base import Network, Tap
+from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
+
+Role: TypeAlias = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of both networks: the stem, modules that run in turn, or the end; and the student's layers in it."""
+
+    kind: Literal["stem", "body", "end"]
+    layers: tuple[LinearLayer, ...]
+    modules: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+
+
+def stages(plan: LinearPlan, places: Correspondence) -> Iterator[Stage]:
+    """Yield the stages of a student of this plan, in the order in which they run."""
+    inside = {
+        layer.name: stage for stage in plan.stages for layer in plan.layers if f"{layer.name}.".startswith(f"{stage}.")
+    }
+    first = next((index for index, layer in enumerate(plan.layers) if layer.name in inside), 0)
+    yield Stage("stem", plan.layers[:first])
+    for stage in plan.stages:
+        own = tuple(layer for layer in plan.layers if inside.get(layer.name) == stage)
+        yield Stage("body", own, {"teacher": tuple(places.all_of(stage)), "student": (stage,)})
+    yield Stage("end", tuple(layer for layer in plan.layers[first:] if layer.name not in inside))
+
+
+class Walk:
+    """A network on its way through the stages: the features that the next stage starts from lie in the store."""
+
+    def __init__(self, network: Network, role: Role, store: FeatureStore) -> None:
+        self.network, self.role, self.store = network, role, store
+
+    def features(self, stage: Stage, batch: Batch, calls: Mapping[Tap, int]) -> dict[Tap, list[torch.Tensor]]:
+        """Return features within a stage, as many for each tap as `calls` says, and stop there."""
+        return features_at(self.network, calls, lambda: self._run(stage, batch))
+
+    def advance(self, stage: Stage, batch: Batch, taps: Iterable[Tap] = ()) -> dict[Tap, list[torch.Tensor]]:
+        """Run a stage to its end, go on from there, and return features within it."""
+        seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
+        # Copies: the network may go on in place.
+        with watched(self.network, taps, lambda tap, feature: seen[tap].append(feature.clone())):
+            feature = self._run(stage, batch)
+        if stage.kind == "stem":
+            self.store[self.role, "shallow", batch.first] = feature
+        if stage.kind != "end":
+            self.store[self.role, "feature", batch.first] = feature
+        return seen
+
+    def _run(self, stage: Stage, batch: Batch) -> torch.Tensor:
+        if stage.kind == "stem":
+            return self.network.stem(batch.lr)
+        feature = self.store[self.role, "feature", batch.first]
+        if stage.kind == "end":
+            return self.network.finish(feature, self.store[self.role, "shallow", batch.first], batch.lr)
+        for name in stage.modules[self.role]:
+            feature = self.network.get_submodule(name)(feature)
+        return feature

@@ -1,0 +1,117 @@
+"""A fit needs no more memory for more patches: what does not fit lies in a file, and changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.slices import lively
+from compressor.base.errors import SrkdError
+from compressor.models.fitting import feature_store
+from compressor.models.fitting.feature_store import FeatureStore
+from compressor.models.fitting.fit import Fitting, fit
+from compressor.models.networks.registry import architecture
+from tests.support.commands import ROOT
+
+GROWTH = """
+import torch
+from compressor.base.machine import peak_resident_bytes
+from compressor.models.fitting import feature_store
+from compressor.models.fitting.fit import fit
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+
+feature_store.MEMORY_BYTES = {bound}
+teacher, peaks = build(EDSRSpec(2, width=32, depth=2), seed=0), []
+for count in (16, 64):
+    fit(teacher, teacher.spec.narrowed(0.5), torch.rand(count, 3, 40, 40, generator=torch.Generator().manual_seed(0)))
+    peaks.append(peak_resident_bytes())
+print(peaks[1] - peaks[0])
+"""
+
+
+def patches(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def growth(bound: int) -> int:
+    """Return by how many bytes the peak of a process grows from 16 patches to 64."""
+    pytest.importorskip("resource", reason="Windows does not say how much memory a process needed at most")
+    code = GROWTH.format(bound=bound)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_four_times_the_patches_need_little_more_memory() -> None:
+    """The features of 48 patches more are 65 MB and more; the patches are 1 MB, and allocators keep some."""
+    assert growth(1 << 20) < 30_000_000 < growth(1 << 40)
+
+
+@pytest.mark.parametrize("name", ["edsr", "rcan", "carn_m", "swinir"])
+def test_a_student_is_the_same_from_memory_and_from_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    teacher = lively(architecture(name).small).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    spec = teacher.spec.narrowed(0.5)
+    expected = fit(teacher, spec, patches(12)).fingerprint()
+    monkeypatch.setattr(feature_store, "MEMORY_BYTES", 20_000)
+    fitting = Fitting(teacher, spec, patches(12))
+    assert fitting.run().fingerprint() == expected
+    assert fitting.store.file_bytes > 100_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_on_disk_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(feature_store, "MEMORY_BYTES", 0)
+    teacher = lively(architecture("edsr").small)
+    fitting = Fitting(teacher, teacher.spec.narrowed(0.5), patches(4))
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "_leave", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.run()
+    assert fitting.store.file_bytes > 0 and not fitting.store.is_open
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_come_back_as_they_were_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_store, "MEMORY_BYTES", 1000)
+    image = torch.rand(2, 3, 5, 7)
+    kinds = {
+        "small": torch.rand(3),
+        "plain": image,
+        "channels last": image.contiguous(memory_format=torch.channels_last),
+        "part": image[:, 1:],
+        "windows": image.movedim(1, -1),
+        "double": image.double(),
+    }
+    with FeatureStore() as store:
+        for name, tensor in kinds.items():
+            store[name] = tensor
+        assert set(store.in_memory) == {"small", "plain"}
+        for name, tensor in kinds.items():
+            again = store[name]
+            assert torch.equal(again, tensor) and again.dtype == tensor.dtype
+            assert again.stride() == tensor.clone().stride()
+        size = store.file_bytes
+        for _ in range(5):
+            store["double"] = image.double()
+        assert store.file_bytes == size
+        store.discard("small")
+        assert store.memory_bytes == image.nbytes and "small" not in store
+
+
+def test_a_disk_without_space_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(feature_store, "MEMORY_BYTES", 0)
+    with FeatureStore() as store, pytest.raises(SrkdError, match=r"missing .*: set TMPDIR"):
+        store["a"] = torch.rand(4)

@@ -1,0 +1,56 @@
+"""Students that must be the same in one process and in several: `torchrun distributed_fit.py OUT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.slices import lively, run
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.base.processes import Processes, Rank, exit_process
+from compressor.models.fitting.fit import fit
+from compressor.models.networks.registry import architecture
+from compressor.training.distributed import open_processes
+
+NAMES = ("edsr", "rcan", "carn_m", "swinir")
+COUNTS = (13, 1)
+"""Patches: a number that processes cannot share evenly, and fewer than processes."""
+
+
+def measure(processes: Processes) -> dict[str, Any]:
+    """Return by network and number of patches the image of the student, and the fingerprints that processes have."""
+    results: dict[str, Any] = {}
+    for name in NAMES:
+        teacher = lively(architecture(name).small)
+        for count in COUNTS:
+            lr = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+            students = [
+                fit(teacher, teacher.spec.narrowed(0.5), lr, context=Context(processes=processes)) for _ in range(2)
+            ]
+            prints = processes.gather_objects([student.fingerprint() for student in students])
+            results[f"{name} {count}"] = {"image": run(students[0]).flatten().tolist(), "prints": prints}
+    return results
+
+
+def refusal(processes: Processes) -> str:
+    """Return the line of a teacher that is not finite on the patches of the last process."""
+    teacher, lr = lively(architecture("edsr").small), torch.rand(4, 3, 8, 8)
+    lr[-1] = float("nan")
+    try:
+        fit(teacher, teacher.spec.narrowed(0.5), lr, context=Context(processes=processes))
+    except SrkdError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+if __name__ == "__main__":
+    with open_processes(Rank.from_environment(), sys.exit) as group:
+        found = {"students": measure(group), "refusals": group.gather_objects(refusal(group))}
+        if group.is_leader:
+            Path(sys.argv[1]).write_text(json.dumps(found))
+    exit_process(0)
