@@ -5,9 +5,9 @@ Photos of --photos give the patches, images of --data (such as Set5) the figures
 those of --teacher; each gives a student of half its width, and one of half its depth or, where it has none, of three
 quarters of its width. A student is cut (slice), solved for (fit), solved for and polished (`--recipe fit`), and trained
 by plain logits for so many minutes from the fit and from random weights: as many steps as this machine makes in that
-time, timed first, on a cosine that ends there. A row computes on one thread, and its seconds and minutes are those of the
-processor: other work on the machine does not count. It takes about a quarter of an hour; what is finished is kept in
---out, so that the command can be stopped and repeated. With --jobs 2 two rows are measured at the same time.
+time, timed first, on a cosine that ends there. A row computes on one thread; its seconds and minutes are those of the
+processor, so that other work on the machine does not count. It takes about a quarter of an hour. What is finished is
+kept in --out: the command can be stopped and repeated. With --jobs 2 two rows are measured at the same time.
 """
 
 from __future__ import annotations
