@@ -147,7 +147,8 @@ class Subject:
 
     def cell(self, score: float) -> str:
         if self.gain > 0:
-            return f"{score:.2f} ({(score - self.bicubic[0]) / self.gain:.0%})"
+            kept = (score - self.bicubic[0]) / self.gain
+            return f"{score:.2f} ({kept:.0%})" if kept > 0 else f"{score:.2f}"
         return f"{score:.2f} ({score - self.bicubic[1]:+.2f})"
 
 

@@ -32,7 +32,7 @@ class Training:
 TEACHERS: Mapping[str, Training] = {
     "rcan": Training("rcan:width=40,groups=2,depth=6,hidden=5,scale=4", 5_000, 1e-3),
     "swinir": Training("swinir:width=36,depths=4/4,heads=6/6,window=8,mlp_ratio=2,features=48,scale=4", 2_400, 6e-4),
-    "carn": Training("carn:width=40,scale=4", 7_000, 1e-3),
+    "carn": Training("carn:width=40,scale=4", 5_000, 1e-3),
 }
 
 
