@@ -98,8 +98,7 @@ def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
     return [
         f"Teacher EDSR {teacher['depth']}/{teacher['width']} (the embedded one), student EDSR "
         f"{student['depth']}/{student['width']}, ×{student['scale']}; {rule['steps']:,} steps of {rule['batch']} "
-        f"patches of {rule['lr_patch']}×{rule['lr_patch']} LR pixels, Adam, rate {rule['rate']:g}, "
-        f"from a fit {rule['fit_rate']:g}, with cosine decay, "
+        f"patches of {rule['lr_patch']}×{rule['lr_patch']} LR pixels, Adam, rate {rule['rate']:g} with cosine decay, "
         f"{rule['precision']}, trained on {told['data']['origin']} ({told['data']['used']} images). "
         f"{len(trials['seeds'])} seeds, {len(trials['runs'])} runs on "
         f"{told['machine']['cpu']}, {told['machine']['torch_threads']} thread(s), torch {machine['torch']}. "
