@@ -57,7 +57,13 @@ TITLES: Mapping[str, str] = {
 """The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16")
-FIT_ALONE = Contender("fit-l1", "scratch", "fit + L1", width=WIDTH, init="fit", settings=("schedule.rate=2e-4",))
+FIT_ALONE = Contender(
+    "fit-l1",
+    "scratch",
+    "fit + L1",
+    width=WIDTH,
+    init="fit",
+)
 """What a fit gives without distillation."""
 
 PUBLISHED: Mapping[str, Published] = {

@@ -1,4 +1,4 @@
-"""Scratch, inherit + L1 and logits at equal budget: `python -m benchmarks.recipes_compared --data BENCHMARKS`.
+"""Scratch, inherit, fit and logits at equal budget: `python -m benchmarks.recipes_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
 EDSR 8/24; every run has the same schedule and, for one seed, the same batches, whose hashes are compared. Without
@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from srkd.compression import compress, resume
 from srkd.trials_report import Gain, Spread
 
 SETS = ("Set5", "Set14", "B100")
-SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-3", "decay=cosine", "precision=bf16")
+SETTINGS = ("batch=8", "lr_patch=24", "decay=cosine", "precision=bf16")
 WIDTH, DEPTH = 0.5, 0.5
 
 
@@ -116,9 +117,9 @@ def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: M
 
 
 def gains(finished: Sequence[Finished]) -> list[str]:
-    """Logits over both baselines, and what the slice alone gives, by the rule of `srkd compress`."""
+    """Logits over its baselines, and each of these over those with a worse start, by the rule of `srkd compress`."""
     lines = []
-    for ours, theirs in (("logits", "scratch"), ("logits", "inherit"), ("inherit", "scratch")):
+    for ours, theirs in combinations(("logits", "fit", "inherit", "scratch"), 2):
         for name in SETS:
             gain = Gain.between(theirs, _figures(finished, ours, name), _figures(finished, theirs, name))
             lines.append(f"- {name}, {ours}: {gain.line()}")

@@ -284,8 +284,7 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
     preset = load_preset(options.recipe, options.recipe_settings)
-    settings = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
-    keys = {path[1] for path in settings if path[0] == "schedule" and len(path) > 1}
+    keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
         preset = preset.with_own_rate()  # who sets the rate has set it for this student
     if options.steps is None:
@@ -300,6 +299,12 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
         f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
     )
     return short
+
+
+def schedule_settings(options: CompressOptions) -> set[str]:
+    """Return the keys of the schedule that the options set."""
+    paths = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
 
 
 def repeats_published(recipe: str) -> bool:

@@ -39,7 +39,8 @@ from compressor.training.run_folder import (
     write_facts,
 )
 from compressor.training.run_lock import lock_run
-from srkd.config import RunConfig
+from recipes.config.reading import load_preset
+from srkd.config import RunConfig, schedule_settings
 from srkd.console import json_value
 from srkd.options import to_json
 from srkd.run import STOPPING, CompressReport, Quality, Untrained, train_run
@@ -135,7 +136,7 @@ class Trials:
         note(line)
         quiet = dataclasses.replace(self.context, note=no_note)
         trial_config = RunConfig.decide(trial.options, quiet, shared=config)
-        if trial_config.preset.schedule != config.preset.schedule:
+        if trial_config.preset.with_own_rate().schedule != config.preset.with_own_rate().schedule:
             raise SrkdError(f"{trial.variant} would not run the recipe's schedule: this is a fault of srkd")
         if trial_config.student.spec != config.student.spec:
             raise SrkdError(f"{trial.variant} would not train the recipe's student: this is a fault of srkd")
@@ -281,7 +282,10 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
     inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
     init = inits[start]
     # Every field is named, so that the preset of a baseline adds nothing of its own.
-    schedule = sorted(config.preset.schedule.model_dump(mode="json").items())
+    schedule = config.preset.schedule.model_dump(mode="json")
+    if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
+        # L1 alone wants a lower rate than most methods: at theirs it would end below what it can give.
+        schedule["fit_rate"] = load_preset("scratch").schedule.fit_rate
     return dataclasses.replace(
         options,
         recipe="inherit" if start == "inherit" else "scratch",
@@ -296,7 +300,9 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
         batch=None,
         lr_patch=None,
         rate=None,
-        settings=tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in schedule),
+        settings=tuple(
+            f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in sorted(schedule.items())
+        ),
         teacher_cache=False,
         phi_weights=None,
     )

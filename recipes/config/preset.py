@@ -22,8 +22,6 @@ SHORT_RUN_STEPS = 5_000
 """A recipe that is shortened to fewer steps by `--steps` has the rate of a short run."""
 SHORT_RUN_RATE = 8e-4
 """[choice] The highest rate at which joint training (CSD) was stable in runs of this length."""
-SHORT_FIT_RATE = 2e-4
-"""The same for students that are solved for."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -125,8 +123,7 @@ class Preset(PresetPart):
         to a few hundred steps they end the learning before it has begun.
         """
         rule = self.schedule
-        rates = {"rate": max(rule.rate, SHORT_RUN_RATE), "fit_rate": rule.fit_rate or SHORT_FIT_RATE}
-        changed = {"decay": "cosine", "milestones": (), **rates}
+        changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
         return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
 
     def at_scale(self, scale: int) -> Preset:

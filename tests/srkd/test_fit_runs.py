@@ -184,3 +184,8 @@ def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path
     assert srkd.resume(tmp_path / "run").untrained == whole.untrained
     trained = srkd.compress(out=tmp_path / "plain", **{**options, "recipe": "inherit"})  # type: ignore[arg-type]
     assert trained.untrained is None
+
+
+def test_lr_images_alone_are_enough(ground: Path, tmp_path: Path) -> None:
+    lines = compress(ground, tmp_path / "run", data=None, lr_only=ground / "photos", recipe="logits", steps=1)
+    assert any("solved for in" in line and "on 96 patches" in line for line in lines)

@@ -78,11 +78,11 @@ def test_unequal_numbers_of_seeds_are_refused() -> None:
 
 
 def test_the_benchmark_prints_every_row_and_every_verdict() -> None:
-    """Logits 0.25 over scratch on Set5 and nothing over inherit; the others equal everywhere."""
+    """Logits 0.25 over scratch on Set5 and nothing over inherit and fit; the others equal everywhere."""
     runs = [
         Finished(name, seed, {**dict.fromkeys(SETS, 25.0 + seed), "Set5": 30.0 + seed + above})
         for seed in (0, 1, 2)
-        for name, above in (("logits", 0.25), ("scratch", 0.0), ("inherit", 0.25))
+        for name, above in (("logits", 0.25), ("scratch", 0.0), ("inherit", 0.25), ("fit", 0.25))
     ]
     flat = dict.fromkeys(SETS, 24.0)
     rows = table(runs, flat, flat)
@@ -93,10 +93,11 @@ def test_the_benchmark_prints_every_row_and_every_verdict() -> None:
         "logits",
         "scratch",
         "inherit",
+        "fit",
         "teacher",
     ]
     assert "31.250 ± 1.000" in rows[3] and "26.000 ± 1.000" in rows[3]
     lines = gains(runs)
     assert "- Set5, logits: gain over scratch: +0.250 ± 0.000 dB (3 seeds)" in lines
     assert "- Set5, logits: gain over inherit: no difference (+0.000 ± 0.000 dB, 3 seeds)" in lines
-    assert sum("no difference" in line for line in lines) == 7 and len(lines) == 9
+    assert sum("no difference" in line for line in lines) == 15 and len(lines) == 18
