@@ -124,14 +124,16 @@ class Subject:
 
     @property
     def name(self) -> str:
-        run = self.file.parent.name if self.file.stem == "student" else self.file.stem
-        return f"{run} ({self.network.architecture})"
+        """The file's name, or that of its run."""
+        return self.file.parent.name if self.file.stem == "student" else self.file.stem
 
     @property
     def line(self) -> str:
+        name = "the embedded teacher" if self.file == embedded_teacher() else self.name
+        title = f"{name} ({self.network.architecture})"
         if self.gain > 0:
-            return f"{self.name}, {self.best:.2f} dB"
-        return f"{self.name}; to its images, which bicubic has with {self.bicubic[1]:.2f} dB"
+            return f"{title}, {self.best:.2f} dB"
+        return f"{title}; to its images, which bicubic has with {self.bicubic[1]:.2f} dB"
 
     @property
     def cuts(self) -> list[Cut]:
@@ -157,7 +159,7 @@ class Row:
 
     def __init__(self, subject: Subject, cut: Cut) -> None:
         self.subject, self.cut, self.conditions = subject, cut, subject.conditions
-        teacher = f"{subject.name.split()[0]}-{file_sha256(subject.file)[:8]}"
+        teacher = f"{subject.name}-{file_sha256(subject.file)[:8]}"
         self.folder = self.conditions.out / f"{teacher}-{cut.axis}-{cut.share:g}"
 
     def line(self) -> str:
