@@ -35,6 +35,7 @@ from compressor.images.resize import downscale_u8
 from compressor.images.sets import find_sets
 from compressor.models.fitting import bases, fit, least_squares, patches
 from compressor.models.fitting.feature_store import FeatureStore
+from compressor.models.fitting.shares import Share
 from compressor.models.fitting.stages import Walk, stages
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students import build_student
@@ -51,31 +52,26 @@ def constant(module: Any, name: str, value: Any) -> Change:
 
 
 @contextmanager
-def moments_as(change: Callable[[bases._Moments, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Linear spaces take the leading eigenvectors of what `change` makes of their moments and of Σ WᵀW behind them."""
-    measure, kinds = bases._moments, ("linear", "mixed")
+def on_a_quarter() -> Iterator[None]:
+    measure = bases._moments
 
-    def changed(teacher: Network, plan: Any, share: Any) -> dict[str, Any]:
-        moments = measure(teacher, plan, share)
-        for space in [name for kind in kinds for name in plan.spaces_of(kind)]:
-            moments[space].second = change(moments[space], bases._use(teacher, plan, space, {}))
-        return moments
+    def fewer(teacher: Network, plan: Any, share: Share) -> dict[str, bases._Moments]:
+        return measure(teacher, plan, Share(share.lr[::4], share.device, share.processes))
 
-    with patch.object(bases, "_moments", changed):
+    with patch.object(bases, "_moments", fewer):
         yield
 
 
 def centred(moments: bases._Moments, use: torch.Tensor) -> torch.Tensor:
-    return moments.covariance
+    return bases.leading_directions(moments.covariance)
 
 
 def as_used(moments: bases._Moments, use: torch.Tensor) -> torch.Tensor:
     """The directions p from which a regression explains most of Σ‖W·f‖²: (U·M)·p = λ·p, made orthonormal."""
     values, vectors = torch.linalg.eigh(use)
     root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    directions = root @ torch.linalg.eigh(root @ moments.second @ root)[1].flip(1)
-    turned = torch.linalg.qr(directions)[0]
-    return turned @ torch.diag(torch.arange(len(turned), 0, -1).to(turned)) @ turned.T
+    turned: torch.Tensor = torch.linalg.qr(root @ bases.leading_directions(root @ moments.second @ root))[0]
+    return turned
 
 
 def by_variance(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1) -> torch.Tensor:
@@ -112,6 +108,37 @@ def swept(times: int) -> Iterator[None]:
 
 def alike(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:
     return torch.ones(height * width, device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def decoded() -> Iterator[None]:
+    """A layer starts from Bₒᵀ·W·D, with D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹: what kept units say of the others."""
+    measure, place, seen = bases._moments, fit.Fitting._place, {}
+
+    def kept(teacher: Network, plan: Any, share: Share) -> dict[str, bases._Moments]:
+        seen.update(measure(teacher, plan, share))
+        return seen
+
+    def columns(self: fit.Fitting, layer: Any, source: Any) -> Any:
+        found = place(self, layer, source)
+        if found is None:
+            return None
+        return found[0], [_decoder(seen[space].second, one) for space, one in zip(source.inputs, found[1], strict=True)]
+
+    with patch.object(bases, "_moments", kept), patch.object(fit.Fitting, "_place", columns):
+        yield
+
+
+@contextmanager
+def used_and_decoded() -> Iterator[None]:
+    with patch.object(bases, "directions_of", as_used), decoded():
+        yield
+
+
+def _decoder(second: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    inner = matrix.T @ second @ matrix
+    loaded = inner + 1e-6 * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
+    return matrix + torch.linalg.solve(loaded, (second @ matrix - matrix @ inner).T).T
 
 
 @dataclass(frozen=True)
@@ -185,9 +212,11 @@ class Variant:
 
 VARIANTS = (
     Variant("as it is"),
-    Variant("basis: centred", lambda: moments_as(centred)),
-    Variant("basis: as the layers behind use it", lambda: moments_as(as_used)),
-    Variant("bases from all patches", constant(bases, "ONE_OF", 1)),
+    Variant("basis: centred", constant(bases, "directions_of", centred)),
+    Variant("basis: as the layers behind use it", constant(bases, "directions_of", as_used)),
+    Variant("basis: as used, and decoded", used_and_decoded),
+    Variant("bases from a quarter of the patches", on_a_quarter),
+    Variant("dropped units as what kept ones say of them", decoded),
     Variant("units by var·‖w‖²", constant(bases, "units_in_order", by_variance)),
     Variant("ridge 1e-4", constant(least_squares, "RIDGES", (1e-4,))),
     Variant("ridge 1e-4 towards zero", towards_zero),
@@ -264,6 +293,7 @@ def rows(
     data: Path,
     chosen: Sequence[Variant],
     cuts: Sequence[int],
+    count: int,
     seeds: int,
 ) -> Iterator[str]:
     judge = Judge(teacher, store, data)

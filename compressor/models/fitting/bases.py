@@ -22,9 +22,6 @@ from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearPlan
 
-ONE_OF = 4
-"""Bases are measured on one patch of so many: they need fewer than weights do."""
-
 
 @dataclass(frozen=True)
 class Basis:
@@ -66,7 +63,7 @@ def choose_bases(
             identity = torch.eye(units_of(teacher, plan, source), dtype=torch.float64, device=teacher.device)
             # Another basis of a mixed space is an approximation: not where nothing is cut.
             is_kept = kind == "fixed" or (kind == "mixed" and size == len(identity))
-            directions = identity if is_kept else leading_directions(moments[source].second)
+            directions = identity if is_kept else directions_of(moments[source], _use(teacher, plan, source, {}))
             bases[space] = Basis((source,), directions[:, :size], directions)
     # From the end: what a unit is worth depends on what the layers behind keep of it.
     for space in reversed([space for space, kind in short.spaces.items() if kind == "units"]):
@@ -117,7 +114,7 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
 
     with torch.no_grad(), watched(teacher, taps, measure):
         for batch in patches.batches():
-            teacher(batch.lr[::ONE_OF])
+            teacher(batch.lr)
     for space, sums in moments.items():
         patches.add(sums.second, sums.first, sums.count)
         if not torch.isfinite(sums.second).all():
@@ -126,6 +123,11 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
                 f"the input of {names} is not finite on these images: are there NaNs among the weights?"
             )
     return moments
+
+
+def directions_of(moments: _Moments, use: torch.Tensor) -> torch.Tensor:
+    """Return the directions of a linear space, of which leading ones are kept; `use` is Σ WᵀW of the layers behind."""
+    return leading_directions(moments.second)
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:
