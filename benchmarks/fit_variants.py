@@ -62,16 +62,23 @@ def on_a_quarter() -> Iterator[None]:
         yield
 
 
-def centred(moments: bases._Moments, use: torch.Tensor) -> torch.Tensor:
-    return bases.leading_directions(moments.covariance)
+def with_directions(directions: bases.Directions) -> Change:
+    return constant(bases, "used_directions", directions)
 
 
-def as_used(moments: bases._Moments, use: torch.Tensor) -> torch.Tensor:
-    """The directions p from which a regression explains most of Σ‖W·f‖²: (U·M)·p = λ·p, made orthonormal."""
-    values, vectors = torch.linalg.eigh(use)
-    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    turned: torch.Tensor = torch.linalg.qr(root @ bases.leading_directions(root @ moments.second @ root))[0]
-    return turned
+@contextmanager
+def centred() -> Iterator[None]:
+    """Linear spaces take the principal directions of the covariance."""
+    measure = bases._moments
+
+    def about_the_mean(*arguments: Any) -> dict[str, bases._Moments]:
+        moments = measure(*arguments)
+        for one in moments.values():
+            one.second, one.first = one.covariance * one.count, torch.zeros_like(one.first)
+        return moments
+
+    with patch.object(bases, "_moments", about_the_mean), with_directions(bases.principal_directions)():
+        yield
 
 
 def by_variance(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1) -> torch.Tensor:
@@ -112,33 +119,19 @@ def alike(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.T
 
 @contextmanager
 def decoded() -> Iterator[None]:
-    """A layer starts from Bₒᵀ·W·D, with D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹: what kept units say of the others."""
-    measure, place, seen = bases._moments, fit.Fitting._place, {}
+    """Layers behind a choice of units start from what the kept ones say of the others, too."""
+    measure, columns, seen = bases._moments, bases.Basis.columns_of, {}
 
-    def kept(teacher: Network, plan: Any, share: Share) -> dict[str, bases._Moments]:
-        seen.update(measure(teacher, plan, share))
+    def kept(*arguments: Any) -> dict[str, bases._Moments]:
+        seen.update(measure(*arguments))
         return seen
 
-    def columns(self: fit.Fitting, layer: Any, source: Any) -> Any:
-        found = place(self, layer, source)
-        if found is None:
-            return None
-        return found[0], [_decoder(seen[space].second, one) for space, one in zip(source.inputs, found[1], strict=True)]
+    def all_of(basis: bases.Basis, space: str) -> torch.Tensor:
+        known = seen[space].second
+        return bases._decoder(known, basis.rows_of(space)) if len(basis.sources) == 1 else columns(basis, space)
 
-    with patch.object(bases, "_moments", kept), patch.object(fit.Fitting, "_place", columns):
+    with patch.object(bases, "_moments", kept), patch.object(bases.Basis, "columns_of", all_of):
         yield
-
-
-@contextmanager
-def used_and_decoded() -> Iterator[None]:
-    with patch.object(bases, "directions_of", as_used), decoded():
-        yield
-
-
-def _decoder(second: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    inner = matrix.T @ second @ matrix
-    loaded = inner + 1e-6 * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
-    return matrix + torch.linalg.solve(loaded, (second @ matrix - matrix @ inner).T).T
 
 
 @dataclass(frozen=True)
@@ -212,9 +205,9 @@ class Variant:
 
 VARIANTS = (
     Variant("as it is"),
-    Variant("basis: centred", constant(bases, "directions_of", centred)),
-    Variant("basis: as the layers behind use it", constant(bases, "directions_of", as_used)),
-    Variant("basis: as used, and decoded", used_and_decoded),
+    Variant("directions: principal", with_directions(bases.principal_directions)),
+    Variant("directions: principal, centred", centred),
+    Variant("directions: not decoded", constant(bases, "_decoder", lambda second, basis: basis)),
     Variant("bases from a quarter of the patches", on_a_quarter),
     Variant("dropped units as what kept ones say of them", decoded),
     Variant("units by var·‖w‖²", constant(bases, "units_in_order", by_variance)),

@@ -321,8 +321,9 @@ class Fitting:
         mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
         if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
             return None
-        rows, *columns = (self.bases[space].rows_of(theirs) for space, theirs in zip(mine, its, strict=True))
-        return rows, columns
+        inputs = zip(layer.inputs, source.inputs, strict=True)
+        columns = [self.bases[space].columns_of(theirs) for space, theirs in inputs]
+        return self.bases[layer.output].rows_of(source.output), columns
 
     def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
         module = linear_layer(self.student, layer)
