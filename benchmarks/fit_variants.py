@@ -1,5 +1,5 @@
-"""Other ways to solve for a student, measured: `python -m benchmarks.fit_variants --photos DIR --data DIR` writes
-docs/fit-variants.md.
+"""Other ways to solve for a student, measured: `python -m benchmarks.fit_variants --photos DIR --data DIR --page FILE`
+writes a table; docs/fit-variants.md has one of them.
 
 DIR of --photos holds images that patches are drawn from, DIR of --data a benchmark set. Teachers are the embedded one
 and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs:
@@ -40,7 +40,6 @@ from compressor.models.fitting.stages import Walk, stages
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students import build_student
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "fit-variants.md"
 CUTS = ({"width": 0.5}, {"width": 0.25}, {"depth": 0.5})
 POLISH_SECONDS = 15.0
 
@@ -313,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", help="measure variants whose names hold this text")
     parser.add_argument("--cut", action="append", type=int, help="measure these of the students: 0, 1 or 2")
     parser.add_argument("--patches", type=int, default=patches.COUNT, help="where a variant does not say how many")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, required=True)
     options = parser.parse_args(arguments)
     facts = machine_facts()
     chosen = [one for one in VARIANTS if not options.only or any(text in one.name for text in options.only)]
