@@ -282,7 +282,7 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
     inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
     init = inits[start]
     # Every field is named, so that the preset of a baseline adds nothing of its own.
-    schedule = config.preset.schedule.model_dump(mode="json")
+    schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
         # L1 alone wants a lower rate than most methods: at theirs it would end below what it can give.
         schedule["fit_rate"] = load_preset("scratch").schedule.fit_rate
@@ -300,9 +300,7 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
         batch=None,
         lr_patch=None,
         rate=None,
-        settings=tuple(
-            f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in sorted(schedule.items())
-        ),
+        settings=tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in schedule.items()),
         teacher_cache=False,
         phi_weights=None,
     )

@@ -15,7 +15,7 @@ import copy
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.models.fitting.bases import choose_bases
+from compressor.models.fitting.bases import choose_bases, principal_directions
 from compressor.models.fitting.layers import in_bases, linear_layer
 from compressor.models.fitting.shares import Share
 from compressor.models.networks.base import Network, Spec
@@ -48,7 +48,9 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
     with torch.no_grad(), torch.device("meta"):
         small = build(narrow)
     with torch.no_grad():
-        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, Share(patches, teacher.device))
+        share = Share(patches, teacher.device)
+        # A slice is solved for by nothing: it keeps the strongest directions, not those that say most of the others.
+        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, principal_directions)
         for layer in plan.layers:
             module = linear_layer(rotated, layer)
             rows, columns = bases[layer.output].whole, [bases[space].whole for space in layer.inputs]

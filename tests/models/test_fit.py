@@ -198,7 +198,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def transposed(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         square = basis.whole if basis.whole.shape[0] == basis.whole.shape[1] else basis.matrix
         kept = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
-        return project(bases.Basis(basis.sources, kept, square), feature)
+        return project(replace(basis, matrix=kept), feature)
 
     def uncorrected(self: Any, stage: Any) -> None:
         """The student goes on from the teacher's features."""

@@ -26,6 +26,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.events import RunEvents
 from compressor.training.state import State
+from recipes.config.reading import load_preset
 from srkd.api import find_run_teacher
 from srkd.cli import run
 from srkd.compression import compress, resume
@@ -129,6 +130,20 @@ def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
         assert other["start"]["init"] == init
         raw = {name for line in lines(plan, other["recipe"]) for name in line if name.startswith("raw/")}
         assert raw == {"raw/pixel"}
+
+
+def test_l1_from_a_fit_has_its_own_rate_unless_one_was_set(ground, plan, tmp_path) -> None:
+    def schedules(run: Path) -> list[dict]:
+        return [facts(run / f"{name}-seed10")["preset"]["schedule"] for name in ("logits", "inherit", "fit")]
+
+    recipe, inherit, solved = schedules(plan.run)
+    assert recipe == inherit == solved and recipe["rate"] == 1e-3
+    settings = tuple(setting for setting in SMALL if "rate" not in setting)
+    recipe, inherit, solved = schedules(
+        compressed(ground, tmp_path / "run", settings=settings, steps=1, with_baseline=True).run
+    )
+    assert recipe == inherit == {**solved, "fit_rate": None}
+    assert solved["fit_rate"] == load_preset("scratch").schedule.fit_rate < recipe["rate"]
 
 
 def lines(plan: CompressReport, variant: str) -> list[dict]:

@@ -1,17 +1,19 @@
 """What a student's units are made of: for each space a matrix with a column for each of them, in the teacher's units.
 
-Where a space is linear (`networks/linear_plan.py`) the columns are its principal directions: eigenvectors of Σ f·fᵀ
-over all that its consumers see. Second moments are not centred: zero padding forbids moving a mean into biases. Where
-an activation stands on it they are a choice of units, taken one by one: the next is the one that, beside those before
-it, lets a regression explain most of what the layers behind make of the whole space, in the directions that they keep
-themselves (orthogonal least squares: Chen, Billings and Luo, 1989). Hidden units of a block that stands for several
-are chosen among all of theirs.
+Where a space is linear (`networks/linear_plan.py`) the columns are the directions from which a regression explains most
+of what the layers behind make of it, Σ‖W·f‖² (`used_directions`); where gates stand on it, its principal directions:
+eigenvectors of Σ f·fᵀ. Second moments are not centred: zero padding forbids moving a mean into biases. Where an
+activation stands on it they are a choice of units, taken one by one: the next is the one that, beside those before it,
+lets a regression explain most of what the layers behind make of the whole space, in the directions that they keep
+themselves (orthogonal least squares: Chen, Billings and Luo, 1989). Hidden units of a block that stands for several are
+chosen among all of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -22,6 +24,15 @@ from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearPlan
 
+Directions: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Makes directions, as columns, of Σ f·fᵀ and of Σ WᵀW of the layers behind."""
+
+UNUSED = 1e-3
+"""What no layer reads counts as if it were read by this share of the mean."""
+
+FLAT = 1e-6
+"""Directions that vary by less than this share of the mean say nothing of others."""
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -31,10 +42,16 @@ class Basis:
     matrix: torch.Tensor
     whole: torch.Tensor
     """The same with a column for each unit of the teacher, the kept ones first (in each group)."""
+    decoder: torch.Tensor
+    """D, with f ≈ D·Bᵀ·f: what a layer behind takes for the teacher's units."""
 
     def rows_of(self, space: str) -> torch.Tensor:
         """Return the rows that belong to one of the teacher's spaces; all of them have as many units."""
         return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
+
+    def columns_of(self, space: str) -> torch.Tensor:
+        """Return what a layer that reads one of the teacher's spaces takes for its units."""
+        return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         """Return a teacher's feature (N, C, H, W) in the student's units; C may be units times offsets, or parts."""
@@ -51,9 +68,19 @@ class Basis:
 
 
 def choose_bases(
-    teacher: Network, plan: LinearPlan, student: Network, short: LinearPlan, places: Correspondence, patches: Share
+    teacher: Network,
+    plan: LinearPlan,
+    student: Network,
+    short: LinearPlan,
+    places: Correspondence,
+    patches: Share,
+    directions_of: Directions | None = None,
 ) -> dict[str, Basis]:
-    """Return the basis of each of the student's spaces, measured on low-resolution patches."""
+    """Return the basis of each of the student's spaces, measured on low-resolution patches.
+
+    `directions_of` gives the directions of a linear space, of which the leading ones are kept.
+    """
+    directions_of = directions_of or used_directions
     moments = _moments(teacher, plan, patches)
     bases: dict[str, Basis] = {}
     for space, kind in short.spaces.items():
@@ -63,8 +90,12 @@ def choose_bases(
             identity = torch.eye(units_of(teacher, plan, source), dtype=torch.float64, device=teacher.device)
             # Another basis of a mixed space is an approximation: not where nothing is cut.
             is_kept = kind == "fixed" or (kind == "mixed" and size == len(identity))
-            directions = identity if is_kept else leading_directions(moments[source].second)
-            bases[space] = Basis((source,), directions[:, :size], directions)
+            second, directions = moments[source].second, identity
+            if not is_kept:
+                choose = directions_of if kind == "linear" else principal_directions
+                directions = choose(second, _use(teacher, plan, source, {}))
+            kept = directions[:, :size]
+            bases[space] = Basis((source,), kept, directions, kept if is_kept else _decoder(second, kept))
     # From the end: what a unit is worth depends on what the layers behind keep of it.
     for space in reversed([space for space, kind in short.spaces.items() if kind == "units"]):
         sources = tuple(places.all_of(space)) if short.is_hidden(space) else (places.last_of(space),)
@@ -76,9 +107,10 @@ def choose_bases(
             order = _whole_blocks(covariance, use, short.blocks[space])
         kept = order[:, : units_of(student, short, space) // groups]
         identity = torch.eye(len(use), dtype=torch.float64, device=teacher.device)
-        bases[space] = Basis(sources, identity[:, kept.flatten()], identity[:, order.flatten()])
+        matrix = identity[:, kept.flatten()]
+        bases[space] = Basis(sources, matrix, identity[:, order.flatten()], matrix)
     for basis in bases.values():
-        patches.follow(basis.matrix, basis.whole)
+        patches.follow(basis.matrix, basis.whole, basis.decoder)
     return bases
 
 
@@ -123,6 +155,34 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
                 f"the input of {names} is not finite on these images: are there NaNs among the weights?"
             )
     return moments
+
+
+def principal_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
+    """Return the principal directions: the leading ones keep most of Σ‖f‖²."""
+    return leading_directions(second)
+
+
+def used_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
+    """Return directions p, orthonormal, from whose leading ones a regression explains most of Σ‖W·f‖²: M·U·M·p = λ·M·p.
+
+    M is `second`, U is `use`: Σ WᵀW over the layers behind. Directions that none of them reads come after the others,
+    the strongest first.
+    """
+    mean = use.diagonal().mean().clamp_min(1e-30)
+    values, vectors = torch.linalg.eigh(use + UNUSED * mean * torch.eye(len(use), dtype=use.dtype, device=use.device))
+    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+    turned, signs = torch.linalg.qr(root @ leading_directions(root @ second @ root))
+    directions: torch.Tensor = turned * signs.diagonal().sign()
+    return directions
+
+
+def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Return D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹: a regression of f on Bᵀ·f; of principal directions B itself."""
+    inner = basis.T @ second @ basis
+    load = FLAT * inner.diagonal().mean().clamp_min(1e-30)
+    loaded = inner + load * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+    rest: torch.Tensor = torch.linalg.solve(loaded, (second @ basis - basis @ inner).T).T
+    return basis + rest
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:

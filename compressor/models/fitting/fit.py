@@ -13,6 +13,7 @@ processes share the patches and add up their sums (`shares.py`). Prior work for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -38,7 +39,8 @@ from compressor.models.fitting.layers import (
 )
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.models.fitting.pace import Pace
-from compressor.models.fitting.shares import Share
+from compressor.models.fitting.replay import Replay
+from compressor.models.fitting.shares import Batch, Share
 from compressor.models.fitting.stages import Stage, Walk, stages
 from compressor.models.fitting.watching import sizes_at
 from compressor.models.networks.base import Network, Spec, Tap
@@ -106,20 +108,21 @@ class Fitting:
         self.ridges: dict[str, float | None] = {}
 
     def run(self) -> Network:
-        with torch.no_grad(), FeatureStore() as store:
+        with torch.no_grad(), FeatureStore() as self.store, Replay(self.student, self.store) as self.replay:
             for layer in self.short.layers:
                 self._write(layer, *self._prior(layer))
             for name, space in self.short.values.items():
                 self._copy_values(name, space)
             self.patches.follow(*self.student.parameters())
-            self.store = store
-            self.walks = Walk(self.teacher, "teacher", store), Walk(self.student, "student", store)
+            self.walks = Walk(self.teacher, "teacher", self.store), Walk(self.student, "student", self.store)
             for _ in range(self.short.sweeps):
                 for stage in stages(self.short, self.places):
+                    self.replay.begin(layer.name for layer in stage.layers)
                     self._aim(stage)
                     for layer in stage.layers:
                         is_norm = isinstance(linear_layer(self.student, layer), nn.LayerNorm)
                         (self._solve_norm if is_norm else self._solve)(layer, stage)
+                        self.replay.unsolved.remove(layer.name)
                         self.pace.add(self._work(layer), f"layer {layer.name}")
                     self._leave(stage)
         return self.student
@@ -145,7 +148,8 @@ class Fitting:
                 for key in (*range(self._calls(layer)), "gates"):
                     self.store.discard((layer.name, key, batch.first))
             if stage.kind != "end":
-                self.walks[1].advance(stage, batch)
+                with self.replay.of(batch.first):
+                    self.walks[1].advance(stage, batch)
 
     def _targets(self, layer: LinearLayer) -> list[Tap]:
         """Return where the teacher has what a layer aims at: in several blocks where its units are of several."""
@@ -189,7 +193,7 @@ class Fitting:
         for batch in self.patches.batches():
             gates = None if layer.gate is None else self.store[layer.name, "gates", batch.first]
             with self._forced(layer.gate, gates):
-                seen = self.walks[1].features(stage, batch, {tap: len(self.sizes[tap]) for tap in (inputs, target)})
+                seen = self._seen(stage, batch, inputs, target)
             for call, (x, now) in enumerate(zip(seen[inputs], seen[target], strict=True)):
                 value = self.store[layer.name, call, batch.first]
                 x, now = channels_first(x, module), channels_first(now, module)
@@ -233,7 +237,7 @@ class Fitting:
         sums = torch.zeros(5, len(factor), dtype=torch.float64, device=factor.device)
         for batch in self.patches.batches():
             value = self.store[layer.name, 0, batch.first]
-            (now,) = self.walks[1].features(stage, batch, {tap: 1})[tap]
+            (now,) = self._seen(stage, batch, tap)[tap]
             x, y = (one.transpose(0, 1).flatten(1).double() for one in (channels_first(now, module), value))
             count = torch.full_like(x[:, 0], x.shape[1])
             sums += torch.stack([count, x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
@@ -244,6 +248,11 @@ class Fitting:
         module.weight.copy_(factor)
         module.bias.copy_((y - factor * x) / count)
         self.patches.follow(*module.parameters())
+
+    def _seen(self, stage: Stage, batch: Batch, *taps: Tap) -> dict[Tap, list[torch.Tensor]]:
+        """Return the student's features within a stage."""
+        with self.replay.of(batch.first):
+            return self.walks[1].features(stage, batch, {tap: len(self.sizes[tap]) for tap in taps})
 
     @contextmanager
     def _forced(self, gate: str | None, gates: torch.Tensor | None) -> Iterator[None]:
@@ -273,10 +282,13 @@ class Fitting:
             return
         scale = max(1, missing.shape[-1] // self.patches.lr.shape[-1])
         weights = weight * pixel_weights(*missing.shape[-2:], scale=scale, like=missing)
+        step = step_between(scale)
+        weights = weights.reshape(missing.shape[-2:])[::step, ::step].flatten()
+        missing = missing[..., ::step, ::step]
         parts = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
         for part, its_missing, its_sums in parts:
             assert isinstance(module.padding, tuple)
-            inputs = F.unfold(part, module.kernel_size, padding=module.padding)[0]
+            inputs = F.unfold(part, module.kernel_size, padding=module.padding, stride=step)[0]
             its_sums.add(inputs, its_missing[0].flatten(1), weights)
 
     def _prior(self, layer: LinearLayer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -309,8 +321,9 @@ class Fitting:
         mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
         if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
             return None
-        rows, *columns = (self.bases[space].rows_of(theirs) for space, theirs in zip(mine, its, strict=True))
-        return rows, columns
+        inputs = zip(layer.inputs, source.inputs, strict=True)
+        columns = [self.bases[space].columns_of(theirs) for space, theirs in inputs]
+        return self.bases[layer.output].rows_of(source.output), columns
 
     def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
         module = linear_layer(self.student, layer)
@@ -329,6 +342,15 @@ class Fitting:
 
 def _logits(gates: torch.Tensor) -> torch.Tensor:
     return gates.logit(1e-12).float()
+
+
+def step_between(scale: int) -> int:
+    """Return how many pixels of an enlarged feature lie between two that count, along each side.
+
+    Neighbours are alike, and at four times the size there are sixteen times as many. The step has no divisor in common
+    with the scale, so that every place within a pixel of the patch is met.
+    """
+    return max(step for step in range(1, scale + 1) if step == 1 or (step < scale and math.gcd(step, scale) == 1))
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:

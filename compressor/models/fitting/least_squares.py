@@ -22,6 +22,9 @@ ROUNDED = 1e-9
 AS_GOOD = 1.005
 """The largest ridge is taken whose error is at most this many times the least: small ones amplify rounding."""
 
+BLOCKS = 3
+"""Σ w·x·xᵀ is symmetric: of so many blocks of rows only what is on and above the diagonal is multiplied."""
+
 
 class Sums:
     """Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels: memory does not depend on their number."""
@@ -29,7 +32,7 @@ class Sums:
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.x, self.r = (torch.zeros(size, dtype=torch.float64, device=device) for size in (inputs, outputs))
-        self.xx = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+        self._upper = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.rx = torch.zeros(outputs, inputs, dtype=torch.float64, device=device)
         self.rr = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -40,7 +43,10 @@ class Sums:
         self.count += weights.double().sum()
         self.x += (x @ roots).double()
         self.r += (r @ roots).double()
-        self.xx += (x @ x.T).double()
+        start = 0
+        for rows in x.chunk(BLOCKS):
+            self._upper[start : start + len(rows), start:] += (rows @ x[start:].T).double()
+            start += len(rows)
         self.rx += (r @ x.T).double()
         self.rr += r.double().square().sum()
 
@@ -58,7 +64,11 @@ class Sums:
 
     @property
     def parts(self) -> tuple[torch.Tensor, ...]:
-        return self.count, self.x, self.r, self.xx, self.rx, self.rr
+        return self.count, self.x, self.r, self._upper, self.rx, self.rr
+
+    @property
+    def xx(self) -> torch.Tensor:
+        return self._upper.triu() + self._upper.triu(1).T
 
     def plus(self, other: Sums) -> Sums:
         total = Sums(len(self.x), len(self.r), self.x.device)

@@ -1,0 +1,92 @@
+"""What the finished parts of a stage gave is given again: a stage of many layers is run once for each of them.
+
+A call of a module is final if it ends before the first layer that is not solved yet is called: nothing in it, and
+nothing before it, will change. Its output is kept; those of calls within it are not needed any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import torch
+
+from compressor.models.fitting.feature_store import FeatureStore
+from compressor.models.networks.base import Network
+
+Path: TypeAlias = tuple[object, ...]
+"""Of each module around a call, and of its own: the name, and how often it was called before by the one around it."""
+
+
+@dataclass
+class _Call:
+    """A call that runs, and the calls within it that were final."""
+
+    path: Path
+    counts: Counter[str] = field(default_factory=Counter)
+    final: list[Path] = field(default_factory=list)
+
+
+class Replay:
+    """Keeps outputs of a network's modules in a store, as long as it is wrapped."""
+
+    def __init__(self, network: Network, store: FeatureStore) -> None:
+        self.network, self.store = network, store
+        self.unsolved: set[str] = set()
+        self.kept: set[Path] = set()
+        self._running: list[_Call] = []
+        self._is_final = False
+
+    def __enter__(self) -> Replay:
+        """From here on modules with weights may give what they gave before."""
+        for name, module in self.network.named_modules():
+            if name and next(module.parameters(), None) is not None:
+                module.__dict__["forward"] = partial(self._forward, name, module.forward)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for module in self.network.modules():
+            module.__dict__.pop("forward", None)
+
+    def begin(self, layers: Iterable[str]) -> None:
+        """Begin a stage, of which these layers are to be solved."""
+        for path in self.kept:
+            self.store.discard(path)
+        self.kept.clear()
+        self.unsolved = set(layers)
+
+    @contextmanager
+    def of(self, batch: object) -> Iterator[None]:
+        """Within the block the network runs once on a batch."""
+        self._running, self._is_final = [_Call(("replay", batch))], True
+        yield
+        self._is_final = False
+
+    def _forward(self, name: str, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        self._is_final = self._is_final and name not in self.unsolved
+        if not self._is_final:
+            return forward(*inputs, **options)
+        outer = self._running[-1]
+        call = _Call((*outer.path, name, outer.counts[name]))
+        outer.counts[name] += 1
+        if call.path in self.kept:
+            outer.final.append(call.path)
+            return self.store[call.path]
+        self._running.append(call)
+        output = forward(*inputs, **options)
+        self._running.pop()
+        if isinstance(output, torch.Tensor) and self._is_final:  # it may have met an unsolved layer
+            self.store[call.path] = output
+            self.kept.add(call.path)
+            outer.final.append(call.path)
+            for path in call.final:
+                self.store.discard(path)
+                self.kept.discard(path)
+        return output
