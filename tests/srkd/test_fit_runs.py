@@ -45,7 +45,7 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     (line,) = [line for line in lines if "solved for in" in line]
     pattern = r"the student has ([\d.]+) dB before the first step \(slice ([\d.]+), bicubic [\d.]+, teacher [\d.]+\)"
     fitted, sliced = map(float, re.search(pattern, line).groups())  # type: ignore[union-attr]
-    assert fitted != sliced and "on 96 patches of 20x20" in line
+    assert fitted != sliced and "on 64 patches of 20x20" in line
     facts = json.loads((tmp_path / "one" / "run.json").read_text())
     assert facts["start"]["init"] == "fit"
     one, other = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("one", "other"))
@@ -188,4 +188,4 @@ def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path
 
 def test_lr_images_alone_are_enough(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "run", data=None, lr_only=ground / "photos", recipe="logits", steps=1)
-    assert any("solved for in" in line and "on 96 patches" in line for line in lines)
+    assert any("solved for in" in line and "on 64 patches" in line for line in lines)
