@@ -96,7 +96,8 @@ def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path)
     from srkd.compression import run_compress
     from srkd.verb_options import CompressOptions
 
-    run_compress(CompressOptions(teacher, data=photos, steps=3, out=tmp_path / "run", settings=SMALL), context)
+    options = CompressOptions(teacher, data=photos, init="inherit", steps=3, out=tmp_path / "run", settings=SMALL)
+    run_compress(options, context)
     line, left = lines[0]
     assert line.startswith("loss 0.") and line.endswith(" steps/s") and left > 0
 
