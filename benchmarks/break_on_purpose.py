@@ -303,6 +303,55 @@ BREAKS = (
         '"lr_patch": rule.hr_patch // 4',
         ("recipes/test_recipes.py",),
     ),
+    Break(
+        "basis of a fit, transposed",
+        "compressor/models/fitting/bases.py",
+        'uv->nvohw", split, self.matrix.to(',
+        'uv->nvohw", split, self.whole.T[: len(self.matrix), : self.matrix.shape[1]].to(',
+        ("models/test_fit.py",),
+    ),
+    Break(
+        "order of offsets in a fit",
+        "compressor/models/fitting/bases.py",
+        "feature.reshape(len(feature), units, offsets, *feature.shape[2:])",
+        "feature.reshape(len(feature), offsets, units, *feature.shape[2:]).transpose(1, 2)",
+        ("models/test_fit.py",),
+    ),
+    Break(
+        "correction of a layer in a fit",
+        "compressor/models/fitting/fit.py",
+        "module.weight += slope",
+        "module.weight += 0 * slope",
+        ("models/test_fit.py",),
+    ),
+    Break(
+        "bias in a fit",
+        "compressor/models/fitting/fit.py",
+        "module.bias += intercept",
+        "module.bias += 0 * intercept",
+        ("models/test_fit.py",),
+    ),
+    Break(
+        "block that a fitted block aims at",
+        "compressor/models/networks/linear_plan.py",
+        "return self.all_of(name)[-1]",
+        "return self.all_of(name)[0]",
+        ("models/test_fit.py",),
+    ),
+    Break(
+        "basis of a turned teacher, transposed",
+        "compressor/models/principal.py",
+        "(rows.T @ module.bias",
+        "(rows @ module.bias",
+        ("models/test_principal.py",),
+    ),
+    Break(
+        "pull towards the teacher's weights",
+        "compressor/models/fitting/fit.py",
+        "self._write(layer, *self._prior(layer))",
+        "self._write(layer, *(0 * one for one in self._prior(layer)))",
+        ("models/test_fit.py",),
+    ),
 )
 
 

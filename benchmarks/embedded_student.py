@@ -15,7 +15,7 @@ from benchmarks.embedded_teacher import pack
 from compressor.assets import FOLDER
 
 STEPS = 3_000
-SETTINGS = ("batch=16", "lr_patch=32", "rate=1e-3", "decay=cosine", "precision=bf16", "validate_every=375")
+SETTINGS = ("batch=16", "lr_patch=32", "rate=8e-4", "decay=cosine", "precision=bf16", "validate_every=375")
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 FILE_OR_RUN ...]` writes docs/fit-results.md.
 
 Photos of --photos give the patches, images of --data (such as Set5) the figures. Teachers are the embedded one and
-those of --teacher; each gives a student of half its width, and one of half its depth or, where it has none, of three
-quarters of its width. A student is cut (slice), solved for (fit), solved for and polished (`--recipe fit`), and trained
+those of --teacher; each gives a student of half its width. A file, other than a run, gives one of half its depth too or,
+where it has none, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and polished (`--recipe fit`), and trained
 by plain logits for so many minutes from the fit and from random weights: as many steps as this machine makes in that
 time, timed first, on a cosine that ends there. A row computes on one thread; its seconds and minutes are those of the
 processor, so that other work on the machine does not count. It takes about a quarter of an hour. What is finished is
@@ -123,9 +123,13 @@ class Subject:
         self.gain = self.best - self.bicubic[0]
 
     @property
+    def is_run(self) -> bool:
+        return self.file.stem == "student"
+
+    @property
     def name(self) -> str:
         """The file's name, or that of its run."""
-        return self.file.parent.name if self.file.stem == "student" else self.file.stem
+        return self.file.parent.name if self.is_run else self.file.stem
 
     @property
     def line(self) -> str:
@@ -138,6 +142,8 @@ class Subject:
     @property
     def cuts(self) -> list[Cut]:
         half_depth = Cut("depth", 0.5)
+        if self.is_run:
+            return [Cut("width", 0.5)]
         try:
             half_depth.of(self.network)
         except srkd.SrkdError:  # CARN has no depth
