@@ -15,9 +15,9 @@ after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
 
 - The epsilon is added to the norm, it does not stand inside the square root.
 - Official gradients are NaN where all channels of a position are zero; here the gradient of such a position is 0.
-- Paper and code keep A whole: 324 MiB a map for 16 patches of 48×48. Here A exists a few rows at a time. A is
-  symmetric, so one product of signs gives a row's gradient, made in the same pass as the value: nothing is kept and
-  nothing is computed twice.
+- Paper and code keep A whole: 324 MiB a map for 16 patches of 48×48. Here a few rows of one sample's A exist at a time,
+  few enough for a core's cache, and of them only what lies on the diagonal and right of it: A is symmetric. The
+  gradient is made in the same pass as the value, so nothing is kept.
 - DUKD's copy of this loss rebuilds it from numbers and so has no gradient at all; it is not followed.
 """
 
@@ -41,20 +41,16 @@ from recipes.features import FeatureMethod, Shape
 CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
 """The first two taps of the networks whose taps the paper's code names by number, by network and number of blocks."""
 EPS = 1e-8
-MIB = 2**20
-MEMORY_BOUND_BYTES = 256 * MIB
-"""The most memory for the rows of A that exist at one time."""
-TENSORS_AT_ONCE = 2
-"""Copies of those rows that exist at one time: the differences, and the ones that their sum needs."""
+BLOCK_BYTES = 2**20
+"""Of the rows of one sample's A that exist at one time: they stay in the second-level cache of a core."""
+BLOCKS_AT_ONCE = 2
+"""The differences, and their absolute values."""
 
 
 @dataclass(frozen=True)
 class FAKD(FeatureMethod):
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the teacher's image in the L1 to images")] = 0.5
     beta: Annotated[float, Field(ge=0, description="weight of the affinities, for images in [0,1]")] = 10 / 255
-    memory_mb: Annotated[
-        int, Field(ge=1, description="MiB for the rows of an affinity; fewer are slower, the result is the same")
-    ] = MEMORY_BOUND_BYTES // MIB
     name: str = "fakd"
     term: ClassVar[str] = "affinity"
 
@@ -70,7 +66,7 @@ class FAKD(FeatureMethod):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         forward = self.run_networks(step)
         gate = self.gate_values(step, forward.student, forward.teacher)
-        distances = [affinity_l1(*pair, memory_bound_bytes=self.memory_mb * MIB) for pair in forward.features]
+        distances = [affinity_l1(*pair) for pair in forward.features]
         return {
             "pixel": F.l1_loss(forward.student, step.hr),
             self.image_term: self.image_loss(gate, forward.student, forward.teacher),
@@ -78,9 +74,7 @@ class FAKD(FeatureMethod):
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        positions = student[2] * student[3]
-        bound = self.memory_mb * MIB
-        return affinity_bytes(student[0], positions, student[1], teacher[1], memory_bound_bytes=bound)
+        return affinity_bytes(student[0], student[2] * student[3], student[1], teacher[1])
 
 
 def unit_columns(feature: torch.Tensor) -> torch.Tensor:
@@ -90,9 +84,7 @@ def unit_columns(feature: torch.Tensor) -> torch.Tensor:
     return torch.where(norm > 0, flat / (norm + EPS), 0.0)
 
 
-def affinity_l1(
-    student: torch.Tensor, teacher: torch.Tensor, *, memory_bound_bytes: int = MEMORY_BOUND_BYTES
-) -> torch.Tensor:
+def affinity_l1(student: torch.Tensor, teacher: torch.Tensor, *, block_bytes: int = BLOCK_BYTES) -> torch.Tensor:
     """Return d(student, teacher) of each sample, (B,), whose mean is FAKD's term at one tap.
 
     The teacher gets no gradient.
@@ -102,55 +94,63 @@ def affinity_l1(
             f"affinities need maps of equal size: the student's is {tuple(student.shape)}, the teacher's "
             f"{tuple(teacher.shape)} (N,C,h,w): choose other taps"
         )
-    positions = student.shape[-2] * student.shape[-1]
-    rows = rows_within(memory_bound_bytes, student.shape[0], positions)
+    rows = rows_within(block_bytes, student.shape[-2] * student.shape[-1])
     with full_precision(student):
         columns = unit_columns(student), unit_columns(teacher.detach())
         distances: torch.Tensor = _AffinityL1.apply(*columns, rows)  # type: ignore[no-untyped-call]
     return distances
 
 
-def rows_within(memory_bound_bytes: int, batch: int, positions: int) -> int:
-    """Return the number of rows of A that fit into the bound, at least one."""
-    row_bytes = TENSORS_AT_ONCE * 4 * batch * positions
-    return min(positions, max(1, memory_bound_bytes // row_bytes))
+def rows_within(block_bytes: int, positions: int) -> int:
+    """Return the number of rows of a sample's A that fit into a block, at least one."""
+    return min(positions, max(1, block_bytes // (4 * positions)))
 
 
 def affinity_bytes(
-    batch: int,
-    positions: int,
-    student_channels: int,
-    teacher_channels: int,
-    *,
-    memory_bound_bytes: int = MEMORY_BOUND_BYTES,
+    batch: int, positions: int, student_channels: int, teacher_channels: int, *, block_bytes: int = BLOCK_BYTES
 ) -> int:
-    """Return the most memory of one tap beside its features: rows of A, f̂ of both sides, the student's gradient.
+    """Return the most memory of one tap beside its features: f̂ of both sides, the student's gradient, rows of A.
 
-    The fp32 copies of features of half precision are counted too.
+    The fp32 copies of features of half precision are counted too; on a GPU the rows of all samples exist together.
     """
-    rows = rows_within(memory_bound_bytes, batch, positions)
-    maps = 4 * batch * positions * (3 * student_channels + 2 * teacher_channels)
-    return TENSORS_AT_ONCE * 4 * batch * rows * positions + maps
+    maps = batch * (3 * student_channels + 2 * teacher_channels) + 2 * (student_channels + teacher_channels)
+    return 4 * positions * (maps + BLOCKS_AT_ONCE * rows_within(block_bytes, positions))
 
 
 class _AffinityL1(torch.autograd.Function):
-    """The mean |SᵀS - TᵀT| of each sample, rows at a time; d/dS = 2·S·sign(SᵀS - TᵀT) / N²."""
+    """The mean |SᵀS - TᵀT| of each sample, rows at a time; d/dS = 2·S·sign(SᵀS - TᵀT) / N².
+
+    A position's product with itself is 1, whatever S is: the difference of two of them is rounding and has no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int) -> torch.Tensor:
         positions = student.shape[2]
-        total = student.new_zeros(student.shape[0])
-        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        for start in range(0, positions, rows):
-            part = slice(start, start + rows)
-            difference = student[:, :, part].transpose(1, 2) @ student
-            difference.baddbmm_(teacher[:, :, part].transpose(1, 2), teacher, alpha=-1)
-            total += difference.abs().sum(2).sum(1)
-            if gradient is not None:
-                gradient[:, :, part] = student @ difference.sign_().transpose(1, 2)
+        gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
+        totals = []
+        # A GPU wants large products, a CPU blocks that stay in its cache.
+        group = len(student) if student.is_cuda else 1
+        for first in range(0, len(student), group):
+            mine, its = student[first : first + group], teacher[first : first + group]
+            # SᵀS - TᵀT as one product.
+            left, right = torch.cat([mine, -its], 1).transpose(1, 2), torch.cat([mine, its], 1)
+            total = mine.new_zeros(len(mine))
+            for start in range(0, positions, rows):
+                part, after = slice(start, start + rows), slice(start + rows, None)
+                difference = left[:, part] @ right[:, :, start:]
+                square, beside = difference[..., :rows], difference[..., rows:]
+                # What lies right of the square stands for what lies below it, too.
+                total += 2 * difference.abs().sum((1, 2)) - square.abs().sum((1, 2))
+                if gradient is not None:
+                    square.diagonal(dim1=1, dim2=2).zero_()
+                    difference.sign_()
+                    to = gradient[first : first + group]
+                    to[:, :, part] += mine[:, :, start:] @ difference.transpose(1, 2)
+                    to[:, :, after] += mine[:, :, part] @ beside
+            totals.append(total)
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(2 / positions**2))
-        return total / positions**2
+        return torch.cat(totals) / positions**2
 
     @staticmethod
     @once_differentiable

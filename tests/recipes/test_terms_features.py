@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from recipes import fakd
 from recipes.distances import pairwise_bytes, pairwise_l1, sample_l1
 from recipes.facd import contrast
 from recipes.fakd import affinity_bytes, affinity_l1, rows_within, unit_columns
@@ -23,9 +22,9 @@ from tests.support.tensors import affinity, close, golden, gradient_of, noise, p
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_is_as_estimated(dtype: torch.dtype) -> None:
     student, teacher = noise(4, 16, 24, 24).to(dtype), noise(4, 32, 24, 24, seed=1).to(dtype)
-    for bound in (200_000, 2**30):
-        peak = peak_of(lambda s, t, bound=bound: affinity_l1(s, t, memory_bound_bytes=bound), student, teacher)
-        assert 0.6 < peak / affinity_bytes(4, 576, 16, 32, memory_bound_bytes=bound) <= 1
+    for size in (200_000, 2**30):
+        peak = peak_of(lambda s, t, size=size: affinity_l1(s, t, block_bytes=size), student, teacher)
+        assert 0.6 < peak / affinity_bytes(4, 576, 16, 32, block_bytes=size) <= 1
     same = noise(4, 16, 24, 24, seed=2).to(dtype)
     fp32_copies = 4 * (student.numel() + same.numel()) if dtype is torch.bfloat16 else 0
     pairs = pairwise_bytes(student.numel()) + fp32_copies
@@ -60,15 +59,15 @@ def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> N
     assert gradient[~finite].eq(0).all()
 
 
-@pytest.mark.parametrize("rows", [1, 4, 35])
+@pytest.mark.parametrize("rows", [1, 4, 18, 35])
 def test_rows_at_a_time_equal_the_formula_as_it_is_written(rows: int) -> None:
     student, teacher = noise(3, 6, 5, 7), noise(3, 9, 5, 7, seed=1)
-    bound = rows * fakd.TENSORS_AT_ONCE * 4 * 3 * 35
-    assert rows_within(bound, 3, 35) == rows
+    size = rows * 4 * 35
+    assert rows_within(size, 35) == rows
     upstream = torch.tensor([1.0, 3.0, -2.0])
 
     def chunked(s: Tensor) -> Tensor:
-        return affinity_l1(s, teacher, memory_bound_bytes=bound) * upstream
+        return affinity_l1(s, teacher, block_bytes=size) * upstream
 
     def plain(s: Tensor) -> Tensor:
         return (affinity(s) - affinity(teacher)).abs().mean((1, 2)) * upstream
@@ -106,11 +105,10 @@ def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
 
 
 def test_affinity_memory_is_bounded() -> None:
-    """16 maps of 48×48: whole, A alone would be 324 MiB."""
-    bound = 64 * 2**20
-    rows = rows_within(bound, 16, 48 * 48)
-    assert fakd.TENSORS_AT_ONCE * 4 * 16 * rows * 2304 <= bound < 324 * 2**20
-    assert rows_within(1, 16, 2304) == 1
+    """A map of 48×48: its A whole would be 20 MiB, of 16 of them 324 MiB."""
+    rows = rows_within(2**20, 48 * 48)
+    assert 4 * rows * 2304 <= 2**20 < 4 * (rows + 1) * 2304
+    assert rows_within(1, 2304) == 1
 
 
 # LFD-style
