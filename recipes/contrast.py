@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -28,7 +28,7 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
 from compressor.training.step import Step
 from recipes.distances import full_precision, pairwise_l1, sample_l1, widen
-from recipes.perceptual import LEVEL_WEIGHTS
+from recipes.perceptual import LEVEL_WEIGHTS, Phi
 from recipes.phi import UsesPerceptualNet
 
 EPS = 1e-7
@@ -48,13 +48,31 @@ class ContrastsThroughPhi(UsesPerceptualNet):
 
     def contrast(self, step: Step, images: Sequence[torch.Tensor], positive: torch.Tensor) -> torch.Tensor:
         """Return the ratio over the batch of all processes, summed over images."""
-        phi = step.helpers[self.name]["phi"]
+        phi = cast(Phi, step.helpers[self.name]["phi"])
         lr = step.all_gather(step.lr)
         indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
-        positives, negatives = phi(positive), phi(bicubic_negatives(lr[indices], step.scale))
+        negatives = bicubic_negatives(lr[indices], step.scale)
+        # φ computes in the student's precision, the distances in fp32 (`recipes/distances.py`).
+        with step.precision():
+            references = features_of(phi, positive, negatives)
+            anchors = [phi(image) for image in images]
         # Only the distances of each sample travel between processes, not the features.
-        distances = (step.all_gather(sample_distances(phi(image), positives, negatives)) for image in images)
+        distances = [step.all_gather(sample_distances(one, *references)) for one in anchors]
         return torch.stack([ratio_of(one) for one in distances]).sum()
+
+
+Features = Sequence[torch.Tensor]
+
+
+def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tuple[Features, Features]:
+    """Return φ of the positives and of the negatives: one pass without gradients, unless the positives need one."""
+    if positive.requires_grad:
+        with torch.no_grad():
+            away = phi(negatives)
+        return phi(positive), away
+    with torch.no_grad():
+        both = phi(torch.cat([positive, negatives]))
+    return [level[: len(positive)] for level in both], [level[len(positive) :] for level in both]
 
 
 def level_weights(levels: int) -> tuple[float, ...]:

@@ -35,6 +35,10 @@ def build_networks(
         compiled = None if network is None else CompiledForward(network, trains=trains, note=note)
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
+    def frozen(module: nn.ModuleDict) -> nn.ModuleDict:
+        placed: nn.ModuleDict = module.to(device).to(memory_format=mode.memory_format)  # type: ignore[call-overload]
+        return placed.eval().requires_grad_(False)
+
     def student_inside(spec: Spec) -> Runner:
         view = StudentView(state.trained_network, spec, state.segments)
         return Runner(view.skeleton, trains=True, autocast=lambda: autocast(mode.precision, device), forward=view)
@@ -50,7 +54,7 @@ def build_networks(
         teacher_runner = None if model is None else runner(model, mode.teacher_precision, False)
     teacher_network = None if teacher is None else teacher.network
     helpers = {
-        method.name: method.helpers(teacher_network, state.student).to(device).eval().requires_grad_(False)
+        method.name: frozen(method.helpers(teacher_network, state.student))
         for method in stage.methods
         if isinstance(method, HasHelpers)
     }
