@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
 from compressor.training.step import Step
-from recipes.distances import full_precision, pairwise_l1, sample_l1, widen
+from recipes.distances import full_precision, sample_l1, summed_l1, widen
 from recipes.perceptual import LEVEL_WEIGHTS, Phi
 from recipes.phi import UsesPerceptualNet
 
@@ -90,7 +90,7 @@ def sample_distances(
     The gradient reaches S, and P unless the caller detached it, never N.
     """
     levels = [
-        torch.stack([sample_l1(anchor, positive), pairwise_l1(anchor, negative).sum(1)], 1)
+        torch.stack([sample_l1(anchor, positive), summed_l1(anchor, negative)], 1)
         for anchor, positive, negative in zip(anchors, positives, negatives, strict=True)
     ]
     return torch.stack(levels, 1)

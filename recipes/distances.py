@@ -3,7 +3,9 @@
     d(a, b) = mean |a - b| over all that belongs to one sample
 
 B anchors against K others would be a tensor of K·B features: 10·16 of 64×192×192 are 1.4 GiB a level, and autograd
-would keep it. Here one other is taken at a time, and backward goes over them again.
+would keep it. Here one other is taken at a time, and on a CPU so few elements that their differences stay in its cache.
+Where a sum over the others is asked for, its gradient is made in the same pass: sums of signs, which half precision
+holds exactly.
 
 Terms are computed in fp32 also inside a bf16 autocast: differences of features lose their digits first.
 """
@@ -32,14 +34,43 @@ def widen(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+CACHED_ELEMENTS = 2**17
+"""Of one sample, at a time on a CPU: half a MiB in fp32."""
+
+
 def sample_l1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return d(first_i, second_i) of each sample, (B,); its mean is the L1 of the batch."""
-    return (widen(first) - widen(second)).abs().flatten(1).mean(1)
+    distances: torch.Tensor = _SummedL1.apply(first, second, True)  # type: ignore[no-untyped-call]
+    return distances
+
+
+def summed_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return Σ_k d(anchor_i, other_k), (B,). The gradient reaches the anchors; the others are constants."""
+    distances: torch.Tensor = _SummedL1.apply(anchors, others.detach(), False)  # type: ignore[no-untyped-call]
+    return distances
+
+
+def in_rows(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a sample a row, its elements in the order in which `like` has them in memory, if that is a usual one."""
+    return (tensor.permute(0, 2, 3, 1) if _has_channels_last(like) else tensor).reshape(len(tensor), -1)
+
+
+def from_rows(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return what `in_rows` made rows of, in the shape of `like`."""
+    if not _has_channels_last(like):
+        return rows.reshape(like.shape)
+    batch, channels, height, width = like.shape
+    return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _has_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Return d(anchor_i, other_k), (B,K). The gradient reaches the anchors; the others are constants."""
-    distances: torch.Tensor = _PairwiseL1.apply(widen(anchors), widen(others.detach()))  # type: ignore[no-untyped-call]
+    rows = (in_rows(widen(one), anchors) for one in (anchors, others.detach()))
+    distances: torch.Tensor = _PairwiseL1.apply(*rows)  # type: ignore[no-untyped-call]
     return distances
 
 
@@ -48,11 +79,47 @@ def pairwise_bytes(anchor_elements: int) -> int:
     return 4 * 2 * anchor_elements
 
 
+class _SummedL1(torch.autograd.Function):
+    """Sums of d over the other of the same place (`is_paired`), or over all others, which are then constants."""
+
+    @staticmethod
+    def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor, is_paired: bool) -> torch.Tensor:
+        dtype = torch.promote_types(torch.promote_types(anchors.dtype, others.dtype), torch.float32)
+        mine, its = in_rows(anchors, anchors), in_rows(others, anchors)
+        # Sums of signs are whole numbers: exact in the features' own precision.
+        signs = torch.empty_like(mine) if any(ctx.needs_input_grad) else None
+        count, size = mine.shape
+        chunk = size if mine.is_cuda else max(1, CACHED_ELEMENTS // count)
+        totals = torch.zeros(count, dtype=dtype, device=mine.device)
+        for start in range(0, size, chunk):
+            part = slice(start, start + chunk)
+            values, them = mine[:, part].to(dtype), its[:, part].to(dtype)
+            total = torch.zeros_like(values)
+            for other in them[None] if is_paired else them:
+                difference = values - other
+                totals += difference.abs().sum(1)
+                total += difference.sign_()
+            if signs is not None:
+                signs[:, part] = total
+        if signs is not None:
+            ctx.save_for_backward(from_rows(signs, anchors))
+        ctx.others_dtype = others.dtype
+        return totals / size
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (signs,) = ctx.saved_tensors
+        shares = (upstream * len(signs) / signs.numel()).to(signs.dtype)
+        gradient = signs * shares.reshape(-1, *[1] * (signs.dim() - 1))
+        return gradient, -gradient.to(ctx.others_dtype) if ctx.needs_input_grad[1] else None, None
+
+
 class _PairwiseL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(anchors, others)
-        return torch.stack([(anchors - other).abs_().flatten(1).mean(1) for other in others], 1)
+        return torch.stack([(anchors - other).abs_().mean(1) for other in others], 1)
 
     @staticmethod
     @once_differentiable
@@ -61,5 +128,5 @@ class _PairwiseL1(torch.autograd.Function):
         shares = upstream / anchors[0].numel()
         gradient = torch.zeros_like(anchors)
         for share, other in zip(shares.unbind(1), others, strict=True):
-            gradient.addcmul_((anchors - other).sign_(), share.reshape(-1, *[1] * (anchors.dim() - 1)))
+            gradient.addcmul_((anchors - other).sign_(), share[:, None])
         return gradient, None

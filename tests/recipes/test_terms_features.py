@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from recipes.distances import pairwise_bytes, pairwise_l1, sample_l1
+from recipes.distances import pairwise_bytes, pairwise_l1, sample_l1, summed_l1
 from recipes.facd import contrast
 from recipes.fakd import affinity_bytes, affinity_l1, rows_within, unit_columns
 from recipes.features import build_regressor
@@ -109,6 +109,40 @@ def test_affinity_memory_is_bounded() -> None:
     rows = rows_within(2**20, 48 * 48)
     assert 4 * rows * 2304 <= 2**20 < 4 * (rows + 1) * 2304
     assert rows_within(1, 2304) == 1
+
+
+# distances
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "transposed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_summed_distances_are_those_of_the_formula(layout: str, dtype: torch.dtype) -> None:
+    def laid(tensor: Tensor) -> Tensor:
+        if layout == "transposed":
+            return tensor.transpose(2, 3).contiguous().transpose(2, 3).to(dtype)
+        usual = torch.channels_last if layout == "channels last" else torch.contiguous_format
+        return tensor.to(dtype).contiguous(memory_format=usual)
+
+    anchors, others = laid(noise(3, 4, 5, 6)), laid(noise(5, 4, 5, 6, seed=1))
+    upstream = torch.tensor([1.0, 2.0, -3.0])
+    cases = [
+        (summed_l1, others, lambda a: (a.double()[:, None] - others.double()).abs().mean((2, 3, 4)).sum(1)),
+        (sample_l1, others[:3], lambda a: (a.double() - others[:3].double()).abs().mean((1, 2, 3))),
+    ]
+    for term, them, plain in cases:
+        assert torch.allclose(term(anchors, them), plain(anchors).float(), rtol=1e-6)
+        gradient = gradient_of(lambda a, term=term, them=them: (term(a, them) * upstream).sum(), anchors)
+        expected = gradient_of(lambda a, plain=plain: (plain(a) * upstream).sum(), anchors)
+        assert gradient.dtype == dtype and close(
+            gradient.float(), expected.float(), 1e-6 if dtype is torch.float32 else 4e-3
+        )
+
+
+def test_a_paired_distance_teaches_both_sides() -> None:
+    one, other = noise(2, 3, 4, 4).requires_grad_(), noise(2, 3, 4, 4, seed=1).requires_grad_()
+    sample_l1(one, other).mean().backward()
+    assert one.grad is not None and other.grad is not None
+    assert torch.equal(one.grad, -other.grad) and close(one.grad, (one - other).detach().sign() / one.numel(), 1e-6)
 
 
 # LFD-style
