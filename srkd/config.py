@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
+from compressor.base.precision import Precision
 from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
@@ -44,7 +45,7 @@ from compressor.training.distributed import process_device
 from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import FeedsOtherSizes, Method, fit_methods
-from compressor.training.speed import PLAIN_MODE, ExecutionMode, choose_execution_mode
+from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
@@ -110,6 +111,14 @@ class RunNetworks:
     def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
         """Return what the run trains, in order; the rate is that of the student's start."""
         return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
+
+    def speed_options(self) -> SpeedOptions:
+        """Return the preset's; a teacher that is no network of srkd's computes in fp32, unless it is told otherwise."""
+        options = self.preset.speed_options()
+        is_foreign = self.teacher is not None and self.teacher.network is None
+        if is_foreign and options.teacher_precision == "auto":
+            return replace(options, teacher_precision="fp32")
+        return options
 
     def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
         """Run a step of the student's own stage on shapes alone; `UnknownCost` where a method cannot be run so."""
@@ -225,7 +234,7 @@ class RunConfig(RunNetworks):
                 batch=rule.batch,
                 lr_patch=rule.lr_patch,
                 device=device,
-                options=networks.preset.speed_options(),
+                options=networks.speed_options(),
             )
             context.note(mode.line(rule.lr_patch))
             return mode
@@ -604,7 +613,9 @@ def _prepare_images(
         data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
     if not views or teacher is None:
         return data, None
-    folder, precision = choice.cache(), rule.teacher_precision
+    folder = choice.cache()
+    # Once for all steps, and perhaps for other runs: half the precision would gain little time there.
+    precision: Precision = "bf16" if rule.teacher_precision == "bf16" else "fp32"
     cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
     return data, cache
 

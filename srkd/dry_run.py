@@ -33,7 +33,7 @@ from compressor.training.speed import choose_execution_mode, measure_macs_per_se
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
 from srkd.config import RunConfig, RunNetworks, UnknownCost, data_choice, needs_teacher, open_device
-from srkd.run import build_batches, place_student
+from srkd.run import build_batches, place_student, place_teacher
 from srkd.verb_options import CompressOptions
 
 DryRunKind = Literal["estimate", "measure"]
@@ -169,7 +169,7 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
 def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) -> float:
     """Return the seconds of all steps: the multiply-accumulates of one over the speed of the student on one patch."""
     rule = networks.preset.schedule
-    options = dataclasses.replace(networks.preset.speed_options(), compile="off")
+    options = dataclasses.replace(networks.speed_options(), compile="off")
     options = dataclasses.replace(options, precision="auto") if options.precision == "measure" else options
     mode = choose_execution_mode(
         networks.student, steps=rule.steps, batch=rule.batch, lr_patch=rule.lr_patch, device=device, options=options
@@ -271,7 +271,7 @@ def measure(config: RunConfig, context: Context) -> Measured:
     stages, timed_steps = config.stages(config.mode), WARM_UP_STEPS + TIMED_STEPS
     stage, steps = stages[-1], sum(stage.schedule.steps for stage in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=timed_steps))
-    teacher = None if config.teacher is None else config.teacher.move_to(device)
+    teacher = place_teacher(config)
     network = None if teacher is None else teacher.network
     state = State.fresh(place_student(config), network, short, seed)
     clock = _Clock(context.progress, timed_steps)

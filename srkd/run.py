@@ -16,6 +16,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
+from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches
 from compressor.data.calibration import draw_calibration_patches
@@ -151,6 +152,16 @@ def place_student(config: RunConfig) -> Network:
     return config.student.to(config.device).to(memory_format=config.mode.memory_format)  # type: ignore[call-overload, no-any-return]
 
 
+def place_teacher(config: RunConfig) -> Teacher | None:
+    """Move the teacher to the run's device, a network in the same layout as the student."""
+    if config.teacher is None:
+        return None
+    teacher = config.teacher.move_to(config.device)
+    if teacher.network is not None:
+        teacher.network.to(memory_format=config.mode.memory_format)  # type: ignore[call-overload]
+    return teacher
+
+
 def build_batches(config: RunConfig, context: Context) -> Batches:
     """Return this process's part of every batch, without kept outputs of the teacher."""
     rule = config.preset.schedule
@@ -176,11 +187,13 @@ class TrainingRun:
         """Train, write the averaged student, and return the report."""
         config, processes, started = self.config, self.context.processes, time.monotonic()
         self._require_same_everywhere()
+        if config.device.type == "cpu":
+            keep_freed_memory()
         # First of all: from here on a killed run can be continued.
         processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.stages(config.mode)
-        teacher = None if config.teacher is None else config.teacher.move_to(config.device)
+        teacher = place_teacher(config)
         teacher_network = None if teacher is None else teacher.network
         reference = config.reference
         if reference is None:

@@ -1,7 +1,8 @@
 """How a student is trained on this machine: precision, memory layout and compilation.
 
 What decides are facts, never a clock, so that the same seed gives the same run on the same machine however busy it is:
-bf16 autocast where the processor computes bf16 natively and the run is not a short one, else fp32; channels last.
+bf16 autocast where the processor computes bf16 natively and the run is not a short one, else fp32; channels last. A
+frozen teacher computes in the student's precision, if it is one of srkd's networks.
 
 Only where the preset asks for it (`precision: measure`) a measurement decides. Candidates are then fp32 and, where it
 is native, bf16, each with channels last or first. In this order each has to be a tenth faster than the best before it,
@@ -31,6 +32,7 @@ from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 
 PrecisionOption = Literal["auto", "fp32", "bf16", "measure"]
+TeacherPrecisionOption = Literal["auto", "fp32", "bf16"]
 CompileOption = Literal["auto", "on", "off"]
 
 SHORT_RUN_MACS = 1.5e12
@@ -66,8 +68,12 @@ class SpeedOptions:
     """The choices of a preset; the facts of machine and run decide those that it leaves open."""
 
     precision: PrecisionOption = "auto"
-    teacher_precision: Precision = "fp32"
+    teacher_precision: TeacherPrecisionOption = "auto"
+    """auto: that of the student."""
     compile: CompileOption = "auto"
+
+    def of_teacher(self, student: Precision) -> Precision:
+        return student if self.teacher_precision == "auto" else self.teacher_precision
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
 def plain_mode(options: SpeedOptions) -> ExecutionMode:
     """Return the mode without a machine: what the options leave open is fp32 and not compiled."""
     precision: Precision = "bf16" if options.precision == "bf16" else "fp32"
-    return ExecutionMode(precision, PLAIN.layout, options.teacher_precision, options.compile == "on")
+    return ExecutionMode(precision, PLAIN.layout, options.of_teacher(precision), options.compile == "on")
 
 
 def choose_execution_mode(
@@ -123,9 +129,9 @@ def choose_execution_mode(
     """Return how to train `student` on `device`; `batch` is that of all processes. The student is left as it is."""
     compiled = should_compile(options.compile, device=device, steps=steps)
     if options.precision == "measure":
-        return _measured_mode(student, batch, lr_patch, device, options.teacher_precision, compiled)
+        return _measured_mode(student, batch, lr_patch, device, options, compiled)
     precision, reason = _precision_by_facts(student, steps * batch, lr_patch, device, options.precision)
-    return ExecutionMode(precision, PLAIN.layout, options.teacher_precision, compiled, reason=reason)
+    return ExecutionMode(precision, PLAIN.layout, options.of_teacher(precision), compiled, reason=reason)
 
 
 def _precision_by_facts(
@@ -143,7 +149,7 @@ def _precision_by_facts(
 
 
 def _measured_mode(
-    student: Network, batch: int, lr_patch: int, device: torch.device, teacher_precision: Precision, compiled: bool
+    student: Network, batch: int, lr_patch: int, device: torch.device, options: SpeedOptions, compiled: bool
 ) -> ExecutionMode:
     """Return the fastest mode by a short measurement."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
@@ -158,7 +164,8 @@ def _measured_mode(
     for candidate in others:
         if step_ms[str(best)] > MARGIN * step_ms[str(candidate)]:
             best = candidate
-    return ExecutionMode(best.precision, best.layout, teacher_precision, compiled, patches, step_ms)
+    teacher = options.of_teacher(best.precision)
+    return ExecutionMode(best.precision, best.layout, teacher, compiled, patches, step_ms)
 
 
 def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:

@@ -79,7 +79,9 @@ class ScheduleRule(PresetPart):
         description="precision of the student; auto: bf16 where the processor computes it natively, fp32 for short "
         "runs; measure: whichever, with its memory layout, is faster when the run starts",
     )
-    teacher_precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the frozen teacher")
+    teacher_precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="precision of the frozen teacher; auto: the student's, for srkd's own networks"
+    )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile; auto: on a GPU, for runs long enough to gain from it"
     )

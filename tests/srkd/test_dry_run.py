@@ -248,20 +248,21 @@ def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
     logits = of("logits", SMALL["edsr"], SMALL["edsr"], BatchShape(2, 16))
     assert logits.macs.frozen == forward and logits.macs.total == alone.macs.total + forward
     report = dry_run(CompressOptions(recipe="csd", settings=("phi=teacher", "schedule.batch=2")))
-    assert report.step is not None and report.step.helper_forwards == 3
-    # Three images through phi, and one of them, the student's, back.
+    assert report.step is not None and report.step.helper_forwards == 2
+    # Three images through phi, two of them together, and one, the student's, back.
     assert report.step.macs.total > 4 / 3 * report.step.macs.helper_forwards > 0
     rows = dict(report.rows())
-    assert "3 of phi" in rows["forwards"] and "phi's forwards" in rows["cost"]
+    assert "2 of phi" in rows["forwards"] and "phi's forwards" in rows["cost"]
 
 
 def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, photos):
     speeds = {"fp32": 1e9, "bf16": 4e9}
     monkeypatch.setattr("srkd.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
-    options = CompressOptions(teacher=teacher, data=photos, steps=9000, settings=("schedule.precision=bf16",))
-    report = dry_run(options)
-    macs = report.step.macs
-    assert report.seconds == pytest.approx(9000 * (macs.frozen / 1e9 + (macs.total - macs.frozen) / 4e9))
+    for of_teacher, speed in (("auto", 4e9), ("fp32", 1e9)):
+        settings = ("schedule.precision=bf16", f"schedule.teacher_precision={of_teacher}")
+        report = dry_run(CompressOptions(teacher=teacher, data=photos, steps=9000, settings=settings))
+        macs = report.step.macs
+        assert report.seconds == pytest.approx(9000 * (macs.frozen / speed + (macs.total - macs.frozen) / 4e9))
     assert dict(report.rows())["time"].startswith("about ")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 from compressor.training import speed
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
@@ -28,8 +32,9 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd import compression, config
-from srkd.config import read_execution_mode
+from srkd.config import RunNetworks, StudentInit, read_execution_mode
 from srkd.run import TrainingRun
+from srkd.verb_options import CompressOptions
 from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
@@ -150,6 +155,14 @@ def test_the_teacher_runs_in_its_own_precision() -> None:
     assert 0 < (exact - rounded).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_has_the_precision_of_its_student(precision: Literal["fp32", "bf16"]) -> None:
+    for of_teacher, expected in (("auto", precision), ("fp32", "fp32"), ("bf16", "bf16")):
+        options = SpeedOptions(precision=precision, teacher_precision=of_teacher)  # type: ignore[arg-type]
+        assert chosen(options).teacher_precision == expected
+    assert load_preset("logits-paper").speed_options().of_teacher("fp32") == "fp32"
+
+
 def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,3 +231,14 @@ def test_compiled_training_is_eager_training() -> None:
     events = Recorder()
     assert losses("on", events) == pytest.approx(losses("off", Recorder()), rel=1e-4)
     assert events.notes == []
+
+
+def test_a_teacher_that_is_no_network_of_srkds_stays_in_fp32() -> None:
+    def options(settings: Sequence[str], network: object) -> SpeedOptions:
+        teacher = cast(Teacher, SimpleNamespace(network=network))
+        start = cast(StudentInit, None)
+        return RunNetworks(CompressOptions(), load_preset("logits", settings), (), teacher, start).speed_options()
+
+    assert options((), None).teacher_precision == "fp32"
+    assert options((), network()).teacher_precision == "auto"
+    assert options(("schedule.teacher_precision=bf16",), None).teacher_precision == "bf16"
