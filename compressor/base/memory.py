@@ -13,9 +13,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, where it is the allocator and no MALLOC_ variable is set; return True if it does.
 
-    By default every large tensor is mapped anew, so that each of its pages is cleared by the kernel at first touch, and
-    unmapped when it dies: a tenth to a fifth of a training step on a CPU (docs/speed.md). The most memory that a
-    process ever needs stays the same, but it is held until the process ends.
+    By default every large tensor is mapped anew, so that the kernel clears each of its pages at first touch, and
+    unmapped when it dies: a tenth to a fifth of a training step on a CPU, half of a large picture's time
+    (docs/speed.md). The memory is held until the process ends, so a program that only imports srkd decides for itself.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

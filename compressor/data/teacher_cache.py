@@ -29,6 +29,7 @@ from compressor.data.store import ImageStore, Plane
 from compressor.images.metrics import PEAK, psnr
 from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
+from compressor.models.cost import pixel_bytes
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 
@@ -292,6 +293,7 @@ class TeacherCache:
                 _to_unit_range(view.inputs.image(index))[None].to(teacher.device),
                 # A teacher of one size refuses the others itself, with what to do.
                 replace(teacher.descriptor, fixed_size=None, max_size=None),
+                pixel_bytes=None if teacher.network is None else pixel_bytes(teacher.network.spec),
             )
         peak = float(tiled.sr.abs().max())
         if not peak <= FP16_MAX:

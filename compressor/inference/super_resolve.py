@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
+from compressor.models.cost import pixel_bytes
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import Runtime
 
@@ -58,13 +60,15 @@ def super_resolve(
             "the self-ensemble transposes them, and needs a square"
         )
     run = with_self_ensemble(runtime.run) if self_ensemble else runtime.run
+    memory = None if runtime.spec is None else pixel_bytes(runtime.spec)
+    run_windows = partial(run_tiled, run, tile=tile, overlap=overlap, progress=progress, pixel_bytes=memory)
     if model.channels == 1:
         ycbcr = rgb_to_ycbcr(lr)
-        tiled = run_tiled(run, ycbcr[:, :1], model, tile=tile, overlap=overlap, progress=progress)
+        tiled = run_windows(ycbcr[:, :1], model)
         colour = upscale_bicubic(ycbcr[:, 1:], model.scale)
         tiled = replace(tiled, sr=ycbcr_to_rgb(torch.cat([tiled.sr, colour], 1)))
     else:
-        tiled = run_tiled(run, lr, model, tile=tile, overlap=overlap, progress=progress)
+        tiled = run_windows(lr, model)
     if not torch.isfinite(tiled.sr).all():
         raise SrkdError(f"{runtime.label} gave values that are not numbers ({runtime.name}, {runtime.precision})")
     return tiled

@@ -31,8 +31,14 @@ WindowProgress: TypeAlias = Callable[[int, int], None]
 AUTO_MEMORY_BYTES = 4 * 1024**3
 """The bound that selects a tile size when no tile is set."""
 
+USUAL_MEMORY_BYTES = 1024**3
+"""Enough where a tile is then many times as large as its surroundings: to touch fresh memory takes time too."""
+
+MANY_MARGINS = 8
+"""Tiles of so many margins a side compute at most 1.56 times what the whole picture would."""
+
 ASSUMED_CHANNELS = 256
-"""The bound is for networks of this width: three feature maps at LR size and two at output size, in float32."""
+"""The width of networks that are not known: three feature maps at LR size and two at output size, in float32."""
 
 MIN_TILE = 16
 UNBOUNDED_OVERLAP = 16
@@ -73,9 +79,11 @@ def run_tiled(
     tile: int | None = None,
     overlap: int = UNBOUNDED_OVERLAP,
     progress: WindowProgress | None = None,
+    pixel_bytes: int | None = None,
 ) -> Tiled:
     """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: never cut).
 
+    `pixel_bytes` is the memory that the model needs for a pixel of (1,C,h,w); None: that of a wide network.
     A model without a bounded receptive field gets `overlap`. A picture of a size that it cannot take is reflected at
     its right and lower edge. Where memory does not suffice the tile is halved, down to 16 pixels. If a model takes
     one size only, all windows have it, whatever `tile` is. Pictures beyond the model's `max_size` are cut, even
@@ -93,7 +101,8 @@ def run_tiled(
     height, width = lr.shape[-2:]
     padded = pad_to(lr, model.size_multiple, model.min_size)
     margin = _round_up(overlap if radius is None else radius, model.size_multiple)
-    side = _first_tile(padded, tile, margin, scale)
+    pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
+    side = _first_tile(padded, tile, margin, pixel_bytes)
     if model.max_size is not None and (padded.shape[-1] > model.max_size[0] or padded.shape[-2] > model.max_size[1]):
         side = min(side, _largest_tile(model.max_size, margin, model.size_multiple))
     while True:
@@ -165,16 +174,20 @@ def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _first_tile(padded: Tensor, tile: int | None, margin: int, scale: int) -> int:
+def _first_tile(padded: Tensor, tile: int | None, margin: int, pixel_bytes: int) -> int:
     """Return the tile size to try first: `tile`, else the largest within the memory bound."""
     whole = max(padded.shape[-2:])
     if tile is not None:
         return tile or whole
-    bytes_per_pixel = 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2) * padded.shape[0]
-    window_pixels = AUTO_MEMORY_BYTES // bytes_per_pixel
-    if padded.shape[-1] * padded.shape[-2] <= window_pixels:
-        return whole
-    return max(math.isqrt(window_pixels) - 2 * margin, MIN_TILE)
+    side = MIN_TILE
+    for bound in (USUAL_MEMORY_BYTES, AUTO_MEMORY_BYTES):
+        window_pixels = bound // (pixel_bytes * padded.shape[0])
+        if padded.shape[-1] * padded.shape[-2] <= window_pixels:
+            return whole
+        side = math.isqrt(window_pixels) - 2 * margin
+        if side >= MANY_MARGINS * margin:
+            break
+    return max(side, MIN_TILE)
 
 
 def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:

@@ -7,6 +7,7 @@ each element of a LayerNorm, as the counter behind DUKD's table 1 does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
-from compressor.models.meta_device import MetaDevice
+from compressor.models.meta_device import LiveBytes, MetaDevice
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
@@ -27,6 +28,7 @@ from compressor.models.networks.registry import build
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
 """The operations that MAC+ counts for each element that such a module reads."""
 LARGEST_SIDE = 65536
+MEASURED_SIDE = 64
 COMPARED_SIZE = (256, 256)
 """Width and height of the LR image that every table counts MACs for, so that its figures compare with any other's."""
 
@@ -77,6 +79,19 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256
         if (params or macs) and not isinstance(module, MeanShift):
             rows.append(LayerCost(name, type(module).__name__, params, macs))
     return tuple(rows)
+
+
+@lru_cache(maxsize=64)
+def pixel_bytes(spec: Spec) -> int:
+    """Return the most memory that a pixel of the LR image takes in fp32 without gradients, weights apart."""
+    with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
+        network = build(spec).eval()
+        model = network.descriptor
+        side = -(-max(MEASURED_SIDE, model.min_size) // model.size_multiple) * model.size_multiple
+        before = live.bytes
+        network(torch.empty(1, model.channels, side, side))
+    peak: int = live.peak - before
+    return math.ceil(peak / side**2)
 
 
 @dataclass(frozen=True)

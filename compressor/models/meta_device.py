@@ -7,12 +7,14 @@ numbers. What is not listed here goes to torch's own kernel, which gives the sam
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -52,6 +54,31 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         """Called after each operation, for subclasses that count or weigh them."""
+
+
+class LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
+    """The bytes of the tensors that were made within the block and are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._storages: set[int] = set()
+
+    def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._storages:
+                self._storages.add(key)
+                self.bytes += size
+                weakref.finalize(storage, self._remove, key, size)
+        self.peak = max(self.peak, self.bytes)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self.bytes -= size
 
 
 def _keeps_type(options: Mapping[str, Any], arguments: tuple[Any, ...]) -> bool:

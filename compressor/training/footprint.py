@@ -6,7 +6,6 @@ its creation to its end, through the backward pass; the optimiser's and the aver
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.models.meta_device import MetaDevice
+from compressor.models.meta_device import LiveBytes
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
@@ -175,15 +173,14 @@ class _Part:
     macs: int = 0
 
 
-class _Meter(MetaDevice):  # type: ignore[no-untyped-call]
+class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
     """The bytes of the tensors that are alive, and their peak; multiply-accumulates, also those within some modules."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak = self.macs = 0
+        self.macs = 0
         self.parts = {"frozen": _Part(), "helper": _Part()}
         self._within: list[_Part] = []
-        self._storages: set[int] = set()
 
     def follow(self, name: str, module: nn.Module) -> None:
         """Count the passes through a module, which lives no longer than the meter, as those of a part."""
@@ -206,20 +203,7 @@ class _Meter(MetaDevice):  # type: ignore[no-untyped-call]
             self.macs += macs
             for part in self._within[-1:]:
                 part.macs += macs
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self._storages:
-                self._storages.add(key)
-                self.bytes += size
-                weakref.finalize(storage, self._remove, key, size)
-        self.peak = max(self.peak, self.bytes)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._storages.discard(key)
-        self.bytes -= size
+        super().after(function, arguments, options, result)
 
 
 def _on_meta(teacher: ImageModel) -> ImageModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.inference import tiling
 from compressor.inference.super_resolve import with_self_ensemble
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, pad_to, run_tiled, spans
+from compressor.models.cost import pixel_bytes
 from compressor.models.networks.base import Descriptor
+from compressor.models.networks.registry import architecture, build
 from tests.support.fakes import convolutions, nearest
+from tests.support.tensors import PeakMemory
 
 SIDES = st.integers(1, 40)
 
@@ -178,6 +182,7 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
     lr = noise(1, 3, 60, 90)
     assert run_on(nearest(2), lr, scale=2, radius=4).tile is None
     bytes_per_pixel = 4 * tiling.ASSUMED_CHANNELS * (3 + 2 * 4)
+    monkeypatch.setattr(tiling, "USUAL_MEMORY_BYTES", bytes_per_pixel * 20 * 20)
     monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", bytes_per_pixel * 40 * 40)
     windows = set()
 
@@ -188,6 +193,24 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
     tiled = run_on(run, lr, scale=2, radius=4)
     assert tiled.tile == 32
     assert max(h * w for h, w in windows) <= 40 * 40
+
+
+@pytest.mark.parametrize("name", ["edsr", "rcan", "carn_m", "swinir", "compact"])
+def test_the_memory_of_a_pixel_is_what_a_network_takes(name: str) -> None:
+    network = build(architecture(name).small, seed=1).eval()
+    lr = noise(1, 3, 96, 96)
+    with torch.no_grad(), PeakMemory(lr, *network.state_dict().values()) as memory:
+        network(lr)
+    assert memory.peak_bytes / lr[0, 0].numel() == pytest.approx(pixel_bytes(network.spec), rel=0.3)
+
+
+def test_a_narrow_network_gets_larger_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", 4 * 2**20)
+    lr, model = noise(1, 3, 300, 300), Descriptor(scale=2, receptive_radius=4)
+    monkeypatch.setattr(tiling, "USUAL_MEMORY_BYTES", 2**20)
+    tiles = [run_tiled(nearest(2), lr, model, pixel_bytes=pixel).tile for pixel in (400, 4_000, None)]
+    # A quarter of the memory where that leaves a tile of 8 margins.
+    assert tiles == [math.isqrt(2**20 // 400) - 8, math.isqrt(4 * 2**20 // 4_000) - 8, tiling.MIN_TILE]
 
 
 def test_progress_counts_windows() -> None:

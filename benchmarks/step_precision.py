@@ -1,0 +1,91 @@
+"""What half precision costs in quality: `python -m benchmarks.step_precision --data BENCHMARKS [--train PHOTOS]`.
+
+First the teacher's images in bf16 beside those in fp32. Then students after equal steps, with the same batches: all in
+fp32, the student alone in bf16, and all in bf16 (teacher, φ and student), which is srkd's choice where the processor
+computes bf16 natively. BENCHMARKS holds Set5/, Set14/ and B100/. Finished runs are kept in --out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.equal_budget import (
+    FIRST_SEED,
+    Contender,
+    budget_of,
+    compare,
+    conditions,
+    gain,
+    parser_of,
+    seconds_a_run,
+    table,
+    told_to,
+)
+from benchmarks.methods_compared import OPTIONS, SETTINGS, WIDTH
+from compressor.assets import embedded_teacher
+from compressor.base.precision import autocast
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr, to_u8
+from compressor.images.sets import find_sets
+from compressor.models.checkpoints.load import load_checkpoint
+
+RECIPES = ("logits", "fakd", "csd-lite", "csd")
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "fp32": ("schedule.precision=fp32",),
+    "bf16 student": ("schedule.teacher_precision=fp32",),
+    "bf16": (),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__, out="runs/step-precision", steps=300)
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="names separated by commas")
+    options = parser.parse_args(arguments)
+    lines = [teacher_line(options.data / "Set5"), ""]
+    budget = budget_of(options, SETTINGS)
+    for recipe in options.recipes.split(","):
+        contenders = [
+            Contender(f"{recipe}-{name.replace(' ', '-')}", recipe, f"{recipe}, {name}", width=WIDTH, settings=settings)
+            for name, own in PRECISIONS.items()
+            for settings in [(*OPTIONS.get(recipe, ()), *own)]
+            # The teacher of a joint run is trained: its precision is the student's.
+            if not (recipe == "csd" and name == "bf16 student")
+        ]
+        scores = compare(contenders, budget, options.data)
+        exact, chosen = contenders[0].name, contenders[-1].name
+        first = options.out / f"{exact}-seed{FIRST_SEED}"
+        lines += [
+            conditions(first).replace(", fp32, trained", ", trained"),
+            "",
+            *table(contenders, scores, {}, seconds_a_run(contenders, budget), exact),
+        ]
+        lines += ["", f"{recipe} in bf16 over fp32: {gain(scores, chosen, exact)}", ""]
+    told_to(options.to, lines)
+    return 0
+
+
+@torch.no_grad()
+def teacher_line(images: Path) -> str:
+    """Return how near the embedded teacher's images in bf16 are to those in fp32."""
+    teacher, nearness, largest = load_checkpoint(embedded_teacher()).network.eval(), [], 0
+    for pair in find_sets(images, scale=teacher.spec.scale)[0].pairs:
+        assert pair.lr is not None
+        lr = read_rgb_u8(pair.lr)[None].float() / 255
+        exact = teacher(lr)
+        with autocast("bf16", torch.device("cpu")):
+            half = teacher(lr).float()
+        nearness.append(float(psnr(255 * half.clamp(0, 1), 255 * exact.clamp(0, 1)).mean()))
+        largest = max(largest, int((to_u8(half).int() - to_u8(exact).int()).abs().max()))
+    mean = sum(nearness) / len(nearness)
+    return (
+        f"The embedded teacher in bf16 beside fp32 on {images.name}: {mean:.1f} dB ({min(nearness):.1f} at least), "
+        f"{largest} grey levels at most."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
