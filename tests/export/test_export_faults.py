@@ -128,9 +128,22 @@ def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: Graph) -> Non
 
 def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     save_network(build(SPEC, seed=0), tmp_path / "small.safetensors")
-    out = tmp_path / "out"
+    for attempt in range(5):
+        out = tmp_path / f"out{attempt}"
+        code, err = _export_until_something_is_written(tmp_path / "small.safetensors", out)
+        assert "Traceback" not in err
+        if code:
+            assert code == 143 and list(out.iterdir()) == []
+            return
+        # On a busy machine the signal may come when the file is there.
+        assert [path.name for path in out.iterdir()] == ["small.fp16.onnx"]
+    raise AssertionError("no attempt was ended in time")
+
+
+def _export_until_something_is_written(model: Path, out: Path) -> tuple[int, str]:
+    """Return the exit code of an export that gets SIGTERM as soon as its folder holds something, and its stderr."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "srkd", "export", str(tmp_path / "small.safetensors"), "-o", str(out), "--fp16"],
+        [sys.executable, "-m", "srkd", "export", str(model), "-o", str(out), "--fp16"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -144,5 +157,4 @@ def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 143 and "Traceback" not in err
-    assert list(out.iterdir()) == []
+    return process.returncode, err
