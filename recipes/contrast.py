@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, TypeAlias, cast
 
 import torch
 from pydantic import Field
@@ -33,6 +33,9 @@ from recipes.phi import UsesPerceptualNet
 
 EPS = 1e-7
 NEGATIVES = 10
+
+Features: TypeAlias = Sequence[torch.Tensor]
+"""Of some images, level by level."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,6 @@ class ContrastsThroughPhi(UsesPerceptualNet):
         # Only the distances of each sample travel between processes, not the features.
         distances = [step.all_gather(sample_distances(one, *references)) for one in anchors]
         return torch.stack([ratio_of(one) for one in distances]).sum()
-
-
-Features = Sequence[torch.Tensor]
 
 
 def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tuple[Features, Features]:

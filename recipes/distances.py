@@ -85,17 +85,17 @@ class _SummedL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor, is_paired: bool) -> torch.Tensor:
         dtype = torch.promote_types(torch.promote_types(anchors.dtype, others.dtype), torch.float32)
-        mine, its = in_rows(anchors, anchors), in_rows(others, anchors)
+        rows, references = in_rows(anchors, anchors), in_rows(others, anchors)
         # Sums of signs are whole numbers: exact in the features' own precision.
-        signs = torch.empty_like(mine) if any(ctx.needs_input_grad) else None
-        count, size = mine.shape
-        chunk = size if mine.is_cuda else max(1, CACHED_ELEMENTS // count)
-        totals = torch.zeros(count, dtype=dtype, device=mine.device)
+        signs = torch.empty_like(rows) if any(ctx.needs_input_grad) else None
+        count, size = rows.shape
+        chunk = max(1, CACHED_ELEMENTS // count) if rows.device.type == "cpu" else size
+        totals = torch.zeros(count, dtype=dtype, device=rows.device)
         for start in range(0, size, chunk):
             part = slice(start, start + chunk)
-            values, them = mine[:, part].to(dtype), its[:, part].to(dtype)
+            values, compared = rows[:, part].to(dtype), references[:, part].to(dtype)
             total = torch.zeros_like(values)
-            for other in them[None] if is_paired else them:
+            for other in compared[None] if is_paired else compared:
                 difference = values - other
                 totals += difference.abs().sum(1)
                 total += difference.sign_()

@@ -131,10 +131,10 @@ class _AffinityL1(torch.autograd.Function):
         # A GPU wants large products, a CPU blocks that stay in its cache.
         group = len(student) if student.is_cuda else 1
         for first in range(0, len(student), group):
-            mine, its = student[first : first + group], teacher[first : first + group]
+            columns, target = student[first : first + group], teacher[first : first + group]
             # SᵀS - TᵀT as one product.
-            left, right = torch.cat([mine, -its], 1).transpose(1, 2), torch.cat([mine, its], 1)
-            total = mine.new_zeros(len(mine))
+            left, right = torch.cat([columns, -target], 1).transpose(1, 2), torch.cat([columns, target], 1)
+            total = columns.new_zeros(len(columns))
             for start in range(0, positions, rows):
                 part, after = slice(start, start + rows), slice(start + rows, None)
                 difference = left[:, part] @ right[:, :, start:]
@@ -144,9 +144,9 @@ class _AffinityL1(torch.autograd.Function):
                 if gradient is not None:
                     square.diagonal(dim1=1, dim2=2).zero_()
                     difference.sign_()
-                    to = gradient[first : first + group]
-                    to[:, :, part] += mine[:, :, start:] @ difference.transpose(1, 2)
-                    to[:, :, after] += mine[:, :, part] @ beside
+                    part_gradient = gradient[first : first + group]
+                    part_gradient[:, :, part] += columns[:, :, start:] @ difference.transpose(1, 2)
+                    part_gradient[:, :, after] += columns[:, :, part] @ beside
             totals.append(total)
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(2 / positions**2))
