@@ -142,9 +142,9 @@ class Subject:
 
     @property
     def cuts(self) -> list[Cut]:
-        half_depth = Cut("depth", 0.5)
         if self.is_run:
             return [Cut("width", 0.5)]
+        half_depth = Cut("depth", 0.5)
         try:
             half_depth.of(self.network)
         except srkd.SrkdError:  # CARN has no depth

@@ -57,6 +57,7 @@ TITLES: Mapping[str, str] = {
 """The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
+"""Only the last step is validated: what is compared is measured afterwards."""
 FIT_ALONE = Contender(
     "fit-l1",
     "scratch",

@@ -54,10 +54,10 @@ class OwnLoop:
         own = None if teacher is None else teacher.network
         methods = fit_methods(preset.build_methods(), own, student)
         self.stage = preset.with_steps(LONG).stage(methods, self.mode)
-        placed: Network = student.to(memory_format=self.mode.memory_format)  # type: ignore[call-overload]
+        placed = self.mode.lay_out(student)
         self.teacher = None if teacher is None else teacher.move_to(device).network
         if self.teacher is not None:
-            self.teacher.to(memory_format=self.mode.memory_format)  # type: ignore[call-overload]
+            self.mode.lay_out(self.teacher)
         self.state = State.fresh(placed, self.teacher, self.stage)
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
         self.batches = Batches.for_store(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)

@@ -49,9 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     budget = budget_of(options, SETTINGS)
     for recipe in options.recipes.split(","):
         contenders = [
-            Contender(f"{recipe}-{name.replace(' ', '-')}", recipe, f"{recipe}, {name}", width=WIDTH, settings=settings)
-            for name, own in PRECISIONS.items()
-            for settings in [(*OPTIONS.get(recipe, ()), *own)]
+            Contender(
+                f"{recipe}-{name.replace(' ', '-')}",
+                recipe,
+                f"{recipe}, {name}",
+                width=WIDTH,
+                settings=(*OPTIONS.get(recipe, ()), *settings),
+            )
+            for name, settings in PRECISIONS.items()
             # The teacher of a joint run is trained: its precision is the student's.
             if not (recipe == "csd" and name == "bf16 student")
         ]

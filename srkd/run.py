@@ -149,7 +149,7 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -
 
 def place_student(config: RunConfig) -> Network:
     """Move the student to the run's device, in the memory layout of its execution mode."""
-    return config.student.to(config.device).to(memory_format=config.mode.memory_format)  # type: ignore[call-overload, no-any-return]
+    return config.mode.lay_out(config.student.to(config.device))
 
 
 def place_teacher(config: RunConfig) -> Teacher | None:
@@ -158,7 +158,7 @@ def place_teacher(config: RunConfig) -> Teacher | None:
         return None
     teacher = config.teacher.move_to(config.device)
     if teacher.network is not None:
-        teacher.network.to(memory_format=config.mode.memory_format)  # type: ignore[call-overload]
+        config.mode.lay_out(teacher.network)
     return teacher
 
 

@@ -20,9 +20,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.context import Note
@@ -30,6 +31,8 @@ from compressor.base.errors import reason_of
 from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network
+
+M = TypeVar("M", bound=nn.Module)
 
 PrecisionOption = Literal["auto", "fp32", "bf16", "measure"]
 TeacherPrecisionOption = Literal["auto", "fp32", "bf16"]
@@ -91,9 +94,9 @@ class ExecutionMode:
     step_ms: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return memory_format(self.layout)
+    def lay_out(self, module: M) -> M:
+        """Give a module's tensors the mode's memory layout, in place."""
+        return module.to(memory_format=memory_format(self.layout))  # type: ignore[call-overload, no-any-return]
 
     def line(self, lr_patch: int) -> str:
         """Describe the choice in one line."""
