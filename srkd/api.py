@@ -371,6 +371,7 @@ def _upscale_settings(options: UpscaleOptions) -> UpscaleSettings:
         tile=options.tile,
         overlap=options.overlap,
         self_ensemble=options.self_ensemble,
+        exact=options.exact or options.precision is not None,
     )
 
 

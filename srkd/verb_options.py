@@ -467,6 +467,13 @@ class UpscaleOptions(RuntimeOptions):
         ),
     ] = 16
     self_ensemble: SelfEnsemble = False
+    exact: Annotated[
+        bool,
+        Option(
+            "Compute in fp32 throughout. Otherwise checkpoints compute large 8-bit pictures in bf16 where the device "
+            "has it and samples of the picture come out at 50 dB or more to fp32, no pixel 5 grey levels off."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         inputs = self.inputs

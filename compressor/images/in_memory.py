@@ -27,10 +27,11 @@ KEPT_FACTS = ("icc_profile", "exif", "dpi")
 
 @dataclass(frozen=True)
 class Planes:
-    """The pixels of an image: rgb (N,3,H,W) and alpha (1,1,H,W), float32 in [0,1]."""
+    """The pixels of an image: rgb (N,3,H,W) and alpha (1,1,H,W), float32 in [0,1]; `bits` is 32 of floats."""
 
     rgb: Tensor
     alpha: Tensor | None = None
+    bits: Literal[8, 16, 32] = 8
 
 
 def is_in_memory(value: object) -> bool:
@@ -43,14 +44,16 @@ def read_planes(image: ImageInMemory) -> Planes:
     if isinstance(image, Image.Image):
         return _planes_of_pil(image)
     if isinstance(image, np.ndarray):
-        return Planes(_float_planes(_channels_first(image), "array", tuple(image.shape), str(image.dtype)))
+        planes = _float_planes(_channels_first(image), "array", tuple(image.shape), str(image.dtype))
+        return Planes(planes, bits=8 if image.dtype == np.uint8 else 32)
     if image.dim() not in (3, 4) or image.shape[-3] != 3 or not image.numel():
         raise UsageError(
             f"a tensor of shape {tuple(image.shape)} is not an image: (3,H,W) or (N,3,H,W) of uint8, or of floats "
             "in [0,1], is taken"
         )
     planes = image.detach() if image.dim() == 4 else image.detach()[None]
-    return Planes(_float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch.")))
+    planes = _float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch."))
+    return Planes(planes, bits=8 if image.dtype == torch.uint8 else 32)
 
 
 def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
@@ -97,14 +100,15 @@ def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str)
 
 
 def _planes_of_pil(image: Image.Image) -> Planes:
-    if image.mode.startswith("I;16"):
+    bits: Literal[8, 16] = 16 if image.mode.startswith("I;16") else 8
+    if bits == 16:
         samples: npt.NDArray[Any] = np.asarray(image).astype(np.uint16)[..., None]
     else:
         samples = samples_8bit(image, "the image")
     planes = to_01(samples)
     has_alpha = planes.shape[0] in (2, 4)
     colours = planes[:-1] if has_alpha else planes
-    return Planes(colours.expand(3, -1, -1)[None].contiguous(), planes[None, -1:] if has_alpha else None)
+    return Planes(colours.expand(3, -1, -1)[None].contiguous(), planes[None, -1:] if has_alpha else None, bits)
 
 
 def _pil_of_planes(image: Image.Image, planes: Planes) -> Image.Image:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from compressor.images.files import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
     OTHER_PICTURE_SUFFIXES,
+    Picture,
     read_picture,
     require_writable,
     write_picture,
@@ -29,17 +31,25 @@ from compressor.images.files import (
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
+from compressor.inference.lower_precision import Faster
 from compressor.inference.super_resolve import super_resolve
-from compressor.inference.tiling import UNBOUNDED_OVERLAP, WindowProgress
+from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
 
 MAX_OUTPUT_PIXELS = 2**29
 """Outputs are held whole, as floats: this bound is 6.4 GB."""
 
+OVERLAPPED_OUTPUT_PIXELS = 2**27
+"""Up to this size (1.6 GB) an output is written while the next picture is enlarged; larger ones wait for each other."""
+
 
 @dataclass(frozen=True)
 class Upscaled:
-    """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`."""
+    """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`.
+
+    `precision` is the one it was computed in. Where that is lower than the model's own, `psnr_to_exact` (dB) is that of
+    its worst sample to the same in the model's own.
+    """
 
     source: Path
     output: Path
@@ -47,6 +57,8 @@ class Upscaled:
     sr_size: tuple[int, int]
     tile: int | None
     seam: float | None
+    precision: str
+    psnr_to_exact: float | None
     seconds: float
 
 
@@ -83,7 +95,8 @@ class UpscaleSettings:
 
     Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. An existing
     file is an error, unless `overwrite` replaces it or `skip_existing` leaves it alone. `recursive` takes the folders
-    inside folders too, and repeats them in the output folder.
+    inside folders too, and repeats them in the output folder. `exact` keeps to the precision that the model was opened
+    in; otherwise pictures of 8 bit may be computed in bf16, as `lower_precision.Faster` says.
     """
 
     output: str | Path | None = None
@@ -95,6 +108,7 @@ class UpscaleSettings:
     tile: int | None = None
     overlap: int = UNBOUNDED_OVERLAP
     self_ensemble: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.overwrite and self.skip_existing:
@@ -156,27 +170,73 @@ def upscale(
 ) -> UpscaleReport:
     """Enlarge pictures and write them beside their sources, or to the output of the settings.
 
-    Alpha, grey, 16 bit, ICC profile and EXIF are kept where the format holds them.
+    Alpha, grey, 16 bit, ICC profile and EXIF are kept where the format holds them. While one picture is enlarged, the
+    next one is read and the one before it written.
     """
     settings = settings or UpscaleSettings()
     if settings.suffix is None:
         settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
     jobs, contents = _plan_jobs(inputs, settings)
     failed, skipped = contents.failed, contents.skipped
-    sources = {_identity(job.source) for job in jobs}
+    faster = Faster(runtime, exact=settings.exact)
+    writes: list[tuple[Job, Future[Upscaled]]] = []
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for number, (job, reading) in enumerate(_read_ahead(jobs, runtime.descriptor.scale, settings), start=1):
+            title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
+            progress(title, 0, 1)
+            try:
+                start = time.perf_counter()
+                picture = reading.result()
+                if picture is None:
+                    skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
+                    continue
+                enlarged = _enlarge(picture, faster, settings, partial(progress, title))
+                if writes:
+                    wait([writes[-1][1]])
+                writes.append((job, writer.submit(_write, job, picture, enlarged, start)))
+                if enlarged.tiled.sr[0, 0].numel() > OVERLAPPED_OUTPUT_PIXELS:
+                    wait([writes[-1][1]])
+            except FAILURES as error:
+                failed.append(_failure(job, error))
+            finally:
+                progress(title, 1, 1)
     done: list[Upscaled] = []
-    for number, job in enumerate(jobs, start=1):
-        title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
-        progress(title, 0, 1)
+    for job, writing in writes:
         try:
-            if _has_output(job, settings, sources):
-                skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
-            else:
-                done.append(_upscale_one(job, runtime, settings, partial(progress, title)))
-        except (SrkdError, RuntimeError, OSError, MemoryError) as error:
-            failed.append(Failed(job.source, " ".join(str(error).split()) or type(error).__name__))
-        progress(title, 1, 1)
+            done.append(writing.result())
+        except FAILURES as error:
+            failed.append(_failure(job, error))
     return UpscaleReport(tuple(done), tuple(failed), tuple(skipped))
+
+
+FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
+"""What one picture can fail with; the others go on."""
+
+
+def _failure(job: Job, error: BaseException) -> Failed:
+    return Failed(job.source, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _read_ahead(
+    jobs: Sequence[Job], scale: int, settings: UpscaleSettings
+) -> Iterator[tuple[Job, Future[Picture | None]]]:
+    """Yield each job with its picture, None where its output exists and stays; the next one is being read meanwhile."""
+    sources = {_identity(job.source) for job in jobs}
+
+    def read(job: Job) -> Picture | None:
+        if _has_output(job, settings, sources):
+            return None
+        picture = read_picture(job.source)
+        height, width = picture.rgb.shape[-2:]
+        _require_size(job.source, width, height, scale)
+        require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
+        return picture
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = [reader.submit(read, job) for job in jobs[:1]]
+        for number, job in enumerate(jobs, start=1):
+            ahead += [reader.submit(read, following) for following in jobs[number : number + 1]]
+            yield job, ahead.pop(0)
 
 
 def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
@@ -313,7 +373,7 @@ def upscale_image(
     planes = read_planes(image)
     _require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
     tiled = super_resolve(
-        runtime,
+        Faster(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits).runtime,
         planes.rgb,
         tile=settings.tile,
         overlap=settings.overlap,
@@ -336,28 +396,41 @@ def _enlarged_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:
     return None if alpha is None else upscale_bicubic(alpha, scale).clamp(0, 1)
 
 
-def _upscale_one(job: Job, runtime: Runtime, settings: UpscaleSettings, progress: WindowProgress) -> Upscaled:
-    start = time.perf_counter()
-    picture = read_picture(job.source)
-    scale = runtime.descriptor.scale
-    height, width = picture.rgb.shape[-2:]
-    _require_size(job.source, width, height, scale)
-    require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
+@dataclass(frozen=True)
+class _Enlarged:
+    """The planes of an output, and how they were computed."""
+
+    tiled: Tiled
+    alpha: Tensor | None
+    precision: str
+    psnr_to_exact: float | None
+
+
+def _enlarge(picture: Picture, faster: Faster, settings: UpscaleSettings, progress: WindowProgress) -> _Enlarged:
+    selected = faster.select(picture.rgb[None], bits=picture.bits)
     tiled = super_resolve(
-        runtime,
+        selected.runtime,
         picture.rgb[None],
         tile=settings.tile,
         overlap=settings.overlap,
         self_ensemble=settings.self_ensemble,
         progress=progress,
     )
-    write_picture(replace(picture, rgb=tiled.sr[0], alpha=_enlarged_alpha(picture.alpha, scale)), job.output)
+    alpha = _enlarged_alpha(picture.alpha, selected.runtime.descriptor.scale)
+    return _Enlarged(tiled, alpha, selected.runtime.precision, selected.psnr_to_exact)
+
+
+def _write(job: Job, picture: Picture, enlarged: _Enlarged, start: float) -> Upscaled:
+    tiled = enlarged.tiled
+    write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)
     return Upscaled(
         job.source,
         job.output,
-        lr_size=(width, height),
-        sr_size=(width * scale, height * scale),
+        lr_size=(picture.rgb.shape[-1], picture.rgb.shape[-2]),
+        sr_size=(tiled.sr.shape[-1], tiled.sr.shape[-2]),
         tile=tiled.tile,
         seam=tiled.seam,
+        precision=enlarged.precision,
+        psnr_to_exact=enlarged.psnr_to_exact,
         seconds=time.perf_counter() - start,
     )

@@ -64,6 +64,10 @@ class TorchRuntime:
         require_output(lr, sr, self.descriptor, self.label)
         return sr
 
+    def in_bf16(self) -> TorchRuntime:
+        """Return the same model in bf16."""
+        return type(self)(self.network, label=self.label, device=self.device, precision="bf16", metadata=self.metadata)
+
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function that runs: the network itself."""
         return self.network

@@ -29,13 +29,19 @@ def command(console: Console, options: UpscaleOptions) -> None:
     Transparency, grey, 16 bit, EXIF and colour profile are kept where the format holds them. One bad file does not
     stop the rest; pictures of a folder that are left out are named.
     """
+    from compressor.images.metrics import finite_or_none
     from srkd.api import run_upscale
 
     with console.context() as context:
         report = run_upscale(options, context)
     if console.wants_json:
         done = [
-            {**vars(picture), "lr_size": format_size(picture.lr_size), "sr_size": format_size(picture.sr_size)}
+            {
+                **vars(picture),
+                "lr_size": format_size(picture.lr_size),
+                "sr_size": format_size(picture.sr_size),
+                "psnr_to_exact": None if picture.psnr_to_exact is None else finite_or_none(picture.psnr_to_exact),
+            }
             for picture in report.done
         ]
         results = {"done": done, "failed": report.failed, "skipped": report.skipped}
@@ -44,7 +50,8 @@ def command(console: Console, options: UpscaleOptions) -> None:
         for picture in report.done:
             seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
             sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
-            console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{seam}")
+            precision = "" if picture.psnr_to_exact is None else f", in {picture.precision}"
+            console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
     show_skipped(console, report)
     for failed in report.failed:
         console.error(failed.reason)

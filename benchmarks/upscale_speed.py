@@ -1,0 +1,165 @@
+"""`srkd upscale` beside whole images: `python -m benchmarks.upscale_speed [--data SETS] [--threads N]`.
+
+Speed and memory: a photo of 1920x1080 through the embedded student, whole through ONNX Runtime and eager torch in fp32,
+and as `srkd upscale` does it, with `--exact` and by default. Each run is a process of its own, whose peak memory counts
+all that it does, the image of 7680x4320 included; the rows take turns. The clock starts after a first small image and
+covers opening the model and rounding to 8 bit, not files.
+
+Agreement: bf16 against fp32, over every LR image of the sets in --data as a whole: the smallest PSNR and the largest
+difference in 8-bit steps, for each --model. The samples that decide are parts of what is compared here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import srkd
+from compressor.assets import embedded_student
+from compressor.base.machine import cpu_model, peak_resident_bytes
+from compressor.base.memory import keep_freed_memory
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr, to_u8
+from compressor.images.sets import embedded_photos, find_sets
+from compressor.inference import lower_precision
+from compressor.inference.lower_precision import Faster
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import super_resolve
+from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
+
+SIZE = (1920, 1080)
+ROUNDS = 3
+
+
+def whole(runtime: str) -> Callable[[Path, Tensor], Tensor]:
+    """Run a whole image through a runtime."""
+    return lambda model, lr: open_model(model, OpenOptions(runtime=runtime)).run(lr)
+
+
+def eager(model: Path, lr: Tensor) -> Tensor:
+    """Run a whole image as a script of the field does: the network of the file, called."""
+    network = srkd.load(model).network
+    assert network is not None
+    with torch.no_grad():
+        sr: Tensor = network.eval()(lr)
+    return sr
+
+
+def by_srkd(*, exact: bool) -> Callable[[Path, Tensor], Tensor]:
+    """Enlarge an image as `srkd upscale` does."""
+
+    def enlarge(model: Path, lr: Tensor) -> Tensor:
+        keep_freed_memory()
+        selected = Faster(open_model(model), exact=exact).select(lr)
+        return super_resolve(selected.runtime, lr).sr
+
+    return enlarge
+
+
+ROWS: Mapping[str, Callable[[Path, Tensor], Tensor]] = {
+    "whole, ONNX Runtime fp32": whole("onnxruntime"),
+    "whole, eager torch fp32": eager,
+    "srkd upscale --exact": by_srkd(exact=True),
+    "srkd upscale": by_srkd(exact=False),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="sets whose LR images bf16 is compared on")
+    parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()], help="checkpoints to compare")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--row", nargs=2, metavar=("ROW", "MODEL"), help="run one row, print its JSON, and end")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.row is not None:
+        print(json.dumps(run_row(options.row[0], Path(options.row[1]))))
+        return 0
+    conditions = f"{cpu_model()}, {options.threads} thread(s), torch {torch.__version__}"
+    print(f"{conditions}; embedded student, {SIZE[0]}x{SIZE[1]}\n")
+    print("\n".join(speed(options.threads)))
+    if options.data is not None:
+        print("\n" + "\n".join(agreement(options.model, options.data)))
+    return 0
+
+
+def photo() -> Tensor:
+    """Return an embedded photo at SIZE."""
+    first = next(iter(embedded_photos("train").values()))
+    with Image.open(first) as image:
+        large = image.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(large).copy()).permute(2, 0, 1)[None].float().div(255)
+
+
+def run_row(name: str, model: Path) -> dict[str, float]:
+    lr = photo()
+    ROWS[name](model, lr[..., :64, :64])  # the first call of a library costs what no later one does
+    start = time.perf_counter()
+    to_u8(ROWS[name](model, lr))
+    return {"seconds": time.perf_counter() - start, "bytes": peak_resident_bytes()}
+
+
+def speed(threads: int) -> list[str]:
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in ROWS}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = embedded_student()
+        exported = srkd.export(checkpoint, out=folder).files[0].path
+        for number in range(ROUNDS):
+            for name in ROWS:
+                model = exported if "ONNX" in name else checkpoint
+                command = [sys.executable, "-m", "benchmarks.upscale_speed", "--threads", str(threads), "--row"]
+                done = subprocess.run([*command, name, str(model)], capture_output=True, text=True, check=True)
+                results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"round {number + 1}: {name} {results[name][-1]['seconds']:.1f} s", file=sys.stderr)
+    base = [result["seconds"] for result in results["whole, ONNX Runtime fp32"]]
+    lines = ["| | seconds | peak memory, GB | times as fast as whole in ONNX Runtime |", "|---|---|---|---|"]
+    for name, runs in results.items():
+        seconds = [result["seconds"] for result in runs]
+        ratios = sorted(other / mine for other, mine in zip(base, seconds, strict=True))
+        lines.append(
+            f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
+            f"{max(result['bytes'] for result in runs) / 1e9:.1f} | {statistics.median(ratios):.2f} "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+        )
+    return lines
+
+
+def agreement(models: Sequence[Path], data: Path) -> list[str]:
+    """Compare whole images in bf16 and fp32, those of sizes too that stay in fp32 otherwise."""
+    lower_precision.LEAST_LR_PIXELS = 0
+    lines = ["| model | images | in bf16 | least PSNR to fp32, dB | largest difference |", "|---|---|---|---|---|"]
+    for model in models:
+        exact = open_model(model, OpenOptions(scale=4))
+        assert isinstance(exact, TorchRuntime)
+        faster, worst, largest, selected, images = Faster(exact), float("inf"), 0, 0, 0
+        for image_set in find_sets(data, scale=exact.descriptor.scale):
+            for pair in image_set.pairs:
+                if pair.lr is None:
+                    continue
+                lr = read_rgb_u8(pair.lr)[None].float().div(255)
+                images += 1
+                if min(lr.shape[-2:]) < lower_precision.SAMPLE or faster.select(lr).runtime is exact:
+                    continue
+                selected += 1
+                one, other = (to_u8(super_resolve(runtime, lr).sr) for runtime in (exact, exact.in_bf16()))
+                worst = min(worst, float(psnr(other, one)))
+                largest = max(largest, int((one.int() - other.int()).abs().max()))
+        lines.append(f"| {model.stem} | {images} | {selected} | {worst:.1f} | {largest} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

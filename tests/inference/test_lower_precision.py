@@ -1,0 +1,191 @@
+"""bf16 for a picture: only with its samples' consent, and never where exact figures are asked for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compressor.assets import embedded_student
+from compressor.base.context import QUIET
+from compressor.images.files import Picture, read_picture, write_picture
+from compressor.images.in_memory import read_planes
+from compressor.images.metrics import to_u8
+from compressor.inference import lower_precision
+from compressor.inference import upscale as upscaling
+from compressor.inference.lower_precision import Faster, sample_patches
+from compressor.inference.open import open_model
+from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
+from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
+from srkd.api import _upscale_settings
+from srkd.verb_options import UpscaleOptions
+from tests.support.fakes import nearest_model
+
+
+@pytest.fixture(autouse=True)
+def device_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(lower_precision, "LEAST_LR_PIXELS", 128 * 128)
+
+
+@pytest.fixture(scope="module")
+def student() -> TorchRuntime:
+    runtime = open_model(embedded_student(), OpenOptions(), QUIET)
+    assert isinstance(runtime, TorchRuntime)
+    return runtime
+
+
+def photo(size: int = 128) -> Tensor:
+    """Waves of all lengths up to two pixels, and a flat sky."""
+    y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
+    waves = torch.sin(200 * x * y) * y.clamp(max=0.5)
+    return torch.stack([0.5 + 0.4 * waves, 0.3 + 0.5 * y * (1 + waves) / 2, 0.6 - 0.2 * x])[None]
+
+
+def amplified(runtime: TorchRuntime, spread: float) -> TorchRuntime:
+    """A student whose weights cancel: what bf16 rounds off is `spread` times as large beside what is left."""
+    network = runtime.in_bf16().network
+    weight = network.get_parameter("head.weight")
+    with torch.no_grad():
+        weight[:, :, 0, 0] += spread
+        weight[:, :, 0, 1] -= spread
+    return TorchRuntime(network, label="amplified")
+
+
+def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> None:
+    selected = Faster(student).select(photo())
+    assert selected.runtime.precision == "bf16"
+    assert selected.psnr_to_exact is not None and 50 <= selected.psnr_to_exact < 80
+    whole, exact = to_u8(selected.runtime.run(photo())), to_u8(student.run(photo()))
+    assert not torch.equal(whole, exact)
+    assert int((whole.int() - exact.int()).abs().max()) <= 4
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MIN_PSNR_DB", 90.0), ("MAX_GREY_LEVELS", 0)])
+def test_each_bound_alone_refuses(
+    student: TorchRuntime, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    monkeypatch.setattr(lower_precision, limit, value)
+    assert Faster(student).select(photo()).runtime is student
+
+
+def test_a_network_that_bf16_damages_stays_in_fp32(student: TorchRuntime) -> None:
+    damaged = amplified(student, 100.0)
+    difference = to_u8(damaged.run(photo())).int() - to_u8(damaged.in_bf16().run(photo())).int()
+    assert int(difference.abs().max()) > 4
+    assert Faster(damaged).select(photo()).runtime is damaged
+
+
+def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    bf16 = student.in_bf16()
+    assert Faster(student, exact=True).select(photo()).runtime is student
+    assert Faster(student).select(photo(), bits=16).runtime is student
+    assert Faster(student).select(photo(127)).runtime is student
+    assert Faster(bf16).select(photo()).runtime is bf16
+    other = nearest_model(4)
+    assert Faster(other).select(photo()).runtime is other
+    monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: False)
+    assert Faster(student).select(photo()).runtime is student
+
+
+def test_a_named_precision_is_exact() -> None:
+    def is_exact(**options: object) -> bool:
+        return _upscale_settings(UpscaleOptions(model="a.pt", inputs="a.png", **options)).exact  # type: ignore[arg-type]
+
+    assert [is_exact(), is_exact(exact=True), is_exact(precision="fp32")] == [False, True, True]
+
+
+def test_images_of_floats_and_16_bit_are_exact(student: TorchRuntime, tmp_path: Path) -> None:
+    floats = photo()
+    exact = student.run(floats).clamp(0, 1)
+    enlarged = upscale_image(floats, student)
+    assert isinstance(enlarged, Tensor)
+    assert torch.equal(enlarged, exact)
+    assert read_planes(floats.mul(255).byte()).bits == 8
+    assert read_planes((floats[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).bits == 8
+    for bits in (8, 16):
+        write_picture(Picture(floats[0], bits=bits), tmp_path / f"{bits}.png")  # type: ignore[arg-type]
+    report = upscale([tmp_path / "8.png", tmp_path / "16.png"], student)
+    assert [(done.precision, done.psnr_to_exact is None) for done in report.done] == [("bf16", False), ("fp32", True)]
+    (exact_too,) = upscale([tmp_path / "8.png"], student, UpscaleSettings(exact=True, suffix="-exact")).done
+    assert exact_too.precision == "fp32"
+
+
+def test_samples_span_flat_and_textured_cells() -> None:
+    lr = torch.zeros(1, 3, 200, 200)  # 3 x 3 whole cells
+    strengths = torch.tensor([5, 0, 3, 8, 1, 7, 2, 6, 4])
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    for cell, strength in enumerate(strengths.tolist()):
+        row, column = divmod(cell, 3)
+        lr[..., 64 * row : 64 * row + 64, 64 * column : 64 * column + 64] = strength / 8 * noise
+    samples = sample_patches(lr)
+    assert samples.shape == (4, 3, 64, 64)
+    assert [round(float(sample.max()) * 8) for sample in samples] == [0, 2, 5, 8]
+
+
+def test_the_next_picture_is_read_and_the_last_one_written_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_picture(Picture(photo(16)[0]), tmp_path / f"{name}.png")
+    read, written = {name: threading.Event() for name in "abc"}, {name: threading.Event() for name in "abc"}
+
+    def reading(path: Path) -> Picture:
+        read[path.stem].set()
+        return read_picture(path)
+
+    def writing(picture: Picture, path: Path) -> None:
+        write_picture(picture, path)
+        written[path.stem[0]].set()
+
+    monkeypatch.setattr(upscaling, "read_picture", reading)
+    monkeypatch.setattr(upscaling, "write_picture", writing)
+    # What each run waits for would never come if reading, running and writing took turns.
+    awaited = iter([[read["b"]], [read["c"], written["a"]], [written["b"]]])
+    model = nearest_model(2)
+    enlarge = model.function
+
+    def run(lr: Tensor) -> Tensor:
+        assert all(event.wait(timeout=30) for event in next(awaited))
+        return enlarge(lr)
+
+    model.function = run
+    report = upscale([tmp_path / f"{name}.png" for name in "abc"], model)
+    assert [done.source.stem for done in report.done] == ["a", "b", "c"]
+    assert not report.failed
+
+
+def test_a_picture_that_cannot_be_written_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write_picture(Picture(photo(16)[0]), tmp_path / f"{name}.png")
+
+    def writing(picture: Picture, path: Path) -> None:
+        if path.stem == "b_x2":
+            raise OSError("no space left on device")
+        write_picture(picture, path)
+
+    monkeypatch.setattr(upscaling, "write_picture", writing)
+    report = upscale([tmp_path / f"{name}.png" for name in "abc"], nearest_model(2))
+    assert [done.output.name for done in report.done] == ["a_x2.png", "c_x2.png"]
+    assert [(failed.source.name, failed.reason) for failed in report.failed] == [("b.png", "no space left on device")]
+
+
+def test_large_outputs_are_not_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscaling, "OVERLAPPED_OUTPUT_PIXELS", 1)
+    for name in "ab":
+        write_picture(Picture(photo(16)[0]), tmp_path / f"{name}.png")
+    model = nearest_model(2)
+    enlarge, there = model.function, []
+
+    def run(lr: Tensor) -> Tensor:
+        there.append((tmp_path / "a_x2.png").exists())
+        return enlarge(lr)
+
+    model.function = run
+    assert len(upscale([tmp_path / "a.png", tmp_path / "b.png"], model).done) == 2
+    assert there == [False, True]
