@@ -41,8 +41,9 @@ from export.conversion import FileOptions, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
 from export.profile.report import ProfileReport, profile_models
-from srkd.inspection import Inspection, run_inspect
+from srkd.inspection import Inspection
 from srkd.models import ModelFile, file_of, open_network, path_of_model, refuse_file_options, spec_of
+from srkd.network_inspection import run_inspect
 from srkd.options import public
 from srkd.parameters import read_size, read_sizes
 from srkd.verb_options import (

@@ -12,22 +12,26 @@ from pathlib import Path
 
 
 def machine_facts() -> dict[str, object]:
-    """Return the machine as JSON values: the `"machine"` of every JSON object."""
-    import psutil
-    import torch
+    """Return the machine as JSON values: the `"machine"` of every JSON object.
 
+    A command that did without torch has not used its threads or a GPU: both are None then, and torch is not imported to
+    learn them.
+    """
+    import psutil
+
+    torch = sys.modules.get("torch")
     return {
         "cpu": cpu_model(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(logical=True),
         "usable_cores": usable_cores(),
         "memory_mb": round(psutil.virtual_memory().total / 1e6),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": None if torch is None else torch.get_num_threads(),
         "os": platform.platform(terse=True),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": installed_version("torch") if torch is None else torch.__version__,
         "onnxruntime": installed_version("onnxruntime"),
-        "gpu": gpu_facts(),
+        "gpu": None if torch is None else gpu_facts(),
     }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
+from compressor.models.checkpoints.header import weights_file
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 
 # The command line reads the table for its help, which imports no torch.
@@ -67,8 +68,6 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def model_file(path: Path) -> Path:
     """Return the file of a model: `path` itself (some formats are folders), or the student of a run folder."""
-    from compressor.models.checkpoints.load import weights_file
-
     if path.is_dir() and runtime_of(path) == "torch":
         return weights_file(path)
     if not path.exists():

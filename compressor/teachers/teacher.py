@@ -15,7 +15,8 @@ import torch
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
 from compressor.base.isolation import USUAL_LIMITS, Limits
-from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states, weights_file
+from compressor.models.checkpoints.header import weights_file
+from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.dialect import Assumption
 from compressor.teachers.archives import archive_kind

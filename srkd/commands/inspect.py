@@ -12,6 +12,9 @@ from srkd.verb_options import InspectOptions
 if TYPE_CHECKING:
     from srkd.inspection import Inspection
 
+OWN_KEYS = ("srkd.spec", "srkd.cost")
+"""Shown as the network's facts."""
+
 
 @verb(
     "inspect",
@@ -30,11 +33,16 @@ def command(console: Console, options: InspectOptions) -> None:
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """
-    from srkd.inspection import run_inspect
+    from srkd.inspection import inspect_header
 
     if console.wants_csv and not options.layers:
         raise UsageError("--csv prints the table of layers: add --layers")
-    console.report("inspect", run_inspect(options), show, records)
+    inspection = inspect_header(options)
+    if inspection is None:
+        from srkd.network_inspection import inspect_opened  # takes the second that torch does
+
+        inspection = inspect_opened(options)
+    console.report("inspect", inspection, show, records)
 
 
 def records(inspection: Inspection) -> Records:
@@ -47,7 +55,7 @@ def records(inspection: Inspection) -> Records:
 
 def show(console: Console, inspection: Inspection) -> None:
     """Print a line for each fact."""
-    spec = {} if inspection.spec is None else {key: value for key, value in inspection.spec.items() if key != "arch"}
+    spec = {key: value for key, value in sorted((inspection.spec or {}).items()) if key != "arch"}
     assumed = {item.field for item in inspection.assumed}
     rows = [
         ("file", f"{inspection.path}, {inspection.bytes / 1e6:.2f} MB"),
@@ -63,7 +71,7 @@ def show(console: Console, inspection: Inspection) -> None:
         ("params", _format_count(inspection.params)),
         (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
         ("MAC+", _format_count(inspection.macs_plus)),
-        *((key, value) for key, value in inspection.metadata.items() if key != "srkd.spec"),
+        *((key, value) for key, value in inspection.metadata.items() if key not in OWN_KEYS),
     ]
     console.facts(rows)
     for item in inspection.assumed:

@@ -8,7 +8,6 @@ holds for it, and all of them together never past a small multiple of the file (
 
 from __future__ import annotations
 
-import json
 import math
 import stat
 import struct
@@ -19,22 +18,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import sha256_of
+from compressor.models.checkpoints.header import AGAIN, read_header
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
 
 PICKLE_BYTES_LIMIT = 64 * 2**20
-HEADER_BYTES_LIMIT = 16 * 2**20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 CHUNK_BYTES = 2**20
 LARGEST_INFLATION = 8
 """Trained weights deflate by a tenth: values of more than this times the file are not weights."""
 INFLATED_ANYWAY_BYTES = 64 * 2**20
-AGAIN = "download or save the file again"
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -204,36 +202,19 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> Container:
 
 
 def open_safetensors(handle: IO[bytes], size_bytes: int) -> Container:
-    """Open a safetensors file: length, JSON header, values (huggingface/safetensors, README, 'Format')."""
-    length = int.from_bytes(handle.read(8), "little")
-    if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
-        raise SrkdError(f"its header claims {length:,} bytes in a file of {size_bytes:,}: {AGAIN}")
-    try:
-        header = json.loads(handle.read(length))
-        metadata = header.pop("__metadata__", {})
-        entries = {name: _tensor_entry(name, entry, size_bytes - 8 - length) for name, entry in header.items()}
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("metadata that is not text")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SrkdError(f"its safetensors header is damaged ({str(error)[:80]}): {AGAIN}") from error
+    """Open a safetensors file: header, values."""
+    header = read_header(handle, size_bytes)
+    refs = {}
+    for name, entry in header.tensors.items():
+        stride = tuple(math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape)))
+        storage = StorageRef(name, SAFETENSORS_DTYPES[entry.dtype], math.prod(entry.shape))
+        refs[name] = TensorRef(storage, 0, entry.shape, stride)
 
     def read(ref: StorageRef, count_bytes: int) -> bytearray:
-        handle.seek(8 + length + entries[ref.key][1])
+        handle.seek(header.values_begin + header.tensors[ref.key].begin)
         return _require_size(handle.read(count_bytes), ref, count_bytes)
 
-    return Container("safetensors", {name: tensor for name, (tensor, _) in entries.items()}, read, size_bytes, metadata)
-
-
-def _tensor_entry(name: str, entry: Any, data_bytes: int) -> tuple[TensorRef, int]:
-    """Return a tensor of the header, and the offset of its values."""
-    dtype, shape, (begin, end) = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
-        raise ValueError(f"{name}: a negative or fractional size")
-    count = math.prod(shape)
-    if end - begin != count * dtype.itemsize or end > data_bytes:
-        raise ValueError(f"{name}: shape {shape} does not fit bytes {begin} to {end}")
-    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return TensorRef(StorageRef(name, dtype, count), 0, shape, stride), begin
+    return Container("safetensors", refs, read, size_bytes, header.metadata)
 
 
 @contextmanager

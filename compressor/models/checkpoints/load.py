@@ -17,13 +17,13 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.files import Container, open_container
+from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.networks.dialect import Assumption, Dialect
 from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
 
 OWN_DIALECT = "srkd"
-RUN_FOLDER_WEIGHTS = "student.safetensors"
 LARGEST_GROWTH = 8
 """A network in fp32 takes twice its fp16 file; more than this means that tensors share a storage."""
 SMALL_BYTES = 64 * 2**20
@@ -101,20 +101,6 @@ def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, 
 
 def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tensor]:
     return {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
-
-
-def weights_file(path: Path) -> Path:
-    """Return the file that holds the weights: `path` itself, or the student of a run folder."""
-    if not path.is_dir():
-        return path
-    student = path / RUN_FOLDER_WEIGHTS
-    if student.is_file():
-        return student
-    if (path / "run.json").is_file():
-        raise SrkdError(
-            f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
-        )
-    raise SrkdError(f"{path}: a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
 
 
 def _load(

@@ -10,6 +10,8 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
+from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_entry
+from compressor.models.cost import cost
 from compressor.models.networks.base import Network, Spec, tensor_bytes
 
 FORMAT = "srkd/1"
@@ -41,7 +43,7 @@ def metadata_of(spec: Spec) -> dict[str, str]:
 def save_network(
     network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the network's tensors, by srkd's names, as fp32 (or `dtype`), with its spec in the header."""
+    """Write the network's tensors, by srkd's names, as fp32 (or `dtype`), with its spec and cost in the header."""
     extra = dict(metadata or {})
     unknown = sorted(set(extra) - METADATA_KEYS)
     if unknown:
@@ -50,8 +52,13 @@ def save_network(
     if dtype not in DTYPE_NAMES:
         raise UsageError(f"cannot save as {dtype}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
+    entries = _entries(tensors)
+    own = metadata_of(network.spec)
+    counts = cost(network.spec)
+    stored = StoredCost(counts.params, counts.macs, counts.macs_plus, "{}x{}".format(*counts.lr_size))
+    own["srkd.cost"] = cost_entry(stored, own["srkd.spec"], entries)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
-        stream.write(_header(tensors, {**metadata_of(network.spec), **extra}))
+        stream.write(_header(entries, {**own, **extra}))
         for tensor in tensors.values():
             stream.write(tensor_bytes(tensor))
 
@@ -63,18 +70,28 @@ def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     return converted
 
 
-def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:
+    entries: dict[str, TensorEntry] = {}
+    begin = 0
+    for name, tensor in tensors.items():
+        end = begin + tensor.numel() * tensor.element_size()
+        entries[name] = TensorEntry(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), begin, end)
+        begin = end
+    return entries
+
+
+def _header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bytes:
     """Build length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
 
     Written here because the library's own writer orders the metadata by chance.
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    begin = 0
-    for name, tensor in tensors.items():
-        end = begin + tensor.numel() * tensor.element_size()
-        dtype = DTYPE_NAMES[tensor.dtype]
-        entries[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        begin = end
+    for name, entry in tensors.items():
+        entries[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [entry.begin, entry.end],
+        }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

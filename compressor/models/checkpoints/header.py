@@ -1,0 +1,155 @@
+"""What a checkpoint says before its tensors are read. Importing this imports no torch.
+
+A file of srkd's own holds, beside its spec, what the network costs (`srkd.cost`), with a hash of the spec and of the
+names, types and shapes of its tensors. Where that hash is right and every value is finite, the file is what `save`
+wrote, and describes itself: building a network to learn the same would take seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from compressor.base.errors import SrkdError
+from compressor.base.files import sha256_of
+
+RUN_FOLDER_WEIGHTS = "student.safetensors"
+HEADER_BYTES_LIMIT = 16 * 2**20
+DTYPE_BYTES: Mapping[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+AGAIN = "download or save the file again"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors header; `begin` and `end` count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors header: metadata, tensors, and where their values begin."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorEntry]
+    values_begin: int
+
+
+@dataclass(frozen=True)
+class StoredCost:
+    """The network's cost for one LR image of `lr_size`, "256x256"."""
+
+    params: int
+    macs: int
+    macs_plus: int
+    lr_size: str
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A safetensors file of srkd's own, whose header describes what is in it."""
+
+    metadata: Mapping[str, str]
+    spec: Mapping[str, object]
+    cost: StoredCost
+    sha256: str
+    bytes: int
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file that holds the weights: `path` itself, or the student of a run folder."""
+    if not path.is_dir():
+        return path
+    student = path / RUN_FOLDER_WEIGHTS
+    if student.is_file():
+        return student
+    if (path / "run.json").is_file():
+        raise SrkdError(
+            f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
+        )
+    raise SrkdError(f"{path}: a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
+
+
+def read_header(handle: IO[bytes], size_bytes: int) -> Header:
+    """Read a safetensors header: length and JSON (huggingface/safetensors, README, 'Format')."""
+    length = int.from_bytes(handle.read(8), "little")
+    if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
+        raise SrkdError(f"its header claims {length:,} bytes in a file of {size_bytes:,}: {AGAIN}")
+    try:
+        entries = json.loads(handle.read(length))
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: _tensor_entry(name, entry, size_bytes - 8 - length) for name, entry in entries.items()}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that is not text")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SrkdError(f"its safetensors header is damaged ({str(error)[:80]}): {AGAIN}") from error
+    return Header(metadata, tensors, 8 + length)
+
+
+def _tensor_entry(name: str, entry: Any, values_bytes: int) -> TensorEntry:
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError(f"{name}: a negative or fractional size")
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or end > values_bytes:
+        raise ValueError(f"{name}: shape {shape} does not fit bytes {begin} to {end}")
+    return TensorEntry(dtype, shape, begin, end)
+
+
+def cost_entry(cost: StoredCost, spec: str, tensors: Mapping[str, TensorEntry]) -> str:
+    """Return the value of `srkd.cost` for a file with this spec and these tensors."""
+    return json.dumps({**vars(cost), "layout": _layout(spec, tensors)}, sort_keys=True)
+
+
+def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
+    """Hash all that the cost depends on."""
+    entries = [[name, entry.dtype, list(entry.shape), entry.begin] for name, entry in sorted(tensors.items())]
+    return hashlib.sha256(json.dumps([spec, entries]).encode()).hexdigest()
+
+
+def read_own_file(path: Path) -> OwnFile | None:
+    """Return what a file of srkd's own says of itself; None where it has to be opened, to know it or to refuse it."""
+    with open(path, "rb") as handle:
+        sha256, size_bytes = sha256_of(handle), handle.tell()
+        handle.seek(0)
+        try:
+            header = read_header(handle, size_bytes)
+            cost, spec = json.loads(header.metadata["srkd.cost"]), header.metadata["srkd.spec"]
+            if cost.pop("layout") != _layout(spec, header.tensors) or not _all_finite(handle, header, size_bytes):
+                return None
+            return OwnFile(header.metadata, json.loads(spec), StoredCost(**cost), sha256, size_bytes)
+        except (SrkdError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _all_finite(handle: IO[bytes], header: Header, size_bytes: int) -> bool:
+    """Return whether no value has an exponent of ones; only floats in one type, one after the other, are looked at."""
+    import numpy as np
+
+    dtypes = {entry.dtype for entry in header.tensors.values()}
+    if len(dtypes) != 1 or sum(entry.end - entry.begin for entry in header.tensors.values()) != (
+        size_bytes - header.values_begin
+    ):
+        return False
+    bits, exponent = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}[dtypes.pop()]
+    handle.seek(header.values_begin)
+    values = np.frombuffer(handle.read(), dtype=bits)
+    return not bool(((values & exponent) == exponent).any())
