@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFol
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
+from srkd.cache_advice import cache_advice
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
@@ -219,6 +221,7 @@ class TrainingRun:
                 reference=reference,
                 context=self.context,
                 pace=Pace(state.done, steps, where=where, runs=self.runs_left),
+                advise=partial(cache_advice, config, teacher),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             seed = config.options.seed

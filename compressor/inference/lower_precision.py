@@ -22,8 +22,9 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 MIN_PSNR_DB = 50.0
 """The least PSNR over RGB, after rounding to 8 bit, of the samples in bf16 to those in fp32."""
 
-MAX_GREY_LEVELS = 4
-"""The largest difference of a sample's pixel, in steps of 8 bit."""
+MAX_SAMPLE_LEVELS = 3
+"""The largest difference of a sample's values, in steps of 8 bit: one less than the 4 that no value of the picture should
+exceed, because the picture has more values than its samples."""
 
 SAMPLE = 64
 """The side of a sample, in LR pixels."""
@@ -56,7 +57,7 @@ class Faster:
             return Selected(self._runtime)
         samples = sample_patches(lr)
         exact, lower = (to_u8(super_resolve(one, samples, tile=0).sr) for one in (self._runtime, self._lower))
-        if int((exact.int() - lower.int()).abs().max()) > MAX_GREY_LEVELS:
+        if int((exact.int() - lower.int()).abs().max()) > MAX_SAMPLE_LEVELS:
             return Selected(self._runtime)
         psnr_to_exact = float(psnr(lower, exact).min())
         return Selected(self._lower, psnr_to_exact) if psnr_to_exact >= MIN_PSNR_DB else Selected(self._runtime)

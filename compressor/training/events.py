@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeAlias
 
 import torch
 
@@ -32,6 +33,9 @@ STATUS_SECONDS = 0.5
 """The loss is shown so often at most."""
 SAVE_SECONDS = 60.0
 """The most work, in seconds, that a crash can cost beside the current step."""
+
+Advise: TypeAlias = Callable[[float, int], str | None]
+"""Called as advise(seconds per step, steps ahead) as soon as a long run's speed is known: a line for its user."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class RunEvents:
         reference: Reference,
         context: Context,
         pace: Pace | None = None,
+        advise: Advise | None = None,
         batch_hashes: BatchHashes | None = None,
     ) -> None:
         self.folder, self.stages, self.context = folder, stages, context
@@ -66,7 +71,7 @@ class RunEvents:
         self.images, self.reference, self.batch_hashes = images, reference, batch_hashes
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
-        self.pace, self.status_at = pace, -math.inf
+        self.pace, self.advise, self.status_at = pace, advise, -math.inf
         self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
@@ -96,6 +101,10 @@ class RunEvents:
         estimate = pace.estimate()
         if estimate is not None:
             self.note(estimate)
+            steps = self.steps - done
+            advice = self.advise(pace.seconds_left / steps, steps) if self.advise is not None and steps else None
+            if advice is not None:
+                self.note(advice)
         now = time.monotonic()
         if status is not None and now - self.status_at > STATUS_SECONDS:
             # The loss is fetched from the device only for a line that somebody reads.

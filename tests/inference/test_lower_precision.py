@@ -66,7 +66,7 @@ def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> Non
     assert int((whole.int() - exact.int()).abs().max()) <= 4
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MIN_PSNR_DB", 90.0), ("MAX_GREY_LEVELS", 0)])
+@pytest.mark.parametrize(("limit", "value"), [("MIN_PSNR_DB", 90.0), ("MAX_SAMPLE_LEVELS", 0)])
 def test_each_bound_alone_refuses(
     student: TorchRuntime, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
