@@ -471,7 +471,7 @@ class UpscaleOptions(RuntimeOptions):
         bool,
         Option(
             "Compute in fp32 throughout. Otherwise checkpoints compute large 8-bit pictures in bf16 where the device "
-            "has it and samples of the picture come out at 50 dB or more to fp32, no value over 3 grey levels off."
+            "has it and samples of the picture are 50 dB or more from fp32, no value over 3 grey levels off."
         ),
     ] = False
 
