@@ -23,8 +23,10 @@ MIN_PSNR_DB = 50.0
 """The least PSNR over RGB, after rounding to 8 bit, of the samples in bf16 to those in fp32."""
 
 MAX_SAMPLE_LEVELS = 3
-"""The largest difference of a sample's values, in steps of 8 bit: one less than the 4 that no value of the picture should
-exceed, because the picture has more values than its samples."""
+"""The largest difference of a sample's values, in steps of 8 bit.
+
+One less than what the whole picture may have: it has more values than its samples.
+"""
 
 SAMPLE = 64
 """The side of a sample, in LR pixels."""
