@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from compressor.base.context import QUIET, no_note
 from compressor.base.processes import Processes
@@ -18,12 +17,15 @@ from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents
 from compressor.training.loop import Trainer
+from compressor.training.losses import compute_losses
 from compressor.training.method import fit_methods
 from compressor.training.networks import build_networks
 from compressor.training.run_folder import RunFolder
 from compressor.training.speed import choose_execution_mode
 from compressor.training.state import State
+from compressor.training.step import Step
 from recipes.config.reading import load_preset
+from recipes.phi import PhiSource, bind_phi
 
 LONG = 1_000_000
 """Steps of the run that is never finished: no validation falls into what is timed."""
@@ -44,6 +46,7 @@ class OwnLoop:
         device: torch.device,
         settings: Sequence[str] = (),
         student: Network | None = None,
+        phi: PhiSource | None = None,
     ) -> None:
         preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}", *settings))
         student = (build(spec, seed=10) if student is None else student).to(device)
@@ -52,7 +55,7 @@ class OwnLoop:
             student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, options=preset.speed_options()
         )
         own = None if teacher is None else teacher.network
-        methods = fit_methods(preset.build_methods(), own, student)
+        methods = fit_methods(bind_phi(preset.build_methods(), phi), own, student)
         self.stage = preset.with_steps(LONG).stage(methods, self.mode)
         placed = self.mode.lay_out(student)
         self.teacher = None if teacher is None else teacher.move_to(device).network
@@ -85,19 +88,13 @@ class OwnLoop:
     def bare(self, steps: int, *, updates: bool = False) -> None:
         """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
         networks = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
-        student, teacher = networks.students[0], networks.teacher
-        for _ in range(steps):
-            student.outputs.clear()
-            sr = student(self.fixed.lr, ()).sr
-            loss = F.l1_loss(sr, self.fixed.hr if self.fixed.hr is not None else sr.detach())
-            if teacher is not None:
-                teacher.outputs.clear()
-                loss = loss + F.l1_loss(sr, teacher(self.fixed.lr, ()).sr)
+        for number in range(steps):
+            losses = compute_losses(self.stage, self.state, Step(number, 10, self.fixed, networks))
             self.state.optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(losses.total)
             if updates:
                 self.state.optimiser.step()
-                self.state.ema.update(self.state.student)
+                self.state.ema.update(self.state.trained_network)
 
     def step_alone(self, steps: int) -> None:
         self.bare(steps, updates=True)

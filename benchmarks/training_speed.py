@@ -1,12 +1,13 @@
-"""What a training step costs: `python -m benchmarks.training_speed [--teacher FILE] [--student SPEC] [--recipe NAME]`.
+"""What a training step costs beside the field's: `python -m benchmarks.training_speed [--recipes scratch,csd]`.
 
-Four ways to make the same step, a few steps of each in turns, so that ratios hold although the machine is shared:
+Ways to make the same step, a few of each in turns, so that ratios hold although the machine is shared:
 
-- field: eager fp32 networks, torch's Adam as it comes, an average of the weights parameter by parameter, and a
-  DataLoader with two workers that reads, crops and turns PNG files;
-- srkd: the loop of `srkd compress`, with precision and layout chosen by measurement;
-- step: forward, backward, clip, Adam and average on the same tensors, without data, guard and logging;
-- bare: forward and backward alone.
+- field, png and memory: the official trainer's loop (benchmarks/field_practice.py), from files and from memory;
+- srkd: the loop of `srkd compress`, in the precision and layout that it chooses itself;
+- step: forward, backward, Adam and average on the same tensors, without data, guard and logging;
+- data: srkd's batches alone.
+
+EDSR students and teachers; weights are random. φ of csd is VGG-19 in both loops.
 """
 
 from __future__ import annotations
@@ -16,83 +17,121 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from benchmarks.field_practice import FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
-from compressor.assets import embedded_teacher
 from compressor.base.machine import cpu_model
-from compressor.models.students import parse_student
-from compressor.teachers.teacher import load_teacher
+from compressor.base.memory import keep_freed_memory
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.students import parse_student, student_of_spec
+from compressor.teachers.teacher import Teacher
+from recipes.perceptual import VGG19
+from recipes.phi import resolve_phi
 
+RECIPES = ("scratch", "logits", "fakd", "csd")
 ROUNDS = 7
+BATCHES = {"csd": (4, 32)}
+"""Smaller where φ keeps features of images in HR size."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, default=embedded_teacher())
+    parser.add_argument("--teacher", default="edsr:width=48,depth=16,scale=4")
     parser.add_argument("--student", default="edsr:width=24,depth=16,scale=4")
-    parser.add_argument("--recipe", default="logits", choices=("scratch", "logits"))
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr-patch", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each way in a round")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--batch", type=int, help="16; 4 for csd")
+    parser.add_argument("--lr-patch", type=int, help="48; 32 for csd")
+    parser.add_argument("--steps", type=int, default=2, help="steps of each way in a round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    teacher = load_teacher(options.teacher) if options.recipe == "logits" else None
-    spec = parse_student(options.student, scale=4)
-    with tempfile.TemporaryDirectory() as folder:
-        pngs = write_pngs(Path(folder) / "png", scale=spec.scale)
-        field = FieldLoop(spec, teacher, pngs, batch=options.batch, lr_patch=options.lr_patch, device=device)
-        own = OwnLoop(
-            spec,
-            teacher,
-            options.recipe,
-            Path(folder) / "run",
-            batch=options.batch,
-            lr_patch=options.lr_patch,
-            device=device,
-        )
-        seconds = in_turns(
-            {"field": field.run, "srkd": own.run, "step": own.step_alone, "bare": own.bare, "data": own.data},
-            options.steps,
-        )
-        report(seconds, own, options)
+    if options.device == "cpu":
+        keep_freed_memory()
+    teacher, student = (edsr_spec(text) for text in (options.teacher, options.student))
+    print(f"{cpu_model()}, {options.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; ", end="")
+    print(f"{options.teacher} to {options.student}; median and range of {options.rounds} rounds\n")
+    columns = ("recipe", "batch", "field, PNG files, ms", "field, in memory, ms", "srkd, ms", "faster than PNG")
+    columns += ("faster than in memory", "over the bare step", "share of data")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for recipe in options.recipes.split(","):
+        print(row(recipe, teacher, student, options), flush=True)
     return 0
 
 
-def in_turns(ways: dict[str, Callable[[int], None]], steps: int) -> dict[str, list[float]]:
+def edsr_spec(text: str) -> EDSRSpec:
+    spec = parse_student(text, scale=None)
+    if not isinstance(spec, EDSRSpec):
+        raise SystemExit(f"{text}: the field's loop is written for EDSR")
+    return spec
+
+
+def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Namespace) -> str:
+    default_batch, default_patch = BATCHES.get(recipe, (16, 48))
+    batch, lr_patch = options.batch or default_batch, options.lr_patch or default_patch
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        pngs = write_pngs(folder / "png", scale=student.scale)
+        fields = {
+            source: FieldLoop(
+                recipe, teacher, student, pngs, data=source, batch=batch, lr_patch=lr_patch, device=device
+            )
+            for source in ("png", "memory")
+        }
+        own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
+        ways = {name: loop.run for name, loop in fields.items()}
+        ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
+        seconds = in_turns(ways, options.steps, options.rounds)
+
+    def ratio(above: str, below: str, digits: int = 2) -> str:
+        """The median and the range of the rounds' ratios: a round's ways ran one after the other."""
+        each = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+        return f"{statistics.median(each):.{digits}f} ({each[0]:.{digits}f} to {each[-1]:.{digits}f})"
+
+    times = " | ".join(f"{1e3 * statistics.median(seconds[name]):.0f}" for name in ("png", "memory", "srkd"))
+    share = statistics.median(a / b for a, b in zip(seconds["data"], seconds["srkd"], strict=True))
+    gains = f"{ratio('png', 'srkd')} | {ratio('memory', 'srkd')} | {ratio('srkd', 'step', 3)}"
+    return f"| {recipe} ({own.mode.precision}) | {batch} of {lr_patch}x{lr_patch} | {times} | {gains} | {share:.1%} |"
+
+
+def own_loop(
+    recipe: str, teacher: Spec, student: Spec, folder: Path, batch: int, lr_patch: int, device: torch.device
+) -> OwnLoop:
+    network: Network | None = None if recipe == "scratch" else build(teacher, seed=1)
+    settings, phi = ((), None)
+    if recipe == "csd":
+        torch.manual_seed(10)
+        torch.save(VGG19().state_dict(), folder / "vgg19.pth")
+        settings, phi = (("csd.phi=vgg19",), resolve_phi("vgg19", folder / "vgg19.pth"))
+    return OwnLoop(
+        student,
+        None if network is None else Teacher(network),
+        recipe,
+        folder / "run",
+        batch=batch,
+        lr_patch=lr_patch,
+        device=device,
+        settings=settings,
+        student=student_of_spec(network, student) if network is not None and recipe == "csd" else None,
+        phi=phi,
+    )
+
+
+def in_turns(ways: Mapping[str, Callable[[int], None]], steps: int, rounds: int) -> dict[str, list[float]]:
     """Seconds a step of each way and round; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for name, run in ways.items():
             started = time.perf_counter()
             run(steps)
             seconds[name].append((time.perf_counter() - started) / steps)
     return {name: figures[1:] for name, figures in seconds.items()}
-
-
-def report(seconds: dict[str, list[float]], own: OwnLoop, options: argparse.Namespace) -> None:
-    def ratio(above: str, below: str) -> tuple[float, float]:
-        """Median of the rounds' ratios and half their range: a round's ways ran one after the other."""
-        each = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
-        return statistics.median(each), (max(each) - min(each)) / 2
-
-    print(f"{cpu_model()}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{options.recipe}, {options.student}, batch {options.batch}, LR {options.lr_patch}; {own.mode_line()}")
-    for name, figures in seconds.items():
-        print(f"  {name:6} {statistics.median(figures) * 1e3:9.2f} ms a step")
-    for text, above, below in (
-        ("srkd is faster than the field's loop by", "field", "srkd"),
-        ("the loop over forward, backward and update of the same tensors", "srkd", "step"),
-        ("the loop over forward and backward alone", "srkd", "bare"),
-        ("data of a step", "data", "srkd"),
-    ):
-        middle, spread = ratio(above, below)
-        print(f"  {text}: {middle:.3f} +- {spread:.3f}")
 
 
 if __name__ == "__main__":
