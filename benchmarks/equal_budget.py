@@ -74,6 +74,7 @@ class Budget:
     out: Path
     seeds: int = 3
     settings: tuple[str, ...] = SETTINGS
+    device: str = "cpu"
 
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
@@ -88,12 +89,13 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
     parser.add_argument("--steps", type=int, default=steps, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs, which are kept")
+    parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--to", type=Path, help="a Markdown file to write the tables to")
     return parser
 
 
 def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS) -> Budget:
-    return Budget(options.train, options.steps, options.out, options.seeds, settings)
+    return Budget(options.train, options.steps, options.out, options.seeds, settings, options.device)
 
 
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
@@ -126,6 +128,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
+        device=budget.device,
         out=folder,
         announce=say,
     )

@@ -7,7 +7,8 @@ Ways to make the same step, a few of each in turns, so that ratios hold although
 - step: forward, backward, Adam and average on the same tensors, without data, guard and logging;
 - data: srkd's batches alone.
 
-EDSR students and teachers; weights are random. φ of csd is VGG-19 in both loops.
+EDSR students and teachers; weights are random. φ of csd is VGG-19 in both loops. Recipes for which no trainer of the
+field is written here (`--recipes dukd`) have srkd's columns alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -35,6 +37,7 @@ from recipes.perceptual import VGG19
 from recipes.phi import resolve_phi
 
 RECIPES = ("scratch", "logits", "fakd", "csd")
+SOURCES: tuple[Literal["png", "memory"], ...] = ("png", "memory")
 ROUNDS = 7
 BATCHES = {"csd": (4, 32)}
 """Smaller where φ keeps features of images in HR size."""
@@ -82,7 +85,8 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
             source: FieldLoop(
                 recipe, teacher, student, pngs, data=source, batch=batch, lr_patch=lr_patch, device=device
             )
-            for source in ("png", "memory")
+            for source in SOURCES
+            if recipe in RECIPES
         }
         own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
         ways = {name: loop.run for name, loop in fields.items()}
@@ -94,10 +98,13 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
         each = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
         return f"{statistics.median(each):.{digits}f} ({each[0]:.{digits}f} to {each[-1]:.{digits}f})"
 
-    times = " | ".join(f"{1e3 * statistics.median(seconds[name]):.0f}" for name in ("png", "memory", "srkd"))
+    times = " | ".join(
+        f"{1e3 * statistics.median(seconds[name]):.1f}" if name in seconds else "" for name in (*SOURCES, "srkd")
+    )
+    gains = " | ".join(ratio(source, "srkd") if source in seconds else "" for source in SOURCES)
     share = statistics.median(a / b for a, b in zip(seconds["data"], seconds["srkd"], strict=True))
-    gains = f"{ratio('png', 'srkd')} | {ratio('memory', 'srkd')} | {ratio('srkd', 'step', 3)}"
-    return f"| {recipe} ({own.mode.precision}) | {batch} of {lr_patch}x{lr_patch} | {times} | {gains} | {share:.1%} |"
+    shape = f"{recipe} ({own.mode.precision}) | {batch} of {lr_patch}x{lr_patch}"
+    return f"| {shape} | {times} | {gains} | {ratio('srkd', 'step', 3)} | {share:.1%} |"
 
 
 def own_loop(

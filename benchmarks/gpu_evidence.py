@@ -1,0 +1,192 @@
+"""All that only a GPU can show, in about 40 minutes: `python -m benchmarks.gpu_evidence [--only PART] [--data SETS]`.
+
+Each part is a command of its own; what it printed, its exit code, its time and the machine are written as one JSON file
+as soon as it ends, the most valuable part first. A part whose file is there and says that it succeeded is not repeated:
+the command can be stopped and started again. `--data` names a folder with Set5, Set14 and B100, without which the
+comparison of methods is left out, and --train one of photographs (the embedded ones, if it is not given).
+
+`--tiny --device cpu` runs every part in a small form, to see that the commands work; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.equal_budget import SETS
+from compressor.assets import embedded_student, embedded_teacher
+from compressor.base.files import atomic_path
+from compressor.base.machine import machine_facts
+from compressor.images.files import read_rgb_u8
+from compressor.images.sets import embedded_photos
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGE = ("--teacher", "edsr:width=256,depth=32,scale=4,res_scale=0.1")
+PUBLISHED_STUDENT = ("--student", "edsr:width=64,depth=32,scale=4")
+SMALL_STUDENT = ("--student", "edsr:width=16,depth=32,scale=4")
+MIDDLE = ("--teacher", "edsr:width=64,depth=32,scale=4")
+TINY = ("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1")
+TINY_NETWORKS = ("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4")
+LEADING = "logits,fakd,hkdsr"
+"""The methods that lead after equal steps (docs/methods/results.md)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question, about how many minutes its answer takes on an H100, and the command that finds it."""
+
+    name: str
+    question: str
+    minutes: float
+    command: tuple[str, ...]
+    needs: str = ""
+    """What it cannot be asked without, and was not given; empty: nothing."""
+
+    @property
+    def line(self) -> str:
+        return f"{self.name}: {self.question} (about {self.minutes:g} min)"
+
+
+def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:
+    """Return the parts, the most valuable first."""
+    on = ("--device", device)
+
+    def speed(*words: str) -> tuple[str, ...]:
+        shape = (*TINY, *TINY_NETWORKS) if tiny else ("--steps", "20")
+        return ("benchmarks.training_speed", *on, *words, *shape)
+
+    def profile(*words: str) -> tuple[str, ...]:
+        size = ("--lr-size", "32x32", "--seconds", "0.1", "--no-memory", "--no-quality") if tiny else ()
+        networks = (str(embedded_student()), "--teacher", str(embedded_teacher()))
+        return ("srkd", "profile", *networks, *on, "--json", *words, *size)
+
+    compared = (*on, "--seeds", "1", "--methods", LEADING, "--out", str(runs), "--steps", "4" if tiny else "20000")
+    folders = () if data is None else ("--data", str(data))
+    folders += () if train is None else ("--train", str(train))
+    return [
+        Part("environment", "what is this machine, and what does srkd find on it?", 0.2, ("srkd", "doctor", "--json")),
+        Part("tests", "does everything that runs on a device run on this one?", 4, ("pytest", "-q", "tests/device")),
+        Part(
+            "training-published",
+            "steps of EDSR 32/256 -> 32/64, beside the field's loops",
+            8,
+            speed(*LARGE, *PUBLISHED_STUDENT),
+        ),
+        Part(
+            "training-dukd",
+            "steps of DUKD 32/64 -> 32/16 with all its operations on data (goal: 140 a second on an H200)",
+            2,
+            speed("--recipes", "dukd", *MIDDLE, *SMALL_STUDENT),
+        ),
+        Part(
+            "profile-fp32",
+            "the embedded student beside its teacher, plain, compiled with graphs, and in ONNX Runtime",
+            3,
+            profile("--runtime", "torch,onnxruntime" if tiny else "torch,torch-compiled,onnxruntime"),
+        ),
+        Part(
+            "profile-bf16",
+            "the same in bf16",
+            2,
+            profile("--precision", "bf16", "--runtime", "torch" if tiny else "torch,torch-compiled"),
+        ),
+        Part(
+            "tensorrt",
+            "TensorRT: build, run, compare and time a tiny network",
+            2,
+            ("srkd", "doctor", "--trt", "--json"),
+            needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
+        ),
+        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed()),
+        Part(
+            "methods",
+            f"{LEADING} for 20,000 steps from the fit",
+            15,
+            ("benchmarks.methods_compared", *compared, *folders),
+            needs="--data" if data is None else "",
+        ),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small forms of all parts: do the commands work?")
+    parser.add_argument("--only", help="names of parts, separated by commas")
+    parser.add_argument("--data", type=Path, help="folder with Set5, Set14 and B100")
+    parser.add_argument("--train", type=Path, help="photographs to train on")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-evidence"), help="folder of the JSON files")
+    options = parser.parse_args(arguments)
+    data = save_tiny_sets(options.out / "tiny-sets") if options.tiny and options.data is None else options.data
+    runs = options.out / "methods-runs"
+    every = parts(options.device, tiny=options.tiny, data=data, train=options.train, runs=runs)
+    chosen = [part for part in every if options.only is None or part.name in options.only.split(",")]
+    if not chosen:
+        parser.error(f"--only {options.only}: the parts are {', '.join(part.name for part in every)}")
+    failed = [part.name for part in chosen if not is_answered(part, options)]
+    print(f"not answered: {', '.join(failed)}" if failed else "all answered", f"({options.out})")
+    return 1 if failed else 0
+
+
+def save_tiny_sets(folder: Path) -> Path:
+    """Write one small photo under the name of each benchmark set."""
+    photo = read_rgb_u8(next(iter(embedded_photos("val").values())))[:, :96, :96]
+    for name in SETS:
+        (folder / name / "HR").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy()).save(folder / name / "HR" / "photo.png")
+    return folder
+
+
+def is_answered(part: Part, options: argparse.Namespace) -> bool:
+    """Run a part, unless its file says that it succeeded before; return whether there is an answer."""
+    file: Path = options.out / f"{part.name}.json"
+    if part.needs:
+        print(f"{part.name}: left out, it needs {part.needs}", flush=True)
+        return True
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["exit_code"] == 0:
+        print(f"{part.name}: answered before ({file})", flush=True)
+        return True
+    print(part.line, flush=True)
+    answer = ask(part, options.device)
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+    print(f"  exit code {answer['exit_code']} after {answer['seconds']:.0f} s", flush=True)
+    return bool(answer["exit_code"] == 0)
+
+
+def ask(part: Part, device: str) -> dict[str, Any]:
+    """Run the part's command; return what it said."""
+    environment = {**os.environ, "SRKD_TEST_DEVICE": device}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *part.command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    try:
+        result: object = json.loads(done.stdout)
+    except ValueError:
+        result = done.stdout.splitlines()
+    return {
+        "part": part.name,
+        "question": part.question,
+        "command": ["python", "-m", *part.command],
+        "exit_code": done.returncode,
+        "seconds": round(time.monotonic() - started, 1),
+        "result": result,
+        "errors": done.stderr.splitlines()[-40:],
+        "machine": machine_facts(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The evidence of a GPU: each question asked once, what failed asked again, and what cannot be asked named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu_evidence
+from benchmarks.gpu_evidence import Part, main, parts
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the parts that were run; `tests` fails the first time."""
+    names: list[str] = []
+
+    def ask(part: Part, device: str) -> dict[str, Any]:
+        names.append(part.name)
+        failed = part.name == "tests" and names.count("tests") == 1
+        return {"part": part.name, "exit_code": int(failed), "seconds": 1.0}
+
+    monkeypatch.setattr(gpu_evidence, "ask", ask)
+    return names
+
+
+def test_an_interrupted_command_goes_on_and_a_failed_part_is_asked_again(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--device", "cpu", "--out", str(tmp_path), "--only"]
+    assert main([*words, "environment"]) == 0
+    assert main([*words, "environment,tests,training-dukd"]) == 1
+    assert "not answered: tests" in capsys.readouterr().out
+    assert main([*words, "environment,tests,training-dukd"]) == 0
+    assert asked == ["environment", "tests", "training-dukd", "tests"]
+    assert json.loads((tmp_path / "tests.json").read_text())["exit_code"] == 0
+
+
+def test_what_is_missing_is_named_and_not_asked(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--device", "cpu", "--out", str(tmp_path), "--only", "methods"]) == 0
+    assert "methods: left out, it needs --data" in capsys.readouterr().out
+    assert asked == []
+
+
+def test_an_unknown_part_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--only", "everything"])
+
+
+def test_the_small_form_asks_the_same_questions(tmp_path: Path) -> None:
+    full, tiny = (parts("cuda", tiny=small, data=tmp_path, train=None, runs=tmp_path) for small in (False, True))
+    assert [(part.name, part.question) for part in full] == [(part.name, part.question) for part in tiny]
+    assert sum(part.minutes for part in full) == pytest.approx(40, abs=5)
