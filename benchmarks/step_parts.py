@@ -1,0 +1,131 @@
+"""Where a training step's time goes: `python -m benchmarks.step_parts [--methods fakd,csd] [--batch 4 --lr-patch 32]`.
+
+Milliseconds of the processor (all threads) in each part of a step of the embedded teacher and a student of half its
+width, bf16, φ = teacher; the median of steps. Each part is measured without the parts inside it: what a method adds to
+forwards and distances is in `terms`, and `rest` is the loop itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import compressor.training.loop as loop_module
+import recipes.contrast
+import recipes.fakd
+from benchmarks.method_costs import loop_of
+from benchmarks.methods_compared import all_methods
+from compressor.base.machine import cpu_model
+from compressor.base.memory import keep_freed_memory
+from compressor.data.batches import Batches
+from compressor.training.step import Runner
+from recipes.perceptual import TeacherPhi
+
+PARTS = ("data", "student", "teacher", "φ", "distances", "terms", "backward", "clip", "Adam", "average", "rest")
+STEPS = 7
+
+
+class Clock:
+    """Processor time by part; of parts inside each other the inner one counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._stack: list[str] = ["rest"]
+        self._since = time.process_time()
+
+    def _change(self, part: str | None) -> None:
+        now = time.process_time()
+        self.seconds[self._stack[-1]] += now - self._since
+        self._since = now
+        if part is None:
+            self._stack.pop()
+        else:
+            self._stack.append(part)
+
+    def timed(self, function: Callable[..., Any], part: str | Callable[..., str]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> Any:
+            self._change(part if isinstance(part, str) else part(*arguments))
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._change(None)
+
+        return run
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds since the last call, and start anew."""
+        self._change("rest")
+        self._stack.pop()
+        seconds, self.seconds = self.seconds, defaultdict(float)
+        return seconds
+
+
+@contextmanager
+def parts_timed(clock: Clock, state: Any) -> Iterator[None]:
+    """Time the parts of every step that is taken inside."""
+    targets: list[tuple[Any, str, str | Callable[..., str]]] = [
+        (Batches, "at", "data"),
+        (Runner, "__call__", lambda runner, *_: "student" if runner.trains else "teacher"),
+        (TeacherPhi, "forward", "φ"),
+        (recipes.contrast, "sample_distances", "distances"),
+        (recipes.fakd, "affinity_l1", "distances"),
+        (loop_module, "build_networks", "set-up"),  # once a run, and so in no column
+        (loop_module, "compute_losses", "terms"),
+        (torch.autograd, "backward", "backward"),
+        (loop_module, "clip_gradients", "clip"),
+        (state.optimiser, "step", "Adam"),
+        (state.ema, "update", "average"),
+    ]
+    with ExitStack() as stack:
+        for owner, name, part in targets:
+            stack.enter_context(mock.patch.object(owner, name, clock.timed(getattr(owner, name), part)))
+        yield
+
+
+def parts_of(method: str, options: argparse.Namespace) -> dict[str, float]:
+    """Return the median milliseconds of each part."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = loop_of(method, Path(folder) / "run", options, "bf16")
+        one.run(2)
+        clock, steps = Clock(), []
+        with parts_timed(clock, one.state):
+            for _ in range(STEPS):
+                clock.take()
+                one.run(1)
+                steps.append(clock.take())
+    return {part: 1e3 * statistics.median(step.get(part, 0.0) for step in steps) for part in PARTS}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(all_methods()))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--lr-patch", type=int, default=32)
+    parser.add_argument("--width", type=float, default=0.5)
+    options = parser.parse_args()
+    keep_freed_memory()
+    print(f"{cpu_model()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; bf16, ", end="")
+    print(f"{options.batch} patches of {options.lr_patch}x{options.lr_patch}; ms of the processor a step\n")
+    print(f"| method | {' | '.join(PARTS)} | all |\n|{'---|' * (len(PARTS) + 2)}")
+    for method in options.methods.split(","):
+        milliseconds = parts_of(method, options)
+        cells = (f"{milliseconds[part]:.1f}" for part in PARTS)
+        print(f"| {method} | {' | '.join(cells)} | {sum(milliseconds.values()):.0f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
