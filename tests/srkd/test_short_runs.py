@@ -33,7 +33,7 @@ def test_only_a_recipe_that_is_made_short_changes(recipe):
     assert schedule_of(recipe, 10_000) == ("milestones", 1e-4, (4000, 8000), 0)
     assert schedule_of(recipe, 4999) == ("cosine", 8e-4, (), 1)
     assert schedule_of(recipe, 200, "schedule.steps=400") == ("milestones", 1e-4, (4000, 8000), 0)
-    assert schedule_of("srkd-best", 200) == ("cosine", 1e-3, (), 0)
+    assert schedule_of("srkd-best", 200) == ("cosine", 8e-4, (), 0)
 
 
 @pytest.mark.parametrize(
