@@ -169,7 +169,12 @@ def build_batches(config: RunConfig, context: Context) -> Batches:
     rule = config.preset.schedule
     store = place_on_device(config.data.train, config.device, context.note)
     batches = Batches.for_store(
-        store, batch=rule.batch, lr_patch=rule.lr_patch, seed=config.options.seed, device=config.device
+        store,
+        batch=rule.batch,
+        lr_patch=rule.lr_patch,
+        seed=config.options.seed,
+        device=config.device,
+        candidates=rule.crop_candidates,
     )
     return batches.for_samples(context.processes.rank.share(rule.batch))
 

@@ -19,6 +19,7 @@ import torch
 from compressor.base.randomness import uniforms
 from compressor.data.placement import move_patches, pack
 from compressor.data.store import ImageStore, Plane
+from compressor.models.fitting.patches import texture_of
 
 View = Literal["whole", "zoom-out"]
 """The input of a teacher: the LR image, or that image shrunk once more by the scale."""
@@ -48,7 +49,8 @@ class Sampler:
     """Draws images uniformly, valid positions uniformly, hflip, vflip and transpose each with probability 1/2
     (EDSR's code and those that follow it; BasicSR).
 
-    Positions are multiples of `align`, so that a patch also has a position in an image that many times smaller.
+    Positions are multiples of `align`, so that a patch also has a position in an image that many times smaller. With
+    `candidates` over 1, so many positions are drawn in each image, and the most textured LR patch is taken (ours).
     """
 
     heights: torch.Tensor
@@ -56,18 +58,41 @@ class Sampler:
     lr_patch: int
     seed: int
     align: int = 1
+    candidates: int = 1
+    lr: Plane | None = None
+    """The LR images, where candidates are compared; else None: a mapped file is in use while something refers to it."""
 
     @classmethod
-    def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int) -> Sampler:
-        return cls(store.lr.heights.cpu(), store.lr.widths.cpu(), lr_patch, seed)
+    def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int, candidates: int = 1) -> Sampler:
+        heights, widths = store.lr.heights.cpu(), store.lr.widths.cpu()
+        lr = store.lr if candidates > 1 else None
+        return cls(heights, widths, lr_patch, seed, candidates=candidates, lr=lr)
 
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
         """Return the patches of some samples of a step."""
         u = torch.from_numpy(uniforms("patches", self.seed, step, samples, 6))
         images = (u[:, 0] * len(self.heights)).long()
-        tops = (u[:, 1] * self._position_count(self.heights[images])).long() * self.align
-        lefts = (u[:, 2] * self._position_count(self.widths[images])).long() * self.align
-        return Draw(images, tops, lefts, *(u[:, k] < 0.5 for k in (3, 4, 5)))
+        tops, lefts = self._positions(images, u[:, 1], u[:, 2])
+        draw = Draw(images, tops, lefts, *(u[:, k] < 0.5 for k in (3, 4, 5)))
+        return draw if self.lr is None else self._most_textured(self.lr, draw, step, samples)
+
+    def _most_textured(self, lr: Plane, draw: Draw, step: int, samples: Sequence[int]) -> Draw:
+        """Return the draw at the most textured of its own position and the other candidates."""
+        others = self.candidates - 1
+        u = torch.from_numpy(uniforms("candidates", self.seed, step, samples, 2 * others))
+        repeated = draw.images[:, None].expand(-1, others)
+        tops, lefts = self._positions(repeated, u[:, :others], u[:, others:])
+        tops, lefts = torch.cat([draw.tops[:, None], tops], 1), torch.cat([draw.lefts[:, None], lefts], 1)
+        images, upright = draw.images.repeat_interleave(self.candidates), torch.zeros(tops.numel(), dtype=torch.bool)
+        every = Draw(images, tops.flatten(), lefts.flatten(), upright, upright, upright)
+        # Sums of whole numbers, compared on the CPU: the same patch on every device.
+        best = texture_of(gather(lr, every, self.lr_patch, 1)).cpu().view(tops.shape).argmax(1, keepdim=True)
+        return replace(draw, tops=tops.gather(1, best)[:, 0], lefts=lefts.gather(1, best)[:, 0])
+
+    def _positions(self, images: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tops and lefts for uniform numbers in [0,1)."""
+        tops = (u * self._position_count(self.heights[images])).long() * self.align
+        return tops, (v * self._position_count(self.widths[images])).long() * self.align
 
     def _position_count(self, sizes: torch.Tensor) -> torch.Tensor:
         """Return the number of positions along an axis of that size."""
@@ -174,9 +199,17 @@ class Batches:
 
     @classmethod
     def for_store(
-        cls, store: ImageStore, *, batch: int, lr_patch: int, seed: int, device: torch.device | None = None
+        cls,
+        store: ImageStore,
+        *,
+        batch: int,
+        lr_patch: int,
+        seed: int,
+        device: torch.device | None = None,
+        candidates: int = 1,
     ) -> Batches:
-        return cls(store, Sampler.for_store(store, lr_patch=lr_patch, seed=seed), range(batch), device=device)
+        sampler = Sampler.for_store(store, lr_patch=lr_patch, seed=seed, candidates=candidates)
+        return cls(store, sampler, range(batch), device=device)
 
     def for_samples(self, samples: Sequence[int]) -> Batches:
         """Return one process's part of every batch; the hashes are still those of whole batches."""

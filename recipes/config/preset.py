@@ -56,6 +56,12 @@ class ScheduleRule(PresetPart):
     hr_patch: int | None = Field(
         default=None, ge=1, description="side of a patch in HR pixels, instead of lr_patch: the same at every scale"
     )
+    crop_candidates: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="positions drawn for each patch, of which the most textured is trained on; 1: any",
+    )
     rate: float = Field(default=1e-4, gt=0, description="learning rate")
     fit_rate: float | None = Field(
         default=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
-from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices
+from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices, gather
 from compressor.data.decode import decode_all
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos
+from compressor.models.fitting.patches import texture_of
 
 
 def write(path: Path, pixels: np.ndarray) -> ImagePair:
@@ -138,6 +140,47 @@ def test_a_rank_takes_its_slice_of_the_global_batch(store):
     ranks = [Batches(store, sampler, range(start, start + 2)).at(2) for start in (0, 2, 4)]
     assert torch.equal(whole.lr, torch.cat([rank.lr for rank in ranks]))
     assert torch.equal(whole.hr, torch.cat([rank.hr for rank in ranks]))
+
+
+def test_of_several_positions_the_most_textured_is_taken(store):
+    plain = Batches.for_store(store, batch=6, lr_patch=6, seed=1)
+    chosen = Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8)
+    gains = 0
+    for step in range(20):
+        one, best = plain.sampler.draw(step, range(6)), chosen.sampler.draw(step, range(6))
+        for column in ("images", "hflip", "vflip", "transpose"):
+            assert torch.equal(getattr(one, column), getattr(best, column))
+        textures = [texture_of(gather(store.lr, draw, 6, 1)) for draw in (one, best)]
+        assert (textures[1] >= textures[0]).all()
+        gains += int((textures[1] > textures[0]).sum())
+    assert gains > 60  # of 120: seven times in eight another position is better
+    assert torch.equal(chosen.at(3).lr, Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8).at(3).lr)
+    part = chosen.for_samples(range(2, 4)).at(3)
+    assert torch.equal(part.lr, chosen.at(3).lr[2:4]) and torch.equal(part.hr, chosen.at(3).hr[2:4])
+
+
+def test_no_candidate_is_better_than_the_one_that_is_taken(store):
+    sampler = Sampler.for_store(store, lr_patch=5, seed=5, candidates=3)
+    draw = sampler.draw(2, [4])
+    image, top, left = int(draw.images), int(draw.tops), int(draw.lefts)
+    u, v = uniforms("patches", 5, 2, [4], 6)[0], uniforms("candidates", 5, 2, [4], 4)[0]
+    pixels = store.lr.image(image).int()
+
+    def texture(top, left):
+        patch = pixels[:, top : top + 5, left : left + 5]
+        return int(patch.diff(dim=1).abs().sum() + patch.diff(dim=2).abs().sum())
+
+    height, width = pixels.shape[1:]
+    positions = [(int(a * (height - 4)), int(b * (width - 4))) for a, b in ((u[1], u[2]), (v[0], v[2]), (v[1], v[3]))]
+    assert (top, left) in positions
+    assert texture(top, left) == max(texture(*position) for position in positions)
+
+
+def test_candidates_lie_where_a_shrunk_image_has_pixels_too(store):
+    sampler = replace(Sampler.for_store(store, lr_patch=6, seed=5, candidates=4), align=4)
+    draw = sampler.draw(0, range(16))
+    assert (draw.tops % 4 == 0).all() and (draw.lefts % 4 == 0).all()
+    assert len(set(zip(draw.tops.tolist(), draw.lefts.tolist(), strict=True))) > 4
 
 
 def test_every_position_symmetry_and_image_is_drawn(store):

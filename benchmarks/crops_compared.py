@@ -1,0 +1,56 @@
+"""Patches chosen by texture: `python -m benchmarks.crops_compared --data BENCHMARKS [--train PHOTOS]`.
+
+Students of the embedded teacher after equal steps, from the fit: with any patches, and with the most textured of two,
+four and eight positions each (`schedule.crop_candidates`). Positions apart, both have the same images and symmetries.
+BENCHMARKS holds Set5/, Set14/ and B100/. Finished runs are kept in --out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from benchmarks.equal_budget import (
+    FIRST_SEED,
+    Contender,
+    budget_of,
+    compare,
+    conditions,
+    parser_of,
+    seconds_a_run,
+    table,
+    told_to,
+)
+from benchmarks.methods_compared import SETTINGS, WIDTH
+
+RECIPES = {"logits": "logits", "scratch": "L1 from the fit"}
+CANDIDATES = (1, 2, 4, 8)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__, out="runs/crops-compared", steps=300)
+    parser.add_argument("--candidates", default=",".join(map(str, CANDIDATES)), help="numbers separated by commas")
+    options = parser.parse_args(arguments)
+    budget, lines = budget_of(options, SETTINGS), []
+    for recipe, title in RECIPES.items():
+        contenders = [
+            Contender(
+                f"{recipe}-crops{count}",
+                recipe,
+                f"{title}, {'any patch' if count == 1 else f'best of {count}'}",
+                width=WIDTH,
+                init="fit",
+                settings=(f"schedule.crop_candidates={count}",),
+            )
+            for count in map(int, options.candidates.split(","))
+        ]
+        scores = compare(contenders, budget, options.data)
+        first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
+        lines += [conditions(first), ""]
+        lines += [*table(contenders, scores, {}, seconds_a_run(contenders, budget), contenders[0].name), ""]
+    told_to(options.to, lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
