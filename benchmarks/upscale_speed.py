@@ -34,7 +34,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
 from compressor.images.sets import embedded_photos, find_sets
 from compressor.inference import lower_precision
-from compressor.inference.lower_precision import Faster
+from compressor.inference.lower_precision import PrecisionChoice
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.table import OpenOptions
@@ -63,7 +63,7 @@ def by_srkd(*, exact: bool) -> Callable[[Path, Tensor], Tensor]:
 
     def enlarge(model: Path, lr: Tensor) -> Tensor:
         keep_freed_memory()
-        selected = Faster(open_model(model), exact=exact).select(lr)
+        selected = PrecisionChoice(open_model(model), exact=exact).select(lr)
         return super_resolve(selected.runtime, lr).sr
 
     return enlarge
@@ -144,14 +144,14 @@ def agreement(models: Sequence[Path], data: Path) -> list[str]:
     for model in models:
         exact = open_model(model, OpenOptions(scale=4))
         assert isinstance(exact, TorchRuntime)
-        faster, worst, largest, selected, images = Faster(exact), float("inf"), 0, 0, 0
+        choice, worst, largest, selected, images = PrecisionChoice(exact), float("inf"), 0, 0, 0
         for image_set in find_sets(data, scale=exact.descriptor.scale):
             for pair in image_set.pairs:
                 if pair.lr is None:
                     continue
                 lr = read_rgb_u8(pair.lr)[None].float().div(255)
                 images += 1
-                if min(lr.shape[-2:]) < lower_precision.SAMPLE or faster.select(lr).runtime is exact:
+                if min(lr.shape[-2:]) < lower_precision.SAMPLE or choice.select(lr).runtime is exact:
                     continue
                 selected += 1
                 one, other = (to_u8(super_resolve(runtime, lr).sr) for runtime in (exact, exact.in_bf16()))

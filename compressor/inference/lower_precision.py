@@ -44,7 +44,7 @@ class Selected:
     psnr_to_exact: float | None = None
 
 
-class Faster:
+class PrecisionChoice:
     """Selects the runtime of each picture; with `exact` always the model as it was opened."""
 
     def __init__(self, runtime: Runtime, *, exact: bool = False) -> None:

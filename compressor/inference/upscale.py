@@ -31,7 +31,7 @@ from compressor.images.files import (
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
-from compressor.inference.lower_precision import Faster
+from compressor.inference.lower_precision import PrecisionChoice
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
@@ -40,7 +40,7 @@ MAX_OUTPUT_PIXELS = 2**29
 """Outputs are held whole, as floats: this bound is 6.4 GB."""
 
 OVERLAPPED_OUTPUT_PIXELS = 2**27
-"""Up to this size (1.6 GB) an output is written while the next picture is enlarged; larger ones wait for each other."""
+"""Up to this size (1.6 GB) an output is written while the next picture is enlarged; larger ones wait."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class UpscaleSettings:
     Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. An existing
     file is an error, unless `overwrite` replaces it or `skip_existing` leaves it alone. `recursive` takes the folders
     inside folders too, and repeats them in the output folder. `exact` keeps to the precision that the model was opened
-    in; otherwise pictures of 8 bit may be computed in bf16, as `lower_precision.Faster` says.
+    in; otherwise pictures of 8 bit may be computed in bf16, as `lower_precision.PrecisionChoice` says.
     """
 
     output: str | Path | None = None
@@ -178,7 +178,7 @@ def upscale(
         settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
     jobs, contents = _plan_jobs(inputs, settings)
     failed, skipped = contents.failed, contents.skipped
-    faster = Faster(runtime, exact=settings.exact)
+    choice = PrecisionChoice(runtime, exact=settings.exact)
     writes: list[tuple[Job, Future[Upscaled]]] = []
     with ThreadPoolExecutor(max_workers=1) as writer:
         for number, (job, reading) in enumerate(_read_ahead(jobs, runtime.descriptor.scale, settings), start=1):
@@ -190,7 +190,7 @@ def upscale(
                 if picture is None:
                     skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
                     continue
-                enlarged = _enlarge(picture, faster, settings, partial(progress, title))
+                enlarged = _enlarge(picture, choice, settings, partial(progress, title))
                 if writes:
                     wait([writes[-1][1]])
                 writes.append((job, writer.submit(_write, job, picture, enlarged, start)))
@@ -373,7 +373,7 @@ def upscale_image(
     planes = read_planes(image)
     _require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
     tiled = super_resolve(
-        Faster(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits).runtime,
+        PrecisionChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits).runtime,
         planes.rgb,
         tile=settings.tile,
         overlap=settings.overlap,
@@ -406,8 +406,10 @@ class _Enlarged:
     psnr_to_exact: float | None
 
 
-def _enlarge(picture: Picture, faster: Faster, settings: UpscaleSettings, progress: WindowProgress) -> _Enlarged:
-    selected = faster.select(picture.rgb[None], bits=picture.bits)
+def _enlarge(
+    picture: Picture, choice: PrecisionChoice, settings: UpscaleSettings, progress: WindowProgress
+) -> _Enlarged:
+    selected = choice.select(picture.rgb[None], bits=picture.bits)
     tiled = super_resolve(
         selected.runtime,
         picture.rgb[None],

@@ -17,7 +17,7 @@ from compressor.images.in_memory import read_planes
 from compressor.images.metrics import to_u8
 from compressor.inference import lower_precision
 from compressor.inference import upscale as upscaling
-from compressor.inference.lower_precision import Faster, sample_patches
+from compressor.inference.lower_precision import PrecisionChoice, sample_patches
 from compressor.inference.open import open_model
 from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
 from compressor.runtimes.table import OpenOptions
@@ -58,7 +58,7 @@ def amplified(runtime: TorchRuntime, spread: float) -> TorchRuntime:
 
 
 def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> None:
-    selected = Faster(student).select(photo())
+    selected = PrecisionChoice(student).select(photo())
     assert selected.runtime.precision == "bf16"
     assert selected.psnr_to_exact is not None and 50 <= selected.psnr_to_exact < 80
     whole, exact = to_u8(selected.runtime.run(photo())), to_u8(student.run(photo()))
@@ -71,26 +71,26 @@ def test_each_bound_alone_refuses(
     student: TorchRuntime, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
     monkeypatch.setattr(lower_precision, limit, value)
-    assert Faster(student).select(photo()).runtime is student
+    assert PrecisionChoice(student).select(photo()).runtime is student
 
 
 def test_a_network_that_bf16_damages_stays_in_fp32(student: TorchRuntime) -> None:
     damaged = amplified(student, 100.0)
     difference = to_u8(damaged.run(photo())).int() - to_u8(damaged.in_bf16().run(photo())).int()
     assert int(difference.abs().max()) > 4
-    assert Faster(damaged).select(photo()).runtime is damaged
+    assert PrecisionChoice(damaged).select(photo()).runtime is damaged
 
 
 def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     bf16 = student.in_bf16()
-    assert Faster(student, exact=True).select(photo()).runtime is student
-    assert Faster(student).select(photo(), bits=16).runtime is student
-    assert Faster(student).select(photo(127)).runtime is student
-    assert Faster(bf16).select(photo()).runtime is bf16
+    assert PrecisionChoice(student, exact=True).select(photo()).runtime is student
+    assert PrecisionChoice(student).select(photo(), bits=16).runtime is student
+    assert PrecisionChoice(student).select(photo(127)).runtime is student
+    assert PrecisionChoice(bf16).select(photo()).runtime is bf16
     other = nearest_model(4)
-    assert Faster(other).select(photo()).runtime is other
+    assert PrecisionChoice(other).select(photo()).runtime is other
     monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: False)
-    assert Faster(student).select(photo()).runtime is student
+    assert PrecisionChoice(student).select(photo()).runtime is student
 
 
 def test_a_named_precision_is_exact() -> None:
