@@ -64,7 +64,7 @@ def inspect_header(options: InspectOptions) -> Inspection | None:
         architecture=str(own.spec["arch"]),
         dialect="srkd",
         scale=scale,
-        spec=own.spec,
+        spec={key: tuple(value) if isinstance(value, list) else value for key, value in own.spec.items()},
         params=own.cost.params,
         macs=own.cost.macs,
         macs_plus=own.cost.macs_plus,

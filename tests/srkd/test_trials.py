@@ -151,6 +151,7 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.usefixtures("usual_calibration_patches")
 def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
     """The recipe's second seed and a baseline, run alone, end in the same bytes."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
@@ -171,6 +172,7 @@ class Died(Exception):
     """Stands for a process that is killed."""
 
 
+@pytest.mark.usefixtures("usual_calibration_patches")
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
 def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monkeypatch, deaths) -> None:
     """Each death comes right after so many saves, wherever in the plan that is."""

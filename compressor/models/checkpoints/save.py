@@ -13,6 +13,7 @@ from compressor.base.files import atomic_path
 from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_entry
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network, Spec, tensor_bytes
+from compressor.models.networks.registry import NETWORKS
 
 FORMAT = "srkd/1"
 METADATA_KEYS = frozenset(
@@ -54,9 +55,11 @@ def save_network(
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     entries = _entries(tensors)
     own = metadata_of(network.spec)
-    counts = cost(network.spec)
-    stored = StoredCost(counts.params, counts.macs, counts.macs_plus, "{}x{}".format(*counts.lr_size))
-    own["srkd.cost"] = cost_entry(stored, own["srkd.spec"], entries)
+    # A file that needs another package's network is always opened: whoever lacks that package must learn it.
+    if NETWORKS.find(network.spec.arch).package == "srkd":
+        counts = cost(network.spec)
+        stored = StoredCost(counts.params, counts.macs, counts.macs_plus, "{}x{}".format(*counts.lr_size))
+        own["srkd.cost"] = cost_entry(stored, own["srkd.spec"], entries)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
         stream.write(_header(entries, {**own, **extra}))
         for tensor in tensors.values():
