@@ -191,9 +191,10 @@ def upscale(
                     skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
                     continue
                 enlarged = _enlarge(picture, choice, settings, partial(progress, title))
+                seconds = time.perf_counter() - start
                 if writes:
                     wait([writes[-1][1]])
-                writes.append((job, writer.submit(_write, job, picture, enlarged, start)))
+                writes.append((job, writer.submit(_write, job, picture, enlarged, seconds)))
                 if enlarged.tiled.sr[0, 0].numel() > OVERLAPPED_OUTPUT_PIXELS:
                     wait([writes[-1][1]])
             except FAILURES as error:
@@ -422,8 +423,9 @@ def _enlarge(
     return _Enlarged(tiled, alpha, selected.runtime.precision, selected.psnr_to_exact)
 
 
-def _write(job: Job, picture: Picture, enlarged: _Enlarged, start: float) -> Upscaled:
-    tiled = enlarged.tiled
+def _write(job: Job, picture: Picture, enlarged: _Enlarged, seconds: float) -> Upscaled:
+    """Write the output; `seconds` is what it took until here. Waiting for the writes of others does not count."""
+    start, tiled = time.perf_counter(), enlarged.tiled
     write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)
     return Upscaled(
         job.source,
@@ -434,5 +436,5 @@ def _write(job: Job, picture: Picture, enlarged: _Enlarged, start: float) -> Ups
         seam=tiled.seam,
         precision=enlarged.precision,
         psnr_to_exact=enlarged.psnr_to_exact,
-        seconds=time.perf_counter() - start,
+        seconds=seconds + time.perf_counter() - start,
     )
