@@ -80,6 +80,10 @@ test-all: extras app-for-tests
 test-matrix: env
 	$(PYTEST) --dist load -m matrix
 
+# GPU="--data SETS --train PHOTOS" compares methods too.
+evidence-gpu: env
+	$(BIN)/python -m benchmarks.gpu_evidence $(GPU)
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

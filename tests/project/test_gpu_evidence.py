@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import gpu_evidence
 from benchmarks.gpu_evidence import Part, main, parts
+from tests.support.commands import ROOT
 
 
 @pytest.fixture
@@ -55,3 +57,9 @@ def test_the_small_form_asks_the_same_questions(tmp_path: Path) -> None:
     full, tiny = (parts("cuda", tiny=small, data=tmp_path, train=None, runs=tmp_path) for small in (False, True))
     assert [(part.name, part.question) for part in full] == [(part.name, part.question) for part in tiny]
     assert sum(part.minutes for part in full) == pytest.approx(40, abs=5)
+
+
+def test_make_asks_them_with_the_words_of_its_user() -> None:
+    words = ["make", "-n", "evidence-gpu", "GPU=--only tests"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "-m benchmarks.gpu_evidence --only tests" in done.stdout
