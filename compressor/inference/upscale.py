@@ -42,6 +42,9 @@ MAX_OUTPUT_PIXELS = 2**29
 OVERLAPPED_OUTPUT_PIXELS = 2**27
 """Up to this size (1.6 GB) an output is written while the next picture is enlarged; larger ones wait."""
 
+FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
+"""What one picture can fail with; the others go on."""
+
 
 @dataclass(frozen=True)
 class Upscaled:
@@ -208,10 +211,6 @@ def upscale(
         except FAILURES as error:
             failed.append(_failure(job, error))
     return UpscaleReport(tuple(done), tuple(failed), tuple(skipped))
-
-
-FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
-"""What one picture can fail with; the others go on."""
 
 
 def _failure(job: Job, error: BaseException) -> Failed:
