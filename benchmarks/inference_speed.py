@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 import srkd
+from benchmarks.training_speed import ratio
 from compressor.base.machine import cpu_model
 from compressor.base.memory import keep_freed_memory
 from compressor.inference.open import open_model
@@ -62,7 +63,7 @@ def main() -> int:
         for name, times in (("teacher", theirs), ("student", ours)):
             middle = statistics.median(times)
             cells += [f"{1e3 * middle:.1f}", f"{2 * macs[name] / middle / rate:.0%}"]
-        print(f"| {way} | {' | '.join(cells)} | {ratio(theirs, ours)} | {ratio(eager, ours)} |")
+        print(f"| {way} | {' | '.join(cells)} | {ratio(theirs, ours, 1)} | {ratio(eager, ours, 1)} |")
     return 0
 
 
@@ -108,12 +109,6 @@ def matrix_rate(dtype: torch.dtype) -> float:
         F.conv2d(one, other)
         times.append(time.perf_counter() - started)
     return 2 * MATRIX**2 * SIDE**2 / min(times)
-
-
-def ratio(above: list[float], below: list[float]) -> str:
-    """The median and the range of the rounds' ratios."""
-    each = sorted(a / b for a, b in zip(above, below, strict=True))
-    return f"{statistics.median(each):.1f} ({each[0]:.1f} to {each[-1]:.1f})"
 
 
 if __name__ == "__main__":

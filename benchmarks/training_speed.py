@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -93,18 +93,19 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
         ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
         seconds = in_turns(ways, options.steps, options.rounds)
 
-    def ratio(above: str, below: str, digits: int = 2) -> str:
-        """The median and the range of the rounds' ratios: a round's ways ran one after the other."""
-        each = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
-        return f"{statistics.median(each):.{digits}f} ({each[0]:.{digits}f} to {each[-1]:.{digits}f})"
-
     times = " | ".join(
         f"{1e3 * statistics.median(seconds[name]):.1f}" if name in seconds else "" for name in (*SOURCES, "srkd")
     )
-    gains = " | ".join(ratio(source, "srkd") if source in seconds else "" for source in SOURCES)
+    gains = " | ".join(ratio(seconds[source], seconds["srkd"]) if source in seconds else "" for source in SOURCES)
     share = statistics.median(a / b for a, b in zip(seconds["data"], seconds["srkd"], strict=True))
     shape = f"{recipe} ({own.mode.precision}) | {batch} of {lr_patch}x{lr_patch}"
-    return f"| {shape} | {times} | {gains} | {ratio('srkd', 'step', 3)} | {share:.1%} |"
+    return f"| {shape} | {times} | {gains} | {ratio(seconds['srkd'], seconds['step'], 3)} | {share:.1%} |"
+
+
+def ratio(above: Sequence[float], below: Sequence[float], digits: int = 2) -> str:
+    """The median and the range of the rounds' ratios: a round's ways ran one after the other."""
+    each = sorted(a / b for a, b in zip(above, below, strict=True))
+    return f"{statistics.median(each):.{digits}f} ({each[0]:.{digits}f} to {each[-1]:.{digits}f})"
 
 
 def own_loop(

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 import srkd
+from benchmarks.training_speed import ratio
 from compressor.assets import embedded_student
 from compressor.base.machine import cpu_model, peak_resident_bytes
 from compressor.base.memory import keep_freed_memory
@@ -128,11 +129,9 @@ def speed(threads: int) -> list[str]:
     lines = ["| | seconds | peak memory, GB | times as fast as whole in ONNX Runtime |", "|---|---|---|---|"]
     for name, runs in results.items():
         seconds = [result["seconds"] for result in runs]
-        ratios = sorted(other / mine for other, mine in zip(base, seconds, strict=True))
         lines.append(
             f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
-            f"{max(result['bytes'] for result in runs) / 1e9:.1f} | {statistics.median(ratios):.2f} "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+            f"{max(result['bytes'] for result in runs) / 1e9:.1f} | {ratio(base, seconds)} |"
         )
     return lines
 

@@ -20,7 +20,7 @@ from compressor.base.precision import Precision, autocast, synchronise
 from compressor.data.batches import View
 from compressor.data.teacher_cache import FP16_BYTES
 from compressor.teachers.teacher import Teacher
-from srkd.config import RunConfig, data_choice, views_to_cache
+from srkd.config import RunConfig, cache_precision, data_choice, views_to_cache
 
 LONG_SECONDS = 600.0
 """A shorter run is not worth beginning anew."""
@@ -64,9 +64,8 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
     except UsageError:  # the recipe has nothing to keep, or must not
         return None
     patch = torch.zeros(rule.batch, 3, rule.lr_patch, rule.lr_patch, device=config.device)
-    fill_precision: Precision = "bf16" if rule.teacher_precision == "bf16" else "fp32"
     in_step = _seconds(teacher, patch, config.mode.teacher_precision)
-    in_fill = _seconds(teacher, patch, fill_precision)
+    in_fill = _seconds(teacher, patch, cache_precision(config.preset))
     scale = config.student.spec.scale
     areas: dict[View, float] = {"whole": 1.0, "zoom-out": 1 / scale**2}
     area = sum(areas[view] for view in views)

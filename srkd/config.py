@@ -614,10 +614,17 @@ def _prepare_images(
     if not views or teacher is None:
         return data, None
     folder = choice.cache()
-    # Once for all steps, and perhaps for other runs: half the precision would gain little time there.
-    precision: Precision = "bf16" if rule.teacher_precision == "bf16" else "fp32"
+    precision = cache_precision(networks.preset)
     cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
     return data, cache
+
+
+def cache_precision(preset: Preset) -> Precision:
+    """Return the precision of the outputs that a teacher cache keeps.
+
+    They are made once for all steps, and perhaps for other runs: half the precision would gain little time there.
+    """
+    return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
 
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:

@@ -128,16 +128,19 @@ def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
 def read_own_file(path: Path) -> OwnFile | None:
     """Return what a file of srkd's own says of itself; None where it has to be opened, to know it or to refuse it."""
     with open(path, "rb") as handle:
-        sha256, size_bytes = sha256_of(handle), handle.tell()
+        size_bytes = handle.seek(0, 2)
         handle.seek(0)
         try:
             header = read_header(handle, size_bytes)
             cost, spec = json.loads(header.metadata["srkd.cost"]), header.metadata["srkd.spec"]
             if cost.pop("layout") != _layout(spec, header.tensors) or not _all_finite(handle, header, size_bytes):
                 return None
-            return OwnFile(header.metadata, json.loads(spec), StoredCost(**cost), sha256, size_bytes)
+            stored, fields = StoredCost(**cost), json.loads(spec)
         except (SrkdError, KeyError, TypeError, ValueError, AttributeError):
             return None
+        # Last of all: whoever opens the file instead hashes it too.
+        handle.seek(0)
+        return OwnFile(header.metadata, fields, stored, sha256_of(handle), size_bytes)
 
 
 def _all_finite(handle: IO[bytes], header: Header, size_bytes: int) -> bool:
