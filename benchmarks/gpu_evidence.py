@@ -90,6 +90,12 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             speed("--recipes", "dukd", *MIDDLE, *SMALL_STUDENT),
         ),
         Part(
+            "affinity",
+            "affinities by the kernel, by rows and whole: time, memory and how exact",
+            1,
+            ("benchmarks.affinity_kernel", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ())),
+        ),
+        Part(
             "profile-fp32",
             "the embedded student beside its teacher, plain, compiled with graphs, and in ONNX Runtime",
             3,

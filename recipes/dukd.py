@@ -157,49 +157,68 @@ class DUKD(PlainMethod):
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         """Return the terms of the current update: of the pair, of the new inputs, or both."""
         terms = {}
+        new = self._new_inputs(step) if step.part == self.updates - 1 else {}
         if step.part == 0:
+            # Crops of HR are as large as the patches: both run in one pass, which costs less.
+            crops = [new["zoom_in"]] if "zoom_in" in new else []
+            step.run_together(
+                student=[step.lr, *(one.augmented for one in crops)],
+                teacher=[step.lr, *(one.images for one in crops)] if self.logits else (),
+            )
             sr = step.student().sr
             terms["pixel"] = F.l1_loss(sr, step.hr)
             if self.logits:
                 terms["logits"] = F.l1_loss(sr, step.teacher().sr.detach())
-        return {**terms, **self._new_input_terms(step)} if step.part == self.updates - 1 else terms
+        terms |= {name: self._consistency(step, one) for name, one in new.items()}
+        if self.variant == "code" and "zoom_out" in new:
+            sr = step.student(step.zoom_out()).sr
+            if sr.shape != step.lr.shape:
+                raise UsageError(
+                    f"dukd: variant code compares the student's image of the shrunk LR patch with the patch: "
+                    f"schedule.lr_patch={step.lr.shape[-1]} is not a multiple of the scale {step.scale}"
+                )
+            terms["zoom_out_pixel"] = F.l1_loss(sr, step.lr)
+        return terms
 
-    def _new_input_terms(self, step: Step) -> dict[str, torch.Tensor]:
-        terms, is_code = {}, self.variant == "code"
+    def _new_inputs(self, step: Step) -> dict[str, NewInput]:
+        inputs, is_code = {}, self.variant == "code"
         if self.zoom_in:
             size, draw = (step.lr.shape[-2], step.lr.shape[-1]), {"seed": step.seed, "step": step.number}
             if is_code:
                 larger = zoom_in_cells(step.hr, size, self.cells or 1, **draw)
             else:
                 larger = zoom_in(step.hr, size, **draw, samples=step.samples)
-            terms["zoom_in"] = self._consistency(step, larger, "zoom-in", self.augment)
+            inputs["zoom_in"] = self._new_input(step, larger, "zoom-in", self.augment)
         if self.zooms_out:
-            smaller = step.zoom_out()
-            terms["zoom_out"] = self._consistency(step, smaller, "zoom-out", self.augment and not is_code)
-            if is_code:
-                sr = step.student(smaller).sr
-                if sr.shape != step.lr.shape:
-                    raise UsageError(
-                        f"dukd: variant code compares the student's image of the shrunk LR patch with the patch: "
-                        f"schedule.lr_patch={step.lr.shape[-1]} is not a multiple of the scale {step.scale}"
-                    )
-                terms["zoom_out_pixel"] = F.l1_loss(sr, step.lr)
-        return terms
+            inputs["zoom_out"] = self._new_input(step, step.zoom_out(), "zoom-out", self.augment and not is_code)
+        return inputs
 
-    def _consistency(self, step: Step, images: torch.Tensor, stream: str, augment: bool) -> torch.Tensor:
-        """Return the L1 of the student's image, of augmented input and then restored, to the teacher's."""
-        target = step.teacher(images).sr.detach()
+    def _new_input(self, step: Step, images: torch.Tensor, stream: str, augment: bool) -> NewInput:
         probability = PROBABILITY if self.probability is None else self.probability
         if not (augment and probability):
-            return F.l1_loss(step.student(images).sr, target)
+            return NewInput(images, images)
         copies = len(images) // len(step.lr)
         operations = draw_operations(
             probability, stream=stream, seed=step.seed, step=step.number, samples=step.samples, copies=copies
         )
         if not self.colours:
             operations = replace(operations, inverted=torch.zeros_like(operations.inverted))
-        restored = invert(step.student(apply(images, operations)).sr, operations, bug=self.bug)
+        return NewInput(images, apply(images, operations), operations)
+
+    def _consistency(self, step: Step, one: NewInput) -> torch.Tensor:
+        """Return the L1 of the student's image, of augmented input and then restored, to the teacher's."""
+        target, sr = step.teacher(one.images).sr.detach(), step.student(one.augmented).sr
+        restored = sr if one.operations is None else invert(sr, one.operations, bug=self.bug)
         return F.l1_loss(restored, target)
+
+
+@dataclass(frozen=True)
+class NewInput:
+    """Images for the teacher, and the same for the student, augmented by the operations if there are any."""
+
+    images: torch.Tensor
+    augmented: torch.Tensor
+    operations: Operations | None = None
 
 
 @dataclass(frozen=True)

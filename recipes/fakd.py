@@ -16,23 +16,27 @@ after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
 - The epsilon is added to the norm, it does not stand inside the square root.
 - Official gradients are NaN where all channels of a position are zero; here the gradient of such a position is 0.
 - Paper and code keep A whole: 324 MiB a map for 16 patches of 48×48. Here a few rows of one sample's A exist at a time,
-  few enough for a core's cache, and of them only what lies on the diagonal and right of it: A is symmetric. The
-  gradient is made in the same pass as the value, so nothing is kept.
+  few enough for a core's cache, and of them only what lies on the diagonal and right of it: A is symmetric. On an
+  NVIDIA GPU with triton a kernel (affinity_kernel.py) makes blocks of A in registers, and none in memory. Either way
+  the gradient is made in the same pass as the value, so nothing is kept.
 - DUKD's copy of this loss rebuilds it from numbers and so has no gradient at all; it is not followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from pydantic import Field
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError
+from compressor.base.errors import UsageError, reason_of
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
 from recipes.distances import full_precision, widen
@@ -45,6 +49,11 @@ BLOCK_BYTES = 2**20
 """Of the rows of one sample's A that exist at one time: they stay in the second-level cache of a core."""
 BLOCKS_AT_ONCE = 2
 """The differences, and their absolute values."""
+KERNEL_CAPABILITY = (8, 0)
+"""Of the oldest GPUs for which the kernel was compiled and its shared memory looked at."""
+
+Distances: TypeAlias = Callable[[torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
+"""Takes f̂ of both sides and whether the gradient is wanted; returns d of each sample and its gradient for f̂_S."""
 
 
 @dataclass(frozen=True)
@@ -111,46 +120,90 @@ def affinity_bytes(
 ) -> int:
     """Return the most memory of one tap beside its features: f̂ of both sides, the student's gradient, rows of A.
 
-    The fp32 copies of features of half precision are counted too; on a GPU the rows of all samples exist together.
+    The fp32 copies of features of half precision are counted too. On a GPU the rows of all samples exist together, or
+    none where the kernel runs, which needs the less.
     """
     maps = batch * (3 * student_channels + 2 * teacher_channels) + 2 * (student_channels + teacher_channels)
     return 4 * positions * (maps + BLOCKS_AT_ONCE * rows_within(block_bytes, positions))
 
 
+def distances_by_rows(
+    student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, rows: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return d of each sample, (B,), of unit columns (B,C,N), rows of A at a time, and its gradient if wanted."""
+    positions = student.shape[2]
+    gradient = torch.zeros_like(student) if with_gradient else None
+    totals = []
+    # A GPU wants large products, a CPU blocks that stay in its cache.
+    group = len(student) if student.is_cuda else 1
+    for first in range(0, len(student), group):
+        columns, target = student[first : first + group], teacher[first : first + group]
+        # SᵀS - TᵀT as one product.
+        left, right = torch.cat([columns, -target], 1).transpose(1, 2), torch.cat([columns, target], 1)
+        total = columns.new_zeros(len(columns))
+        for start in range(0, positions, rows):
+            part, after = slice(start, start + rows), slice(start + rows, None)
+            difference = left[:, part] @ right[:, :, start:]
+            square, beside = difference[..., :rows], difference[..., rows:]
+            # What lies right of the square stands for what lies below it, too.
+            total += 2 * difference.abs().sum((1, 2)) - square.abs().sum((1, 2))
+            if gradient is not None:
+                square.diagonal(dim1=1, dim2=2).zero_()
+                difference.sign_()
+                part_gradient = gradient[first : first + group]
+                part_gradient[:, :, part] += columns[:, :, start:] @ difference.transpose(1, 2)
+                part_gradient[:, :, after] += columns[:, :, part] @ beside
+        totals.append(total)
+    if gradient is not None:
+        gradient.mul_(2 / positions**2)
+    return torch.cat(totals) / positions**2, gradient
+
+
+def kernel_for(columns: torch.Tensor) -> Distances | None:
+    """Return the kernel where it can compute such columns: fp32, on a GPU on which it was tried."""
+    return try_kernel(columns.device) if columns.is_cuda and columns.dtype == torch.float32 else None
+
+
+@cache
+def try_kernel(device: torch.device) -> Distances | None:
+    """Return the kernel if it gives on this GPU what the rows give; a warning says why where it does not.
+
+    Without triton, which CUDA builds of torch bring along, and on older or other GPUs there is nothing to try.
+    """
+    if torch.version.cuda is None or find_spec("triton") is None:
+        return None
+    if torch.cuda.get_device_capability(device) < KERNEL_CAPABILITY:
+        return None
+    noise = torch.Generator().manual_seed(0)
+    student, teacher = (unit_columns(torch.randn(2, size, 7, 11, generator=noise).to(device)) for size in (24, 40))
+    try:
+        from recipes.affinity_kernel import distances_by_kernel
+
+        actual = distances_by_kernel(student, teacher, True)
+        # In fp64: whoever allows torch to multiply in TF32 does not get the kernel refused for it.
+        expected = distances_by_rows(student.double(), teacher.double(), True, rows=77)
+        for one, other in zip(actual, expected, strict=True):
+            torch.testing.assert_close(one, other, check_dtype=False, rtol=1e-5, atol=1e-7)
+    except Exception as error:  # noqa: BLE001 - a compiler raises what its back ends raise; plain products always work
+        reason = reason_of(error, first=True)
+        warnings.warn(f"no kernel for affinities on {device}, plain products take its place: {reason}", stacklevel=2)
+        return None
+    return distances_by_kernel
+
+
 class _AffinityL1(torch.autograd.Function):
-    """The mean |SᵀS - TᵀT| of each sample, rows at a time; d/dS = 2·S·sign(SᵀS - TᵀT) / N².
+    """The mean |SᵀS - TᵀT| of each sample; d/dS = 2·S·sign(SᵀS - TᵀT) / N², made with the value.
 
     A position's product with itself is 1, whatever S is: the difference of two of them is rounding and has no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int) -> torch.Tensor:
-        positions = student.shape[2]
-        gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
-        totals = []
-        # A GPU wants large products, a CPU blocks that stay in its cache.
-        group = len(student) if student.is_cuda else 1
-        for first in range(0, len(student), group):
-            columns, target = student[first : first + group], teacher[first : first + group]
-            # SᵀS - TᵀT as one product.
-            left, right = torch.cat([columns, -target], 1).transpose(1, 2), torch.cat([columns, target], 1)
-            total = columns.new_zeros(len(columns))
-            for start in range(0, positions, rows):
-                part, after = slice(start, start + rows), slice(start + rows, None)
-                difference = left[:, part] @ right[:, :, start:]
-                square, beside = difference[..., :rows], difference[..., rows:]
-                # What lies right of the square stands for what lies below it, too.
-                total += 2 * difference.abs().sum((1, 2)) - square.abs().sum((1, 2))
-                if gradient is not None:
-                    square.diagonal(dim1=1, dim2=2).zero_()
-                    difference.sign_()
-                    part_gradient = gradient[first : first + group]
-                    part_gradient[:, :, part] += columns[:, :, start:] @ difference.transpose(1, 2)
-                    part_gradient[:, :, after] += columns[:, :, part] @ beside
-            totals.append(total)
+        distances = kernel_for(student) or partial(distances_by_rows, rows=rows)
+        means, gradient = distances(student, teacher, ctx.needs_input_grad[0])
         if gradient is not None:
-            ctx.save_for_backward(gradient.mul_(2 / positions**2))
-        return torch.cat(totals) / positions**2
+            ctx.save_for_backward(gradient)
+        return means
 
     @staticmethod
     @once_differentiable

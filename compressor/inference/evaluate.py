@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,13 @@ from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, ImageSet
+from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
+
+OVERLAPPED_PIXELS = 2**23
+"""HR images up to this size (one of 3840x2160) are read and scored while the network runs, in about 1 GB; larger ones
+wait for it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ def evaluate(
 ) -> Evaluation:
     """Score models on sets by the protocol of the settings. Stored LR images are used where a set has them, otherwise
     they are made; the model `bicubic` is always the first row, without the ensemble. Of several sets each is noted when
-    it is finished, and Ctrl-C raises `EvaluationInterrupted` with those that are."""
+    it is finished, and Ctrl-C raises `EvaluationInterrupted` with those that are. While a network runs, the next image
+    is read and the last output scored."""
     return _evaluate(models, sets, settings, [settings.protocol], progress, note)[0]
 
 
@@ -150,37 +158,85 @@ def _evaluate(
     note: Note,
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
-    rows: dict[str, Runtime] = {"bicubic": Bicubic(scale)} | _by_label(models, scale)
     protocols = [protocol.at(scale) for protocol in protocols]
-    _check_sets(sets, scale, protocols)
-    scores: dict[tuple[Protocol, str, str], dict[str, Score]] = defaultdict(dict)
-    done, total = 0, sum(len(image_set.pairs) for image_set in sets)
+    table = _Table({"bicubic": Bicubic(scale)} | _by_label(models, scale), settings, protocols)
+    pixels = _check_sets(sets, scale, protocols)
+    pairs = [pair for image_set in sets for pair in image_set.pairs]
+    read = partial(_read_picture, scale=scale, protocols=protocols)
+    done, total = 0, len(pairs)
 
-    def evaluations(finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
-        def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
-            return {s.name: _set_score(s, protocol, scores[protocol, label, s.name]) for s in finished}
+    def is_overlapped(pair: ImagePair) -> bool:
+        return pixels[pair.hr] <= OVERLAPPED_PIXELS
 
-        return tuple(
-            Evaluation(protocol, scale, settings.self_ensemble, {label: of_sets(protocol, label) for label in rows})
-            for protocol in protocols
-        )
-
-    for number, image_set in enumerate(sets):
-        try:
-            for pair in image_set.pairs:
-                progress(f"{image_set.name}: {pair.stem}", done, total)
-                for protocol, label, score in _score_pair(pair, rows, settings, protocols):
-                    scores[protocol, label, image_set.name][pair.stem] = score
-                done += 1
-        except KeyboardInterrupt as error:
-            if number == 0:
-                raise
-            unfinished = tuple(other.name for other in sets[number:])
-            raise EvaluationInterrupted(evaluations(sets[:number]), unfinished) from error
-        if len(sets) > 1:
-            note(_set_line(evaluations([image_set])[0], image_set.name))
+    with OneBehind() as scorer, read_ahead(pairs, read, is_overlapped) as pictures:
+        for number, image_set in enumerate(sets):
+            try:
+                for pair, reading in islice(pictures, len(image_set.pairs)):
+                    progress(f"{image_set.name}: {pair.stem}", done, total)
+                    table.run_models(image_set.name, pair, reading.result(), scorer, overlapped=is_overlapped(pair))
+                    done += 1
+                scorer.finish()
+            except KeyboardInterrupt as error:
+                if number == 0:
+                    raise
+                unfinished = tuple(other.name for other in sets[number:])
+                raise EvaluationInterrupted(table.evaluations(sets[:number]), unfinished) from error
+            if len(sets) > 1:
+                note(_set_line(table.evaluations([image_set])[0], image_set.name))
     progress("scored", done, total)
-    return evaluations(sets)
+    return table.evaluations(sets)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An HR image (3,H,W) cropped to the scale, and each LR image (1,3,h,w) with the protocols that share it."""
+
+    hr_u8: Tensor
+    grey_file: bool
+    inputs: tuple[tuple[Tensor, tuple[Protocol, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The scores of all models, by protocol, model, set and image."""
+
+    rows: Mapping[str, Runtime]
+    settings: EvaluationSettings
+    protocols: Sequence[Protocol]
+    scores: dict[tuple[Protocol, str, str], dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))
+
+    def run_models(
+        self, image_set: str, pair: ImagePair, picture: _Picture, scorer: OneBehind, *, overlapped: bool
+    ) -> None:
+        """Run every model, and have each output scored: beside the next run, or before it."""
+        for lr, same_lr in picture.inputs:
+            for label, model in self.rows.items():
+                ensemble = self.settings.self_ensemble and label != "bicubic"
+                sr = _run_exactly(model, lr, self.settings.tile, ensemble, pair.hr)
+                keys = [(protocol, label, image_set) for protocol in same_lr]
+                scorer.submit(partial(self._score, keys, pair.stem, sr, picture))
+                del sr  # large, and the next one comes
+                if not overlapped:
+                    scorer.finish()
+
+    def _score(self, keys: Sequence[tuple[Protocol, str, str]], stem: str, sr: Tensor, picture: _Picture) -> None:
+        sr_u8 = to_u8(sr[0])
+        for key in keys:
+            protocol, border = key[0], key[0].border or 0
+            ours, hr = (_planes(image[None], protocol, picture.grey_file) for image in (sr_u8, picture.hr_u8))
+            self.scores[key][stem] = Score(float(psnr(ours, hr, border=border)), float(ssim(ours, hr, border=border)))
+
+    def evaluations(self, finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
+        """Return the scores of the sets that are finished, one evaluation for each protocol."""
+
+        def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
+            return {s.name: _set_score(s, protocol, self.scores[protocol, label, s.name]) for s in finished}
+
+        scale, ensemble = self.settings.scale, self.settings.self_ensemble
+        return tuple(
+            Evaluation(protocol, scale, ensemble, {label: of_sets(protocol, label) for label in self.rows})
+            for protocol in self.protocols
+        )
 
 
 def _set_line(evaluation: Evaluation, name: str) -> str:
@@ -213,45 +269,41 @@ def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
     return rows
 
 
-def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> None:
-    """Refuse images too small for their figures, and sets of one name, before an hour is spent."""
+def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> dict[Path, int]:
+    """Return the pixels of each HR image. Images too small for their figures, and sets of one name, are refused before
+    an hour is spent."""
     if not sets:
         raise UsageError("nothing to evaluate on: no image sets were given")
     names = [image_set.name for image_set in sets]
     if len(set(names)) < len(names):
         raise UsageError(f"two image sets have one name ({', '.join(sorted(names))}): rename a folder")
     border = max(protocol.border or 0 for protocol in protocols)
+    pixels: dict[Path, int] = {}
     for image_set in sets:
         for pair in image_set.pairs:
             width, height = image_size(pair.hr)
+            pixels[pair.hr] = width * height
             if min(width // scale, height // scale) * scale - 2 * border < SSIM_WINDOW:
                 raise UsageError(
                     f"{pair.hr} has {width}x{height} pixels: x{scale} with a border of {border} needs "
                     f"{SSIM_WINDOW + 2 * border} a side for SSIM, leave it out of the set"
                 )
+    return pixels
 
 
-def _score_pair(
-    pair: ImagePair, rows: Mapping[str, Runtime], settings: EvaluationSettings, protocols: Sequence[Protocol]
-) -> Iterator[tuple[Protocol, str, Score]]:
-    """Yield the scores of one image; protocols with the same LR image share the models' outputs."""
-    scale = settings.scale
+def _read_picture(pair: ImagePair, scale: int, protocols: Sequence[Protocol]) -> _Picture:
+    """Read the images of a pair; protocols with the same LR image share the models' outputs."""
     hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
     hr_u8 = mod_crop(hr_u8, scale)
     by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
     for protocol in protocols:
         by_lr[protocol.bicubic, protocol.lr_border].append(protocol)
+    inputs = []
     for same_lr in by_lr.values():
         stored = pair.lr if same_lr[0].bicubic == "matlab" else None
         lr_u8 = make_lr(hr_u8, scale, same_lr[0]) if stored is None else _read_stored_lr(stored, hr_u8, scale)
-        lr = lr_u8[None].float().div(255)
-        for label, model in rows.items():
-            ensemble = settings.self_ensemble and label != "bicubic"
-            sr_u8 = to_u8(_run_exactly(model, lr, settings.tile, ensemble, pair.hr)[0])
-            for protocol in same_lr:
-                sr, hr = (_planes(image[None], protocol, grey_file) for image in (sr_u8, hr_u8))
-                border = protocol.border or 0
-                yield protocol, label, Score(float(psnr(sr, hr, border=border)), float(ssim(sr, hr, border=border)))
+        inputs.append((lr_u8[None].float().div(255), tuple(same_lr)))
+    return _Picture(hr_u8, grey_file, tuple(inputs))
 
 
 def _run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:

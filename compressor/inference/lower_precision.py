@@ -22,10 +22,11 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 MIN_PSNR_DB = 50.0
 """The least PSNR over RGB, after rounding to 8 bit, of the samples in bf16 to those in fp32."""
 
-MAX_SAMPLE_LEVELS = 3
+MAX_SAMPLE_LEVELS = 2
 """The largest difference of a sample's values, in steps of 8 bit.
 
-One less than what the whole picture may have: it has more values than its samples.
+Two less than what the whole picture may have: it has more values than its samples. Of 139 whole pictures of the
+benchmarks one, through CARN-M, was 5 off all the same (`python -m benchmarks.upscale_speed --data`).
 """
 
 SAMPLE = 64

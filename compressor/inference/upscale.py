@@ -8,8 +8,8 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from compressor.images.files import (
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
+from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.lower_precision import PrecisionChoice
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
@@ -182,9 +183,10 @@ def upscale(
     jobs, contents = _plan_jobs(inputs, settings)
     failed, skipped = contents.failed, contents.skipped
     choice = PrecisionChoice(runtime, exact=settings.exact)
-    writes: list[tuple[Job, Future[Upscaled]]] = []
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        for number, (job, reading) in enumerate(_read_ahead(jobs, runtime.descriptor.scale, settings), start=1):
+    writes: list[Future[Upscaled | Failed]] = []
+    read = _reader(jobs, runtime.descriptor.scale, settings)
+    with OneBehind() as writer, read_ahead(jobs, read) as pictures:
+        for number, (job, reading) in enumerate(pictures, start=1):
             title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
             progress(title, 0, 1)
             try:
@@ -195,32 +197,25 @@ def upscale(
                     continue
                 enlarged = _enlarge(picture, choice, settings, partial(progress, title))
                 seconds = time.perf_counter() - start
-                if writes:
-                    wait([writes[-1][1]])
-                writes.append((job, writer.submit(_write, job, picture, enlarged, seconds)))
+                writes.append(writer.submit(partial(_write, job, picture, enlarged, seconds)))
                 if enlarged.tiled.sr[0, 0].numel() > OVERLAPPED_OUTPUT_PIXELS:
-                    wait([writes[-1][1]])
+                    writer.finish()
             except FAILURES as error:
                 failed.append(_failure(job, error))
             finally:
                 progress(title, 1, 1)
-    done: list[Upscaled] = []
-    for job, writing in writes:
-        try:
-            done.append(writing.result())
-        except FAILURES as error:
-            failed.append(_failure(job, error))
-    return UpscaleReport(tuple(done), tuple(failed), tuple(skipped))
+    written = [writing.result() for writing in writes]
+    failed += [result for result in written if isinstance(result, Failed)]
+    done = tuple(result for result in written if isinstance(result, Upscaled))
+    return UpscaleReport(done, tuple(failed), tuple(skipped))
 
 
 def _failure(job: Job, error: BaseException) -> Failed:
     return Failed(job.source, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _read_ahead(
-    jobs: Sequence[Job], scale: int, settings: UpscaleSettings
-) -> Iterator[tuple[Job, Future[Picture | None]]]:
-    """Yield each job with its picture, None where its output exists and stays; the next one is being read meanwhile."""
+def _reader(jobs: Sequence[Job], scale: int, settings: UpscaleSettings) -> Callable[[Job], Picture | None]:
+    """Return what reads the picture of a job, or returns None where its output exists and stays."""
     sources = {_identity(job.source) for job in jobs}
 
     def read(job: Job) -> Picture | None:
@@ -232,11 +227,7 @@ def _read_ahead(
         require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
         return picture
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = [reader.submit(read, job) for job in jobs[:1]]
-        for number, job in enumerate(jobs, start=1):
-            ahead += [reader.submit(read, following) for following in jobs[number : number + 1]]
-            yield job, ahead.pop(0)
+    return read
 
 
 def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
@@ -422,10 +413,13 @@ def _enlarge(
     return _Enlarged(tiled, alpha, selected.runtime.precision, selected.psnr_to_exact)
 
 
-def _write(job: Job, picture: Picture, enlarged: _Enlarged, seconds: float) -> Upscaled:
+def _write(job: Job, picture: Picture, enlarged: _Enlarged, seconds: float) -> Upscaled | Failed:
     """Write the output; `seconds` is what it took until here. Waiting for the writes of others does not count."""
     start, tiled = time.perf_counter(), enlarged.tiled
-    write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)
+    try:
+        write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)
+    except FAILURES as error:
+        return _failure(job, error)
     return Upscaled(
         job.source,
         job.output,

@@ -19,6 +19,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Descriptor, Network
+from compressor.models.quantisation import Quantisation
 from compressor.training.step import Step
 
 MAX_CALIBRATION_STEPS = 100
@@ -78,6 +79,19 @@ class FitsNetworks(Protocol):
         Called before anything is written. `teacher` is None where there is none, or where it gives outputs only.
         """
         ...
+
+
+@runtime_checkable
+class QuantisesStudent(Protocol):
+    """A method that trains a quantised student: the float one is quantised before the first step."""
+
+    @property
+    def quantisation(self) -> Quantisation: ...
+
+
+def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
+    """Return what of the student the methods quantise; None: nothing."""
+    return next((method.quantisation for method in methods if isinstance(method, QuantisesStudent)), None)
 
 
 def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:

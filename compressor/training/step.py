@@ -68,7 +68,28 @@ class Runner:
         kept = self.outputs.get(id(lr))
         if kept is not None and set(taps) <= kept[1].features.keys() and set(images) <= kept[1].images.keys():
             return kept[1]
-        taps, images = self._all_requests(lr, taps, images)
+        forward = self._run(lr, *self._all_requests(lr, taps, images))
+        self.outputs[id(lr)] = (lr, forward)
+        return forward
+
+    def run_together(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Run inputs in one pass, which costs less than one each: the calls that follow find their outputs.
+
+        Left to those calls are inputs of several sizes, inputs of which features or images are asked, and a model that
+        is no network of ours.
+        """
+        fresh = [lr for lr in inputs if id(lr) not in self.outputs]
+        first = len(self.outputs)
+        asked = self.requests[first : first + len(fresh)]
+        sizes = {lr.shape[1:] for lr in fresh}
+        if len(fresh) < 2 or len(sizes) > 1 or any(map(any, asked)) or self.model.network is None:
+            return
+        forward = self._run(torch.cat(fresh), (), ())
+        self.forwards += len(fresh) - 1
+        for lr, sr in zip(fresh, torch.split(forward.sr, [len(lr) for lr in fresh]), strict=True):
+            self.outputs[id(lr)] = (lr, Forward(sr))
+
+    def _run(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]) -> Forward:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
@@ -79,10 +100,7 @@ class Runner:
             finished = {tap: self._finish(tap, tail_inputs, lr, sr).float() for tap in images}
         self.forwards += 1
         forward = Forward(sr.float(), dict(features), finished)
-        if not self.trains:
-            forward = forward.detached()
-        self.outputs[id(lr)] = (lr, forward)
-        return forward
+        return forward if self.trains else forward.detached()
 
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
@@ -173,6 +191,17 @@ class Step:
     ) -> Forward:
         """Run the teacher; unclipped, and without gradients unless it is trained with the student."""
         return self._teacher(self.lr if lr is None else lr, taps, images)
+
+    def run_together(self, student: Sequence[torch.Tensor] = (), teacher: Sequence[torch.Tensor] = ()) -> None:
+        """Run a network's inputs in one pass where that is possible; `student(lr)` and `teacher(lr)` then find them."""
+        self._step_networks.students[0].run_together(student)
+        if teacher:
+            self._teacher.run_together(teacher)
+
+    @property
+    def student_network(self) -> Network:
+        """The student itself, for its modules; to run it use `student`."""
+        return self._step_networks.students[0].network
 
     @property
     def networks(self) -> tuple[Network, Network]:

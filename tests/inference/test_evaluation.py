@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
+from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate, explain, make_lr
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
@@ -119,6 +121,65 @@ def test_an_interrupted_evaluation_has_the_finished_sets(data: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as first:
         evaluate([model_that_ends_after(1)], sets, AT_X2)
     assert type(first.value) is KeyboardInterrupt
+
+
+def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = find_sets(data / "plain", scale=2)
+    plain = evaluate([nearest_model(2, "fake")], sets, AT_X2)
+    first, second = (pair.hr for pair in sets[0].pairs)
+    read, running, scored = {path: Event() for path in (first, second)}, Event(), Event()
+    read_file, run_ssim = evaluation.read_rgb_u8_and_grey, evaluation.ssim
+
+    def reading(path: Path) -> tuple[torch.Tensor, bool]:
+        read[path].set()
+        return read_file(path)
+
+    # What each waits for would never come if reading, running and scoring took turns.
+    def scoring(*planes: torch.Tensor, border: int) -> torch.Tensor:
+        assert running.wait(timeout=30)
+        scored.set()
+        return run_ssim(*planes, border=border)
+
+    def model(lr: torch.Tensor) -> torch.Tensor:
+        running.set()
+        assert read[second].wait(timeout=30) and scored.wait(timeout=30)
+        return nearest(2)(lr)
+
+    monkeypatch.setattr(evaluation, "read_rgb_u8_and_grey", reading)
+    monkeypatch.setattr(evaluation, "ssim", scoring)
+    assert evaluate([Fake(model, Descriptor(scale=2, receptive_radius=0), "fake")], sets, AT_X2) == plain
+
+
+def test_large_images_are_read_and_scored_one_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step at a time, which is what bounds the memory."""
+    monkeypatch.setattr(evaluation, "OVERLAPPED_PIXELS", 1)
+    sets, events = find_sets(data / "plain", scale=2), []
+
+    def noted(name: str) -> None:
+        function = getattr(evaluation, name)
+        monkeypatch.setattr(evaluation, name, lambda *a, **k: (function(*a, **k), events.append(name))[0])
+
+    for name in ("read_rgb_u8_and_grey", "_run_exactly", "ssim"):
+        noted(name)
+    evaluate([nearest_model(2)], sets, AT_X2)
+    assert events == ["read_rgb_u8_and_grey", *("_run_exactly", "ssim") * 2] * 2
+
+
+def test_an_error_of_a_score_precedes_what_failed_after_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = find_sets(data / "plain", scale=2)
+
+    def failing(*planes: torch.Tensor, border: int) -> torch.Tensor:
+        raise SrkdError("no score")
+
+    def model(lr: torch.Tensor) -> torch.Tensor:
+        raise SrkdError("no output")
+
+    monkeypatch.setattr(evaluation, "ssim", failing)
+    for function in (nearest(2), model):
+        with pytest.raises(SrkdError, match="no score"):
+            evaluate([Fake(function, Descriptor(scale=2, receptive_radius=0))], sets, AT_X2)
 
 
 def test_json_has_no_infinity(data: Path) -> None:

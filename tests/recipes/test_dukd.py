@@ -16,7 +16,7 @@ from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, LabelPatches
 from compressor.images.resize import imresize
 from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.base import Descriptor, Spec
+from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
@@ -38,6 +38,8 @@ SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
 
 class Upscaler(nn.Module):
     """Each pixel repeated, times a weight; it remembers what it was given."""
+
+    network = None
 
     def __init__(self, gain: float = 1.0, scale: int = 2) -> None:
         super().__init__()
@@ -244,6 +246,36 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
     assert len(teacher.inputs) == 1 and teacher.inputs[0].shape == batch.lr.shape, "zoom-in alone"
     assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
     assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"logits": False}, {"augment": False}, {"variant": "code"}])
+def test_patches_and_crops_in_one_pass_give_the_gradients_of_two(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    def gradients(student: Network, teacher: Network) -> list[torch.Tensor]:
+        networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
+        method = make_method("dukd", options).fit(teacher, student)
+        for part in range(method.updates):
+            terms = method.terms(Step(4, 7, Waves(2).at(4), networks, part))
+            torch.autograd.backward(sum(method.weights[name] * term for name, term in terms.items()))
+        return [parameter.grad for parameter in student.parameters()]
+
+    passes: list[tuple[int, ...]] = []
+
+    def pair() -> tuple[Network, Network]:
+        networks = build(STUDENT, seed=0), build(TEACHER, seed=1).requires_grad_(False)
+        networks[0].register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
+        return networks
+
+    together = gradients(*pair())
+    joined = passes.copy()
+    monkeypatch.setattr(Runner, "run_together", lambda runner, inputs: None)
+    passes.clear()
+    apart = gradients(*pair())
+    assert len(joined) == len(passes) - (0 if "variant" in options else 1)
+    assert sum(shape[0] for shape in joined) == sum(shape[0] for shape in passes)
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):

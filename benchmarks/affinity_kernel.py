@@ -1,0 +1,115 @@
+"""FAKD's affinities by the kernel, by rows and whole: `python -m benchmarks.affinity_kernel [--device cuda]`.
+
+Value and gradient of one tap's unit columns, each way in turns: milliseconds (the median), the peak of memory beside
+the columns on a GPU, and the largest differences from fp64: of the value, and of the gradient as a share of its largest
+entry. The kernel stands there with products in fp32 ("ieee", what runs use) and by three products of tensor cores
+("tf32x3"); where it cannot run it is left out. `whole` keeps A of all samples, as FAKD's code does, and its gradient
+has the signs of rounding on the diagonal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import torch
+
+from compressor.base.machine import cpu_model
+from compressor.base.precision import synchronise
+from recipes.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
+
+SHAPES = "16x64x256x48,16x16x48x48,4x24x48x32,4x256x256x64"
+Result: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
+Way: TypeAlias = Callable[[], Result]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default=SHAPES, help="samples x channels of student x of teacher x side, ...")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    print(f"{cpu_model()}{gpu}, torch {torch.__version__}; median of {options.rounds} rounds\n")
+    columns = ("shape", "way", "ms", "peak, MiB", "value off by", "gradient off by")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for shape in options.shapes.split(","):
+        for row in rows_of(shape, options.rounds, device):
+            print(row, flush=True)
+    return 0
+
+
+def rows_of(shape: str, rounds: int, device: torch.device) -> list[str]:
+    samples, student_channels, teacher_channels, side = map(int, shape.split("x"))
+    noise = torch.Generator().manual_seed(0)
+    student, teacher = (
+        unit_columns(torch.randn(samples, channels, side, side, generator=noise).to(device))
+        for channels in (student_channels, teacher_channels)
+    )
+    exact = distances_by_rows(student.double(), teacher.double(), True, rows=rows_within(BLOCK_BYTES, side**2))
+    ways = ways_of(student, teacher)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            synchronise(device)
+            began = time.perf_counter()
+            way()
+            synchronise(device)
+            seconds[name].append(time.perf_counter() - began)
+    rows = []
+    for name, way in ways.items():
+        megabytes = peak_of(way, device)
+        value, gradient = errors_of(way(), exact)
+        cells = (f"{1e3 * statistics.median(seconds[name][1:]):.2f}", megabytes, f"{value:.1e}", f"{gradient:.1e}")
+        rows.append(f"| {shape} | {name} | {' | '.join(cells)} |")
+    return rows
+
+
+def ways_of(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Way]:
+    rows = rows_within(BLOCK_BYTES, student.shape[2])
+    ways: dict[str, Way] = {
+        "whole": partial(distances_whole, student, teacher),
+        "rows": partial(distances_by_rows, student, teacher, True, rows=rows),
+    }
+    if kernel_for(student) is not None:
+        from recipes.affinity_kernel import distances_by_kernel
+
+        for precision in ("ieee", "tf32x3"):
+            way = partial(distances_by_kernel, student, teacher, True, precision=precision)
+            ways[f"kernel, {precision}"] = way
+    return ways
+
+
+def distances_whole(student: torch.Tensor, teacher: torch.Tensor) -> Result:
+    """Return values and gradients as autograd makes them of all of A."""
+    with torch.enable_grad():
+        student = student.detach().requires_grad_()
+        difference = student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher
+        means = difference.abs().mean((1, 2))
+        (gradient,) = torch.autograd.grad(means.sum(), student)
+    return means.detach(), gradient
+
+
+def errors_of(actual: Result, exact: Result) -> tuple[float, float]:
+    assert actual[1] is not None and exact[1] is not None
+    value = float((actual[0] - exact[0]).abs().max())
+    return value, float((actual[1] - exact[1]).abs().max() / exact[1].abs().max())
+
+
+def peak_of(way: Way, device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    way()
+    return f"{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

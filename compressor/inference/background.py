@@ -1,0 +1,71 @@
+"""Threads beside the network: the next picture is read ahead, and the last one's result is finished one behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _always(item: object) -> bool:
+    return True
+
+
+@contextmanager
+def read_ahead(
+    items: Sequence[Item], read: Callable[[Item], Result], may_wait: Callable[[Item], bool] = _always
+) -> Iterator[Iterator[tuple[Item, Future[Result]]]]:
+    """Give an iterator over the items with their results; while one is in use, the next one is being read.
+
+    An item that may not wait in memory is read only when it is due. The thread ends with the block.
+    """
+    with ThreadPoolExecutor(max_workers=1) as reader:
+
+        def results() -> Iterator[tuple[Item, Future[Result]]]:
+            following: Future[Result] | None = None
+            for number, item in enumerate(items, start=1):
+                current = following or reader.submit(read, item)
+                following = None
+                if number < len(items) and may_wait(items[number]):
+                    following = reader.submit(read, items[number])
+                yield item, current
+
+        try:
+            yield results()
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
+class OneBehind:
+    """A thread that runs tasks in order, at most one at a time and none waiting. Every task ends within the block."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._last: Future[Any] | None = None
+
+    def __enter__(self) -> OneBehind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """An error of the last task precedes what failed after it, but not a Ctrl-C."""
+        self._worker.shutdown(wait=True)
+        if error is None or isinstance(error, Exception):
+            self.finish()
+
+    def submit(self, task: Callable[[], Result]) -> Future[Result]:
+        """Start a task, after the one before it; an error of that one is raised here."""
+        self.finish()
+        self._last = future = self._worker.submit(task)
+        return future
+
+    def finish(self) -> None:
+        """Wait for the last task, and raise its error."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            wait([last])
+            last.result()

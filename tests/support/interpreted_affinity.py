@@ -1,0 +1,116 @@
+"""Runs FAKD's kernel in triton's interpreter, TRITON_INTERPRET=1, and prints how far it is from the formula, as JSON.
+
+A process of its own: the interpreter takes the place of the compiler when triton is imported, and for good.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import recipes.fakd
+from recipes.affinity_kernel import GRADIENT_CHANNELS, POSITIONS, distances_by_kernel
+from recipes.fakd import affinity_l1, distances_by_rows, unit_columns
+from tests.support.tensors import affinity, gradient_of, noise
+
+SHAPES = {
+    "one position": (2, 1, 3, 1, 1),
+    "fewer than a block": (3, 5, 7, 3, 5),
+    "odd blocks": (2, 16, 33, 9, 15),
+    "whole blocks": (1, 32, 16, 8, 16),
+    "several groups of channels": (1, 2 * GRADIENT_CHANNELS + 9, 20, 5, 14),
+    "a wide teacher": (1, 20, 1024, 6, 6),
+}
+"""Samples, channels of the student and of the teacher, height and width."""
+
+
+def features(samples: int, student: int, teacher: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return features of both sides; where there is room, positions of each and the last of both are all zeros."""
+    pair = noise(samples, student, height, width), noise(samples, teacher, height, width, seed=1)
+    if width > 1:
+        pair[0][0, :, 0, 0] = pair[1][-1, :, 0, -1] = 0
+        for one in pair:
+            one[:, :, -1, -1] = 0
+    return pair
+
+
+def amid_nan(columns: Tensor) -> Tensor:
+    """Return the same columns in a memory of NaN: whatever is read beside them shows in the results."""
+    samples, channels, positions = columns.shape
+    memory = torch.full((samples, channels + GRADIENT_CHANNELS, positions + POSITIONS), torch.nan)
+    inner = memory[:, :channels, :positions]
+    return inner.copy_(columns)
+
+
+def formula(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean |SᵀS - TᵀT| of each sample and its gradient, as they are written, in fp64."""
+    student, teacher = student.double(), teacher.double()
+    difference = student.mT @ student - teacher.mT @ teacher
+    signs = difference.sign()
+    signs.diagonal(dim1=1, dim2=2).zero_()
+    return difference.abs().mean((1, 2)), 2 * student @ signs / student.shape[2] ** 2
+
+
+def largest(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference; affinities are in [-1,1], and so are distances."""
+    return float((actual - expected).abs().max())
+
+
+def share(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest expected value, of gradients that N makes small."""
+    return largest(actual, expected) / (float(expected.abs().max()) or 1.0)
+
+
+def errors_of(shape: tuple[int, int, int, int, int]) -> dict[str, float]:
+    student, teacher = (amid_nan(unit_columns(one)) for one in features(*shape))
+    value, gradient = distances_by_kernel(student, teacher, True)
+    again, same = distances_by_kernel(student, teacher, True)
+    alone, nothing = distances_by_kernel(student, teacher, False)
+    assert gradient is not None and same is not None and nothing is None
+    results = {
+        "bits": largest(again, value) + largest(same, gradient) + largest(alone, value),
+        "equal sides": float(sum(one.abs().max() for one in distances_by_kernel(student, student, True))),
+    }
+    by_rows = distances_by_rows(student, teacher, True, rows=4)
+    assert by_rows[1] is not None
+    for name, expected in (("formula", formula(student, teacher)), ("rows", by_rows)):
+        results |= {f"value, {name}": largest(value, expected[0]), f"gradient, {name}": share(gradient, expected[1])}
+    return results
+
+
+def layouts() -> dict[str, float]:
+    """Return the errors of the whole term, from features of half precision in a layout that a run has."""
+    student, teacher = (one.bfloat16().contiguous(memory_format=torch.channels_last) for one in features(3, 6, 9, 5, 7))
+    assert unit_columns(student).stride(1) == 1
+    upstream = torch.tensor([1.0, 3.0, -2.0])
+
+    def weighed(term: Callable[[Tensor], Tensor], feature: Tensor) -> Tensor:
+        return term(feature) * upstream
+
+    def plain(feature: Tensor) -> Tensor:
+        return (affinity(feature) - affinity(teacher)).abs().mean((1, 2))
+
+    kernel = partial(weighed, lambda feature: affinity_l1(feature, teacher))
+    expected = partial(weighed, plain)
+    wide = student.float()
+    return {
+        "value": largest(kernel(student), expected(student)),
+        "gradient": share(gradient_of(kernel, wide), gradient_of(expected, wide)),
+        "half": share(gradient_of(kernel, student).float(), gradient_of(expected, wide)),
+    }
+
+
+def main() -> int:
+    recipes.fakd.kernel_for = lambda columns: distances_by_kernel  # type: ignore[assignment]
+    results = {"shapes": {name: errors_of(shape) for name, shape in SHAPES.items()}, "layouts": layouts()}
+    sys.stdout.write(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
