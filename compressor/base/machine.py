@@ -45,6 +45,18 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def has_integer_products() -> bool:
+    """Return whether the processor adds products of bytes in 32 bits in one instruction; older ones overflow 16.
+
+    x86: VNNI or AMX; ARM: dot products, which every 64 bit Apple processor has.
+    """
+    listing = Path("/proc/cpuinfo")
+    if not listing.exists():
+        return platform.machine().lower() in ("arm64", "aarch64")
+    words = set(listing.read_text(errors="replace").split())
+    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+
 def usable_cores() -> int | None:
     """Return how many logical cores this process may use: fewer than the machine's in a container or under taskset."""
     import psutil

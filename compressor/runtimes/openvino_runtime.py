@@ -42,6 +42,7 @@ class OpenVinoRuntime(FileRuntime):
     """A model compiled once, for latency.
 
     By default OpenVINO computes in bf16 wherever the processor can: here fp32 is fp32, and half precision is explicit.
+    A file with quantised values computes in int8, and the rest of it in fp32.
     """
 
     name = "openvino"
@@ -52,9 +53,15 @@ class OpenVinoRuntime(FileRuntime):
         super().__init__(path, options)
         core = openvino.Core()
         target = _find_device(core, options.device)
-        self.device, self.precision = target.lower().replace(".", ":"), options.precision or "fp32"
-        _require_precision(core, target, self.precision)
+        self.device = target.lower().replace(".", ":")
         model = _read_model(core, path)
+        if _is_quantised(model):
+            self.precision = "int8"
+            if options.precision not in (None, "int8"):
+                raise UsageError(f"{path} computes in int8, not {options.precision}: export it in that")
+        else:
+            self.precision = options.precision or "fp32"
+            _require_precision(core, target, self.precision)
         self._image = _image_format(model, self.label)
         self.metadata = _read_metadata(model)
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
@@ -69,7 +76,7 @@ class OpenVinoRuntime(FileRuntime):
 
     def _settings(self, target: str) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision][0],
+            "INFERENCE_PRECISION_HINT": PRECISIONS.get(self.precision, PRECISIONS["fp32"])[0],
             "PERFORMANCE_HINT": "LATENCY",
         }
         if target == "CPU":
@@ -111,6 +118,10 @@ def _require_precision(core: Any, target: str, precision: str) -> None:
     if precision != "fp32" and PRECISIONS[precision][1] not in capabilities:
         available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in capabilities)
         raise UsageError(f"precision {precision}: OpenVINO has {available} on this {target}")
+
+
+def _is_quantised(model: Any) -> bool:
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def _image_format(model: Any, label: str) -> ImageFormat:

@@ -22,6 +22,7 @@ from compressor.data.batches import Batch
 from compressor.models.meta_device import LiveBytes
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
+from compressor.models.quantisation import Quantisation
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
 from compressor.training.losses import compute_losses
 from compressor.training.networks import build_networks
@@ -96,12 +97,19 @@ class BatchShape:
     labels: bool = True
 
 
-def footprint(stage: Stage, student: Spec, teacher: ImageModel | None, shape: BatchShape) -> Footprint:
-    """Run one step of `stage` on shapes alone, in fp32 and not compiled."""
+def footprint(
+    stage: Stage,
+    student: Spec,
+    teacher: ImageModel | None,
+    shape: BatchShape,
+    *,
+    quantisation: Quantisation | None = None,
+) -> Footprint:
+    """Run one step of `stage` on shapes alone, in fp32 and not compiled; `quantisation` is the student's."""
     stage = replace(stage, mode=PLAIN_MODE)
     with torch.device("meta"), _Meter() as live:
         frozen = None if teacher is None else _on_meta(teacher)
-        state = _begin_state(stage, build(student), frozen)
+        state = _begin_state(stage, build(student, quantisation=quantisation), frozen)
         networks = build_networks(stage, state, frozen, no_note, Processes())
         side, scale = shape.lr_patch, student.scale
         lr = torch.empty(shape.batch, 3, side, side)
@@ -209,7 +217,8 @@ class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
 def _on_meta(teacher: ImageModel) -> ImageModel:
     """Return the teacher on the meta device; a foreign one gives images of the right size and computes nothing."""
     if teacher.network is not None:
-        return build(teacher.network.spec).requires_grad_(False)
+        network = teacher.network
+        return build(network.spec, quantisation=network.quantisation).requires_grad_(False)
     facts = ForeignFacts(teacher.backend, teacher.architecture, teacher.descriptor, teacher.params)
     return ForeignModel(_ShapeOnly(facts)).move_to(torch.device("meta"))
 

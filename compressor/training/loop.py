@@ -20,7 +20,7 @@ from compressor.training.method import calibration_steps
 from compressor.training.networks import build_networks
 from compressor.training.speed import begin_compiled_step
 from compressor.training.stage import Stage
-from compressor.training.state import State, follow_leader
+from compressor.training.state import RATE_RATIO, State, follow_leader
 from compressor.training.step import Step, StepNetworks
 
 
@@ -166,7 +166,7 @@ def clip_gradients(parameters: Sequence[torch.nn.Parameter], clip: float | None)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
-    """Set the learning rate, and return it."""
+    """Set the learning rate, and return it; a group with a rate of its own keeps its ratio to it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_RATIO, 1.0)
     return rate

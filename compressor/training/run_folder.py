@@ -24,9 +24,11 @@ from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 KEPT_STATES = 3
 FACTS, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "log.txt", ".lock"
 STUDENT, SHEET = "student.safetensors", "comparison.png"
+FLOAT_STUDENT = "student-float.safetensors"
+"""The student that was distilled, beside the one that was quantised."""
 JOINT_TEACHER = "teacher_joint.safetensors"
 """The teacher that was trained with the student inside it: students of other widths can be cut from it."""
-REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER)
+REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER, FLOAT_STUDENT)
 """Files that are written under a temporary name first."""
 MOST_FACTS_BYTES = 64 * 10**6
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
+from torch import nn
+
 from compressor.models.networks.axes import Segments
-from compressor.models.networks.base import Spec
+from compressor.models.networks.base import Network, Spec
 from compressor.training.method import Calibrated, Method
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
@@ -51,16 +53,37 @@ class HasEarlierStages(Protocol):
 
 @dataclass(frozen=True)
 class EarlierStage:
-    """A stage before the main one: `share` of its steps, at a constant rate of its own, validated at its end.
+    """A stage before the main one: `share` of its steps, `most` at the most, at a constant rate, validated at its end.
 
-    With `tunes_teacher` it trains a copy of the teacher, which teaches the later stages.
+    Without a rate of its own it has the main stage's. With `tunes_teacher` it trains a copy of the teacher, which
+    teaches the later stages.
     """
 
     name: str
     method: Method
     share: float
-    rate: float
+    rate: float | None = None
     tunes_teacher: bool = False
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class OwnRate:
+    """Parameters of the trained network with a learning rate and a weight decay of their own.
+
+    The rate follows the stage's schedule: where that falls to a half, so does this.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    weight_decay: float = 0.0
+
+
+@runtime_checkable
+class SetsOwnRates(Protocol):
+    """A method that trains some parameters of the student at rates of their own."""
+
+    def own_rates(self, student: Network) -> Sequence[OwnRate]: ...
 
 
 @dataclass(frozen=True)
@@ -154,11 +177,13 @@ def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:
     for method in main.methods:
         for earlier in method.earlier_stages() if isinstance(method, HasEarlierStages) else ():
             steps = max(1, round(earlier.share * main.schedule.steps))
+            steps = steps if earlier.most is None else min(steps, earlier.most)
+            rate = main.schedule.rate if earlier.rate is None else earlier.rate
             stage = replace(
                 main,
                 name=earlier.name,
                 methods=(earlier.method,),
-                schedule=Schedule(steps, earlier.rate),
+                schedule=Schedule(steps, rate),
                 tunes_teacher=earlier.tunes_teacher,
                 validate_every=steps,
             )

@@ -26,8 +26,10 @@ from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students import student_of_spec
 from compressor.training.guard import Guard
 from compressor.training.method import Calibration
-from compressor.training.stage import Role, Stage
+from compressor.training.stage import Role, SetsOwnRates, Stage
 
+RATE_RATIO = "rate_ratio"
+"""Key of a group of the optimiser's parameters: its rate over the stage's."""
 MARK = b"srkd state blake2b "
 COMMENT = len(MARK) + 64
 """Bytes of the comment: the mark and 32 bytes of hash in hexadecimal digits."""
@@ -180,7 +182,7 @@ def _prepare(
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
     extra = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
     optimiser = torch.optim.Adam(
-        [*network.parameters(), *extra],
+        _parameter_groups(stage, network, extra),
         lr=stage.schedule.rate,
         betas=stage.optimiser.betas,
         eps=stage.optimiser.eps,
@@ -188,6 +190,21 @@ def _prepare(
         fused=True,
     )
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
+
+
+def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return all parameters at the stage's rate, then those that have rates of their own.
+
+    `rate_ratio` is a group's rate over the stage's: the loop sets each rate by it.
+    """
+    own = [rate for method in stage.methods if isinstance(method, SetsOwnRates) for rate in method.own_rates(network)]
+    apart = {id(parameter) for one in own for parameter in one.parameters}
+    rest = [parameter for parameter in (*network.parameters(), *extra) if id(parameter) not in apart]
+    groups: list[dict[str, Any]] = [{"params": rest, RATE_RATIO: 1.0}]
+    for one in own:
+        ratio = one.rate / stage.schedule.rate
+        groups.append({"params": list(one.parameters), "weight_decay": one.weight_decay, RATE_RATIO: ratio})
+    return groups
 
 
 def follow_leader(

@@ -88,6 +88,11 @@ def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[
     if dialect is None:
         homes = sorted(to for one in architecture(arch).dialects for to in one.code_bases)
         raise UsageError(f"{to} has no {arch}; those that have: {', '.join([*homes, OWN_DIALECT])}")
+    if network.quantisation is not None:
+        raise SrkdError(
+            f"{to} files have no place for the ranges of a quantised network ({network.quantisation.line()}): "
+            f"convert to {OWN_DIALECT}, or the float network that it was made from"
+        )
     state, notes = state_in_dialect(network, dialect)
     needs = _read_back(network, dialect, state)
     stream = io.BytesIO()  # by its file's name torch.save would make other bytes of the same weights

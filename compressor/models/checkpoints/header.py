@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import sha256_of
+from compressor.models.quantisation import KEY as QUANT
 
 RUN_FOLDER_WEIGHTS = "student.safetensors"
 HEADER_BYTES_LIMIT = 16 * 2**20
@@ -126,14 +127,21 @@ def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
 
 
 def read_own_file(path: Path) -> OwnFile | None:
-    """Return what a file of srkd's own says of itself; None where it has to be opened, to know it or to refuse it."""
+    """Return what a file of srkd's own says of itself; None where it has to be opened, to know it or to refuse it.
+
+    A quantised network is opened: its bytes at its bits are counted from its layers.
+    """
     with open(path, "rb") as handle:
         size_bytes = handle.seek(0, 2)
         handle.seek(0)
         try:
             header = read_header(handle, size_bytes)
             cost, spec = json.loads(header.metadata["srkd.cost"]), header.metadata["srkd.spec"]
-            if cost.pop("layout") != _layout(spec, header.tensors) or not _all_finite(handle, header, size_bytes):
+            if (
+                QUANT in header.metadata
+                or cost.pop("layout") != _layout(spec, header.tensors)
+                or not _all_finite(handle, header, size_bytes)
+            ):
                 return None
             stored, fields = StoredCost(**cost), json.loads(spec)
         except (SrkdError, KeyError, TypeError, ValueError, AttributeError):

@@ -22,6 +22,8 @@ from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.networks.dialect import Assumption, Dialect
 from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
+from compressor.models.quantisation import Quantisation, read_quantisation
+from compressor.models.quantisers import quantisers_of
 
 OWN_DIALECT = "srkd"
 LARGEST_GROWTH = 8
@@ -64,6 +66,7 @@ class Recognised:
     surplus: Callable[[str], bool] = lambda name: False
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
+    quantisation: Quantisation | None = None
 
 
 def load_checkpoint(
@@ -110,7 +113,7 @@ def _load(
     if spec_json is None:
         unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
     else:
-        match = _read_own(spec_json, options)
+        match = _read_own(spec_json, container.header, options)
         network = _fill(match, _tensors(container, unwrapped), container.size_bytes)
     if scale is not None and match.spec.scale != scale:
         raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
@@ -189,25 +192,30 @@ def _dialects() -> Iterator[tuple[Architecture, Dialect]]:
     return ((family, dialect) for family in architectures() for dialect in family.dialects)
 
 
-def _read_own(spec_json: str, options: Mapping[str, object]) -> Recognised:
+def _read_own(spec_json: str, header: Mapping[str, str], options: Mapping[str, object]) -> Recognised:
     """Read the header of a file written by save.py: it holds the spec, and the names are srkd's."""
     try:
         spec = spec_from_dict(json.loads(spec_json))
     except (ValueError, RecursionError, UsageError) as error:
         raise SrkdError(f"its srkd.spec cannot be used: {error}") from error
     spec = spec.with_options(options)
-    return Recognised(spec, OWN_DIALECT, {name: name for name in _skeleton(spec).state_dict()})
+    try:
+        quantisation = read_quantisation(header)
+        names = {name: name for name in _skeleton(spec, quantisation).state_dict()}
+    except UsageError as error:
+        raise SrkdError(f"it cannot be used as a quantised network: {error}") from error
+    return Recognised(spec, OWN_DIALECT, names, quantisation=quantisation)
 
 
-def _skeleton(spec: Spec) -> Network:
+def _skeleton(spec: Spec, quantisation: Quantisation | None = None) -> Network:
     """Build the network without memory: names and shapes only."""
     with torch.device("meta"):
-        return build(spec)
+        return build(spec, quantisation=quantisation)
 
 
 def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
     """Build the network with the file's tensors, once every name and shape is right."""
-    expected = _skeleton(match.spec).state_dict()
+    expected = _skeleton(match.spec, match.quantisation).state_dict()
     _require_fit(match, expected, state)
     for name in match.names.values():
         if not bool(state[name].isfinite().all()):
@@ -221,8 +229,11 @@ def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int)
             f"its tensors would make a network of {network_bytes:,} bytes out of {file_bytes:,}: they share their "
             "values, save them apart"
         )
-    network = build(match.spec, seed=0)
+    network = build(match.spec, seed=0, quantisation=match.quantisation)
     network.load_state_dict({here: state[there] for here, there in match.names.items()}, strict=True)
+    for name, quantiser in quantisers_of(network).items():
+        if not float(quantiser.alpha.detach()) > 0:
+            raise SrkdError(f"tensor {name}.alpha is {float(quantiser.alpha.detach()):g}: a range is above 0")
     return network
 
 

@@ -14,6 +14,8 @@ from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_e
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network, Spec, tensor_bytes
 from compressor.models.networks.registry import NETWORKS
+from compressor.models.quantisation import KEY as QUANT
+from compressor.models.quantisation import Quantisation
 
 FORMAT = "srkd/1"
 METADATA_KEYS = frozenset(
@@ -26,14 +28,16 @@ METADATA_KEYS = frozenset(
         "srkd.source_sha256",
         "srkd.protocol",
         "srkd.scores",
+        QUANT,
     }
 )
 DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def metadata_of(spec: Spec) -> dict[str, str]:
+def metadata_of(spec: Spec, quantisation: Quantisation | None = None) -> dict[str, str]:
     """Return the metadata that every file made from a network carries, in safetensors headers and elsewhere."""
-    return {
+    quant = {} if quantisation is None else {QUANT: quantisation.to_json()}
+    return quant | {
         "srkd.format": FORMAT,
         "srkd.spec": json.dumps(spec.to_dict(), sort_keys=True),
         "srkd.scale": str(spec.scale),
@@ -54,7 +58,7 @@ def save_network(
         raise UsageError(f"cannot save as {dtype}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     entries = _entries(tensors)
-    own = metadata_of(network.spec)
+    own = metadata_of(network.spec, network.quantisation)
     # A file that needs another package's network is always opened: whoever lacks that package must learn it.
     if NETWORKS.find(network.spec.arch).package == "srkd":
         counts = cost(network.spec)

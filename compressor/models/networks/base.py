@@ -20,6 +20,7 @@ from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.dialect import Dialect
 from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
 from compressor.models.networks.linear_plan import Tap as Tap
+from compressor.models.quantisation import Quantisation
 
 S = TypeVar("S", bound="Spec")
 M = TypeVar("M", bound="ImageModel")
@@ -228,6 +229,8 @@ class Network(ImageModel):
     """
 
     spec: Spec
+    quantisation: Quantisation | None = None
+    """What of it is quantised; None: a float network."""
 
     @abstractmethod
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
@@ -295,6 +298,8 @@ class Network(ImageModel):
         ]
 
     def with_settings(self: N, settings: Mapping[str, Any]) -> N:
+        if self.quantisation is not None:
+            raise SrkdError("the settings of a quantised network are those that it was trained with")
         changed = type(self)(dataclasses.replace(self.spec, **settings)).to(self.device)
         changed.load_state_dict(self.state_dict(), strict=True)
         return changed.eval()
@@ -302,6 +307,8 @@ class Network(ImageModel):
     def fingerprint(self) -> str:
         """Return a hash over the spec and every named tensor."""
         digest = hashlib.sha256(repr(dataclasses.asdict(self.spec)).encode())
+        if self.quantisation is not None:
+            digest.update(self.quantisation.to_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor_bytes(tensor))
@@ -326,6 +333,8 @@ class Architecture:
     variants: tuple[Spec, ...] = ()
     """Small networks of its other forms, for tests."""
     dialects: tuple[Dialect, ...] = ()
+    quantised: tuple[str, ...] = ()
+    """Patterns of the layers that papers on quantisation quantise, those of its residual blocks: `blocks.*.conv1`."""
     linear: Callable[[Any], LinearPlan] | None = None
     """What the linear layers of a spec write, read and reproduce; None: students cannot be solved for."""
 

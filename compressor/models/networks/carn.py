@@ -31,6 +31,7 @@ from compressor.models.networks.dialect import (
 from compressor.models.networks.edsr_family import ShiftedSpec, constant_mean_shift, mean_shift_layers, mean_shifts
 from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,13 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        joined: torch.Tensor = self.relu(x + self.conv2(F.relu(self.conv1(x))))
+        read, kept = self.shortcut(x)
+        branch = self.conv2(self.hidden(F.relu(self.conv1(read))))
+        joined: torch.Tensor = self.relu(kept + self.branch(branch))
         return joined
 
 
@@ -266,6 +270,7 @@ ARCHITECTURE = Architecture(
     CARN,
     axes,
     linear=linear,
+    quantised=("cascade.steps.*.steps.*.conv1", "cascade.steps.*.steps.*.conv2"),
     small=CARNSpec(width=20),
     variants=(CARNSpec(8, width=4),),
     dialects=(OFFICIAL,),

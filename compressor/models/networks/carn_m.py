@@ -29,6 +29,7 @@ from compressor.models.networks.carn import (
 from compressor.models.networks.carn import OFFICIAL as CARN_OFFICIAL
 from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows, weight_and_bias
 from compressor.models.networks.linear_plan import LinearPlan
+from compressor.models.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class EfficientBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, groups=groups)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, groups=groups)
         self.pointwise = nn.Conv2d(width, width, 1)
+        self.shortcut, self.branch = Shortcut(), Place()
+        self.hidden1, self.hidden2 = Place(signed=False), Place(signed=False)
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        joined: torch.Tensor = self.relu(x + self.pointwise(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        read, kept = self.shortcut(x)
+        branch = self.conv2(self.hidden1(F.relu(self.conv1(read))))
+        joined: torch.Tensor = self.relu(kept + self.branch(self.pointwise(self.hidden2(F.relu(branch)))))
         return joined
 
 
@@ -103,6 +108,7 @@ ARCHITECTURE = Architecture(
     CARNM,
     axes,
     linear=linear,
+    quantised=tuple(f"cascade.steps.*.steps.*.{conv}" for conv in ("conv1", "conv2", "pointwise")),
     small=CARNMSpec(width=20),
     variants=(CARNMSpec(8, width=4),),
     dialects=(OFFICIAL,),

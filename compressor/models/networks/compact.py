@@ -21,6 +21,7 @@ from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.quantisers import Place
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class Layer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, width, 3, padding=1)
         self.slope = nn.PReLU(width)
+        self.read = Place()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        activated: torch.Tensor = self.slope(self.conv(x))
+        activated: torch.Tensor = self.slope(self.conv(self.read(x)))
         return activated
 
 
@@ -143,6 +145,7 @@ ARCHITECTURE = Architecture(
     Compact,
     axes,
     linear=linear,
+    quantised=("layers.*.conv",),
     small=CompactSpec(width=20, depth=3),
     variants=(
         CompactSpec(8, width=4, depth=2),

@@ -28,6 +28,7 @@ from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_end, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,14 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch: torch.Tensor = self.conv2(F.relu(self.conv1(x)))
-        return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
+        read, kept = self.shortcut(x)
+        branch: torch.Tensor = self.conv2(self.hidden(F.relu(self.conv1(read))))
+        joined: torch.Tensor = kept + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
+        return joined
 
 
 class EDSR(LongSkipNetwork):
@@ -191,6 +195,7 @@ ARCHITECTURE = Architecture(
     EDSR,
     axes,
     linear=linear,
+    quantised=("blocks.*.conv1", "blocks.*.conv2"),
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(

@@ -28,6 +28,7 @@ from compressor.models.networks.edsr_family import (
 )
 from compressor.models.networks.layers import Upsampler, upsampler_factors
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,14 @@ class AttentionBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.attention = ChannelAttention(width, hidden)
+        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch: torch.Tensor = self.attention(self.conv2(F.relu(self.conv1(x))))
-        return x + (branch if self.res_scale == 1.0 else branch * self.res_scale)
+        read, kept = self.shortcut(x)
+        branch: torch.Tensor = self.attention(self.conv2(self.hidden(F.relu(self.conv1(read)))))
+        joined: torch.Tensor = kept + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
+        return joined
 
 
 class ResidualGroup(nn.Module):
@@ -258,6 +262,8 @@ ARCHITECTURE = Architecture(
     RCAN,
     axes,
     linear=linear,
+    # Attention sees one number a channel, and a group's last convolution stands where EDSR's body_end does.
+    quantised=("groups.*.blocks.*.conv1", "groups.*.blocks.*.conv2"),
     small=RCANSpec(width=20, groups=3, depth=2, hidden=5),
     variants=(
         RCANSpec(8, width=4, groups=2, depth=2, hidden=2),

@@ -16,6 +16,8 @@ import torch
 from compressor.base.entry_points import Table, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Architecture, Network, Spec
+from compressor.models.quantisation import Quantisation
+from compressor.models.quantisers import add_quantisers
 
 GROUP = "srkd.networks"
 """The entry point group by which a package adds networks."""
@@ -76,13 +78,43 @@ def spec_from_dict(fields: object) -> Spec:
     return architecture(fields["arch"]).spec.from_dict(fields)
 
 
-def build(spec: Spec, *, seed: int | None = None) -> Network:
-    """Build a network with random weights (torch's defaults), in eval mode.
+def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | None = None) -> Network:
+    """Build a network with random weights (torch's defaults), in eval mode; a quantised one has its quantisers.
 
     With a seed the weights depend on it alone, and torch's global generator is left as it was.
     """
     if seed is None:
-        return architecture(spec.arch).build(spec).eval()
+        return _build(spec, quantisation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return architecture(spec.arch).build(spec).eval()
+        return _build(spec, quantisation)
+
+
+def _build(spec: Spec, quantisation: Quantisation | None) -> Network:
+    family = architecture(spec.arch)
+    network = family.build(spec)
+    if quantisation is not None:
+        add_quantisers(network, quantisation, family.quantised, arch=spec.arch)
+        network.quantisation = quantisation
+    return network.eval()
+
+
+def quantise(network: Network, quantisation: Quantisation) -> Network:
+    """Return a quantised network with the weights of a float one, on its device; its ranges are still to be found."""
+    if network.quantisation is not None:
+        raise UsageError(f"the network is quantised already ({network.quantisation.line()}): give the float one")
+    like = next(network.parameters())
+    quantised = build(network.spec, seed=0, quantisation=quantisation).to(like.device, like.dtype)
+    missing, _ = quantised.load_state_dict(network.state_dict(), strict=False)
+    if any(not name.endswith(".alpha") for name in missing):
+        raise SrkdError(f"{network.spec.arch}: {missing[0]} is not among the weights of the float network")
+    return quantised.train(network.training)
+
+
+def without_quantisers(network: Network) -> Network:
+    """Return the float network with the same weights; a float network itself."""
+    if network.quantisation is None:
+        return network
+    plain = build(network.spec).to(network.device)
+    plain.load_state_dict({name: network.state_dict()[name] for name in plain.state_dict()})
+    return plain

@@ -249,6 +249,8 @@ class SwinIR(Network):
         return reflected_indices(torch.arange(target, device=device), size, repeat_edge=script)
 
     def for_size(self, height: int, width: int) -> Network:
+        if self.quantisation is not None:
+            raise SrkdError("a quantised swinir has no form for images of one size: export it for any size, as --onnx")
         return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)
 
     @property
@@ -615,6 +617,8 @@ ARCHITECTURE = Architecture(
     SwinIR,
     axes,
     linear=linear,
+    # The four linear layers of a transformer layer and what they read; the sums between them stay in full.
+    quantised=tuple(f"groups.*.layers.*.{name}" for name in ("attention.qkv", "attention.proj", "fc1", "fc2")),
     small=SwinIRSpec(width=21, depths=(2, 2, 2), heads=(7, 7, 7), window=4, features=8),
     variants=(
         replace(_FORM, scale=8, depths=(2, 2)),

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.models.quantisers import Place
+
 OTHER_REGION = -100.0
 """Added to the attention between positions that only the cyclic shift made neighbours."""
 INITIAL_DEVIATION = 0.02
@@ -75,6 +77,7 @@ class WindowAttention(nn.Module):
         self.heads, self.window = heads, window
         self.qkv = _linear(width, 3 * width)
         self.proj = _linear(width, width)
+        self.read, self.mixed = Place(), Place()
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=INITIAL_DEVIATION)
         self.register_buffer("index", relative_index(window), persistent=False)
@@ -85,14 +88,14 @@ class WindowAttention(nn.Module):
         # Five axes at most: more than that some of the formats of `srkd export` do not know.
         q, k, v = (
             part.reshape(n, count, positions, self.heads, each).transpose(2, 3)
-            for part in self.qkv(windows).chunk(3, dim=-1)
+            for part in self.qkv(self.read(windows)).chunk(3, dim=-1)
         )
         bias = self.bias_table[self.index].permute(2, 0, 1)
         attention = (q * each**-0.5) @ k.transpose(-2, -1) + bias
         if mask is not None:
             attention = attention + mask.to(attention.dtype)[:, None]
         mixed = attention.softmax(-1) @ v
-        projected: torch.Tensor = self.proj(mixed.transpose(2, 3).reshape(n, count, positions, width))
+        projected: torch.Tensor = self.proj(self.mixed(mixed.transpose(2, 3).reshape(n, count, positions, width)))
         return projected
 
 
@@ -105,6 +108,7 @@ class SwinLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = WindowAttention(width, heads, window)
         self.fc1, self.fc2 = _linear(width, hidden), _linear(hidden, width)
+        self.read, self.hidden = Place(), Place()
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         h, w = x.shape[1:3]
@@ -116,5 +120,5 @@ class SwinLayer(nn.Module):
         if self.shift:
             branch = torch.roll(branch, (self.shift, self.shift), (1, 2))
         x = x + branch
-        mixed: torch.Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        mixed: torch.Tensor = self.fc2(self.hidden(F.gelu(self.fc1(self.read(self.norm2(x))))))
         return x + mixed

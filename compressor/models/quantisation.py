@@ -1,0 +1,83 @@
+"""What of a network is quantised, in words that a file can hold: the key `srkd.quant` of its header.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from compressor.base.errors import UsageError
+
+KEY = "srkd.quant"
+"""The metadata key of files that hold a quantised network."""
+
+QuantisationMethod = Literal["pams", "pact"]
+Placement = Literal["paper", "all"]
+FEWEST_BITS, MOST_BITS = 2, 32
+EDGE_BITS = 8
+"""The fewest bits of the first and the last layer, which read and write the image itself."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a network is quantised.
+
+    `placement="paper"`: the layers inside the residual blocks, one scale a tensor. `"all"`: every convolution and
+    linear layer, one scale an output channel, and what it reads. `compat="pams"`: a block's first convolution reads
+    the block's input in full, and a value at ±α gives half of its gradient to each, as in PAMS's code.
+    """
+
+    method: QuantisationMethod
+    bits: int = 8
+    placement: Placement = "paper"
+    compat: Literal["", "pams"] = ""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("method", get_args(QuantisationMethod)),
+            ("placement", get_args(Placement)),
+            ("compat", ("", "pams")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name}={str(getattr(self, name))[:40]!r} is not one of {', '.join(map(repr, choices))}"
+                )
+        if self.compat and self.method != "pams":
+            raise UsageError(f"compat={self.compat} is how PAMS's code quantises: leave it out with {self.method}")
+        if type(self.bits) is not int or not FEWEST_BITS <= self.bits <= MOST_BITS:
+            raise UsageError(f"bits={str(self.bits)[:40]} is not a whole number from {FEWEST_BITS} to {MOST_BITS}")
+
+    @property
+    def edge_bits(self) -> int:
+        """The bits of the first and the last layer, where all layers are quantised."""
+        return max(self.bits, EDGE_BITS)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def line(self) -> str:
+        """Return it in a few words, such as `pams, 8 bits, placement paper`."""
+        compat = f", compat {self.compat}" if self.compat else ""
+        return f"{self.method}, {self.bits} bits, placement {self.placement}{compat}"
+
+    @classmethod
+    def from_json(cls, text: str) -> Quantisation:
+        """Read the value of `srkd.quant`; anything else than what `to_json` writes is refused."""
+        try:
+            values: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{KEY} is not JSON ({str(error)[:60]})") from error
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise UsageError(f"{KEY} is not an object with {', '.join(sorted(names))}")
+        return cls(**values)
+
+
+def read_quantisation(metadata: Mapping[str, str]) -> Quantisation | None:
+    """Return what a file's metadata says of its quantisation; None for a float network."""
+    text = metadata.get(KEY)
+    return None if text is None else Quantisation.from_json(text)

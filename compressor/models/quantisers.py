@@ -1,0 +1,398 @@
+"""Fake quantisation: values on the grid of an integer, in floating point, with gradients that pass the rounding.
+
+    m = 2^(k-1) - 1
+    weights       Q(W) = round(W·m/M)·M/m,   M = max|W| + 1e-8            no gradient through M, dQ/dW = 1
+    symmetric     Q(v) = round(clip(v, -α, α)·m/α)·α/m                    α is learnt
+                  dQ/dv = 1[|v| ≤ α],   dQ/dα = (Q(v) - clip(v, -α, α))/α + sign(v)·1[|v| > α]
+    unsigned      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1      PACT, for what cannot be negative
+                  dQ/dv = 1[0 ≤ v < α],   dQ/dα = 1[v ≥ α]
+
+The symmetric form is PAMS's (colorjam/PAMS, model/quant_ops.py; the gradient by α follows from it), rounding half to
+even. In that code a value equal to ±α gives half of its gradient to v and half to α: `tie=0.5`.
+
+The arithmetic is in the precision of α, fp32, also inside a bf16 autocast: near the end of an 8-bit grid bf16 cannot
+tell a level from the next, and the gradient by α adds up rounding errors, which bf16 would replace by its own. The
+convolution behind computes in bf16 all the same.
+
+A network declares the places (`Place`, `Shortcut`) at which its features are quantised; in a float network they do
+nothing. A quantised one is built from its spec and a `Quantisation` (networks/registry.py): the tensors of the float
+network keep their names, and each quantiser adds an `alpha`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.models.quantisation import EDGE_BITS, Quantisation
+
+INITIAL_ALPHA = 10.0
+"""PAMS, model/quant_ops.py; calibration replaces it."""
+SMALLEST_ALPHA = 1e-3
+WEIGHT_EPS = 1e-8
+FLOAT_BYTES = 4
+
+
+def symmetric_levels(bits: int) -> int:
+    """Return m, the levels on each side of zero."""
+    return int(2 ** (bits - 1) - 1)
+
+
+def unsigned_levels(bits: int) -> int:
+    """Return the levels above zero of values that cannot be negative."""
+    return int(2**bits - 1)
+
+
+# Values.
+
+
+def weight_limits(weight: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
+    """Return M, of the tensor or of each output channel (then of the weight's own number of axes), without gradient."""
+    magnitude = weight.detach().abs()
+    largest = magnitude.amax(tuple(range(1, weight.dim())), keepdim=True) if per_channel else magnitude.amax()
+    return largest + WEIGHT_EPS
+
+
+def weight_levels(weight: torch.Tensor, bits: int, *, per_channel: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights as whole numbers, and the step M/m between two of them."""
+    m, limits = symmetric_levels(bits), weight_limits(weight, per_channel=per_channel)
+    return torch.round(weight.detach() * m / limits), limits / m
+
+
+def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = False) -> torch.Tensor:
+    """Return Q(W)."""
+    quantised: torch.Tensor = _RoundedWeight.apply(weight, bits, per_channel)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def quantise_symmetric(
+    values: torch.Tensor, alpha: torch.Tensor, bits: int, *, tie: float = 1.0, clips: bool = True
+) -> torch.Tensor:
+    """Return Q(v) of values of either sign; without `clips` the grid goes on beyond ±α."""
+    if not torch.is_grad_enabled():
+        return _on_symmetric_grid(values, alpha, bits, clips)[0]
+    quantised: torch.Tensor = _Symmetric.apply(values, alpha, bits, tie, clips)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, clips: bool = True) -> torch.Tensor:
+    """Return Q(v) of values that are not negative, or count as zero; without `clips` the grid goes on beyond α."""
+    if not torch.is_grad_enabled():
+        return _on_unsigned_grid(values, alpha, bits, clips)
+    quantised: torch.Tensor = _Unsigned.apply(values, alpha, bits, clips)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def _on_symmetric_grid(
+    values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Q(v), and v clipped."""
+    m = symmetric_levels(bits)
+    clipped = torch.minimum(torch.maximum(values, -alpha), alpha) if clips else values
+    return torch.round(clipped * m / alpha) * alpha / m, clipped
+
+
+def _on_unsigned_grid(values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
+    n = unsigned_levels(bits)
+    clipped = values.clamp_min(0)
+    if clips:
+        clipped = torch.minimum(clipped, alpha)
+    return torch.round(clipped * n / alpha) * alpha / n
+
+
+class _RoundedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, bits: int, per_channel: bool) -> torch.Tensor:
+        m, limits = symmetric_levels(bits), weight_limits(weight, per_channel=per_channel)
+        return torch.round(weight * m / limits) * limits / m
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return upstream, None, None
+
+
+class _Symmetric(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, tie: float, clips: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values, alpha)
+        ctx.bits, ctx.tie, ctx.clips = bits, tie, clips
+        return _on_symmetric_grid(values, alpha, bits, clips)[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, alpha = ctx.saved_tensors
+        quantised, clipped = _on_symmetric_grid(values, alpha, ctx.bits, ctx.clips)
+        by_alpha = (quantised - clipped) / alpha
+        by_value = upstream
+        if ctx.clips:
+            magnitude = values.abs()
+            inside = (magnitude < alpha).to(values.dtype) + ctx.tie * (magnitude == alpha).to(values.dtype)
+            by_alpha = by_alpha + values.sign() * (1 - inside)
+            by_value = upstream * inside
+        return by_value, (upstream * by_alpha).sum(), None, None, None
+
+
+class _Unsigned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
+        ctx.save_for_backward(values, alpha)
+        ctx.clips = clips
+        return _on_unsigned_grid(values, alpha, bits, clips)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, alpha = ctx.saved_tensors
+        above = (values >= alpha).to(values.dtype) if ctx.clips else torch.zeros_like(values)
+        below = (values < 0).to(values.dtype)
+        return upstream * (1 - above - below), (upstream * above).sum(), None, None
+
+
+# Places of a network, and what stands there in a quantised one.
+
+
+class Place(nn.Module):
+    """A place at which a quantised network quantises a feature; here it changes nothing.
+
+    A module that has places has one in front of each of its own convolutions or linear layers, and where papers
+    quantise what is added to a skip. `signed=False`: the feature comes from a ReLU.
+    """
+
+    def __init__(self, *, signed: bool = True) -> None:
+        super().__init__()
+        self.signed = signed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Shortcut(nn.Module):
+    """The place at which a residual block's input parts: gives what its branch reads and what its skip adds."""
+
+    signed = True
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
+
+
+Follow: TypeAlias = Callable[["Quantiser", torch.Tensor], torch.Tensor]
+"""Gives the α of a step in which α follows the features: of the quantiser, and max|v| of each sample."""
+
+
+class Quantiser(nn.Module):
+    """Quantises a feature to the range of its α, which is learnt."""
+
+    def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, keeps_peaks: bool = False) -> None:
+        super().__init__()
+        self.bits, self.signed, self.tie = bits, signed, tie
+        self.keeps_peaks = keeps_peaks
+        """Calibration finds the largest feature of all, not that of a usual sample."""
+        self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA))
+        self.follow: Follow | None = None
+        """While it is set nothing is clipped, and α has the value that it gives."""
+        self.followed: torch.Tensor | None = None
+        """The value that α had in the last such step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, alpha = x.to(self.alpha.dtype), cast(torch.Tensor, self.alpha)
+        if self.follow is not None:
+            followed = self.follow(self, x.detach().abs().flatten(1).amax(1))
+            # A module that runs several times (CARN-M's shared block) has one range for all of its inputs.
+            self.followed = followed if self.followed is None else torch.maximum(followed, self.followed)
+            # The value is that of `followed`, the gradient goes to α.
+            alpha = self.followed + (alpha - alpha.detach())
+        clips = self.follow is None
+        if self.signed:
+            return quantise_symmetric(x, alpha, self.bits, tie=self.tie, clips=clips)
+        return quantise_unsigned(x, alpha, self.bits, clips=clips)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}"
+
+
+class ShortcutQuantiser(Quantiser):
+    """Quantises what a residual block's skip adds, and what its branch reads unless `plain_branch` (PAMS's code)."""
+
+    def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, plain_branch: bool = False) -> None:
+        super().__init__(bits, signed=signed, tie=tie)
+        self.plain_branch = plain_branch
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        quantised = super().forward(x)
+        return (x if self.plain_branch else quantised), quantised
+
+
+class QuantisedConv2d(nn.Conv2d):
+    """A convolution of quantised weights, which are kept in full; `input` quantises what it reads."""
+
+    bits: int
+    per_channel: bool
+    input: Quantiser | None
+    is_baked: bool = False
+    """The weights are the quantised ones themselves."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = input if self.input is None else self.input(input)
+        convolved: torch.Tensor = self._conv_forward(x, weight_of(self), self.bias)
+        return convolved
+
+
+class QuantisedLinear(nn.Linear):
+    """A linear layer of quantised weights, which are kept in full; `input` quantises what it reads."""
+
+    bits: int
+    per_channel: bool
+    input: Quantiser | None
+    is_baked: bool = False
+    """The weights are the quantised ones themselves."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = input if self.input is None else self.input(input)
+        return F.linear(x, weight_of(self), self.bias)
+
+
+QuantisedLayer: TypeAlias = QuantisedConv2d | QuantisedLinear
+
+
+def weight_of(layer: QuantisedLayer) -> torch.Tensor:
+    """Return the weights that the layer multiplies with."""
+    if layer.is_baked:
+        return layer.weight
+    return quantise_weight(layer.weight, layer.bits, per_channel=layer.per_channel)
+
+
+def bake_weights(network: nn.Module) -> None:
+    """Put the quantised weights in the place of those that are trained: for converters, which need constants."""
+    with torch.no_grad():
+        for layer in quantised_layers(network).values():
+            layer.weight.copy_(weight_of(layer))
+            layer.is_baked = True
+
+
+def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers: Sequence[str], *, arch: str) -> None:
+    """Put quantisers into a network that has none.
+
+    `papers_layers` are patterns of the layers that the papers quantise, such as `blocks.*.conv1`.
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    whole = quantisation.placement == "all"
+    edges = frozenset((next(iter(layers)), next(reversed(layers))))
+    if whole:
+        chosen = list(layers)
+    else:
+        if not papers_layers:
+            raise UsageError(f"placement=paper: no residual blocks are declared for a {arch}: use placement=all")
+        patterns = [re.compile(re.escape(one).replace(r"\*", r"\d+")) for one in papers_layers]
+        chosen = [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns)]
+    parents = {name.rpartition(".")[0] for name in chosen}
+    places = {name: module for name, module in network.named_modules() if isinstance(module, (Place, Shortcut))}
+    with_places = {name.rpartition(".")[0] for name in places}
+    for name, place in places.items():
+        if name.rpartition(".")[0] in parents:
+            network.set_submodule(name, _quantiser(place, quantisation))
+    for name in chosen:
+        bits = quantisation.edge_bits if whole and name in edges else quantisation.bits
+        layer = _quantised_layer(layers[name], bits, per_channel=whole)
+        own = name.rpartition(".")[0] not in with_places
+        # White must stay white, where there are levels enough: with few of them a range of peaks rounds all the rest.
+        keeps_peaks = bits >= EDGE_BITS
+        layer.input = Quantiser(bits, signed=True, tie=_tie(quantisation), keeps_peaks=keeps_peaks) if own else None
+        network.set_submodule(name, layer)
+
+
+def _quantiser(place: nn.Module, quantisation: Quantisation) -> Quantiser:
+    tie, bits = _tie(quantisation), quantisation.bits
+    if isinstance(place, Shortcut):
+        return ShortcutQuantiser(bits, signed=True, tie=tie, plain_branch=quantisation.compat == "pams")
+    assert isinstance(place, Place)
+    # PAMS has one form; PACT's own is for what comes from a ReLU.
+    return Quantiser(bits, signed=place.signed or quantisation.method == "pams", tie=tie)
+
+
+def _tie(quantisation: Quantisation) -> float:
+    return 0.5 if quantisation.compat == "pams" else 1.0
+
+
+def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> QuantisedLayer:
+    """Return a layer on the same tensors."""
+    new: QuantisedLayer
+    if isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros":
+            raise UsageError(f"a convolution with padding_mode={layer.padding_mode!r} cannot be quantised")
+        new = QuantisedConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            layer.bias is not None,
+            device="meta",
+        )
+    else:
+        new = QuantisedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    new.weight, new.bias = layer.weight, layer.bias
+    new.bits, new.per_channel = bits, per_channel
+    return new.train(layer.training)
+
+
+# What a quantised network is made of.
+
+
+def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
+    """Return the quantisers of features by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, Quantiser)}
+
+
+def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
+    """Return the layers of quantised weights by name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (QuantisedConv2d, QuantisedLinear))
+    }
+
+
+def quantised_bytes(network: nn.Module) -> int:
+    """Return the bytes of the network with its quantised weights packed at their bits.
+
+    Beside these count the scales of the weights, every α, and all other tensors, four bytes each.
+    """
+    bits, packed, scales = 0, 0, 0
+    for layer in quantised_layers(network).values():
+        bits += layer.weight.numel() * layer.bits
+        packed += layer.weight.numel()
+        scales += len(layer.weight) if layer.per_channel else 1
+    rest = sum(parameter.numel() for parameter in network.parameters()) - packed
+    return -(-bits // 8) + FLOAT_BYTES * (rest + scales)
+
+
+@contextmanager
+def following(network: nn.Module, follow: Follow) -> Iterator[dict[nn.Parameter, torch.Tensor]]:
+    """Within the block nothing is clipped, and every α has the value that `follow` gives.
+
+    The dictionary holds these values after a forward pass; the parameters themselves stay as they were.
+    """
+    quantisers = list(quantisers_of(network).values())
+    followed: dict[nn.Parameter, torch.Tensor] = {}
+    for quantiser in quantisers:
+        quantiser.follow = follow
+    try:
+        yield followed
+    finally:
+        for quantiser in quantisers:
+            if quantiser.followed is not None:
+                followed[quantiser.alpha] = quantiser.followed
+            quantiser.follow = quantiser.followed = None

@@ -1,0 +1,127 @@
+"""A quantised network leaves as its spec, its weights, its ranges and the key `srkd.quant`, and comes back."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+import srkd
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.convert import convert_file
+from compressor.models.checkpoints.header import read_own_file
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import NETWORKS, build, quantise
+from compressor.models.quantisation import Placement, Quantisation
+from compressor.models.quantisers import following
+from tests.support.networks import SMALL
+
+LR = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+def quantised(arch: str = "edsr", bits: int = 8, placement: Placement = "paper") -> Network:
+    network = quantise(build(SMALL[arch], seed=1), Quantisation("pact", bits, placement))
+    with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
+        network(LR)
+    with torch.no_grad():
+        for alpha, value in followed.items():
+            alpha.copy_(value)
+    return network
+
+
+def saved(path: Path, network: Network | None = None) -> Path:
+    save_network(network or quantised(), path)
+    return path
+
+
+def with_header(path: Path, **changes: str | None) -> Path:
+    """Write the file again with other metadata."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    for key, value in changes.items():
+        name = f"srkd.{key}"
+        if value is None:
+            header["__metadata__"].pop(name)
+        else:
+            header["__metadata__"][name] = value
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    return path
+
+
+@pytest.mark.parametrize("arch", sorted(NETWORKS))
+@pytest.mark.parametrize("placement", ["paper", "all"])
+def test_a_file_gives_the_same_network(arch: str, placement: Placement, tmp_path: Path) -> None:
+    network = quantised(arch, 4, placement)
+    loaded = load_checkpoint(saved(tmp_path / "student.safetensors", network))
+    assert loaded.network.quantisation == network.quantisation and loaded.header["srkd.quant"]
+    assert loaded.network.fingerprint() == network.fingerprint()
+    with torch.no_grad():
+        assert torch.equal(loaded.network(LR), network(LR))
+
+
+def test_every_way_to_open_it_runs_the_quantised_network(tmp_path: Path) -> None:
+    network = quantised(bits=3)
+    path = saved(tmp_path / "student.safetensors", network)
+    with torch.no_grad():
+        expected, plain = network(LR), build(SMALL["edsr"], seed=1)(LR)
+    assert not torch.allclose(expected, plain, atol=1e-3)
+    runtime = open_model(path)
+    assert torch.allclose(runtime.run(LR), expected, atol=1e-6)
+    opened = srkd.load(path).require_network("a test")
+    assert opened.quantisation == network.quantisation
+    # Copied as a runtime copies it, and moved to another memory layout.
+    assert json.loads(runtime.metadata["srkd.quant"])["bits"] == 3
+
+
+def test_inspect_counts_bytes_at_the_bits(tmp_path: Path) -> None:
+    found = srkd.inspect(saved(tmp_path / "student.safetensors", quantised(bits=4)))
+    size = found.quantisation
+    assert size is not None and (size.method, size.bits, size.placement) == ("pact", 4, "paper")
+    assert size.bytes_as_float == 4 * (found.params or 0)
+    # Eight weights take four bytes where they took 32; nothing else becomes smaller, ranges and scales are added.
+    assert size.bytes_as_float - size.quantised_weights * 7 // 2 < size.bytes_at_bits < size.bytes_as_float
+    assert srkd.inspect(saved(tmp_path / "float.safetensors", build(SMALL["edsr"], seed=1))).quantisation is None
+    assert srkd.inspect(quantised(bits=4)).quantisation == size
+
+
+def test_a_header_that_lies_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = saved(tmp_path / "student.safetensors")
+    assert read_own_file(path) is None, "it has to be opened to be described"
+    whole = Quantisation("pact", 8, "all").to_json()
+    for quant, words in (
+        ("{", "srkd.quant is not JSON"),
+        ('{"bits": 10000000000}', "srkd.quant is not an object with"),
+        (whole.replace("pact", "magic"), "method='magic'"),
+        (whole, "missing"),
+        ("[" * 100_000, "srkd.quant"),
+    ):
+        with pytest.raises(SrkdError, match=words) as caught:
+            load_checkpoint(with_header(path, quant=quant))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SrkdError, match="9 unexpected"):
+        load_checkpoint(with_header(path, quant=None))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0])
+def test_a_range_that_is_none_is_refused(alpha: float, tmp_path: Path) -> None:
+    network = quantised()
+    with torch.no_grad():
+        network.get_parameter("blocks.1.branch.alpha").fill_(alpha)
+    with pytest.raises(SrkdError, match=r"blocks\.1\.branch\.alpha is -?[01]: a range is above 0"):
+        load_checkpoint(saved(tmp_path / "student.safetensors", network))
+
+
+def test_other_code_bases_have_no_place_for_it(tmp_path: Path) -> None:
+    path = saved(tmp_path / "student.safetensors")
+    with pytest.raises(SrkdError, match=r"basicsr files have no place for the ranges .*pact, 8 bits"):
+        convert_file(path, "basicsr", tmp_path / "out.pth")
+    again = convert_file(path, "srkd", tmp_path / "again.safetensors")
+    assert load_checkpoint(again.path).network.fingerprint() == load_checkpoint(path).network.fingerprint()
