@@ -221,14 +221,19 @@ def table(
     baseline: str = "scratch",
     schedules: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """A row a contender: our figures, our gain over the baseline, the published one, what a run took, its schedule."""
-    rows: list[tuple[str, ...]] = [("", *SETS, f"gain over {baseline}", "published", "s a run")]
+    """A row a contender: our figures, our gain over the baseline, the published one, what a run took, its schedule.
+
+    Without published gains there is no column for them.
+    """
+    rows: list[tuple[str, ...]] = [
+        ("", *SETS, f"gain over {baseline}", *(["published"] if published else []), "s a run")
+    ]
     for one in contenders:
         runs = scores[one.name]
         cells = [str(Spread.of([run[name] for run in runs])) for name in SETS]
         over = "" if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline)
-        known = published.get(one.name)
-        rows.append((one.label, *cells, over, "" if known is None else str(known), f"{seconds[one.name]:.0f}"))
+        known = [str(published.get(one.name, ""))] if published else []
+        rows.append((one.label, *cells, over, *known, f"{seconds[one.name]:.0f}"))
     if schedules is not None:
         last = ["start, steps at rate", *(schedules[one.name] for one in contenders)]
         rows = [(*row, text) for row, text in zip(rows, last, strict=True)]

@@ -56,6 +56,8 @@ TITLES: Mapping[str, str] = {
 }
 """The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
+QUANTISING = {"pams", "pact"}
+"""They start from a student that was distilled: benchmarks/quantised_students.py."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
 """Only the last step is validated: what is compared is measured afterwards."""
 FIT_ALONE = Contender(
@@ -108,8 +110,8 @@ def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], s
 
 
 def all_methods() -> tuple[str, ...]:
-    """Return the methods of srkd, the baselines first; each has a recipe of its name."""
-    return (*FIRST, *sorted(METHODS.keys() - set(FIRST)))
+    """Return the methods of srkd that distil, the baselines first; each has a recipe of its name."""
+    return (*FIRST, *sorted(METHODS.keys() - set(FIRST) - QUANTISING))
 
 
 def all_rows() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ does it again and exports each student. --method measures one row and keeps the 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import sys
 import tempfile
@@ -20,8 +21,10 @@ from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture
+from compressor.models.quantisers import bake_weights
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.conversion import Conversion
+from export.formats import QUANTISED
 from export.to_onnx import convert
 from recipes.config.options import make_method
 from tests.support.method_runs import Pair
@@ -61,11 +64,15 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.onnx"
             student = state.averaged_network()
-            convert(Conversion(student, path, {}))
+            baked = copy.deepcopy(student)
+            bake_weights(baked)
+            convert(Conversion(baked, path, {}))
             lr = torch.rand(1, 3, 13, 9, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 apart = float((OnnxRuntime(path).run(lr) - student(lr)).abs().max())
-        assert apart <= 1e-4, f"{method} on {arch} x{scale}: the exported student is {apart:g} from what was trained"
+        # A feature between two levels falls to one or the other by the order of a sum.
+        bound = 1e-4 if student.quantisation is None else QUANTISED.max_abs
+        assert apart <= bound, f"{method} on {arch} x{scale}: the exported student is {apart:g} from what was trained"
     return WORKS
 
 
@@ -126,7 +133,8 @@ INTRODUCTION = (
     "",
     f"Teacher and student are of one kind; the student has {WIDTH:g} times the width. *yes*: at x2, x3 and x4 it is",
     f"built and trained for {STEPS} steps; `make test-matrix` repeats this and exports each student to ONNX, which",
-    "must agree with it within 1e-4. Other combinations are refused with the error message below.",
+    "must agree with it within 1e-4 (quantised ones within 0.04). Other combinations are refused with the error",
+    "message below.",
     "",
 )
 

@@ -76,6 +76,8 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "csd": MethodEntry("recipes.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.csd:CsdLite", "network"),
     "dukd": MethodEntry("recipes.dukd:DUKD", "outputs"),
+    "pams": MethodEntry("recipes.pams:Pams", "network"),
+    "pact": MethodEntry("recipes.pact:Pact", "network"),
 }
 """srkd's own methods."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from compressor.training.method import Calibrated, Method
 
-Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint"]
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
 """The loss that a method adds to the pixel loss."""
 
 
@@ -32,6 +32,9 @@ def kind_of(method: Method) -> Kind:
 IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
 """The names of the L1 to the teacher's image: of all patches, and of those that a gate lets through."""
 NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
+QUANTISATION_LAST = "quantisation is the last stage: distil first, then quantise (--recipe NAME --then pams)"
+DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands")
+"""Kinds whose losses a quantised student does not have: beside the pixel loss it may have the teacher's image."""
 REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different targets",
     frozenset({"output"}): "the teacher's image would count twice: change its weight instead",
@@ -46,6 +49,9 @@ REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"joint", "heads"}): "heads need a student of its own weights, and this one is part of the teacher",
     frozenset({"joint", "bands"}): NO_FROZEN_TEACHER,
     frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",
+    frozenset({"quantised"}): "a student is quantised once",
+    frozenset({"quantised", "joint"}): "a student inside its teacher shares the teacher's float weights",
+    **{frozenset({"quantised", kind}): QUANTISATION_LAST for kind in DISTILS},
 }
 
 

@@ -27,6 +27,7 @@ from srkd.console import Console, context_for_python
 from srkd.models import ModelFile, file_of, refuse_file_options
 from srkd.options import from_json, public, to_json
 from srkd.run import CompressReport, read_unfinished, train_run
+from srkd.then import Then
 from srkd.trials import Trials
 from srkd.verb_options import CompressOptions
 
@@ -150,8 +151,14 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
     """Begin what the options ask for or, with the `facts` of its run.json, continue it."""
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
+    if options.then is not None and not context.processes.is_single:
+        raise UsageError(
+            "--then runs in one process: start it without torchrun, or the two recipes one after the other"
+        )
     require_trackers(options.track)
     with torch_threads(options.threads):
+        if options.then is not None:
+            return Then(options, context).run()
         config = RunConfig.decide(options, context, facts=facts)
         return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
 

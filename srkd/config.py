@@ -29,7 +29,7 @@ from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.init_from import InitReport, initialise_from
 from compressor.models.networks.base import Network
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import architecture, build, quantise
 from compressor.models.principal import can_be_turned
 from compressor.models.students import (
     build_student,
@@ -44,7 +44,7 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
-from compressor.training.method import FeedsOtherSizes, Method, fit_methods
+from compressor.training.method import FeedsOtherSizes, Method, fit_methods, quantisation_of
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
@@ -126,7 +126,8 @@ class RunNetworks:
         teacher = self.teacher if needs_teacher(self.methods, self.options) else None
         shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
         try:
-            return footprint(self.preset.stage(self.methods), self.student.spec, teacher, shape)
+            stage, quantisation = self.preset.stage(self.methods), self.student.quantisation
+            return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             names = ", ".join(method.name for method in self.methods)
             raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
@@ -169,6 +170,7 @@ class RunNetworks:
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
             if teacher is not None and needs_teacher(methods, options):
                 methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
+            start = quantise_student(start, methods, teacher)
             methods = fit_methods(methods, network, start.network)
             for method in methods:
                 if isinstance(method, TrainsJointly):
@@ -561,6 +563,24 @@ def _student_of_spec(
     if scale is not None and spec.scale != scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
     return build(spec, seed=options.seed)
+
+
+def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
+    """Quantise the student where a method trains a quantised one."""
+    quantisation = quantisation_of(methods)
+    if quantisation is None:
+        return start
+    of_teacher = None if teacher is None or teacher.network is None else teacher.network.quantisation
+    if of_teacher is not None:
+        raise UsageError(
+            f"the teacher is quantised itself ({of_teacher.line()}): give the float network that it was made from"
+        )
+    if start.plain_slice is not None:
+        raise UsageError(
+            f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
+            f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"
+        )
+    return replace(start, network=quantise(start.network, quantisation))
 
 
 def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:

@@ -57,6 +57,14 @@ class Quality:
     cost: Cost | None
 
 
+def read_quality(values: Mapping[str, Any] | None) -> Quality | None:
+    """Read what run.json has of a quality."""
+    if values is None:
+        return None
+    cost: Mapping[str, Any] | None = values["cost"]
+    return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
+
+
 @dataclass(frozen=True)
 class Untrained:
     """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
@@ -90,6 +98,10 @@ class CompressReport:
     """Remarks of the run that a reader of its result should know."""
     trials: TrialsReport | None = None
     """A run with baselines or several seeds; the student is then the best of the recipe's by validation."""
+    quantisation: str | None = None
+    """What of the student is quantised."""
+    float_student: Quality | None = None
+    """The student that was distilled, before it was quantised."""
 
 
 def train_run(
@@ -332,6 +344,7 @@ class TrainingRun:
             "pace": asdict(config.mode),
             "processes": self.context.processes.rank.world_size,
             "student": config.student.spec.to_dict(),
+            **quantisation_entry(config.student),
             "start": config.student_init.facts(),
             "teacher": teacher_facts,
             "phi": json_value(config.phi),
@@ -379,6 +392,7 @@ class TrainingRun:
             teacher_joint=joint,
             untrained=untrained,
             flags=(*self.folder.flags(), *([warning] if warning else [])),
+            quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
         )
 
     @property
@@ -403,6 +417,11 @@ class TrainingRun:
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+
+def quantisation_entry(student: Network) -> dict[str, Any]:
+    """Return the entry of run.json; none for a float student."""
+    return {} if student.quantisation is None else {"quantisation": asdict(student.quantisation)}
 
 
 def _entry(untrained: Untrained | None) -> dict[str, Any]:

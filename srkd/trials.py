@@ -26,7 +26,6 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
 from compressor.base.machine import machine_facts
-from compressor.models.cost import Cost
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
 from compressor.training.run_folder import (
@@ -43,7 +42,7 @@ from recipes.config.reading import load_preset
 from srkd.config import RunConfig, schedule_settings
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, Quality, Untrained, train_run
+from srkd.run import STOPPING, CompressReport, Untrained, read_quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -207,19 +206,12 @@ class Trials:
             "flags": tuple(result["flags"]),
             "trials": trials,
         }
-        qualities = {name: _read_quality(result[name]) for name in ("student", "teacher", "bicubic", "teacher_joint")}
+        qualities = {name: read_quality(result[name]) for name in ("student", "teacher", "bicubic", "teacher_joint")}
         if result.get("untrained") is not None:
             changes["untrained"] = Untrained(**result["untrained"])
         report = CompressReport(**{**result, **qualities, **changes})
         write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
         return report
-
-
-def _read_quality(values: Mapping[str, Any] | None) -> Quality | None:
-    if values is None:
-        return None
-    cost: Mapping[str, Any] | None = values["cost"]
-    return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
 
 
 # Baselines.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "srkd compress --resume runs/first",
         "srkd compress --teacher edsr.pt --recipe logits --dry-run",
         "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
+        "srkd compress --teacher edsr.pt --data photos --then pams --set then.bits=4 --out runs/four-bits",
         "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
     ),
     csv=True,
@@ -105,12 +106,15 @@ def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
     """Return student or variants, where it started, teacher and bicubic, each with its cost and its PSNR in dB."""
     cost = report.student.cost
     if report.trials is None:
-        rows = [("student", cost, Spread(report.student.psnr_y, None))]
+        name = "student" if report.quantisation is None else f"student, {report.quantisation}"
+        rows = [(name, cost, Spread(report.student.psnr_y, None))]
     else:
         rows = [(row.name, cost, row.spread) for row in report.trials.rows]
     if report.untrained is not None:
         rows.append(("its start, untrained", cost, Spread(report.untrained.student, None)))
         rows.append(("a slice, untrained", cost, Spread(report.untrained.slice, None)))
+    if report.float_student is not None:
+        rows.append(("float student", report.float_student.cost, Spread(report.float_student.psnr_y, None)))
     networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
     return rows + [(name, q.cost, Spread(q.psnr_y, None)) for name, q in networks.items() if q is not None]
 
@@ -136,7 +140,7 @@ def ways_to_look(report: CompressReport) -> list[str]:
     from compressor.training.trackers import read_wandb_facts
 
     run = report.run
-    parts = [run] if report.trials is None else [run / trial.run for trial in report.trials.runs]
+    parts = [run, *run.glob("[12]-*")] if report.trials is None else [run / trial.run for trial in report.trials.runs]
     lines = [f"look: {run / 'comparison.png'}", f"curves: srkd plot {run}"]
     if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
         lines.append(f"or: tensorboard --logdir {run}")
@@ -177,6 +181,8 @@ def show(console: Console, report: CompressReport) -> None:
         if flag != warning:
             console.say(f"note: {flag}")
     console.say(f"wrote {report.student_path}")
+    if report.float_student is not None:
+        console.say(f"wrote {report.run / 'student-float.safetensors'}: the student before it was quantised")
     if joint is not None:
         console.say(
             f"wrote {report.student_path.parent / 'teacher_joint.safetensors'}: other widths can be cut from it"

@@ -14,10 +14,10 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import build, quantise
 from compressor.models.students import student_of_spec
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, Method, fit_methods
+from compressor.training.method import Calibrated, Method, fit_methods, quantisation_of
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, Kind, disagreements, refusals
@@ -101,7 +101,9 @@ def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(first
 def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
     """Return the loss of the first step of a recipe of these methods; shared terms that differ are refused."""
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
-    student = student_of_spec(teacher, HALF)
+    student, quantisation = student_of_spec(teacher, HALF), quantisation_of(methods)
+    if quantisation is not None:
+        student = quantise(student, quantisation)
     methods = fit_methods(methods, teacher, student)
     preset = load_preset("scratch").with_steps(1).model_copy(update={"weights": weights})
     stage, recorder = preset.stage(methods), Recorder()

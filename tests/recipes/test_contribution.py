@@ -22,8 +22,12 @@ OTHER_MEANINGS = {
     "compressor/models/networks/rcan.py": {"csd", "fakd"},
     "recipes/csd.py": {"csd"},
     "recipes/contrast.py": {"csd"},
+    "compressor/models/quantisation.py": {"pact", "pams"},
+    "compressor/models/quantisers.py": {"pams"},
+    "recipes/quantised.py": {"pams"},
 }
-"""Code bases by the names of their papers: their checkpoints, and options that follow their code."""
+"""Code bases by the names of their papers: their checkpoints, options that follow their code, and forms of quantisers,
+which files name."""
 
 
 def text_literals(path: Path) -> set[str]:

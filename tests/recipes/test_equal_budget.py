@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dukd_ablation, equal_budget, methods_compared
+from benchmarks import batches_compared, dukd_ablation, equal_budget, methods_compared
 from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
 from recipes.config.reading import load_preset
 
@@ -85,6 +85,33 @@ def test_the_table_and_its_gains() -> None:
     assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) | 38 |")
     assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  | 17 |")
     assert all(line.count("|") == 8 for line in lines)
+
+
+def test_a_table_without_published_gains_has_no_column_for_them() -> None:
+    lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4))
+    assert lines[0] == "|  | Set5 | Set14 | B100 | gain over scratch | s a run |"
+    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
+
+
+def test_larger_batches_have_fewer_steps_of_the_same_time_and_two_rates() -> None:
+    rows = batches_compared.all_contenders({4: 1.0, 8: 1.5, 16: 3.0}, 300)
+    rules = [load_preset(row.recipe, row.settings[1:]).schedule for row in rows]
+    assert [(rule.batch, row.steps) for row, rule in zip(rows, rules, strict=True)] == [
+        (4, 300), (8, 200), (8, 200), (16, 100), (16, 100)
+    ]  # fmt: skip
+    assert [rule.rate for rule in rules] == pytest.approx([8e-4, 8e-4, 8e-4 * 2**0.5, 8e-4, 1.6e-3], rel=1e-2)
+    assert all(row.settings[0] == "teacher_cache=true" for row in rows)
+
+
+def test_costs_of_a_step_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a row follow from them, and kept runs must stay what they were."""
+    file = tmp_path / "costs.json"
+    file.write_text('{"4": 1.0, "8": 1.5, "16": 3.0}', encoding="utf-8")
+    monkeypatch.setattr(batches_compared, "measured_costs", lambda batches: {batch: 0.3 * batch for batch in batches})
+    assert batches_compared.step_costs([4, 16], file) == {4: 1.0, 16: 3.0}
+    for _ in range(2):
+        assert batches_compared.step_costs([4, 32], file) == {4: 1.0, 32: pytest.approx(9.6)}
+        monkeypatch.setattr(batches_compared, "measured_costs", None)
 
 
 def test_the_time_of_a_row_is_that_of_its_middle_seed(tmp_path: Path) -> None:

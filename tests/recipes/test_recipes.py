@@ -23,6 +23,8 @@ from recipes.config.reading import load_preset, read_preset
 class Constant(nn.Module):
     """A 'network' that returns its one parameter, whatever it is given."""
 
+    network = None
+
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()
         self.value = nn.Parameter(value)
@@ -182,3 +184,39 @@ def test_runner_reads_taps_and_answers_the_same_input_once():
     assert tuple(first.features["head"].shape) == (1, 4, 5, 5)
     runner(torch.rand(1, 3, 5, 5), ())
     assert runner.forwards == 2
+
+
+def test_inputs_of_one_size_run_in_one_pass():
+    """Each of them is answered, and counted, as if it had run alone; the gradient is the sum of theirs."""
+    network = build(EDSRSpec(scale=2, width=4, depth=2), seed=0)
+    inputs = [torch.rand(count, 3, 5, 5) for count in (1, 2)]
+    apart = [network(lr) for lr in inputs]
+    expected = torch.autograd.grad(sum(sr.square().sum() for sr in apart), list(network.parameters()))
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    runner = Runner(network, trains=True)
+    runner.run_together(inputs)
+    together = [runner(lr, ()).sr for lr in inputs]
+    assert sizes == [3] and runner.forwards == 2
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
+    gradients = torch.autograd.grad(sum(sr.square().sum() for sr in together), list(network.parameters()))
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_that_cannot_run_in_one_pass_run_when_they_are_called():
+    network = build(EDSRSpec(scale=2, width=4, depth=2))
+    lr, other, small = torch.rand(1, 3, 5, 5), torch.rand(1, 3, 5, 5), torch.rand(1, 3, 4, 4)
+    runner = Runner(network, trains=True)
+    for inputs in ([lr], [lr, small]):
+        runner.run_together(inputs)
+        assert runner.forwards == 0
+    runner(lr, ("head",))
+    # From here on every step's first input is one of which a feature is asked.
+    runner.outputs.clear()
+    runner.run_together([lr, other])
+    assert runner.outputs == {} and "head" in runner(lr, ("head",)).features
+    foreign = Runner(Constant(small), trains=False)
+    foreign.run_together([lr, other])
+    assert foreign.forwards == 0

@@ -51,7 +51,9 @@ def test_published_schedules_are_only_rescaled():
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-paper")])
 def test_our_own_short_recipes_have_such_a_schedule_already(name):
     decay, rate, _, notes = schedule_of(name, 200)
-    assert decay == "cosine" and rate >= (4e-4 if name == "fit" else 8e-4) and notes == 0
+    # What is quantised has been trained before, at such a rate.
+    least = {"fit": 4e-4, "pams": 1e-4, "pact": 1e-4}.get(name, 8e-4)
+    assert decay == "cosine" and rate >= least and notes == 0
 
 
 @pytest.mark.slow

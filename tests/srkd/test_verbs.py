@@ -13,15 +13,16 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import srkd
 from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.sets import ImagePair
 from compressor.inference import evaluate as evaluation
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.runtimes.base import Runtime
 from export import exporting
 from export.formats import FORMATS
 from export.verify import Proof
@@ -140,14 +141,14 @@ def test_ctrl_c_during_evaluate_prints_the_sets_that_are_finished(
 ) -> None:
     for name in ("first", "second"):
         shutil.copytree(photos, tmp_path / "sets" / name)
-    score_pair = evaluation._score_pair
+    run_exactly = evaluation._run_exactly
 
-    def until_the_second(pair: ImagePair, *others: Any) -> Any:
-        if pair.hr.parent.name == "second":
+    def until_the_second(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
+        if path.parent.name == "second":
             raise KeyboardInterrupt
-        return score_pair(pair, *others)
+        return run_exactly(model, lr, tile, ensemble, path)
 
-    monkeypatch.setattr(evaluation, "_score_pair", until_the_second)
+    monkeypatch.setattr(evaluation, "_run_exactly", until_the_second)
     command = ["evaluate", str(model), "--data", str(tmp_path / "sets")]
     assert run(command) == 130
     shown = capsys.readouterr()

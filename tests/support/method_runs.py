@@ -18,12 +18,12 @@ from compressor.base.randomness import uniforms
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import build, quantise
 from compressor.models.students import student_of_spec
 from compressor.training.distributed import open_processes
 from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods
+from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods, quantisation_of
 from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State, follow_leader
 from compressor.training.step import Step
@@ -82,6 +82,9 @@ class Pair:
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
         inside = frozen is not None and isinstance(method, TrainsJointly)
         start = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        quantisation = quantisation_of([method])
+        if quantisation is not None:
+            start = quantise(start, quantisation)
         (method,) = fit_methods([method], frozen, start)
         return cls(method, preset.stages([method]), frozen, start)
 

@@ -129,4 +129,8 @@ ROWS: tuple[Row, ...] = (
     Row("csd-lite", options={"phi": "teacher", "negatives": 3}, degrees={"contrast": 0}),
     Row("dukd"),
     Row("dukd-code", "dukd", {"variant": "code"}),
+    Row("pams", taps=("pre_up",), degrees={"attention": 0}),
+    Row("pams-code", "pams", {"compat": "pams", "bits": 4}, taps=("pre_up",), degrees={"attention": 0}),
+    Row("pams-all", "pams", {"placement": "all"}, taps=("pre_up",), degrees={"attention": 0}),
+    Row("pact", options={"alpha": None}),
 )

@@ -1,0 +1,52 @@
+"""PACT: activations clipped at a learnt level and quantised, beside quantised weights; the pixel loss alone.
+
+    behind a ReLU      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1,   dQ/dα = 1[v ≥ α]
+    signed features    PAMS's symmetric form
+
+Our sources have the name only: what is done here is our reading of the method, and its places, weights and stages are
+those of PAMS (quantised.py). α starts at 10 and has a weight decay of 1e-4, which the weights have not.
+
+α = 10 is for activations of a few units. In a network that works in 0..255 features are ten times larger, and a trained
+one is destroyed by it; `alpha=None` finds α in a calibration stage instead, as PAMS does. The preset `pact` does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from compressor.models.networks.base import Network
+from compressor.models.quantisers import quantisers_of
+from compressor.training.stage import EarlierStage
+from compressor.training.step import Step
+from recipes.quantised import QuantisedMethod
+
+
+@dataclass(frozen=True)
+class Pact(QuantisedMethod):
+    alpha: Annotated[float | None, Field(gt=0, description="first α; none: found by a calibration stage")] = 10.0
+    decay: Annotated[float, Field(ge=0, description="weight decay of α")] = 1e-4
+    name: str = "pact"
+
+    @property
+    def alpha_decay(self) -> float:
+        return self.decay
+
+    def earlier_stages(self) -> Sequence[EarlierStage]:
+        return super().earlier_stages() if self.alpha is None else ()
+
+    @torch.no_grad()
+    def fit(self, teacher: Network | None, student: Network) -> QuantisedMethod:
+        fitted = super().fit(teacher, student)
+        if self.alpha is not None:
+            for quantiser in quantisers_of(student).values():
+                quantiser.alpha.fill_(self.alpha)
+        return fitted
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"pixel": F.l1_loss(step.student().sr, step.hr)}

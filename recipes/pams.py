@@ -1,0 +1,81 @@
+"""PAMS: quantised residual blocks with a learnt range, and the float network's attention as a teacher.
+
+    L = L1(S, y) + γ·mean( (â(F_S) - â(F_T))² ),   â(F) = flatten(mean_c F²)/‖·‖₂ of a sample,   F at pre_up
+
+Code followed: colorjam/PAMS, main.py, utils/common.py; γ = 1000 there, for images in [0,255], and 1000/255 for [0,1].
+Quantisers: compressor/models/quantisers.py; the two stages: quantised.py.
+
+A block: the skip adds Q1(x); conv1 → ReLU → Q2 → conv2 → ·res_scale → Q3; weights Q(W). Head, body_end, upsampler and
+tail stay in full.
+
+- The code's conv1 reads x in full, so that its block is no k-bit one. Decided here: it reads Q1(x); `compat="pams"` is
+  the code's, with its α of the last batch after calibration and its half gradients at ±α.
+- The code loads the trained file into the teacher only, and the quantised student starts from random weights. Decided
+  here: it starts from the float weights; `--init random` is the code's.
+
+The maps have no channels, so that the teacher may be wider than the student, or of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import Network
+from compressor.training.step import Step
+from recipes.distances import widen
+from recipes.features import FeaturePair, Shape
+from recipes.quantised import QuantisedMethod
+
+TAP = "pre_up"
+
+
+@dataclass(frozen=True)
+class Pams(QuantisedMethod):
+    gamma: Annotated[float, Field(ge=0, description="γ, weight of the attention term for images in [0,1]")] = 1000 / 255
+    compat: Annotated[Literal["", "pams"], Field(description="pams: conv1, α and ties as PAMS's code has them")] = ""
+    name: str = "pams"
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"pixel": 1.0, "attention": self.gamma}
+
+    @property
+    def code(self) -> Literal["", "pams"]:
+        return self.compat
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        target = step.teacher(taps=(TAP,))
+        output = step.student(taps=(TAP,))
+        attention = attention_distance(output.features[TAP], target.features[TAP])
+        return {"pixel": F.l1_loss(output.sr, step.hr), "attention": attention}
+
+    def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
+        return [FeaturePair("attention", TAP, TAP, _bytes_of)]
+
+
+def attention_map(feature: torch.Tensor) -> torch.Tensor:
+    """Return â of each sample, (B, h·w)."""
+    return F.normalize(widen(feature).square().mean(1).flatten(1))
+
+
+def attention_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the mean over samples and positions of the squared difference of the attention maps."""
+    if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
+        raise UsageError(
+            f"attention needs maps of equal size: the student's is {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)} (N,C,h,w)"
+        )
+    return (attention_map(student) - attention_map(teacher.detach())).square().mean()
+
+
+def _bytes_of(student: Shape, teacher: Shape, processes: int) -> int:
+    """Return the memory of the term at its peak: the squares of both features, and the maps."""
+    positions = student[0] * student[2] * student[3]
+    return 4 * positions * (2 * student[1] + teacher[1] + 6)

@@ -1,0 +1,169 @@
+"""What PAMS and PACT share: a quantised student, its ranges found in a first stage and then learnt at their own rate.
+
+    stage 1, calibration   nothing is clipped; α_t = the bias-corrected average of the batches' a_1 … a_t, d = 0.9997
+                           a = mean over samples of max|v|
+                           α_t = α_(t-1) + (1 - d)/(1 - d^t)·(a_t - α_(t-1))
+    stage 2                α is learnt, by Adam at 1e-2, and kept above 0
+
+Where every layer is quantised (`placement="all"`), what those outside the blocks read at 8 bits or more has a range of
+all that was seen, the largest feature of any sample: a mean clips the image itself, white first, which cost 0.3 dB.
+
+Code followed: colorjam/PAMS, model/quant_ops.py. There the average begins with the second epoch, and with its default
+of one epoch of calibration α is the last batch's a; decided here: the average over at most 1000 steps. In both stages
+the weights are trained. α's rate is given for networks that work in 0..255, as PAMS's does, and scaled to the range of
+others: Adam's steps do not depend on the size of a gradient, and for a network in [0,1] 1e-2 is a hundredth of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import Network
+from compressor.models.quantisation import FEWEST_BITS, MOST_BITS, Placement, Quantisation, QuantisationMethod
+from compressor.models.quantisers import SMALLEST_ALPHA, Quantiser, following, quantisers_of
+from compressor.training.method import PlainMethod
+from compressor.training.stage import EarlierStage, OwnRate
+from compressor.training.step import Step
+from recipes.composition import Kind
+
+AVERAGE_DECAY = 0.9997
+CALIBRATION_SHARE = 1 / 30
+"""PAMS calibrates in one of its 30 epochs."""
+MOST_CALIBRATION_STEPS = 1000
+USUAL_RANGE = 255.0
+"""The range of the network for which α's rate is published."""
+
+Bits = Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS, description="bits of weights and features")]
+WhatIsQuantised = Annotated[
+    Placement,
+    Field(description="paper: the layers of residual blocks, a scale a tensor; all: every layer, a scale a channel"),
+]
+AlphaRate = Annotated[float, Field(gt=0, description="learning rate of α, for a network that works in 0..255")]
+
+
+class CalibrationSteps(nn.Module):
+    """Counts the steps of the calibration that moved the weights."""
+
+    done: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class QuantisedMethod(PlainMethod):
+    """A method that trains a quantised student."""
+
+    bits: Bits = 8
+    placement: WhatIsQuantised = "paper"
+    alpha_rate: AlphaRate = 1e-2
+    name: str = ""
+    kind: Kind = "quantised"
+
+    def __post_init__(self) -> None:
+        # What the type of an option does not check.
+        _ = self.quantisation
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"pixel": 1.0}
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """Return what of the student is quantised."""
+        return Quantisation(cast(QuantisationMethod, self.name), self.bits, self.placement, self.code)
+
+    @property
+    def code(self) -> Literal["", "pams"]:
+        """The code that is followed where it differs from what was decided."""
+        return ""
+
+    @property
+    def alpha_decay(self) -> float:
+        """The weight decay of α."""
+        return 0.0
+
+    def earlier_stages(self) -> Sequence[EarlierStage]:
+        stage = Calibration(self, f"{self.name}-calibration")
+        return (EarlierStage("calibrate", stage, CALIBRATION_SHARE, most=MOST_CALIBRATION_STEPS),)
+
+    def own_rates(self, student: Network) -> Sequence[OwnRate]:
+        alphas = [quantiser.alpha for quantiser in quantisers_of(student).values()]
+        working_range = float(student.spec.to_dict().get("img_range", 1.0))
+        return (OwnRate(alphas, self.alpha_rate * working_range / USUAL_RANGE, self.alpha_decay),)
+
+    def fit(self, teacher: Network | None, student: Network) -> QuantisedMethod:
+        """Refuse a student that nothing quantises."""
+        if student.quantisation is None or not quantisers_of(student):
+            raise UsageError(f"{self.name} trains a quantised student, and this {student.spec.arch} is a float network")
+        return self
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        step.after_update(lambda: keep_positive(step.student_network))
+        return self.losses(step)
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        """Return the terms of either stage."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Calibration(PlainMethod):
+    """Stage 1: the losses of the method, while α follows the features."""
+
+    of: QuantisedMethod
+    name: str
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self.of.weights
+
+    def own_rates(self, student: Network) -> Sequence[OwnRate]:
+        return self.of.own_rates(student)
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        return nn.ModuleDict({"steps": CalibrationSteps()})
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        steps = cast(CalibrationSteps, cast(nn.ModuleDict, step.modules[self.name])["steps"])
+        share = 1.0 if self.of.code else average_share(int(steps.done) + 1)
+
+        def follow(quantiser: Quantiser, peaks: torch.Tensor) -> torch.Tensor:
+            alpha, everywhere = quantiser.alpha.detach(), step.all_gather(peaks)
+            if quantiser.keeps_peaks:
+                followed = everywhere.max() if share == 1.0 else torch.maximum(alpha, everywhere.max())
+            else:
+                followed = alpha + share * (everywhere.mean() - alpha)
+            return followed.clamp_min(SMALLEST_ALPHA)
+
+        with following(step.student_network, follow) as followed:
+            losses = self.of.losses(step)
+
+        @torch.no_grad()
+        def keep() -> None:
+            for alpha, value in followed.items():
+                alpha.copy_(value)
+            steps.done += 1
+
+        step.after_update(keep)
+        return losses
+
+
+def average_share(count: int) -> float:
+    """Return the share of the newest of `count` values in their bias-corrected average."""
+    return (1 - AVERAGE_DECAY) / (1 - AVERAGE_DECAY**count)
+
+
+@torch.no_grad()
+def keep_positive(student: Network) -> None:
+    """Keep every range above 0."""
+    for quantiser in quantisers_of(student).values():
+        quantiser.alpha.clamp_(min=SMALLEST_ALPHA)

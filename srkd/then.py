@@ -1,0 +1,175 @@
+"""`--recipe NAME --then QUANTISING`: distil a student, then train it quantised; two runs in one folder.
+
+The folder holds run.json, the folders of both runs (`1-logits`, `2-pams`) and, at the end, the quantised student and
+the float one beside it. Each run is one like any other: killed anywhere, the folder is continued by `--resume`. The
+second run's teacher is the student of the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
+from compressor.base.machine import machine_facts
+from compressor.models.networks.base import Spec
+from compressor.models.networks.registry import build
+from compressor.training.method import quantisation_of
+from compressor.training.run_folder import FACTS, FLOAT_STUDENT, SHEET, STUDENT, read_facts, write_facts
+from compressor.training.run_lock import lock_run
+from recipes.config.reading import load_preset, recipe_label
+from srkd.config import RunConfig, RunNetworks, load_recipe
+from srkd.console import json_value
+from srkd.options import to_json
+from srkd.run import STOPPING, CompressReport, read_quality, train_run
+from srkd.verb_options import CompressOptions
+
+
+@dataclass(frozen=True)
+class Then:
+    """Two runs: the distillation of `options`, and the quantisation that it names."""
+
+    options: CompressOptions
+    context: Context
+
+    @property
+    def folder(self) -> Path:
+        return self.options.run_folder
+
+    @cached_property
+    def first(self) -> CompressOptions:
+        """The options of the distillation."""
+        options = self.options
+        out = self.folder / f"1-{recipe_label(options.recipe)}"
+        return dataclasses.replace(options, then=None, settings=options.own_settings, out=out)
+
+    @cached_property
+    def second(self) -> CompressOptions:
+        """The options of the quantisation."""
+        options = self.options
+        assert options.then is not None
+        return dataclasses.replace(
+            options,
+            recipe=options.then,
+            then=None,
+            teacher=self.first.run_folder / STUDENT,
+            teacher_cache=False,
+            settings=options.then_settings,
+            out=self.folder / f"2-{recipe_label(options.then)}",
+            # What says how the first student is made: the second is that student, at its own recipe's rate.
+            scale=None,
+            arch_options=None,
+            width=None,
+            depth=None,
+            student=None,
+            init=None,
+            select=None,
+            init_from=None,
+            rate=None,
+        )
+
+    def run(self) -> CompressReport:
+        """Run what is not finished; everything that can be refused is refused before the first step."""
+        first = self._result(self.first)
+        if first is None:
+            networks = RunNetworks.choose(self.first, Context(), download=False)
+            require_quantising(self.second, networks)
+        write_facts(self.folder, self._facts())
+        with catch_signals(StopRequest(acknowledge=lambda: self.context.note(STOPPING))) as stop:
+            if first is None:
+                first = self._complete(self.first, "1 of 2", runs_left=2)
+            second = self._result(self.second)
+            if second is None and stop.received:
+                again = f"srkd compress --resume {self.folder}"
+                raise Interrupted(f"interrupted after the distillation; continue with: {again}")
+            second = second or self._complete(self.second, "2 of 2", runs_left=1)
+        return self._finish(first, second)
+
+    def _result(self, options: CompressOptions) -> Mapping[str, Any] | None:
+        """Return run.json of a finished run."""
+        folder = options.run_folder
+        facts = read_facts(folder) if (folder / FACTS).is_file() else {}
+        return facts if "result" in facts else None
+
+    def _complete(self, options: CompressOptions, title: str, *, runs_left: int) -> Mapping[str, Any]:
+        """Begin a run or continue it, and return its run.json."""
+        folder, facts = options.run_folder, None
+        if (folder / FACTS).is_file():
+            facts = read_facts(folder)
+        elif folder.is_dir():
+            # An earlier process died before it had begun.
+            shutil.rmtree(folder)
+        self.context.note(f"{title}: {recipe_label(options.recipe)}")
+
+        def progress(part: str, done: int, total: int) -> None:
+            self.context.progress(f"{title}: {part}", done, total)
+
+        context = dataclasses.replace(self.context, progress=progress)
+        try:
+            with lock_run(folder, context):
+                config = RunConfig.decide(options, context, facts=facts)
+                train_run(config, context, facts=facts, part_of=self.folder, runs_left=runs_left)
+        except Interrupted as error:
+            raise Interrupted(f"{title}: {error}") from error
+        return read_facts(folder)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return run.json of both: what `--resume` needs. `trials` names the runs, as a plan of runs does."""
+        return {
+            "schema": "srkd.compress/1",
+            "machine": machine_facts(),
+            "request": to_json(self.options),
+            "trials": {"runs": [options.run_folder.name for options in (self.first, self.second)]},
+        }
+
+    def _finish(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> CompressReport:
+        """Put both students and the picture into the folder, and the facts of both runs into run.json."""
+        distilled, quantised = self.first.run_folder, self.second.run_folder
+        copies = {STUDENT: quantised / STUDENT, FLOAT_STUDENT: distilled / STUDENT, SHEET: quantised / SHEET}
+        for name, source in copies.items():
+            with atomic_path(self.folder / name) as temporary:
+                shutil.copyfile(source, temporary)
+        results = first["result"], second["result"]
+        report = CompressReport(
+            **{
+                **results[1],
+                **{name: read_quality(results[1][name]) for name in ("student", "bicubic")},
+                "run": self.folder,
+                "student_path": self.folder / STUDENT,
+                "recipe": f"{results[0]['recipe']}, then {results[1]['recipe']}",
+                "steps": sum(result["steps"] for result in results),
+                "seconds": sum(result["seconds"] for result in results),
+                "teacher": read_quality(results[0]["teacher"]),
+                "teacher_joint": None,
+                "float_student": read_quality(results[0]["student"]),
+                "flags": tuple(flag for result in results for flag in result["flags"]),
+            }
+        )
+        facts = {**second, "teacher": first["teacher"], "recipe": report.recipe, **self._facts()}
+        write_facts(self.folder, {**facts, "result": json_value(report)})
+        return report
+
+
+def require_quantising(options: CompressOptions, distillation: RunNetworks) -> None:
+    """Refuse a second recipe that does not quantise what the first distils, and a first that does."""
+    if quantisation_of(distillation.methods) is not None:
+        raise UsageError(f"--then {options.recipe}: recipe {distillation.options.recipe} quantises the student already")
+    try:
+        if quantisation_of(load_preset(options.recipe).build_methods()) is None:
+            raise UsageError("it does not quantise its student; pams and pact do")
+        quantisation = quantisation_of(load_recipe(options).build_methods())
+    except SrkdError as error:
+        raise UsageError(f"--then {options.recipe}: {error}") from error
+    spec: Spec = distillation.student.spec
+    with torch.device("meta"):
+        build(spec, quantisation=quantisation)

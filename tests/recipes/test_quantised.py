@@ -1,0 +1,252 @@
+"""PAMS and PACT: attention, calibration, the rates of the ranges, and what they go together with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Network
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, quantise
+from compressor.models.quantisers import SMALLEST_ALPHA, quantisers_of
+from compressor.training.footprint import BatchShape, footprint
+from compressor.training.state import RATE_RATIO
+from recipes.catalogue import METHODS
+from recipes.composition import refusals
+from recipes.config.options import make_method
+from recipes.config.reading import load_preset
+from recipes.pact import Pact
+from recipes.pams import Pams, attention_distance, attention_map
+from recipes.quantised import average_share
+from tests.support.method_runs import Curve, Pair, StubMethod
+from tests.support.tensors import noise
+
+STUDENT = EDSRSpec(scale=2, width=4, depth=2)
+TEACHER = EDSRSpec(scale=2, width=8, depth=2)
+
+
+def alphas(network: Network) -> list[float]:
+    return [float(quantiser.alpha.detach()) for quantiser in quantisers_of(network).values()]
+
+
+# Attention.
+
+
+def test_attention_by_hand() -> None:
+    """Two channels, two positions: mean squares (5, 10) and (2.5, 0), over their norms."""
+    student = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    teacher = torch.tensor([[[[2.0, 0.0]], [[1.0, 0.0]]]])
+    assert attention_map(student).tolist() == [pytest.approx([5 / math.sqrt(125), 10 / math.sqrt(125)])]
+    expected = ((5 / math.sqrt(125) - 1) ** 2 + (10 / math.sqrt(125)) ** 2) / 2
+    assert float(attention_distance(student, teacher)) == pytest.approx(expected)
+
+
+def test_attention_knows_no_channels_and_no_scale() -> None:
+    student, teacher = noise(3, 4, 5, 6), noise(3, 7, 5, 6, seed=1)
+    value = attention_distance(student, teacher)
+    assert torch.allclose(attention_distance(9 * student, teacher / 3), value)
+    assert torch.allclose(attention_distance(student[:, [3, 1, 0, 2]], teacher), value)
+    assert float(attention_distance(student, student)) == 0.0
+    with pytest.raises(UsageError, match=r"maps of equal size: the student's is \(3, 4, 5, 6\), .* \(3, 7, 6, 5\)"):
+        attention_distance(student, teacher.transpose(2, 3))
+
+
+def test_only_the_student_learns_from_attention() -> None:
+    student, teacher = noise(2, 3, 4, 4).requires_grad_(), noise(2, 3, 4, 4, seed=1).requires_grad_()
+    attention_distance(student, teacher).backward()
+    assert student.grad is not None and student.grad.ne(0).any() and teacher.grad is None
+
+
+def test_the_published_weight_for_images_in_0_1() -> None:
+    assert Pams().weights == {"pixel": 1.0, "attention": pytest.approx(3.92157, abs=1e-5)}
+    assert Pact().weights == {"pixel": 1.0}
+
+
+# Calibration.
+
+
+def test_the_average_is_that_of_all_batches_without_bias() -> None:
+    """Equal to the exponential average that starts at 0, over the sum of its weights."""
+    values, average, plain = [3.0, 5.0, 4.0, 10.0], 0.0, 0.0
+    for count, value in enumerate(values, 1):
+        average += average_share(count) * (value - average)
+        plain = 0.9997 * plain + (1 - 0.9997) * value
+        assert average == pytest.approx(plain / (1 - 0.9997**count), rel=1e-9)
+    assert average == pytest.approx(sum(values) / 4, rel=1e-3), "so few steps count alike"
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(30, 1), (300, 10), (3_000, 100), (30_000, 1000), (300_000, 1000)])
+def test_the_steps_of_calibration_follow_those_of_the_run(steps: int, expected: int) -> None:
+    pair = Pair.build(Pams(), STUDENT, TEACHER, steps=steps)
+    assert [(stage.name, stage.schedule.steps) for stage in pair.stages] == [("calibrate", expected), ("distil", steps)]
+    assert pair.stages[0].schedule.rate == pair.stages[1].schedule.rate
+    assert [stage.name for stage in Pair.build(Pact(), STUDENT, TEACHER, steps=steps).stages] == ["distil"]
+
+
+def test_alpha_is_the_average_of_the_largest_features() -> None:
+    """One step of calibration on one batch: the mean over samples of max |v|, read at the places themselves."""
+    pair = Pair.build(Pams(), STUDENT, TEACHER, steps=30)
+    state, largest = pair.fresh(), dict[str, float]()
+    for name, quantiser in quantisers_of(state.student).items():
+
+        def note(_module: object, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+            largest.setdefault(name, float(inputs[0].detach().abs().flatten(1).amax(1).mean()))
+
+        quantiser.register_forward_pre_hook(note)
+    pair = replace(pair, stages=pair.stages[:1])
+    pair.train(state)
+    found = {name: float(quantiser.alpha.detach()) for name, quantiser in quantisers_of(state.student).items()}
+    assert found == pytest.approx(largest, rel=1e-5)
+
+
+def test_outside_the_blocks_nothing_that_was_seen_is_clipped() -> None:
+    """With every layer quantised: the largest feature of all samples and steps, whatever came later."""
+    pair = Pair.build(Pams(placement="all"), STUDENT, TEACHER, steps=120)
+    state, largest = pair.fresh(), dict[str, float]()
+    for name, quantiser in quantisers_of(state.student).items():
+
+        def note(_module: object, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(inputs[0].detach().abs().max()))
+
+        quantiser.register_forward_pre_hook(note)
+    replace(pair, stages=pair.stages[:1]).train(state)
+    ranges = {name: float(quantiser.alpha.detach()) for name, quantiser in quantisers_of(state.student).items()}
+    own = {name for name in ranges if name.endswith(".input")}
+    assert {"head.input", "tail.input"} <= own and len(own) < len(ranges)
+    for name, value in ranges.items():
+        assert (value == pytest.approx(largest[name], rel=1e-6)) == (name in own), name
+
+
+def test_a_resumed_calibration_gives_the_same_ranges(tmp_path: Path) -> None:
+    pair = Pair.build(Pams(), STUDENT, TEACHER, steps=180)
+    pair = replace(pair, stages=pair.stages[:1])
+    straight = pair.fresh()
+    losses = pair.train(straight, curve=Curve(tmp_path / "state.pt", at=4))
+    again = replace(Pair.build(Pams(), STUDENT, TEACHER, steps=180), stages=pair.stages)
+    resumed = again.fresh()
+    resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
+    assert len(losses) == 6 and again.train(resumed) == losses[-2:]
+    assert alphas(resumed.student) == alphas(straight.student)
+
+
+def test_pacts_alpha_starts_where_it_is_told() -> None:
+    for alpha in (10.0, 2.5):
+        pair = Pair.build(Pact(alpha=alpha), STUDENT, TEACHER)
+        assert set(alphas(pair.student)) == {alpha}
+
+
+# Rates.
+
+
+def test_ranges_have_their_own_rate_and_only_pacts_decay() -> None:
+    for method, decay in ((Pams(), 0.0), (Pact(), 1e-4)):
+        pair = Pair.build(method, STUDENT, TEACHER)
+        state, rate = pair.fresh(), pair.stages[0].schedule.rate
+        weights, ranges = state.optimiser.param_groups
+        assert rate * ranges[RATE_RATIO] == pytest.approx(1e-2) and weights[RATE_RATIO] == 1.0
+        assert (weights["weight_decay"], ranges["weight_decay"]) == (0, decay)
+        assert {id(one) for one in ranges["params"]} == {id(one.alpha) for one in quantisers_of(state.student).values()}
+        total = len(weights["params"]) + len(ranges["params"])
+        assert total == len(list(state.student.parameters()))
+
+
+def test_the_rate_of_ranges_is_that_of_the_networks_own_range() -> None:
+    """Adam moves by the rate whatever the gradient: 1e-2 of 255 is 1e-2/255 of 1."""
+    for spec, expected in (
+        (EDSRSpec(2, width=4, depth=1), 1e-2),
+        (EDSRSpec(2, width=4, depth=1, img_range=1.0), 1e-2 / 255),
+        (CARNSpec(2, width=4), 1e-2 / 255),
+        (CompactSpec(2, width=4, depth=1), 1e-2 / 255),
+    ):
+        (own,) = Pams().own_rates(quantise(build(spec), Pams().quantisation))
+        assert own.rate == pytest.approx(expected), spec.arch
+
+
+def test_the_rate_follows_the_schedule_and_a_range_stays_positive() -> None:
+    pair = Pair.build(Pact(alpha=2e-3, alpha_rate=1.0), STUDENT, TEACHER, settings=("schedule.decay=cosine",))
+    state = pair.fresh()
+    pair.train(state)
+    weights, ranges = state.optimiser.param_groups
+    assert ranges["lr"] == pytest.approx(weights["lr"] * ranges[RATE_RATIO]) and weights["lr"] < 1e-3
+    assert min(alphas(state.student)) >= SMALLEST_ALPHA > 0
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("method", ["pams", "pact"])
+def test_at_eight_bits_a_trained_student_is_as_good_as_the_float_one(method: str) -> None:
+    """Within 0.1 dB, from the same weights and on the same batches."""
+    errors = {}
+    for bits in (8, 32):
+        made = make_method(method, {"bits": bits, **({"alpha": None} if method == "pact" else {})})
+        pair = Pair.build(made, STUDENT, TEACHER, steps=30)
+        errors[bits] = sum(row["raw/pixel"] for row in pair.train(pair.fresh(), still=True)[-5:])
+    assert abs(20 * math.log10(errors[8] / errors[32])) < 0.1
+
+
+def test_a_float_student_is_refused() -> None:
+    student = build(STUDENT, seed=0)
+    with pytest.raises(UsageError, match="pams trains a quantised student, and this edsr is a float network"):
+        Pams().fit(None, student)
+
+
+def test_the_cost_of_a_step_is_that_of_the_quantised_student() -> None:
+    pair = Pair.build(Pams(), STUDENT, TEACHER)
+    shape = BatchShape(2, 8)
+    plain = footprint(pair.stages[-1], STUDENT, pair.teacher, shape)
+    quantised = footprint(pair.stages[-1], STUDENT, pair.teacher, shape, quantisation=pair.student.quantisation)
+    assert quantised.taps == ("pre_up",) and quantised.teacher_forwards == 1
+    assert quantised.memory.activations > plain.memory.activations
+
+
+# What they go together with.
+
+
+def test_quantisation_takes_the_teachers_image_and_nothing_else() -> None:
+    assert refusals([Pams(), make_method("logits", {})]) == []
+    assert refusals([Pact(), make_method("logits", {})]) == []
+    for name in ("fakd", "dukd", "ds", "hkdsr", "csd-lite"):
+        (line,) = refusals([Pams(), make_method(name, {})])
+        assert line == (
+            f"pams and {name} do not go together: quantisation is the last stage: distil first, then quantise "
+            "(--recipe NAME --then pams)"
+        )
+    (line,) = refusals([Pams(), make_method("csd", {})])
+    assert "shares the teacher's float weights" in line
+    (line,) = refusals([Pams(), Pact()])
+    assert "a student is quantised once" in line
+    assert refusals([Pams(), StubMethod("scratch", "pixel")]) == []
+
+
+def test_wrong_options_are_one_line() -> None:
+    for settings, words in (
+        (["bits=1"], "bits"),
+        (["bits=64"], "bits"),
+        (["placement=some"], "placement"),
+        (["compat=bits"], "compat"),
+    ):
+        with pytest.raises(SrkdError, match=words) as caught:
+            load_preset("pams", settings)
+        assert "\n" not in str(caught.value).strip()
+
+
+def test_the_published_schedule() -> None:
+    for name in ("pams-paper", "pact-paper"):
+        preset = load_preset(name)
+        rule = preset.schedule
+        assert (rule.steps, rule.batch, rule.lr_patch, rule.rate, rule.factor) == (30_000, 16, 48, 1e-4, 0.5)
+        assert rule.milestones == (10_000, 20_000) and rule.ema == 0.0 and rule.betas == (0.9, 0.999)
+        assert preset.student.init == "inherit" and preset.student.width == 1.0
+        (method,) = preset.build_methods()
+        assert isinstance(method, Pams | Pact) and (method.bits, method.placement) == (8, "paper")
+    (pact,) = load_preset("pact").build_methods()
+    assert isinstance(pact, Pact) and pact.alpha is None
+    assert {METHODS.find(name).needs for name in ("pams", "pact")} == {"network"}

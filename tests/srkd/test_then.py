@@ -1,0 +1,187 @@
+"""`--then`: a student is distilled and then trained quantised, in one folder that can be continued anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.interrupts import Interrupted
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.registry import quantise
+from compressor.models.quantisation import Quantisation
+from compressor.training.events import RunEvents
+from compressor.training.state import State
+from srkd.api import find_run_teacher
+from srkd.cli import run
+from srkd.commands.compress import scores
+from srkd.compression import compress, resume
+from srkd.run import CompressReport
+from tests.support.small_runs import SMALL, save_photos, save_teacher
+
+SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_patch=8")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with teacher.safetensors and photos/."""
+    folder = tmp_path_factory.mktemp("ground")
+    save_teacher(folder / "teacher.safetensors")
+    save_photos(folder / "photos")
+    return folder
+
+
+def compressed(ground: Path, out: Path, **options: Any) -> CompressReport:
+    defaults = {"recipe": "logits", "init": "inherit", "then": "pams", "settings": SETTINGS, "steps": 6}
+    return compress(ground / "teacher.safetensors", data=ground / "photos", out=out, **{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def both(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressReport:
+    return compressed(ground, tmp_path_factory.mktemp("both") / "run")
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
+    quantised = load_checkpoint(both.student_path).network
+    plain = load_checkpoint(both.run / "student-float.safetensors").network
+    assert quantised.quantisation == Quantisation("pams", 4) and plain.quantisation is None
+    assert quantised.spec == plain.spec and load_checkpoint(both.run).network.fingerprint() == quantised.fingerprint()
+    for name, source in (("student", "2-pams"), ("student-float", "1-logits")):
+        copied, original = both.run / f"{name}.safetensors", both.run / source / "student.safetensors"
+        assert copied.read_bytes() == original.read_bytes()
+    # The quantised student began where the float one ended.
+    begun = facts(both.run / "2-pams")
+    assert begun["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
+    assert begun["quantisation"] == {"method": "pams", "bits": 4, "placement": "paper", "compat": ""}
+    assert "quantisation" not in facts(both.run / "1-logits")
+
+
+def test_the_report_has_a_row_for_each(both: CompressReport) -> None:
+    rows = {name: spread.mean for name, _, spread in scores(both)}
+    assert list(rows) == ["student, pams, 4 bits, placement paper", "float student", "teacher", "bicubic"]
+    runs = [facts(both.run / name)["result"] for name in ("1-logits", "2-pams")]
+    assert rows["float student"] == runs[0]["student"]["psnr_y"] == runs[1]["teacher"]["psnr_y"]
+    assert rows["student, pams, 4 bits, placement paper"] == runs[1]["student"]["psnr_y"]
+    assert rows["teacher"] == runs[0]["teacher"]["psnr_y"]
+    assert both.recipe == "logits, then pams" and both.steps == sum(one["steps"] for one in runs) == 6 + 1 + 6
+    teacher = find_run_teacher(both.run, lambda line: None)
+    assert teacher is not None and teacher.path.name == "teacher.safetensors", "of the whole, not of the second run"
+
+
+def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None:
+    size = srkd.inspect(both.run).quantisation
+    assert size is not None and size.bits == 4
+    assert srkd.plot(both.run).runs == (both.run / "1-logits", both.run / "2-pams")
+    found = srkd.evaluate([both.run], data=ground / "photos")
+    assert next(iter(found.models.values()))
+
+
+class Died(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.usefixtures("usual_calibration_patches")
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_a_run_that_died_goes_on_to_the_same_bytes(
+    ground: Path, both: CompressReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """After the end of the first run, in the second's calibration, or later: each is a place to die."""
+    out, save, left = tmp_path / "run", State.save, [saves]
+
+    def mortal(self: State, path: Path) -> None:
+        save(self, path)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Died
+
+    monkeypatch.setattr(State, "save", mortal)
+    with pytest.raises(Died):
+        compressed(ground, out)
+    assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+    monkeypatch.undo()
+    report = resume(out)
+    for name in ("student.safetensors", "student-float.safetensors"):
+        assert (out / name).read_bytes() == (both.run / name).read_bytes()
+    assert report.student == both.student and report.float_student == both.float_student
+    with pytest.raises(SrkdError, match=r"--resume .*finished"):
+        resume(out)
+
+
+def test_ctrl_c_at_the_border_stops_there(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = RunEvents.validate
+
+    def interrupted(self: RunEvents, done: int, state: State) -> None:
+        validate(self, done, state)
+        self.context.processes.stop_request.received = True
+
+    monkeypatch.setattr(RunEvents, "validate", interrupted)
+    with pytest.raises(Interrupted, match="continue with: srkd compress --resume"):
+        compressed(ground, tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "student.safetensors").exists()
+    assert resume(tmp_path / "run").quantisation == "pams, 4 bits, placement paper"
+
+
+def test_pact_and_every_layer(ground: Path, tmp_path: Path) -> None:
+    report = compressed(
+        ground, tmp_path / "run", then="pact", settings=(*SETTINGS, "then.bits=8", "then.placement=all")
+    )
+    assert load_checkpoint(report.student_path).network.quantisation == Quantisation("pact", 8, "all")
+
+
+def test_alone_it_quantises_its_teacher(ground: Path, tmp_path: Path) -> None:
+    report = compressed(ground, tmp_path / "run", recipe="pams", then=None, init=None, settings=SMALL)
+    student = load_checkpoint(report.student_path).network
+    teacher = load_checkpoint(ground / "teacher.safetensors").network
+    assert student.spec == teacher.spec and student.quantisation == Quantisation("pams", 8)
+    assert report.float_student is None and report.quantisation == "pams, 8 bits, placement paper"
+    lr = torch.rand(1, 3, 12, 12)
+    with torch.no_grad():
+        assert float((student(lr) - teacher(lr)).abs().max()) < 0.1, "it starts from the teacher's weights"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"then": "fakd"}, "--then fakd: it does not quantise its student; pams and pact do"),
+        ({"then": "nothing"}, "--then nothing: .*nothing"),
+        ({"recipe": "pams"}, "--then pams: recipe pams quantises the student already"),
+        ({"settings": (*SMALL, "then.bits=99")}, "--then pams: .*bits"),
+        ({"seeds": 2}, "--then makes one student: leave out --with-baseline and --seeds"),
+        ({"then": None, "settings": ("then.bits=4",)}, r"--set then\.bits=4: there is no second recipe"),
+        (
+            {"student": "compact:width=8,depth=2,scale=2", "init": None, "settings": (*SMALL, "bits=4")},
+            "bits is an option",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_first_step(
+    ground: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((UsageError, SrkdError), match=words) as caught:
+        compressed(ground, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "1-logits").exists() and "\n" not in str(caught.value).strip()
+
+
+def test_a_quantised_teacher_is_refused(ground: Path, tmp_path: Path) -> None:
+    plain = load_checkpoint(ground / "teacher.safetensors").network
+    path = tmp_path / "quantised.safetensors"
+    srkd.convert(quantise(plain, Quantisation("pams", 8)), to="srkd", out=path)
+    with pytest.raises(UsageError, match=r"the teacher is quantised itself \(pams, 8 bits, placement paper\)"):
+        compress(path, data=ground / "photos", recipe="pams", settings=SMALL, steps=2, out=tmp_path / "run")
+
+
+def test_a_dry_run_is_of_one_run(ground: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = ground / "teacher.safetensors"
+    assert run(["compress", "--teacher", str(teacher), "--then", "pams", "--dry-run"]) == 2
+    assert "--dry-run reports on one run: leave out --then" in capsys.readouterr().err
