@@ -26,6 +26,18 @@ Shuffle = Literal["crd", "dcr"]
 
 
 @dataclass(frozen=True)
+class Int8Options:
+    """The options of formats in eight bits."""
+
+    calibrate: Path | None = None
+    """`--calibrate DIR`: the photos that values are measured on; None: embedded ones."""
+    data: Path | None = None
+    """`--data DIR`: the photos that the loss is measured on; None: embedded ones, others than those above."""
+    max_drop: float = 0.1
+    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos."""
+
+
+@dataclass(frozen=True)
 class FileOptions:
     """The options of an exported file. `Format.options` names those that a format has."""
 
@@ -38,6 +50,7 @@ class FileOptions:
     sizes: tuple[Size, Size] | None = None
     """`--sizes WxH,WxH`: the size that a file is tuned for, and the largest that it takes, in formats that are tuned;
     the others take any size."""
+    int8: Int8Options = Int8Options()
 
     def __post_init__(self) -> None:
         if self.lr_size is not None and self.sizes is not None:
@@ -80,6 +93,8 @@ class Conversion:
     """The precision of the format's row, for a converter of several formats."""
     inputs: Sequence[ProofInput] = ()
     """The images that the file is compared on, for a converter that looks at the values between."""
+    format: str = ""
+    """The name of the format's row, likewise."""
 
 
 class CannotConvert(SrkdError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,17 @@ from compressor.base.files import atomic_files, require_writable_folder
 from compressor.images.metrics import below_bicubic
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.base import Network
-from compressor.runtimes.base import require_memory_for
+from compressor.models.networks.registry import without_quantisers
+from compressor.models.quantisers import bake_weights
+from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Conversion, FileOptions
-from export.formats import Format, find_formats
+from export.formats import QUANTISED, Format, find_formats
 from export.proof_inputs import ProofInput, proof_inputs
+from export.quality import Quality, QualityPhotos
+from export.speed import Speed, compare_speed
 from export.verify import Parity, Proof, require_finite_outputs, verify
 
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
@@ -57,6 +62,10 @@ class FileReport:
     seconds: float
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
+    quality: Quality | None = None
+    """What a file in eight bits loses on photos."""
+    speed: Speed | None = None
+    """How much faster it is than the same in float, here."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,11 @@ def _require_finite_weights(network: Network) -> None:
 
 
 def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
-    """Add the substitutes of the formats that this machine cannot build; an unsupported option has no substitute."""
-    names = [row.name for row in rows]
+    """Add companions, and substitutes of the formats that this machine cannot build.
+
+    An unsupported option has no substitute.
+    """
+    names = [name for row in rows for name in (row.name, *row.companions)]
     for row in rows:
         if row.substitutes and row.unsupported_option(options) is None and row.missing_requirement() is not None:
             names += row.substitutes
@@ -199,7 +211,7 @@ class _Job:
 
 def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileReport:
     row, started = job.row, time.monotonic()
-    reason = row.unsupported_option(job.options) or row.missing_requirement()
+    reason = row.unsupported_option(job.options) or row.missing_requirement() or _unsuited(row, job.network)
     if reason is not None:
         return job.report("unavailable", reason, started)
     try:
@@ -238,6 +250,19 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         seconds=time.monotonic() - started,
         reason=not_compared,
         facts=facts,
+        quality=None if proof is None else proof.quality,
+        speed=None if proof is None else proof.speed,
+    )
+
+
+def _unsuited(row: Format, network: Network) -> str | None:
+    """Return why a format is not for a network that was trained quantised: half precision has not its levels."""
+    if network.quantisation is None or row.precision not in ("fp16", "bf16"):
+        return None
+    how = network.quantisation.line()
+    return (
+        f"the network was trained quantised ({how}), and in {row.precision} features fall to other levels: export it "
+        "in float32, or the float network that it was made from"
     )
 
 
@@ -252,8 +277,11 @@ def convert_to(
 ) -> Mapping[str, object]:
     """Write one format to `path` without comparing it. The network is copied: a converter may change it."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    if row.precision != "int8":  # which needs the weights' own grids
+        bake_weights(plain)
     options, metadata = options or FileOptions(), export_metadata(network, source)
-    facts = row.load().convert(Conversion(plain, path, metadata, options, context, row.precision, inputs))
+    job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
+    facts = row.load().convert(job)
     if row.sidecar:
         text = format_sidecar(
             format=row.name,
@@ -269,7 +297,7 @@ def convert_to(
 
 def export_metadata(network: Network, source: Source) -> dict[str, str]:
     """Return the `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
-    metadata = metadata_of(network.spec)
+    metadata = metadata_of(network.spec, network.quantisation)
     metadata |= {key: source.header[key] for key in INHERITED_KEYS if source.header.get(key)}
     if source.sha256:
         metadata["srkd.source_sha256"] = source.sha256
@@ -285,15 +313,18 @@ def prove(
     context: Context = QUIET,
 ) -> Proof:
     """Open a file as its users will, and compare it with the network; for ONNX find the node where a difference
-    begins."""
+    begins, and for eight bits what is lost on photos and won in time."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_half=True, trusted=True), context)
     expected = replace(network.descriptor, fixed_size=options.lr_size, max_size=file.descriptor.max_size)
     if file.descriptor != expected:
         return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")
-    proof = verify(file, TorchRuntime(network, label="the network"), inputs, row.bounds, context, io=options.io)
-    if proof.on is None or row.runtime != "onnxruntime":
+    bounds = row.bounds if network.quantisation is None or row.bounds.as_images else QUANTISED
+    proof = verify(file, TorchRuntime(network, label="the network"), inputs, bounds, context, io=options.io)
+    if row.bounds.as_images:
+        return _with_quality(row, proof, file, network, options, context)
+    if proof.on is None or row.runtime != "onnxruntime" or network.quantisation is not None:
         return proof
     from compressor.runtimes.onnx_file import load_onnx
     from export.divergence import first_divergence
@@ -303,3 +334,23 @@ def prove(
     except SrkdError as error:
         divergence = f"where it begins is not known: {error}"
     return proof if divergence is None else replace(proof, reason=f"{proof.reason}; {divergence}")
+
+
+def _with_quality(
+    row: Format, proof: Proof, file: Runtime, network: Network, options: FileOptions, context: Context
+) -> Proof:
+    """Add what a file in eight bits loses on photos, and how fast it is against the same in float."""
+    if proof.reason is not None:
+        return proof
+    quality = QualityPhotos.of(network, options.int8.data, options.lr_size).measure(file.run)
+    proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
+    if row.float_format is None or proof.reason is not None:
+        return proof
+    (plain,) = find_formats([row.float_format])
+    if plain.missing_requirement() is not None:
+        return proof
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"float{plain.suffix}"
+        convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
+        return replace(proof, speed=compare_speed(file, reference, options.lr_size, context))

@@ -30,16 +30,33 @@ class Bounds:
     max_abs: float
     min_psnr: float | None = None
     max_abs_elsewhere: float | None = None
+    max_abs_flat: float | None = None
+    """On flat colours, where it is set."""
+    as_images: bool = False
+    """Compared as images are seen: cut off at 0 and 1, and on photos by what people would lose (`quality.py`)."""
 
-    def max_difference(self, *, photo: bool) -> float:
+    def max_difference(self, *, photo: bool, flat: bool = False) -> float:
+        if flat and self.max_abs_flat is not None:
+            return self.max_abs_flat
         return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
 
 
 FP32 = Bounds(max_abs=1e-4)
 HALF = Bounds(max_abs=0.1, min_psnr=60.0)
 """fp16; on other images than photos a tenth of the range is allowed."""
+QUANTISED = Bounds(max_abs=0.04, min_psnr=45.0)
+"""A network that was trained quantised: a feature between two levels falls to one or the other by the order of a sum,
+and a level is a few grey levels of the image. In torch itself fp32 and fp64 differ by up to 0.024, at 47 dB, where
+every layer is quantised, and by 0.008, at 65 dB, in the blocks alone."""
 BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
+
+
+MIN_PSNR_TO_SOURCE = 40.0
+"""dB between the images of a file in eight bits and of its network, all channels, in bytes."""
+
+INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, max_abs_flat=0.125, as_images=True)
+"""Eight bits: stripes and dots of one pixel, which are in no photo, may saturate a layer; flat colours must stay."""
 
 
 class FormatModule(Protocol):
@@ -85,6 +102,10 @@ class Format(Requirements):
     """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
     substitutes: tuple[str, ...] = ()
     """Formats that are written where this one cannot be, for the machine that can build it."""
+    companions: tuple[str, ...] = ()
+    """Formats that are written with it: the same for other machines."""
+    float_format: str | None = None
+    """The format that a file in eight bits is timed against."""
 
     @property
     def description(self) -> str:
@@ -139,6 +160,30 @@ FORMATS: Table[Format] = Table(
                 ("bf16", ".bf16.onnx", "bf16", BF16, f"ONNX with bf16 inside, {HALF_IMAGES}; opset 22"),
             )
         ),
+        *(
+            Format(
+                name=name,
+                title=title,
+                suffix=f".{name}.onnx",
+                precision="int8",
+                module="export.to_int8",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                bounds=INT8,
+                runtime="onnxruntime",
+                options=("static", "io", "shuffle", "int8"),
+                companions=companions,
+                float_format=float_format,
+            )
+            for name, companions, float_format, title in (
+                (
+                    "int8",
+                    ("int8-trt",),
+                    "onnx",
+                    "ONNX in eight bits for CPUs, float32 images; loses at most --max-drop",
+                ),
+                ("int8-trt", (), None, "ONNX in eight bits as TensorRT wants it: signed, no zero points"),
+            )
+        ),
         Format(
             name="openvino",
             title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
@@ -149,6 +194,19 @@ FORMATS: Table[Format] = Table(
             extra="openvino",
             runtime="openvino",
             options=("static", "io"),
+        ),
+        Format(
+            name="openvino-int8",
+            title="OpenVINO in eight bits, by NNCF, float32 images; loses at most --max-drop",
+            suffix=".int8.openvino.xml",
+            precision="int8",
+            module="export.to_openvino_int8",
+            needs=("onnx", "onnxscript", "onnxsim", "openvino", "nncf"),
+            extra="openvino",
+            bounds=INT8,
+            runtime="openvino",
+            options=("static", "io", "int8"),
+            float_format="openvino",
         ),
         Format(
             name="ncnn",

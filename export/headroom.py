@@ -135,7 +135,7 @@ def rescale_channels(model: onnx.ModelProto, peaks: dict[str, Peak]) -> int:
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     count = 0
-    for chain in _chains(model.graph, weights):
+    for chain in homogeneous_chains(model.graph, weights):
         exponents = _exponents(chain, weights, peaks)
         if exponents.any() and _rescale_weights(chain, weights, exponents):
             _rename_values(model.graph, chain, peaks, exponents)
@@ -144,7 +144,7 @@ def rescale_channels(model: onnx.ModelProto, peaks: dict[str, Peak]) -> int:
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """Two convolutions with homogeneous operators between them, and the names of the values there."""
 
     first: onnx.NodeProto
@@ -152,7 +152,7 @@ class _Chain:
     values: tuple[str, ...]
 
 
-def _chains(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> Iterator[_Chain]:
+def homogeneous_chains(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> Iterator[Chain]:
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -166,7 +166,7 @@ def _chains(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> 
             (node,) = users[values[-1]]
             if node.op_type == "Conv" and node.input[0] == values[-1]:
                 if _stored_alone(node, weights, users):
-                    yield _Chain(first, node, tuple(values))
+                    yield Chain(first, node, tuple(values))
                 break
             if node.op_type not in HOMOGENEOUS or node.input[0] != values[-1]:
                 break
@@ -183,7 +183,7 @@ def _stored_alone(
     )
 
 
-def _exponents(chain: _Chain, weights: Mapping[str, onnx.TensorProto], peaks: Mapping[str, Peak]) -> NDArray[np.int64]:
+def _exponents(chain: Chain, weights: Mapping[str, onnx.TensorProto], peaks: Mapping[str, Peak]) -> NDArray[np.int64]:
     """Return for each channel the power of two to divide by: 0 where fp16 holds it with room to spare."""
     weight = numpy_helper.to_array(weights[chain.first.input[1]])
     channels = len(weight)
@@ -204,7 +204,7 @@ def _exponents(chain: _Chain, weights: Mapping[str, onnx.TensorProto], peaks: Ma
     return exponents
 
 
-def _rescale_weights(chain: _Chain, weights: Mapping[str, onnx.TensorProto], exponents: NDArray[np.int64]) -> bool:
+def _rescale_weights(chain: Chain, weights: Mapping[str, onnx.TensorProto], exponents: NDArray[np.int64]) -> bool:
     """Divide the rows of the first convolution and multiply the columns of the second; change nothing and return False
     where a weight would lose digits."""
     changed: dict[str, NDArray[np.float32]] = {}
@@ -234,7 +234,7 @@ def _times_power(values: NDArray[np.float32], powers: NDArray[np.int64]) -> NDAr
     return product
 
 
-def _rename_values(graph: onnx.GraphProto, chain: _Chain, peaks: dict[str, Peak], exponents: NDArray[np.int64]) -> None:
+def _rename_values(graph: onnx.GraphProto, chain: Chain, peaks: dict[str, Peak], exponents: NDArray[np.int64]) -> None:
     renamed = {name: f"{name}.rescaled" for name in chain.values}
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -40,16 +41,24 @@ class Graph:
     simplified: bool
 
 
-def build_graph(network: Network, lr_size: tuple[int, int] | None, opset: int) -> Graph:
+Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
+"""Operations of torch that its exporter does not know, with functions that write them in ONNX."""
+
+
+def build_graph(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
+) -> Graph:
     """Return the exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any."""
-    program = trace(network, lr_size, opset)
+    program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)
     model, simplified = _smaller(plain, _simplified(plain))
     return Graph(model, len(plain.graph.node), simplified)
 
 
-def trace(network: Network, lr_size: tuple[int, int] | None, opset: int) -> torch.onnx.ONNXProgram:
+def trace(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
+) -> torch.onnx.ONNXProgram:
     """Return torch's program, decomposed, and the ONNX graph made of it."""
     # The exporter takes a batch of one, or equal sides, for constants, as they are in a graph for one size.
     width, height = lr_size or example_size(network)
@@ -72,6 +81,7 @@ def trace(network: Network, lr_size: tuple[int, int] | None, opset: int) -> torc
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: "n", 2: "h", 3: "w"},) if lr_size is None else None,
                 verbose=False,
+                custom_translation_table=None if translations is None else dict(translations),
             )
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
         reason = reason_of(error, first=True)

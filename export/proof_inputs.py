@@ -45,13 +45,14 @@ DOT_STEP = 4
 
 @dataclass(frozen=True)
 class ProofInput:
-    """A named input; only photos count for the PSNR."""
+    """A named input; only photos count for the PSNR. `flat`: one colour."""
 
     __test__ = False  # not a test class, as pytest would conclude from the name
 
     name: str
     lr: torch.Tensor
     photo: bool = False
+    flat: bool = False
 
 
 def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
@@ -68,7 +69,7 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
         for name, path in (embedded_photos("val") if photos is None else photos).items()
     ]
     inputs += [
-        ProofInput(name, colour.expand(1, channels, height, width).clone())
+        ProofInput(name, colour.expand(1, channels, height, width).clone(), flat=True)
         for name, colour in _colours(channels).items()
     ]
     inputs += _pattern_inputs(descriptor)

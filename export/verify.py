@@ -16,6 +16,8 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import IO
 from export.formats import Bounds
 from export.proof_inputs import ProofInput
+from export.quality import Quality
+from export.speed import Speed
 
 HALF_LEVEL = 0.5 / 255
 
@@ -39,11 +41,13 @@ class Parity:
 @dataclass(frozen=True)
 class Proof:
     """The distance, and in one line the reason why it is too large, None where it is not. `on` is the input that shows
-    it, where file and network both ran on it."""
+    it, where file and network both ran on it. `quality` and `speed` are of a file in eight bits."""
 
     parity: Parity | None
     reason: str | None
     on: ProofInput | None = None
+    quality: Quality | None = None
+    speed: Speed | None = None
 
 
 def verify(
@@ -120,13 +124,15 @@ def compare(
     sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO = "float"
 ) -> Comparison:
     """Return the distance of an output of the file from the network's."""
-    if io == "uint8":
+    if bounds.as_images:
+        actual = actual.clamp(0, 1)
+    if io == "uint8" or bounds.as_images:
         expected = expected.clamp(0, 1)
     rounded = _round_to_bytes(expected) if io == "uint8" else expected
     parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)
     # Rounding the network's own output has an error already: only the rest is the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
-    reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo))
+    reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo, flat=sample.flat))
     return Comparison(sample, parity, squared_error, actual.numel(), reason)
 
 

@@ -125,7 +125,8 @@ def test_a_format_inside_touches_its_files_and_the_tables() -> None:
     ):
         place = path.relative_to(ROOT).as_posix()
         for name in ("openvino", "ncnn", "litert", "executorch", "coreml"):
-            files = {f"compressor/runtimes/{name}_runtime.py", f"export/to_{name}.py", f"export/{name}_graph.py"}
+            files = {f"compressor/runtimes/{name}_runtime.py", f"export/{name}_graph.py"}
+            files |= {f"export/to_{name}.py", f"export/to_{name}_int8.py"}
             if place in {*files, *tables, "compressor/runtimes/onnx_providers.py"}:
                 continue
             tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,0 +1,176 @@
+"""What eight bits lose and gain: `python -m benchmarks.int8_quality --data SETS [--calibrate PHOTOS] [--model FILE]`.
+
+For each model ONNX Runtime's own static quantisation (QDQ, min-max, one scale an output channel) on the same patches,
+and `--int8` and `--int8-trt` without a bound, so that all of it is in eight bits: drop of Y-PSNR on each set, PSNR to
+the network's images, and the ratio of CPU times to the float file, of one thread, in turns. The last is that of a
+runtime for which the TensorRT file is not made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from compressor.assets import embedded_student
+from compressor.base.machine import cpu_model
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr_y, to_u8
+from compressor.images.resize import mod_crop
+from compressor.images.sets import find_sets
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.models.spread import spread_streams
+from export.calibration import calibration_patches
+from export.onnx_graph import build_graph
+from export.quantise.ends import meet_image
+from export.quantise.equalise import equalise_units
+from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
+from export.quantise.qdq import write_qdq
+from export.quantise.walk import Walk
+
+OPSET = 18
+SCALE = 4
+ROUNDS = 15
+SIDE = 128
+
+Build = Callable[[Network, onnx.ModelProto, torch.Tensor], onnx.ModelProto]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="benchmark sets")
+    parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"])
+    parser.add_argument("--calibrate", type=Path, help="photos; none: the embedded ones")
+    parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{cpu_model()}, one thread, ONNX Runtime {onnxruntime.__version__}\n")
+    print(f"| model | file | {' | '.join(options.sets)} | dB to the network's images | times as fast as float |")
+    print("|---|---|" + "---|" * len(options.sets) + "---|---|")
+    for path in options.model:
+        network = load_checkpoint(path, scale=SCALE).network
+        for row in rows(network, options.data, options.sets, options.calibrate):
+            print(f"| {network.architecture} {path.stem} | {row} |", flush=True)
+    return 0
+
+
+def rows(network: Network, data: Path, names: list[str], photos: Path | None) -> Iterator[str]:
+    """Yield a row of the table for each way of quantising."""
+    patches = calibration_patches(network.descriptor, photos).patches
+    plain = build_graph(network, None, OPSET).model
+    reference = session_of(plain)
+    images = {name: list(pairs(data / name)) for name in names}
+    expected = {name: [run(reference, lr) for lr, _ in images[name]] for name in names}
+    for words, build in BUILDS.items():
+        session = session_of(build(network, plain, patches))
+        drops, squares, values = [], 0.0, 0
+        for name in names:
+            outputs = [run(session, lr) for lr, _ in images[name]]
+            scores = [
+                score(one, hr) - score(other, hr)
+                for one, other, (_, hr) in zip(outputs, expected[name], images[name], strict=True)
+            ]
+            drops.append(f"{statistics.mean(scores):+.3f}")
+            for one, other in zip(outputs, expected[name], strict=True):
+                squares += float((to_u8(one).double() - to_u8(other).double()).square().sum())
+                values += one.numel()
+        apart = 10 * np.log10(255**2 * values / squares)
+        yield f"{words} | {' | '.join(drops)} | {apart:.1f} | {speed_up(reference, session):.2f}"
+
+
+def pairs(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield LR in [0,1] and HR in bytes."""
+    (image_set,) = find_sets(folder, scale=SCALE)
+    for pair in image_set.pairs:
+        assert pair.lr is not None, f"{pair.hr} has no LR image"
+        yield read_rgb_u8(pair.lr)[None].float().div(255), mod_crop(read_rgb_u8(pair.hr), SCALE)
+
+
+def score(sr: torch.Tensor, hr_u8: torch.Tensor) -> float:
+    return float(psnr_y(to_u8(sr).double() / 255, hr_u8[None].double() / 255, border=SCALE))
+
+
+def session_of(model: onnx.ModelProto | Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, lr: torch.Tensor) -> torch.Tensor:
+    (sr,) = session.run(None, {session.get_inputs()[0].name: lr.numpy()})
+    return torch.from_numpy(np.asarray(sr))
+
+
+def speed_up(reference: Any, session: Any) -> float:
+    """Return the median of the ratios of CPU times, taken in turns."""
+    lr = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    ratios = []
+    for _ in range(ROUNDS):
+        times = []
+        for one in (reference, session):
+            began = time.process_time()
+            run(one, lr)
+            times.append(time.process_time() - began)
+        ratios.append(times[0] / times[1])
+    return statistics.median(ratios)
+
+
+def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(patches[:-1].numpy())  # without the flat colours, which it does not know
+
+        def get_next(self) -> dict[str, Any] | None:
+            patch = next(self.left, None)
+            return None if patch is None else {plain.graph.input[0].name: patch[None]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = f"{folder}/float.onnx", f"{folder}/int8.onnx"
+        onnx.save(plain, source)
+        quantize_static(
+            source,
+            result,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return onnx.load(result)
+
+
+def ours(scheme: Scheme) -> Build:
+    def build(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
+        ends = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
+        ends = equalise_units(ends, patches)
+        plan = make_plan(ends.graph, scheme, ends.images)
+        return write_qdq(plan, Walk(plan, patches.numpy()).run())
+
+    return build
+
+
+BUILDS: dict[str, Build] = {
+    "`quantize_static` of ONNX Runtime": by_onnx_runtime,
+    "`--int8`": ours(Scheme(CPU)),
+    "`--int8`, weights solved again": ours(Scheme(CPU, solved_weights=True)),
+    "`--int8-trt`": ours(Scheme(TENSORRT)),
+}
+"""What is built of the network, its float graph and the patches."""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What a file in eight bits loses: measured on photos that it was not calibrated on, as people will see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr, psnr_y, to_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos, list_images
+from compressor.models.networks.base import Descriptor, Network
+from export.formats import MIN_PSNR_TO_SOURCE
+
+MAX_PHOTOS = 16
+LARGEST_SIDE = 192
+"""Of the middle part of a photo that is measured, in low-resolution pixels."""
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Mean Y-PSNR of the network and of the file, in dB, and the PSNR of one's images to the other's (None: equal)."""
+
+    psnr_y_source: float
+    psnr_y: float
+    psnr_to_source: float | None
+    photos: int
+
+    @property
+    def drop(self) -> float:
+        return self.psnr_y_source - self.psnr_y
+
+    def reason(self, max_drop: float) -> str | None:
+        """Return in one line why this is too much, or None."""
+        if self.drop > max_drop:
+            return f"loses {self.drop:.3f} dB of Y-PSNR on {self.photos} photos; --max-drop {max_drop:g} is allowed"
+        if self.psnr_to_source is not None and self.psnr_to_source < MIN_PSNR_TO_SOURCE:
+            return f"is {self.psnr_to_source:.1f} dB from the network's images; {MIN_PSNR_TO_SOURCE:g} dB is needed"
+        return None
+
+    def __str__(self) -> str:
+        apart = (
+            "equal images" if self.psnr_to_source is None else f"{self.psnr_to_source:.1f} dB to the network's image"
+        )
+        return f"{-self.drop:+.3f} dB of Y-PSNR, {apart}"
+
+
+@dataclass(frozen=True)
+class QualityPhotos:
+    """Photos, each shrunk, and the network's images of them."""
+
+    network: Network
+    photos: Mapping[str, Path]
+    size: tuple[int, int] | None = None
+    """Width and height of the only LR images that a file takes."""
+
+    @classmethod
+    def of(cls, network: Network, folder: Path | None, size: tuple[int, int] | None = None) -> QualityPhotos:
+        """Return the photos of a folder, evenly chosen where there are many; None: the embedded validation photos."""
+        if folder is None:
+            return cls(network, embedded_photos("val"), size)
+        if not folder.is_dir():
+            raise UsageError(f"--data {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
+        images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
+        if not images:
+            raise UsageError(f"--data {folder}: holds no images: give a folder of photos")
+        return cls(network, {path.stem: path for path in images[:: math.ceil(len(images) / MAX_PHOTOS)]}, size)
+
+    @cached_property
+    def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
+        """LR in [0,1], HR and the network's image in bytes, each (1, C, H, W)."""
+        descriptor = self.network.descriptor
+        images = []
+        with torch.no_grad():
+            for path in self.photos.values():
+                pair = _pair(path, descriptor, self.size)
+                if pair is not None:
+                    images.append((*pair, to_u8(self.network(pair[0]))))
+        if not images:
+            raise UsageError("the photos are too small to measure the file on: give others with --data")
+        return tuple(images)
+
+    def measure(self, run: Run) -> Quality:
+        """Return the quality of what `run` makes of the photos."""
+        scale = self.network.descriptor.scale
+        source, file, squares, values = 0.0, 0.0, 0.0, 0
+        for lr, hr, network_u8 in self.images:
+            file_u8 = to_u8(run(lr))
+            source += float(_psnr(network_u8, hr, scale))
+            file += float(_psnr(file_u8, hr, scale))
+            squares += float((file_u8.double() - network_u8.double()).square().sum())
+            values += file_u8.numel()
+        count = len(self.images)
+        to_source = None if squares == 0 else 10 * math.log10(255**2 * values / squares)
+        return Quality(source / count, file / count, to_source, count)
+
+
+def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor:
+    if hr_u8.shape[1] == 1:
+        return psnr(sr_u8.double(), hr_u8.double(), border=border)
+    return psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean()
+
+
+def _pair(path: Path, descriptor: Descriptor, size: tuple[int, int] | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the middle of a photo: LR in [0,1] and HR in bytes."""
+    hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
+    height, width = (min(length // scale // step * step, LARGEST_SIDE // step * step) for length in hr.shape[-2:])
+    if size is not None:
+        if size[0] * scale > hr.shape[-1] or size[1] * scale > hr.shape[-2]:
+            return None
+        width, height = size
+    if min(height, width) < max(descriptor.min_size, 16):
+        return None
+    top, left = (hr.shape[1] - height * scale) // 2, (hr.shape[2] - width * scale) // 2
+    hr = hr[:, top : top + height * scale, left : left + width * scale]
+    lr = downscale_u8(hr, scale)[: descriptor.channels]
+    return lr[None].float().div(255), hr[None, : descriptor.channels]

@@ -1,0 +1,142 @@
+"""Grids of eight bits, and rounding to them with the least squared error.
+
+    q = clip(round(x / scale) + zero_point, low, high),   x ≈ scale·(q - zero_point)
+
+A value has one grid; a weight has one scale for each row, that is for each output channel, and no zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+BINS = 2048
+"""Of the histogram on which a range is chosen."""
+
+SHARES = tuple(1 - 0.5 * step / 24 for step in range(25))
+"""Of each end of a range, which are tried."""
+
+CLIPPING = 30.0
+"""How many times the squared error of a value beyond the grid counts."""
+
+DAMPING = 1e-2
+"""Added to the diagonal of the inputs' covariance, as a share of its mean, before its inverse is used."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The integers of a type: unsigned or signed, of eight bits or fewer; symmetric ones have zero point 0."""
+
+    low: int
+    high: int
+    symmetric: bool = False
+
+    @property
+    def signed(self) -> bool:
+        return self.low < 0
+
+
+U8 = Levels(0, 255)
+S8 = Levels(-127, 127, symmetric=True)
+S7 = Levels(-63, 63, symmetric=True)
+"""Seven bits: where a processor adds two products of eight bits in sixteen, it overflows otherwise."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of a value."""
+
+    scale: float
+    zero_point: int
+    levels: Levels
+
+    def round(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the nearest values on the grid, half to even as ONNX has it."""
+        levels = (values / self.scale).round_().add_(self.zero_point).clamp_(self.levels.low, self.levels.high)
+        return levels.sub_(self.zero_point).mul_(self.scale)
+
+
+def choose_grid(values: torch.Tensor, levels: Levels, clipping: float = CLIPPING) -> Grid:
+    """Return the grid of least error for these values: an end that is seldom reached may be cut off.
+
+    What is cut off counts `clipping` times: rounding is noise that the next layer averages over all its inputs, what is
+    cut off is not.
+    """
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if not high - low > 0:
+        return Grid(1.0, 0, levels)
+    # A subset says enough.
+    flat = values.flatten()
+    counts = torch.histc(flat[:: max(1, len(flat) // 2**20)].float(), BINS, low, high).double()
+    centres = low + (high - low) / BINS * (torch.arange(BINS, dtype=torch.float64) + 0.5)
+
+    def error(below: float, above: float) -> float:
+        return _error(_grid(below, above, levels), centres, counts, clipping)
+
+    below, above = low, high
+    for _ in range(2):  # one end after the other, twice
+        below = min((low * share for share in SHARES), key=lambda end: error(end, above))
+        above = min((high * share for share in SHARES), key=lambda end: error(below, end))
+    return _grid(below, above, levels)
+
+
+def _grid(low: float, high: float, levels: Levels) -> Grid:
+    if levels.symmetric:
+        return Grid(_float32(max(-low, high) / levels.high), 0, levels)
+    scale = _float32((high - low) / (levels.high - levels.low))
+    return Grid(scale, round(levels.low - low / scale), levels)
+
+
+def _float32(scale: float) -> float:
+    """Return the scale as files store it."""
+    return float(torch.tensor(scale, dtype=torch.float32))
+
+
+def _error(grid: Grid, centres: torch.Tensor, counts: torch.Tensor, clipping: float) -> float:
+    low, high = (grid.scale * (end - grid.zero_point) for end in (grid.levels.low, grid.levels.high))
+    beyond = ((low - centres).clamp_min(0) + (centres - high).clamp_min(0)).square()
+    return float((counts * torch.where(beyond > 0, clipping * beyond, grid.scale**2 / 12)).sum())
+
+
+def row_scales(weight: torch.Tensor, levels: Levels) -> torch.Tensor:
+    """Return for each row of (rows, columns) the scale of least squared error."""
+    largest = weight.abs().amax(1).clamp_min(1e-12)
+    best, least = largest / levels.high, torch.full_like(largest, torch.inf)
+    for share in SHARES:
+        scales = largest * share / levels.high
+        error = (round_rows(weight, scales, levels) * scales[:, None] - weight).square().sum(1)
+        better = error < least
+        best, least = torch.where(better, scales, best), torch.where(better, error, least)
+    return best
+
+
+def round_rows(weight: torch.Tensor, scales: torch.Tensor, levels: Levels) -> torch.Tensor:
+    """Return the integers nearest to each weight."""
+    return (weight / scales[:, None]).round().clamp(levels.low, levels.high)
+
+
+def round_with_feedback(
+    weight: torch.Tensor, scales: torch.Tensor, covariance: torch.Tensor, levels: Levels
+) -> torch.Tensor:
+    """Return integers for (rows, columns), each column's error passed on to the columns that are not rounded yet.
+
+    Of all ways to round, this comes near to the one that changes the layer's output least: Σ‖(W - Q)·x‖² with Σ x·xᵀ =
+    `covariance` (Frantar et al., GPTQ, ICLR 2023; here without blocks, in float64).
+    """
+    mean = covariance.diagonal().mean()
+    if not mean > 0:
+        return round_rows(weight, scales, levels)
+    size = len(covariance)
+    order = torch.argsort(covariance.diagonal(), descending=True)
+    damped = covariance[order][:, order] + DAMPING * mean * torch.eye(size, dtype=covariance.dtype)
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    left = weight[:, order].double().clone()
+    integers = torch.empty_like(left)
+    for column in range(size):
+        integers[:, column] = (left[:, column] / scales).round().clamp(levels.low, levels.high)
+        error = (left[:, column] - integers[:, column] * scales) / upper[column, column]
+        left[:, column + 1 :] -= torch.outer(error, upper[column, column + 1 :])
+    result = torch.empty_like(integers)
+    result[:, order] = integers
+    return result

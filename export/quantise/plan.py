@@ -1,0 +1,311 @@
+"""Which nodes of a graph compute in eight bits, and which values therefore lie on grids.
+
+A layer with stored weights computes in eight bits, and so do sums and products of values unless the scheme keeps them
+in float. What only moves values keeps their grid. An activation right behind a layer belongs to it: the value between
+them is never stored. Everything else (softmax, norms, GELU) is float, and so is:
+
+- a gate, from the pooling of a whole image to its sigmoid: one pixel an image costs nothing, and its error is in all
+- a sum whose result is the image itself: in the image an error is seen as it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.base.errors import SrkdError
+from export.quantise.grids import S8, U8, Levels
+
+SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
+MOVES = frozenset(
+    {
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Reshape",
+        "Transpose",
+        "MaxPool",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Relu",
+    }
+)
+"""Operators whose results are values of their first input, or zero."""
+
+FUSED = frozenset({"Relu", "Clip"})
+"""Activations that a runtime computes with the layer before them."""
+
+POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """The rules of a runtime."""
+
+    name: str
+    values: Levels
+    weights: Levels
+    integer_bias: bool
+    """True: the bias is an integer too, on the grid of the products. TensorRT takes it in float."""
+    image_bytes: bool
+    """True: the image itself lies on the grid of bytes, at both ends. Without a zero point it would have half of it, so
+    that the last layer gives floats instead."""
+
+
+CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
+TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a file is quantised with: its flavour, and what stays in float."""
+
+    flavour: Flavour = CPU
+    float_layers: frozenset[str] = frozenset()
+    """Names of nodes."""
+    float_sums: bool = False
+    solved_weights: bool = False
+    """Weights are solved for again before they are rounded. On photos unlike the patches that may lose more than it
+    gains, so that it is not done where the bound is met without."""
+
+    def keeping(self, *layers: str, sums: bool | None = None) -> Scheme:
+        """Return the scheme with further layers, or the sums, in float."""
+        return replace(
+            self,
+            float_layers=self.float_layers | set(layers),
+            float_sums=self.float_sums if sums is None else sums,
+        )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A float graph with what is asked of it again and again. Nodes are known by their place."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        return tuple(self.model.graph.node)
+
+    @cached_property
+    def constants(self) -> Mapping[str, NDArray[Any]]:
+        """Stored values by name."""
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant":
+                value = helper.get_attribute_value(node.attribute[0])
+                stored[node.output[0]] = (
+                    numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+                )
+        return stored
+
+    @cached_property
+    def producer(self) -> Mapping[str, int]:
+        return {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[int, ...]]:
+        users: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.input):
+                if name:
+                    users.setdefault(name, []).append(index)
+        return {name: tuple(places) for name, places in users.items()}
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        return frozenset(value.name for value in self.model.graph.output)
+
+    @cached_property
+    def floats(self) -> frozenset[str]:
+        """Names of the values, not stored, that are float32."""
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        known = (*inferred.input, *inferred.output, *inferred.value_info)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in known}
+        return frozenset(
+            name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
+        )
+
+    @cached_property
+    def layers(self) -> Mapping[int, Layer]:
+        """The nodes with stored weights that can be quantised."""
+        return {index: layer for index, node in enumerate(self.nodes) if (layer := self._layer(index, node))}
+
+    def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
+            return None
+        weight = self.constants.get(node.input[1])
+        if weight is None or weight.dtype != np.float32 or node.input[0] not in self.floats:
+            return None
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        if node.op_type == "Conv":
+            pads = list(attributes.get("pads", [0, 0, 0, 0]))
+            ones = all(set(attributes.get(name, [1])) == {1} for name in ("strides", "dilations"))
+            if (
+                weight.ndim != 4
+                or pads[:2] != pads[2:]
+                or not ones
+                or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+            ):
+                return None
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+            return Layer(index, node.name, node.input[1], bias, "conv", attributes.get("group", 1), tuple(pads[:2]))
+        if weight.ndim != 2:
+            return None
+        if node.op_type == "Gemm":
+            plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0 and not attributes.get(
+                "transA", 0
+            )
+            kind = "rows" if attributes.get("transB", 0) else "columns"
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+            return Layer(index, node.name, node.input[1], bias, kind) if plain else None
+        return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
+
+    def _added(self, node: onnx.NodeProto, size: int) -> str | None:
+        """Return the stored vector that is added to a product, its bias, if there is one."""
+        (name,) = node.output
+        if len(self.users.get(name, ())) != 1 or name in self.outputs:
+            return None
+        follower = self.nodes[self.users[name][0]]
+        others = [other for other in follower.input if other != name]
+        if follower.op_type != "Add" or len(others) != 1 or others[0] not in self.constants:
+            return None
+        return others[0] if self.constants[others[0]].shape == (size,) and len(self.users[others[0]]) == 1 else None
+
+    def sole_user(self, name: str) -> int | None:
+        """Return the only node that reads a value, if the value goes nowhere else."""
+        users = self.users.get(name, ())
+        return users[0] if len(users) == 1 and name not in self.outputs else None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: its node, the names of its weight and bias, and how the weight is stored.
+
+    conv: (rows, columns of a group, h, w); rows: (rows, columns); columns: (columns, rows).
+    """
+
+    index: int
+    name: str
+    weight: str
+    bias: str | None
+    kind: str
+    groups: int = 1
+    padding: tuple[int, ...] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a graph is quantised.
+
+    `grids` names the values that lie on a grid, in the order of the graph, each with the value whose grid it shares, or
+    None where it has its own. `integer` are the nodes that read grids, `on_grid` those whose results exist on a grid
+    only.
+    """
+
+    graph: Graph
+    scheme: Scheme
+    layers: Mapping[int, Layer]
+    integer: frozenset[int]
+    on_grid: frozenset[int]
+    grids: Mapping[str, str | None]
+    images: frozenset[str] = frozenset()
+
+    def reads_grid(self, index: int, name: str) -> bool:
+        """Return whether a node reads a value on its grid: an integer node, or any where there is nothing else."""
+        if name not in self.grids:
+            return False
+        return index in self.integer or self.graph.producer.get(name) in self.on_grid
+
+
+def fused_activation(graph: Graph, index: int) -> int | None:
+    """Return the activation that belongs to a node."""
+    user = graph.sole_user(graph.nodes[index].output[0])
+    return user if user is not None and graph.nodes[user].op_type in FUSED else None
+
+
+def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> Plan:
+    """Return what a scheme quantises; `images` are the values that are images (`ends.py`)."""
+    unknown = scheme.float_layers - {layer.name for layer in graph.layers.values()}
+    if unknown:
+        raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
+    gates = set(_gates(graph))
+    layers = {
+        index: layer
+        for index, layer in graph.layers.items()
+        if layer.name not in scheme.float_layers and index not in gates
+    }
+    sums = () if scheme.float_sums else tuple(_sums(graph, gates))
+    integer = {*layers, *sums}
+    grids: dict[str, str | None] = {}
+    on_grid: set[int] = set()
+    needed = {name for index in integer for name in graph.nodes[index].input if name in graph.floats}
+    for index, node in enumerate(graph.nodes):
+        for name in node.input:
+            if name in needed:
+                grids.setdefault(name, None)
+        if index in integer:
+            if node.op_type == "MatMul":  # runtimes give its products in float
+                continue
+            last = fused_activation(graph, index)
+            (result,) = graph.nodes[index if last is None else last].output
+            if result in images and not scheme.flavour.image_bytes:
+                continue
+            grids.setdefault(result, None)
+            on_grid |= {index} if last is None else {index, last}
+        elif _moves_grid(graph, index, grids, on_grid):
+            grids.setdefault(node.output[0], node.input[0])
+            integer.add(index)
+            on_grid.add(index)
+    return Plan(graph, scheme, layers, frozenset(integer), frozenset(on_grid), grids, images)
+
+
+def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
+    """Return whether a node moves values that exist on a grid only."""
+    node = graph.nodes[index]
+    if node.op_type not in MOVES or index in on_grid:
+        return False
+    return node.input[0] in grids and graph.producer.get(node.input[0], -1) in on_grid
+
+
+def _gates(graph: Graph) -> Iterator[int]:
+    """Yield the nodes that compute on what a whole image was pooled to."""
+    pooled: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if node.op_type in POOLS and _is_whole_image(graph, node):
+            pooled.update(node.output)
+            continue
+        inputs = [name for name in node.input if name in graph.floats]
+        if inputs and all(name in pooled for name in inputs):
+            pooled.update(node.output)
+            yield index
+
+
+def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type == "GlobalAveragePool":
+        return True
+    axes = next((list(entry.ints) for entry in node.attribute if entry.name == "axes"), None)
+    if axes is None and len(node.input) > 1 and node.input[1] in graph.constants:
+        axes = [int(axis) for axis in graph.constants[node.input[1]].reshape(-1)]
+    return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
+
+
+def _sums(graph: Graph, gates: set[int]) -> Iterator[int]:
+    """Yield the sums and products of values that go on into a layer."""
+    leads_on: set[str] = set()
+    for index in reversed(range(len(graph.nodes))):
+        node = graph.nodes[index]
+        goes_on = any(name in leads_on for name in node.output)
+        if index in graph.layers or goes_on:
+            leads_on.update(node.input)
+        values = [name for name in node.input if name in graph.floats]
+        if goes_on and index not in gates and node.op_type in SUMS and len(values) == len(node.input):
+            yield index

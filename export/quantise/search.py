@@ -1,0 +1,197 @@
+"""What stays in float: nothing at first, then what the bound demands, the cheapest first.
+
+Weights that are solved for again cost no time, and come before all choices that do: the sums, the last layer, the
+first, those of the upsampler. Where these are not enough, the layers follow whose rounding changes the image most.
+Each try quantises the whole graph anew, is measured on photos, and timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from compressor.base.context import QUIET, Context
+from export.conversion import CannotConvert
+from export.quality import Quality, QualityPhotos
+from export.quantise.ends import Ends
+from export.quantise.plan import Flavour, Graph, Plan, Scheme, make_plan
+from export.quantise.qdq import write_qdq
+from export.quantise.walk import Walk
+
+ROUNDS = 7
+"""Of each graph, in turns, whose median is told."""
+
+SENSITIVE = (1, 2, 4, 8, 16)
+"""Layers that are kept in float one after the other, the most sensitive first."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One scheme that was tried."""
+
+    scheme: Scheme
+    words: str
+    """What stays in float."""
+    model: onnx.ModelProto
+    quality: Quality
+    ms: float
+    float_ms: float
+
+
+def search(
+    ends: Ends,
+    patches: torch.Tensor,
+    photos: QualityPhotos,
+    flavour: Flavour,
+    max_drop: float,
+    context: Context = QUIET,
+    *,
+    size: tuple[int, int] = (128, 128),
+) -> Try:
+    """Return the first try within the bound; of choices that are equally many, the one that costs the least time."""
+    return _Search(ends, patches, photos, flavour, max_drop, context, size).run()
+
+
+@dataclass(frozen=True)
+class _Search:
+    ends: Ends
+    patches: torch.Tensor
+    photos: QualityPhotos
+    flavour: Flavour
+    max_drop: float
+    context: Context
+    size: tuple[int, int]
+
+    def run(self) -> Try:
+        best = self.attempt(Scheme(self.flavour), ())
+        if best.quality.reason(self.max_drop) is not None:
+            solved = self.attempt(replace(best.scheme, solved_weights=True), ())
+            best = min(best, solved, key=lambda one: _distance(one.quality))
+        choices = dict(self.choices())
+        kept: tuple[str, ...] = ()
+        while choices and best.quality.reason(self.max_drop) is not None:
+            attempts = {name: self.attempt(change(best.scheme), (*kept, name)) for name, change in choices.items()}
+            name, best_next = self.cheapest(attempts, best)
+            if best_next is None:
+                break
+            best, kept = best_next, (*kept, name)
+            choices.pop(name)
+        if best.quality.reason(self.max_drop) is not None:
+            best = self.most_sensitive(best, kept)
+        reason = best.quality.reason(self.max_drop)
+        if reason is not None:
+            raise CannotConvert(f"in eight bits it {reason}; tried with {best.words} in float, too")
+        return best
+
+    def cheapest(self, attempts: Mapping[str, Try], before: Try) -> tuple[str, Try | None]:
+        """Return the attempt within the bound that takes the least time; else the one that gains most."""
+        within = {name: one for name, one in attempts.items() if one.quality.reason(self.max_drop) is None}
+        if within:
+            name = min(within, key=lambda one: within[one].ms)
+            return name, within[name]
+        name = min(attempts, key=lambda one: _distance(attempts[one].quality))
+        better = _distance(attempts[name].quality) < _distance(before.quality)
+        return name, attempts[name] if better else None
+
+    def choices(self) -> Sequence[tuple[str, Callable[[Scheme], Scheme]]]:
+        layers = [layer.name for _, layer in sorted(self.ends.graph.layers.items())]
+        plan = make_plan(self.ends.graph, Scheme(self.flavour), self.ends.images)
+        choices: list[tuple[str, Callable[[Scheme], Scheme]]] = []
+        if len(plan.integer) > len(plan.layers):
+            choices.append(("sums", lambda scheme: scheme.keeping(sums=True)))
+        choices.append(("last layer", lambda scheme: scheme.keeping(layers[-1])))
+        choices.append(("first layer", lambda scheme: scheme.keeping(layers[0])))
+        upsampler = [name for name in layers[:-1] if name in _before_shuffles(self.ends.graph)]
+        if upsampler:
+            choices.append(("upsampler", lambda scheme: scheme.keeping(*upsampler)))
+        return choices
+
+    def most_sensitive(self, best: Try, kept: tuple[str, ...]) -> Try:
+        """Keep more and more of the layers in float whose rounding alone changes the image most."""
+        ranking = self.ranking(best.scheme)
+        for count in SENSITIVE:
+            if count > len(ranking):
+                break
+            best = self.attempt(best.scheme.keeping(*ranking[:count]), (*kept, f"{count} most sensitive layers"))
+            if best.quality.reason(self.max_drop) is None:
+                break
+        return best
+
+    def ranking(self, scheme: Scheme) -> list[str]:
+        """Return the layers, the one first without which the image is nearest to the network's."""
+        plan = make_plan(self.ends.graph, scheme, self.ends.images)
+        errors = {}
+        few = self.patches[:: max(1, len(self.patches) // 8)]
+        for layer in plan.layers.values():
+            alone = make_plan(self.ends.graph, scheme.keeping(layer.name), self.ends.images)
+            walk = Walk(alone, few.numpy(), correct=False)
+            errors[layer.name] = walk.error()
+        return sorted(errors, key=lambda name: errors[name])
+
+    def attempt(self, scheme: Scheme, kept: tuple[str, ...]) -> Try:
+        plan = make_plan(self.ends.graph, scheme, self.ends.images)
+        model = quantise(plan, self.patches, self.context)
+        session, reference = _session(model), _session(self.ends.graph.model)
+        quality = self.photos.measure(lambda lr: _run(session, lr))
+        width, height = self.size
+        image = torch.rand(1, self.patches.shape[1], height, width, generator=torch.Generator().manual_seed(0))
+        ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
+        words = ", ".join(kept) or "nothing"
+        solved = ", weights solved again" if scheme.solved_weights else ""
+        tried = Try(scheme, words, model, quality, ms, float_ms)
+        timing = f"{ms:.1f} ms for {width}x{height} (float {float_ms:.1f} ms)"
+        self.context.note(f"{self.flavour.name}, in float {words}{solved}: {quality}, {timing}")
+        return tried
+
+
+def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
+    """Return the graph of a plan in QDQ form."""
+    return write_qdq(plan, Walk(plan, patches.numpy(), context).run())
+
+
+def _distance(quality: Quality) -> float:
+    """Return how far a file is from its source: the drop, and what its images lack to those of the source."""
+    to_source = 100.0 if quality.psnr_to_source is None else quality.psnr_to_source
+    return max(quality.drop, 0.0) + 10 ** (-to_source / 10) * 1e3
+
+
+def _before_shuffles(graph: Graph) -> set[str]:
+    return {
+        layer.name
+        for index, layer in graph.layers.items()
+        if (user := graph.sole_user(graph.nodes[index].output[0])) is not None
+        and graph.nodes[user].op_type == "DepthToSpace"
+    }
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:
+    (output,) = session.run(None, {session.get_inputs()[0].name: lr.numpy()})
+    return torch.from_numpy(np.asarray(output))
+
+
+def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Return the median time of two calls in ms."""
+    times: tuple[list[float], list[float]] = ([], [])
+    first(), second()
+    for _ in range(ROUNDS):
+        for call, record in zip((first, second), times, strict=True):
+            started = time.perf_counter()
+            call()
+            record.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times[0])), float(np.median(times[1]))

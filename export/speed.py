@@ -1,0 +1,56 @@
+"""How fast a file in eight bits is against the same network in float, in the same runtime on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.runtimes.base import Runtime
+from export.profile.timing import Comparison, compare, take_turns
+
+SIZE = (128, 128)
+SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians in ms of one image, and the ratio of the two with its interval."""
+
+    ms: float
+    float_ms: float
+    comparison: Comparison
+    runtime: str
+    lr_size: tuple[int, int]
+    threads: int
+
+    def __str__(self) -> str:
+        """The verdict in one sentence."""
+        size = "LR {}x{}, {} threads".format(*self.lr_size, self.threads)
+        times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in float"
+        where = f"in {self.runtime} on this machine ({times}, {size})"
+        if self.comparison.verdict == "faster":
+            return f"{self.comparison.speedup:.2f} times as fast as float {where}"
+        if self.comparison.verdict == "slower":
+            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of float {where}"
+        return f"NOT faster: no measurable difference to float {where}"
+
+
+def compare_speed(
+    file: Runtime, reference: Runtime, lr_size: tuple[int, int] | None, context: Context = QUIET
+) -> Speed:
+    """Time both in turns on one image."""
+    width, height = size = lr_size or SIZE
+    image = torch.rand(1, file.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
+    turns = take_turns(
+        (lambda: reference.run(image), lambda: file.run(image)), seconds_each=SECONDS, progress=context.progress
+    )
+    return Speed(
+        turns[1].percentile(50),
+        turns[0].percentile(50),
+        compare(*turns),
+        file.name,
+        size,
+        torch.get_num_threads(),
+    )

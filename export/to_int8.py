@@ -1,0 +1,81 @@
+"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around what runtimes then compute with integers.
+
+    int8       for CPUs: values in bytes with a zero point, weights signed, one scale a channel
+    int8-trt   for TensorRT: all signed, no zero points, biases in float
+
+A float network is calibrated; one that was trained quantised at 8 bits brings its ranges (`learnt_graph.py`).
+Images stay float32, so that an app changes only the name of the file; what leaves [0,1] is cut off.
+docs/design/quantisation.md has the pieces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from compressor.base.machine import has_integer_products
+from compressor.models.quantisation import KEY
+from compressor.models.spread import spread_streams
+from export.calibration import calibration_patches
+from export.conversion import CannotConvert, Conversion
+from export.learnt_graph import build_learnt_graph
+from export.onnx_graph import Graph, build_graph, use_depth_first
+from export.quality import QualityPhotos
+from export.quantise.ends import meet_image
+from export.quantise.equalise import equalise_units
+from export.quantise.grids import S7
+from export.quantise.plan import CPU, TENSORRT, Flavour
+from export.quantise.search import Try, search
+from export.to_onnx import OPSET, write_graph
+
+TIMED = (128, 128)
+"""LR size of the image that tries are timed on, where the file takes any."""
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    flavour = TENSORRT if job.format == "int8-trt" else CPU if has_integer_products() else replace(CPU, weights=S7)
+    graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
+    written = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
+    return {**write_graph(written, graph), **quant}
+
+
+def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+    """Return the graph of a network that was trained quantised, with the ranges that it learnt."""
+    quantisation, lr_size = job.network.quantisation, job.options.lr_size
+    assert quantisation is not None
+    if job.options.shuffle == "dcr":
+        raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
+    graph = build_learnt_graph(job.network, lr_size, OPSET, signed=flavour.values.signed)
+    return graph, {**asdict(quantisation), "flavour": flavour.name, "calibration": "learnt in training"}
+
+
+def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+    """Return the graph of a float network, quantised as far as the bound allows."""
+    options, lr_size = job.options.int8, job.options.lr_size
+    calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
+    photos = QualityPhotos.of(job.network, options.data, lr_size)
+    graph = build_graph(spread_streams(job.network, calibration.patches), lr_size, OPSET)
+    if job.options.shuffle == "dcr":
+        use_depth_first(graph.model)
+    ends = equalise_units(meet_image(graph.model), calibration.patches)
+    tried = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
+    quantised = Graph(tried.model, graph.nodes_before_onnxsim, graph.simplified)
+    return quantised, describe(tried, calibration.source)
+
+
+def describe(tried: Try, calibration: str) -> dict[str, object]:
+    """Return the facts of a file in eight bits, for its metadata and the report."""
+    scheme, quality = tried.scheme, tried.quality
+    return {
+        "flavour": scheme.flavour.name,
+        "bits": 8,
+        "weight_bits": scheme.flavour.weights.high.bit_length() + 1,
+        "calibration": calibration,
+        "in_float": tried.words,
+        "solved_weights": scheme.solved_weights,
+        "float_layers": sorted(scheme.float_layers),
+        "drop_db": round(quality.drop, 4),
+        "psnr_to_source_db": None if quality.psnr_to_source is None else round(quality.psnr_to_source, 2),
+        "photos": quality.photos,
+    }

@@ -1,0 +1,302 @@
+"""`srkd export --int8`: bounded on photos, timed against float, and refused in a line where it is not good enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compressor.assets import embedded_student
+from compressor.base.context import Context
+from compressor.base.errors import UsageError
+from compressor.images.sets import embedded_photos
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Descriptor, Network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, quantise
+from compressor.models.quantisation import Quantisation
+from compressor.models.quantisers import following
+from export import to_int8
+from export.calibration import COLOURS, CalibrationPatches, calibration_patches
+from export.conversion import FileOptions, Int8Options
+from export.exporting import FileReport, Source, export_model
+from export.onnx_graph import build_graph
+from export.profile.timing import Comparison
+from export.quality import Quality, QualityPhotos
+from export.quantise import search as search_module
+from export.quantise.ends import meet_image
+from export.quantise.plan import CPU, Scheme
+from export.quantise.search import Try, search
+from export.speed import Speed
+
+
+@pytest.fixture(scope="module")
+def student() -> Network:
+    return load_checkpoint(embedded_student()).network
+
+
+def few_patches(descriptor: Descriptor, folder: Path | None = None) -> CalibrationPatches:
+    return calibration_patches(descriptor, folder, count=8)
+
+
+@pytest.fixture
+def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where quality does not matter a quarter of the patches will do."""
+    monkeypatch.setattr(to_int8, "calibration_patches", few_patches)
+
+
+@pytest.fixture(scope="module")
+def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
+    """Files of a student that was really trained: a random network has no quality to lose."""
+    source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
+    return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
+
+
+def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
+    assert [file.format for file in exported] == ["int8", "int8-trt"]
+    assert [file.verdict for file in exported] == ["passed", "passed"]
+    assert [file.path.name for file in exported if file.path] == ["student.int8.onnx", "student.int8-trt.onnx"]
+    assert all(file.bytes is not None and file.bytes < 0.4 * 4 * 214_851 for file in exported)
+
+
+def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileReport, ...]) -> None:
+    for file in exported:
+        assert file.quality is not None
+        assert file.path is not None
+        assert file.quality.drop < 0.06
+        assert file.quality.psnr_to_source is not None
+        assert file.quality.psnr_to_source > 44
+        quant = json.loads(open_model(file.path).metadata["srkd.quant"])
+        assert quant["drop_db"] == pytest.approx(file.quality.drop, abs=0.005)
+        assert quant["in_float"] == "nothing"
+        assert quant["bits"] == 8
+        assert "32 patches" in quant["calibration"]
+
+
+def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
+    assert exported[0].path is not None
+    model = open_model(exported[0].path)
+    assert model.precision == "int8"
+    assert model.spec == student.spec
+    for size in ((1, 1), (17, 5), (9, 30)):
+        assert model.run(torch.rand(2, 3, *size)).shape == (2, 3, 4 * size[0], 4 * size[1])
+
+
+def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], student: Network) -> None:
+    assert exported[0].path is not None
+    model = open_model(exported[0].path)
+    for colour in COLOURS:
+        lr = torch.tensor(colour).float().view(1, 3, 1, 1).expand(1, 3, 40, 40).clone()
+        with torch.no_grad():
+            expected = student(lr).clamp(0, 1)
+        middle = slice(40, 120)
+        difference = (model.run(lr) - expected)[..., middle, middle].mean((0, 2, 3))
+        assert float(difference.abs().max()) < 2.5 / 255, colour
+
+
+def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[FileReport, ...]) -> None:
+    speed = exported[0].speed
+    assert speed is not None
+    assert speed.runtime == "onnxruntime"
+    assert speed.ms > 0
+    assert exported[1].speed is None  # TensorRT's file is not made for this runtime
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        (Comparison(2.0, 1.9, 2.1), "2.00 times as fast as float in onnxruntime"),
+        (Comparison(0.5, 0.4, 0.6), "NOT faster: 2.00 times the time of float"),
+        (Comparison(1.0, 0.9, 1.1), "NOT faster: no measurable difference to float"),
+    ],
+)
+def test_the_verdict_is_one_plain_sentence(comparison: Comparison, words: str) -> None:
+    assert words in str(Speed(10.0, 20.0, comparison, "onnxruntime", (128, 128), 2))
+
+
+@pytest.mark.usefixtures("_few_patches")
+def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path: Path) -> None:
+    options = FileOptions(lr_size=(40, 32), io="uint8")
+    (file,) = export_model(student, Source("student"), ["int8-trt"], tmp_path, options=options).files
+    assert file.verdict == "passed", file.reason
+    assert file.path is not None
+    model = onnx.load(file.path)
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+@pytest.mark.usefixtures("_few_patches")
+def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) -> None:
+    network = build(EDSRSpec(width=4, depth=1, scale=2), seed=0)
+    notes: list[str] = []
+    context = Context(note=notes.append)
+    options = FileOptions(int8=Int8Options(max_drop=-10.0))
+    files = export_model(network, Source("small"), ["int8-trt"], tmp_path, context, options=options).files
+    assert files[0].verdict == "unavailable"
+    assert files[0].reason is not None
+    assert "dB of Y-PSNR" in files[0].reason
+    assert "--max-drop -10" in files[0].reason
+    assert not list(tmp_path.iterdir())
+    tries = [note for note in notes if note.startswith("tensorrt, in float")]
+    assert tries[0].startswith("tensorrt, in float nothing")
+    assert any("weights solved again" in note for note in tries)
+    assert any("last layer" in note for note in tries)
+    assert all(" ms for " in note for note in tries)
+
+
+# --- the search
+
+
+def quality(drop: float) -> Quality:
+    return Quality(30.0, 30.0 - drop, 50.0, 2)
+
+
+def searched(
+    monkeypatch: pytest.MonkeyPatch, drop_of: Callable[[Scheme], float], ms_of: Callable[[Scheme], float]
+) -> tuple[Try, list[Scheme]]:
+    """Search with qualities and times that are made up."""
+    network = build(EDSRSpec(width=4, depth=2, scale=2), seed=0)
+    ends = meet_image(build_graph(network, None, 18).model)
+    tried: list[Scheme] = []
+
+    def attempt(_self: object, scheme: Scheme, kept: tuple[str, ...]) -> Try:
+        tried.append(scheme)
+        return Try(scheme, ", ".join(kept) or "nothing", onnx.ModelProto(), quality(drop_of(scheme)), ms_of(scheme), 9)
+
+    monkeypatch.setattr(search_module._Search, "attempt", attempt)
+    photos = QualityPhotos(network, {})
+    return search(ends, torch.rand(8, 3, 12, 12), photos, CPU, 0.1), tried
+
+
+def test_nothing_is_given_back_where_all_of_it_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    best, tried = searched(monkeypatch, lambda scheme: 0.05, lambda scheme: 1.0)
+    assert tried == [Scheme(CPU)]
+    assert best.words == "nothing"
+
+
+def test_of_several_choices_within_the_bound_the_one_that_costs_least_time_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drop(scheme: Scheme) -> float:
+        return 0.05 if scheme.float_layers else 0.5
+
+    best, _ = searched(
+        monkeypatch, drop, lambda scheme: 5.0 if "tail/conv2d_6" in str(scheme) else 2.0 + len(scheme.float_layers)
+    )
+    assert len(best.scheme.float_layers) == 1
+    assert best.words in ("first layer", "last layer")
+
+
+def test_what_gains_most_is_kept_until_the_bound_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drop(scheme: Scheme) -> float:
+        return 0.5 - 0.3 * scheme.float_sums - 0.15 * bool(scheme.float_layers)
+
+    best, tried = searched(monkeypatch, drop, lambda scheme: 1.0)
+    assert best.scheme.float_sums
+    assert best.scheme.float_layers
+    assert tried[1].solved_weights
+
+
+def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
+    """One weight of each row is so large that all others round to nothing; the unit that it reads is always zero."""
+    network = build(EDSRSpec(width=8, depth=2, scale=2), seed=0)
+    with torch.no_grad():
+        network.get_parameter("blocks.0.conv1.weight")[0] = 0
+        network.get_parameter("blocks.0.conv1.bias")[0] = -1
+        network.get_parameter("blocks.0.conv2.weight")[:, 0] = 1e4
+    ends = meet_image(build_graph(network, None, 18).model)
+    patches = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    photos = QualityPhotos(network, {})
+    one = search_module._Search(ends, patches, photos, CPU, 0.1, Context(), (16, 16))
+    assert one.ranking(Scheme(CPU))[0].startswith("blocks.0.conv2/")
+
+
+# --- photos
+
+
+def test_photos_of_the_bound_are_others_than_those_of_the_calibration() -> None:
+    assert not set(embedded_photos("val")) & {*embedded_photos("train"), *embedded_photos("calibration")}
+
+
+def test_equal_images_lose_nothing(student: Network) -> None:
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            sr: torch.Tensor = student(lr)
+        return sr
+
+    measured = QualityPhotos.of(student, None).measure(run)
+    assert measured.drop == 0
+    assert measured.psnr_to_source is None
+    assert measured.reason(0.0) is None
+    darker = QualityPhotos.of(student, None).measure(lambda lr: run(lr) - 4 / 255)
+    assert darker.psnr_to_source == pytest.approx(36.1, abs=0.3)  # 20 log10(255 / 4)
+    assert "needed" in (replace(darker, psnr_y=darker.psnr_y_source).reason(0.1) or "")
+    assert "--max-drop 0.1 is allowed" in (darker.reason(0.1) or "")
+
+
+def test_calibration_patches_are_of_the_size_and_say_where_they_come_from(student: Network) -> None:
+    calibration = calibration_patches(student.descriptor)
+    assert calibration.patches.shape == (33, 3, 48, 48)
+    assert 0 <= float(calibration.patches.min()) <= float(calibration.patches.max()) <= 1
+    assert calibration.source == "32 patches of embedded photos, flat colours"
+    again = calibration_patches(student.descriptor)
+    assert torch.equal(calibration.patches, again.patches)
+
+
+def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Network, tmp_path: Path) -> None:
+    photos = next(iter(embedded_photos("val").values())).parent
+    calibration = calibration_patches(student.descriptor, photos)
+    assert f"photos of {photos.name}" in calibration.source
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, words in ((tmp_path / "no", "does not exist"), (empty, "holds no images")):
+        with pytest.raises(UsageError, match=words):
+            calibration_patches(student.descriptor, folder)
+
+
+@pytest.mark.usefixtures("_few_patches")
+def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
+    network = build(EDSRSpec(width=4, depth=1, scale=2), seed=0)
+    options = FileOptions(int8=Int8Options(max_drop=1.0))
+    file = export_model(network, Source("small"), ["int8"], tmp_path, options=options).files[0]
+    assert file.path is not None, file.reason
+    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(file.path).graph.initializer if len(one.dims) == 4]
+    weights = [one for one in stored if one.dtype == np.int8]
+    assert weights
+    assert max(int(np.abs(one.astype(int)).max()) for one in weights) <= 63
+    assert file.facts["weight_bits"] == 7
+
+
+# --- a network that was trained quantised
+
+
+def test_a_network_that_was_trained_quantised_brings_its_ranges(student: Network, tmp_path: Path) -> None:
+    network = quantise(student, Quantisation("pams", 8, "all"))
+    patches = calibration_patches(student.descriptor, count=8).patches
+    with torch.no_grad(), following(network, lambda _, peaks: peaks.max()) as followed:
+        network(patches)
+    with torch.no_grad():
+        for alpha, peak in followed.items():
+            alpha.copy_(peak)
+    files = export_model(network.eval(), Source("student"), ["int8"], tmp_path).files
+    assert [file.verdict for file in files] == ["passed", "passed"], [file.reason for file in files]
+    for file in files:
+        assert file.path is not None
+        quant = json.loads(open_model(file.path).metadata["srkd.quant"])
+        assert (quant["method"], quant["calibration"]) == ("pams", "learnt in training")
+        assert file.quality is not None
+        assert (file.quality.psnr_to_source or 100) > 45  # to the fake-quantised network
+
+
+def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
+    network = quantise(build(EDSRSpec(width=4, depth=1, scale=2), seed=0), Quantisation("pams", 4, "all"))
+    (first, _) = export_model(network, Source("small"), ["int8"], tmp_path).files
+    assert first.path is None
+    assert "trained at 4 bits" in (first.reason or "")

@@ -1,0 +1,152 @@
+"""The QDQ graph of a network that was trained quantised: integers inside, the numbers of the fake quantisation."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, quantise
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.quantisation import Placement, Quantisation
+from compressor.models.quantisers import following, quantised_layers, quantisers_of, weight_levels
+from export.exporting import Source, export_model
+from export.learnt_graph import build_learnt_graph
+
+LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(3))
+Method = Literal["pams", "pact"]
+EDSR = EDSRSpec(2, width=8, depth=2)
+CASES: list[tuple[Spec, Method, Placement, bool]] = [
+    (EDSR, "pams", "paper", False),
+    (EDSR, "pams", "all", False),
+    (EDSR, "pams", "all", True),
+    (EDSR, "pact", "all", False),
+    (EDSR, "pact", "all", True),
+    (CompactSpec(2, width=8, depth=2), "pams", "all", False),
+    (SwinIRSpec(2, width=8, depths=(1,), heads=(2,), window=4, features=8), "pams", "all", False),
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].arch}-{'-'.join(map(str, case[1:]))}")
+
+
+@cache
+def network_of(spec: Spec, method: Method, placement: Placement, bits: int = 8) -> Network:
+    network = quantise(build(spec, seed=1), Quantisation(method, bits, placement))
+    with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
+        network(LR)
+    with torch.no_grad():
+        for alpha, value in followed.items():
+            # Some features lie outside: what is clipped must be the same too.
+            alpha.copy_(0.7 * value)
+    return network.eval().requires_grad_(False)
+
+
+@cache
+def graph_of(case: tuple[Spec, Method, Placement, bool]) -> onnx.ModelProto:
+    spec, method, placement, signed = case
+    return build_learnt_graph(network_of(spec, method, placement), None, 18, signed=signed).model
+
+
+def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
+    """Run as users do, or node by node as the graph says."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
+
+
+@every_case
+@pytest.mark.parametrize("plain", [True, False], ids=["as written", "optimised"])
+def test_it_gives_the_numbers_of_the_fake_quantisation(case: tuple[Spec, Method, Placement, bool], plain: bool) -> None:
+    network = network_of(*case[:3])
+    with torch.no_grad():
+        expected = network(LR)
+    difference = run(graph_of(case), LR, plain=plain) - expected
+    assert float(difference.abs().max()) <= 2 / 255
+    assert float(difference.square().mean()) <= 10**-4.5
+    # Which says something: the float network is elsewhere.
+    with torch.no_grad():
+        plain_network = build(network.spec, seed=1)(LR)
+    assert float((plain_network - expected).abs().max()) > 2 * float(difference.abs().max())
+
+
+@every_case
+def test_weights_are_integers_and_features_go_through_them(case: tuple[Spec, Method, Placement, bool]) -> None:
+    network, graph = network_of(*case[:3]), graph_of(case).graph
+    integers = [numpy_helper.to_array(one) for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    stored = sorted(tuple(np.sort(one.flatten())) for one in integers if one.ndim >= 2)
+    levels = [
+        weight_levels(layer.weight, 8, per_channel=layer.per_channel)[0] for layer in quantised_layers(network).values()
+    ]
+    assert stored == sorted(tuple(np.sort(one.numpy().astype(np.int8).flatten())) for one in levels)
+    kinds = [node.op_type for node in graph.node]
+    assert "Round" not in kinds and kinds.count("DequantizeLinear") == kinds.count("QuantizeLinear") + len(stored)
+
+
+@pytest.mark.parametrize("method", ["pams", "pact"])
+def test_onnx_runtime_computes_the_blocks_in_integers(method: Method, tmp_path: Path) -> None:
+    """Both convolutions of each block, the upsampler's, and the sums between blocks."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    model = graph_of((EDSR, method, "all", False))
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") >= 5 and kinds.count("QLinearAdd") >= 1
+
+
+def test_other_sizes_and_batches_run() -> None:
+    lr = torch.rand(2, 3, 11, 17, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        expected = network_of(EDSR, "pams", "paper")(lr)
+    assert float((run(graph_of(CASES[0]), lr) - expected).abs().max()) <= 2 / 255
+
+
+def test_what_has_no_integers_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SrkdError, match="the edsr was not trained quantised: it has learnt no ranges"):
+        build_learnt_graph(build(EDSR, seed=1), None, 18)
+    four = network_of(EDSR, "pams", "paper", 4)
+    with pytest.raises(
+        SrkdError, match="trained at 4 bits, and integer files have 8: no runtime here computes in 4 bits"
+    ):
+        build_learnt_graph(four, None, 18)
+
+
+def test_float_files_hold_the_fake_quantisation_and_half_ones_are_refused(tmp_path: Path) -> None:
+    network = network_of(EDSR, "pams", "paper", 4)
+    report = export_model(network, Source("student"), ["onnx", "fp16", "bf16"], tmp_path)
+    exact, *half = report.files
+    assert exact.verdict == "passed" and exact.path is not None
+    with torch.no_grad():
+        difference = run(onnx.load(exact.path), LR) - network(LR)
+    assert float(difference.square().mean()) <= 10**-5
+    metadata = {entry.key: entry.value for entry in onnx.load(exact.path).metadata_props}
+    assert Quantisation.from_json(metadata["srkd.quant"]) == network.quantisation
+    for file in half:
+        assert file.verdict == "unavailable" and file.reason is not None
+        assert "trained quantised (pams, 4 bits, placement paper)" in file.reason and "\n" not in file.reason
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_lies_below_a_range_ends_on_its_lowest_level(signed: bool) -> None:
+    """A byte has a level more below zero than above: with narrow ranges it would show in almost every pixel."""
+    network = copy.deepcopy(network_of(EDSR, "pams", "paper"))
+    with torch.no_grad():
+        for quantiser in quantisers_of(network).values():
+            quantiser.alpha.mul_(0.1)
+        expected = network(LR)
+    found = run(build_learnt_graph(network, None, 18, signed=signed).model, LR, plain=True)
+    assert float((found - expected).abs().gt(1e-5).float().mean()) < 0.05

@@ -1,0 +1,329 @@
+"""Grids, plans, walks and files of graphs in eight bits, on small networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import architecture, build
+from compressor.models.spread import mixing_matrix, spread_streams
+from export.headroom import measure_graph
+from export.onnx_graph import build_graph
+from export.proof_inputs import ProofInput
+from export.quantise.ends import BYTES, Ends, meet_image
+from export.quantise.equalise import equalise_units
+from export.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
+from export.quantise.plan import CPU, TENSORRT, Graph, Plan, Scheme, make_plan
+from export.quantise.qdq import write_qdq
+from export.quantise.walk import Solution, Walk
+
+SMALL = EDSRSpec(width=8, depth=2, scale=2)
+SPECS: tuple[Spec, ...] = tuple(
+    architecture(name).small for name in ("edsr", "rcan", "carn", "carn_m", "swinir", "compact")
+)
+
+
+def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
+    """Smooth random images in bytes: neighbours are alike, as in photos."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
+    return smooth.mul(255).round().div(255)
+
+
+def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> np.ndarray:
+    """Run a model; `exactly`: node by node as the file says, without what ONNX Runtime fuses."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if exactly:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (sr,) = session.run(None, {model.graph.input[0].name: lr.numpy()})
+    return np.asarray(sr)
+
+
+def ends_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, Ends]:
+    network = build(spec, seed=1)
+    return network, meet_image(build_graph(network, size, 18).model)
+
+
+def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[Plan, Solution, onnx.ModelProto]:
+    plan = make_plan(ends.graph, scheme, ends.images)
+    solution = Walk(plan, patches.numpy()).run()
+    return plan, solution, write_qdq(plan, solution)
+
+
+def size_for(spec: Spec) -> tuple[int, int] | None:
+    """Networks with windows have a graph for one size."""
+    return (16, 16) if spec.arch == "swinir" else None
+
+
+# --- grids
+
+
+@pytest.mark.parametrize("levels", [U8, S8])
+def test_a_grid_holds_zero_and_its_own_values(levels: object) -> None:
+    values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    grid = choose_grid(values, levels)  # type: ignore[arg-type]
+    rounded = grid.round(values)
+    assert torch.equal(grid.round(rounded), rounded)
+    assert float(grid.round(torch.zeros(1))) == 0.0
+    assert len(set(rounded.tolist())) <= 256
+
+
+def test_bytes_of_an_image_lie_on_their_grid_exactly() -> None:
+    image = torch.arange(256) / 255
+    assert torch.allclose(BYTES.round(image), image, atol=1e-7)
+
+
+def test_an_end_is_cut_off_only_where_that_pays() -> None:
+    """One value far from all others would cost them their digits; of an even spread nothing is cut off."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(1_000_000, generator=generator)
+    far = torch.cat([normal, torch.tensor([12.0])])
+    even = torch.rand(1_000_000, generator=generator)
+    assert choose_grid(far, S8).scale < 0.9 * 12 / 127
+    assert choose_grid(even, U8).scale == pytest.approx(1 / 255, rel=1e-3)
+
+
+def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4000, 24, generator=generator, dtype=torch.float64)
+    inputs = inputs @ torch.randn(24, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(8, 24, generator=generator, dtype=torch.float64)
+    levels = replace(S8, low=-7, high=7)  # coarse, so that it shows
+    scales, covariance = row_scales(weight, levels), inputs.T @ inputs
+
+    def error(integers: torch.Tensor) -> float:
+        return float(((integers * scales[:, None] - weight) @ inputs.T).square().mean())
+
+    plain = error(round_rows(weight, scales, levels))
+    fed_back = round_with_feedback(weight, scales, covariance, levels)
+    assert fed_back.abs().max() <= 7
+    assert error(fed_back) < 0.6 * plain
+
+
+# --- turning
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 10, 12, 20, 24, 31, 48, 60, 64, 180])
+def test_a_mixing_matrix_is_orthogonal_and_even(size: int) -> None:
+    matrix = mixing_matrix(size)
+    assert torch.allclose(matrix @ matrix.T, torch.eye(size, dtype=torch.float64), atol=1e-12)
+    assert float(matrix.abs().max()) <= (2 / size) ** 0.5 + 1e-12
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
+def test_a_turned_network_computes_the_same(spec: Spec) -> None:
+    network, patches = build(spec, seed=2), photos_like()
+    turned = spread_streams(network, patches)
+    with torch.no_grad():
+        assert torch.allclose(turned(patches), network(patches), atol=1e-4)
+
+
+def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
+    network = build(SMALL, seed=0)
+    with torch.no_grad():
+        network.head.weight[0] *= 20  # type: ignore[union-attr, operator, index]
+    patches, peaks = photos_like(), []
+    for one in (network, spread_streams(network, patches)):
+        one.head.register_forward_hook(lambda _m, _i, output: peaks.append(float(output.abs().max())))  # type: ignore[union-attr]
+        with torch.no_grad():
+            one(patches)
+    assert peaks[1] < 0.75 * peaks[0]
+
+
+# --- ends
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
+@pytest.mark.parametrize("size", [(16, 16), (9, 21)])
+def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec, size: tuple[int, int]) -> None:
+    """Borders too: they are padded with the mean, as the network does behind its subtraction."""
+    network, ends = ends_of(spec, size if size_for(spec) else None)
+    lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert np.abs(run(ends.graph.model, lr) - network(lr).numpy()).max() < 2e-4
+
+
+def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
+    _, ends = ends_of(SMALL)
+    layers = [ends.graph.nodes[index] for index in sorted(ends.graph.layers)]
+    assert layers[0].input[0] in ends.images
+    assert not any(node.op_type == "Div" for node in ends.graph.nodes)
+    assert ends.graph.model.graph.output[0].name == layers[-1].output[0]
+
+
+# --- equalising
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
+def test_equalised_units_compute_the_same(spec: Spec) -> None:
+    network, ends = ends_of(spec, size_for(spec))
+    patches = photos_like()[:1]
+    equal = equalise_units(ends, patches)
+    with torch.no_grad():
+        assert np.abs(run(equal.graph.model, patches) - network(patches).numpy()).max() < 2e-4
+
+
+def test_weak_units_come_nearer_to_the_strong_ones() -> None:
+    network = build(CompactSpec(2, width=8, depth=2), seed=0)
+    with torch.no_grad():
+        network.get_parameter("layers.0.conv.weight")[3] *= 30
+    ends = meet_image(build_graph(network, None, 18).model)
+    patches, spreads = photos_like(), []
+    for one in (ends, equalise_units(ends, patches)):
+        peaks = measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks
+        first = next(peak for name, peak in peaks.items() if "layers.0.conv" in peak.node)
+        spreads.append(float(first.channels.max() / np.median(first.channels)))
+    assert spreads[1] < spreads[0] ** 0.5 * 1.5
+
+
+# --- files
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
+@pytest.mark.parametrize("flavour", [CPU, TENSORRT], ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("float_sums", [False, True])
+def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_sums: bool) -> None:
+    """The walk decides on values that the file really computes: a wrong scale or zero point would shift all of them."""
+    _, ends = ends_of(spec, size_for(spec))
+    patches = photos_like()[:1] if size_for(spec) else photos_like()
+    plan = make_plan(ends.graph, Scheme(flavour, float_sums=float_sums), ends.images)  # type: ignore[arg-type]
+    walk = Walk(plan, patches.numpy())
+    model = write_qdq(plan, walk.run())
+    onnx.checker.check_model(model, full_check=True)
+    foreseen = walk.values[ends.graph.model.graph.output[0].name]
+    expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded
+    difference = np.abs(run(model, patches, exactly=True) - expected)
+    # Sums of floats in another order round a value to the neighbouring level here and there, and a level is 1/255.
+    assert difference.max() < 2 / 255
+    assert (difference > 1e-4).mean() < 0.3
+
+
+def test_every_layer_is_stored_in_integers() -> None:
+    _, ends = ends_of(SMALL)
+    plan, solution, model = quantised(ends, Scheme(), photos_like())
+    assert set(solution.layers) == set(ends.graph.layers) == set(plan.layers)
+    large = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 16]
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
+
+
+def test_onnx_runtime_computes_layers_and_sums_of_the_cpu_flavour_with_integers(tmp_path: object) -> None:
+    _, ends = ends_of(SMALL)
+    _, _, model = quantised(ends, Scheme(), photos_like())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert operators.count("QLinearConv") == len(ends.graph.layers)
+    assert operators.count("QLinearAdd") == 3  # two blocks and the long skip
+    assert "Conv" not in operators
+    assert "Relu" not in operators
+
+
+def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
+    """The rules of NVIDIA's explicit quantisation, read from the graph."""
+    _, ends = ends_of(SMALL)
+    _, _, model = quantised(ends, Scheme(TENSORRT), photos_like())
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        zero_point = stored[node.input[2]]
+        assert zero_point.dtype == np.int8
+        assert not zero_point.any()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert all(stored[node.input[2]].dtype == np.float32 for node in convolutions)
+    # Symmetric bytes have half of an image's range: it leaves as it was computed.
+    assert model.graph.node[-1].op_type == "Conv"
+
+
+def test_images_of_the_cpu_flavour_are_bytes_at_both_ends() -> None:
+    _, ends = ends_of(SMALL)
+    _, solution, model = quantised(ends, Scheme(), photos_like())
+    assert all(solution.grids[name] == BYTES for name in ends.images)
+    sr = run(model, photos_like()) * 255
+    assert np.abs(sr - sr.round()).max() < 1e-3
+
+
+def test_layers_and_sums_stay_in_float_where_a_scheme_says_so() -> None:
+    _, ends = ends_of(SMALL)
+    names = [ends.graph.layers[index].name for index in sorted(ends.graph.layers)]
+    plan = make_plan(ends.graph, Scheme().keeping(names[0], names[-1], sums=True), ends.images)
+    assert {layer.name for layer in plan.layers.values()} == set(names[1:-1])
+    operators = [ends.graph.nodes[index].op_type for index in plan.integer]
+    assert "Add" not in operators
+    with pytest.raises(Exception, match="no layer called 'nothing'"):
+        make_plan(ends.graph, Scheme().keeping("nothing"), ends.images)
+
+
+def test_gates_of_a_pooled_image_stay_in_float() -> None:
+    """RCAN's attention computes on one pixel an image."""
+    spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
+    _, ends = ends_of(spec)
+    kernels = {
+        layer.name: numpy_helper.to_array(
+            next(t for t in ends.graph.model.graph.initializer if t.name == layer.weight)
+        ).shape[-1]
+        for layer in ends.graph.layers.values()
+    }
+    plan = make_plan(ends.graph, Scheme(), ends.images)
+    in_eight = {layer.name for layer in plan.layers.values()}
+    assert in_eight == {name for name, side in kernels.items() if side == 3}
+    assert len(in_eight) < len(kernels)
+
+
+def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
+    """CARN-M may run one block several times: its weights stay one set of integers."""
+    spec = next(spec for spec in SPECS if isinstance(spec, CARNMSpec))
+    _, ends = ends_of(spec)
+    _, solution, _ = quantised(ends, Scheme(), photos_like())
+    by_weight: dict[str, list[np.ndarray]] = {}
+    for index, layer in ends.graph.layers.items():
+        if index in solution.layers:
+            by_weight.setdefault(layer.weight, []).append(solution.layers[index].integers)
+    assert all(np.array_equal(one, copies[0]) for copies in by_weight.values() for one in copies)
+
+
+def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
+    """Of weights rounded very coarsely the mean of each channel of the image stays."""
+    _, ends = ends_of(CompactSpec(2, width=8, depth=2))
+    coarse = replace(CPU, weights=replace(S8, low=-3, high=3))
+    patches, shifts = photos_like(8), []
+    for correct in (False, True):
+        plan = make_plan(ends.graph, Scheme(coarse), ends.images)
+        walk = Walk(plan, patches.numpy(), correct=correct)
+        walk.run()
+        value = walk.values[ends.graph.model.graph.output[0].name]
+        shifts.append(np.abs((value.raw - value.exact).mean((0, 2, 3))).max())
+    assert shifts[1] < 0.2 * shifts[0]
+
+
+def test_the_same_patches_give_the_same_file() -> None:
+    _, ends = ends_of(SMALL)
+    files = [quantised(ends, Scheme(), photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
+    assert files[0] == files[1]
+
+
+def test_a_graph_knows_constants_wherever_they_are_stored() -> None:
+    network, _ = ends_of(SMALL)
+    model = build_graph(network, None, 18).model
+    graph = Graph(copy.deepcopy(model))
+    stored: Mapping[str, np.ndarray] = graph.constants
+    assert all(layer.weight in stored for layer in graph.layers.values())
+    assert not set(stored) & graph.floats
