@@ -37,7 +37,7 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
-from export.conversion import FileOptions, tuned_and_largest
+from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
 from export.profile.report import ProfileReport, profile_models
@@ -192,6 +192,11 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
             io=options.io,
             shuffle=options.shuffle,
             sizes=tuned_and_largest(None if options.sizes is None else read_sizes(options.sizes)),
+            int8=Int8Options(
+                calibrate=None if options.calibrate is None else Path(options.calibrate),
+                data=None if options.data is None else Path(options.data),
+                max_drop=options.max_drop,
+            ),
         ),
     )
 

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantisedSize:
+    """What of a network is quantised, and the bytes it would take with its weights packed at their bits."""
+
+    method: str
+    bits: int
+    placement: str
+    compat: str
+    quantised_weights: int
+    bytes_at_bits: int
+    bytes_as_float: int
+    """The float network in fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """The contents of one file or open network; None is what a foreign file does not say."""
 
@@ -42,6 +56,8 @@ class Inspection:
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str]
+    quantisation: QuantisedSize | None = None
+    """Of a quantised network, where its weights are known."""
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
     check: TeacherCheck | None = None

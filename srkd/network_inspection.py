@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from compressor.base.errors import SrkdError
@@ -12,12 +12,13 @@ from compressor.base.files import file_sha256
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.cost import cost, layer_costs
-from compressor.models.networks.base import ImageModel
+from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.registry import spec_from_dict
+from compressor.models.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
 from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.inspection import Inspection, inspect_header, srkd_keys
+from srkd.inspection import Inspection, QuantisedSize, inspect_header, srkd_keys
 from srkd.models import refuse_file_options
 from srkd.parameters import format_size, read_size
 from srkd.verb_options import InspectOptions
@@ -74,7 +75,20 @@ def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
         sha256=network.fingerprint(),
         wrapping="an open network",
         metadata={},
+        quantisation=quantised_size(network),
         check=check_teacher(Teacher(copy.deepcopy(network))) if options.check else None,
+    )
+
+
+def quantised_size(network: Network) -> QuantisedSize | None:
+    """Return the size of a quantised network; None for a float one."""
+    if network.quantisation is None:
+        return None
+    return QuantisedSize(
+        **asdict(network.quantisation),
+        quantised_weights=sum(layer.weight.numel() for layer in quantised_layers(network).values()),
+        bytes_at_bits=quantised_bytes(network),
+        bytes_as_float=FLOAT_BYTES * cost(network.spec).params,
     )
 
 
@@ -95,6 +109,7 @@ def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
         assumed=origin.assumed,
         notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
         metadata=srkd_keys(origin.header or {}),
+        quantisation=None if network is None else quantised_size(network),
         check=check_teacher(teacher) if options.check else None,
     )
 

@@ -59,6 +59,8 @@ LR_ALIAS = ("--lr",)
 
 INPUT_PATHS = ("teacher", "data", "lr_images", "val", "lr_only", "init_from", "phi_weights")
 
+THEN = "then."
+"""Begins a setting of the second recipe."""
 SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
 """Options of compress that are settings of the recipe under a shorter name."""
 
@@ -193,6 +195,16 @@ class CompressOptions(Options):
     recipe: Annotated[str, Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.", group="training")] = (
         "logits"
     )
+    then: Annotated[
+        str | None,
+        Option(
+            "Recipe that quantises the student once it is trained: pams, pact. --steps, --batch and --lr-patch hold "
+            "for both; --set then.KEY=VALUE changes it.",
+            unset="no second recipe",
+            metavar="RECIPE",
+            group="training",
+        ),
+    ] = None
     steps: Annotated[
         int | None,
         Option("Updates; milestones and warm-up are rescaled.", unset="the recipe's", minimum=1, group="training"),
@@ -257,8 +269,14 @@ class CompressOptions(Options):
             # A network stays one until the run has its file.
             if isinstance(path, (str, os.PathLike)):
                 object.__setattr__(self, name, Path(path).resolve())
-        if is_recipe_file(self.recipe):
-            object.__setattr__(self, "recipe", str(Path(self.recipe).resolve()))
+        for name in ("recipe", "then"):
+            recipe = getattr(self, name)
+            if recipe is not None and is_recipe_file(recipe):
+                object.__setattr__(self, name, str(Path(recipe).resolve()))
+        if self.then is None and self.then_settings:
+            raise UsageError(f"--set {THEN}{self.then_settings[0]}: there is no second recipe; add --then pams")
+        if self.then is not None and self.is_plan:
+            raise UsageError("--then makes one student: leave out --with-baseline and --seeds")
 
     @property
     def teacher_path(self) -> Path | None:
@@ -275,15 +293,26 @@ class CompressOptions(Options):
         return Path(self.out)
 
     @property
+    def own_settings(self) -> tuple[str, ...]:
+        """The settings of `recipe`, as they were given."""
+        return tuple(setting for setting in self.settings if not setting.startswith(THEN))
+
+    @property
+    def then_settings(self) -> tuple[str, ...]:
+        """The settings of `then`."""
+        return tuple(setting.removeprefix(THEN) for setting in self.settings if setting.startswith(THEN))
+
+    @property
     def recipe_settings(self) -> tuple[str, ...]:
         """The settings of the recipe, also those that have an option of their own."""
-        keys = [setting.partition("=")[0].strip() for setting in self.settings]
+        settings = self.own_settings
+        keys = [setting.partition("=")[0].strip() for setting in settings]
         shorter = {key: getattr(self, name) for name, key in SCHEDULE_SETTINGS.items()}
         for name, key in SCHEDULE_SETTINGS.items():
             if key in keys and shorter[key] is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} {shorter[key]} and --set {key}=... say the same twice: give one of them")
-        return (*self.settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
+        return (*settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
 
     @property
     def is_plan(self) -> bool:
@@ -366,6 +395,14 @@ class ExportOptions(CheckpointOptions):
     shuffle: Annotated[
         Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators know dcr only.")
     ] = "crd"
+    calibrate: Annotated[
+        PathOption, Option("Photos on which int8 measures a network's values.", unset="embedded photos", metavar="DIR")
+    ] = None
+    data: Annotated[
+        PathOption,
+        Option("Photos on which the loss of int8 is measured.", unset="other embedded photos", metavar="DIR"),
+    ] = None
+    max_drop: Annotated[float, Option("Y-PSNR in dB that int8 may lose at most on these photos.", minimum=0)] = 0.1
 
 
 @dataclass(frozen=True)
@@ -471,7 +508,7 @@ class UpscaleOptions(RuntimeOptions):
         bool,
         Option(
             "Compute in fp32 throughout. Otherwise checkpoints compute large 8-bit pictures in bf16 where the device "
-            "has it and samples of the picture are 50 dB or more from fp32, no value over 3 grey levels off."
+            "has it and samples of the picture are 50 dB or more from fp32, no value over 2 grey levels off."
         ),
     ] = False
 

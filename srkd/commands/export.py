@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         "srkd export student.safetensors --onnx -o exported",
         "srkd export student.safetensors --onnx --static 320x180",
         "srkd export student.safetensors --onnx --fp16 --io uint8",
+        "srkd export student.safetensors --int8 --calibrate photos --max-drop 0.05",
         "srkd export student.safetensors --all --json",
     ),
     csv=True,
@@ -67,6 +68,8 @@ def records(report: ExportReport) -> Records:
             "bytes": file.bytes,
             "largest_difference": None if file.parity is None else file.parity.max_abs,
             "psnr_to_network_db": None if file.parity is None else file.parity.psnr,
+            "psnr_y_drop_db": None if file.quality is None else file.quality.drop,
+            "speedup_over_float": None if file.speed is None else file.speed.comparison.speedup,
             "verdict": file.verdict,
             "reason": file.reason,
             "seconds": file.seconds,
@@ -96,6 +99,11 @@ def show(console: Console, report: ExportReport) -> None:
         if file.path is not None:
             console.result(f"wrote {file.path}")
     console.detail(f"compared on: {', '.join(report.compared_on)}")
+    for file in report.files:
+        if file.quality is not None and file.path is not None:
+            console.result(f"{file.format}: {file.quality} on {file.quality.photos} photos")
+        if file.speed is not None:
+            console.result(f"{file.format}: {file.speed}")
     for file in report.files:
         if file.reason and file.path is not None:
             console.say(f"{file.format}: {file.reason}")

@@ -57,6 +57,7 @@ def show(console: Console, inspection: Inspection) -> None:
     """Print a line for each fact."""
     spec = {key: value for key, value in sorted((inspection.spec or {}).items()) if key != "arch"}
     assumed = {item.field for item in inspection.assumed}
+    hidden = OWN_KEYS if inspection.quantisation is None else (*OWN_KEYS, "srkd.quant")
     rows = [
         ("file", f"{inspection.path}, {inspection.bytes / 1e6:.2f} MB"),
         ("sha256", inspection.sha256),
@@ -69,9 +70,10 @@ def show(console: Console, inspection: Inspection) -> None:
             for key, value in spec.items()
         ),
         ("params", _format_count(inspection.params)),
+        *_quantised_rows(inspection),
         (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
         ("MAC+", _format_count(inspection.macs_plus)),
-        *((key, value) for key, value in inspection.metadata.items() if key not in OWN_KEYS),
+        *((key, value) for key, value in inspection.metadata.items() if key not in hidden),
     ]
     console.facts(rows)
     for item in inspection.assumed:
@@ -91,6 +93,18 @@ def show(console: Console, inspection: Inspection) -> None:
                 for layer in inspection.layers
             ],
         )
+
+
+def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    size = inspection.quantisation
+    if size is None:
+        return []
+    compat = f", compat {size.compat}" if size.compat else ""
+    packed = f"{size.bytes_at_bits / 1e6:.3f} MB, {size.quantised_weights:,} weights packed and the rest in fp32"
+    return [
+        ("quantised", f"{size.method}, {size.bits} bits, placement {size.placement}{compat}"),
+        (f"weights at {size.bits} bits", f"{packed} (float: {size.bytes_as_float / 1e6:.3f} MB)"),
+    ]
 
 
 def _format_count(number: int | None) -> str:
