@@ -19,7 +19,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture, build
-from compressor.models.spread import mixing_matrix, spread_streams
+from compressor.models.spread import Value, best_basis, mixing_matrix, rounding_noise, spread_streams
 from export.headroom import measure_graph
 from export.onnx_graph import build_graph
 from export.proof_inputs import ProofInput
@@ -116,7 +116,7 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself()
     assert error(fed_back) < 0.6 * plain
 
 
-# --- turning
+# --- the basis of a stream
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 10, 12, 20, 24, 31, 48, 60, 64, 180])
@@ -144,6 +144,42 @@ def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
         with torch.no_grad():
             one(patches)
     assert peaks[1] < 0.75 * peaks[0]
+
+
+def a_value(size: int, generator: torch.Generator) -> Value:
+    """A value with a few strong directions, others of which matter to the image."""
+    mixing, matters = (torch.randn(size, size, generator=generator) for _ in range(2))
+    strengths = torch.logspace(0, -2, size)
+    pixels = mixing @ (strengths[:, None] * torch.randn(size, 4000, generator=generator))
+    return Value(pixels / pixels.abs().max(), matters @ (strengths[:, None] * matters.T))
+
+
+def test_the_noise_of_a_basis_is_that_of_rounding_in_it() -> None:
+    """Up to one factor for all bases: values are rounded to 255 levels over their range, and the error goes back."""
+    generator = torch.Generator().manual_seed(0)
+    value = a_value(12, generator)
+    ratios = []
+    for basis in (torch.eye(12), mixing_matrix(12).float(), best_basis([value]).float()):
+        turned = basis @ value.pixels
+        step = 2 * turned.abs().pow(8).mean() ** (1 / 8) / 255
+        error = torch.linalg.inv(basis) @ ((turned / step).round() * step - turned)
+        measured = torch.einsum("ip,ij,jp->", error, value.sensitivity, error) / error.shape[1]
+        ratios.append(float(measured / rounding_noise(basis, [value])))
+    assert max(ratios) / min(ratios) < 1.1
+
+
+def test_the_best_basis_disturbs_the_image_less_than_an_even_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = [a_value(12, generator), a_value(12, generator)]
+    even, best = (rounding_noise(basis.float(), values) for basis in (mixing_matrix(12), best_basis(values)))
+    assert best < 0.6 * even
+    assert torch.linalg.det(best_basis(values)).abs() == pytest.approx(1)
+
+
+def test_the_basis_is_the_same_every_time() -> None:
+    network, patches = build(SMALL, seed=0), photos_like()
+    once, again = (spread_streams(network, patches).state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
 
 
 # --- ends
