@@ -102,4 +102,6 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> float | None:
     """Return a finite number; JSON as Python reads it has others."""
-    return float(value) if isinstance(value, (int, float)) and abs(value) < MOST_DB else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < MOST_DB else None
