@@ -128,7 +128,7 @@ def open_models(
         else:
             opened += _open_exported(path, label, is_teacher, settings, notes)
     context.progress("open", len(files), len(files))
-    opened = [_with_integer_nodes(model) for model in opened]
+    opened = [_with_integer_nodes(model, notes) for model in opened]
     if all(model.is_teacher for model in opened):
         raise SrkdError(f"nothing to profile: {'; '.join(notes)}")
     scales = {model.label: model.runtime.descriptor.scale for model in opened}
@@ -147,10 +147,15 @@ def _unique_label(label: str, labels: set[str]) -> str:
     return unique
 
 
-def _with_integer_nodes(model: ProfiledModel) -> ProfiledModel:
+def _with_integer_nodes(model: ProfiledModel, notes: list[str]) -> ProfiledModel:
+    """Add what the runtime of a file in eight bits computes with integers; a file is timed without that, too."""
     if model.runtime.precision != "int8":
         return model
-    return replace(model, integer_nodes=count_integer_nodes(model.runtime, model.file))
+    try:
+        return replace(model, integer_nodes=count_integer_nodes(model.runtime, model.file))
+    except SrkdError as error:
+        notes.append(str(error))
+        return model
 
 
 def _open_checkpoint(

@@ -17,6 +17,7 @@ from PIL import Image
 import export.profile.models
 import srkd
 from compressor.base import machine
+from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
@@ -135,6 +136,18 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
     assert [row["precision"] for row in rows] == ["int8", "fp32"]
     assert (rows[0]["int8"]["bounded"], rows[0]["int8"]["nodes_in_int8"]) == (True, 8)
     assert rows[1]["int8"] is None
+
+
+def test_a_file_is_timed_where_its_graph_is_not_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SrkdError("onnxruntime does not show its graph")
+
+    monkeypatch.setattr(export.profile.models, "count_integer_nodes", refuse)
+    report = told(capsys, "profile", folder / "small.int8.onnx", "--no-quality", *PROFILE)
+    assert (report["rows"][0]["int8"]["nodes"], report["rows"][0]["int8"]["flavour"]) == (None, "cpu")
+    assert "onnxruntime does not show its graph" in report["notes"]
 
 
 def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
