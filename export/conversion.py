@@ -33,8 +33,9 @@ class Int8Options:
     """`--calibrate DIR`: the photos that values are measured on; None: embedded ones."""
     data: Path | None = None
     """`--data DIR`: the photos that the loss is measured on; None: embedded ones, others than those above."""
-    max_drop: float = 0.1
-    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos."""
+    max_drop: float | None = 0.1
+    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: everything in eight bits, whatever
+    is lost, to time it."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.formats import QUANTISED, Format, find_formats
+from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof_inputs import ProofInput, proof_inputs
 from export.quality import Quality, QualityPhotos
 from export.speed import Speed, compare_speed
@@ -323,7 +324,7 @@ def prove(
     bounds = row.bounds if network.quantisation is None or row.bounds.as_images else QUANTISED
     proof = verify(file, TorchRuntime(network, label="the network"), inputs, bounds, context, io=options.io)
     if row.bounds.as_images:
-        return _with_quality(row, proof, file, network, options, context)
+        return _with_quality(row, proof, file, path, network, options, context)
     if proof.on is None or row.runtime != "onnxruntime" or network.quantisation is not None:
         return proof
     from compressor.runtimes.onnx_file import load_onnx
@@ -337,7 +338,7 @@ def prove(
 
 
 def _with_quality(
-    row: Format, proof: Proof, file: Runtime, network: Network, options: FileOptions, context: Context
+    row: Format, proof: Proof, file: Runtime, written: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
     """Add what a file in eight bits loses on photos, and how fast it is against the same in float."""
     if proof.reason is not None:
@@ -353,4 +354,14 @@ def _with_quality(
         path = Path(folder) / f"float{plain.suffix}"
         convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
         reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
-        return replace(proof, speed=compare_speed(file, reference, options.lr_size, context))
+        nodes = _integer_nodes(file, written, context)
+        return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))
+
+
+def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:
+    """Return what a file's runtime computes with integers. A good file is not refused because that is not shown."""
+    try:
+        return count_integer_nodes(file, path)
+    except SrkdError as error:
+        context.note(str(error))
+        return None

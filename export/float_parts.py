@@ -74,8 +74,8 @@ class Tried(Generic[Made]):
 
     def describe(self, flavour: str, calibration: str, weight_bits: int = 8) -> dict[str, object]:
         """Return the facts of the file, for its metadata and the report, by the names that our own quantiser uses."""
-        to_source = self.quality.psnr_to_source
         return {
+            "precision": "int8",
             "flavour": flavour,
             "bits": 8,
             "weight_bits": weight_bits,
@@ -83,9 +83,7 @@ class Tried(Generic[Made]):
             "in_float": self.parts.words,
             "float_layers": sorted(self.parts.layers),
             "whole_ranges": self.parts.whole_ranges,
-            "drop_db": round(self.quality.drop, 4),
-            "psnr_to_source_db": None if to_source is None else round(to_source, 2),
-            "photos": self.quality.photos,
+            **self.quality.facts(),
         }
 
 

@@ -38,13 +38,20 @@ class Quality:
     def drop(self) -> float:
         return self.psnr_y_source - self.psnr_y
 
-    def reason(self, max_drop: float) -> str | None:
-        """Return in one line why this is too much, or None."""
+    def reason(self, max_drop: float | None) -> str | None:
+        """Return in one line why this is too much, or None; without a bound nothing is."""
+        if max_drop is None:
+            return None
         if self.drop > max_drop:
             return f"loses {self.drop:.3f} dB of Y-PSNR on {self.photos} photos; --max-drop {max_drop:g} is allowed"
         if self.psnr_to_source is not None and self.psnr_to_source < MIN_PSNR_TO_SOURCE:
             return f"is {self.psnr_to_source:.1f} dB from the network's images; {MIN_PSNR_TO_SOURCE:g} dB is needed"
         return None
+
+    def facts(self) -> dict[str, object]:
+        """Return what a file says of its loss, in its metadata."""
+        to_source = None if self.psnr_to_source is None else round(self.psnr_to_source, 2)
+        return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos}
 
     def __str__(self) -> str:
         apart = (

@@ -1,4 +1,4 @@
-"""How fast a file in eight bits is against the same network in float, in the same runtime on this machine."""
+"""How fast a file in eight bits is against the same network in float, in the same runtime on this machine, and why."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from compressor.base.context import QUIET, Context
+from compressor.base.machine import has_integer_products
 from compressor.runtimes.base import Runtime
+from export.integer_nodes import IntegerNodes
 from export.profile.timing import Comparison, compare, take_turns
 
 SIZE = (128, 128)
 SECONDS = 1.5
+
+WITHOUT_PRODUCTS = "this processor has neither VNNI nor dot products, which multiply bytes natively"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,18 @@ class Speed:
     runtime: str
     lr_size: tuple[int, int]
     threads: int
+    integer_nodes: IntegerNodes | None = None
+    """What the runtime computes with integers; None where it does not show that."""
+    native_products: bool = True
+    """True if the processor multiplies bytes natively."""
+
+    @property
+    def why(self) -> str | None:
+        """Say what is not in integers here, or None where nothing is known of it."""
+        reasons = [] if self.native_products else [WITHOUT_PRODUCTS]
+        if self.integer_nodes is not None:
+            reasons.append(f"{self.integer_nodes}, with {self.integer_nodes.conversions} conversions between both")
+        return "; ".join(reasons) or None
 
     def __str__(self) -> str:
         """The verdict in one sentence."""
@@ -32,13 +48,19 @@ class Speed:
         where = f"in {self.runtime} on this machine ({times}, {size})"
         if self.comparison.verdict == "faster":
             return f"{self.comparison.speedup:.2f} times as fast as float {where}"
+        because = "" if self.why is None else f": {self.why}"
         if self.comparison.verdict == "slower":
-            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of float {where}"
-        return f"NOT faster: no measurable difference to float {where}"
+            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of float {where}{because}"
+        return f"NOT faster: no measurable difference to float {where}{because}"
 
 
 def compare_speed(
-    file: Runtime, reference: Runtime, lr_size: tuple[int, int] | None, context: Context = QUIET
+    file: Runtime,
+    reference: Runtime,
+    lr_size: tuple[int, int] | None,
+    context: Context = QUIET,
+    *,
+    integer_nodes: IntegerNodes | None = None,
 ) -> Speed:
     """Time both in turns on one image."""
     width, height = size = lr_size or SIZE
@@ -53,4 +75,6 @@ def compare_speed(
         file.name,
         size,
         torch.get_num_threads(),
+        integer_nodes,
+        has_integer_products(),
     )

@@ -26,8 +26,10 @@ from export.quantise.ends import meet_image
 from export.quantise.equalise import equalise_units
 from export.quantise.grids import S7
 from export.quantise.plan import CPU, TENSORRT, Flavour
-from export.quantise.search import Try, search
+from export.quantise.search import Try, measure_graph, search
 from export.to_onnx import OPSET, write_graph
+
+LEARNT = "learnt in training"
 
 TIMED = (128, 128)
 """LR size of the image that tries are timed on, where the file takes any."""
@@ -47,7 +49,14 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]
     if job.options.shuffle == "dcr":
         raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
     graph = build_learnt_graph(job.network, lr_size, OPSET, signed=flavour.values.signed)
-    return graph, {**asdict(quantisation), "flavour": flavour.name, "calibration": "learnt in training"}
+    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size))
+    return graph, {
+        **asdict(quantisation),
+        **_widths(flavour),
+        "calibration": LEARNT,
+        **({"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}),
+        **quality.facts(),
+    }
 
 
 def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
@@ -66,16 +75,17 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
 
 def describe(tried: Try, calibration: str) -> dict[str, object]:
     """Return the facts of a file in eight bits, for its metadata and the report."""
-    scheme, quality = tried.scheme, tried.quality
+    scheme = tried.scheme
     return {
-        "flavour": scheme.flavour.name,
-        "bits": 8,
-        "weight_bits": scheme.flavour.weights.high.bit_length() + 1,
+        **_widths(scheme.flavour),
         "calibration": calibration,
         "in_float": tried.words,
         "solved_weights": scheme.solved_weights,
         "float_layers": sorted(scheme.float_layers),
-        "drop_db": round(quality.drop, 4),
-        "psnr_to_source_db": None if quality.psnr_to_source is None else round(quality.psnr_to_source, 2),
-        "photos": quality.photos,
+        **tried.quality.facts(),
     }
+
+
+def _widths(flavour: Flavour) -> dict[str, object]:
+    weight_bits = flavour.weights.high.bit_length() + 1
+    return {"precision": "int8", "flavour": flavour.name, "bits": 8, "weight_bits": weight_bits}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
-from compressor.base.machine import gpu_facts, installed_version
+from compressor.base.machine import gpu_facts, installed_version, integer_products
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
@@ -42,10 +42,34 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Int8Support:
+    """Whether int8 pays here: the processor's instructions for products of bytes, and the runtimes of int8 files."""
+
+    products: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    """Those that are installed."""
+    missing_runtimes: tuple[str, ...]
+    """Those that srkd writes int8 files for, and that cannot run here."""
+
+    def lines(self) -> tuple[str, str]:
+        """Return a line about the processor, and one about the runtimes."""
+        if self.products:
+            pays = f"this processor multiplies bytes natively ({', '.join(self.products)}), so int8 pays here"
+        else:
+            pays = (
+                "this processor has neither VNNI nor dot products, which multiply bytes natively: int8 files are "
+                "smaller, and may be no faster than float here"
+            )
+        missing = f"; not here: {', '.join(self.missing_runtimes)}" if self.missing_runtimes else ""
+        return f"int8: {pays}", f"int8 files run in: {', '.join(self.runtimes) or 'no runtime'}{missing}"
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     core: tuple[Package, ...]
     gpu: Mapping[str, object] | None
     onnxruntime_devices: tuple[str, ...]
+    int8: Int8Support
     formats: tuple[Piece, ...]
     runtimes: tuple[Piece, ...]
     others: tuple[Piece, ...]
@@ -66,6 +90,7 @@ def diagnose() -> Diagnosis:
         core=tuple(Package(name, installed_version(name)) for name in CORE),
         gpu=gpu_facts(),
         onnxruntime_devices=tuple(providers),
+        int8=_int8_support(),
         formats=tuple(
             _piece(
                 row.name,
@@ -95,6 +120,18 @@ def diagnose() -> Diagnosis:
             ),
         ),
         notes=tuple(dict.fromkeys((*name_collisions(), *notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
+    )
+
+
+def _int8_support() -> Int8Support:
+    rows = [
+        RUNTIMES[name] for name in dict.fromkeys(row.runtime for row in FORMATS.values() if row.precision == "int8")
+    ]
+    ready = {row.name: row.missing_requirement() is None for row in rows}
+    return Int8Support(
+        integer_products(),
+        tuple(name for name, there in ready.items() if there),
+        tuple(name for name, there in ready.items() if not there),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from compressor.inference.open import model_file
 from compressor.models.checkpoints.header import read_own_file
+from compressor.models.quantised_file import QuantisedFile
 from srkd.parameters import format_size, read_size
 from srkd.verb_options import InspectOptions
 
@@ -58,6 +59,8 @@ class Inspection:
     metadata: Mapping[str, str]
     quantisation: QuantisedSize | None = None
     """Of a quantised network, where its weights are known."""
+    int8: QuantisedFile | None = None
+    """Of an exported file in eight bits: its flavour, calibration and loss."""
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
     check: TeacherCheck | None = None

@@ -14,6 +14,7 @@ from compressor.inference.teacher_check import check_teacher
 from compressor.models.cost import cost, layer_costs
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.registry import spec_from_dict
+from compressor.models.quantised_file import read_quantised_file
 from compressor.models.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
 from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
@@ -149,5 +150,6 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         assumed=() if origin is None or spec is not None else origin.assumed,
         notes=(OUTPUTS_ONLY,) if spec is None and teacher is not None else (),
         metadata=srkd_keys(metadata),
+        int8=read_quantised_file(metadata),
         check=check_teacher(teacher) if options.check and teacher is not None else None,
     )

@@ -424,7 +424,12 @@ class ProfileOptions(ProgramOptions):
     ] = ("torch", "onnxruntime")
     device: Device = "cpu"
     precision: Annotated[
-        Precision, Option("Precision of the arithmetic in torch and OpenVINO; other files have one of their own.")
+        Literal["fp32", "bf16", "fp16", "int8"],
+        Option(
+            "Precision of the arithmetic in torch and OpenVINO; other files have one of their own. int8: checkpoints "
+            "are written in eight bits for the runtimes that take that, without a bound for their loss; torch and the "
+            "teacher stay in float."
+        ),
     ] = "fp32"
     lr_size: Annotated[Sizes, Option("Sizes of the LR image.", type=SIZES)] = ((128, 128),)
     batch: Annotated[int, Option("Images in a batch.", minimum=1)] = 1

@@ -45,16 +45,30 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def has_integer_products() -> bool:
-    """Return whether the processor adds products of bytes in 32 bits in one instruction; older ones overflow 16.
+INTEGER_PRODUCTS = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "dot products",
+}
+"""The kernel's words for instructions that add products of bytes in 32 bits, and their names."""
 
-    x86: VNNI or AMX; ARM: dot products, which every 64 bit Apple processor has.
+
+def integer_products() -> tuple[str, ...]:
+    """Return the names of the processor's instructions that add products of bytes in 32 bits.
+
+    Every 64 bit Apple processor has dot products.
     """
     listing = Path("/proc/cpuinfo")
     if not listing.exists():
-        return platform.machine().lower() in ("arm64", "aarch64")
+        return ("dot products",) if platform.machine().lower() in ("arm64", "aarch64") else ()
     words = set(listing.read_text(errors="replace").split())
-    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+    return tuple(name for word, name in INTEGER_PRODUCTS.items() if word in words)
+
+
+def has_integer_products() -> bool:
+    """Return whether the processor adds products of bytes in 32 bits in one instruction; older ones overflow 16."""
+    return bool(integer_products())
 
 
 def usable_cores() -> int | None:

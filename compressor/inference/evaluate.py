@@ -22,6 +22,7 @@ from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_non
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, ImageSet
 from compressor.inference.background import OneBehind, read_ahead
+from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
@@ -77,6 +78,8 @@ class Evaluation:
     scale: int
     self_ensemble: bool
     models: Mapping[str, Mapping[str, SetScore]]
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    """What each model computes with."""
 
     def __str__(self) -> str:
         """One line for the protocol, and one for each model; the images have theirs in `models`."""
@@ -93,7 +96,10 @@ class Evaluation:
             "scale": self.scale,
             "self_ensemble": self.self_ensemble,
             "models": {
-                model: {"sets": {name: score.to_dict() for name, score in sets.items()}}
+                model: {
+                    "sets": {name: score.to_dict() for name, score in sets.items()},
+                    **(self.numbers[model].to_dict() if model in self.numbers else {}),
+                }
                 for model, sets in self.models.items()
             },
         }
@@ -233,8 +239,9 @@ class _Table:
             return {s.name: _set_score(s, protocol, self.scores[protocol, label, s.name]) for s in finished}
 
         scale, ensemble = self.settings.scale, self.settings.self_ensemble
+        numbers = {label: numbers_of(model) for label, model in self.rows.items()}
         return tuple(
-            Evaluation(protocol, scale, ensemble, {label: of_sets(protocol, label) for label in self.rows})
+            Evaluation(protocol, scale, ensemble, {label: of_sets(protocol, label) for label in self.rows}, numbers)
             for protocol in self.protocols
         )
 

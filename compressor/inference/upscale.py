@@ -33,6 +33,7 @@ from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.lower_precision import PrecisionChoice
+from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
@@ -90,7 +91,9 @@ class UpscaleReport:
 
     done: tuple[Upscaled, ...]
     failed: tuple[Failed, ...]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[Skipped, ...]
+    numbers: Numbers
+    """What the model computes with; a picture may have been computed in a lower precision."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def upscale(
     written = [writing.result() for writing in writes]
     failed += [result for result in written if isinstance(result, Failed)]
     done = tuple(result for result in written if isinstance(result, Upscaled))
-    return UpscaleReport(done, tuple(failed), tuple(skipped))
+    return UpscaleReport(done, tuple(failed), tuple(skipped), numbers_of(runtime))
 
 
 def _failure(job: Job, error: BaseException) -> Failed:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import file_sha256
 from compressor.inference.open import model_file, open_model
 from compressor.models.cost import Cost, cost
+from compressor.models.networks.base import Network
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
+from export.conversion import FileOptions, Int8Options
 from export.exporting import Source, convert_to, prove
-from export.formats import FORMATS
+from export.formats import FORMATS, Format
+from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.profile.memory import MemoryJob
 from export.proof_inputs import proof_inputs
 
@@ -26,7 +30,8 @@ DEFAULT_RUNTIMES = ("torch", "onnxruntime")
 class Settings:
     """How to measure. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is the time for
     each row at each size; `scale` and `arch_options` are for checkpoints that leave them open, `teacher_options` for
-    the teacher's alone."""
+    the teacher's alone. `precision="int8"`: checkpoints are written in eight bits for the runtimes that have such
+    files; torch, and the teacher, compute in float."""
 
     runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
@@ -60,20 +65,22 @@ class Settings:
             arch_options={**(self.arch_options or {}), **((self.teacher_options or {}) if is_teacher else {})},
             device=torch_device_for(self.device),
             runtime=runtime,
-            precision=self.precision,
+            precision="fp32" if self.precision == "int8" else self.precision,
             limits=self.limits,
         )
 
     def for_file(self, runtime: str) -> OpenOptions:
-        """Return the options that open an exported file."""
-        precision = self.precision if RUNTIMES[runtime].selects_precision else None
+        """Return the options that open an exported file. One in eight bits has its precision, whatever was selected."""
+        selected = RUNTIMES[runtime].selects_precision and self.precision not in ("fp32", "int8")
+        precision = self.precision if selected else None
         return OpenOptions(device=self.device, threads=self.threads, precision=precision, limits=self.limits)
 
 
 @dataclass(frozen=True)
 class ProfiledModel:
     """One model under one runtime. `file` is the file that the runtime opened: the model's own or a temporary export;
-    `options` opened it."""
+    `options` opened it. `unbounded`: it was written all in eight bits, without a bound for what it loses.
+    `integer_nodes`: of a file in eight bits, where its runtime shows that."""
 
     label: str
     is_teacher: bool
@@ -81,6 +88,8 @@ class ProfiledModel:
     file: Path
     options: OpenOptions
     cost: Callable[[tuple[int, int]], Cost | None]
+    unbounded: bool = False
+    integer_nodes: IntegerNodes | None = None
 
     def memory_job(self, settings: Settings) -> MemoryJob:
         """Return the measurement of its memory, in the same runtime and on the same device."""
@@ -115,10 +124,11 @@ def open_models(
         context.progress("open", done, len(files))
         label = _unique_label(path.name if path.is_dir() else path.stem, labels)
         if runtime_of(model_file(path)) == "torch":
-            opened += _open_checkpoint(path, label, is_teacher, settings, folder, notes)
+            opened += _open_checkpoint(path, label, is_teacher, settings, folder, notes, context)
         else:
             opened += _open_exported(path, label, is_teacher, settings, notes)
     context.progress("open", len(files), len(files))
+    opened = [_with_integer_nodes(model, notes) for model in opened]
     if all(model.is_teacher for model in opened):
         raise SrkdError(f"nothing to profile: {'; '.join(notes)}")
     scales = {model.label: model.runtime.descriptor.scale for model in opened}
@@ -137,8 +147,25 @@ def _unique_label(label: str, labels: set[str]) -> str:
     return unique
 
 
+def _with_integer_nodes(model: ProfiledModel, notes: list[str]) -> ProfiledModel:
+    """Add what the runtime of a file in eight bits computes with integers; a file is timed without that, too."""
+    if model.runtime.precision != "int8":
+        return model
+    try:
+        return replace(model, integer_nodes=count_integer_nodes(model.runtime, model.file))
+    except SrkdError as error:
+        notes.append(str(error))
+        return model
+
+
 def _open_checkpoint(
-    path: Path, label: str, is_teacher: bool, settings: Settings, folder: Path, notes: list[str]
+    path: Path,
+    label: str,
+    is_teacher: bool,
+    settings: Settings,
+    folder: Path,
+    notes: list[str],
+    context: Context,
 ) -> list[ProfiledModel]:
     """Open a checkpoint in torch, and by a temporary export in every other runtime of the settings."""
     file, options = model_file(path), settings.for_checkpoint("torch", is_teacher=is_teacher)
@@ -146,6 +173,7 @@ def _open_checkpoint(
     if not isinstance(in_torch, TorchRuntime):
         return [ProfiledModel(label, is_teacher, in_torch, file, options, lambda size: None)]
     spec = in_torch.spec
+    in_int8 = settings.precision == "int8" and not is_teacher
     opened = []
     if "torch" in settings.runtimes or is_teacher:
         opened.append(ProfiledModel(label, is_teacher, in_torch, file, options, lambda size: cost(spec, size)))
@@ -156,28 +184,47 @@ def _open_checkpoint(
             if RUNTIMES[name].alternative_to == "torch":
                 run_file, options = file, settings.for_checkpoint(name, is_teacher=is_teacher)
             else:
-                run_file, options = _export_for(name, in_torch, label, folder), settings.for_file(name)
+                source, export = Source(label, file_sha256(file)), _export_in_int8 if in_int8 else _export_in_float
+                run_file, options = export(name, in_torch.network, source, folder, context), settings.for_file(name)
             runtime = open_model(path if run_file == file else run_file, options)
         except SrkdError as error:
             notes.append(f"{label} is left out under {name}: {error}")
             continue
-        opened.append(ProfiledModel(label, is_teacher, runtime, run_file, options, lambda size: cost(spec, size)))
+        unbounded = in_int8 and runtime.precision == "int8" and in_torch.network.quantisation is None
+        profiled = ProfiledModel(label, is_teacher, runtime, run_file, options, lambda size: cost(spec, size))
+        opened.append(replace(profiled, unbounded=unbounded))
     return opened
 
 
-def _export_for(runtime: str, model: TorchRuntime, label: str, folder: Path) -> Path:
-    """Write a temporary file for that runtime, compared with the network before it is timed."""
-    row = next((row for row in FORMATS.values() if row.runtime == runtime and row.precision == "fp32"), None)
+def _find_format(runtime: str, precision: str) -> Format:
+    """Return the first format of a runtime in a precision, which this installation can write."""
+    rows = [row for row in FORMATS.values() if row.runtime == runtime]
+    row = next((row for row in rows if row.precision == precision), None)
     if row is None:
-        raise SrkdError(f"no format is made for runtime {runtime}")
+        raise SrkdError(f"no {precision} file is made for runtime {runtime}")
     missing = row.missing_requirement()
     if missing is not None:
         raise SrkdError(missing)
-    file = folder / f"{label}{row.suffix}"
-    convert_to(row, model.network, Source(label), file)
-    proof = prove(row, file, model.network, proof_inputs(model.descriptor, photos={}))
+    return row
+
+
+def _export_in_float(runtime: str, network: Network, source: Source, folder: Path, context: Context) -> Path:
+    """Write a temporary file for that runtime, compared with the network before it is timed."""
+    row = _find_format(runtime, "fp32")
+    file = folder / f"{source.stem}{row.suffix}"
+    convert_to(row, network, source, file)
+    proof = prove(row, file, network, proof_inputs(network.descriptor, photos={}))
     if proof.reason is not None:
         raise SrkdError(f"its export {proof.reason}")
+    return file
+
+
+def _export_in_int8(runtime: str, network: Network, source: Source, folder: Path, context: Context) -> Path:
+    """Write a temporary file all in eight bits. What it loses is told, and not bounded: the search for what must stay
+    in float, which `srkd export` makes, takes many times as long."""
+    row = _find_format(runtime, "int8")
+    file = folder / f"{source.stem}{row.suffix}"
+    convert_to(row, network, source, file, FileOptions(int8=Int8Options(max_drop=None)), context)
     return file
 
 

@@ -12,11 +12,14 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import torch_threads
+from compressor.base.machine import has_integer_products, torch_threads
 from compressor.images.metrics import Protocol, below_bicubic, finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
 from compressor.inference.evaluate import EvaluationSettings, evaluate
+from compressor.inference.numbers import numbers_of
+from compressor.inference.open import SOURCE
 from compressor.models.cost import COMPARED_SIZE
+from compressor.models.quantised_file import read_quantised_file
 from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
@@ -24,6 +27,7 @@ from compressor.runtimes.table import RUNTIMES
 from export.profile.memory import peak_memory_mb
 from export.profile.models import ProfiledModel, Settings, open_models
 from export.profile.timing import OtherPrograms, Timing, compare, take_turns
+from export.speed import Speed
 
 NOTABLE_BUSY_CORES = 0.25
 MEMORY_METHOD = (
@@ -68,6 +72,30 @@ class Row:
     speedup_interval: tuple[float, float] | None
     speedup_vs_teacher_eager: float | None
     verdict: str | None
+    int8: EightBits | None = None
+    """Of a row in eight bits."""
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision; of a file whose loss nobody bounded, with that word."""
+        return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """What is known of a row in eight bits: what its file says of itself, and what its runtime computes with integers.
+    None is what they do not say."""
+
+    bounded: bool | None
+    """False: everything is in eight bits, whatever it loses, because the file was made to be timed."""
+    flavour: str | None
+    calibration: str | None
+    in_float: str | None
+    drop_db: float | None
+    nodes: int | None
+    nodes_in_int8: int | None
+    nodes_in_float: Mapping[str, int] | None
+    """By operator."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,8 @@ class ProfileReport:
     memory_method: str
     notes: tuple[str, ...]
     """The models that were left out, and whatever disturbed the measurement."""
+    about_int8: tuple[str, ...] = ()
+    """A line for each model in eight bits, and one for each that was timed beside itself in float."""
 
 
 def profile_models(
@@ -125,7 +155,12 @@ def profile_models(
             for size in settings.lr_sizes:
                 require_memory_for(size, settings.batch, model.runtime.descriptor, "--lr-size")
         others = OtherPrograms()
-        rows = [row for size in settings.lr_sizes for row in _measure_size(opened, size, settings, context)]
+        rows: list[Row] = []
+        about_int8 = [line for model in opened if (line := _about_int8(model)) is not None]
+        for size in settings.lr_sizes:
+            of_size, against_float = _measure_size(opened, size, settings, context)
+            rows += of_size
+            about_int8 += against_float
         notes += _note_disturbances(rows, opened, others.busy_cores())
         if settings.memory:
             rows, errors = _add_memory(rows, opened, settings, context)
@@ -135,7 +170,59 @@ def profile_models(
     teacher_label = next((model.label for model in opened if model.is_teacher), None)
     protocol = str(Protocol())
     costs = tuple({model.label: _compared_cost(model) for model in opened}.values())
-    return ProfileReport(teacher_label, tuple(rows), costs, quality, protocol, MEMORY_METHOD, tuple(notes))
+    return ProfileReport(
+        teacher_label, tuple(rows), costs, quality, protocol, MEMORY_METHOD, tuple(notes), tuple(about_int8)
+    )
+
+
+def _about_int8(model: ProfiledModel) -> str | None:
+    """Return a line about a model in eight bits, or None for another."""
+    if model.runtime.precision != "int8":
+        return None
+    unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
+    parts = [numbers_of(model.runtime).line(), unbounded if model.unbounded else None, model.integer_nodes]
+    return f"{model.label} under {model.runtime.name}: {'; '.join(str(part) for part in parts if part is not None)}"
+
+
+def _eight_bits(model: ProfiledModel) -> EightBits | None:
+    if model.runtime.precision != "int8":
+        return None
+    file, nodes = read_quantised_file(model.runtime.metadata), model.integer_nodes
+    return EightBits(
+        bounded=None if file is None else not model.unbounded,
+        flavour=None if file is None else file.flavour,
+        calibration=None if file is None else file.calibration,
+        in_float=None if file is None else file.in_float,
+        drop_db=None if file is None else file.drop_db,
+        nodes=None if nodes is None else nodes.nodes,
+        nodes_in_int8=None if nodes is None else nodes.nodes_in_int8,
+        nodes_in_float=None if nodes is None else nodes.in_float,
+    )
+
+
+def _against_float(
+    models: Sequence[ProfiledModel], timings: Sequence[Timing], size: tuple[int, int], settings: Settings
+) -> list[str]:
+    """Return a line for each model in eight bits that was timed beside itself in float, in the same runtime."""
+    lines = []
+    for model, timing in zip(models, timings, strict=True):
+        source = model.runtime.metadata.get(SOURCE)
+        for other, reference in zip(models, timings, strict=True):
+            same = source is not None and other.runtime.metadata.get(SOURCE) == source
+            in_float = other.runtime.precision == "fp32" and other.runtime.name == model.runtime.name
+            if model.runtime.precision == "int8" and same and in_float:
+                speed = Speed(
+                    timing.percentile(50),
+                    reference.percentile(50),
+                    compare(reference, timing),
+                    model.runtime.name,
+                    size,
+                    settings.threads or 1,
+                    model.integer_nodes,
+                    has_integer_products(),
+                )
+                lines.append(f"{model.label} beside {other.label}: {speed}")
+    return lines
 
 
 def _compared_cost(model: ProfiledModel) -> ModelCost:
@@ -166,8 +253,8 @@ def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], bus
 
 def _measure_size(
     models: Sequence[ProfiledModel], size: tuple[int, int], settings: Settings, context: Context
-) -> list[Row]:
-    """Time all models at one size, in turns."""
+) -> tuple[list[Row], list[str]]:
+    """Time all models at one size, in turns; the lines say how much faster eight bits are than float."""
     text = f"{size[0]}x{size[1]}"
     timings = take_turns(
         [_call(model.runtime, settings.batch, size) for model in models],
@@ -175,9 +262,10 @@ def _measure_size(
         progress=lambda title, done, total: context.progress(f"{title} {text}", done, total),
     )
     references = {model.runtime.name: timing for model, timing in zip(models, timings, strict=True) if model.is_teacher}
-    return [
+    rows = [
         _build_row(model, timing, references, size, settings) for model, timing in zip(models, timings, strict=True)
     ]
+    return rows, _against_float(models, timings, size, settings)
 
 
 def _call(runtime: Runtime, batch: int, size: tuple[int, int]) -> Callable[[], object]:
@@ -225,6 +313,7 @@ def _build_row(
         speedup_interval=None if same is None else (same.low, same.high),
         speedup_vs_teacher_eager=None if eager is None else eager.speedup,
         verdict="reference" if model.is_teacher else None if same is None else same.verdict,
+        int8=_eight_bits(model),
     )
 
 

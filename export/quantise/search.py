@@ -49,7 +49,7 @@ def search(
     patches: torch.Tensor,
     photos: QualityPhotos,
     flavour: Flavour,
-    max_drop: float,
+    max_drop: float | None,
     context: Context = QUIET,
     *,
     size: tuple[int, int] = (128, 128),
@@ -64,7 +64,7 @@ class _Search:
     patches: torch.Tensor
     photos: QualityPhotos
     flavour: Flavour
-    max_drop: float
+    max_drop: float | None
     context: Context
     size: tuple[int, int]
 
@@ -137,8 +137,8 @@ class _Search:
     def attempt(self, scheme: Scheme, kept: tuple[str, ...]) -> Try:
         plan = make_plan(self.ends.graph, scheme, self.ends.images)
         model = quantise(plan, self.patches, self.context)
+        quality = measure_graph(model, self.photos)
         session, reference = _session(model), _session(self.ends.graph.model)
-        quality = self.photos.measure(lambda lr: _run(session, lr))
         width, height = self.size
         image = torch.rand(1, self.patches.shape[1], height, width, generator=torch.Generator().manual_seed(0))
         ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
@@ -153,6 +153,12 @@ class _Search:
 def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
     """Return the graph of a plan in QDQ form."""
     return write_qdq(plan, Walk(plan, patches.numpy(), context).run())
+
+
+def measure_graph(model: onnx.ModelProto, photos: QualityPhotos) -> Quality:
+    """Return what a graph makes of the photos, in ONNX Runtime."""
+    session = _session(model)
+    return photos.measure(lambda lr: _run(session, lr))
 
 
 def _distance(quality: Quality) -> float:

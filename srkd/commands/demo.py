@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from compressor.base.errors import UsageError
+from compressor.models.quantised_file import read_quantised_file
 from srkd.console import Console
 from srkd.verb import verb
 from srkd.verb_options import DemoOptions, path_of
@@ -111,12 +112,19 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
             "-" if model.architecture is None and model.role == "student" else model.role,
             model.architecture or model.producer or "-",
             model.precision,
+            loss_of(model),
             f"x{model.descriptor.scale}",
             f"{len(model.content) / 1e6:.2f}",
         )
         for model in models
     ]
-    console.table(["model", "role", "network", "precision", "scale", "MB"], rows)
+    console.table(["model", "role", "network", "precision", "loss", "scale", "MB"], rows)
+
+
+def loss_of(model: Model) -> str:
+    """Return what a file in eight bits lost, as it says itself."""
+    file = read_quantised_file(model.metadata)
+    return "-" if file is None or file.drop_db is None else f"{-file.drop_db:+.3f} dB"
 
 
 def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:

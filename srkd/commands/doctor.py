@@ -69,6 +69,8 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
     console.say(", ".join(f"{package.name} {package.version or 'MISSING'}" for package in diagnosis.core))
     console.say(f"GPU: {diagnosis.gpu['name'] if diagnosis.gpu else 'none that torch can use'}")
     console.say(f"ONNX Runtime runs on: {', '.join(diagnosis.onnxruntime_devices)}")
+    for line in diagnosis.int8.lines():
+        console.say(line)
     for title, pieces in groups(diagnosis).items():
         rows = []
         for piece in pieces:

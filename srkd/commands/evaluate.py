@@ -56,11 +56,15 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
 
 def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
     """Print the table of all models and sets, then those that the options add."""
+    from compressor.inference.numbers import lines_about
+
     evaluation = results[0]
     ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
     title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
     show_scores(console, "model", evaluation.models, title)
     console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
+    for line in lines_about(evaluation.numbers):
+        console.result(line)
     for name in bicubic if per_image else ():
         images = {
             image: {model: scores[name].images[image] for model, scores in evaluation.models.items()}
@@ -84,6 +88,7 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
                         "self_ensemble": evaluation.self_ensemble,
                         "scale": evaluation.scale,
                         "model": model,
+                        "precision": evaluation.numbers[model].precision,
                         "set": name,
                         "image": image,
                         "psnr_y_db": each.psnr_y,

@@ -15,6 +15,7 @@ from srkd.verb_options import ExportOptions
 
 if TYPE_CHECKING:
     from export.exporting import ExportReport
+    from export.integer_nodes import IntegerNodes
     from export.verify import Parity
 
 
@@ -70,6 +71,7 @@ def records(report: ExportReport) -> Records:
             "psnr_to_network_db": None if file.parity is None else file.parity.psnr,
             "psnr_y_drop_db": None if file.quality is None else file.quality.drop,
             "speedup_over_float": None if file.speed is None else file.speed.comparison.speedup,
+            **integer_cells(None if file.speed is None else file.speed.integer_nodes),
             "verdict": file.verdict,
             "reason": file.reason,
             "seconds": file.seconds,
@@ -104,6 +106,8 @@ def show(console: Console, report: ExportReport) -> None:
             console.result(f"{file.format}: {file.quality} on {file.quality.photos} photos")
         if file.speed is not None:
             console.result(f"{file.format}: {file.speed}")
+            if file.speed.comparison.verdict == "faster" and file.speed.why is not None:
+                console.say(f"{file.format}: {file.speed.why}")
     for file in report.files:
         if file.reason and file.path is not None:
             console.say(f"{file.format}: {file.reason}")
@@ -112,6 +116,14 @@ def show(console: Console, report: ExportReport) -> None:
             console.say(f"{file.format}: {facts}")
     if report.warning is not None:
         console.warn(report.warning)
+
+
+def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
+    """Return how much of a file its runtime computes with integers, for a row of values."""
+    return {
+        "nodes": None if nodes is None else nodes.nodes,
+        "nodes_in_int8": None if nodes is None else nodes.nodes_in_int8,
+    }
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
+from compressor.models.quantised_file import QuantisedFile, read_training
 from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import InspectOptions
@@ -57,7 +58,8 @@ def show(console: Console, inspection: Inspection) -> None:
     """Print a line for each fact."""
     spec = {key: value for key, value in sorted((inspection.spec or {}).items()) if key != "arch"}
     assumed = {item.field for item in inspection.assumed}
-    hidden = OWN_KEYS if inspection.quantisation is None else (*OWN_KEYS, "srkd.quant")
+    quantised = _quantised_rows(inspection)
+    hidden = (*OWN_KEYS, "srkd.quant") if quantised else OWN_KEYS
     rows = [
         ("file", f"{inspection.path}, {inspection.bytes / 1e6:.2f} MB"),
         ("sha256", inspection.sha256),
@@ -70,7 +72,7 @@ def show(console: Console, inspection: Inspection) -> None:
             for key, value in spec.items()
         ),
         ("params", _format_count(inspection.params)),
-        *_quantised_rows(inspection),
+        *quantised,
         (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
         ("MAC+", _format_count(inspection.macs_plus)),
         *((key, value) for key, value in inspection.metadata.items() if key not in hidden),
@@ -96,15 +98,30 @@ def show(console: Console, inspection: Inspection) -> None:
 
 
 def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
-    size = inspection.quantisation
+    """Return what is quantised: of a file in eight bits, of one that rounds in float, of a network."""
+    if inspection.int8 is not None:
+        return _int8_rows(inspection.int8)
+    size, training = inspection.quantisation, read_training(inspection.metadata)
     if size is None:
-        return []
+        return [] if training is None else [("trained quantised", f"{training.line()}; this file rounds in float")]
     compat = f", compat {size.compat}" if size.compat else ""
     packed = f"{size.bytes_at_bits / 1e6:.3f} MB, {size.quantised_weights:,} weights packed and the rest in fp32"
     return [
         ("quantised", f"{size.method}, {size.bits} bits, placement {size.placement}{compat}"),
         (f"weights at {size.bits} bits", f"{packed} (float: {size.bytes_as_float / 1e6:.3f} MB)"),
     ]
+
+
+def _int8_rows(file: QuantisedFile) -> list[tuple[str, str]]:
+    weights = "" if file.weight_bits is None else f", weights of {file.weight_bits} bits"
+    near = "" if file.psnr_to_source_db is None else f", {file.psnr_to_source_db:.1f} dB to the network's images"
+    rows = [
+        ("int8", f"for {file.flavour}{weights}"),
+        ("calibration", file.source()),
+        ("left in float", file.in_float),
+        ("measured loss", "unknown" if file.loss() is None else f"{file.loss()}{near}"),
+    ]
+    return [(key, value) for key, value in rows if value is not None]
 
 
 def _format_count(number: int | None) -> str:

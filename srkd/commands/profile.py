@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         "srkd profile runs/first",
         "srkd profile student.onnx other.onnx --teacher edsr.pt --lr-size 320x180 --threads 1",
         "srkd profile runs/first --runtime onnxruntime --csv > speed.csv",
+        "srkd profile student.safetensors --precision int8 --threads 1",
     ),
     csv=True,
 )
@@ -62,6 +63,10 @@ def records(report: ProfileReport) -> Records:
                 "speedup_same_runtime": row.speedup_same_runtime,
                 "speedup_vs_teacher_eager": row.speedup_vs_teacher_eager,
                 "verdict": row.verdict,
+                "int8_bounded": None if row.int8 is None else row.int8.bounded,
+                "int8_drop_db": None if row.int8 is None else row.int8.drop_db,
+                "nodes": None if row.int8 is None else row.int8.nodes,
+                "nodes_in_int8": None if row.int8 is None else row.int8.nodes_in_int8,
             }
         )
     return rows
@@ -72,6 +77,8 @@ def show(console: Console, report: ProfileReport) -> None:
     _show_models(console, report)
     for size in dict.fromkeys(row.lr_size for row in report.rows):
         _show_speed(console, [row for row in report.rows if row.lr_size == size])
+    for line in report.about_int8:
+        console.result(line)
     for note in report.notes:
         console.warn(note)
     console.detail(f"memory: {report.memory_method}")
@@ -95,11 +102,11 @@ def _show_models(console: Console, report: ProfileReport) -> None:
 
 
 def _show_speed(console: Console, rows: list[Row]) -> None:
-    first, precisions = rows[0], {row.precision for row in rows}
+    first, precisions = rows[0], {row.arithmetic for row in rows}
     lines = [
         [
             row.model,
-            row.runtime if len(precisions) == 1 else f"{row.runtime} {row.precision}",
+            row.runtime if len(precisions) == 1 else f"{row.runtime} {row.arithmetic}",
             f"{row.latency_ms.p50:.1f} ±{row.spread_percent / 2:.0f}%",
             f"{row.fps:.2f}",
             cell(row.peak_memory_mb, "{:.0f}"),
@@ -108,7 +115,7 @@ def _show_speed(console: Console, rows: list[Row]) -> None:
         ]
         for row in rows
     ]
-    precision = f", {first.precision}" if len(precisions) == 1 else ""
+    precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
     title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {first.threads} threads"
     speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
     console.table(["model", "runtime", *speed], lines, title=title)

@@ -45,13 +45,16 @@ def command(console: Console, options: UpscaleOptions) -> None:
             for picture in report.done
         ]
         results = {"done": done, "failed": report.failed, "skipped": report.skipped}
-        console.emit("upscale", {"model": str(options.model), **results})
+        console.emit("upscale", {"model": str(options.model), **report.numbers.to_dict(), **results})
     else:
         for picture in report.done:
             seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
             sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
-            precision = "" if picture.psnr_to_exact is None else f", in {picture.precision}"
+            precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
             console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
+        line = report.numbers.line()
+        if line is not None:
+            console.say(f"{options.model}: {line}")
     show_skipped(console, report)
     for failed in report.failed:
         console.error(failed.reason)

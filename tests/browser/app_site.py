@@ -95,6 +95,7 @@ class Model:
     scale: int = 4
     channels: int = 3
     receptive_radius: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def row(self, url: str) -> dict[str, object]:
         content = self.path.read_bytes()
@@ -109,7 +110,7 @@ class Model:
             "channels": self.channels,
             "receptive_radius": self.receptive_radius,
             "fixed_size": None,
-            "metadata": {},
+            "metadata": dict(self.metadata),
         }
 
 

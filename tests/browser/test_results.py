@@ -286,7 +286,7 @@ def test_int8_joins_the_list_by_itself(
     site = serve(site_of(app_folder, files, {}))
     with visiting(browser, site, **PHONE) as visit:
         titles = visit.ready().page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
-        assert titles == ["Ordinary", "Sharpened", "Sharpened, 16-bit", "Sharpened, 8-bit", "Large network"]
+        assert titles == ["Ordinary", "Sharpened", "Sharpened, 16-bit", "int8: Sharpened", "Large network"]
 
 
 def test_a_turned_photo_is_upright(visit: Visit, models: Models, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offlin
 import * as panel from "./panel.js";
 import { part, say, trouble } from "./panel.js";
 import { Session } from "./session.js";
+import { measured, networksOf } from "./speed.js";
 import { Viewer } from "./viewer.js";
 import { number, size } from "./format.js";
 
@@ -81,6 +82,7 @@ function finished(side, result) {
 function showSubject() {
   const side = session.subject();
   showCard(side && session.sides[side], models);
+  panel.showMeasure(networksOf(session.sides).length > 1);
   panel.showFigures(side && session.resultOf(side));
 }
 
@@ -201,15 +203,19 @@ async function changeEngine() {
 }
 
 async function measure() {
-  const measured = part("measured");
-  measured.textContent = "";
+  const output = part("measured");
+  output.textContent = "";
   await attempt(async () => {
-    const model = [session.sides.right, ...models].find(({ key }) => key !== BICUBIC);
-    if (!model) throw new Error("There is no network to measure: open an .onnx file first.");
-    await session.alone(`Measuring ${model.title}…`, async (signal) => {
-      await session.open(model, signal);
-      const { ms, width, height } = await engine.ask("measure", {}, { signal });
-      measured.textContent = `${model.title}: ${number(ms)} ms for ${size(width, height)}`;
+    const shown = networksOf(session.sides);
+    const compared = shown.length ? shown : models.filter(({ key }) => key !== BICUBIC).slice(0, 1);
+    if (!compared.length) throw new Error("There is no network to measure: open an .onnx file first.");
+    const titles = compared.map(({ title }) => title).join(" and ");
+    await session.alone(`Measuring ${titles}…`, async (signal) => {
+      const once = async (model) => {
+        await session.open(model, signal);
+        return engine.ask("measure", {}, { signal });
+      };
+      output.textContent = await measured(compared, once);
     });
     await refresh();
   });

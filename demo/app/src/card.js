@@ -1,6 +1,7 @@
 // The card of a network: what it is in a sentence, four figures, and everything that its file says.
 
 import { bits, fileSize, millions, number, size } from "./format.js";
+import { lossOf, parsed } from "./models.js";
 import { part } from "./panel.js";
 
 const DESCRIPTION_LETTERS = 300;
@@ -51,14 +52,6 @@ function scoreOf(metadata) {
   return typeof score === "number" ? score : null;
 }
 
-function parsed(text) {
-  try {
-    return JSON.parse(text ?? "null");
-  } catch {
-    return null; // Another tool's text under this key: it is shown as it is.
-  }
-}
-
 function figuresOf(model, models) {
   const { bytes, precision, scale, weights, fixed, metadata } = describe(model);
   const large = models.find(({ role }) => role === "teacher");
@@ -68,8 +61,14 @@ function figuresOf(model, models) {
     ["File", fileSize(bytes), compared ? `${shareOf(bytes, large.bytes)} of the large network’s` : ""],
     ["Enlarges", scale ? `×${scale}` : "–", fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
     ["Weights", weights ? millions(weights) : "–", precision ? `${bits(precision)} numbers` : ""],
-    ...(score ? [["Quality", `${number(score)} dB`, "on its validation images"]] : []),
+    ...qualityOf(score, lossOf(model)),
   ];
+}
+
+/** The score is that of the network in float, whose weights a file in eight bits has. */
+function qualityOf(score, loss) {
+  if (score) return [["Quality", `${number(score)} dB`, loss ? `in float; int8 changes it by ${loss}` : "on its validation images"]];
+  return loss ? [["Quality", loss, "against the same in float"]] : [];
 }
 
 function shareOf(bytes, whole) {

@@ -26,6 +26,12 @@ export function duration(seconds) {
   return minutes < 90 ? `${minutes} min` : `${number(minutes / 60)} h`;
 }
 
+/** Return a difference in quality, with its sign. */
+export function decibels(difference) {
+  const rounded = Math.abs(difference).toFixed(2);
+  return `${Number(rounded) === 0 ? "±" : difference < 0 ? "−" : "+"}${rounded} dB`;
+}
+
 const BITS = { fp32: "32-bit", fp16: "16-bit", bf16: "16-bit", int8: "8-bit" };
 
 /** Return the length of a network's numbers in words; of an unknown precision, its name. */

@@ -1,6 +1,6 @@
 // The models and samples of the site, and those of the user.
 
-import { bits } from "./format.js";
+import { bits, decibels } from "./format.js";
 
 export const BICUBIC = "bicubic";
 export const ORDINARY = { key: BICUBIC, title: "Ordinary", scale: null };
@@ -37,13 +37,33 @@ export function addressOf({ url, sha256 }) {
   return sha256 ? `${url}?v=${sha256.slice(0, 12)}` : url;
 }
 
-/** Return the plain word for a model's role; of several, the first has it alone, and the others say how they differ. */
+/** Return what a file in eight bits lost against the network that it was made from, in dB; null: it does not say. */
+export function lossOf({ metadata, facts }) {
+  const drop = parsed((facts?.metadata ?? metadata)?.["srkd.quant"])?.drop_db;
+  return typeof drop === "number" ? decibels(-drop) : null;
+}
+
+/** Return what a key of a file holds as JSON; null where it is another tool's text. */
+export function parsed(text) {
+  try {
+    return JSON.parse(text ?? "null");
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Return the plain word for a model's role; of several, the first has it alone, and the others say how they differ.
+ * Networks in eight bits always say so.
+ */
 function titleOf(model, models) {
   const role = roleOf(model);
-  const alike = models.filter((other) => roleOf(other) === role);
-  if (alike[0] === model) return role;
+  const isInt8 = ({ precision }) => precision === "int8";
+  const alike = models.filter((other) => roleOf(other) === role && isInt8(other) === isInt8(model));
+  const marked = isInt8(model) ? `${role}, int8` : role;
+  if (alike[0] === model) return marked;
   const unique = alike.filter(({ precision }) => precision === model.precision).length === 1;
-  return unique ? `${role}, ${bits(model.precision)}` : `${role}: ${model.name}`;
+  return unique ? `${role}, ${bits(model.precision)}` : `${marked}: ${model.name}`;
 }
 
 /** A file of another tool's keeps its name: the list knows no architecture of it, and whether it sharpens is not known. */

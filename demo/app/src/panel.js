@@ -2,6 +2,7 @@
 
 import { NOT_ISOLATED } from "./runtime.js";
 import { duration, enlargement, megapixels, number, size } from "./format.js";
+import { lossOf } from "./models.js";
 
 export const part = (id) => document.getElementById(id);
 
@@ -81,6 +82,11 @@ export function showFigures(result) {
   part("figure-from").textContent = `${size(width, height)}${shown}`;
 }
 
+/** Say what the button measures: both sides in turns, where both are networks. */
+export function showMeasure(both) {
+  part("measure").textContent = both ? "Compare the speed of both sides" : "Measure a 64 × 64 tile";
+}
+
 /** Say whose picture a sample is and under which licence; null: the picture is the user's. */
 export function showCredit(sample) {
   part("credit").textContent = sample?.credit ? `${sample.title ?? sample.name}: ${sample.credit}` : "";
@@ -106,10 +112,18 @@ export function showSamples(samples, choose) {
   }
 }
 
+/** A network in eight bits says so and what it lost, at the beginning: a phone may show no more of it. */
+function optionOf(model) {
+  const { title, precision, file } = model;
+  const loss = lossOf(model);
+  if (precision !== "int8" || file) return loss ? `${title} (${loss})` : title;
+  return `int8${loss ? ` ${loss}` : ""}: ${title.replace(/, int8\b/, "")}`;
+}
+
 /** Fill the same list for both sides. */
 export function fillChoices(models, sides) {
   for (const side of ["left", "right"]) {
-    part(side).replaceChildren(...models.map(({ key, title }) => new Option(title, key)));
+    part(side).replaceChildren(...models.map((model) => new Option(optionOf(model), model.key)));
     part(side).value = sides[side].key;
   }
 }

@@ -1,0 +1,45 @@
+"""The numbers that an open model computes with: its precision, and how it was quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compressor.models.quantisation import Quantisation
+from compressor.models.quantised_file import QuantisedFile, read_quantised_file, read_training
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.torch_runtime import TorchRuntime
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """`quantised`: of a file in eight bits what it says of itself; of a network that was trained quantised and computes
+    in float, how it was trained."""
+
+    precision: str
+    quantised: QuantisedFile | Quantisation | None = None
+
+    def line(self) -> str | None:
+        """Return in a line what a reader of scores and times should know; None for a float network."""
+        if isinstance(self.quantised, Quantisation):
+            return f"trained quantised ({self.quantised.line()}), rounded in {self.precision}"
+        if self.quantised is None and self.precision == "int8":
+            return "int8; the file does not say what it loses"
+        return None if self.quantised is None else self.quantised.line()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"precision": self.precision, "quantised": None if self.quantised is None else asdict(self.quantised)}
+
+
+def numbers_of(model: Runtime) -> Numbers:
+    """Return the numbers of an open model."""
+    if isinstance(model, TorchRuntime):
+        return Numbers(model.precision, model.network.quantisation)
+    return Numbers(model.precision, read_quantised_file(model.metadata) or read_training(model.metadata))
+
+
+def lines_about(numbers: Mapping[str, Numbers]) -> list[str]:
+    """Return a line for each model that is quantised, by label."""
+    return [f"{label}: {line}" for label, one in numbers.items() if (line := one.line()) is not None]

@@ -1,0 +1,107 @@
+"""What an exported file in eight bits says of itself: its flavour, its calibration and what it loses, in `srkd.quant`.
+
+`srkd export` writes these facts, and every verb reads them here. Files of strangers may have anything under that key:
+what is not understood is left out. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from compressor.base.errors import UsageError
+from compressor.models.quantisation import KEY, Quantisation, read_quantisation
+
+LONGEST_WORD = 200
+MOST_DB = 1000.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedFile:
+    """A file whose layers compute with bytes; None is what it does not say."""
+
+    precision: str = "int8"
+    flavour: str
+    """What it is made for: cpu, tensorrt, openvino ..."""
+    calibration: str | None = None
+    """Where the ranges of its values come from."""
+    method: str | None = None
+    """The recipe that learnt them in training; None: they were measured afterwards."""
+    weight_bits: int | None = None
+    in_float: str | None = None
+    """What was left in float, in words."""
+    drop_db: float | None = None
+    """The Y-PSNR that it loses on photos."""
+    psnr_to_source_db: float | None = None
+    """How near its images are to those of the network that it was made from."""
+    photos: int | None = None
+    """How many photos these two were measured on."""
+
+    def line(self) -> str:
+        """Return it in a line, such as `int8 for cpu, -0.032 dB of Y-PSNR on 2 photos, calibrated on 32 patches`."""
+        return ", ".join(part for part in (f"{self.precision} for {self.flavour}", self.loss(), self.source()) if part)
+
+    def loss(self) -> str | None:
+        """Return what it loses in words, or None."""
+        if self.drop_db is None:
+            return None
+        on = "" if self.photos is None else f" on {self.photos} photo{'s' * (self.photos != 1)}"
+        return f"{-self.drop_db:+.3f} dB of Y-PSNR{on}"
+
+    def source(self) -> str | None:
+        """Return where its ranges come from in words, or None."""
+        if self.calibration is None:
+            return None
+        return f"calibrated on {self.calibration}" if self.method is None else f"{self.calibration} by {self.method}"
+
+
+def read_quantised_file(metadata: Mapping[str, str]) -> QuantisedFile | None:
+    """Return what a file's `srkd.*` keys say of its eight bits; None for any other file."""
+    values = _read_object(metadata.get(KEY, ""))
+    flavour = _text(values.get("flavour"))
+    if flavour is None:
+        return None
+    return QuantisedFile(
+        flavour=flavour,
+        calibration=_text(values.get("calibration")),
+        method=_text(values.get("method")),
+        weight_bits=_of_kind(values.get("weight_bits"), int),
+        in_float=_text(values.get("in_float")),
+        drop_db=_number(values.get("drop_db")),
+        psnr_to_source_db=_number(values.get("psnr_to_source_db")),
+        photos=_of_kind(values.get("photos"), int),
+    )
+
+
+def read_training(metadata: Mapping[str, str]) -> Quantisation | None:
+    """Return how the network of a file was trained quantised, where the file itself computes in float."""
+    try:
+        return read_quantisation(metadata)
+    except UsageError:
+        return None  # a file in eight bits, or a stranger's
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _of_kind(value: object, kind: type[T]) -> T | None:
+    return value if type(value) is kind else None
+
+
+def _text(value: object) -> str | None:
+    return value[:LONGEST_WORD] if isinstance(value, str) and value.isprintable() else None
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number; JSON as Python reads it has others."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < MOST_DB else None

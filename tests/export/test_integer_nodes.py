@@ -1,0 +1,174 @@
+"""What a runtime really computes with integers, read from the graph that it made of the file."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from export import exporting, integer_nodes, to_int8
+from export.calibration import calibration_patches
+from export.conversion import FileOptions, Int8Options
+from export.exporting import FileReport, Source, convert_to, export_model
+from export.formats import find_formats
+from export.integer_nodes import IntegerNodes, count_integer_nodes
+from export.profile.timing import Comparison
+from export.speed import Speed
+
+RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
+UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
+MIXED = IntegerNodes(29, 8, {"PRelu": 17, "Softmax": 4}, 12)
+
+
+@pytest.fixture(autouse=True)
+def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_int8, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
+
+
+def written(spec: Spec, folder: Path, name: str = "int8") -> Path:
+    (row,) = find_formats([name])
+    path = folder / f"small{row.suffix}"
+    convert_to(row, build(spec, seed=1), Source("small"), path, UNBOUNDED)
+    return path
+
+
+def counted(path: Path) -> IntegerNodes:
+    nodes = count_integer_nodes(open_model(path), path)
+    assert nodes is not None
+    return nodes
+
+
+def test_all_layers_of_a_network_with_relus_compute_in_integers(tmp_path: Path) -> None:
+    nodes = counted(written(RELU, tmp_path))
+    # Eight convolutions, the sums of two blocks and that of the body.
+    assert nodes.nodes_in_int8 == 8 + 3
+    assert "Conv" not in nodes.in_float
+    assert nodes.nodes == nodes.nodes_in_int8 + sum(nodes.in_float.values())
+    assert nodes.conversions == 2
+
+
+def test_prelus_fall_back_to_float_between_conversions(tmp_path: Path) -> None:
+    nodes = counted(written(PRELU, tmp_path))
+    assert nodes.in_float["PRelu"] == 4
+    assert next(iter(nodes.in_float)) == "PRelu"  # the most first
+    assert nodes.nodes_in_int8 == 5
+    assert nodes.conversions >= 8
+    assert "5 of 11 nodes compute in integers, PRelu 4" in str(nodes)
+
+
+def test_a_float_file_computes_nothing_in_integers(tmp_path: Path) -> None:
+    nodes = counted(written(RELU, tmp_path, "onnx"))
+    assert (nodes.nodes_in_int8, nodes.conversions) == (0, 0)
+    assert nodes.in_float["Conv"] == 8
+
+
+def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
+    """Integers that are sizes are not counted, nor is what only moves values; a cast to bytes is a conversion."""
+    nodes = [
+        helper.make_node("Shape", ["lr"], ["shape"]),
+        helper.make_node("Mul", ["shape", "factors"], ["size"]),
+        helper.make_node("Mul", ["lr", "scale"], ["large"]),
+        helper.make_node("Cast", ["large"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["bytes"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("Max", ["turned", "dark"], ["raised"]),
+        helper.make_node("Transpose", ["raised"], ["back"], perm=[0, 1, 3, 2]),
+        helper.make_node("Cast", ["back"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Resize", ["floats", "", "", "size"], ["sr"], mode="nearest"),
+    ]
+    image = helper.make_tensor_value_info("lr", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    output = helper.make_tensor_value_info("sr", TensorProto.FLOAT, ["n", 3, "H", "W"])
+    stored = [
+        helper.make_tensor("factors", TensorProto.INT64, [4], [1, 1, 2, 2]),
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("dark", TensorProto.UINT8, [1], [3]),
+    ]
+    graph = helper.make_graph(nodes, "mixed", [image], [output], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = tmp_path / "mixed.onnx"
+    onnx.save_model(model, str(path))
+    assert counted(path) == IntegerNodes(3, 1, {"Mul": 1, "Resize": 1}, 2)
+
+
+def test_openvino_shows_what_it_executes(tmp_path: Path) -> None:
+    for name in ("openvino", "nncf"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    nodes = counted(written(PRELU, tmp_path, "openvino-int8"))
+    assert nodes.in_float == {"PRelu": 4}
+    assert nodes.nodes_in_int8 >= 5
+    nodes = counted(written(PRELU, tmp_path, "openvino"))
+    assert nodes.nodes_in_int8 == 0
+    assert nodes.in_float["Convolution"] == 5
+
+
+def test_a_runtime_that_shows_no_graph_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(RELU, tmp_path, "onnx")
+    model = open_model(path)
+    monkeypatch.setattr(type(model), "name", "ncnn")
+    assert count_integer_nodes(model, path) is None
+
+
+def test_many_kinds_are_summed_up() -> None:
+    words = str(IntegerNodes(20, 5, {"A": 6, "B": 3, "C": 2, "D": 1, "E": 1, "F": 1, "G": 1}, 0))
+    assert words == "5 of 20 nodes compute in integers, A 6, B 3, C 2, D 1, E 1 and 2 others in float"
+
+
+# --- the verdict and the report
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_file_that_is_not_faster_says_what_runs_in_float(native: bool) -> None:
+    slower, faster = Comparison(0.5, 0.4, 0.6), Comparison(2.0, 1.9, 2.1)
+    speed = Speed(20.0, 10.0, slower, "onnxruntime", (64, 64), 1, MIXED, native)
+    words = "8 of 29 nodes compute in integers, PRelu 17, Softmax 4 in float, with 12 conversions between both"
+    assert words in str(speed)
+    assert ("neither VNNI nor dot products" in str(speed)) is not native
+    assert "PRelu" not in str(Speed(10.0, 20.0, faster, "onnxruntime", (64, 64), 1, MIXED, native))
+
+
+def exported(folder: Path, notes: list[str]) -> FileReport:
+    context = Context(note=notes.append)
+    options = FileOptions(int8=Int8Options(max_drop=100.0))
+    return export_model(build(RELU, seed=1), Source("small"), ["int8"], folder, context, options=options).files[0]
+
+
+def test_the_report_of_an_export_has_the_nodes(tmp_path: Path) -> None:
+    file = exported(tmp_path, [])
+    assert file.speed is not None, file.reason
+    assert file.speed.integer_nodes is not None
+    assert file.speed.integer_nodes.nodes_in_int8 == 11
+
+
+def test_a_good_file_is_kept_where_its_graph_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise SrkdError("onnxruntime does not show its graph")
+
+    notes: list[str] = []
+    monkeypatch.setattr(exporting, "count_integer_nodes", refuse)
+    file = exported(tmp_path, notes)
+    assert file.speed is not None, file.reason
+    assert file.speed.integer_nodes is None
+    assert "onnxruntime does not show its graph" in notes
+
+
+def test_what_a_runtime_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(RELU, tmp_path, "onnx")
+    model = open_model(path)
+
+    def fail(_: Path) -> Callable[[], None]:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setitem(integer_nodes.READERS, "onnxruntime", fail)  # type: ignore[arg-type]
+    with pytest.raises(SrkdError, match=r"small.onnx: onnxruntime does not show its graph.*first$"):
+        count_integer_nodes(model, path)

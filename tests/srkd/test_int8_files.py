@@ -1,0 +1,236 @@
+"""Every verb that reads a model names a file in eight bits: its flavour, its calibration and what it lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import export.profile.models
+import srkd
+from compressor.base import machine
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, quantise
+from compressor.models.quantisation import Quantisation
+from compressor.runtimes.table import RUNTIMES
+from export import to_int8
+from export.calibration import calibration_patches
+from export.conversion import FileOptions, Int8Options
+from export.exporting import Source, convert_to
+from export.formats import find_formats
+from srkd.cli import run
+from srkd.doctor import diagnose
+
+SPEC = EDSRSpec(width=8, depth=1, scale=2)
+UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
+HASH = "ab" * 32
+PROFILE = ("--lr-size", "24x24", "--seconds", "0.1", "--no-memory", "--threads", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_patches() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_int8, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float network and one that was trained quantised (`rounded`), each with its files in float and int8."""
+    path = tmp_path_factory.mktemp("int8")
+    for name, network in (
+        ("small", build(SPEC, seed=1)),
+        ("rounded", quantise(build(SPEC, seed=1), Quantisation("pams", 8, "all"))),
+    ):
+        with torch.no_grad():
+            for parameter, values in network.named_parameters():
+                if parameter.endswith("alpha"):
+                    values.fill_(2.0)
+        save_network(network, path / f"{name}.safetensors")
+        for row in find_formats(["onnx", "int8"]):
+            convert_to(row, network, Source(name, HASH), path / f"{name}{row.suffix}", UNBOUNDED)
+    Image.fromarray(np.full((40, 48, 3), 90, np.uint8)).save(path / "photo.png")
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert run([str(argument) for argument in arguments]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert run([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_inspect_names_flavour_calibration_and_loss(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "small.int8.onnx"
+    words = said(capsys, "inspect", file)
+    assert "int8 for cpu, weights of 8 bits calibration calibrated on 4 patches of embedded photos" in words
+    assert "measured loss" in words and "dB of Y-PSNR on 2 photos" in words and "srkd.quant" not in words
+    facts = told(capsys, "inspect", file)
+    assert (facts["int8"]["flavour"], facts["int8"]["precision"], facts["int8"]["photos"]) == ("cpu", "int8", 2)
+    assert facts["int8"]["drop_db"] == json.loads(facts["metadata"]["srkd.quant"])["drop_db"]
+    assert told(capsys, "inspect", folder / "small.onnx")["int8"] is None
+
+
+def test_inspect_of_a_network_trained_quantised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = said(capsys, "inspect", folder / "rounded.int8.onnx")
+    assert "calibration learnt in training by pams" in words
+    assert "measured loss" in words and "unknown" not in words  # the measured drop is in the file
+    assert "trained quantised pams, 8 bits, placement all; this file rounds in float" in said(
+        capsys, "inspect", folder / "rounded.onnx"
+    )
+
+
+def test_evaluate_says_what_was_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [folder / name for name in ("small.int8.onnx", "rounded.safetensors", "small.onnx")]
+    words = said(capsys, "evaluate", *models)
+    assert "small.int8: int8 for cpu, " in words and "calibrated on 4 patches" in words
+    assert "rounded: trained quantised (pams, 8 bits, placement all), rounded in fp32" in words
+    assert "small: " not in words
+    scored = told(capsys, "evaluate", *models)["models"]
+    assert [scored[name]["precision"] for name in scored] == ["fp32", "int8", "fp32", "fp32"]
+    assert scored["small.int8"]["quantised"]["flavour"] == "cpu"
+    assert scored["rounded"]["quantised"]["method"] == "pams"
+    assert scored["small"]["quantised"] is None
+    assert run(["evaluate", str(models[0]), "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["precision"] for row in rows] == ["fp32", "int8"]
+
+
+def test_an_open_network_that_was_trained_quantised_is_no_float_one(folder: Path) -> None:
+    network = srkd.load(folder / "rounded.safetensors")
+    numbers = srkd.evaluate(network).numbers[network.architecture]
+    assert numbers.quantised == Quantisation("pams", 8, "all")
+
+
+def test_upscale_names_precision_and_loss(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("upscale", folder / "small.int8.onnx", folder / "photo.png", "-o", tmp_path, "--overwrite")
+    assert run([str(argument) for argument in arguments]) == 0
+    words = " ".join("".join(capsys.readouterr()).split())
+    assert "s, in int8" in words and "small.int8.onnx: int8 for cpu" in words
+    report = told(capsys, *arguments)
+    assert (report["precision"], report["quantised"]["flavour"]) == ("int8", "cpu")
+    assert report["done"][0]["precision"] == "int8"
+
+
+def test_profile_says_what_an_int8_file_is_and_how_it_compares(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = (folder / "small.int8.onnx", folder / "small.onnx")
+    words = said(capsys, "profile", *files, "--no-quality", *PROFILE)
+    assert "small.int8 under onnxruntime: int8 for cpu, " in words and "nodes compute in integers" in words
+    assert "small.int8 beside small: " in words and "float in onnxruntime on this machine" in words
+    rows = told(capsys, "profile", *files, "--no-quality", *PROFILE)["rows"]
+    assert [row["precision"] for row in rows] == ["int8", "fp32"]
+    assert (rows[0]["int8"]["bounded"], rows[0]["int8"]["nodes_in_int8"]) == (True, 8)
+    assert rows[1]["int8"] is None
+
+
+def test_a_file_is_timed_where_its_graph_is_not_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SrkdError("onnxruntime does not show its graph")
+
+    monkeypatch.setattr(export.profile.models, "count_integer_nodes", refuse)
+    report = told(capsys, "profile", folder / "small.int8.onnx", "--no-quality", *PROFILE)
+    assert (report["rows"][0]["int8"]["nodes"], report["rows"][0]["int8"]["flavour"]) == (None, "cpu")
+    assert "onnxruntime does not show its graph" in report["notes"]
+
+
+def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch and the teacher stay in float; the row says that nobody bounded the loss."""
+    arguments = ("profile", folder / "small.safetensors", "--precision", "int8", "--no-quality", *PROFILE)
+    rows = told(capsys, *arguments, "--teacher", folder / "small.safetensors")["rows"]
+    assert [(row["runtime"], row["precision"]) for row in rows] == [
+        ("torch", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("torch", "fp32"),
+        ("onnxruntime", "int8"),
+    ]
+    assert [row["int8"] is None for row in rows] == [True, True, True, False]
+    assert (rows[3]["int8"]["bounded"], rows[3]["int8"]["in_float"]) == (False, "nothing")
+    assert isinstance(rows[3]["int8"]["drop_db"], float)
+    words = said(capsys, *arguments, "--runtime", "onnxruntime")
+    assert "int8 unbounded" in words and "its loss is not bounded" in words
+    assert run([*map(str, arguments), "--runtime", "onnxruntime", "--csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["int8_bounded"], row["nodes_in_int8"]) == ("False", "8")
+
+
+def test_a_runtime_without_int8_files_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["profile", str(folder / "small.safetensors"), "--precision", "int8", "--no-quality", *PROFILE]
+    assert run([*arguments, "--runtime", "onnxruntime,coreml"]) == 0
+    assert "small is left out under coreml: no int8 file is made for runtime coreml" in capsys.readouterr().err
+
+
+def test_a_network_trained_at_eight_bits_needs_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = told(
+        capsys,
+        *("profile", folder / "rounded.safetensors", "--precision", "int8", "--runtime", "onnxruntime"),
+        *("--no-quality", *PROFILE),
+    )["rows"]
+    assert (row["precision"], row["int8"]["bounded"]) == ("int8", True)
+    assert row["int8"]["calibration"] == "learnt in training"
+
+
+@pytest.mark.parametrize("product", ["avx512_vnni", "asimddp", ""])
+def test_doctor_says_whether_int8_pays_here(
+    product: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(f"flags : fpu sse4_2 {product}\n")
+    path = machine.Path
+    monkeypatch.setattr(machine, "Path", lambda name: listing if name == "/proc/cpuinfo" else path(name))
+    diagnosis = diagnose().int8
+    assert machine.has_integer_products() is bool(product)
+    assert diagnosis.products == {"avx512_vnni": ("AVX-512 VNNI",), "asimddp": ("dot products",), "": ()}[product]
+    words = said(capsys, "doctor")
+    assert ("so int8 pays here" in words) is bool(product)
+    assert ("neither VNNI nor dot products" in words) is not bool(product)
+    assert told(capsys, "doctor")["int8"]["products"] == list(diagnosis.products)
+
+
+def test_doctor_names_the_runtimes_of_int8_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = replace(RUNTIMES["openvino"], needs=("no_such_module",))
+    monkeypatch.setitem(RUNTIMES.rows, "openvino", missing)
+    diagnosis = diagnose().int8
+    assert "onnxruntime" in diagnosis.runtimes
+    assert "openvino" in diagnosis.missing_runtimes
+    assert "not here: " in diagnosis.lines()[1]
+
+
+def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "index.html").write_text("<!doctype html>")
+    files = (folder / "small.onnx", folder / "small.int8.onnx")
+    words = said(capsys, "demo", *files, "--teacher", folder / "small.onnx", "--app", app, "--build", tmp_path / "site")
+    loss = json.loads(told(capsys, "inspect", files[1])["metadata"]["srkd.quant"])["drop_db"]
+    assert f"small.int8 int8 edsr int8 {-loss:+.3f} dB x2" in words
+
+
+def test_the_file_for_profile_is_not_proved_like_an_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened and timed; the comparison of an export would refuse what an unbounded file may lose."""
+
+    def prove(*_: object) -> None:
+        raise AssertionError("compared")
+
+    monkeypatch.setattr(export.profile.models, "prove", prove)
+    report = srkd.profile(
+        folder / "small.safetensors", precision="int8", runtime="onnxruntime", lr_size="24x24", seconds=0.1,
+        memory=False, quality=False,
+    )  # fmt: skip
+    assert report.rows[0].arithmetic == "int8 unbounded"
