@@ -180,17 +180,17 @@ def best_basis(values: Sequence[Value]) -> torch.Tensor:
         optimiser = torch.optim.Adam([basis], lr=LEARNING_RATE / math.sqrt(size))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
         for _ in range(STEPS):
-            optimiser.zero_grad()
             noise = rounding_noise(basis, values).log()
             if not bool(noise.isfinite()):
                 break
             if noise.item() < least:
                 best, least = basis.detach().clone(), noise.item()
-            noise.backward()
+            (basis.grad,) = torch.autograd.grad(noise, basis)
             optimiser.step()
             schedule.step()
     exact = best.double()
-    return exact / torch.linalg.det(exact).abs() ** (1 / size)
+    scaled: torch.Tensor = exact / torch.linalg.det(exact).abs() ** (1 / size)
+    return scaled
 
 
 def rounding_noise(basis: torch.Tensor, values: Sequence[Value]) -> torch.Tensor:

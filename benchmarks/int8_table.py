@@ -1,0 +1,152 @@
+"""One student in every precision: `python -m benchmarks.int8_table --data SETS --train PHOTOS --to int8-table.md`.
+
+Float, fp16, what can be done after training, and students trained quantised at 8 and 4 bits (PAMS, PACT), which start
+from it and have --steps more; `float, trained on` has as many without quantisation. SETS holds Set5, Set14 and B100.
+Columns: Y-PSNR, megabytes (of 4 bits counted, as no file has them), ms and the ratio to float of one thread's CPU time,
+in turns, and the nodes that ONNX Runtime computes in integers. JSON lies beside the Markdown file.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+
+from benchmarks.equal_budget import FIRST_SEED, SETS, Contender, budget_of, parser_of, scored, told_to, trained
+from benchmarks.int8_quality import SIDE, by_onnx_runtime, cpu_times, pairs, run, score, session_of
+from benchmarks.quantised_students import CONTROL, SETTINGS, contenders
+from compressor.assets import embedded_student
+from compressor.base.files import atomic_path
+from compressor.base.machine import cpu_model
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.models.quantisers import quantised_bytes
+from compressor.models.spread import spread_streams
+from export.calibration import calibration_patches
+from export.exporting import Source, convert_to
+from export.formats import FORMATS
+from export.integer_nodes import count_integer_nodes
+from export.onnx_graph import build_graph
+from export.quantise.ends import Ends, meet_image
+from export.quantise.equalise import equalise_units
+from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
+from export.quantise.search import quantise
+from export.to_onnx import OPSET
+
+SCHEMES: Mapping[str, Callable[[Ends], Scheme]] = {
+    "int8": lambda ends: Scheme(CPU),
+    "int8, weights solved again": lambda ends: Scheme(CPU, solved_weights=True),
+    "int8, sums in float": lambda ends: Scheme(CPU, float_sums=True),
+    "int8, first and last layer in float": lambda ends: Scheme(CPU).keeping(*(_names(ends)[at] for at in (0, -1))),
+    "int8-trt": lambda ends: Scheme(TENSORRT),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A precision of the student; None is what does not exist."""
+
+    name: str
+    psnr_y: Mapping[str, float]
+    megabytes: float
+    ms: float | None = None
+    times_as_fast: float | None = None
+    nodes: str | None = None
+
+
+def main() -> int:
+    parser = parser_of(__doc__, out="runs/quantised-students", steps=300)
+    parser.add_argument("--calibrate", type=Path, help="photos to calibrate on; none: the embedded ones")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    budget = budget_of(options, SETTINGS)
+    runs = {one.name: (one, trained(one, FIRST_SEED, budget)) for one in contenders()}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(_rows(options.data, options.calibrate, runs, Path(folder)))
+    head = f"{cpu_model()}, one thread, LR {SIDE}x{SIDE}, ONNX Runtime {onnxruntime.__version__}; {budget.steps} steps."
+    told_to(options.to, [head, "", *table(rows)])
+    if options.to is not None:
+        with atomic_path(options.to.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, Path]], folder: Path) -> Iterator[Row]:
+    network = load_checkpoint(embedded_student()).network
+    files = [(FORMATS[name].precision, _converted(name, network, folder)) for name in ("onnx", "fp16")]
+    patches = calibration_patches(network.descriptor, photos).patches
+    static = folder / "static.onnx"
+    onnx.save(by_onnx_runtime(network, build_graph(network, None, OPSET).model, patches), static)
+    files.append(("int8 by ONNX Runtime's `quantize_static`", static))
+    ends = equalise_units(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
+    for name, scheme in SCHEMES.items():
+        path = folder / f"{len(files)}.onnx"
+        onnx.save(quantise(make_plan(ends.graph, scheme(ends), ends.images), patches), path)
+        files.append((name, path))
+    for one, run_folder in runs.values():
+        if "-8-" in one.name:
+            files.append((one.label, _converted("int8", load_checkpoint(run_folder).network, folder, one.name)))
+    measure = _Measure(data, files[0][1])
+    for name, path in files:
+        yield measure.row(name, path, timed="trt" not in name)
+    for one, run_folder in runs.values():
+        if "-4-" in one.name or one.name == CONTROL:
+            size = quantised_bytes(load_checkpoint(run_folder).network) / 1e6
+            yield Row(one.label, scored(run_folder, data), size)
+
+
+def _names(ends: Ends) -> list[str]:
+    return [layer.name for _, layer in sorted(ends.graph.layers.items())]
+
+
+def _converted(name: str, network: Network, folder: Path, stem: str = "student") -> Path:
+    path = folder / f"{stem}{FORMATS[name].suffix}"
+    convert_to(FORMATS[name], network, Source(stem), path)
+    return path
+
+
+class _Measure:
+    def __init__(self, data: Path, reference: Path) -> None:
+        self.images = {name: list(pairs(data / name)) for name in SETS}
+        self.reference = session_of(reference)
+
+    def row(self, name: str, path: Path, *, timed: bool) -> Row:
+        session = session_of(path)
+        psnr = {
+            name: statistics.mean(score(run(session, lr), hr) for lr, hr in images)
+            for name, images in self.images.items()
+        }
+        size = path.stat().st_size / 1e6
+        if not timed:  # it is made for another runtime
+            return Row(name, psnr, size)
+        times = cpu_times(self.reference, session)
+        ms = 1000 * statistics.median(one for _, one in times)
+        counted = count_integer_nodes(open_model(path), path)
+        nodes = None if counted is None else f"{counted.nodes_in_int8} of {counted.nodes}"
+        return Row(name, psnr, size, ms, statistics.median(float_s / s for float_s, s in times), nodes)
+
+
+def table(rows: list[Row]) -> list[str]:
+    lines = [
+        f"| | {' | '.join(SETS)} | MB | ms | times as fast as float | nodes in int8 |",
+        "| --- " * (len(SETS) + 5) + "|",
+    ]
+    for row in rows:
+        scores = " | ".join(f"{row.psnr_y[name]:.3f}" for name in SETS)
+        ms = "" if row.ms is None else f"{row.ms:.1f}"
+        ratio = "" if row.times_as_fast is None else f"{row.times_as_fast:.2f}"
+        lines.append(f"| {row.name} | {scores} | {row.megabytes:.3f} | {ms} | {ratio} | {row.nodes or ''} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
