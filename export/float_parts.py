@@ -1,4 +1,5 @@
-"""What stays in float where a runtime's own tool quantises: nothing at first, then more and more of the network's ends.
+"""What stays in float where a runtime's own tool quantises: nothing at first, then more and more of the network's ends,
+then its last layers, whose errors no layer averages any more.
 
 Our own quantiser times every choice (`quantise/search.py`). Such tools take up to a minute for each, so that the order
 is fixed here: wider ranges cost no time, then cheap parts come first. A try must stay within the bound on photos, and
@@ -52,7 +53,7 @@ class FloatParts:
 
 
 def ends_of(layers: Layers) -> Iterator[FloatParts]:
-    """Yield what is kept in float after nothing was, each time more."""
+    """Yield what is kept in float after nothing was, each time at more cost."""
     first, last = layers.names[:1], layers.names[-1:]
     yield FloatParts("last layer", frozenset(last))
     kept = FloatParts("first layer, last layer", frozenset(first + last))
@@ -61,6 +62,10 @@ def ends_of(layers: Layers) -> Iterator[FloatParts]:
         kept = FloatParts(f"{kept.words}, upsampler", kept.layers | layers.upsampler)
         yield kept
     yield FloatParts(f"{kept.words}, sums", kept.layers, sums=True)
+    for share in (4, 2):
+        count = -(-len(layers.names) // share)
+        if not kept.layers >= (last_layers := frozenset(layers.names[-count:])):
+            yield FloatParts(f"last {count} of {len(layers.names)} layers", last_layers)
 
 
 @dataclass(frozen=True)

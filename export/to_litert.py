@@ -17,6 +17,7 @@ from compressor.base.machine import installed_version
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from export.conversion import Conversion, require_size
+from export.litert_file import declare_images, pack_model, read_model, set_metadata
 from export.litert_graph import trace_network, use_litert_operations
 
 FREE_EXAMPLE = (24, 20)
@@ -122,24 +123,8 @@ def _register_operations() -> None:
 
 def _write_file(content: bytes, path: Path, metadata: Mapping[str, str], *, free: bool) -> dict[str, object]:
     """Write the model with the `srkd.*` keys inside, and with free sizes declared where they are free."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for key, value in sorted(metadata.items()):
-        buffer, entry = schema.BufferT(), schema.MetadataT()
-        buffer.data = list(value.encode())
-        entry.name, entry.buffer = key, len(model.buffers)
-        model.buffers.append(buffer)
-        model.metadata.append(entry)
-    (graph,) = model.subgraphs
-    for index, name in ((graph.inputs[0], "lr"), (graph.outputs[0], "sr")):
-        tensor = graph.tensors[index]
-        tensor.name = name
-        if free:
-            tensor.shapeSignature = [-1, -1, -1, int(tensor.shape[3])]
-    model.description = "srkd"
-    builder = flatbuffers.Builder(len(content) + 65536)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-    return {"operations": len(graph.operators), "layout": "NHWC", "sizes": "any" if free else "one"}
+    model = read_model(content)
+    set_metadata(model, metadata)
+    declare_images(model, free=free)
+    path.write_bytes(pack_model(model))
+    return {"operations": len(model.subgraphs[0].operators), "layout": "NHWC", "sizes": "any" if free else "one"}

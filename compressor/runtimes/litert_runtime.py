@@ -95,19 +95,45 @@ def _read_facts(path: Path) -> tuple[dict[str, str], str]:
         metadata = {key: value.decode() for key, value in values.items() if key.startswith("srkd.")}
         graph = model.Subgraphs(0)
         sizes: Counter[str] = Counter()
-        for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
+        for tensor in map(graph.Tensors, _read_by_layers(model, graph)):
             if tensor.ShapeLength() > 1 and model.Buffers(tensor.Buffer()).DataLength():
                 sizes[names.get(tensor.Type(), "fp32")] += int(np.prod(tensor.ShapeAsNumpy(), dtype=np.float64))
     return metadata, sizes.most_common(1)[0][0] if sizes else "fp32"
+
+
+def _read_by_layers(model: Any, graph: Any) -> set[int]:
+    """Return the tensors that layers read, or what makes floats of halves for them: masks of windows are no weights."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    layers = {kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV, kinds.DEQUANTIZE}
+    operators = (graph.Operators(index) for index in range(graph.OperatorsLength()))
+    read = [
+        operator.InputsAsNumpy()
+        for operator in operators
+        if _number(model.OperatorCodes(operator.OpcodeIndex())) in layers
+    ]
+    return {int(index) for inputs in read for index in inputs if index >= 0}
+
+
+def _number(code: Any) -> int:
+    """Return the number of an operation, which files from before there were 127 of them have in another field."""
+    return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
 
 
 def _image_format(interpreter: Any, label: str) -> ImageFormat:
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     require_one_image(label, len(inputs), len(outputs))
     kinds = [np.dtype(detail["dtype"]).name for detail in (*inputs, *outputs)]
-    scaled = any(detail["quantization"][0] for detail in (*inputs, *outputs))
+    scaled = any(detail["quantization"][0] and not _means_itself(detail) for detail in (*inputs, *outputs))
     if kinds[0] != kinds[1] or kinds[0] not in DTYPES or scaled:
         raise SrkdError(f"{label} takes {kinds[0]} and returns {kinds[1]}: expected float32 in [0,1] or bytes")
     sizes = [None if length < 0 else int(length) for length in inputs[0]["shape_signature"]]
     channels_first = len(sizes) == 4 and sizes[3] not in (1, 3) and sizes[1] in (1, 3)
     return image_format(label, sizes, DTYPES[kinds[0]], channels_last=not channels_first)
+
+
+def _means_itself(detail: Any) -> bool:
+    """Return whether quantised numbers are the bytes of an image, 0 for black and 255 for 1."""
+    scale, zero_point = detail["quantization"]
+    return np.dtype(detail["dtype"]).name == "uint8" and zero_point == 0 and bool(np.isclose(scale * 255, 1, rtol=1e-5))

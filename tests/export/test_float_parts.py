@@ -71,6 +71,15 @@ def test_parts_grow_from_the_ends() -> None:
     assert not Layers(("a", "b"), frozenset({"b"})).upsampler, "the last layer is no upsampler"
 
 
+def test_the_last_layers_follow_where_ends_are_not_enough() -> None:
+    names = tuple(f"conv{index}" for index in range(10))
+    found = list(ends_of(Layers(names)))
+    assert [(parts.words, parts.layers) for parts in found[3:]] == [
+        ("last 3 of 10 layers", set(names[-3:])),
+        ("last 5 of 10 layers", set(names[-5:])),
+    ]
+
+
 def test_the_first_within_the_bound_is_taken(network: Network) -> None:
     notes: list[str] = []
     tried = search(network, {"nothing": 1e-4}, notes).run()

@@ -1,0 +1,94 @@
+"""A .tflite as objects: read, changed and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def read_model(content: bytes) -> Any:
+    """Return the model of a file, its tensors' values inside it; larger ones may lie behind the tables of a file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
+
+
+def pack_model(model: Any) -> bytes:
+    """Return the content of a file."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(65536)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
+    """Write keys into the model, in the place of those of the same name."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model.metadata = [entry for entry in model.metadata or [] if text_of(entry.name) not in metadata]
+    for key, value in sorted(metadata.items()):
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = list(value.encode())
+        entry.name, entry.buffer = key, len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
+
+
+def declare_images(model: Any, *, free: bool) -> None:
+    """Name the images `lr` and `sr`, and declare that their sizes are free where they are."""
+    (graph,) = model.subgraphs
+    for index, name in ((graph.inputs[0], "lr"), (graph.outputs[0], "sr")):
+        tensor = graph.tensors[index]
+        tensor.name = name
+        if free:
+            tensor.shapeSignature = [-1, -1, -1, int(tensor.shape[3])]
+    model.description = "srkd"
+
+
+def kind_of(model: Any, operator: Any) -> str:
+    """Return the name of an operation, such as CONV_2D."""
+    return _kinds()[_code_of(model.operatorCodes[operator.opcodeIndex])]
+
+
+def set_kind(model: Any, operator: Any, kind: str) -> None:
+    """Make another operation of one; its options are the caller's."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    number = getattr(schema.BuiltinOperator, kind)
+    codes = [_code_of(code) for code in model.operatorCodes]
+    if number not in codes:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        model.operatorCodes.append(code)
+        codes.append(number)
+    operator.opcodeIndex = codes.index(number)
+
+
+def text_of(name: str | bytes) -> str:
+    """Return a name as text: it is bytes in a model that was read, text in one that was written to."""
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def is_constant(model: Any, tensor: Any) -> bool:
+    """Return whether a tensor's values are stored in the file."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def _code_of(code: Any) -> int:
+    """Return the number of an operation; files from before there were 127 of them have it in the former field."""
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+
+def _kinds() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}

@@ -1,0 +1,236 @@
+"""LiteRT in eight bits: near the network at any size, integers inside, and refused where it loses too much."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.table import OpenOptions
+from export import float_parts
+from export.conversion import FileOptions, Int8Options
+from export.exporting import FileReport, Source, export_model
+from export.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
+
+pytest.importorskip("litert_torch")
+pytest.importorskip("ai_edge_quantizer")
+interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+to_litert_int8 = pytest.importorskip("export.to_litert_int8")
+pytestmark = pytest.mark.extras
+
+SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
+EDSR = EDSRSpec(width=8, depth=1, scale=4)
+
+
+def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, ["litert-int8"], folder, options=options).files
+    return file
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build(EDSR, seed=0)
+
+
+@pytest.fixture(scope="module")
+def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+    file = exported(network, tmp_path_factory.mktemp("good"))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    return file
+
+
+def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> None:
+    assert good.path is not None and good.quality is not None and good.speed is not None
+    assert {part.name for part in good.path.parent.iterdir()} == {"small.int8.tflite"}
+    assert good.quality.drop <= 0.1 and good.quality.psnr_to_source is not None and good.quality.psnr_to_source > 40
+    assert good.speed.runtime == "litert" and good.speed.ms > 0
+
+
+def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
+    """The mean, each layer, each sum and each shuffle; two more convert images."""
+    facts = good.facts
+    assert (facts["operations"], facts["in_int8"], facts["conversions"], facts["sizes"]) == (12, 12, 2, "any")
+    assert good.path is not None
+    model = read_model(good.path.read_bytes())
+    (graph,) = model.subgraphs
+    stored = [tensor for tensor in graph.tensors if len(tensor.shape) == 4 and is_constant(model, tensor)]
+    weights = [tensor for tensor in stored if tensor.shape[1] == 3]
+    assert {tensor.type for tensor in stored} == {schema.TensorType.INT8}
+    assert sum(int(np.prod(tensor.shape)) for tensor in weights) == sum(
+        weight.numel() for weight in network.parameters() if weight.ndim == 4
+    )
+    for tensor in weights:
+        assert len(tensor.quantization.scale) == tensor.shape[0] and not np.any(tensor.quantization.zeroPoint)
+    kinds = [kind_of(model, operator) for operator in graph.operators]
+    assert kinds[0] == "QUANTIZE" and kinds[-1] == "DEQUANTIZE" and kinds.count("DEPTH_TO_SPACE") == 2
+    for index in (graph.operators[0].outputs[0], graph.operators[-1].inputs[0]):
+        image = graph.tensors[index].quantization
+        assert image.scale[0] == pytest.approx(1 / 255) and image.zeroPoint[0] == -128
+
+
+def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
+    assert good.path is not None and good.quality is not None
+    runtime = open_model(good.path)
+    assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", network.spec)
+    assert runtime.descriptor == network.descriptor
+    quant = json.loads(runtime.metadata["srkd.quant"])
+    assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("litert", 8, "nothing")
+    assert quant["calibration"] == "32 patches of embedded photos, flat colours"
+    assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=1e-3)
+    assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
+    with pytest.raises(UsageError, match=r"small\.int8\.tflite computes in int8, not bf16: export it in that"):
+        open_model(good.path, OpenOptions(precision="bf16"))
+
+
+def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
+    """As an app uses it, without us: float images, resized by the library's own call."""
+    model = interpreter.Interpreter(str(good.path))
+    (source,), (output,) = model.get_input_details(), model.get_output_details()
+    assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]
+    for shape in ((1, 6, 9, 3), (2, 31, 17, 3)):
+        image = np.random.default_rng(0).random(shape, dtype=np.float32)
+        model.resize_tensor_input(source["index"], shape)
+        model.allocate_tensors()
+        model.set_tensor(source["index"], image)
+        model.invoke()
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
+        actual = model.get_tensor(output["index"])
+        assert actual.shape == expected.shape and float(np.square(actual - expected).mean()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("spec", "operations", "in_int8"),
+    [(CompactSpec(width=8, depth=1, scale=4), 9, 7), (CARNMSpec(width=8, scale=2), 66, 66)],
+    ids=lambda value: value.arch if isinstance(value, Spec) else None,
+)
+def test_prelus_alone_stay_in_float(
+    spec: Spec, operations: int, in_int8: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = exported(build(spec, seed=3), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert (file.facts["operations"], file.facts["in_int8"]) == (operations, in_int8)
+    model = read_model(file.path.read_bytes())
+    in_float = [
+        kind_of(model, operator)
+        for operator in model.subgraphs[0].operators
+        if schema.TensorType.FLOAT32 in {model.subgraphs[0].tensors[index].type for index in operator.outputs}
+    ]
+    assert {kind for kind in in_float if kind != "DEQUANTIZE"} <= {"PRELU"}
+
+
+def test_windows_in_bytes_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), seed=3)
+    file = exported(network, tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
+    assert file.verdict == "passed" and file.path is not None, file.reason
+    assert file.path.name == "small-24x16-uint8.int8.tflite" and file.facts["sizes"] == "one"
+    runtime = open_model(file.path)
+    assert runtime.precision == "int8" and runtime.descriptor.fixed_size == (24, 16)
+    lr = torch.rand(1, 3, 16, 24).mul(255).round().div(255)
+    with torch.no_grad():
+        expected = network(lr).clamp(0, 1)
+    assert float((runtime.run(lr) - expected).square().mean()) < 1e-3
+    with pytest.raises(UsageError, match="takes images of 24x16 only, got 9x8"):
+        runtime.run(torch.rand(1, 3, 8, 9))
+    model = interpreter.Interpreter(str(file.path))
+    for detail in (*model.get_input_details(), *model.get_output_details()):
+        assert detail["dtype"] == np.uint8 and detail["quantization"] == (pytest.approx(1 / 255), 0)
+    products = [operator for operator in _operators(file.path) if operator[0] in ("BATCH_MATMUL", "SOFTMAX")]
+    assert products and all(schema.TensorType.INT8 not in types for _, types in products)
+    assert capfd.readouterr() == ("", "")
+
+
+def _operators(path: Path) -> list[tuple[str, set[int]]]:
+    model = read_model(path.read_bytes())
+    (graph,) = model.subgraphs
+    return [
+        (kind_of(model, operator), {graph.tensors[index].type for index in (*operator.inputs, *operator.outputs)})
+        for operator in graph.operators
+    ]
+
+
+def test_too_much_loss_is_refused_with_its_figures(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float_parts, "ends_of", lambda layers: iter(()))
+    file = exported(network, tmp_path, FileOptions(int8=Int8Options(max_drop=-1.0)))  # no file gains a dB
+    assert file.verdict == "unavailable" and file.reason is not None
+    assert file.reason.startswith("in eight bits by ai-edge-quantizer it loses ")
+    assert "dB of Y-PSNR on 2 photos" in file.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_stay_in_float(tmp_path: Path) -> None:
+    """The layers of our networks are found in the graph, and the sums of values are no means: kept, they are float."""
+    for spec, upsampler, sums in (
+        (EDSR, ["conv_2d_7", "conv_2d_9"], ["add_4", "add_6"]),
+        (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "sr"]),
+    ):
+        network = build(spec, seed=0)
+        (file,) = export_model(network, SOURCE, ["litert"], tmp_path / spec.arch).files
+        assert file.path is not None
+        model = read_model(file.path.read_bytes())
+        to_litert_int8._name_values(model)
+        layers = to_litert_int8._layers(model)
+        assert len(layers.names) == sum(weight.ndim == 4 for weight in network.parameters())
+        assert sorted(layers.upsampler) == upsampler
+        assert sorted(to_litert_int8._sums(model)) == sums
+        content, patches = pack_model(model), np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
+        ranges = to_litert_int8._ranges(content, patches, whole=False)
+        path = tmp_path / f"{spec.arch}.tflite"
+        kept = [layers.names[0], *sums]
+        path.write_bytes(to_litert_int8._quantise(content, ranges, kept, bytes_at_ends=False))
+        by_name = dict(zip(_names(path), _operators(path), strict=True))
+        assert all(schema.TensorType.FLOAT32 in by_name[name][1] for name in kept)
+        assert schema.TensorType.INT8 in by_name[layers.names[1]][1]
+
+
+def _names(path: Path) -> list[str]:
+    (graph,) = read_model(path.read_bytes()).subgraphs
+    return [text_of(graph.tensors[operator.outputs[0]].name) for operator in graph.operators]
+
+
+def test_ranges_leave_out_what_is_rare() -> None:
+    """One number of a patch far out is in whole ranges only: it is not among those that are looked at."""
+    numbers = np.random.default_rng(0).normal(0, 1, 10**6).astype(np.float32)
+    numbers[10], numbers[20] = -100, 100
+    samples = np.stack([to_litert_int8._sample(numbers, np.random.default_rng(seed)) for seed in range(4)])
+    assert to_litert_int8._range(samples, whole=True) == (-100, 100)
+    low, high = to_litert_int8._range(samples, whole=False)
+    assert -6 < low < -3 and 3 < high < 6
+
+
+def test_keys_are_written_once(good: FileReport, tmp_path: Path) -> None:
+    assert good.path is not None
+    model = read_model(good.path.read_bytes())
+    before = len(model.metadata)
+    set_metadata(model, {"srkd.recipe": "another"})
+    assert len(model.metadata) == before
+    (tmp_path / "changed.tflite").write_bytes(pack_model(model))
+    assert open_model(tmp_path / "changed.tflite").metadata["srkd.recipe"] == "another"
+
+
+def test_a_missing_package_is_named_with_its_command(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "ai_edge_quantizer" else find(name, *rest)
+    )
+    file = exported(network, tmp_path)
+    assert file.verdict == "unavailable"
+    assert file.reason == "ai_edge_quantizer is not installed: pip install 'srkd[litert]'"
