@@ -7,7 +7,7 @@ Where nothing but sums stands between layers (`SpaceKind` linear), any basis A m
 One scale for all channels of a value is made for the largest of them, and rounding adds noise of the same strength to
 each. Over the values x_k that are rounded, with the image's Jacobian J_k, A minimises
 
-    Σ_k tr(A⁻ᵀ·M_k·A⁻¹) · ‖A·x_k‖₈²      M_k = J_kᵀ·(l·lᵀ + I/25)·J_k, ‖·‖₈ the mean of eighth powers
+    Σ_k tr(A⁻ᵀ·M_k·A⁻¹) · ‖A·x_k‖₈²      M_k = J_kᵀ·(l·lᵀ + I/100)·J_k, ‖·‖₈ the mean of eighth powers
 
 the second factor standing for the square of the scale, the first for the noise that is seen: in the luma l above all, a
 little in each channel. A start that is
@@ -49,7 +49,7 @@ MAX_VALUES = 48
 MIRRORED = ((-1,), (-2,), (-1, -2))
 
 LUMA = (0.299, 0.587, 0.114)
-CHANNEL_NOISE = 0.2
+CHANNEL_NOISE = 0.1
 """Of white noise in each channel, beside that in the luma: in Y-PSNR it does not count, but colours must not suffer."""
 
 
@@ -131,7 +131,7 @@ def _measure(
 
 
 def _noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Return noise with the covariance l·lᵀ + I/25 of a pixel's channels; white noise for an image without colours."""
+    """Return noise with the covariance l·lᵀ + I/100 of a pixel's channels; white noise for an image without colours."""
     white = torch.randn(shape, generator=generator)
     if shape[1] != len(LUMA):
         return white
