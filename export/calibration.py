@@ -53,6 +53,8 @@ def calibration_patches(
             "pixels: give larger ones"
         )
     patches = patches[:: max(1, len(patches) // count)][:count]
+    if not any(float(texture_of(patch[None])) for patch in patches):
+        raise UsageError(f"--calibrate {folder}: its images are flat, and say nothing of photos: give photos")
     where = "embedded photos" if folder is None else f"{len(photos)} photos of {folder.name}"
     return CalibrationPatches(
         torch.stack([*patches, _colour_patch(descriptor, side)]), f"{len(patches)} patches of {where}, flat colours"
@@ -64,7 +66,7 @@ def _photos(folder: Path | None) -> Mapping[str, Path]:
         return {**embedded_photos("train"), **embedded_photos("calibration")}
     if not folder.is_dir():
         raise UsageError(f"--calibrate {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
-    images = list_images(folder)
+    images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
     if not images:
         raise UsageError(f"--calibrate {folder}: holds no images: give a folder of photos")
     step = math.ceil(len(images) / PHOTOS)

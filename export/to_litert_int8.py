@@ -12,7 +12,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from export import to_litert
 from export.calibration import calibration_patches
 from export.conversion import Conversion, require_size
 from export.float_parts import FloatParts, Layers, Search
+from export.learnt_graph import require_eight_bits
 from export.litert_file import (
     declare_images,
     is_constant,
@@ -66,6 +67,8 @@ def convert(job: Conversion) -> Mapping[str, object]:
     """Quantise in a child process, because the quantiser prints and may crash; each file is tried as people will run
     it. A network that was trained quantised is calibrated anew."""
     require_size(job, "LiteRT")
+    if job.network.quantisation is not None:
+        require_eight_bits(job.network)
     options, lr_size = job.options.int8, job.options.lr_size
     network = without_quantisers(job.network)
     calibration = calibration_patches(replace(network.descriptor, fixed_size=lr_size), options.calibrate)
@@ -104,7 +107,8 @@ def convert(job: Conversion) -> Mapping[str, object]:
             return path, LiteRtRuntime(path)
 
         tried = Search(TOOL, job, photos, _layers(model), make).run()
-        quant = tried.describe("litert", calibration.source)
+        trained = {} if job.network.quantisation is None else asdict(job.network.quantisation)
+        quant = {**trained, **tried.describe("litert", calibration.source)}
         written = read_model(tried.made.read_bytes())
         set_metadata(written, {KEY: json.dumps(quant, sort_keys=True)})
         job.path.write_bytes(pack_model(written))

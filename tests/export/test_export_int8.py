@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from compressor.assets import embedded_student
 from compressor.base.context import Context
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
@@ -99,6 +100,34 @@ def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], studen
         middle = slice(40, 120)
         difference = (model.run(lr) - expected)[..., middle, middle].mean((0, 2, 3))
         assert float(difference.abs().max()) < 2.5 / 255, colour
+
+
+def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: Network) -> None:
+    """Within half a grey level in each channel: int8 files that come out dark are what people complain about."""
+    assert exported[0].path is not None
+    model = open_model(exported[0].path)
+    for light in (0.05, 0.2):
+        lr = calibration_patches(student.descriptor, next(iter(embedded_photos("val").values())).parent).patches[:8]
+        dark = lr.mul(255 * light).round().div(255)
+        with torch.no_grad():
+            expected = student(dark).clamp(0, 1)
+        shift = (model.run(dark).clamp(0, 1) - expected).mean((2, 3)).abs() * 255
+        assert float(shift.max()) < 0.5, light
+
+
+def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ...], student: Network) -> None:
+    """Of a ramp from black to white, within one grey level: the mean difference between any two channels."""
+    assert exported[0].path is not None
+    model = open_model(exported[0].path)
+
+    def tint(sr: torch.Tensor) -> torch.Tensor:
+        levels = sr.clamp(0, 1).mean(2)[0] * 255  # of each column
+        return (levels.amax(0) - levels.amin(0)).unfold(0, 16, 16).mean(1)
+
+    ramp = torch.linspace(0, 1, 64).mul(255).round().div(255).expand(1, 3, 48, 64).contiguous()
+    with torch.no_grad():
+        expected = tint(student(ramp))
+    assert float((tint(model.run(ramp)) - expected).max()) < 1
 
 
 def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[FileReport, ...]) -> None:
@@ -258,6 +287,24 @@ def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Networ
     for folder, words in ((tmp_path / "no", "does not exist"), (empty, "holds no images")):
         with pytest.raises(UsageError, match=words):
             calibration_patches(student.descriptor, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "words"),
+    [
+        ("flat.png", np.full((256, 256, 3), 90, np.uint8), "flat.*give photos"),
+        ("small.png", np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8), "192x192 pixels: give larger ones"),
+        ("nan.tif", np.full((256, 256), np.nan, np.float32), "nan.tif"),
+    ],
+    ids=["one flat image", "images in the size of another scale's LR", "NaN"],
+)
+def test_images_that_say_nothing_are_refused_in_one_line(
+    student: Network, tmp_path: Path, name: str, pixels: np.ndarray, words: str
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / name)
+    with pytest.raises(SrkdError, match=words) as error:
+        calibration_patches(student.descriptor, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("_few_patches")

@@ -16,8 +16,9 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.quantisation import Quantisation
 from compressor.runtimes.table import OpenOptions
 from export import float_parts
 from export.conversion import FileOptions, Int8Options
@@ -172,6 +173,11 @@ def test_too_much_loss_is_refused_with_its_figures(
     assert file.reason.startswith("in eight bits by ai-edge-quantizer it loses ")
     assert "dB of Y-PSNR on 2 photos" in file.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
+    file = exported(quantise(build(EDSR, seed=0), Quantisation("pams", 4, "all")), tmp_path)
+    assert file.path is None and "trained at 4 bits" in (file.reason or "")
 
 
 def test_what_can_stay_in_float(tmp_path: Path) -> None:
