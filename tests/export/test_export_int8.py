@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,13 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.base import Descriptor, Network
+from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation import Quantisation
 from compressor.models.quantisers import following
 from export import to_int8
-from export.calibration import COLOURS, CalibrationPatches, calibration_patches
+from export.calibration import COLOURS, calibration_patches
 from export.conversion import FileOptions, Int8Options
 from export.exporting import FileReport, Source, export_model
 from export.onnx_graph import build_graph
@@ -43,21 +44,19 @@ def student() -> Network:
     return load_checkpoint(embedded_student()).network
 
 
-def few_patches(descriptor: Descriptor, folder: Path | None = None) -> CalibrationPatches:
-    return calibration_patches(descriptor, folder, count=8)
-
-
 @pytest.fixture
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where quality does not matter a quarter of the patches will do."""
-    monkeypatch.setattr(to_int8, "calibration_patches", few_patches)
+    monkeypatch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=4))
 
 
 @pytest.fixture(scope="module")
 def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
     """Files of a student that was really trained: a random network has no quality to lose."""
     source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
-    return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=12))
+        return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
@@ -78,7 +77,7 @@ def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileR
         assert quant["drop_db"] == pytest.approx(file.quality.drop, abs=0.005)
         assert quant["in_float"] == "nothing"
         assert quant["bits"] == 8
-        assert "32 patches" in quant["calibration"]
+        assert "12 patches" in quant["calibration"]
 
 
 def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
