@@ -342,7 +342,8 @@ def _with_quality(
     """Add what a file in eight bits loses on photos, and how fast it is against the same in float."""
     if proof.reason is not None:
         return proof
-    quality = QualityPhotos.of(network, options.int8.data, options.lr_size).measure(file.run)
+    photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
+    quality = photos.measure(file.run)
     proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
     if row.float_format is None or proof.reason is not None:
         return proof
@@ -351,6 +352,9 @@ def _with_quality(
         return proof
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"float{plain.suffix}"
-        convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        try:
+            convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        except CannotConvert:  # such as a network that leaves the range of fp16
+            return proof
         reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
         return replace(proof, speed=compare_speed(file, reference, options.lr_size, context))

@@ -245,6 +245,23 @@ FORMATS: Table[Format] = Table(
             )
         ),
         Format(
+            name="trt-int8",
+            title="TensorRT engine in eight bits, made on an NVIDIA GPU for that GPU only; loses at most --max-drop",
+            suffix=".engine",
+            precision="int8",
+            module="export.to_trt",
+            needs=("tensorrt",),
+            extra="tensorrt",
+            bounds=INT8,
+            runtime="tensorrt",
+            options=("static", "sizes", "int8"),
+            machine_bound=True,
+            substitutes=("int8-trt",),
+            float_format="trt",
+            obstacle=driver_missing,
+            tested=False,
+        ),
+        Format(
             name="litert",
             title="LiteRT (TensorFlow Lite), float32, N,H,W,C, any size; networks with windows one size only",
             suffix=".tflite",

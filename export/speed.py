@@ -24,24 +24,27 @@ class Speed:
     runtime: str
     lr_size: tuple[int, int]
     threads: int
+    float_precision: str = "fp32"
 
     def __str__(self) -> str:
         """The verdict in one sentence."""
         size = "LR {}x{}, {} threads".format(*self.lr_size, self.threads)
-        times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in float"
+        plain = "float" if self.float_precision == "fp32" else self.float_precision
+        times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in {plain}"
         where = f"in {self.runtime} on this machine ({times}, {size})"
         if self.comparison.verdict == "faster":
-            return f"{self.comparison.speedup:.2f} times as fast as float {where}"
+            return f"{self.comparison.speedup:.2f} times as fast as {plain} {where}"
         if self.comparison.verdict == "slower":
-            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of float {where}"
-        return f"NOT faster: no measurable difference to float {where}"
+            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of {plain} {where}"
+        return f"NOT faster: no measurable difference to {plain} {where}"
 
 
 def compare_speed(
     file: Runtime, reference: Runtime, lr_size: tuple[int, int] | None, context: Context = QUIET
 ) -> Speed:
-    """Time both in turns on one image."""
-    width, height = size = lr_size or SIZE
+    """Time both in turns on one image, smaller where one of them takes no larger."""
+    limits = [SIZE, *(runtime.descriptor.max_size or SIZE for runtime in (file, reference))]
+    width, height = size = lr_size or (min(limit[0] for limit in limits), min(limit[1] for limit in limits))
     image = torch.rand(1, file.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
     turns = take_turns(
         (lambda: reference.run(image), lambda: file.run(image)), seconds_each=SECONDS, progress=context.progress
@@ -53,4 +56,5 @@ def compare_speed(
         file.name,
         size,
         torch.get_num_threads(),
+        reference.precision,
     )
