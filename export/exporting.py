@@ -282,6 +282,9 @@ def convert_to(
     options, metadata = options or FileOptions(), export_metadata(network, source)
     job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
     facts = row.load().convert(job)
+    # What a converter adds to the metadata: a file with a sidecar cannot hold it itself.
+    metadata |= {key: str(value) for key, value in facts.items() if key.startswith("srkd.")}
+    facts = {key: value for key, value in facts.items() if key not in metadata}
     if row.sidecar:
         text = format_sidecar(
             format=row.name,
