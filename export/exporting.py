@@ -283,6 +283,9 @@ def convert_to(
     options, metadata = options or FileOptions(), export_metadata(network, source)
     job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
     facts = row.load().convert(job)
+    # What a converter adds to the metadata: a file with a sidecar cannot hold it itself.
+    metadata |= {key: str(value) for key, value in facts.items() if key.startswith("srkd.")}
+    facts = {key: value for key, value in facts.items() if key not in metadata}
     if row.sidecar:
         text = format_sidecar(
             format=row.name,
@@ -343,7 +346,8 @@ def _with_quality(
     """Add what a file in eight bits loses on photos, and how fast it is against the same in float."""
     if proof.reason is not None:
         return proof
-    quality = QualityPhotos.of(network, options.int8.data, options.lr_size).measure(file.run)
+    photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
+    quality = photos.measure(file.run)
     proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
     if row.float_format is None or proof.reason is not None:
         return proof
@@ -352,7 +356,10 @@ def _with_quality(
         return proof
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"float{plain.suffix}"
-        convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        try:
+            convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        except CannotConvert:  # such as a network that leaves the range of fp16
+            return proof
         reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
         nodes = _integer_nodes(file, written, context)
         return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))

@@ -68,18 +68,27 @@ class QualityPhotos:
     photos: Mapping[str, Path]
     size: tuple[int, int] | None = None
     """Width and height of the only LR images that a file takes."""
+    largest: tuple[int, int] | None = None
+    """Width and height of the largest ones."""
 
     @classmethod
-    def of(cls, network: Network, folder: Path | None, size: tuple[int, int] | None = None) -> QualityPhotos:
+    def of(
+        cls,
+        network: Network,
+        folder: Path | None,
+        size: tuple[int, int] | None = None,
+        largest: tuple[int, int] | None = None,
+    ) -> QualityPhotos:
         """Return the photos of a folder, evenly chosen where there are many; None: the embedded validation photos."""
         if folder is None:
-            return cls(network, embedded_photos("val"), size)
+            return cls(network, embedded_photos("val"), size, largest)
         if not folder.is_dir():
             raise UsageError(f"--data {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
         images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
         if not images:
             raise UsageError(f"--data {folder}: holds no images: give a folder of photos")
-        return cls(network, {path.stem: path for path in images[:: math.ceil(len(images) / MAX_PHOTOS)]}, size)
+        some = {path.stem: path for path in images[:: math.ceil(len(images) / MAX_PHOTOS)]}
+        return cls(network, some, size, largest)
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
@@ -88,7 +97,7 @@ class QualityPhotos:
         images = []
         with torch.no_grad():
             for path in self.photos.values():
-                pair = _pair(path, descriptor, self.size)
+                pair = _pair(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
                 if pair is not None:
                     images.append((*pair, to_u8(self.network(pair[0]))))
         if not images:
@@ -116,10 +125,15 @@ def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor
     return psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean()
 
 
-def _pair(path: Path, descriptor: Descriptor, size: tuple[int, int] | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _pair(
+    path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the middle of a photo: LR in [0,1] and HR in bytes."""
     hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
-    height, width = (min(length // scale // step * step, LARGEST_SIDE // step * step) for length in hr.shape[-2:])
+    height, width = (
+        min(length // scale, LARGEST_SIDE, most) // step * step
+        for length, most in zip(hr.shape[-2:], reversed(largest), strict=True)
+    )
     if size is not None:
         if size[0] * scale > hr.shape[-1] or size[1] * scale > hr.shape[-2]:
             return None

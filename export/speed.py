@@ -33,6 +33,8 @@ class Speed:
     native_products: bool = True
     """True if the processor multiplies bytes natively."""
 
+    float_precision: str = "fp32"
+
     @property
     def why(self) -> str | None:
         """Say what is not in integers here, or None where nothing is known of it."""
@@ -44,14 +46,15 @@ class Speed:
     def __str__(self) -> str:
         """The verdict in one sentence."""
         size = "LR {}x{}, {} threads".format(*self.lr_size, self.threads)
-        times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in float"
+        plain = "float" if self.float_precision == "fp32" else self.float_precision
+        times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in {plain}"
         where = f"in {self.runtime} on this machine ({times}, {size})"
         if self.comparison.verdict == "faster":
-            return f"{self.comparison.speedup:.2f} times as fast as float {where}"
+            return f"{self.comparison.speedup:.2f} times as fast as {plain} {where}"
         because = "" if self.why is None else f": {self.why}"
         if self.comparison.verdict == "slower":
-            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of float {where}{because}"
-        return f"NOT faster: no measurable difference to float {where}{because}"
+            return f"NOT faster: {1 / self.comparison.speedup:.2f} times the time of {plain} {where}{because}"
+        return f"NOT faster: no measurable difference to {plain} {where}{because}"
 
 
 def compare_speed(
@@ -62,8 +65,9 @@ def compare_speed(
     *,
     integer_nodes: IntegerNodes | None = None,
 ) -> Speed:
-    """Time both in turns on one image."""
-    width, height = size = lr_size or SIZE
+    """Time both in turns on one image, smaller where one of them takes no larger."""
+    limits = [SIZE, *(runtime.descriptor.max_size or SIZE for runtime in (file, reference))]
+    width, height = size = lr_size or (min(limit[0] for limit in limits), min(limit[1] for limit in limits))
     image = torch.rand(1, file.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
     turns = take_turns(
         (lambda: reference.run(image), lambda: file.run(image)), seconds_each=SECONDS, progress=context.progress
@@ -77,4 +81,5 @@ def compare_speed(
         torch.get_num_threads(),
         integer_nodes,
         has_integer_products(),
+        reference.precision,
     )

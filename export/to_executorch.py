@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,17 +29,57 @@ SIDE_RANGE = (128, 512)
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the program. The facts that its runtime needs go into the sidecar: the file's hash, the largest size."""
     require_size(job, "ExecuTorch")
-    arch, size = job.network.spec.arch, job.options.lr_size
-    side = None if size is not None else _max_side(job.network)
+    size = job.options.lr_size
+    side = None if size is not None else max_side(job.network)
+    with within_executorch(job.network):
+        return write(job, lower(trace(job.network, size, side)), side)
+
+
+@contextmanager
+def within_executorch(network: Network) -> Iterator[None]:
+    """Keep the converter's words from the console, and tell what it raises in one line."""
     try:
         with silence():
-            manager = _lower(job.network, size, side)
-            content = bytes(manager.buffer)
-            (plan,) = manager.executorch_program.execution_plan
+            yield
     except SrkdError:
         raise
     except Exception as error:
-        raise CannotConvert(f"ExecuTorch cannot convert {arch}: {reason_of(error, first=True)}") from error
+        reason = reason_of(error, first=True)
+        raise CannotConvert(f"ExecuTorch cannot convert {network.spec.arch}: {reason}") from error
+
+
+def trace(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
+    """Return the exported program of a network for one size (width, height), or for sides up to a largest."""
+    if size is not None:
+        return retrace(network.for_size(size[1], size[0]), network, size, side)
+    return retrace(network, network, size, side)
+
+
+def retrace(module: nn.Module, network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
+    """Return the exported program of a module that takes the images of a network."""
+    with torch.no_grad():
+        if size is not None:
+            example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
+            return torch.export.export(module, (example,), strict=False)
+        free = {axis: torch.export.Dim(name, min=1, max=side) for axis, name in ((2, "height"), (3, "width"))}
+        return torch.export.export(module, (_example(network),), dynamic_shapes=(free,), strict=False)
+
+
+def lower(program: Any) -> Any:
+    """Return a program whose parts that XNNPACK can compute are given to it."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with torch.no_grad():
+        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+
+
+def write(job: Conversion, lowered: Any, side: int | None) -> dict[str, object]:
+    """Write a lowered program and return its facts."""
+    with torch.no_grad():
+        manager = lowered.to_executorch()
+    content = bytes(manager.buffer)
+    (plan,) = manager.executorch_program.execution_plan
     job.path.write_bytes(content)
     facts: dict[str, object] = {
         "executorch": installed_version("executorch"),
@@ -51,26 +92,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
     return facts if side is None else {**facts, "max_size": f"{side}x{side}"}
 
 
-def _lower(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    with torch.no_grad():
-        if size is not None:
-            example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
-            program = torch.export.export(network.for_size(size[1], size[0]), (example,), strict=False)
-        else:
-            free = {axis: torch.export.Dim(name, min=1, max=side) for axis, name in ((2, "height"), (3, "width"))}
-            program = torch.export.export(network, (_example(network),), dynamic_shapes=(free,), strict=False)
-        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-
-
 def _example(network: Network) -> torch.Tensor:
     height, width = example_size(network)[::-1]
     return torch.zeros(1, network.descriptor.channels, height, width)
 
 
-def _max_side(network: Network) -> int:
+def max_side(network: Network) -> int:
     """Return the largest side at which two copies of the widest feature, as before and after a pixel shuffle, fit into
     the planned memory."""
     example = _example(network)

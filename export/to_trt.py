@@ -19,7 +19,7 @@ from export.conversion import Conversion, FileOptions
 from export.formats import FORMATS
 from export.onnx_graph import INPUT
 
-SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16"}
+SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
 """Precision of an engine → the format that it is built from."""
 
 
@@ -29,7 +29,8 @@ def convert(job: Conversion) -> Mapping[str, object]:
     source = FORMATS[SOURCES[job.precision]]
     stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
-    source.load().convert(replace(job, path=onnx, options=replace(job.options, sizes=None), precision=source.precision))
+    options = replace(job.options, sizes=None)
+    source.load().convert(replace(job, path=onnx, options=options, precision=source.precision, format=source.name))
     profile = _profile(job.network, job.options)
     facts = build_engine(onnx, job.path, job.precision, profile, trt, device, job.context)
     return {**facts, "built_from": onnx.name}
@@ -43,7 +44,7 @@ def machine_name() -> str:
 def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
     """Return what was written for TensorRT, and the command that builds an engine from the smallest of it."""
     names = ", ".join(str(path) for path in written.values())
-    name = next(name for name in ("fp16", "bf16", "onnx") if name in written)
+    name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
     onnx, precision = written[name], FORMATS[name].precision
     engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
     command = trtexec_command(onnx.name, engine, INPUT, _profile(network, options), precision)

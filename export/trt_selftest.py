@@ -5,14 +5,12 @@ TensorRT on a GPU cannot be tried where srkd is made; the report can be pasted i
 
 from __future__ import annotations
 
-import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,7 +41,7 @@ SIZES = ((96, 64), (192, 128))
 RUNS = 50
 
 BOUNDS: Mapping[str, Bounds] = {"fp32": FP32, "tf32": HALF, "fp16": HALF, "bf16": BF16, "int8": BF16}
-"""How far each precision may be from its reference: for int8 ONNX Runtime on the same quantized file, else torch."""
+"""How far each precision may be from its reference: for int8 ONNX Runtime on the same quantised file, else torch."""
 
 
 @dataclass(frozen=True)
@@ -122,50 +120,11 @@ def _try_precision(precision: str, network: Network, folder: Path, machine: Mach
 
 def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Runtime]:
     """Return the ONNX file in that precision, and what the engine is compared with."""
-    source = FORMATS[SOURCES.get(precision, "onnx")]
+    source = FORMATS[SOURCES[precision]]
     onnx = folder / f"tiny{source.suffix}"
     metadata = export_metadata(network, Source("tiny"))
-    source.load().convert(Conversion(network, onnx, metadata, precision=source.precision))
-    if precision != "int8":
-        return onnx, TorchRuntime(network, label="the network")
-    int8_onnx = folder / "tiny.int8.onnx"
-    _quantize(onnx, int8_onnx, [proof.lr for proof in proof_inputs(network.descriptor) if proof.photo])
-    return int8_onnx, OnnxRuntime(int8_onnx)
-
-
-def _quantize(onnx: Path, out: Path, images: Sequence[torch.Tensor]) -> None:
-    """Quantize as TensorRT takes it: convolutions between QuantizeLinear and DequantizeLinear, signed bytes
-    around zero, weights per channel, biases float; the range of each tensor is measured on `images`."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.remaining = [image.numpy() for image in images]
-
-        def get_next(self) -> Any:  # a dict, or None at the end
-            return {"lr": self.remaining.pop(0)} if self.remaining else None
-
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it recommends a pass that the exporter's graph does not need
-    try:
-        quantize_static(
-            str(onnx),
-            str(out),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=["Conv"],
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "AddQDQPairToWeight": True,
-                "QuantizeBias": False,
-            },
-        )
-    finally:
-        logging.root.setLevel(level)
+    source.load().convert(Conversion(network, onnx, metadata, precision=source.precision, format=source.name))
+    return onnx, OnnxRuntime(onnx) if precision == "int8" else TorchRuntime(network, label="the network")
 
 
 def _median_milliseconds(runtime: Runtime, lr: torch.Tensor) -> float:

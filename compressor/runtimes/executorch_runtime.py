@@ -17,6 +17,8 @@ from compressor.runtimes.sidecar import read_sidecar
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 METHOD = "forward"
+FORMATS = ("executorch", "executorch-int8")
+"""The formats of `export` that are such programs."""
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -39,7 +41,7 @@ class ExecuTorchRuntime(FileRuntime):
         except OSError as error:
             raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
         sidecar = read_sidecar(path)
-        if sidecar.format != "executorch":
+        if sidecar.format not in FORMATS:
             raise SrkdError(f"{path}: the file beside it is about {sidecar.format}, not executorch; export it again")
         if sidecar.facts.get("sha256") != hashlib.sha256(self._content).hexdigest():
             raise SrkdError(

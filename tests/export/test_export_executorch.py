@@ -24,7 +24,7 @@ from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from compressor.runtimes.table import OpenOptions
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
-from export.to_executorch import SIDE_RANGE, _max_side
+from export.to_executorch import SIDE_RANGE, max_side
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.extras
@@ -63,7 +63,7 @@ def copied(good: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("spec", "size"),
-    [(SWINIR, (19, 10)), (EDSRSpec(width=8, depth=1, scale=4), (20, 12))],
+    [(SWINIR, (19, 10)), (SWINIR, (16, 8)), (EDSRSpec(width=8, depth=1, scale=4), (20, 12))],
     ids=lambda value: getattr(value, "arch", None),
 )
 def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Path) -> None:
@@ -155,6 +155,6 @@ def test_a_program_without_its_sidecar(copied: Path) -> None:
 
 
 def test_the_bound_follows_from_the_width() -> None:
-    sides = [_max_side(build(EDSRSpec(4, width=width, depth=1), seed=0)) for width in (8, 32, 64, 256)]
+    sides = [max_side(build(EDSRSpec(4, width=width, depth=1), seed=0)) for width in (8, 32, 64, 256)]
     assert sides == sorted(sides, reverse=True) and sides[0] == SIDE_RANGE[1] and sides[-1] == SIDE_RANGE[0]
     assert sides[1] == 256, "4 KB a pixel: 32·4 channels at twice the size, before and after the shuffle"

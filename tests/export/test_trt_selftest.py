@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from compressor.runtimes.tensorrt import installation
-from export import trt_selftest
+from export import to_int8, trt_selftest
+from export.calibration import calibration_patches
 from srkd.cli import cli
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
@@ -20,6 +21,7 @@ pytestmark = needs_linux
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
     monkeypatch.setattr(trt_selftest, "RUNS", 3)
+    monkeypatch.setattr(to_int8, "calibration_patches", lambda *given: calibration_patches(*given, count=8))
     with nvidia(tmp_path) as machine:
         yield machine
 
@@ -37,6 +39,7 @@ def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
         assert trial["passed"] and trial["graph"] and trial["milliseconds"] > 0 and trial["build_seconds"] > 0
         assert trial["typed_by"] == "the ONNX file"
     assert trials["fp32"]["parity"]["max_abs"] <= 1e-5 < trials["fp16"]["parity"]["max_abs"] < 0.1
+    assert trials["int8"]["parity"]["max_abs"] == 0, "the double computes the file that it was built from"
     assert [call[1] for call in gpu.calls("built")] == [[], ["TF32"], ["TF32"], ["TF32"], ["TF32"]]
 
 

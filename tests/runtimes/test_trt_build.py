@@ -181,6 +181,8 @@ def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> No
     name = "student.fp16.trt11.4.0.106-geforce-rtx-4090-sm89.engine"
     assert engine_name("student.fp16.onnx", "fp16", header.machine) == name
     assert engine_name("student.onnx", "tf32", header.machine) == name.replace("fp16", "tf32")
+    assert engine_name("student.int8-trt.onnx", "int8", header.machine) == name.replace("fp16", "int8")
+    assert engine_name("cut-trt.fp16.onnx", "fp16", header.machine) == name.replace("student", "cut-trt")
     assert [path.name for path in cache_folder().iterdir()] == ["trt11.4.0.106-geforce-rtx-4090-sm89.timing"]
 
 

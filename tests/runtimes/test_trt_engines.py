@@ -144,6 +144,17 @@ def test_an_engine_that_cannot_be_built_anew_is_refused_with_the_command(gpu: Nv
 
 
 @needs_linux
+def test_an_engine_in_eight_bits_is_made_anew_by_its_own_flag(gpu: Nvidia, tmp_path: Path) -> None:
+    other = dataclasses.replace(H200, gpu="NVIDIA L4")
+    header = dataclasses.replace(HEADER, machine=other, precision="int8", onnx="small.int8-trt.onnx")
+    write_engine(tmp_path / "x.engine", header, b"plan")
+    with pytest.raises(
+        SrkdError, match=r"small\.int8-trt\.onnx.* srkd export MODEL --trt-int8 --sizes 256x256,512x512"
+    ):
+        open_model(tmp_path / "x.engine")
+
+
+@needs_linux
 def test_a_folder_that_may_not_be_written_has_its_engines_in_the_cache(
     gpu: Nvidia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -388,6 +388,8 @@ class FixedSwinIR(SwinIR):
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
         # Not the sizes of the caller, which a trace computes from the image: converters fail on that.
+        if sr.shape[-2:] == self.sr_size:  # a slice of all of it is a copy that ExecuTorch refuses
+            return sr
         return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
 
 

@@ -40,8 +40,8 @@ def machine_tag(machine: Machine) -> str:
 
 
 def engine_name(onnx: str, precision: str, machine: Machine) -> str:
-    """Return student.fp16.trt11.4.0.106-h200-sm90.engine for student.fp16.onnx."""
-    stem = onnx.removesuffix(".onnx").removesuffix(f".{precision}")
+    """Return student.fp16.trt11.4.0.106-h200-sm90.engine for student.fp16.onnx; student.int8… for .int8-trt.onnx."""
+    stem = onnx.removesuffix(".onnx").removesuffix("-trt" if precision == "int8" else "").removesuffix(f".{precision}")
     return f"{stem}.{precision}.{machine_tag(machine)}.engine"
 
 
@@ -137,8 +137,6 @@ def _rebuilt(
 
 def _export_command(header: EngineHeader) -> str:
     """Return the command that makes the same engine for this machine."""
-    if header.precision == "int8":  # the file holds the scales; a checkpoint does not
-        return f"bring {header.onnx} here, its int8 scales are nowhere else"
     flag = "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
     tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (header.profile.tuned, header.profile.largest))
     sizes = f"--static {largest}" if header.profile.fixed_size else f"--sizes {tuned},{largest}"
