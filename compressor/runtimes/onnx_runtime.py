@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
+from compressor.runtimes import onnx_nodes
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
@@ -34,7 +35,7 @@ from compressor.runtimes.probing import (
     smallest_multiple,
     smallest_side,
 )
-from compressor.runtimes.table import DEFAULTS, OpenOptions
+from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
@@ -45,6 +46,10 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_facts(path)[1]
+
+
+def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
+    return onnx_nodes.executed_nodes(path)
 
 
 class OnnxRuntime(FileRuntime):

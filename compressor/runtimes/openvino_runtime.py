@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,12 +21,25 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
-from compressor.runtimes.table import DEFAULTS, OpenOptions
+from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 )
 """Precision → OpenVINO's words for a hint, and for a capability of a device."""
+
+CONVERSIONS = frozenset({"FakeQuantize", "Convert", "Quantize"})
+MOVES = frozenset(
+    {
+        *("Broadcast", "Concatenation", "Const", "DepthToSpace", "Gather", "Input", "MemoryInput", "MemoryOutput"),
+        *("Output", "Pad", "Reorder", "Reshape", "Result", "ShapeOf", "SpaceToDepth", "Split", "StridedSlice"),
+        *("Subgraph_shape", "Tile", "Transpose"),
+    }
+)
+"""Operators of an executed graph that only move values."""
+
+NOT_NAMED = CONVERSIONS | {"Constant"}
+"""What the executed graph lists first among the operators that a node stands for, though another one is computed."""
 
 HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
@@ -36,6 +49,25 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     import openvino
 
     return _read_metadata(_read_model(openvino.Core(), path))
+
+
+def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
+    """Yield the nodes that compute, and conversions, of the graph that OpenVINO executes on this processor."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    operators = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    for node in core.compile_model(model, "CPU", settings).get_runtime_model().get_ordered_ops():
+        facts = {key: str(node.rt_info[key].astype(str)) for key in ("layerType", "runtimePrecision")}
+        names = str(node.rt_info["originalLayersNames"].astype(str)).split(",")
+        if facts["layerType"] in CONVERSIONS:
+            yield "conversion", facts["layerType"]
+        elif facts["layerType"] not in MOVES:
+            known = (operators[name] for name in names if operators.get(name, "Constant") not in NOT_NAMED)
+            integer = facts["runtimePrecision"] in ("i8", "u8")
+            yield "int8" if integer else "float", next(known, facts["layerType"])
 
 
 class OpenVinoRuntime(FileRuntime):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from compressor.base.context import Context
 from compressor.base.entry_points import Table
@@ -58,6 +58,12 @@ class RuntimeModule(Protocol):
     def read_metadata(self, path: Path) -> Mapping[str, str]:
         """Read the `srkd.*` keys of a file, which need not be able to run here."""
         ...
+
+
+ExecutedNode = tuple[Literal["int8", "float", "conversion"], str]
+"""How a node computes, and its operator. A conversion only turns floats into bytes or bytes into floats."""
+
+NodeReader = Callable[[Path], Iterator[ExecutedNode]]
 
 
 def no_obstacle() -> str | None:
@@ -115,6 +121,11 @@ class RuntimeEntry(Requirements):
 
     def load(self) -> RuntimeModule:
         return cast(RuntimeModule, importlib.import_module(self.module))
+
+    def node_reader(self) -> NodeReader | None:
+        """Return `executed_nodes` of its module, or None where the runtime does not show its graph."""
+        reader: NodeReader | None = getattr(self.load(), "executed_nodes", None)
+        return reader
 
 
 def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export import exporting, integer_nodes, to_int8
+from compressor.runtimes import onnx_runtime
+from export import exporting, to_int8
 from export.calibration import calibration_patches
 from export.conversion import FileOptions, Int8Options
 from export.exporting import FileReport, Source, convert_to, export_model
@@ -169,6 +170,6 @@ def test_what_a_runtime_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pyt
     def fail(_: Path) -> Callable[[], None]:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setitem(integer_nodes.READERS, "onnxruntime", fail)  # type: ignore[arg-type]
+    monkeypatch.setattr(onnx_runtime, "executed_nodes", fail)
     with pytest.raises(SrkdError, match=r"small.onnx: onnxruntime does not show its graph.*first$"):
         count_integer_nodes(model, path)
