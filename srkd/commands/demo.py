@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from compressor.base.errors import UsageError
-from compressor.models.quantised_file import read_quantised_file
 from srkd.console import Console
 from srkd.verb import verb
 from srkd.verb_options import DemoOptions, path_of
@@ -123,6 +122,8 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
 
 def loss_of(model: Model) -> str:
     """Return what a file in eight bits lost, as it says itself."""
+    from compressor.models.quantised_file import read_quantised_file
+
     file = read_quantised_file(model.metadata)
     return "-" if file is None or file.drop_db is None else f"{-file.drop_db:+.3f} dB"
 

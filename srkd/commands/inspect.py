@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
-from compressor.models.quantised_file import QuantisedFile, read_training
 from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import InspectOptions
 
 if TYPE_CHECKING:
+    from compressor.models.quantised_file import QuantisedFile
     from srkd.inspection import Inspection
 
 OWN_KEYS = ("srkd.spec", "srkd.cost")
@@ -101,6 +101,8 @@ def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
     """Return what is quantised: of a file in eight bits, of one that rounds in float, of a network."""
     if inspection.int8 is not None:
         return _int8_rows(inspection.int8)
+    from compressor.models.quantised_file import read_training
+
     size, training = inspection.quantisation, read_training(inspection.metadata)
     if size is None:
         return [] if training is None else [("trained quantised", f"{training.line()}; this file rounds in float")]
