@@ -93,7 +93,7 @@ COMMON = ("as_json", "verbose", "quiet")
 
 
 def _common_options() -> str:
-    command = cli.get_command(click.Context(cli), VERBS[0])
+    command = cli.get_command(click.Context(cli), next(iter(VERBS)))
     assert command is not None
     records = [p.get_help_record(click.Context(command)) for p in command.params if p.name in COMMON]
     return "Every verb has these options.\n\n" + _table(

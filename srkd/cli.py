@@ -17,20 +17,23 @@ from srkd.console import Console
 from srkd.package_names import hidden_package
 from srkd.verb import console_options
 
-VERBS = (
-    "compress",
-    "plot",
-    "export",
-    "profile",
-    "evaluate",
-    "upscale",
-    "inspect",
-    "recipes",
-    "convert",
-    "demo",
-    "doctor",
-)
-"""In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`."""
+VERBS = {
+    "compress": "Train a student of a teacher by a recipe and write a run folder.",
+    "plot": "Draw the curves of RUNs as a PNG picture.",
+    "export": "Write MODEL in other formats, each compared with the network.",
+    "profile": "Time MODELs against their teacher; cost, memory and quality.",
+    "evaluate": "Score models on benchmark images, bicubic always beside them.",
+    "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
+    "inspect": "Show the network in MODEL, its cost, and what was assumed.",
+    "recipes": "List, show, copy and check recipes.",
+    "convert": "Write MODEL as a checkpoint of another code base.",
+    "demo": "Show MODELs in an app that runs them in the browser.",
+    "doctor": "Show what is installed, and how to get what is missing.",
+}
+"""In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`.
+
+The texts are the first lines of their help: `srkd --help` shows them without importing the verbs.
+"""
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -49,6 +52,10 @@ class Verbs(click.Group):
             raise click.ClickException(obstacle)
         command: click.Command = import_module(f"srkd.commands.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

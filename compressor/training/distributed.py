@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.interrupts import Interrupted
+from compressor.base.interrupts import Interrupted, note_signal
 from compressor.base.processes import LostProcess, Processes, Rank, ReportedElsewhere, SharedFailure
 
 T = TypeVar("T")
@@ -252,6 +252,7 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
             # torchrun ends the others as soon as one has ended: not before the line that says why.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                note_signal()  # also one that came just before, which nothing handles now
             group.close(success=False)
             silent = rank.is_leader or isinstance(error, (LostProcess, ReportedElsewhere))
             if isinstance(error, SrkdError) and not silent:
@@ -297,6 +298,7 @@ def _report_sigterm() -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
+        note_signal()
         raise SrkdError("ended by SIGTERM: the job was stopped, or another process was lost")
 
     before = signal.signal(signal.SIGTERM, end)

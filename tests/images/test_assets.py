@@ -9,7 +9,9 @@ import pytest
 
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.data.prepare import DataChoice, prepare_data
+from compressor.models.checkpoints.header import read_own_file
 from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.cost import cost
 from compressor.teachers.teacher import load_teacher
 from compressor.training.events import mean_psnr_y
 from srkd.api import evaluate
@@ -51,3 +53,11 @@ def test_their_gain_on_set5_is_what_the_card_says(asset: Callable[[], Path], lea
 def test_the_student_names_its_teacher_by_hash() -> None:
     header = load_checkpoint(embedded_student()).header
     assert header["srkd.source_sha256"] == load_teacher(embedded_teacher()).origin.sha256
+
+
+@pytest.mark.parametrize("asset", [embedded_teacher, embedded_student])
+def test_they_are_described_without_opening_them(asset: Callable[[], Path]) -> None:
+    own = read_own_file(asset())
+    assert own is not None and own.cost.params == cost(load_checkpoint(asset()).network.spec).params
+    card = asset().with_suffix(".md").read_text(encoding="utf-8")
+    assert f"{own.bytes:,} bytes" in card and f"{own.cost.params:,} parameters" in card

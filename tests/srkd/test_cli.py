@@ -79,6 +79,7 @@ def test_the_version_is_declared_once() -> None:
 def test_every_verb_has_the_common_options(verb: str) -> None:
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None and command.help
+    assert command.get_short_help_str(limit=200) == VERBS[verb], "srkd --help shows its first line"
     for action in command.commands.values() if isinstance(command, click.Group) else [command]:
         names = {option for parameter in action.params for option in parameter.opts}
         assert action.help and {"-v", "-q", "--verbose", "--quiet", "--json"} <= names

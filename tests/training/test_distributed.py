@@ -83,6 +83,13 @@ def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], obj
     return time.monotonic()
 
 
+def error_line(err: str) -> str:
+    """Return srkd's only line of an error; a warning of torch's C++, written in pieces, may share it."""
+    lines = [line for line in err.splitlines() if "srkd: " in line]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
 def curve(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -161,7 +168,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbe
         began = in_training(process, run, lambda: workers(process)[1].kill())
         _, err = process.communicate(timeout=LOST)
         assert time.monotonic() - began < LOST and process.returncode == 1
-    (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
+    line = error_line(err)
     assert "another process was lost at step " in line and "rank 0 of 2 noticed" in line
     assert f"continue with: torchrun ... -m srkd compress --resume {run}" in line
     code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
@@ -188,7 +195,7 @@ def test_all_stop_at_the_same_step_when_asked(inputs, undisturbed, tmp_path, num
     with torchrun("-m", "srkd", *new_run(inputs, run)) as process:
         in_training(process, run, lambda: process.send_signal(number))
         _, err = process.communicate(timeout=LOST)
-    (line,) = (line for line in err.splitlines() if line.startswith("srkd: "))
+    line = error_line(err)
     assert "interrupted and saved at step " in line and "torchrun ... -m srkd compress --resume" in line
     code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
     assert code == 0, err
