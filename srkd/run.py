@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -27,6 +28,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.fitting.fit import fit
 from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.quantisers import round_biases
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
@@ -243,13 +245,14 @@ class TrainingRun:
             )
             seed = config.options.seed
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
-        student, joint = self._psnr_y(state.averaged_network()), None
+        trained, joint = _finished(state.averaged_network()), None
+        student = self._psnr_y(trained)
         if state.role == "joint":
             whole = state.ema.network
             joint = Quality(self._psnr_y(whole), cost(whole.spec))
         report = None
         if processes.is_leader:
-            self._write_networks(state, student, reference.bicubic, teacher)
+            self._write_networks(state, trained, student, reference.bicubic, teacher)
             seconds = time.monotonic() - started
             report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
             self.folder.write_facts({**self.facts(), **_entry(untrained), "result": json_value(report)})
@@ -399,9 +402,11 @@ class TrainingRun:
     def _protocol(self) -> str:
         return str(Protocol(border=self.config.student.spec.scale))
 
-    def _write_networks(self, state: State, psnr_y: float, bicubic: float, teacher: Teacher | None) -> None:
+    def _write_networks(
+        self, state: State, student: Network, psnr_y: float, bicubic: float, teacher: Teacher | None
+    ) -> None:
         """Write comparison.png, the student and, where it was trained too, the teacher."""
-        config, student = self.config, state.averaged_network()
+        config = self.config
         image, scale = config.data.validation[0], config.student.spec.scale
         models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
         if teacher is not None:
@@ -417,6 +422,15 @@ class TrainingRun:
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+
+def _finished(student: Network) -> Network:
+    """Return the trained student as its file will hold it."""
+    if student.quantisation is None:
+        return student
+    finished = copy.deepcopy(student)
+    round_biases(finished, torch.zeros(1, finished.descriptor.channels, 16, 16, device=finished.device))
+    return finished
 
 
 def quantisation_entry(student: Network) -> dict[str, Any]:

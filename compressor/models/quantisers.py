@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -278,6 +278,40 @@ def bake_weights(network: nn.Module) -> None:
         for layer in quantised_layers(network).values():
             layer.weight.copy_(weight_of(layer))
             layer.is_baked = True
+
+
+@torch.no_grad()
+def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
+    """Round the bias of each quantised layer to the step of its products, M/m·α/m: integers are added in these steps.
+
+    A file of integers has such biases, and the network then has its numbers. Which features a layer reads is seen from
+    a pass of `lr`; a layer that reads features in full (PAMS's conv1) keeps its bias.
+    """
+    read: dict[QuantisedLayer, Quantiser] = {}
+    quantised: list[tuple[Quantiser, torch.Tensor]] = []
+
+    def note_output(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        quantised.extend((cast(Quantiser, module), one) for one in (output if isinstance(output, tuple) else (output,)))
+
+    def note_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        before = next((quantiser for quantiser, output in quantised if output is inputs[0]), None)
+        if before is not None and not (isinstance(before, ShortcutQuantiser) and before.plain_branch):
+            read[cast(QuantisedLayer, module)] = before
+
+    with ExitStack() as stack:
+        for quantiser in quantisers_of(network).values():
+            stack.callback(quantiser.register_forward_hook(note_output).remove)
+        for layer in quantised_layers(network).values():
+            stack.callback(layer.register_forward_pre_hook(note_input).remove)
+        network(lr)
+    for layer in quantised_layers(network).values():
+        before = layer.input or read.get(layer)
+        if layer.bias is None or before is None:
+            continue
+        _, steps = weight_levels(layer.weight, layer.bits, per_channel=layer.per_channel)
+        levels = symmetric_levels(before.bits) if before.signed else unsigned_levels(before.bits)
+        steps = steps.flatten() * before.alpha / levels
+        layer.bias.copy_(torch.round(layer.bias / steps) * steps)
 
 
 def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers: Sequence[str], *, arch: str) -> None:

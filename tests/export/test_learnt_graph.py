@@ -21,7 +21,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.quantisation import Placement, Quantisation
-from compressor.models.quantisers import following, quantised_layers, quantisers_of, weight_levels
+from compressor.models.quantisers import following, quantised_layers, quantisers_of, round_biases, weight_levels
 from export.exporting import Source, export_model
 from export.learnt_graph import build_learnt_graph
 
@@ -106,6 +106,41 @@ def test_onnx_runtime_computes_the_blocks_in_integers(method: Method, tmp_path: 
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") >= 5 and kinds.count("QLinearAdd") >= 1
+
+
+@pytest.mark.parametrize("method", ["pams", "pact"])
+@pytest.mark.parametrize("placement", ["paper", "all"])
+def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
+    method: Method, placement: Placement
+) -> None:
+    network = network_of(EDSR, method, placement)
+    rounded = copy.deepcopy(network)
+    round_biases(rounded, LR)
+    before, after = (_biases_in_steps(build_learnt_graph(one, None, 18).model) for one in (network, rounded))
+    assert len(after) == len(quantised_layers(network)) and after.keys() == before.keys()
+    for name, levels in after.items():
+        assert np.abs(levels).max() > 1, "the step is a small part of the bias"
+        np.testing.assert_allclose(levels, np.round(before[name]), rtol=1e-6, atol=1e-3)
+        assert np.abs(before[name] - np.round(before[name])).max() > 0.05
+
+
+def _biases_in_steps(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return the bias of each convolution of integers in steps of its products."""
+    values = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    values |= {
+        n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"
+    }
+    scales = {n.output[0]: values[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in scales]
+    return {n.input[2]: values[n.input[2]] / (scales[n.input[0]] * scales[n.input[1]]) for n in convolutions}
+
+
+def test_pamss_own_code_keeps_the_bias_of_what_reads_features_in_full() -> None:
+    network = quantise(build(EDSR, seed=1), Quantisation("pams", 8, "paper", "pams"))
+    rounded = copy.deepcopy(network)
+    round_biases(rounded, LR)
+    for block, other in zip(network.blocks, rounded.blocks, strict=True):
+        assert torch.equal(block.conv1.bias, other.conv1.bias) and not torch.equal(block.conv2.bias, other.conv2.bias)
 
 
 def test_other_sizes_and_batches_run() -> None:
