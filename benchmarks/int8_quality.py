@@ -26,7 +26,7 @@ from compressor.assets import embedded_student
 from compressor.base.machine import cpu_model
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8
-from compressor.images.resize import mod_crop
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import find_sets
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
@@ -34,7 +34,7 @@ from compressor.models.spread import spread_streams
 from export.calibration import calibration_patches
 from export.onnx_graph import build_graph
 from export.quantise.ends import meet_image
-from export.quantise.equalise import equalise_units
+from export.quantise.equalise import equalise_channels
 from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
 from export.quantise.qdq import write_qdq
 from export.quantise.walk import Walk
@@ -53,13 +53,14 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"])
     parser.add_argument("--calibrate", type=Path, help="photos; none: the embedded ones")
     parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
+    parser.add_argument("--scale", type=int, default=SCALE, help="of the models")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{cpu_model()}, one thread, ONNX Runtime {onnxruntime.__version__}\n")
     print(f"| model | file | {' | '.join(options.sets)} | dB to the network's images | times as fast as float |")
     print("|---|---|" + "---|" * len(options.sets) + "---|---|")
     for path in options.model:
-        network = load_checkpoint(path, scale=SCALE).network
+        network = load_checkpoint(path, scale=options.scale).network
         for row in rows(network, options.data, options.sets, options.calibrate):
             print(f"| {network.architecture} {path.stem} | {row} |", flush=True)
     return 0
@@ -70,7 +71,8 @@ def rows(network: Network, data: Path, names: list[str], photos: Path | None) ->
     patches = calibration_patches(network.descriptor, photos).patches
     plain = build_graph(network, None, OPSET).model
     reference = session_of(plain)
-    images = {name: list(pairs(data / name)) for name in names}
+    scale = network.spec.scale
+    images = {name: list(pairs(data / name, scale)) for name in names}
     expected = {name: [run(reference, lr) for lr, _ in images[name]] for name in names}
     for words, build in BUILDS.items():
         session = session_of(build(network, plain, patches))
@@ -78,7 +80,7 @@ def rows(network: Network, data: Path, names: list[str], photos: Path | None) ->
         for name in names:
             outputs = [run(session, lr) for lr, _ in images[name]]
             scores = [
-                score(one, hr) - score(other, hr)
+                score(one, hr, scale) - score(other, hr, scale)
                 for one, other, (_, hr) in zip(outputs, expected[name], images[name], strict=True)
             ]
             drops.append(f"{statistics.mean(scores):+.3f}")
@@ -89,16 +91,17 @@ def rows(network: Network, data: Path, names: list[str], photos: Path | None) ->
         yield f"{words} | {' | '.join(drops)} | {apart:.1f} | {speed_up(reference, session):.2f}"
 
 
-def pairs(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield LR in [0,1] and HR in bytes."""
-    (image_set,) = find_sets(folder, scale=SCALE)
+def pairs(folder: Path, scale: int = SCALE) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield LR in [0,1] and HR in bytes; a set without LR images of this scale is made smaller bicubically."""
+    (image_set,) = find_sets(folder, scale=scale)
     for pair in image_set.pairs:
-        assert pair.lr is not None, f"{pair.hr} has no LR image"
-        yield read_rgb_u8(pair.lr)[None].float().div(255), mod_crop(read_rgb_u8(pair.hr), SCALE)
+        hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
+        lr_u8 = downscale_u8(hr_u8, scale) if pair.lr is None else read_rgb_u8(pair.lr)
+        yield lr_u8[None].float().div(255), hr_u8
 
 
-def score(sr: torch.Tensor, hr_u8: torch.Tensor) -> float:
-    return float(psnr_y(to_u8(sr).double() / 255, hr_u8[None].double() / 255, border=SCALE))
+def score(sr: torch.Tensor, hr_u8: torch.Tensor, scale: int = SCALE) -> float:
+    return float(psnr_y(to_u8(sr).double() / 255, hr_u8[None].double() / 255, border=scale))
 
 
 def session_of(model: onnx.ModelProto | Path) -> Any:
@@ -162,7 +165,7 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
 def ours(scheme: Scheme) -> Build:
     def build(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
         ends = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
-        ends = equalise_units(ends, patches)
+        ends = equalise_channels(ends, patches)
         plan = make_plan(ends.graph, scheme, ends.images)
         return write_qdq(plan, Walk(plan, patches.numpy()).run())
 

@@ -37,7 +37,7 @@ from export.formats import FORMATS
 from export.integer_nodes import count_integer_nodes
 from export.onnx_graph import build_graph
 from export.quantise.ends import Ends, meet_image
-from export.quantise.equalise import equalise_units
+from export.quantise.equalise import equalise_channels
 from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
 from export.quantise.search import quantise
 from export.to_onnx import OPSET
@@ -87,7 +87,7 @@ def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, P
     static = folder / "static.onnx"
     onnx.save(by_onnx_runtime(network, build_graph(network, None, OPSET).model, patches), static)
     files.append(("int8 by ONNX Runtime's `quantize_static`", static))
-    ends = equalise_units(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
+    ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
     for name, scheme in SCHEMES.items():
         path = folder / f"{len(files)}.onnx"
         onnx.save(quantise(make_plan(ends.graph, scheme(ends), ends.images), patches), path)

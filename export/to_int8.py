@@ -23,7 +23,7 @@ from export.learnt_graph import build_learnt_graph
 from export.onnx_graph import Graph, build_graph, use_depth_first
 from export.quality import QualityPhotos
 from export.quantise.ends import meet_image
-from export.quantise.equalise import equalise_units
+from export.quantise.equalise import equalise_channels
 from export.quantise.grids import S7
 from export.quantise.plan import CPU, TENSORRT, Flavour
 from export.quantise.search import Try, measure_graph, search
@@ -67,7 +67,7 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
     graph = build_graph(spread_streams(job.network, calibration.patches), lr_size, OPSET)
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
-    ends = equalise_units(meet_image(graph.model), calibration.patches)
+    ends = equalise_channels(meet_image(graph.model), calibration.patches)
     tried = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
     quantised = Graph(tried.model, graph.nodes_before_onnxsim, graph.simplified)
     return quantised, describe(tried, calibration.source)

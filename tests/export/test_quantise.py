@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
@@ -24,7 +24,7 @@ from export.headroom import measure_graph
 from export.onnx_graph import build_graph
 from export.proof_inputs import ProofInput
 from export.quantise.ends import BYTES, Ends, meet_image
-from export.quantise.equalise import equalise_units
+from export.quantise.equalise import equalise_channels
 from export.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
 from export.quantise.plan import CPU, TENSORRT, Graph, Plan, Scheme, make_plan
 from export.quantise.qdq import write_qdq
@@ -207,10 +207,10 @@ def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
-def test_equalised_units_compute_the_same(spec: Spec) -> None:
+def test_equalised_channels_compute_the_same(spec: Spec) -> None:
     network, ends = ends_of(spec, size_for(spec))
     patches = photos_like()[:1]
-    equal = equalise_units(ends, patches)
+    equal = equalise_channels(ends, patches)
     with torch.no_grad():
         assert np.abs(run(equal.graph.model, patches) - network(patches).numpy()).max() < 2e-4
 
@@ -221,11 +221,49 @@ def test_weak_units_come_nearer_to_the_strong_ones() -> None:
         network.get_parameter("layers.0.conv.weight")[3] *= 30
     ends = meet_image(build_graph(network, None, 18).model)
     patches, spreads = photos_like(), []
-    for one in (ends, equalise_units(ends, patches)):
+    for one in (ends, equalise_channels(ends, patches)):
         peaks = measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks
         first = next(peak for name, peak in peaks.items() if "layers.0.conv" in peak.node)
         spreads.append(float(first.channels.max() / np.median(first.channels)))
     assert spreads[1] < spreads[0] ** 0.5 * 1.5
+
+
+def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_and_read_it() -> None:
+    """Two layers that write a stream, a ReLU on it, and two that read it; one channel is 30 times the others."""
+    generator = np.random.default_rng(0)
+    weights = {name: generator.uniform(1, 2, (8, columns, 1, 1)) for name, columns in (("a", 3), ("b", 8), ("c", 8))}
+    for name in ("a", "b"):
+        weights[name][3] *= 30
+    weights["b"][:, 3] /= 30
+    nodes = [
+        helper.make_node("Conv", ["lr", "a"], ["begin"], name="first", kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["begin", "b"], ["branch"], name="second", kernel_shape=[1, 1]),
+        helper.make_node("Add", ["begin", "branch"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["stream"]),
+        helper.make_node("Conv", ["stream", "c"], ["sr"], name="third", kernel_shape=[1, 1]),
+    ]
+    ends_of_graph = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", channels, "h", "w"])
+        for name, channels in (("lr", 3), ("sr", 8))
+    ]
+    stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "stream", ends_of_graph[:1], ends_of_graph[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    ends, patches = Ends(Graph(model), frozenset()), photos_like()
+    equal = equalise_channels(ends, patches)
+    before, after = (measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks for one in (ends, equal))
+    factors = before["stream"].channels / after["stream"].channels
+    np.testing.assert_allclose(before["begin"].channels / after["begin"].channels, factors, rtol=1e-5)
+    assert factors[3] == pytest.approx(1.0) and np.delete(factors, 3).max() < 0.7
+    np.testing.assert_allclose(run(equal.graph.model, patches), run(model, patches), rtol=1e-4, atol=1e-3)
+
+
+def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
+    _, ends = ends_of(SMALL)
+    before, after = (one.graph.constants for one in (ends, equalise_channels(ends, photos_like())))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    blocks = {name for name in before if name.startswith("blocks.")}
+    assert changed and changed <= blocks and not any(name.endswith("conv2.bias") for name in changed)
 
 
 # --- files

@@ -1,0 +1,103 @@
+"""Which layers lose what in eight bits: `python -m benchmarks.int8_layers --data SETS [--calibrate PHOTOS]`.
+
+For each layer with weights, and for all sums together: the noise in the image where it alone is in eight bits (its
+weights, what it reads and what it writes), as a share of the noise where everything is, and dB to the network's images
+where everything else is. Noises of different layers add up where they are independent. Images of Set5, ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+
+from benchmarks.int8_quality import OPSET, SCALE, pairs, run, session_of
+from compressor.assets import embedded_student
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import Network
+from compressor.models.spread import spread_streams
+from export.calibration import calibration_patches
+from export.onnx_graph import build_graph
+from export.quantise.ends import meet_image
+from export.quantise.equalise import equalise_channels
+from export.quantise.plan import CPU, Scheme, make_plan
+from export.quantise.search import quantise
+
+PATCHES = 12
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with Set5")
+    parser.add_argument("--calibrate", type=Path, help="photos; none: the embedded ones")
+    parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    images = [lr for lr, _ in pairs(options.data / "Set5")]
+    for path in options.model:
+        network = load_checkpoint(path, scale=SCALE).network
+        patches = calibration_patches(network.descriptor, options.calibrate).patches[-PATCHES:]
+        print(f"\n{network.architecture} {path.stem}\n")
+        for line in table(network, patches, images):
+            print(line, flush=True)
+    return 0
+
+
+def table(network: Network, patches: torch.Tensor, images: list[torch.Tensor]) -> list[str]:
+    """Return the lines of a network's table, the noisiest layer first."""
+    ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
+    plain = session_of(build_graph(network, None, OPSET).model)
+    expected = [run(plain, lr) for lr in images]
+    plan = make_plan(ends.graph, Scheme(CPU), ends.images)
+    layers = [layer.name for layer in plan.layers.values()]
+
+    def noise(scheme: Scheme) -> float:
+        """Return the mean squared error to the network's images, in grey levels."""
+        model = quantise(make_plan(ends.graph, scheme, ends.images), patches)
+        return squared_error(model, images, expected)
+
+    without: dict[str, Scheme] = {name: Scheme(CPU).keeping(name) for name in layers}
+    alone: dict[str, Scheme] = {
+        name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in layers
+    }
+    if len(plan.integer) > len(plan.layers):
+        without["all sums"], alone["all sums"] = Scheme(CPU, float_sums=True), Scheme(CPU).keeping(*layers)
+    whole = noise(Scheme(CPU))
+    alones = {name: noise(scheme) for name, scheme in alone.items()}
+    withouts = {name: noise(scheme) for name, scheme in without.items()}
+    return [*heading(whole), *rows(whole, alones, withouts)]
+
+
+def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    session, total, values = session_of(model), 0.0, 0
+    for lr, image in zip(images, expected, strict=True):
+        total += float((run(session, lr).clamp(0, 1) - image.clamp(0, 1)).double().mul(255).square().sum())
+        values += image.numel()
+    return total / values
+
+
+def heading(whole: float) -> list[str]:
+    return [
+        f"Everything in eight bits: {decibels(whole):.1f} dB to the network's images.",
+        "",
+        "| layer | share of the noise, alone | dB without it |",
+        "|---|---|---|",
+    ]
+
+
+def rows(whole: float, alones: Mapping[str, float], withouts: Mapping[str, float]) -> list[str]:
+    ranking = sorted(alones, key=lambda name: -alones[name])
+    return [f"| `{name}` | {100 * alones[name] / whole:.0f} % | {decibels(withouts[name]):.1f} |" for name in ranking]
+
+
+def decibels(squared: float) -> float:
+    return 10 * math.log10(255**2 / squared) if squared else math.inf
+
+
+if __name__ == "__main__":
+    sys.exit(main())
