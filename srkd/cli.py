@@ -18,6 +18,7 @@ from srkd.package_names import hidden_package
 from srkd.verb import console_options
 
 VERBS = {
+    "plan": "Find the largest student that meets a target on this machine.",
     "compress": "Train a student of a teacher by a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",

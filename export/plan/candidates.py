@@ -102,17 +102,12 @@ def _costs(specs: Sequence[Spec], depths: Sequence[int], lr_size: tuple[int, int
     if len(specs) <= 2:
         return [cost(spec, lr_size) for spec in specs]
     first, second = (cost(spec, lr_size) for spec in specs[:2])
-    step = depths[1] - depths[0]
 
     def at(depth: int) -> Cost:
-        numbers = (
-            low + (high - low) * (depth - depths[0]) // step
-            for low, high in (
-                (first.params, second.params),
-                (first.macs, second.macs),
-                (first.macs_plus, second.macs_plus),
-            )
-        )
-        return Cost(*numbers, lr_size)
+        def line(low: int, high: int) -> int:
+            return low + (high - low) * (depth - depths[0]) // (depths[1] - depths[0])
+
+        plus = line(first.macs_plus, second.macs_plus)
+        return Cost(line(first.params, second.params), line(first.macs, second.macs), plus, lr_size)
 
     return [at(depth) for depth in depths]

@@ -140,8 +140,8 @@ def megabytes_of(file: Path) -> float:
 class Bench:
     """Measures candidates in one place, each in turns with the first one, the reference.
 
-    A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second in
-    which the machine was slow slows both. `longest_ms` is the time beyond which a candidate is timed once.
+    A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second
+    in which the machine was slow slows both. `longest_ms` is the time beyond which a candidate is timed once.
     """
 
     def __init__(

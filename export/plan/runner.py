@@ -3,12 +3,17 @@
 It needs onnxruntime and numpy alone, reads plan.json and writes measured.json, which `srkd plan --measured` reads.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import platform
+import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +21,7 @@ import onnxruntime
 ROUNDS, LEAST_ROUNDS = 20, 8
 
 
-def main():
+def main() -> None:
     here = Path(__file__).resolve().parent
     plan = json.loads((here / "plan.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,19 +31,20 @@ def main():
     options = parser.parse_args()
     width, height = map(int, plan["lr_size"].split("x"))
     lr = np.random.default_rng(0).random((1, plan["channels"], height, width), dtype=np.float32)
-    calls, rows = {}, {}
+    calls: dict[str, Callable[[], object]] = {}
+    rows: dict[str, dict[str, object]] = {}
     for entry in plan["candidates"]:
         try:
             calls[entry["name"]] = open_file(here / entry["file"], options, lr)
-        except Exception as error:  # one file that this device cannot run leaves the others
+        except Exception as error:  # noqa: BLE001, one file that this device cannot run leaves the others
             rows[entry["name"]] = {"failed": " ".join(str(error).split())}
-            print(entry["name"], "failed:", error)
+            say(f"{entry['name']} failed: {error}")
     for name, times in take_turns(calls, options.seconds).items():
         medians = sorted(float(np.median(turn)) for turn in times)
         cut = 3 if len(medians) >= ROUNDS else 0
         ms = float(np.median([value for turn in times for value in turn]))
         rows[name] = {"ms": ms, "low": medians[cut], "high": medians[-1 - cut]}
-        print(f"{name:20} {ms:9.2f} ms {1000 / ms:9.2f} FPS")
+        say(f"{name:20} {ms:9.2f} ms {1000 / ms:9.2f} FPS")
     measured = {
         "schema": "srkd.plan-measured/1",
         "plan": plan["id"],
@@ -49,10 +55,10 @@ def main():
         "rows": rows,
     }
     (here / "measured.json").write_text(json.dumps(measured, indent=2), encoding="utf-8")
-    print("wrote", here / "measured.json")
+    say(f"wrote {here / 'measured.json'}")
 
 
-def open_file(path, options, lr):
+def open_file(path: Path, options: argparse.Namespace, lr: Any) -> Callable[[], object]:
     """Return a call that runs one image."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
@@ -64,15 +70,15 @@ def open_file(path, options, lr):
     return lambda: session.run(None, {name: lr})
 
 
-def take_turns(calls, seconds):
+def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[list[float]]]:
     """Return the milliseconds of each call, by round: each has a turn in each round, in alternating order."""
     repeats = {name: max(1, min(100, round(seconds / ROUNDS / timed(call)))) for name, call in calls.items()}
-    rounds = {name: [] for name in calls}
+    rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
     began = time.perf_counter()
     for number in range(ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds * len(calls):
             break
-        order = list(calls) if number % 2 == 0 else list(reversed(calls))
+        order = list(calls) if number % 2 == 0 else list(calls)[::-1]
         for name in order:
             if repeats[name] > 1:
                 calls[name]()
@@ -80,10 +86,15 @@ def take_turns(calls, seconds):
     return rounds
 
 
-def timed(call):
+def timed(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The largest shape that meets all targets: a pure search over what `measure` and `quality` say of a candidate.
 
-A small model of time says where to look; only measurements decide, and of these only the second ones, as the first favour
-those whom noise favoured. docs/design/plan.md has the steps.
+A small model of time says where to look; only measurements decide, and of these only the second ones, as the first
+favour those whom noise favoured. docs/design/plan.md has the steps.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Targets:
         return math.inf if self.macs is None else self.macs
 
     def excess(self, ms: float, megabytes: float, macs: float, margin: float) -> float:
-        """Return by what factor the worst of the figures exceeds its target; up to 1 all are met, time with a margin."""
+        """Return by what factor the worst figure exceeds its target, time with a margin; up to 1 all are met."""
         return max(ms * (1 + margin) / self.most_ms, megabytes / self.most_megabytes, macs / self.most_macs)
 
     def __str__(self) -> str:
@@ -360,10 +360,10 @@ class _Kind:
         for candidate in self.anchors():
             self.try_one(candidate)
         while len(self.tried) < self.search.per_kind:
-            candidate = self.next()
-            if candidate is None:
+            following = self.next()
+            if following is None:
                 break
-            self.try_one(candidate)
+            self.try_one(following)
 
     def try_one(self, candidate: Candidate) -> None:
         if candidate not in self.tried:

@@ -31,7 +31,7 @@ class TimeModel:
 
     def ms(self, width: int, depth: int) -> float:
         """Return the milliseconds that a shape should take."""
-        return float(max(_features(width, depth) @ self.factors, 1e-6)) * self.by_width.get(width, 1.0)
+        return max(float(_features(width, depth) @ self.factors), 1e-6) * self.by_width.get(width, 1.0)
 
 
 def _features(width: int, depth: int) -> NDArray[np.float64]:

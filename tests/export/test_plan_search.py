@@ -59,7 +59,7 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     clock = Clock(ms)
     plan = find_student(shapes(), Targets(fps=fps), clock)
     best = largest(ms, 1000 / fps)
-    assert plan.chosen.params >= 0.85 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
+    assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
     assert len(set(clock.asked)) <= 10 < len(shapes()), "most shapes are never measured"
     assert clock.asked.count(next(one for one in clock.asked if one.name == plan.chosen.name)) == 2
 
