@@ -20,8 +20,8 @@ from srkd.console import json_value
 from srkd.planning import PlanReport, run_plan, targets_of
 from srkd.verb_options import CompressOptions, PlanOptions
 
-SECONDS = 3.0
-"""Time for the final measurement."""
+PLAN_SECONDS, SECONDS = 1.0, 3.0
+"""Time for each measurement of a shape, and for the final one."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
             target_macs=options.target_macs,
             device=options.device,
             threads=options.threads,
+            seconds=PLAN_SECONDS,
             **_place_options(options),
         ),
         context,

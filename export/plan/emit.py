@@ -21,7 +21,7 @@ from export.plan.measure import Place, megabytes_of, write_untrained
 from export.plan.search import Candidate, Measured, Targets
 
 PLAN, RUN, MEASURED = "plan.json", "run.py", "measured.json"
-SCHEMA = "srkd.plan-emit/1"
+SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
 """Files of each kind of network: the device has to run them all, as nobody can look there for the best."""
 
@@ -147,8 +147,8 @@ class DeviceTimings:
 
 def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTimings:
     """Read timings of the files in `folder` (None: the folder of the timings); those of another emit are refused."""
+    measured = _read(file, MEASURED_SCHEMA)
     emitted = read_emitted(folder or file.parent)
-    measured = _read(file, "srkd.plan-measured/1")
     if measured.get("plan") != emitted.id:
         raise UsageError(
             f"--measured {file} is of another emit ({measured.get('plan')}) than {emitted.folder / PLAN} "
@@ -173,7 +173,8 @@ def _read(file: Path, schema: str) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"{file} does not exist") from error
+        of_plan = ": give the folder that srkd plan --emit wrote with --emit DIR" if file.name == PLAN else ""
+        raise UsageError(f"{file} does not exist{of_plan}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read as JSON ({error})") from error
     if not isinstance(values, dict) or values.get("schema") != schema:

@@ -184,7 +184,7 @@ class Bench:
             raise SrkdError(self.reasons[candidate])
         try:
             if candidate not in self.files:
-                own = self.folder / str(len(self.files))
+                own = self.folder / str(len(self.files) + len(self.reasons))
                 own.mkdir()
                 self.files[candidate] = write_untrained(candidate, self.place, own)
             return open_model(self.files[candidate], self.place.open_options())

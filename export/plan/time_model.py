@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-SWEEPS = 500
+SWEEPS = 200
 
 
 @dataclass(frozen=True)
