@@ -18,11 +18,11 @@ from srkd.package_names import hidden_package
 from srkd.verb import console_options
 
 VERBS = {
-    "plan": "Find the largest student that meets a target on this machine.",
     "compress": "Train a student of a teacher by a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",
     "profile": "Time MODELs against their teacher; cost, memory and quality.",
+    "plan": "Find the largest student that meets a target on this machine.",
     "evaluate": "Score models on benchmark images, bicubic always beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what was assumed.",

@@ -166,6 +166,7 @@ class CompressOptions(Options):
             "Runtime in which the target is to be met; the student is planned as by `srkd plan`.",
             unset="onnxruntime",
             type=click.Choice(list(RUNTIMES)),
+            metavar="NAME",
             group="target",
         ),
     ] = None
@@ -497,7 +498,13 @@ class PlanOptions(ProgramOptions):
     target_mb: TargetMb = None
     target_macs: TargetMacs = None
     runtime: Annotated[
-        str, Option("Runtime in which the student will run.", type=click.Choice(list(RUNTIMES)), group="target")
+        str,
+        Option(
+            f"Runtime in which the student will run: {', '.join(RUNTIMES)}.",
+            type=click.Choice(list(RUNTIMES)),
+            metavar="NAME",
+            group="target",
+        ),
     ] = "onnxruntime"
     precision: Annotated[
         TargetPrecision,

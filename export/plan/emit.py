@@ -86,7 +86,6 @@ def emit(
         entries.append({"name": candidate.name, "file": file.name, **asdict(candidate), "mb": megabytes_of(file)})
     if not entries:
         raise SrkdError(f"--emit {folder}: no shape could be written: {next(iter(failed.values()), 'there is none')}")
-    shutil.rmtree(folder / "calibration", ignore_errors=True)
     body = {
         "schema": SCHEMA,
         "teacher": teacher,

@@ -5,6 +5,7 @@ Weights do not change the time, and neither does what a file in eight bits was c
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,26 +105,23 @@ def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
         save_network(network, file)
         return file
     file = folder / f"{stem}{row.suffix}"
-    photos = folder / "calibration"
-    options = FileOptions()
-    if row.precision == "int8":
-        _write_photo(photos, network.descriptor.scale)
-        options = FileOptions(int8=Int8Options(calibrate=photos, data=photos, max_drop=None))
-    try:
-        convert_to(row, network, Source(stem), file, options)
-    except CannotConvert:
-        if "static" not in row.options:
-            raise
-        # A network of windows, in a format that knows one size only.
-        convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))
-    for photo in photos.glob("*"):
-        photo.unlink()
+    with tempfile.TemporaryDirectory(prefix="srkd-photo-") as photos:
+        options = FileOptions()
+        if row.precision == "int8":
+            _write_photo(Path(photos), network.descriptor.scale)
+            options = FileOptions(int8=Int8Options(calibrate=Path(photos), data=Path(photos), max_drop=None))
+        try:
+            convert_to(row, network, Source(stem), file, options)
+        except CannotConvert:
+            if "static" not in row.options:
+                raise
+            # A network of windows, in a format that knows one size only.
+            convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))
     return file
 
 
 def _write_photo(folder: Path, scale: int) -> None:
     """Write the middle of an embedded photo, large enough for one patch."""
-    folder.mkdir(exist_ok=True)
     side = CALIBRATION_SIDE * scale
     with Image.open(next(iter(embedded_photos("calibration").values()))) as photo:
         left, top = ((length - side) // 2 for length in photo.size)
