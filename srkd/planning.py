@@ -33,6 +33,8 @@ from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 
 __all__ = ["PlanFiles", "PlanReport", "plan", "run_plan"]
 
+LOOK_SECONDS = 90.0
+"""After so long no further shape is tried: what is left is to measure the finalists again and to fit them."""
 NOTABLE_DRIFT = 1.5
 """A reference that was sometimes so many times slower than at other times is worth a line."""
 NOTABLE_BUSY_CORES = 0.5
@@ -43,6 +45,7 @@ class PlanReport:
     """The chosen student, and every shape that was measured, the slowest first."""
 
     teacher: str
+    teacher_path: Path | None
     scale: int
     runtime: str
     precision: str
@@ -197,6 +200,7 @@ def _search(
     measure: Measure,
     context: Context,
 ) -> Plan:
+    began = time.monotonic()
     return find_student(
         candidates,
         targets,
@@ -204,6 +208,7 @@ def _search(
         FittedQuality(teacher.network, context=context) if options.quality else unknown,
         margin=options.margin,
         remedies=lambda excess: remedies(excess, targets, place),
+        enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
         context=context,
     )
 
@@ -244,6 +249,7 @@ def _report(
             draw_scatter(chart_of(found, place)).save(temporary, format="PNG")
     return PlanReport(
         teacher=_name(teacher),
+        teacher_path=None if isinstance(options.teacher, ImageModel) else path_of(options.teacher),
         scale=teacher.descriptor.scale,
         runtime=place.runtime,
         precision=place.precision,

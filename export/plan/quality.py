@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
@@ -12,14 +13,19 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
+from compressor.models.cost import cost
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches, texture_of
 from compressor.models.networks.base import Network
 from compressor.models.students import parse_student
 from export.plan.search import Candidate
 
-PATCHES = 16
-"""A quarter of those of `--init fit`: shapes are told apart by them, in a quarter of the time."""
+PATCHES, FEWEST = 16, 4
+"""At most a quarter of those of `--init fit`: shapes are told apart by them, in a quarter of the time. Fewer, but four,
+where the teacher would take more than WORK multiply-accumulates for them."""
+WORK = 5e11
+SECONDS = 45.0
+"""No further shape is fitted after so long."""
 SIDE = 96
 """LR pixels of the side of what is scored, the middle of each validation photo."""
 
@@ -30,10 +36,13 @@ class FittedQuality:
     def __init__(self, teacher: Network | None, *, most: int = 4, context: Context = QUIET) -> None:
         self.teacher, self.most, self.context = teacher, most, context
         self.scores: dict[str, float | None] = {}
+        self.seconds = 0.0
         if teacher is not None:
             scale = teacher.descriptor.scale
             patches = embedded_patches(scale, teacher.descriptor.channels)
-            self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * PATCHES : 2]]
+            macs = cost(teacher, (patches.shape[-1], patches.shape[-2])).macs
+            count = min(PATCHES, max(FEWEST, int(WORK // macs)))
+            self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
             self.photos = [_middle(path, scale) for path in embedded_photos("val").values()]
 
     def __call__(self, candidate: Candidate) -> float | None:
@@ -41,10 +50,12 @@ class FittedQuality:
         if self.teacher is None or not candidate.fits:
             return None
         if candidate.student not in self.scores:
-            if len(self.scores) >= self.most:
+            if len(self.scores) >= self.most or self.seconds > SECONDS:
                 return None
             self.context.progress("fit finalists", len(self.scores), self.most)
+            began = time.monotonic()
             self.scores[candidate.student] = self._score(self.teacher, candidate)
+            self.seconds += time.monotonic() - began
         return self.scores[candidate.student]
 
     def _score(self, teacher: Network, candidate: Candidate) -> float | None:

@@ -167,12 +167,14 @@ def find_student(
     margin: float = MARGIN,
     per_kind: int = PER_KIND,
     remedies: Callable[[float], Sequence[str]] = lambda excess: (),
+    enough: Callable[[float], bool] = lambda share: False,
     context: Context = QUIET,
 ) -> Plan:
     """Return the largest candidate that meets all targets. `remedies(excess)` says what else would reach a target that
-    the fastest exceeds by that factor; an `Unreachable` names it.
+    the fastest exceeds by that factor; an `Unreachable` names it. `enough(share)` is asked before each further shape:
+    True where the share of the work that may be done by then has taken its time.
     """
-    return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, context).run()
+    return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
 
 
 @dataclass
@@ -184,6 +186,7 @@ class _Search:
     margin: float
     per_kind: int
     remedies: Callable[[float], Sequence[str]]
+    enough: Callable[[float], bool]
     context: Context
     measured: dict[Candidate, Measured] = field(default_factory=dict)
     failed: dict[Candidate, str] = field(default_factory=dict)
@@ -197,7 +200,8 @@ class _Search:
         kinds = list(dict.fromkeys(one.kind for one in allowed))
         total = len(kinds) * self.per_kind
         for index, kind in enumerate(kinds):
-            _Kind(self, [one for one in allowed if one.kind == kind], index * self.per_kind, total).look()
+            shapes, share = [one for one in allowed if one.kind == kind], (index + 1) / len(kinds)
+            _Kind(self, shapes, index * self.per_kind, total).look(share)
         self.context.progress("measure shapes", total, total)
         chosen, tied = self.decide()
         if chosen is None:
@@ -355,11 +359,11 @@ class _Kind:
         self.search, self.shapes, self.done, self.total = search, shapes, done, total
         self.tried: list[Candidate] = []
 
-    def look(self) -> None:
+    def look(self, share: float) -> None:
         """Measure anchors, then whatever should be the largest that meets the targets, then its neighbours."""
         for candidate in self.anchors():
             self.try_one(candidate)
-        while len(self.tried) < self.search.per_kind:
+        while len(self.tried) < self.search.per_kind and not self.search.enough(share):
             following = self.next()
             if following is None:
                 break

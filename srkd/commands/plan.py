@@ -90,7 +90,8 @@ def show(console: Console, report: PlanReport) -> None:
         console.warn(note)
     if report.picture is not None:
         console.say(f"wrote {report.picture}")
-    console.say(f"next: srkd compress --student {chosen.student}")
+    teacher = "" if report.teacher_path is None else f"--teacher {report.teacher_path} "
+    console.say(f"next: srkd compress {teacher}--student {chosen.student}")
 
 
 def show_files(console: Console, files: PlanFiles) -> None:

@@ -104,6 +104,13 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
     assert "\n" not in str(error.value) and error.value.rows[-1].verdict == "misses"
 
 
+def test_no_further_shape_is_tried_when_time_is_up() -> None:
+    clock = Clock(smooth)
+    plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
+    tried = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
+    assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
+
+
 def test_several_targets_hold_at_once() -> None:
     targets = Targets(ms=100, megabytes=0.2, macs=9 * 32 * 32 * 9 * 57600)
     plan = find_student(shapes(), targets, Clock(smooth))

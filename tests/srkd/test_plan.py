@@ -42,7 +42,7 @@ def test_the_verb_prints_a_table_of_reasons_draws_a_picture_and_names_the_next_s
     assert run(words) == 0
     out = capsys.readouterr().out
     assert "chosen: edsr 8x4" in out, "the teacher's own shape, as everything is in reach"
-    assert f"wrote {picture}" in out and "next: srkd compress --student edsr:scale=2" in out
+    assert f"wrote {picture}" in out and f"next: srkd compress --teacher {teacher} --student edsr:scale=2" in out
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG" and drawn.convert("L").getextrema()[0] < 100
 
