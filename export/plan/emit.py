@@ -20,7 +20,7 @@ from compressor.base.files import require_writable_folder
 from export.plan.measure import Place, megabytes_of, write_untrained
 from export.plan.search import Candidate, Measured, Targets
 
-PLAN, RUN, MEASURED = "plan.json", "run.py", "measured.json"
+PLAN, RUN = "plan.json", "run.py"
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
 """Files of each kind of network: the device has to run them all, as nobody can look there for the best."""

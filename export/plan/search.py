@@ -241,7 +241,8 @@ class _Search:
         if not meeting:
             return None, []
         tied = [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
-        for candidate in dict.fromkeys((*tied, *meeting[:FINALISTS])):
+        # Those that can be known and meet the targets are shown in any case.
+        for candidate in dict.fromkeys((*tied, *[one for one in self.meeting() if one.fits][:2])):
             score = self.quality(candidate)
             if score is not None:
                 self.scores[candidate] = score
