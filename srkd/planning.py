@@ -33,7 +33,7 @@ from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 
 __all__ = ["PlanFiles", "PlanReport", "plan", "run_plan"]
 
-LOOK_SECONDS = 90.0
+LOOK_SECONDS = 110.0
 """After so long no further shape is tried: what is left is to measure the finalists again and to fit them."""
 NOTABLE_DRIFT = 1.5
 """A reference that was sometimes so many times slower than at other times is worth a line."""
@@ -165,6 +165,8 @@ def _plan_here(
         longest = ONCE * targets.most_ms
         bench = Bench(place, Path(folder), seconds=options.seconds, longest_ms=longest, context=context)
         found = _search(options, teacher, targets, place, candidates, bench.measure, context)
+    if found.stopped:
+        notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
     busy = others.busy_cores()
     if busy >= NOTABLE_BUSY_CORES:
         notes.append(f"other programs kept {busy:.1f} cores busy: on a quiet machine the student is faster")

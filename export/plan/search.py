@@ -137,6 +137,8 @@ class Plan:
     rows: tuple[Row, ...]
     candidates: int
     """How many shapes there were to choose from."""
+    stopped: bool = False
+    """Time was up before all shapes that might be larger had been tried."""
 
 
 class Unreachable(SrkdError):
@@ -192,6 +194,7 @@ class _Search:
     failed: dict[Candidate, str] = field(default_factory=dict)
     scores: dict[Candidate, float] = field(default_factory=dict)
     again: set[Candidate] = field(default_factory=set)
+    stopped: bool = False
 
     def run(self) -> Plan:
         allowed = [one for one in self.candidates if one.macs <= self.targets.most_macs]
@@ -263,7 +266,7 @@ class _Search:
     def plan(self, chosen: Candidate, tied: Sequence[Candidate]) -> Plan:
         rows = tuple(self.rows(chosen, tied))
         row = next(row for row in rows if row.verdict == "chosen")
-        return Plan(self.targets, self.margin, row, rows, len(self.candidates))
+        return Plan(self.targets, self.margin, row, rows, len(self.candidates), self.stopped)
 
     def rows(self, chosen: Candidate | None, tied: Sequence[Candidate]) -> Iterator[Row]:
         """Yield the measured shapes, the slowest first, then those that could not be had."""
@@ -364,9 +367,12 @@ class _Kind:
         """Measure anchors, then whatever should be the largest that meets the targets, then its neighbours."""
         for candidate in self.anchors():
             self.try_one(candidate)
-        while len(self.tried) < self.search.per_kind and not self.search.enough(share):
+        while len(self.tried) < self.search.per_kind:
             following = self.next()
             if following is None:
+                break
+            if self.search.enough(share):
+                self.search.stopped = True
                 break
             self.try_one(following)
 

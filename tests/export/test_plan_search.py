@@ -109,6 +109,7 @@ def test_no_further_shape_is_tried_when_time_is_up() -> None:
     plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
     tried = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
     assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
+    assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
 
 
 def test_several_targets_hold_at_once() -> None:
