@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from compressor.base.entry_points import Table
+from compressor.base.errors import SrkdError
 from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
 from compressor.runtimes.tensorrt.installation import driver_missing
 from export.conversion import Conversion, FileOptions
@@ -333,3 +334,15 @@ DEFAULT_FORMATS = ("onnx",)
 def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
     """Return the rows by name, each once, in the order of the names; the default where there are none."""
     return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
+
+
+def find_format(runtime: str, precision: str) -> Format:
+    """Return the first format of a runtime in a precision, which this installation can write."""
+    rows = [row for row in FORMATS.values() if row.runtime == runtime]
+    row = next((row for row in rows if row.precision == precision), None)
+    if row is None:
+        raise SrkdError(f"no {precision} file is made for runtime {runtime}")
+    missing = row.missing_requirement()
+    if missing is not None:
+        raise SrkdError(missing)
+    return row

@@ -4,6 +4,8 @@ Every function takes a model as a file, a run folder or an open network, and has
 
     compress       train a student of a teacher, which writes a run folder
                    >>> srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
+    plan           find the largest student that meets a frame rate, a size or a cost here
+                   srkd.plan("edsr.pt", target_fps=30, lr_size="320x180").chosen
     resume         continue a run that was stopped
                    srkd.resume("runs/small")
     plot           draw the curves of a run
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from srkd.api import build_student, convert, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress, resume
     from srkd.curves import plot
+    from srkd.planning import plan
 
 __version__ = "0.1.0"
 
@@ -67,6 +70,7 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "plan",
     "plot",
     "profile",
     "resume",
@@ -77,6 +81,7 @@ __all__ = [
 _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "resume": "srkd.compression",
+    "plan": "srkd.planning",
     "plot": "srkd.curves",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",

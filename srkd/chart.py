@@ -1,4 +1,4 @@
-"""Charts of curves over steps, drawn with Pillow alone: one below the other, on one picture."""
+"""Charts of curves over steps, drawn with Pillow alone: one below the other, on one picture; and their `Pen`."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def draw_charts(charts: Sequence[Chart]) -> Image.Image:
     if not drawable:
         raise NothingToDraw
     steps = [x for _, curves in drawable for curve in curves for x, _ in curve.points]
-    picture = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER * len(drawable)), "white")
+    pen = Pen(WIDTH, HEIGHT * len(drawable))
     for index, (chart, curves) in enumerate(drawable):
-        _Plot(picture, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
-    return picture.resize((WIDTH, HEIGHT * len(drawable)), Image.Resampling.LANCZOS)
+        _Plot(pen, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
+    return pen.picture()
 
 
 def _drawable(chart: Chart) -> list[Curve]:
@@ -71,11 +71,11 @@ def _drawable(chart: Chart) -> list[Curve]:
         finite = [(x, y) for x, y in curve.points if abs(x) <= LARGEST and abs(y) <= LARGEST]
         points = [(x, y) for x, y in finite if not chart.logarithmic or y >= 1 / LARGEST]
         if points:
-            curves.append(Curve(_printable(curve.name), tuple(_thinned(points)), curve.dashed))
+            curves.append(Curve(printable(curve.name), tuple(_thinned(points)), curve.dashed))
     return curves
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a name as one line: it may come from a file that another program wrote."""
     return "".join(character if character.isprintable() else " " for character in text)[:LONGEST_TEXT]
 
@@ -96,7 +96,7 @@ def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _format(value: float) -> str:
+def format_tick(value: float) -> str:
     """Return a number of an axis, without the digits that rounding left behind."""
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.3e}".split("e")
@@ -104,16 +104,64 @@ def _format(value: float) -> str:
     return f"{round(value, 6):,g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Return at most eight round numbers from 10 to the `low` to 10 to the `high`."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: -(-len(ticks) // 8)] if ticks else [10 ** ((low + high) / 2)]
+
+
+class Pen:
+    """Draws on a white picture of `width` × `height`, whose coordinates it takes; finer than these, which smooths."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = width, height
+        self.canvas = Image.new("RGB", (width * FINER, height * FINER), "white")
+        self.draw = ImageDraw.Draw(self.canvas)
+        self.plain, self.bold = ImageFont.load_default(14 * FINER), ImageFont.load_default(16 * FINER)
+
+    def picture(self) -> Image.Image:
+        """Return the finished picture."""
+        return self.canvas.resize(self.size, Image.Resampling.LANCZOS)
+
+    def width_of(self, words: str) -> float:
+        """Return how wide a text is."""
+        return self.plain.getlength(words) / FINER
+
+    def text(self, place: Point, words: str, *, bold: bool = False) -> None:
+        font = self.bold if bold else self.plain
+        self.draw.text((place[0] * FINER, place[1] * FINER), words, fill=INK, font=font)
+
+    def dot(self, place: Point, colour: str, radius: float = 3) -> None:
+        self.draw.ellipse(_around(place, radius), fill=colour)
+
+    def ring(self, place: Point, colour: str, radius: float) -> None:
+        self.draw.ellipse(_around(place, radius), outline=colour, width=2 * FINER)
+
+    def line(self, points: Sequence[Point], colour: str, width: int, *, dashed: bool = False) -> None:
+        places = [(x * FINER, y * FINER) for x, y in points]
+        if not dashed:
+            self.draw.line(places, fill=colour, width=width * FINER, joint="curve")
+            return
+        for start, end in _dashes(places, 8 * FINER, 5 * FINER):
+            self.draw.line([start, end], fill=colour, width=width * FINER)
+
+
+def _around(place: Point, radius: float) -> tuple[float, float, float, float]:
+    x, y = place
+    return ((x - radius) * FINER, (y - radius) * FINER, (x + radius) * FINER, (y + radius) * FINER)
+
+
 class _Plot:
     """One chart at its place of the picture; coordinates are those of the finished picture."""
 
-    def __init__(
-        self, picture: Image.Image, top: int, chart: Chart, curves: Sequence[Curve], steps: tuple[float, float]
-    ) -> None:
+    def __init__(self, pen: Pen, top: int, chart: Chart, curves: Sequence[Curve], steps: tuple[float, float]) -> None:
         self.chart, self.curves, self.steps = chart, curves, steps
-        self.pen = ImageDraw.Draw(picture)
-        self.font = ImageFont.load_default(14 * FINER)
-        self.bold = ImageFont.load_default(16 * FINER)
+        self.pen = pen
         self.left, self.right = LEFT, WIDTH - RIGHT
         self.top = top
         self.names = self.place_names()
@@ -125,10 +173,10 @@ class _Plot:
         self.low, self.high = min(values) - margin, max(values) + margin
 
     def draw(self) -> None:
-        self.text((self.left, self.top + 8), _printable(self.chart.title), self.bold)
+        self.pen.text((self.left, self.top + 8), printable(self.chart.title), bold=True)
         self.draw_grid()
         for step in self.chart.marks:
-            self.line([(self.x(step), self.above), (self.x(step), self.below)], MARK, 1)
+            self.pen.line([(self.x(step), self.above), (self.x(step), self.below)], MARK, 1)
         self.draw_curves()
 
     def place_names(self) -> list[tuple[float, float]]:
@@ -136,7 +184,7 @@ class _Plot:
         places: list[tuple[float, float]] = []
         x, y = float(self.left), float(self.top + TITLE_HEIGHT)
         for curve in self.curves:
-            width = 28 + self.font.getlength(curve.name) / FINER
+            width = 28 + self.pen.width_of(curve.name)
             if places and x + width > self.right:
                 x, y = float(self.left), y + NAMES_HEIGHT
             places.append((x, y))
@@ -155,52 +203,31 @@ class _Plot:
     def draw_grid(self) -> None:
         for value in self.value_ticks():
             y = self.y(value)
-            self.line([(self.left, y), (self.right, y)], GRID, 1)
-            label = _format(value)
-            self.text((self.left - 8 - self.font.getlength(label) / FINER, y - 9), label)
+            self.pen.line([(self.left, y), (self.right, y)], GRID, 1)
+            label = format_tick(value)
+            self.pen.text((self.left - 8 - self.pen.width_of(label), y - 9), label)
         first, last = self.steps
         for step in round_ticks(first, last, 8) if last > first else [first]:
-            label = _format(step)
-            self.line([(self.x(step), self.below), (self.x(step), self.below + 4)], INK, 1)
-            self.text((self.x(step) - self.font.getlength(label) / FINER / 2, self.below + 6), label)
-        self.line([(self.left, self.below), (self.right, self.below)], INK, 1)
+            label = format_tick(step)
+            self.pen.line([(self.x(step), self.below), (self.x(step), self.below + 4)], INK, 1)
+            self.pen.text((self.x(step) - self.pen.width_of(label) / 2, self.below + 6), label)
+        self.pen.line([(self.left, self.below), (self.right, self.below)], INK, 1)
 
     def value_ticks(self) -> list[float]:
         if not self.chart.logarithmic:
             return round_ticks(self.low, self.high)
-        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-        for factors in ((1,), (1, 3), (1, 2, 5)):
-            ticks = [factor * 10.0**power for power in powers for factor in factors]
-            ticks = [tick for tick in ticks if self.low <= math.log10(tick) <= self.high]
-            if len(ticks) >= 3:
-                break
-        return ticks[:: -(-len(ticks) // 8)] if ticks else [10 ** ((self.low + self.high) / 2)]
+        return logarithmic_ticks(self.low, self.high)
 
     def draw_curves(self) -> None:
         for index, (curve, (x, y)) in enumerate(zip(self.curves, self.names, strict=True)):
             colour = COLOURS[index % len(COLOURS)]
             points = [(self.x(step), self.y(value)) for step, value in curve.points]
-            self.line(points, colour, 2, dashed=curve.dashed)
+            self.pen.line(points, colour, 2, dashed=curve.dashed)
             if len(points) <= 40 and not curve.dashed:
                 for place in points:
-                    self.dot(place, colour)
-            self.line([(x, y + 9), (x + 22, y + 9)], colour, 3, dashed=curve.dashed)
-            self.text((x + 28, y), curve.name)
-
-    def text(self, place: Point, words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None) -> None:
-        self.pen.text((place[0] * FINER, place[1] * FINER), words, fill=INK, font=font or self.font)
-
-    def dot(self, place: Point, colour: str) -> None:
-        x, y, radius = place[0] * FINER, place[1] * FINER, 3 * FINER
-        self.pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
-    def line(self, points: Sequence[Point], colour: str, width: int, *, dashed: bool = False) -> None:
-        places = [(x * FINER, y * FINER) for x, y in points]
-        if not dashed:
-            self.pen.line(places, fill=colour, width=width * FINER, joint="curve")
-            return
-        for start, end in _dashes(places, 8 * FINER, 5 * FINER):
-            self.pen.line([start, end], fill=colour, width=width * FINER)
+                    self.pen.dot(place, colour)
+            self.pen.line([(x, y + 9), (x + 22, y + 9)], colour, 3, dashed=curve.dashed)
+            self.pen.text((x + 28, y), curve.name)
 
 
 def _dashes(points: Sequence[Point], length: float, gap: float) -> Iterator[tuple[Point, Point]]:

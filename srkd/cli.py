@@ -22,6 +22,7 @@ VERBS = {
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",
     "profile": "Time MODELs against their teacher; cost, memory and quality.",
+    "plan": "Find the largest student that meets a target on this machine.",
     "evaluate": "Score models on benchmark images, bicubic always beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what was assumed.",

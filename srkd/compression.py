@@ -19,14 +19,15 @@ from compressor.base.processes import Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import FACTS, read_facts, require_new
+from compressor.training.run_folder import FACTS, read_facts, require_new, write_facts
 from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
 from srkd.config import RunConfig
-from srkd.console import Console, context_for_python
+from srkd.console import Console, context_for_python, json_value
 from srkd.models import ModelFile, file_of, refuse_file_options
 from srkd.options import from_json, public, to_json
 from srkd.run import CompressReport, read_unfinished, train_run
+from srkd.targeted import check_target, plan_student, refuse_contradictions
 from srkd.then import Then
 from srkd.trials import Trials
 from srkd.verb_options import CompressOptions
@@ -44,6 +45,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
     path = options.run_folder
+    refuse_contradictions(options)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))
@@ -111,7 +113,7 @@ def _resume(run: Path, context: Context) -> CompressReport:
     read_unfinished(run, context.processes)  # what is no unfinished run is not locked
     with lock_run(run, context, "--resume"):
         facts = read_unfinished(run, context.processes)
-        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run)
+        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run, plan=facts.get("plan"))
         with _threads_of(facts, context.note):
             return _run(options, context, facts)
 
@@ -157,10 +159,29 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
         )
     require_trackers(options.track)
     with torch_threads(options.threads):
-        if options.then is not None:
-            return Then(options, context).run()
-        config = RunConfig.decide(options, context, facts=facts)
-        return Trials(config, context).run() if options.is_plan else train_run(config, context, facts=facts)
+        if facts is None and options.has_target:
+            options = plan_student(options, context)
+        return _with_target(_train(options, context, facts), options, context)
+
+
+def _train(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None) -> CompressReport:
+    """Run what is decided: one run, several, or two after one another."""
+    if options.then is not None:
+        return Then(options, context).run()
+    config = RunConfig.decide(options, context, facts=facts)
+    if options.is_plan:
+        return Trials(config, context).run()
+    return train_run(config, context, facts=facts)
+
+
+def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:
+    """Time the file of a finished student that a target decided, and keep the result in run.json."""
+    if options.plan is None or not context.processes.is_leader:
+        return report
+    target = check_target(report.student_path, options, context)
+    facts = read_facts(report.run)
+    write_facts(report.run, {**facts, "target": json_value(target)})
+    return dataclasses.replace(report, target=target)
 
 
 @contextmanager

@@ -41,7 +41,9 @@ from srkd.cache_advice import cache_advice
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
+from srkd.targeted import TargetReport
 from srkd.trials_report import TrialsReport
+from srkd.verb_options import CompressOptions
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""
@@ -104,6 +106,8 @@ class CompressReport:
     """What of the student is quantised."""
     float_student: Quality | None = None
     """The student that was distilled, before it was quantised."""
+    target: TargetReport | None = None
+    """Whether the file of a student that a target decided meets it."""
 
 
 def train_run(
@@ -348,6 +352,7 @@ class TrainingRun:
             "processes": self.context.processes.rank.world_size,
             "student": config.student.spec.to_dict(),
             **quantisation_entry(config.student),
+            **plan_entry(config.options),
             "start": config.student_init.facts(),
             "teacher": teacher_facts,
             "phi": json_value(config.phi),
@@ -436,6 +441,11 @@ def _finished(student: Network) -> Network:
 def quantisation_entry(student: Network) -> dict[str, Any]:
     """Return the entry of run.json; none for a float student."""
     return {} if student.quantisation is None else {"quantisation": asdict(student.quantisation)}
+
+
+def plan_entry(options: CompressOptions) -> dict[str, Any]:
+    """Return the entry of run.json; none where no target decided the student."""
+    return {} if options.plan is None else {"plan": dict(options.plan)}
 
 
 def _entry(untrained: Untrained | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from recipes.config.reading import load_preset, recipe_label
 from srkd.config import RunConfig, RunNetworks, load_recipe
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, read_quality, train_run
+from srkd.run import STOPPING, CompressReport, plan_entry, read_quality, train_run
 from srkd.verb_options import CompressOptions
 
 
@@ -76,6 +76,14 @@ class Then:
             select=None,
             init_from=None,
             rate=None,
+            target_fps=None,
+            target_ms=None,
+            target_mb=None,
+            target_macs=None,
+            runtime=None,
+            precision=None,
+            lr_size=None,
+            plan=None,
         )
 
     def run(self) -> CompressReport:
@@ -129,6 +137,7 @@ class Then:
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
             "request": to_json(self.options),
+            **plan_entry(self.options),
             "trials": {"runs": [options.run_folder.name for options in (self.first, self.second)]},
         }
 

@@ -42,7 +42,7 @@ from recipes.config.reading import load_preset
 from srkd.config import RunConfig, schedule_settings
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, Untrained, read_quality, train_run
+from srkd.run import STOPPING, CompressReport, Untrained, plan_entry, read_quality, train_run
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -176,6 +176,7 @@ class Trials:
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
             "request": to_json(options),
+            **plan_entry(options),
             "pace": dataclasses.asdict(self.config.mode),
             "phi": json_value(self.config.phi),
             "trials": {

@@ -54,6 +54,26 @@ LIMITS = Option(
 )
 
 
+TargetFps: TypeAlias = Annotated[
+    float | None,
+    Option("Images a second that the student must reach.", unset="any", minimum=0, above_minimum=True, group="target"),
+]
+TargetMs: TypeAlias = Annotated[
+    float | None,
+    Option("Milliseconds that an image may take.", unset="any", minimum=0, above_minimum=True, group="target"),
+]
+TargetMb: TypeAlias = Annotated[
+    float | None,
+    Option("Megabytes (10⁶ bytes) of the file.", unset="any", minimum=0, above_minimum=True, group="target"),
+]
+TargetMacs: TypeAlias = Annotated[
+    float | None,
+    Option(
+        "Multiply-accumulates of an image, such as 5e9.", unset="any", minimum=0, above_minimum=True, group="target"
+    ),
+]
+TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+
 LR_ALIAS = ("--lr",)
 """The older name of --lr-images, which reads as a learning rate."""
 
@@ -135,6 +155,26 @@ class CompressOptions(Options):
             metavar="SPEC",
             group="student",
         ),
+    ] = None
+    target_fps: TargetFps = None
+    target_ms: TargetMs = None
+    target_mb: TargetMb = None
+    target_macs: TargetMacs = None
+    runtime: Annotated[
+        str | None,
+        Option(
+            "Runtime in which the target is to be met; the student is planned as by `srkd plan`.",
+            unset="onnxruntime",
+            type=click.Choice(list(RUNTIMES)),
+            metavar="NAME",
+            group="target",
+        ),
+    ] = None
+    precision: Annotated[
+        TargetPrecision | None, Option("Precision in which it is to be met.", unset="fp32", group="target")
+    ] = None
+    lr_size: Annotated[
+        Size | None, Option("LR size at which it is to be met.", unset="320x180", type=SIZE, group="target")
     ] = None
     init: Annotated[
         Init | None,
@@ -248,6 +288,8 @@ class CompressOptions(Options):
     ] = 1
     device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE, group="run")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="run")] = None
+    plan: Mapping[str, Any] | None = None
+    """The plan that chose the student, as run.json keeps it; no word of the command line."""
     track: Annotated[
         tuple[TrackerName, ...],
         Option(
@@ -313,6 +355,12 @@ class CompressOptions(Options):
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} {shorter[key]} and --set {key}=... say the same twice: give one of them")
         return (*settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a target is to decide the student."""
+        targets = (self.target_fps, self.target_ms, self.target_mb, self.target_macs)
+        return any(target is not None for target in targets)
 
     @property
     def is_plan(self) -> bool:
@@ -437,6 +485,54 @@ class ProfileOptions(ProgramOptions):
     seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
     memory: Annotated[bool, Option("Measure memory, in a separate process for each row.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
+
+
+@dataclass(frozen=True)
+class PlanOptions(ProgramOptions):
+    teacher: Annotated[
+        ModelOrPath | None, Option("Checkpoint of the teacher.", unset="the embedded EDSR", type=MODEL, metavar="PATH")
+    ] = None
+    _: KW_ONLY
+    target_fps: TargetFps = None
+    target_ms: TargetMs = None
+    target_mb: TargetMb = None
+    target_macs: TargetMacs = None
+    runtime: Annotated[
+        str,
+        Option(
+            f"Runtime in which the student will run: {', '.join(RUNTIMES)}.",
+            type=click.Choice(list(RUNTIMES)),
+            metavar="NAME",
+            group="target",
+        ),
+    ] = "onnxruntime"
+    precision: Annotated[
+        TargetPrecision,
+        Option("Precision of its file; int8: all layers, the final file is timed again.", group="target"),
+    ] = "fp32"
+    lr_size: Annotated[Size, Option("Size of the LR images that it will get.", type=SIZE, group="target")] = (320, 180)
+    device: Annotated[str, Option("Device that it will run on.", type=DEVICE, group="target")] = "cpu"
+    threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="target")] = (
+        None
+    )
+    margin: Annotated[
+        float, Option("Share of the time that is kept in hand.", minimum=0, maximum=1, group="target")
+    ] = 0.1
+    seconds: Annotated[float, Option("Time for each measurement of a shape.", minimum=0, above_minimum=True)] = 1.0
+    quality: Annotated[bool, Option("Solve for the finalists, which shows their PSNR before any training.")] = True
+    picture: Annotated[
+        PathOption,
+        Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture")),
+    ] = None
+    emit: Annotated[
+        PathOption,
+        Option(
+            "Write shapes as ONNX files with a runner, to time on another device.", unset="time here", metavar="DIR"
+        ),
+    ] = None
+    measured: Annotated[
+        PathOption, Option("Plan from the timings that the runner wrote.", unset="time here", metavar="FILE")
+    ] = None
 
 
 @dataclass(frozen=True)

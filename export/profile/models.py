@@ -18,7 +18,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import FileOptions, Int8Options
 from export.exporting import Source, convert_to, prove
-from export.formats import FORMATS, Format
+from export.formats import FORMATS, find_format
 from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.profile.memory import MemoryJob
 from export.proof_inputs import proof_inputs
@@ -196,21 +196,9 @@ def _open_checkpoint(
     return opened
 
 
-def _find_format(runtime: str, precision: str) -> Format:
-    """Return the first format of a runtime in a precision, which this installation can write."""
-    rows = [row for row in FORMATS.values() if row.runtime == runtime]
-    row = next((row for row in rows if row.precision == precision), None)
-    if row is None:
-        raise SrkdError(f"no {precision} file is made for runtime {runtime}")
-    missing = row.missing_requirement()
-    if missing is not None:
-        raise SrkdError(missing)
-    return row
-
-
 def _export_in_float(runtime: str, network: Network, source: Source, folder: Path, context: Context) -> Path:
     """Write a temporary file for that runtime, compared with the network before it is timed."""
-    row = _find_format(runtime, "fp32")
+    row = find_format(runtime, "fp32")
     file = folder / f"{source.stem}{row.suffix}"
     convert_to(row, network, source, file)
     proof = prove(row, file, network, proof_inputs(network.descriptor, photos={}))
@@ -222,7 +210,7 @@ def _export_in_float(runtime: str, network: Network, source: Source, folder: Pat
 def _export_in_int8(runtime: str, network: Network, source: Source, folder: Path, context: Context) -> Path:
     """Write a temporary file all in eight bits. What it loses is told, and not bounded: the search for what must stay
     in float, which `srkd export` makes, takes many times as long."""
-    row = _find_format(runtime, "int8")
+    row = find_format(runtime, "int8")
     file = folder / f"{source.stem}{row.suffix}"
     convert_to(row, network, source, file, FileOptions(int8=Int8Options(max_drop=None)), context)
     return file

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "srkd compress --teacher edsr.pt --recipe logits --dry-run",
         "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
         "srkd compress --teacher edsr.pt --data photos --then pams --set then.bits=4 --out runs/four-bits",
+        "srkd compress --teacher edsr.pt --data photos --target-fps 30 --precision int8 --out runs/fast",
         "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
     ),
     csv=True,
@@ -88,10 +89,14 @@ def _require_alone() -> None:
 def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
     from compressor.base.machine import torch_threads
     from srkd.dry_run import dry_run
+    from srkd.targeted import plan_student, refuse_contradictions
 
     if options.is_plan:
         console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
     with console.context() as context, torch_threads(options.threads):
+        refuse_contradictions(options)
+        if options.has_target:
+            options = plan_student(options, context)
         report = dry_run(options, kind, context)
     if console.wants_json:
         console.emit("compress", report)
@@ -174,6 +179,8 @@ def show(console: Console, report: CompressReport) -> None:
     )
     for line in () if trials is None else trials.lines():
         console.result(line)
+    if report.target is not None:
+        console.result(report.target.line())
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
     warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y)

@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORTER = {
     "compress": ["--steps", "2", "--set", "schedule.batch=1", "--set", "schedule.lr_patch=8"],
     "demo": ["--app", "app", "--build", "site"],
+    "plan": ["--seconds", "0.02", "--lr-size", "12x10", "--target-fps", "0.5", "--runtime", "torch", "--no-quality"],
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
 }
 """Options that a test adds to a command so that it ends soon; click takes the last of a repeated option."""

@@ -23,7 +23,7 @@ from srkd.options import declarations, to_json
 from srkd.verb_options import CompressOptions
 from tests.support.small_runs import SMALL
 
-GROUPS = ["Teacher", "Student", "Data", "Training", "Run", "Output"]
+GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
 RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "limits"}
 

@@ -1,0 +1,164 @@
+"""Plans, and their students measured again: `python -m benchmarks.plans_measured --to plans.md [--only edsr-64]`.
+
+Five teachers × two runtimes × four frame rates. Each chosen student is written and timed anew in a fresh process. Rows
+are kept in a .json beside the Markdown file, and a row that is there is not planned again. The teachers are untrained:
+weights do not change the time. One thread, unless --threads says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
+from compressor.base.machine import cpu_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import parse_student
+from export.plan.measure import Place, measure_file, write_untrained
+from export.plan.search import Candidate
+from srkd.console import json_value
+from srkd.planning import PlanReport
+
+TEACHERS: Mapping[str, Spec] = {
+    "edsr-64": EDSRSpec(width=64, depth=16),
+    "edsr-256": EDSRSpec(width=256, depth=32, res_scale=0.1),
+    "rcan": RCANSpec(groups=4, depth=8),
+    "carn": CARNSpec(),
+    "swinir": SwinIRSpec(depths=(6, 6), heads=(6, 6)),
+}
+RUNTIMES = ("onnxruntime", "torch")
+TARGETS = (2.0, 5.0, 12.0, 25.0)
+"""Frames a second, for LR images of 128x96 on one thread."""
+SIZE = "128x96"
+WITHIN = 0.10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=Path, default=Path("plans.md"), help="Markdown file to write")
+    parser.add_argument("--only", default="", help="teachers by name, with commas between")
+    parser.add_argument("--most", type=int, default=1000, help="plans to make in this call")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    options = parser.parse_args()
+    kept = options.to.with_suffix(".json")
+    rows: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
+    names = options.only.split(",") if options.only else list(TEACHERS)
+    left = options.most
+    for teacher in names:
+        for runtime in RUNTIMES:
+            for fps in TARGETS:
+                key = f"{teacher} {runtime} {fps:g}"
+                if key in rows or left == 0:
+                    continue
+                left -= 1
+                rows[key] = one(teacher, runtime, fps, options.threads, options.seconds)
+                print(key, json.dumps(rows[key]), flush=True)
+                with atomic_path(kept) as temporary:
+                    temporary.write_text(json.dumps(rows, indent=2))
+    with atomic_path(options.to) as temporary:
+        temporary.write_text(table(rows, options.threads))
+    print(table(rows, options.threads))
+    return 0
+
+
+def one(teacher: str, runtime: str, fps: float, threads: int, seconds: float) -> dict[str, Any]:
+    """Plan once in a process of its own, and measure the chosen student in another."""
+    import srkd
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{teacher}.safetensors")
+        save_network(build(TEACHERS[teacher], seed=0), file)
+        words = {"runtime": runtime, "lr_size": SIZE, "threads": threads, "seconds": seconds, "quality": False}
+        try:
+            report = srkd.plan(file, target_fps=fps, progress=False, **words)  # type: ignore[arg-type]
+        except SrkdError as error:
+            return {"unreachable": str(error), "seconds": time.monotonic() - began}
+    assert isinstance(report, PlanReport)
+    chosen = report.chosen
+    assert chosen.ms is not None and chosen.ms_interval is not None
+    again = in_fresh_process({"chosen": json_value(chosen), "runtime": runtime, "threads": threads})
+    return {
+        "student": chosen.name,
+        "planned_ms": chosen.ms,
+        "interval": chosen.ms_interval,
+        "again_ms": again["ms"],
+        "again_interval": [again["low"], again["high"]],
+        "target_ms": 1000 / fps,
+        "seconds": time.monotonic() - began,
+        "notes": report.notes,
+    }
+
+
+def in_fresh_process(job: Mapping[str, Any]) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.plans_measured", "--again", json.dumps(job)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def measure_again(job: Mapping[str, Any]) -> None:
+    """In the fresh process: write the student, with other weights than the plan's, and time it."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    row = job["chosen"]
+    spec = parse_student(row["student"])
+    candidate = Candidate(spec.arch, row["width"], row["depth"], row["params"], row["macs"], row["student"])
+    width, height = map(int, SIZE.split("x"))
+    place = Place(job["runtime"], "fp32", (width, height), threads=job["threads"])
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=2.0)
+    print(json.dumps(vars(figures)))
+
+
+def is_near(row: Mapping[str, Any]) -> bool:
+    """Return whether the second time is within 10 % of the plan's, or inside its interval."""
+    low, high = row["interval"]
+    return abs(row["again_ms"] / row["planned_ms"] - 1) <= WITHIN or low <= row["again_ms"] <= high
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], threads: int) -> str:
+    """Return the rows as Markdown, and how many are near and how many miss their target."""
+    made = {key: row for key, row in rows.items() if "student" in row}
+    near, missed = sum(map(is_near, made.values())), sum(row["again_ms"] > row["target_ms"] for row in made.values())
+    lines = [
+        f"{cpu_model()}, {threads} thread(s), LR {SIZE}, fp32.",
+        "",
+        f"{len(made)} plans, {len(rows) - len(made)} out of reach: {near} within {WITHIN:.0%} or their interval, "
+        f"{missed} miss their target when measured again; the longest took "
+        f"{max((row['seconds'] for row in rows.values()), default=0):.0f} s.",
+        "",
+        "| teacher, runtime, FPS | student | planned ms | again ms | target ms | near | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, row in made.items():
+        met = "yes" if row["again_ms"] <= row["target_ms"] else "no"
+        figures = " | ".join(f"{row[name]:.1f}" for name in ("planned_ms", "again_ms", "target_ms"))
+        lines.append(f"| {key} | {row['student']} | {figures} | {'yes' if is_near(row) else 'no'} | {met} |")
+    lines += [f"| {key} | {row['unreachable']} | | | | | |" for key, row in rows.items() if "unreachable" in row]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--again"]:
+        measure_again(json.loads(sys.argv[2]))
+    else:
+        sys.exit(main())

@@ -1,0 +1,1 @@
+"""Plans: the largest student that meets a target, by measurement."""

@@ -1,0 +1,113 @@
+"""The shapes that a plan chooses from: width × depth of the teacher's kind by its axis plan, and of Compact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from compressor.base.errors import SrkdError
+from compressor.models.cost import Cost, cost
+from compressor.models.networks.base import Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.registry import architecture
+from compressor.models.students import student_text
+from export.plan.search import Candidate
+
+WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+"""Multiples of 8, as chips and their libraries work in such blocks; the steps grow with the width."""
+DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
+COMPACT = CompactSpec(width=64, depth=16)
+"""The largest Compact shape that is tried: that of Real-ESRGAN's small models."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What the shapes depend on: its spec, or, of a foreign teacher, its scale and channels alone."""
+
+    scale: int
+    channels: int
+    spec: Spec | None = None
+
+
+def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candidate, ...]:
+    """Return every shape, each once, none with more parameters or MACs than the teacher."""
+    candidates: list[Candidate] = []
+    most: Cost | None = None
+    if teacher.spec is not None:
+        most = cost(teacher.spec, lr_size)
+        candidates += _shapes(teacher.spec, lr_size, fits=architecture(teacher.spec.arch).linear is not None)
+    if teacher.spec is None or not isinstance(teacher.spec, CompactSpec):
+        try:
+            compact = CompactSpec(teacher.scale, COMPACT.width, COMPACT.depth, teacher.channels)
+            candidates += _shapes(compact, lr_size, fits=False)
+        except SrkdError:
+            # Compact has not every scale.
+            candidates += []
+    within = [one for one in candidates if most is None or (one.params <= most.params and one.macs <= most.macs)]
+    return tuple({one.student: one for one in within}.values())
+
+
+def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[Candidate]:
+    """Yield a spec at every width and depth."""
+    for narrow in _narrowed(largest):
+        specs = list(_shortened(narrow))
+        counts = _costs([spec for _, spec in specs], [depth for depth, _ in specs], lr_size)
+        width = _width(narrow)
+        for (depth, spec), count in zip(specs, counts, strict=True):
+            yield Candidate(spec.arch, width, depth, count.params, count.macs, student_text(spec), fits)
+
+
+def _narrowed(largest: Spec) -> list[Spec]:
+    """Return the spec at each width that it can have, the narrowest first; the whole one last."""
+    whole = _width(largest)
+    specs: dict[int, Spec] = {}
+    for width in WIDTHS:
+        if width < whole:
+            try:
+                narrow = largest.narrowed(width / whole)
+            except SrkdError:  # such as a SwinIR whose groups differ in heads: by depth alone
+                continue
+            specs.setdefault(_width(narrow), narrow)
+    # Units (heads, groups) may give other widths than those asked for.
+    return [*specs.values(), largest]
+
+
+def _shortened(spec: Spec) -> Iterator[tuple[int, Spec]]:
+    """Yield the spec at each depth, the shallowest first; depth 1 where it has none."""
+    whole = _depth(spec)
+    if whole == 1:
+        yield 1, spec
+        return
+    for depth in (*(depth for depth in DEPTHS if depth < whole), whole):
+        yield depth, spec if depth == whole else spec.shortened(depth / whole)
+
+
+def _width(spec: Spec) -> int:
+    return architecture(spec.arch).axes(spec).axes["width"].size
+
+
+def _depth(spec: Spec) -> int:
+    """Return how many of the blocks that `shortened` counts a spec has; 1 where depth means nothing."""
+    try:
+        shortest = spec.shortened(1e-6)
+    except SrkdError:
+        return 1
+    axes = architecture(spec.arch).axes
+    pairs = zip(axes(spec).repeats, axes(shortest).repeats, strict=True)
+    return max((long.count for long, short in pairs if long.count != short.count), default=1)
+
+
+def _costs(specs: Sequence[Spec], depths: Sequence[int], lr_size: tuple[int, int]) -> list[Cost]:
+    """Return the cost of specs that differ in depth alone: two are counted, each further block costs the same."""
+    if len(specs) <= 2:
+        return [cost(spec, lr_size) for spec in specs]
+    first, second = (cost(spec, lr_size) for spec in specs[:2])
+
+    def at(depth: int) -> Cost:
+        def line(low: int, high: int) -> int:
+            return low + (high - low) * (depth - depths[0]) // (depths[1] - depths[0])
+
+        plus = line(first.macs_plus, second.macs_plus)
+        return Cost(line(first.params, second.params), line(first.macs, second.macs), plus, lr_size)
+
+    return [at(depth) for depth in depths]

@@ -1,0 +1,181 @@
+"""A plan for a device that srkd does not run on: candidates as ONNX files with a runner, and its timings read back.
+
+The folder holds the files, plan.json and run.py (`runner.py`), which needs onnxruntime and numpy alone and writes
+measured.json. The same search then reads these timings in place of a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
+from export.plan.measure import Place, megabytes_of, write_untrained
+from export.plan.search import Candidate, Measured, Targets
+
+PLAN, RUN = "plan.json", "run.py"
+SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
+PER_KIND = 10
+"""Files of each kind of network: the device has to run them all, as nobody can look there for the best."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What was written, and for what: enough to plan from the device's timings."""
+
+    folder: Path
+    id: str
+    teacher: str
+    """The hash of the teacher's file."""
+    place: Place
+    targets: Targets
+    candidates: Mapping[str, Candidate]
+    """By the names that measured.json has."""
+    megabytes: Mapping[str, float]
+    failed: Mapping[str, str]
+    """Shapes that could not be written, and why."""
+
+
+def spread_out(candidates: Sequence[Candidate], targets: Targets, per_kind: int = PER_KIND) -> tuple[Candidate, ...]:
+    """Return some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
+    chosen: list[Candidate] = []
+    allowed = [one for one in candidates if one.macs <= targets.most_macs]
+    for kind in dict.fromkeys(one.kind for one in allowed):
+        own = sorted((one for one in allowed if one.kind == kind), key=lambda one: one.macs)
+        least, most = own[0].macs, own[-1].macs
+        steps = [least * (most / least) ** (index / max(1, per_kind - 1)) for index in range(per_kind)]
+        # Of equally many MACs the deeper shape: narrow and deep ones are better students.
+        nearest = (min(own, key=lambda one: (abs(one.macs / step - 1), -one.depth)) for step in steps)
+        chosen += dict.fromkeys(nearest)
+    return tuple(chosen)
+
+
+def emit(
+    candidates: Sequence[Candidate],
+    targets: Targets,
+    place: Place,
+    teacher: str,
+    channels: int,
+    folder: Path,
+    context: Context = QUIET,
+) -> Emitted:
+    """Write candidates, plan.json and run.py to a new or empty folder."""
+    if place.runtime != "onnxruntime":
+        raise UsageError(f"--emit writes ONNX files, and --runtime {place.runtime} runs others: leave it out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--emit {folder} is not empty: name a new folder")
+    require_writable_folder(folder, "--emit")
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, object]] = []
+    failed: dict[str, str] = {}
+    for done, candidate in enumerate(candidates):
+        context.progress("write shapes", done, len(candidates))
+        try:
+            file = write_untrained(candidate, place, folder)
+        except SrkdError as error:
+            failed[candidate.name] = str(error)
+            context.note(f"{candidate.name} is left out: {error}")
+            continue
+        entries.append({"name": candidate.name, "file": file.name, **asdict(candidate), "mb": megabytes_of(file)})
+    if not entries:
+        raise SrkdError(f"--emit {folder}: no shape could be written: {next(iter(failed.values()), 'there is none')}")
+    body = {
+        "schema": SCHEMA,
+        "teacher": teacher,
+        "lr_size": "{}x{}".format(*place.lr_size),
+        "channels": channels,
+        "precision": place.precision,
+        "threads": place.threads,
+        "targets": asdict(targets),
+        "candidates": entries,
+        "failed": failed,
+    }
+    name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+    (folder / PLAN).write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
+    # Not imported: it needs nothing of srkd, and runs elsewhere.
+    shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
+    return read_emitted(folder)
+
+
+def read_emitted(folder: Path) -> Emitted:
+    """Read plan.json of a folder."""
+    plan = _read(folder / PLAN, SCHEMA)
+    try:
+        width, height = map(int, plan["lr_size"].split("x"))
+        names = [field.name for field in fields(Candidate)]
+        return Emitted(
+            folder,
+            str(plan["id"]),
+            str(plan["teacher"]),
+            Place("onnxruntime", plan["precision"], (width, height), threads=plan["threads"]),
+            Targets(**plan["targets"]),
+            {row["name"]: Candidate(**{name: row[name] for name in names}) for row in plan["candidates"]},
+            {row["name"]: float(row["mb"]) for row in plan["candidates"]},
+            dict(plan["failed"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SrkdError(f"{folder / PLAN} is not a plan that srkd plan --emit wrote ({error})") from error
+
+
+@dataclass(frozen=True)
+class DeviceTimings:
+    """The timings of a device, as `measure` for the search."""
+
+    emitted: Emitted
+    rows: Mapping[str, Mapping[str, Any]]
+    machine: str
+
+    def measure(self, candidate: Candidate) -> Measured:
+        """Return what the device measured of a candidate, the same at each call."""
+        row = self.rows.get(candidate.name)
+        if row is None:
+            raise SrkdError("not among the timings")
+        if "failed" in row:
+            raise SrkdError(str(row["failed"]))
+        ms = float(row["ms"])
+        low, high = float(row.get("low", ms)), float(row.get("high", ms))
+        return Measured(ms, low, high, self.emitted.megabytes[candidate.name])
+
+
+def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTimings:
+    """Read timings of the files in `folder` (None: the folder of the timings); those of another emit are refused."""
+    measured = _read(file, MEASURED_SCHEMA)
+    emitted = read_emitted(folder or file.parent)
+    if measured.get("plan") != emitted.id:
+        raise UsageError(
+            f"--measured {file} is of another emit ({measured.get('plan')}) than {emitted.folder / PLAN} "
+            f"({emitted.id}): name the folder it was measured in with --emit, or run its run.py again"
+        )
+    if teacher != emitted.teacher:
+        raise UsageError(f"--measured {file}: {emitted.folder} was written for another teacher: give that one")
+    rows = measured.get("rows")
+    if not isinstance(rows, Mapping) or not rows:
+        raise UsageError(f"--measured {file} holds no timings: run {RUN} on the device")
+    for name, row in rows.items():
+        figures = [row.get("ms"), row.get("low"), row.get("high")] if isinstance(row, Mapping) else [None]
+        if name not in emitted.candidates and name not in emitted.failed:
+            raise UsageError(f"--measured {file}: {name} is not among the files of {emitted.folder / PLAN}")
+        good = all(value is None or (type(value) in (int, float) and value > 0) for value in figures)
+        if not good or (figures[0] is None and not (isinstance(row, Mapping) and "failed" in row)):
+            raise UsageError(f"--measured {file}: {name} has no time: give it as {{'ms': 31.5}}")
+    return DeviceTimings(emitted, rows, str(measured.get("machine", "another device")))
+
+
+def _read(file: Path, schema: str) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        of_plan = ": give the folder that srkd plan --emit wrote with --emit DIR" if file.name == PLAN else ""
+        raise UsageError(f"{file} does not exist{of_plan}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("schema") != schema:
+        raise UsageError(f"{file} is not of the schema {schema}")
+    return values

@@ -1,0 +1,217 @@
+"""The real measurement of a plan: a shape, untrained, becomes a file of the runtime, and takes turns with a reference.
+
+Weights do not change the time, and neither does what a file in eight bits was calibrated on: one small photo does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.sets import embedded_photos
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.registry import build
+from compressor.models.students import parse_student
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES, OpenOptions
+from export.conversion import CannotConvert, FileOptions, Int8Options
+from export.exporting import Source, convert_to
+from export.formats import Format, find_format
+from export.plan.search import Candidate, Measured
+from export.profile.timing import Timing, compare, take_turns
+
+ONCE = 4.0
+"""A shape that takes more than so many times the target is timed once: it is out anyway."""
+CALIBRATION_SIDE = 48
+"""LR pixels of the side of the photo on which a file in eight bits is calibrated."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a student shall run: runtime, precision, LR size as (width, height), device and CPU threads."""
+
+    runtime: str = "onnxruntime"
+    precision: str = "fp32"
+    lr_size: tuple[int, int] = (320, 180)
+    device: str = "cpu"
+    threads: int | None = None
+
+    def format(self) -> Format | None:
+        """Return the format of its files; None for a checkpoint, which torch runs. What cannot be had is refused."""
+        entry = RUNTIMES.find(self.runtime)
+        missing = entry.missing_requirement()
+        if missing is not None:
+            raise UsageError(f"--runtime {self.runtime}: {missing}")
+        if self.device.partition(":")[0] not in entry.devices:
+            raise UsageError(f"--device {self.device}: {self.runtime} runs on {', '.join(entry.devices)}")
+        if self.is_torch:
+            if self.precision == "int8":
+                raise UsageError(f"--precision int8: {self.runtime} computes in float; take --runtime onnxruntime")
+            return None
+        of_file = "fp32" if entry.selects_precision and self.precision != "int8" else self.precision
+        try:
+            return find_format(self.runtime, of_file)
+        except SrkdError as error:
+            raise UsageError(f"--precision {self.precision}: {error}") from error
+
+    @property
+    def is_torch(self) -> bool:
+        return "torch" in (self.runtime, RUNTIMES[self.runtime].alternative_to)
+
+    def open_options(self) -> OpenOptions:
+        """Return the options that open one of its files."""
+        selects = RUNTIMES[self.runtime].selects_precision and self.precision != "int8"
+        return OpenOptions(
+            device=torch_device_for(self.device) if self.is_torch else self.device,
+            runtime=self.runtime,
+            precision=self.precision if selects else None,
+            threads=self.threads,
+            trusted=True,
+        )
+
+    def call(self, runtime: Runtime) -> Callable[[], object]:
+        """Return a call that runs one image of noise, which is already on the device."""
+        generator = torch.Generator().manual_seed(0)
+        width, height = self.lr_size
+        lr = torch.rand(1, runtime.descriptor.channels, height, width, generator=generator)
+        device = torch_device_for(runtime.device)
+        if RUNTIMES[runtime.name].reads_torch_memory and (not device.startswith("cuda") or torch.cuda.is_available()):
+            lr = lr.to(device)
+        return lambda: runtime.run(lr)
+
+    def __str__(self) -> str:
+        threads = self.threads or torch.get_num_threads()
+        size = "{}x{}".format(*self.lr_size)
+        return f"{size}, {self.runtime} {self.precision}, {self.device}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
+    """Write a candidate with random weights as the file that runs in that place, and return it."""
+    network, row = build(parse_student(candidate.student), seed=0), place.format()
+    stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
+    if row is None:
+        file = folder / f"{stem}.safetensors"
+        save_network(network, file)
+        return file
+    file = folder / f"{stem}{row.suffix}"
+    with tempfile.TemporaryDirectory(prefix="srkd-photo-") as photos:
+        options = FileOptions()
+        if row.precision == "int8":
+            _write_photo(Path(photos), network.descriptor.scale)
+            options = FileOptions(int8=Int8Options(calibrate=Path(photos), data=Path(photos), max_drop=None))
+        try:
+            convert_to(row, network, Source(stem), file, options)
+        except CannotConvert:
+            if "static" not in row.options:
+                raise
+            # A network of windows, in a format that knows one size only.
+            convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))
+    return file
+
+
+def _write_photo(folder: Path, scale: int) -> None:
+    """Write the middle of an embedded photo, large enough for one patch."""
+    side = CALIBRATION_SIDE * scale
+    with Image.open(next(iter(embedded_photos("calibration").values()))) as photo:
+        left, top = ((length - side) // 2 for length in photo.size)
+        photo.convert("RGB").crop((left, top, left + side, top + side)).save(folder / "photo.png")
+
+
+def megabytes_of(file: Path) -> float:
+    """Return the size of a file with its companions (a .bin, a sidecar), in 10⁶ bytes."""
+    stem = file.name.partition(".")[0]
+    parts = [file] if file.suffix == ".onnx" else [*file.parent.glob(f"{stem}.*")]
+    return sum(inner.stat().st_size for part in parts for inner in (part, *part.rglob("*")) if inner.is_file()) / 1e6
+
+
+class Bench:
+    """Measures candidates in one place, each in turns with the first one, the reference.
+
+    A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second
+    in which the machine was slow slows both. `longest_ms` is the time beyond which a candidate is timed once.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        folder: Path,
+        *,
+        seconds: float = 1.0,
+        longest_ms: float = float("inf"),
+        context: Context = QUIET,
+    ) -> None:
+        self.place, self.folder, self.seconds, self.longest_ms = place, folder, seconds, longest_ms
+        self.context = context
+        self.reference: tuple[Candidate, Callable[[], object]] | None = None
+        self.reference_ms: list[float] = []
+        self.files: dict[Candidate, Path] = {}
+        self.reasons: dict[Candidate, str] = {}
+
+    def measure(self, candidate: Candidate) -> Measured:
+        """Measure a candidate anew; its file is written once."""
+        call = self.place.call(self.open(candidate))
+        megabytes = megabytes_of(self.files[candidate])
+        if self.reference is None:
+            self.reference = candidate, call
+        warm = _once(call)
+        if warm > self.longest_ms:
+            return Measured(warm, warm / 2, warm * 2, megabytes)
+        reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
+        return self.relative(reference, own, megabytes)
+
+    def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
+        """Return a time as the reference's median of all rounds so far, times the ratio."""
+        self.reference_ms += [float(np.median(turn)) for turn in reference.rounds]
+        ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
+        return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
+
+    def open(self, candidate: Candidate) -> Runtime:
+        """Return a candidate in its runtime; what could not be written once is not tried again."""
+        if candidate in self.reasons:
+            raise SrkdError(self.reasons[candidate])
+        try:
+            if candidate not in self.files:
+                own = self.folder / str(len(self.files) + len(self.reasons))
+                own.mkdir()
+                self.files[candidate] = write_untrained(candidate, self.place, own)
+            return open_model(self.files[candidate], self.place.open_options())
+        except SrkdError as error:
+            self.files.pop(candidate, None)
+            self.reasons[candidate] = str(error)
+            raise
+
+    @property
+    def drift(self) -> float:
+        """How much slower the machine was at its slowest than at its fastest, by the reference's rounds."""
+        low, high = np.percentile(self.reference_ms, (10, 90))
+        return float(high / low)
+
+
+def _once(call: Callable[[], object]) -> float:
+    """Return the milliseconds of the second call: the first may still prepare things."""
+    call()
+    started = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - started)
+
+
+def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
+    """Time a finished file in a place: the median of its calls, and an interval by rounds."""
+    runtime = open_model(file, place.open_options())
+    call = place.call(runtime)
+    first, second = take_turns([call, call], seconds_each=seconds)
+    own = Timing((*first.rounds, *second.rounds))
+    ms = own.percentile(50)
+    spread = compare(own, Timing(((ms,),) * len(own.rounds)))
+    return Measured(ms, spread.low * ms, spread.high * ms, megabytes_of(file))

@@ -1,0 +1,85 @@
+"""The quality of a shape before any training: the student that is solved for from the teacher, on a few patches."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr_y
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos
+from compressor.models.cost import cost
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.patches import embedded_patches, texture_of
+from compressor.models.networks.base import Network
+from compressor.models.students import parse_student
+from export.plan.search import Candidate
+
+PATCHES, FEWEST = 16, 4
+"""At most a quarter of those of `--init fit`: shapes are told apart by them, in a quarter of the time. Fewer, but four,
+where the teacher would take more than WORK multiply-accumulates for them."""
+WORK = 5e11
+SECONDS = 45.0
+"""No further shape is fitted after so long."""
+SIDE = 96
+"""LR pixels of the side of what is scored, the middle of each validation photo."""
+
+
+class FittedQuality:
+    """Answers with the mean Y-PSNR in dB of a candidate's fitted student, on the middles of the validation photos."""
+
+    def __init__(self, teacher: Network | None, *, most: int = 4, context: Context = QUIET) -> None:
+        self.teacher, self.most, self.context = teacher, most, context
+        self.scores: dict[str, float | None] = {}
+        self.seconds = 0.0
+        if teacher is not None:
+            scale = teacher.descriptor.scale
+            patches = embedded_patches(scale, teacher.descriptor.channels)
+            macs = cost(teacher, (patches.shape[-1], patches.shape[-2])).macs
+            count = min(PATCHES, max(FEWEST, int(WORK // macs)))
+            self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
+            self.photos = [_middle(path, scale) for path in embedded_photos("val").values()]
+
+    def __call__(self, candidate: Candidate) -> float | None:
+        """Return the score; None for a shape that cannot be solved for, and once `most` have been."""
+        if self.teacher is None or not candidate.fits:
+            return None
+        if candidate.student not in self.scores:
+            if len(self.scores) >= self.most or self.seconds > SECONDS:
+                return None
+            self.context.progress("fit finalists", len(self.scores), self.most)
+            began = time.monotonic()
+            self.scores[candidate.student] = self._score(self.teacher, candidate)
+            self.seconds += time.monotonic() - began
+        return self.scores[candidate.student]
+
+    def _score(self, teacher: Network, candidate: Candidate) -> float | None:
+        try:
+            student = fit(teacher, parse_student(candidate.student), self.patches)
+        except SrkdError as error:
+            self.context.note(f"{candidate.name} is not fitted: {error}")
+            return None
+        return self.score(student)
+
+    def score(self, network: Network) -> float:
+        """Return the mean Y-PSNR of a network on the same photos."""
+        border, total = network.descriptor.scale, 0.0
+        with torch.no_grad():
+            for lr, hr in self.photos:
+                sr = network(lr).clamp(0, 1).mul(255).round().div(255)
+                total += float(psnr_y(sr.double(), hr.double(), border=border).mean())
+        return total / len(self.photos)
+
+
+def _middle(path: Path, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return LR and HR in [0,1], (1, 3, H, W), of the middle of a photo."""
+    hr = read_rgb_u8(path)
+    height, width = (min(length // scale, SIDE) * scale for length in hr.shape[-2:])
+    top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2
+    hr = hr[:, top : top + height, left : left + width]
+    return downscale_u8(hr, scale)[None].float().div(255), hr[None].float().div(255)

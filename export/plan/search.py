@@ -1,0 +1,432 @@
+"""The largest shape that meets all targets: a pure search over what `measure` and `quality` say of a candidate.
+
+A small model of time says where to look; only measurements decide, and of these only the second ones, as the first
+favour those whom noise favoured. docs/design/plan.md has the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+from export.plan.time_model import TimeModel
+
+MARGIN = 0.10
+"""A shape meets a target if it would also do so this much slower."""
+TIE = 0.75
+"""Shapes with at least this share of the largest one's parameters tie with it: quality decides."""
+PER_KIND = 8
+"""The most shapes of a kind that are measured: each has to be exported."""
+NEARLY, DOUBTFUL = 1.3, 1.15
+"""A shape that should miss its target by less than the first is measured if it is next to the best; by less than the
+second, wherever it is: the model is no better than that."""
+FINALISTS = 4
+
+Verdict = Literal["chosen", "meets", "misses", "failed"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape: its kind of network, its channels and repeated blocks, and what is counted without building it.
+
+    `student` is the shape as `--student` takes it; `fits` says that its quality can be known before any training.
+    """
+
+    kind: str
+    width: int
+    depth: int
+    params: int
+    macs: int
+    student: str
+    fits: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.width}x{self.depth}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The time of one image, an interval for it, and the megabytes (10⁶ bytes) of the file."""
+
+    ms: float
+    low: float
+    high: float
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a student must not exceed; None: no matter."""
+
+    fps: float | None = None
+    ms: float | None = None
+    megabytes: float | None = None
+    macs: float | None = None
+
+    def __post_init__(self) -> None:
+        values = {"--target-fps": self.fps, "--target-ms": self.ms}
+        values |= {"--target-mb": self.megabytes, "--target-macs": self.macs}
+        given = {flag: value for flag, value in values.items() if value is not None}
+        if not given:
+            raise UsageError(f"a plan needs a target: give {', '.join(values)}, or several of them")
+        for flag, value in given.items():
+            if not 0 < value < math.inf:
+                raise UsageError(f"{flag} {value:g}: give a number above 0")
+
+    @property
+    def most_ms(self) -> float:
+        """The milliseconds that an image may take; infinite where no target is about time."""
+        times = [self.ms, None if self.fps is None else 1000 / self.fps]
+        return min((time for time in times if time is not None), default=math.inf)
+
+    @property
+    def most_megabytes(self) -> float:
+        return math.inf if self.megabytes is None else self.megabytes
+
+    @property
+    def most_macs(self) -> float:
+        return math.inf if self.macs is None else self.macs
+
+    def excess(self, ms: float, megabytes: float, macs: float, margin: float) -> float:
+        """Return by what factor the worst figure exceeds its target, time with a margin; up to 1 all are met."""
+        return max(ms * (1 + margin) / self.most_ms, megabytes / self.most_megabytes, macs / self.most_macs)
+
+    def __str__(self) -> str:
+        words = [] if self.fps is None else [f"{self.fps:g} FPS ({1000 / self.fps:.1f} ms)"]
+        words += [] if self.ms is None else [f"{self.ms:g} ms"]
+        words += [] if self.megabytes is None else [f"{self.megabytes:g} MB"]
+        words += [] if self.macs is None else [f"{self.macs / 1e9:.3g} GMAC"]
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape of the plan: what was counted, what was measured, and why it was chosen or not."""
+
+    kind: str
+    width: int
+    depth: int
+    student: str
+    params: int
+    macs: int
+    megabytes: float | None
+    ms: float | None
+    ms_interval: tuple[float, float] | None
+    fps: float | None
+    psnr_y: float | None
+    verdict: Verdict
+    why: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.width}x{self.depth}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen shape, and every shape that was measured, the slowest first."""
+
+    targets: Targets
+    margin: float
+    chosen: Row
+    rows: tuple[Row, ...]
+    candidates: int
+    """How many shapes there were to choose from."""
+    stopped: bool = False
+    """Time was up before all shapes that might be larger had been tried."""
+
+
+class Unreachable(SrkdError):
+    """No candidate meets the targets; `rows` are those that were measured."""
+
+    def __init__(self, message: str, rows: Sequence[Row] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+Measure: TypeAlias = Callable[[Candidate], Measured]
+"""Measures a candidate, anew at each call; an `SrkdError` says why it cannot be had."""
+KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
+"""Returns the Y-PSNR of a candidate before any training, or None."""
+
+
+def unknown(candidate: Candidate) -> float | None:
+    """Know no quality."""
+    return None
+
+
+def find_student(
+    candidates: Sequence[Candidate],
+    targets: Targets,
+    measure: Measure,
+    quality: KnownQuality = unknown,
+    *,
+    margin: float = MARGIN,
+    per_kind: int = PER_KIND,
+    remedies: Callable[[float], Sequence[str]] = lambda excess: (),
+    enough: Callable[[float], bool] = lambda share: False,
+    context: Context = QUIET,
+) -> Plan:
+    """Return the largest candidate that meets all targets. `remedies(excess)` says what else would reach a target that
+    the fastest exceeds by that factor; an `Unreachable` names it. `enough(share)` is asked before each further shape:
+    True where the share of the work that may be done by then has taken its time.
+    """
+    return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
+
+
+@dataclass
+class _Search:
+    candidates: Sequence[Candidate]
+    targets: Targets
+    measure: Measure
+    quality: KnownQuality
+    margin: float
+    per_kind: int
+    remedies: Callable[[float], Sequence[str]]
+    enough: Callable[[float], bool]
+    context: Context
+    measured: dict[Candidate, Measured] = field(default_factory=dict)
+    failed: dict[Candidate, str] = field(default_factory=dict)
+    scores: dict[Candidate, float] = field(default_factory=dict)
+    again: set[Candidate] = field(default_factory=set)
+    stopped: bool = False
+
+    def run(self) -> Plan:
+        allowed = [one for one in self.candidates if one.macs <= self.targets.most_macs]
+        if not allowed:
+            raise self.unreachable_by_macs()
+        kinds = list(dict.fromkeys(one.kind for one in allowed))
+        total = len(kinds) * self.per_kind
+        for index, kind in enumerate(kinds):
+            shapes, share = [one for one in allowed if one.kind == kind], (index + 1) / len(kinds)
+            _Kind(self, shapes, index * self.per_kind, total).look(share)
+        self.context.progress("measure shapes", total, total)
+        chosen, tied = self.decide()
+        if chosen is None:
+            raise self.unreachable()
+        return self.plan(chosen, tied)
+
+    def try_one(self, candidate: Candidate) -> bool:
+        """Measure a candidate; False where it cannot be had."""
+        try:
+            self.measured[candidate] = self.measure(candidate)
+        except SrkdError as error:
+            self.failed[candidate] = str(error)
+            self.measured.pop(candidate, None)
+            return False
+        return True
+
+    def excess(self, candidate: Candidate) -> float:
+        """Return by what factor a measured candidate exceeds its worst target."""
+        figures = self.measured[candidate]
+        return self.targets.excess(figures.ms, figures.megabytes, candidate.macs, self.margin)
+
+    def meeting(self) -> list[Candidate]:
+        """Return those that meet all targets by their last measurement, the largest first."""
+        return sorted((one for one in self.measured if self.excess(one) <= 1), key=_size, reverse=True)
+
+    def decide(self) -> tuple[Candidate | None, list[Candidate]]:
+        """Measure the finalists again until the largest that meets the targets has been; then let quality decide."""
+        while True:
+            finalists = [one for one in self.finalists() if one not in self.again]
+            if not finalists:
+                break
+            for done, candidate in enumerate(finalists):
+                self.context.progress("measure again", done, len(finalists))
+                self.again.add(candidate)
+                self.try_one(candidate)
+        meeting = [one for one in self.meeting() if one in self.again]
+        if not meeting:
+            return None, []
+        tied = [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
+        # Those that can be known and meet the targets are shown in any case.
+        for candidate in dict.fromkeys((*tied, *[one for one in self.meeting() if one.fits][:2])):
+            score = self.quality(candidate)
+            if score is not None:
+                self.scores[candidate] = score
+        return max(tied, key=lambda one: (self.scores.get(one, -math.inf), *_size(one))), tied
+
+    def finalists(self) -> list[Candidate]:
+        """Return the largest that meet the targets and tie, and those just above that nearly do."""
+        meeting = self.meeting()
+        if not meeting:
+            nearest = sorted(self.measured, key=self.excess)[:2]
+            return [one for one in nearest if self.excess(one) <= NEARLY]
+        tied = [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
+        nearly = [
+            one for one in self.measured if 1 < self.excess(one) <= 1 + self.margin and _size(one) > _size(tied[0])
+        ]
+        return [*tied, *sorted(nearly, key=self.excess)[:2]]
+
+    def plan(self, chosen: Candidate, tied: Sequence[Candidate]) -> Plan:
+        rows = tuple(self.rows(chosen, tied))
+        row = next(row for row in rows if row.verdict == "chosen")
+        return Plan(self.targets, self.margin, row, rows, len(self.candidates), self.stopped)
+
+    def rows(self, chosen: Candidate | None, tied: Sequence[Candidate]) -> Iterator[Row]:
+        """Yield the measured shapes, the slowest first, then those that could not be had."""
+        for candidate in sorted(self.measured, key=lambda one: -self.measured[one].ms):
+            yield self.row(candidate, *self.verdict(candidate, chosen, tied))
+        for candidate, reason in self.failed.items():
+            yield self.row(candidate, "failed", reason)
+
+    def verdict(self, candidate: Candidate, chosen: Candidate | None, tied: Sequence[Candidate]) -> tuple[Verdict, str]:
+        """Return what became of a measured candidate, and why in words."""
+        if self.excess(candidate) > 1:
+            return "misses", self.why_not(candidate)
+        if candidate is chosen:
+            why = "the largest that meets the target"
+            if chosen is not tied[0]:
+                why = "best fitted quality of those that tie"
+            if self.measured[candidate].high > self.targets.most_ms:
+                why += "; its interval reaches over the target, the machine is noisy"
+            return "chosen", why
+        if candidate in tied:
+            return "meets", "ties, and its fitted quality is " + (
+                "unknown" if candidate not in self.scores else "no better"
+            )
+        return "meets", "smaller than the chosen one"
+
+    def why_not(self, candidate: Candidate) -> str:
+        """Return the first target that a candidate exceeds."""
+        figures, targets = self.measured[candidate], self.targets
+        if figures.ms > targets.most_ms:
+            return f"{figures.ms / targets.most_ms:.2f} times the time of the target"
+        if figures.ms * (1 + self.margin) > targets.most_ms:
+            return f"within {self.margin:.0%} of the target, too near to rely on"
+        return f"{figures.megabytes:.2f} MB, more than the target"
+
+    def row(self, candidate: Candidate, verdict: Verdict, why: str) -> Row:
+        figures = self.measured.get(candidate)
+        return Row(
+            kind=candidate.kind,
+            width=candidate.width,
+            depth=candidate.depth,
+            student=candidate.student,
+            params=candidate.params,
+            macs=candidate.macs,
+            megabytes=None if figures is None else figures.megabytes,
+            ms=None if figures is None else figures.ms,
+            ms_interval=None if figures is None else (figures.low, figures.high),
+            fps=None if figures is None else 1000 / figures.ms,
+            psnr_y=self.scores.get(candidate),
+            verdict=verdict,
+            why=why,
+        )
+
+    def unreachable_by_macs(self) -> Unreachable:
+        if not self.candidates:
+            return Unreachable("there is no shape to choose from that is smaller than the teacher")
+        least = min(self.candidates, key=lambda one: one.macs)
+        return Unreachable(
+            f"{self.targets} cannot be reached: the smallest shape, {least.name}, takes {least.macs / 1e9:.3g} GMAC; "
+            "give a smaller --lr-size"
+        )
+
+    def unreachable(self) -> Unreachable:
+        """Return the line that names the fastest, and what would reach the target."""
+        rows = list(self.rows(None, ()))
+        if not self.measured:
+            reason = next(iter(self.failed.values()), "none was left")
+            return Unreachable(f"no shape could be measured: {reason}", rows)
+        nearest = min(self.measured, key=self.excess)
+        figures, excess = self.measured[nearest], self.excess(nearest)
+        words = [f"{self.targets} cannot be reached: the fastest shape, {nearest.name}, takes {figures.ms:.1f} ms"]
+        words.append(f"({1000 / figures.ms:.1f} FPS) and {figures.megabytes:.2f} MB")
+        if figures.ms <= self.targets.most_ms < figures.ms * (1 + self.margin):
+            words.append(f"which leaves less than the margin of {self.margin:.0%}")
+        text, remedies = " ".join(words), list(self.remedies(excess))
+        return Unreachable(f"{text}; what would reach it: {', or '.join(remedies)}" if remedies else text, rows)
+
+
+def _size(candidate: Candidate) -> tuple[int, int]:
+    """Return what makes one candidate larger than another."""
+    return candidate.params, candidate.macs
+
+
+def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """Return the line from the leftmost to the rightmost point: a file has a fixed part, and some bytes a weight."""
+    (left, low), (right, high) = min(points), max(points)
+    slope = (high - low) / (right - left) if right > left else 0.0
+    return lambda x: low + slope * (x - left)
+
+
+class _Kind:
+    """The shapes of one kind of network: which of them are worth a measurement."""
+
+    def __init__(self, search: _Search, shapes: Sequence[Candidate], done: int, total: int) -> None:
+        self.search, self.shapes, self.done, self.total = search, shapes, done, total
+        self.tried: list[Candidate] = []
+
+    def look(self, share: float) -> None:
+        """Measure anchors, then whatever should be the largest that meets the targets, then its neighbours."""
+        for candidate in self.anchors():
+            self.try_one(candidate)
+        while len(self.tried) < self.search.per_kind:
+            following = self.next()
+            if following is None:
+                break
+            if self.search.enough(share):
+                self.search.stopped = True
+                break
+            self.try_one(following)
+
+    def try_one(self, candidate: Candidate) -> None:
+        if candidate not in self.tried:
+            self.search.context.progress("measure shapes", self.done + len(self.tried), self.total)
+            self.tried.append(candidate)
+            self.search.try_one(candidate)
+
+    def anchors(self) -> list[Candidate]:
+        """Return the least shape, a deeper one of its width, and a wider one: what the model of time needs at least."""
+        least = min(self.shapes, key=lambda one: (one.macs, one.params))
+        deeper = [one for one in self.shapes if one.width == least.width and one.depth >= 4 * least.depth]
+        wider = [one for one in self.shapes if one.width >= 2 * least.width]
+        nearest = min(wider, key=lambda one: (one.width, one.depth), default=least)
+        return list(dict.fromkeys((least, min(deeper, key=lambda one: one.depth, default=least), nearest)))
+
+    def next(self) -> Candidate | None:
+        """Return the shape to measure next, or None where none could be larger and still meet the targets."""
+        known = {one: self.search.measured[one] for one in self.tried if one in self.search.measured}
+        if not known:
+            return self.nearest_to_least()
+        expected = self.expected(known)
+        best = max((one for one in known if self.search.excess(one) <= 1), key=_size, default=None)
+        left = [one for one in self.shapes if one not in self.tried]
+        larger = [one for one in left if best is None or _size(one) > _size(best)]
+        good = [one for one in larger if expected[one] <= 1]
+        if good:
+            return max(good, key=_size)
+        doubtful = [
+            one
+            for one in larger
+            if expected[one] <= (NEARLY if best is None or self.is_beside(one, best) else DOUBTFUL)
+        ]
+        return min(doubtful, key=expected.__getitem__, default=None)
+
+    def expected(self, known: Mapping[Candidate, Measured]) -> dict[Candidate, float]:
+        """Return for each shape by what factor it should exceed its worst target."""
+        model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in known.items()])
+        megabytes = _line_through([(one.params, figures.megabytes) for one, figures in known.items()])
+        targets, margin = self.search.targets, self.search.margin
+        return {
+            one: targets.excess(model.ms(one.width, one.depth), megabytes(one.params), one.macs, margin)
+            for one in self.shapes
+        }
+
+    def nearest_to_least(self) -> Candidate | None:
+        """Return the least shape that was not tried, where all that were could not be had."""
+        left = [one for one in self.shapes if one not in self.tried]
+        return min(left, key=lambda one: (one.macs, one.params), default=None)
+
+    def is_beside(self, one: Candidate, other: Candidate) -> bool:
+        """Return whether two shapes are next to each other in the grid of widths and depths."""
+        widths = sorted({shape.width for shape in self.shapes})
+        depths = sorted({shape.depth for shape in self.shapes})
+        steps = abs(widths.index(one.width) - widths.index(other.width))
+        return max(steps, abs(depths.index(one.depth) - depths.index(other.depth))) <= 1

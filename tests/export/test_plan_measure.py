@@ -1,0 +1,228 @@
+"""Shapes of a teacher, their real measurement, and the files for another device with the timings read back."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.cost import cost
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import parse_student, student_text
+from export.formats import find_format
+from export.plan.candidates import Teacher, list_candidates
+from export.plan.emit import emit, read_measured, spread_out
+from export.plan.measure import Bench, Place, measure_file
+from export.plan.quality import FittedQuality
+from export.plan.search import Candidate, Targets, find_student
+
+SIZE = (24, 16)
+TORCH = Place("torch", "fp32", SIZE, threads=1)
+ORT = Place("onnxruntime", "fp32", SIZE, threads=1)
+
+
+def shape(spec: CompactSpec | EDSRSpec, *, fits: bool = False) -> Candidate:
+    count = cost(spec, SIZE)
+    return Candidate(spec.arch, spec.width, spec.depth, count.params, count.macs, student_text(spec), fits)
+
+
+SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, width=32, depth=8))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EDSRSpec(width=64, depth=16, res_scale=0.1),
+        RCANSpec(scale=2, width=32, groups=2, depth=4),
+        CARNSpec(scale=3, width=24),
+        SwinIRSpec(scale=2, width=24, depths=(2, 2), heads=(4, 4)),
+        CompactSpec(2, width=24, depth=6),
+    ],
+    ids=lambda spec: spec.arch,
+)
+def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: Spec) -> None:
+    found = list_candidates(Teacher(spec.scale, 3, spec), (32, 24))
+    whole = cost(spec, (32, 24))
+    assert {one.kind for one in found} == {spec.arch, "compact"}
+    assert len({one.student for one in found}) == len(found)
+    assert all(one.params <= whole.params and one.macs <= whole.macs for one in found)
+    assert student_text(spec) in [one.student for one in found], "the teacher's own shape is the largest"
+    for one in found[:: max(1, len(found) // 7)]:
+        counted = cost(parse_student(one.student), (32, 24))
+        assert (counted.params, counted.macs) == (one.params, one.macs), one.name
+        assert parse_student(one.student).scale == spec.scale
+    if not isinstance(spec, SwinIRSpec):
+        assert all(one.width % 8 == 0 for one in found)
+
+
+def test_a_foreign_teacher_has_compact_shapes_and_a_scale_without_them_none() -> None:
+    assert {one.kind for one in list_candidates(Teacher(4, 3), SIZE)} == {"compact"}
+    assert list_candidates(Teacher(16, 3), SIZE) == ()
+
+
+def test_a_bench_measures_beside_its_reference_and_a_failure_is_one_line(tmp_path: Path) -> None:
+    bench = Bench(TORCH, tmp_path, seconds=0.05)
+    small, large, again = (bench.measure(one) for one in (SMALL, LARGE, SMALL))
+    assert small.low <= small.ms <= small.high and small.megabytes < large.megabytes
+    assert large.ms > small.ms and 0.2 < again.ms / small.ms < 5
+    assert bench.drift >= 1 and len(bench.files) == 2, "a file is written once"
+    wrong = replace(SMALL, student="swinir:width=7")
+    for _ in range(2):
+        with pytest.raises(SrkdError, match="not a multiple"):
+            bench.measure(wrong)
+    assert bench.measure(LARGE).ms > 0
+    assert Bench(TORCH, tmp_path / "..", longest_ms=0.0).place is TORCH
+
+
+def test_what_takes_far_too_long_is_timed_once(tmp_path: Path) -> None:
+    bench = Bench(TORCH, tmp_path, seconds=100.0, longest_ms=1e-6)
+    figures = bench.measure(SMALL)
+    assert (figures.low, figures.high) == (figures.ms / 2, figures.ms * 2) and not bench.reference_ms
+
+
+def test_files_of_onnx_runtime_in_float_and_in_eight_bits(tmp_path: Path) -> None:
+    for name in ("fp32", "int8"):
+        (tmp_path / name).mkdir()
+        bench = Bench(replace(ORT, precision=name), tmp_path / name, seconds=0.05)
+        assert bench.measure(SMALL).ms > 0
+        (file,) = bench.files.values()
+        assert file.name == f"compact-8x1{find_format('onnxruntime', name).suffix}"
+        assert measure_file(file, bench.place, seconds=0.05).megabytes == file.stat().st_size / 1e6
+        assert list(file.parent.iterdir()) == [file], "what it was calibrated on is gone"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (replace(TORCH, precision="int8"), "--precision int8: torch computes in float"),
+        (replace(ORT, device="mps"), "--device mps: onnxruntime runs on cpu"),
+        (Place("ncnn", "int8"), "--(precision int8|runtime ncnn)"),
+    ],
+)
+def test_a_place_that_cannot_be_had_is_refused(place: Place, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        place.format()
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    for _ in range(3):
+        call()
+    return time.process_time() - began
+
+
+def trained_like(network: Network) -> Network:
+    """Other weights: larger, uneven from channel to channel, some channels nearly off."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            scale = torch.rand(parameter.shape[0], generator=generator).pow(2).mul(2).add(0.01)
+            parameter.copy_(parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
+            parameter.mul_(scale.reshape(-1, *[1] * (parameter.dim() - 1)))
+    return network
+
+
+@pytest.mark.parametrize("spec", [CompactSpec(2, width=32, depth=4), EDSRSpec(scale=2, width=24, depth=2)])
+def test_weights_do_not_change_the_time(spec: CompactSpec | EDSRSpec) -> None:
+    """By CPU time in turns; numbers below 1e-38 would, and the random weights do not give any."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    lr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    one, other = build(spec, seed=0), trained_like(build(spec, seed=0))
+    subnormal: list[int] = []
+    for module in filter(lambda module: isinstance(module, torch.nn.Conv2d), one.modules()):
+        module.register_forward_hook(
+            lambda _m, _i, out: subnormal.append(int(((out != 0) & (out.abs() < 1.2e-38)).sum()))
+        )
+    try:
+        with torch.no_grad():
+            one(lr), other(lr)
+            assert sum(subnormal) == 0
+            one = build(spec, seed=0)
+            ratios = [cpu_seconds(lambda: other(lr)) / cpu_seconds(lambda: one(lr)) for _ in range(15)]
+    finally:
+        torch.set_num_threads(threads)
+    assert 0.87 < statistics.median(ratios) < 1.15, ratios
+
+
+def test_the_quality_of_a_finalist_is_that_of_its_fit() -> None:
+    teacher = build(CompactSpec(2, width=16, depth=3), seed=2)
+    quality = FittedQuality(teacher, most=2)
+    whole = quality(shape(CompactSpec(2, width=16, depth=3), fits=True))
+    assert whole == pytest.approx(quality.score(teacher), abs=0.05)
+    assert quality(SMALL) is None, "another kind is not solved for"
+    assert quality(shape(CompactSpec(2, width=8, depth=1), fits=True)) is not None
+    assert quality(shape(CompactSpec(2, width=8, depth=2), fits=True)) is None, "two at most"
+    assert FittedQuality(None)(SMALL) is None
+
+
+def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> None:
+    targets, folder = Targets(fps=1), tmp_path / "phone"
+    emitted = emit([SMALL, replace(SMALL, width=7, student="swinir:width=7")], targets, ORT, "abc", 3, folder)
+    assert list(emitted.candidates) == ["compact 8x1"] and "not a multiple" in emitted.failed["compact 7x1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.onnx", "plan.json", "run.py"]
+    text = (folder / "run.py").read_text()
+    assert not {
+        line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
+    } & {
+        "srkd",
+        "export",
+        "compressor",
+        "torch",
+    }
+    command = [sys.executable, str(folder / "run.py"), "--seconds", "0.05", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0 and "FPS" in done.stdout, done.stderr
+    timings = read_measured(folder / "measured.json", None, "abc")
+    plan = find_student([*emitted.candidates.values()], emitted.targets, timings.measure)
+    figures = timings.measure(SMALL)
+    assert plan.chosen.ms == figures.ms and figures.low <= figures.ms <= figures.high
+    with pytest.raises(UsageError, match="another teacher"):
+        read_measured(folder / "measured.json", None, "abd")
+
+
+def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "phone"
+    emitted = emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
+
+    def refused(words: str, **changes: object) -> None:
+        good = {"schema": "srkd.plan-measured/1", "plan": emitted.id, "rows": {"compact 8x1": {"ms": 2.5}}}
+        (tmp_path / "own.json").write_text(json.dumps({**good, **changes}))
+        with pytest.raises(UsageError, match=words) as error:
+            read_measured(tmp_path / "own.json", folder, "abc")
+        assert "\n" not in str(error.value)
+
+    refused("of another emit", plan="0123")
+    refused("no timings", rows={})
+    refused("no time", rows={"compact 8x1": {"ms": -1}})
+    refused("no time", rows={"compact 8x1": {}})
+    refused("not among the files", rows={"compact 9x9": {"ms": 1}})
+    refused("schema", schema="other")
+    with pytest.raises(UsageError, match="is not empty"):
+        emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
+    with pytest.raises(UsageError, match="writes ONNX files"):
+        emit([SMALL], Targets(ms=5), TORCH, "abc", 3, tmp_path / "other")
+
+
+def test_shapes_for_another_device_cover_all_sizes_of_each_kind() -> None:
+    found = list_candidates(Teacher(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
+    some = spread_out(found, Targets(fps=30), per_kind=5)
+    assert {one.kind for one in some} == {"edsr", "compact"} and len(some) <= 10
+    for kind in ("edsr", "compact"):
+        macs, all_macs = ([one.macs for one in of if one.kind == kind] for of in (some, found))
+        assert min(macs) == min(all_macs) and max(macs) == max(all_macs)

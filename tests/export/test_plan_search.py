@@ -1,0 +1,171 @@
+"""The search of a plan with a fake clock: noise, steps of the vector width, nothing or everything in reach."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from compressor.base.errors import SrkdError, UsageError
+from export.plan.search import Candidate, Measured, Targets, Unreachable, find_student
+from export.plan.time_model import TimeModel
+
+WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
+
+
+def shapes(kind: str = "edsr", *, fits: bool = True) -> list[Candidate]:
+    """A grid whose parameters and MACs are those of plain 3×3 convolutions."""
+    return [
+        Candidate(kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits)
+        for w in WIDTHS
+        for d in DEPTHS
+    ]
+
+
+class Clock:
+    """A machine: `ms` of a shape is its true time; measurements have noise and are counted."""
+
+    def __init__(self, ms: Callable[[Candidate], float], noise: float = 0.0, seed: int = 0) -> None:
+        self.ms, self.noise, self.random, self.asked = ms, noise, random.Random(seed), list[Candidate]()
+
+    def __call__(self, candidate: Candidate) -> Measured:
+        self.asked.append(candidate)
+        ms = self.ms(candidate) * math.exp(self.random.gauss(0, self.noise))
+        return Measured(ms, ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise), 0.05 + candidate.params * 4e-6)
+
+
+def smooth(candidate: Candidate) -> float:
+    return 2 + 0.1 * candidate.width + 0.004 * candidate.depth * candidate.width**2 / 4
+
+
+def stepped(candidate: Candidate) -> float:
+    """Channels are computed in blocks of 16, and 24 and 40 take longer than the full block."""
+    blocks = -(-candidate.width // 16) * 16
+    return smooth(Candidate("", blocks, candidate.depth, 0, 0, "")) * (1.15 if candidate.width % 16 else 1.0)
+
+
+def largest(ms: Callable[[Candidate], float], most_ms: float) -> Candidate:
+    """The right answer, by trying all."""
+    return max((one for one in shapes() if 1.1 * ms(one) <= most_ms), key=lambda one: one.params)
+
+
+@pytest.mark.parametrize("fps", [3, 10, 30, 60, 100])
+@pytest.mark.parametrize("ms", [smooth, stepped])
+def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
+    fps: float, ms: Callable[[Candidate], float]
+) -> None:
+    clock = Clock(ms)
+    plan = find_student(shapes(), Targets(fps=fps), clock)
+    best = largest(ms, 1000 / fps)
+    assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
+    assert len(set(clock.asked)) <= 10 < len(shapes()), "most shapes are never measured"
+    assert clock.asked.count(next(one for one in clock.asked if one.name == plan.chosen.name)) == 2
+
+
+def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
+    misses = 0
+    for seed in range(15):
+        plan = find_student(shapes(), Targets(ms=30), Clock(smooth, noise=0.04, seed=seed))
+        chosen = next(one for one in shapes() if one.name == plan.chosen.name)
+        misses += smooth(chosen) > 30
+        assert abs(plan.chosen.ms / smooth(chosen) - 1) < 0.15  # type: ignore[operator]
+    assert misses == 0
+
+
+def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
+    unlucky, seen = largest(smooth, 40), set()
+
+    def measure(candidate: Candidate) -> Measured:
+        ms = smooth(candidate) * (1.5 if candidate == unlucky and candidate in seen else 1.0)
+        seen.add(candidate)
+        return Measured(ms, ms, ms, 1.0)
+
+    plan = find_student(shapes(), Targets(ms=40), measure)
+    assert plan.chosen.name != unlucky.name
+    assert next(row for row in plan.rows if row.name == unlucky.name).verdict == "misses"
+
+
+def test_everything_in_reach_gives_the_largest_shape() -> None:
+    plan = find_student(shapes(), Targets(fps=0.001), Clock(smooth))
+    assert plan.chosen.name == "edsr 64x16"
+
+
+def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
+    def remedies(excess: float) -> list[str]:
+        return [f"an input {excess:.1f} times smaller", "--precision int8"]
+
+    with pytest.raises(
+        Unreachable, match=r"1000 FPS \(1.0 ms\) cannot be reached: the fastest shape, edsr 8x1"
+    ) as error:
+        find_student(shapes(), Targets(fps=1000), Clock(smooth), remedies=remedies)
+    assert "what would reach it: an input 3.2 times smaller, or --precision int8" in str(error.value)
+    assert "\n" not in str(error.value) and error.value.rows[-1].verdict == "misses"
+
+
+def test_no_further_shape_is_tried_when_time_is_up() -> None:
+    clock = Clock(smooth)
+    plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
+    tried = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
+    assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
+    assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
+
+
+def test_several_targets_hold_at_once() -> None:
+    targets = Targets(ms=100, megabytes=0.2, macs=9 * 32 * 32 * 9 * 57600)
+    plan = find_student(shapes(), targets, Clock(smooth))
+    assert plan.chosen.megabytes <= 0.2 and plan.chosen.macs <= targets.macs  # type: ignore[operator]
+    by_size = find_student(shapes(), Targets(megabytes=0.2), Clock(smooth))
+    right = max((one for one in shapes() if 0.05 + one.params * 4e-6 <= 0.2), key=lambda one: one.params)
+    assert by_size.chosen.params >= 0.85 * right.params
+    with pytest.raises(Unreachable, match="GMAC"):
+        find_student(shapes(), Targets(macs=10), Clock(smooth))
+
+
+def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
+    def prefers_narrow(candidate: Candidate) -> float | None:
+        return 30 - candidate.width / 100 if candidate.fits else None
+
+    plain = find_student(shapes(), Targets(ms=40), Clock(smooth))
+    fitted = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow)
+    assert fitted.chosen.width <= plain.chosen.width and fitted.chosen.psnr_y is not None
+    assert fitted.chosen.params >= 0.75 * plain.chosen.params
+    both = [*shapes(), *shapes("compact", fits=False)]
+    chosen = find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen
+    assert chosen.kind == "edsr"
+
+
+def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
+    best = largest(smooth, 30)
+
+    def measure(candidate: Candidate) -> Measured:
+        if candidate == best:
+            raise SrkdError("the exporter fell over")
+        return Clock(smooth)(candidate)
+
+    plan = find_student(shapes(), Targets(ms=30), measure)
+    row = next(row for row in plan.rows if row.name == best.name)
+    assert (row.verdict, row.why, row.ms) == ("failed", "the exporter fell over", None)
+    assert plan.chosen.name != best.name
+
+    def never(candidate: Candidate) -> Measured:
+        raise SrkdError("no runtime")
+
+    with pytest.raises(Unreachable, match="no shape could be measured: no runtime"):
+        find_student(shapes(), Targets(ms=30), never)
+
+
+@pytest.mark.parametrize("values", [{"fps": 0}, {"ms": -1}, {"megabytes": math.nan}, {"macs": math.inf}, {}])
+def test_a_target_is_a_number_above_0(values: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="--target-"):
+        Targets(**values)
+
+
+def test_the_model_of_time_follows_width_and_depth_and_remembers_a_slow_width() -> None:
+    points = [(w, d, stepped(Candidate("", w, d, 0, 0, ""))) for w, d in ((8, 1), (8, 8), (32, 1), (32, 8), (24, 4))]
+    model = TimeModel.of(points)
+    for width, depth, ms in points:
+        assert model.ms(width, depth) == pytest.approx(ms, rel=0.1)
+    assert model.ms(24, 1) > 0.95 * model.ms(32, 1)
+    assert model.ms(64, 16) > model.ms(64, 4) > model.ms(16, 4)

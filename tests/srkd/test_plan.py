@@ -1,0 +1,183 @@
+"""`srkd plan` and `srkd compress --target-…` as a user calls them, on a tiny teacher in torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import srkd
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.students import parse_student
+from compressor.training.run_folder import read_facts
+from export.plan.measure import Place
+from export.plan.search import Targets
+from srkd.cli import run
+from srkd.commands.plan import command
+from srkd.console import json_value
+from srkd.planning import PlanFiles, PlanReport, remedies
+from srkd.run import CompressReport
+from srkd.verb_options import CompressOptions
+from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
+
+TINY = {"runtime": "torch", "lr_size": "16x12", "threads": 1}
+WORDS = ("--runtime", "torch", "--lr-size", "16x12", "--threads", "1")
+EASY = ("--target-fps", "0.2")
+"""A target that the busiest machine meets."""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+
+
+def test_the_verb_prints_a_table_of_reasons_draws_a_picture_and_names_the_next_step(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "plan.png"
+    words = ["plan", "--teacher", str(teacher), *EASY, *WORDS, "--seconds", "0.05", "-o", str(picture)]
+    assert run(words) == 0
+    out = capsys.readouterr().out
+    assert "chosen: edsr 8x4" in out, "the teacher's own shape, as everything is in reach"
+    assert f"wrote {picture}" in out and f"next: srkd compress --teacher {teacher} --student edsr:scale=2" in out
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG" and drawn.convert("L").getextrema()[0] < 100
+
+
+def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = srkd.plan(teacher, target_fps=0.2, target_mb=1, seconds=0.05, **TINY)
+    assert isinstance(report, PlanReport) and report.chosen in report.rows and report.scale == 2
+    assert parse_student(report.chosen.student) == TEACHER
+    assert report.chosen.psnr_y is not None, "solved for: the finalists' quality is known"
+    assert next(row for row in report.rows if row.kind == "compact").psnr_y is None
+    assert all(row.why for row in report.rows)
+    assert run(["plan", "--teacher", str(teacher), *EASY, *WORDS, "--seconds", "0.05", "--no-quality", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["schema"] == "srkd.plan/1" and values["targets"]["fps"] == 0.2 and values["lr_size"] == "16x12"
+    assert {"student", "params", "macs", "ms", "ms_interval", "fps", "psnr_y", "verdict", "why"} <= values[
+        "chosen"
+    ].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "a plan needs a target"),
+        (("--target-fps", "0"), "'--target-fps': 0.0 is not in the range"),
+        (("--target-ms", "-3"), "'--target-ms': -3.0 is not in the range"),
+        (("--target-ms", "inf"), "--target-ms inf: give a number above 0"),
+        (("--target-fps", "9", "--runtime", "tensorflow"), "'tensorflow' is not one of"),
+        (("--target-fps", "9", "--lr-size", "99999x99999"), "--lr-size 99999x99999 takes 600 GB"),
+        (("--target-fps", "9", "--scale", "3"), "the file is for scale 2, not 3"),
+        (("--target-fps", "9", "--precision", "int8"), "--precision int8: torch computes in float"),
+        (("--measured", "nowhere.json"), "nowhere.json does not exist"),
+        (("--target-fps", "9", "-o", "plan.jpg"), "the picture is a PNG file"),
+        (("--target-fps", "9", "--emit", "phone"), "--emit writes ONNX files"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    teacher: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = () if "--runtime" in words else ("--runtime", "torch")
+    assert run(["plan", "--teacher", str(teacher), *runtime, *words, "-q"]) == 2
+    err = capsys.readouterr().err.strip()
+    assert message in err and "\n" not in err
+
+
+def test_a_runtime_that_is_not_installed_is_named_with_its_pip_command(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.runtimes.table.missing_modules", lambda modules: tuple(modules))
+    with pytest.raises(
+        UsageError, match=r"--runtime openvino: openvino is not installed: pip install 'srkd\[openvino\]'"
+    ):
+        srkd.plan(teacher, target_fps=1, runtime="openvino")
+
+
+def test_out_of_reach_is_one_line_with_what_would_reach_it(teacher: Path) -> None:
+    with pytest.raises(SrkdError, match=r"1e\+09 FPS .* cannot be reached: the fastest shape, .*, takes") as error:
+        srkd.plan(teacher, target_fps=1e9, seconds=0.02, quality=False, **TINY)
+    assert error.value.exit_code == 1 and "what would reach it: --lr-size 8x8" in str(error.value)
+
+
+def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
+    words = remedies(4.0, Targets(fps=30), Place("onnxruntime", "fp32", (320, 180)))
+    assert words[:2] == ["--lr-size 160x88", "perhaps --precision int8"]
+    assert remedies(4.0, Targets(megabytes=1), Place()) == []
+
+
+def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srkd.planning.spread_out", lambda candidates, targets: candidates[:1])
+    folder = tmp_path / "phone"
+    files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
+    assert isinstance(files, PlanFiles) and files.files == ("edsr-8x1.onnx", "plan.json", "run.py")
+    timings = {"schema": "srkd.plan-measured/1", "plan": files.id, "machine": "a phone"}
+    (folder / "measured.json").write_text(json.dumps({**timings, "rows": {"edsr 8x1": {"ms": 31.5}}}))
+    report = srkd.plan(teacher, measured=folder / "measured.json", quality=False)
+    assert isinstance(report, PlanReport) and (report.chosen.name, report.chosen.ms) == ("edsr 8x1", 31.5)
+    assert report.measured_on == "a phone" and report.targets == Targets(fps=2)
+    with pytest.raises(SrkdError, match=r"100 FPS \(10.0 ms\) cannot be reached"):
+        srkd.plan(teacher, target_fps=100, measured=folder / "measured.json", quality=False)
+
+
+def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srkd.targeted.PLAN_SECONDS", 0.05)
+    monkeypatch.setattr("srkd.targeted.SECONDS", 0.1)
+    notes: list[str] = []
+    report = srkd.compress(
+        teacher,
+        data=save_photos(tmp_path / "photos"),
+        recipe="logits",
+        steps=2,
+        settings=SMALL,
+        target_ms=5000.0,
+        target_macs=2e6,
+        out=tmp_path / "run",
+        announce=notes.append,
+        **TINY,
+    )
+    assert isinstance(report, CompressReport) and report.target is not None and report.target.met
+    assert report.target.file == report.student_path and report.target.line().startswith(
+        "target 5000 ms, 0.002 GMAC at"
+    )
+    facts = read_facts(tmp_path / "run")
+    student = parse_student(facts["plan"]["chosen"]["student"])
+    assert facts["student"] == json_value(student.to_dict()) and facts["plan"]["chosen"]["macs"] <= 2e6
+    assert facts["request"]["target_ms"] == 5000.0 and facts["target"]["met"] is True
+    assert any(line.startswith("plan: ") for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"target_fps": 30.0, "width": 0.5}, "--width 0.5: the target decides the shape"),
+        ({"target_fps": 30.0, "student": "edsr:width=8"}, "--student edsr:width=8: the target decides"),
+        ({"runtime": "torch"}, "--runtime says where a target is to be met"),
+        ({"lr_size": "16x12"}, "--lr-size says where a target is to be met"),
+    ],
+)
+def test_compress_refuses_what_contradicts_a_target(
+    teacher: Path, tmp_path: Path, words: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        srkd.compress(teacher, out=tmp_path / "run", **words)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_compress_and_plan_take_the_same_words() -> None:
+    text = CliRunner().invoke(command, ["--help"], prog_name="srkd plan").output
+    for word in (
+        "--target-fps",
+        "--target-ms",
+        "--target-mb",
+        "--target-macs",
+        "--runtime",
+        "--precision",
+        "--lr-size",
+    ):
+        assert word in text and word.removeprefix("--").replace("-", "_") in CompressOptions.__dataclass_fields__
