@@ -18,6 +18,7 @@ from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.images.metrics import below_bicubic
 from compressor.models.checkpoints.save import metadata_of
+from compressor.models.licence import KEY as LICENCE
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisers import bake_weights
@@ -33,7 +34,7 @@ from export.quality import Quality, QualityPhotos
 from export.speed import Speed, compare_speed
 from export.verify import Parity, Proof, require_finite_outputs, verify
 
-INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", LICENCE)
 """Metadata that stays true of the same weights in another file."""
 
 Verdict = Literal["passed", "unproved", "failed", "unavailable"]

@@ -12,6 +12,10 @@ Every function takes a model as a file, a run folder or an open network, and has
                    >>> srkd.export("runs/small", formats="onnx")
     profile        time networks against their teacher
                    >>> srkd.profile("runs/small", lr_size="64x64", seconds=0.5)
+    report         write a run as one HTML file that anybody can open
+                   >>> srkd.report("runs/small", out="small.html")
+    compare        set the methods of runs side by side, each over its seeds
+                   >>> srkd.compare("runs/small").methods[0].mean
     evaluate       score networks by PSNR and SSIM, beside bicubic
                    >>> srkd.evaluate(["runs/small", "edsr.pt"], data="photos")
     upscale        enlarge files, or PIL images, arrays and tensors
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from srkd.api import build_student, convert, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress, resume
     from srkd.curves import plot
+    from srkd.reporting.comparison import compare
+    from srkd.reporting.report import report
 
 __version__ = "0.1.0"
 
@@ -60,6 +66,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "build_student",
+    "compare",
     "compress",
     "convert",
     "cost",
@@ -69,6 +76,7 @@ __all__ = [
     "load",
     "plot",
     "profile",
+    "report",
     "resume",
     "save",
     "upscale",
@@ -78,6 +86,8 @@ _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "compress": "srkd.compression",
     "resume": "srkd.compression",
     "plot": "srkd.curves",
+    "report": "srkd.reporting.report",
+    "compare": "srkd.reporting.comparison",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",
     "Teacher": "compressor.teachers.teacher",

@@ -26,7 +26,9 @@ from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.fitting.fit import fit
+from compressor.models.licence import KEY as LICENCE
 from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
@@ -35,6 +37,7 @@ from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFol
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
+from srkd import __version__
 from srkd.cache_advice import cache_advice
 from srkd.config import RunConfig
 from srkd.console import json_value
@@ -333,8 +336,11 @@ class TrainingRun:
                 "kind": teacher.backend,
                 "options": dict(teacher.origin.options),
             }
+            if (licence := licence_of(teacher.origin.path)) is not None:
+                teacher_facts["licence"] = licence
         return {
             "schema": "srkd.compress/1",
+            "srkd_version": __version__,
             "machine": machine_facts(),
             "request": to_json(config.options),
             "recipe": config.recipe,
@@ -412,6 +418,9 @@ class TrainingRun:
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
         origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
+        licence = None if source is None else licence_of(source.path)
+        if licence is not None:
+            origin[LICENCE] = licence
         figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
         scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
