@@ -33,6 +33,16 @@ class Scatter:
     points: tuple[Point, ...]
     levels: tuple[tuple[str, float], ...]
 
+    @property
+    def front(self) -> list[tuple[float, float]]:
+        """Return the points that no other beats in both, in order of their cost: the Pareto front."""
+        best, front = float("-inf"), []
+        for point in sorted(self.points, key=lambda point: (point.x, -point.y)):
+            if point.y > best:
+                best = point.y
+                front.append((point.x, point.y))
+        return front
+
 
 def curves(metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
     """Return the charts of a run's curves that have something to show."""
@@ -58,6 +68,8 @@ def scatter(chart: Scatter) -> dict[str, Any]:
     """Return a chart of points as the page's script takes it."""
     points = [{"name": point.name, "role": point.role, "x": point.x, "y": point.y} for point in chart.points]
     levels = [{"name": name, "y": y} for name, y in chart.levels]
+    # What is drawn last lies on top.
+    points.sort(key=lambda point: ("baseline", "teacher", "student").index(str(point["role"])))
     return {
         "kind": "points",
         "title": chart.title,
@@ -65,6 +77,7 @@ def scatter(chart: Scatter) -> dict[str, Any]:
         "y": SCATTER_Y,
         "points": points,
         "levels": levels,
+        "front": chart.front,
     }
 
 
@@ -75,7 +88,7 @@ def against_macs(scores: Sequence[Score]) -> Scatter | None:
         for score in scores
         if score.macs and score.psnr_y is not None and score.role != "start"
     )
-    title = "Quality against work"
+    title = "Quality against work; the line joins the best at each cost"
     return _scatter(title, "GMAC at LR 256x256", points, scores)
 
 
@@ -85,13 +98,13 @@ def against_time(contents: Contents, speed: Speed) -> Scatter | None:
     points = []
     for timing in speed.timings:
         score = contents.score("teacher" if timing.is_teacher else "student")
-        if timing.lr_size == size and score is not None and score.psnr_y is not None:
+        if timing.lr_size == size and not timing.unbounded and score is not None and score.psnr_y is not None:
             role = "teacher" if timing.is_teacher else "student"
-            points.append(Point(f"{role}, {timing.runtime} {timing.precision}", role, timing.ms, score.psnr_y))
+            points.append(Point(f"{timing.runtime} {timing.precision}", role, timing.ms, score.psnr_y))
     first = speed.timings[0]
     threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
     label = f"ms an image of LR {size}, {first.device}, {threads}"
-    return _scatter("Quality against time", label, tuple(points), contents.scores)
+    return _scatter("Quality against time; the line joins the best at each cost", label, tuple(points), contents.scores)
 
 
 def _scatter(title: str, x_label: str, points: tuple[Point, ...], scores: Sequence[Score]) -> Scatter | None:

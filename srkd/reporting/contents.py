@@ -53,6 +53,8 @@ class ExportedFile:
     drop_db: float | None
     photos: int | None
     speed: str | None
+    """How it compares with float, in a sentence; `processor` is where."""
+    processor: str | None
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def _exported_files(run: Path) -> list[ExportedFile]:
                 drop_db=entry.number("quality", "drop"),
                 photos=entry.count("quality", "photos"),
                 speed=entry.text("speed", "sentence"),
+                processor=entry.text("machine", "cpu"),
             )
         )
     return rows

@@ -6,6 +6,8 @@ import base64
 import html
 import json
 
+LONGEST_NUMBER = 24
+"""Characters of a cell that is not broken into lines."""
 VOID = frozenset({"img", "input", "meta", "br", "hr"})
 
 
@@ -57,7 +59,9 @@ def data_address(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def table(headings: list[str], rows: list[list[str | Html]], *, caption: str | None = None) -> Html:
+def table(
+    headings: list[str], rows: list[list[str | Html]], *, caption: str | None = None, kind: str | None = None
+) -> Html:
     """Return a table whose first cells name their rows; cells that begin with a number are set to the right."""
     head = element("tr", *(element("th", heading, scope="col") for heading in headings))
     body = [
@@ -72,7 +76,7 @@ def table(headings: list[str], rows: list[list[str | Html]], *, caption: str | N
     # What is wider than a phone is scrolled by itself, by keyboard too.
     return element(
         "div",
-        element("table", title, element("thead", head), element("tbody", *body)),
+        element("table", title, element("thead", head), element("tbody", *body), class_=kind),
         class_="scroll",
         role="group",
         aria_label=caption or headings[0] or "table",
@@ -81,4 +85,4 @@ def table(headings: list[str], rows: list[list[str | Html]], *, caption: str | N
 
 
 def _is_number(cell: str) -> bool:
-    return cell[:1].isdigit() or cell[:1] in {"+", "−", "-", "–"}
+    return len(cell) <= LONGEST_NUMBER and (cell[:1].isdigit() or cell[:1] in {"+", "-"})

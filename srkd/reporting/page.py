@@ -81,7 +81,9 @@ class Drawn:
 def _figures(chart: dict[str, Any]) -> Html:
     """Return the figures of a chart; of long curves the first, the last and some between."""
     if chart["kind"] == "points":
-        rows = [[point["name"], _number(point["x"]), f"{point['y']:.3f}"] for point in chart["points"]]
+        rows = [
+            [f"{point['role']}: {point['name']}", _number(point["x"]), f"{point['y']:.3f}"] for point in chart["points"]
+        ]
         rows += [[level["name"], "–", f"{level['y']:.3f}"] for level in chart["levels"]]
         return table(["network", chart["x"], chart["y"]], rows, caption=chart["title"])
     rows = []
@@ -105,7 +107,7 @@ def run_parts(section: Section, drawn: Drawn, *, number: int = 1, alone: bool = 
     contents = section.contents
     what = contents.title or contents.recipe
     network = f"{what}: {contents.network or 'a student'}, {contents.steps or 0:,} steps"
-    heading = element("h1" if alone else "h2", contents.name)
+    heading = element("h1", contents.name, class_=None if alone else "next")
     warning = commercial_warning(contents.teacher_licence)
     return element(
         "section",
@@ -128,7 +130,7 @@ def run_parts(section: Section, drawn: Drawn, *, number: int = 1, alone: bool = 
 
 
 def _part(title: str, *children: Html | None) -> Html:
-    return element("section", element("h3", title), *children)
+    return element("section", element("h2", title), *children)
 
 
 def _notice(text: str) -> Html:
@@ -190,7 +192,7 @@ def _loss_tile(contents: Contents) -> Html:
     student, teacher, bicubic = (contents.score(role) for role in ("student", "teacher", "bicubic"))
     if student is None or student.psnr_y is None:
         return _tile("–", "lost", "no score of the student yet")
-    protocol = f"; {contents.protocol}" if contents.protocol else ""
+    protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
     over = "" if bicubic is None or bicubic.psnr_y is None else f", bicubic {bicubic.psnr_y:.3f} dB"
     if teacher is None or teacher.psnr_y is None:
         gain = student.psnr_y - (bicubic.psnr_y if bicubic is not None and bicubic.psnr_y is not None else 0.0)
@@ -219,7 +221,9 @@ def score_table(scores: Sequence[Score], bicubic: float | None, caption: str) ->
             "–" if score.params is None else f"{score.params:,}",
             "–" if score.macs is None else f"{score.macs / 1e9:.2f}",
             score.spread,
-            "–" if score.psnr_y is None or bicubic is None else f"{score.psnr_y - bicubic:+.3f}",
+            "–"
+            if score.psnr_y is None or bicubic is None or score.role == "bicubic"
+            else f"{score.psnr_y - bicubic:+.3f}",
             f"{score.seeds}",
         ]
         for score in scores
@@ -384,7 +388,7 @@ def _crop(crop: Crop, index: int, names: Sequence[str], number: int) -> Html:
     where = f"{_caption(crop)}; {crop.side}x{crop.side} pixels at {crop.left}, {crop.top}"
     return element(
         "section",
-        element("h4", where),
+        element("h3", where),
         element("div", *figures, class_="row"),
         class_="crop",
         data_run=number,
@@ -408,7 +412,7 @@ def _files(contents: Contents) -> Html:
     rows: list[list[str | Html]] = [
         [
             file.name,
-            f"{file.format}, {file.precision}",
+            ", ".join(dict.fromkeys([file.format, file.precision])),
             "–" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
             "–" if file.largest_difference is None else f"{file.largest_difference:.1e}",
             _distance(file),
@@ -418,7 +422,11 @@ def _files(contents: Contents) -> Html:
         for file in contents.files
     ]
     columns = ["file", "format", "MB", "largest difference", "PSNR to the network", "int8: change of Y-PSNR", "verdict"]
-    speeds = [element("p", f"{file.name}: {file.speed}") for file in contents.files if file.speed is not None]
+    speeds = [
+        element("p", f"{file.name}: {file.speed}; that machine: {file.processor or 'unknown'}")
+        for file in contents.files
+        if file.speed is not None
+    ]
     return _part("Formats", table(columns, rows, caption="Each file was compared with the network"), *speeds)
 
 
@@ -443,4 +451,6 @@ def _reproduction(contents: Contents) -> Html:
         code = element("pre", element("code", how.command), tabindex=0, role="group", aria_label="command")
         command = join(code, None if note is None else element("p", note))
     rows: list[list[str | Html]] = [[name, value] for name, value in facts]
-    return _part("How to reproduce", command, table(["what", "value"], rows, caption="What decides the result"))
+    return _part(
+        "How to reproduce", command, table(["what", "value"], rows, caption="What decides the result", kind="facts")
+    )

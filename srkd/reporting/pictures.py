@@ -21,7 +21,7 @@ from compressor.images.sets import ImagePair
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
-SIDE = 192
+SIDE = 160
 """Pixels of a crop, at the enlarged size."""
 STEPS_A_SIDE = 4
 """Windows begin at every so-manieth part of their side."""
@@ -106,12 +106,13 @@ def make_crops(
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")
     windows = [window for photo in photos for window in _windows(photo, compared)]
-    chosen = [(window, _crop(window, "most", compared)) for window in _apart(windows, most, reverse=True)]
     detailed = sorted(windows, key=lambda window: window.detail)[len(windows) // 2 :]
-    taken = [window for window, _ in chosen]
-    others = [window for window in detailed if not any(window.overlaps(other) for other in taken)]
-    chosen += [(window, _crop(window, "least", compared)) for window in _apart(others, least, reverse=False)]
-    return tuple(crop for _, crop in chosen)
+    # The foremost of both kinds have their places first: a few small photos hold few windows side by side.
+    first = _apart(windows, 1, [], reverse=True)
+    agreeing = _apart(detailed, least, first, reverse=False)
+    differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
+    crops = [_crop(window, "most", compared) for window in differing]
+    return (*crops, *(_crop(window, "least", compared) for window in agreeing))
 
 
 def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _Photo | None:
@@ -165,11 +166,11 @@ def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
     ]
 
 
-def _apart(windows: Sequence[_Window], count: int, *, reverse: bool) -> list[_Window]:
-    """Return the first windows in the order of their difference, none of which overlaps another."""
+def _apart(windows: Sequence[_Window], count: int, taken: Sequence[_Window], *, reverse: bool) -> list[_Window]:
+    """Return the first windows in the order of their difference that overlap neither each other nor those taken."""
     chosen: list[_Window] = []
     for window in sorted(windows, key=lambda window: window.difference, reverse=reverse):
-        if len(chosen) < count and not any(window.overlaps(other) for other in chosen):
+        if len(chosen) < count and not any(window.overlaps(other) for other in (*taken, *chosen)):
             chosen.append(window)
     return chosen
 

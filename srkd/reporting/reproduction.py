@@ -16,6 +16,8 @@ from srkd.verb_options import INPUT_PATHS, CompressOptions
 VERSIONS = {"srkd_version": "srkd"}
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
 HASH_CHARACTERS = 64
+STATED = ("recipe", "seed")
+"""Options that stand in the command even where they are the default, which may change."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ def _words(run: str, request: Facts) -> tuple[list[str] | None, bool]:
     words, shortened = ["srkd", "compress"], False
     for row in declarations(CompressOptions):
         value = given.get(row.name, Facts()).value
-        if not row.option.in_json or value is None or value == row.default or value in ([], {}, False):
+        if not row.option.in_json or value is None or value in ([], {}, False):
+            continue
+        if value == row.default and row.name not in STATED:
             continue
         if isinstance(row.default, tuple) and value == list(row.default):
             continue

@@ -42,6 +42,8 @@ class Timing:
     verdict: str | None
     over_eager: float | None
     """Over the teacher in torch."""
+    unbounded: bool = False
+    """In eight bits, and nobody bounded what that loses: not the student that was scored."""
 
     @property
     def conditions(self) -> str:
@@ -59,15 +61,20 @@ class Speed:
     notes: tuple[str, ...]
 
     @property
+    def students(self) -> list[Timing]:
+        """Return the rows of the student as it was scored."""
+        return [row for row in self.timings if not row.is_teacher and not row.unbounded]
+
+    @property
     def main(self) -> Timing | None:
         """Return the student beside its teacher in the same runtime: in torch, if it was timed there."""
-        rows = [row for row in self.timings if not row.is_teacher and row.speedup is not None]
+        rows = [row for row in self.students if row.speedup is not None]
         return next((row for row in rows if row.runtime == "torch"), rows[0] if rows else None)
 
     @property
     def fastest(self) -> Timing | None:
         """Return the student's row that is furthest ahead of the teacher in torch."""
-        rows = [row for row in self.timings if not row.is_teacher and row.over_eager is not None]
+        rows = [row for row in self.students if row.over_eager is not None]
         return max(rows, key=lambda row: row.over_eager or 0.0, default=None)
 
 
@@ -98,12 +105,13 @@ def _timing(row: Facts, teacher: str | None) -> Timing | None:
     model, ms = row.text("model"), row.number("latency_ms", "p50")
     if model is None or ms is None or ms <= 0:
         return None
+    unbounded = row.at("int8", "bounded").value is False
     return Timing(
         model=model,
         is_teacher=model == teacher,
         runtime=row.text("runtime") or "unknown",
         device=row.text("device") or "unknown",
-        precision=row.text("precision") or "unknown",
+        precision=(row.text("precision") or "unknown") + (" unbounded" if unbounded else ""),
         lr_size=row.text("lr_size") or "unknown",
         batch=row.count("batch") or 1,
         threads=row.count("threads") or 1,
@@ -112,4 +120,5 @@ def _timing(row: Facts, teacher: str | None) -> Timing | None:
         speedup=row.number("speedup_same_runtime"),
         verdict=row.text("verdict"),
         over_eager=row.number("speedup_vs_teacher_eager"),
+        unbounded=unbounded,
     )

@@ -3,6 +3,11 @@
 "use strict";
 
 const COLOURS = 8;
+const ROLES = ["teacher", "student", "baseline"];
+const SIGNS = ["■", "●", "▲"];
+const SVG = "http://www.w3.org/2000/svg";
+const WIDEST = 760;
+const NARROWEST = 280;
 const DASHES = ["", "7 4", "2 3", "9 3 2 3"];
 
 // Every eighth line has the same colour, and then another dash.
@@ -14,17 +19,21 @@ function drawCharts() {
   for (const place of document.querySelectorAll("[data-chart]")) {
     const number = place.dataset.chart;
     const chart = charts[number];
-    const picture = chart.kind === "lines" ? drawLines(chart) : drawPoints(chart);
+    const width = Math.min(WIDEST, Math.max(NARROWEST, place.clientWidth));
+    const picture = chart.kind === "lines" ? drawLines(chart, width) : drawPoints(chart, width);
     picture.setAttribute("role", "img");
     picture.setAttribute("aria-labelledby", `chart-${number}-title`);
-    place.append(picture);
-    place.append(chart.kind === "lines" ? legend(chart.series.map(({ name, dashed }, index) => ({
-      name, colour: colourOf(index), dash: dashOf(index, dashed),
-    }))) : "");
+    // The picture has one name, its title; its figures are in the table below.
+    picture.querySelectorAll("[aria-label], [aria-description]").forEach((part) => {
+      part.removeAttribute("aria-label");
+      part.removeAttribute("aria-description");
+    });
+    place.replaceChildren(picture);
+    place.append(chart.kind === "lines" ? lineLegend(chart.series) : roleLegend(chart.points));
   }
 }
 
-function drawLines(chart) {
+function drawLines(chart, width) {
   const marks = chart.series.flatMap(({ name, dashed, points }, index) => {
     const style = { stroke: colourOf(index), strokeWidth: 2, strokeDasharray: dashOf(index, dashed) };
     const line = Plot.line(points, { x: "0", y: "1", ...style });
@@ -33,8 +42,8 @@ function drawLines(chart) {
     return [line, ...dots];
   });
   return Plot.plot({
-    width: 720, height: 300, marginLeft: 64, marginBottom: 40,
-    x: { label: chart.x, ticks: 8, tickFormat: (step) => step.toLocaleString("en") },
+    width, height: 300, marginLeft: 64, marginBottom: 40,
+    x: { label: chart.x, ticks: Math.round(width / 90), tickFormat: (step) => step.toLocaleString("en") },
     y: { label: null, grid: true, type: chart.logarithmic ? "log" : "linear", ticks: 6, nice: true, tickFormat: short },
     marks: [
       Plot.ruleX(chart.marks, { stroke: "var(--c1)", strokeDasharray: "2 3" }),
@@ -43,24 +52,24 @@ function drawLines(chart) {
   });
 }
 
-function drawPoints(chart) {
-  const roles = ["teacher", "student", "baseline"];
-  const colour = ({ role }) => colourOf(Math.max(0, roles.indexOf(role)));
-  const symbol = ({ role }) => ["square", "circle", "triangle"][Math.max(0, roles.indexOf(role))];
+function drawPoints(chart, width) {
+  const colour = ({ role }) => colourOf(Math.max(0, ROLES.indexOf(role)));
+  const symbol = ({ role }) => ["square", "circle", "triangle"][Math.max(0, ROLES.indexOf(role))];
   const xs = chart.points.map(({ x }) => x);
   const wide = Math.max(...xs) > 4 * Math.min(...xs);
   // Names keep off each other: where points are close, every second one stands below.
   const sorted = [...chart.points].sort((a, b) => a.x - b.x || a.y - b.y);
   const below = new Set(sorted.filter((point, index) => index % 2 === 1));
-  const name = (points, dy) => Plot.text(points, { x: "x", y: "y", text: "name", dy, fill: "currentColor", stroke: "var(--paper)", strokeWidth: 4, lineWidth: 24 });
+  const name = (points, dy) => Plot.text(points, { x: "x", y: "y", text: "name", dy, fill: "currentColor", stroke: "var(--paper)", strokeWidth: 4, lineWidth: width / 40 });
   return Plot.plot({
-    width: 720, height: 320, marginLeft: 64, marginRight: 90, marginBottom: 44, insetLeft: 70, insetRight: 40, insetTop: 26, insetBottom: 26,
-    x: { label: chart.x, type: wide ? "log" : "linear", ticks: 5, tickFormat: short, grid: true },
+    width, height: 320, marginLeft: 50, marginRight: 20, marginBottom: 44, insetLeft: Math.max(60, width / 9), insetRight: Math.max(50, width / 9), insetTop: 26, insetBottom: 26,
+    x: { label: chart.x, type: wide ? "log" : "linear", ticks: width / 130, tickFormat: short, grid: true },
     y: { label: chart.y, grid: true, ticks: 6 },
     symbol: { type: "identity" },
     marks: [
       Plot.ruleY(chart.levels, { y: "y", stroke: "currentColor", strokeDasharray: "5 4", strokeOpacity: 0.7 }),
       Plot.text(chart.levels, { y: "y", text: "name", frameAnchor: "right", dy: -8, fill: "currentColor", textAnchor: "end" }),
+      Plot.line(chart.front, { x: "0", y: "1", stroke: "currentColor", strokeOpacity: 0.45 }),
       ...chart.points.map((point) => Plot.dot([point], { x: "x", y: "y", r: 7, symbol: symbol(point), fill: colour(point), stroke: "var(--paper)" })),
       name(sorted.filter((point) => !below.has(point)), -16),
       name(sorted.filter((point) => below.has(point)), 17),
@@ -74,19 +83,35 @@ function short(value) {
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(0) : Number(value.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 
+function lineLegend(series) {
+  return legend(series.map(({ name, dashed }, index) => {
+    const sample = document.createElementNS(SVG, "svg");
+    const line = document.createElementNS(SVG, "line");
+    for (const [key, value] of Object.entries({ x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 3, "stroke-dasharray": dashOf(index, dashed) })) {
+      line.setAttribute(key, value);
+    }
+    line.style.stroke = colourOf(index);
+    sample.append(line);
+    return [sample, name];
+  }));
+}
+
+function roleLegend(points) {
+  return legend(ROLES.filter((role) => points.some((point) => point.role === role)).map((role) => {
+    const sign = document.createElement("span");
+    sign.textContent = `${SIGNS[ROLES.indexOf(role)]} `;
+    sign.style.color = colourOf(ROLES.indexOf(role));
+    return [sign, role];
+  }));
+}
+
+// A list of samples, which are for the eye alone, and their names.
 function legend(entries) {
   const list = document.createElement("ul");
   list.className = "legend";
-  for (const { name, colour, dash } of entries) {
+  for (const [sample, name] of entries) {
     const item = document.createElement("li");
-    const sample = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-    for (const [key, value] of Object.entries({ x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 3, "stroke-dasharray": dash })) {
-      line.setAttribute(key, value);
-    }
-    line.style.stroke = colour;
     sample.setAttribute("aria-hidden", "true");
-    sample.append(line);
     item.append(sample, name);
     list.append(item);
   }
@@ -132,4 +157,12 @@ function startComparator(comparator) {
 }
 
 drawCharts();
+// A phone that is turned has another width; paper takes the pictures as they are.
+let drawnWidth = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth !== drawnWidth && !matchMedia("print").matches) {
+    drawnWidth = innerWidth;
+    drawCharts();
+  }
+});
 document.querySelectorAll(".comparator").forEach(startComparator);
