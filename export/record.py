@@ -25,7 +25,7 @@ MOST_BYTES = 10**7
 def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path:
     """Add the files of an export to the folder's record, in place of earlier ones of the same name."""
     path = folder / RECORD
-    entries = {**_read(path), **dict(_entries(report, source_sha256))}
+    entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
     kept = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     with atomic_path(path) as temporary:
         content = {"schema": SCHEMA, "files": kept}
@@ -33,15 +33,18 @@ def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the entries of an earlier record; a damaged one is written anew."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the entries of a folder's record by the names of the files; none where it is damaged or missing."""
+    path = folder / RECORD
     try:
         content = json.loads(read_text(path, MOST_BYTES)) if path.is_file() else {}
     except (ValueError, RecursionError):
         return {}
     files = content.get("files") if isinstance(content, Mapping) and content.get("schema") == SCHEMA else None
     # A name must not lead out of the folder.
-    return {name: entry for name, entry in files.items() if Path(name).name == name} if isinstance(files, dict) else {}
+    if not isinstance(files, dict):
+        return {}
+    return {name: entry for name, entry in files.items() if Path(name).name == name and isinstance(entry, dict)}
 
 
 def _entries(report: ExportReport, source_sha256: str) -> list[tuple[str, dict[str, Any]]]:

@@ -37,6 +37,7 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
+from export.card import CardFacts, write_card
 from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
@@ -48,6 +49,7 @@ from srkd.network_inspection import run_inspect
 from srkd.options import public
 from srkd.parameters import read_size, read_sizes
 from srkd.reporting.speed import write_speed
+from srkd.reporting.untrusted import Facts, read_run_facts
 from srkd.verb_options import (
     ConvertOptions,
     EvaluateOptions,
@@ -204,7 +206,24 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     )
     if any(file.path is not None for file in report.files):
         write_record(folder, report, source.sha256)
+        if write_card(folder, network, _card_facts(source)) is None:
+            context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return report
+
+
+def _card_facts(source: Source) -> CardFacts:
+    """Return what a model card says: what the checkpoint's header holds, and the run that it lies in."""
+    run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
+    teacher = run.text("teacher", "path")
+    return CardFacts(
+        name=source.stem,
+        metadata=source.header,
+        sha256=source.sha256,
+        licence=source.licence,
+        teacher=None if teacher is None else Path(teacher).name,
+        teacher_psnr_y=run.number("result", "teacher", "psnr_y"),
+        validation=run.texts("data", "validation"),
+    )
 
 
 def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:

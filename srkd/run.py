@@ -27,6 +27,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.fitting.fit import fit
 from compressor.models.licence import KEY as LICENCE
+from compressor.models.licence import commercial_warning
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
@@ -382,6 +383,8 @@ class TrainingRun:
         warning = below_bicubic("the student", psnr_y, reference.bicubic)
         if warning:
             self.folder.log(warning)
+        origin = None if config.teacher is None else config.teacher.origin
+        licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
         return CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
@@ -397,7 +400,7 @@ class TrainingRun:
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
             untrained=untrained,
-            flags=(*self.folder.flags(), *([warning] if warning else [])),
+            flags=(*self.folder.flags(), *(line for line in (warning, licence_warning) if line)),
             quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
         )
 

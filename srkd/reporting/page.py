@@ -114,7 +114,7 @@ def run_parts(section: Section, drawn: Drawn, *, number: int = 1, alone: bool = 
         heading,
         element("p", network, class_="what"),
         None if contents.unfinished is None else _notice(contents.unfinished),
-        None if warning is None else _notice(warning),
+        None if warning is None else _notice(f"{warning[0].upper()}{warning[1:]}."),
         *(_notice(line) for line in _below_bicubic(contents)),
         _headline(section),
         _part("Quality", _scores(contents), *(element("p", line) for line in contents.gains), _remarks(contents)),
@@ -233,9 +233,11 @@ def score_table(scores: Sequence[Score], bicubic: float | None, caption: str) ->
 
 
 def _remarks(contents: Contents) -> Html | None:
-    if not contents.remarks:
+    # That one stands above already.
+    known = commercial_warning(contents.teacher_licence)
+    if not contents.remarks or contents.remarks == (known,):
         return None
-    return element("ul", *(element("li", line) for line in contents.remarks))
+    return element("ul", *(element("li", line) for line in contents.remarks if line != known))
 
 
 def _speed_part(section: Section, drawn: Drawn) -> Html:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.base.errors import SrkdError
-from compressor.base.files import read_text
+from compressor.base.files import file_sha256, read_text
 
 MOST_BYTES = 64 * 10**6
 LONGEST_TEXT = 2000
@@ -77,3 +77,11 @@ class Facts:
         """Return the values of an object by their names."""
         value = self.at(*keys).value
         return {str(name): Facts(item) for name, item in value.items()} if isinstance(value, Mapping) else {}
+
+
+def read_run_facts(run: Path, student_sha256: str) -> Facts:
+    """Return run.json of the folder that a student lies in; none where that is no run, or the student another file."""
+    student = run / "student.safetensors"
+    facts = Facts.read(run / "run.json")
+    is_its_own = student.is_file() and student_sha256 != "" and file_sha256(student) == student_sha256
+    return facts if facts.has("result") and is_its_own else Facts()
