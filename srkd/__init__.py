@@ -42,6 +42,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
+from srkd.version import __version__
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import ImageModel, Network
@@ -51,10 +52,8 @@ if TYPE_CHECKING:
     from srkd.api import build_student, convert, cost, evaluate, export, inspect, load, profile, save, upscale
     from srkd.compression import compress, resume
     from srkd.curves import plot
-    from srkd.reporting.comparison import compare
+    from srkd.reporting.compare import compare
     from srkd.reporting.report import report
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Contribution",
@@ -87,7 +86,7 @@ _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "resume": "srkd.compression",
     "plot": "srkd.curves",
     "report": "srkd.reporting.report",
-    "compare": "srkd.reporting.comparison",
+    "compare": "srkd.reporting.compare",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",
     "Teacher": "compressor.teachers.teacher",

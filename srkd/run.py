@@ -38,12 +38,12 @@ from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFol
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
-from srkd import __version__
 from srkd.cache_advice import cache_advice
 from srkd.config import RunConfig
 from srkd.console import json_value
 from srkd.options import to_json
 from srkd.trials_report import TrialsReport
+from srkd.version import __version__
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""

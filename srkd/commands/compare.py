@@ -28,7 +28,7 @@ def command(console: Console, options: CompareOptions) -> None:
     Mean and standard deviation of the Y-PSNR on the validation images, from what the runs measured. A plan of runs
     stands for its runs; runs of another scale, protocol or of other images are refused.
     """
-    from srkd.reporting.comparison import run_compare
+    from srkd.reporting.compare import run_compare
 
     with console.context() as context:
         comparison = run_compare(options, context)

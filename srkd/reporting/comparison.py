@@ -1,22 +1,16 @@
-"""`srkd compare`: methods side by side, each over its seeds, from the run folders that they were trained in."""
+"""Methods side by side, each over its seeds, from the run folders that they were trained in."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path
 from compressor.training.run_folder import FACTS
-from srkd.api import as_tuple
-from srkd.options import public
-from srkd.reporting.contents import Contents, part_names, read_contents, require_run_folder
+from srkd.reporting.contents import Contents, part_names, require_run_folder
 from srkd.reporting.untrusted import Facts
 from srkd.trials_report import Gain, Spread
-from srkd.verb_options import CompareOptions, path_of
 
 SAME_BICUBIC_DB = 0.002
 """Bicubic scores of the same images differ by rounding alone, also between machines."""
@@ -74,38 +68,6 @@ class Comparison:
         """Return the lines below the table."""
         best = self.methods[0].name
         return (*(f"{best}: {gain.line()}" for gain in self.gains), *self.left_out)
-
-
-def run_compare(options: CompareOptions, context: Context) -> Comparison:
-    """Compare the methods of run folders: mean and spread of the Y-PSNR over seeds, from what the runs measured.
-
-    A plan of runs stands for its runs. Runs of another scale, protocol or other images are refused.
-
-        >>> print(srkd.compare(["runs/small", "runs/csd"]).methods[0].name)
-    """
-    folders = [Path(run) for run in as_tuple(options.runs)]
-    html = path_of(options.html)
-    if html is not None:
-        _require_page(html)
-    runs = [read_contents(folder) for folder in folders]
-    comparison = compare_contents(runs)
-    if html is not None:
-        from srkd.reporting.comparison_page import comparison_page
-
-        with atomic_path(html) as temporary:
-            temporary.write_text(comparison_page(comparison, runs), encoding="utf-8")
-        context.note(f"wrote {html}")
-    return comparison
-
-
-compare = public(CompareOptions, run_compare, "compare")
-
-
-def _require_page(html: Path) -> None:
-    if html.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--html {html}: the page is an HTML file, whose name ends in .html")
-    if not html.parent.is_dir():
-        raise UsageError(f"--html {html}: its folder {html.parent} does not exist: make it, or choose another")
 
 
 def compare_contents(runs: Sequence[Contents]) -> Comparison:

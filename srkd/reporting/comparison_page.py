@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srkd import __version__
 from srkd.reporting import charts
 from srkd.reporting.comparison import Comparison
 from srkd.reporting.contents import Contents, Score
 from srkd.reporting.html import Html, element
 from srkd.reporting.page import Drawn, score_table, write_page
+from srkd.version import __version__
 
 
 def comparison_parts(comparison: Comparison, runs: Sequence[Contents], drawn: Drawn) -> list[Html]:

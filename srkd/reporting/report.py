@@ -13,7 +13,6 @@ from compressor.images.sets import ImagePair, embedded_pairs, find_sets
 from compressor.inference.open import open_model
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
-from srkd import __version__
 from srkd.api import as_tuple, find_run_teacher, run_profile
 from srkd.options import public
 from srkd.reporting.comparison import compare_contents
@@ -24,6 +23,7 @@ from srkd.reporting.page import Drawn, Section, run_parts, write_page
 from srkd.reporting.pictures import Crop, make_crops
 from srkd.reporting.speed import Speed, read_speed
 from srkd.verb_options import ProfileOptions, ReportOptions, path_of
+from srkd.version import __version__
 
 REPORT = "report.html"
 SECONDS = 0.7
