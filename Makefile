@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfil
 .PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix evidence-gpu lint types format clean
 
 help:
-	@echo "make quickstart   compress (and baselines), export and profile the embedded teacher on the embedded photos"
+	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
 	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
@@ -58,6 +58,7 @@ quickstart: env
 	$(BIN)/srkd compress --recipe csd --set phi=teacher --steps $(CSD_STEPS) $(QUICK) --out runs/quickstart-csd
 	$(BIN)/srkd export runs/quickstart --onnx
 	$(BIN)/srkd profile runs/quickstart
+	$(BIN)/srkd report runs/quickstart
 
 demo: app
 	$(BIN)/srkd demo $(DEMO)

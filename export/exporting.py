@@ -18,6 +18,8 @@ from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.images.metrics import below_bicubic
 from compressor.models.checkpoints.save import metadata_of
+from compressor.models.licence import KEY as LICENCE
+from compressor.models.licence import read_licence
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisers import bake_weights
@@ -25,6 +27,7 @@ from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.teachers.licence import licence_of
 from export.conversion import CannotConvert, Conversion, FileOptions
 from export.formats import QUANTISED, Format, find_formats
 from export.integer_nodes import IntegerNodes, count_integer_nodes
@@ -48,6 +51,11 @@ class Source:
     sha256: str = ""
     header: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+
+    @property
+    def licence(self) -> str | None:
+        """Return the licence of the weights, where their file states one."""
+        return read_licence(self.header) if self.path is None else licence_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class ExportReport:
     """Names of the inputs that each file and the network were run on."""
     warning: str | None = None
     """What a reader should know of the network itself: that a run found it worse than bicubic."""
+    licence: str | None = None
+    """Of the weights, where their file states one: the teacher's, for a student."""
 
     @property
     def ok(self) -> bool:
@@ -132,7 +142,7 @@ def export_model(
     context.progress("export", len(rows), len(rows))
     written = {file.format: file.path for file in files if file.path is not None}
     files = [_with_next_step(row, file, written, network, options) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source))
+    return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source), source.licence)
 
 
 def _warning_about(source: Source) -> str | None:
@@ -303,6 +313,8 @@ def export_metadata(network: Network, source: Source) -> dict[str, str]:
     """Return the `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
     metadata = metadata_of(network.spec, network.quantisation)
     metadata |= {key: source.header[key] for key in INHERITED_KEYS if source.header.get(key)}
+    if (licence := source.licence) is not None:
+        metadata[LICENCE] = licence
     if source.sha256:
         metadata["srkd.source_sha256"] = source.sha256
     return metadata

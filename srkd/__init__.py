@@ -14,6 +14,10 @@ Every function takes a model as a file, a run folder or an open network, and has
                    >>> srkd.export("runs/small", formats="onnx")
     profile        time networks against their teacher
                    >>> srkd.profile("runs/small", lr_size="64x64", seconds=0.5)
+    report         write a run as one HTML file that anybody can open
+                   >>> srkd.report("runs/small", out="small.html")
+    compare        set the methods of runs side by side, each over its seeds
+                   >>> srkd.compare("runs/small").methods[0].mean
     evaluate       score networks by PSNR and SSIM, beside bicubic
                    >>> srkd.evaluate(["runs/small", "edsr.pt"], data="photos")
     upscale        enlarge files, or PIL images, arrays and tensors
@@ -40,6 +44,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
+from srkd.version import __version__
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import ImageModel, Network
@@ -50,8 +55,8 @@ if TYPE_CHECKING:
     from srkd.compression import compress, resume
     from srkd.curves import plot
     from srkd.planning import plan
-
-__version__ = "0.1.0"
+    from srkd.reporting.compare import compare
+    from srkd.reporting.report import report
 
 __all__ = [
     "Contribution",
@@ -63,6 +68,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "build_student",
+    "compare",
     "compress",
     "convert",
     "cost",
@@ -73,6 +79,7 @@ __all__ = [
     "plan",
     "plot",
     "profile",
+    "report",
     "resume",
     "save",
     "upscale",
@@ -83,6 +90,8 @@ _MODULES = dict.fromkeys(__all__, "srkd.api") | {
     "resume": "srkd.compression",
     "plan": "srkd.planning",
     "plot": "srkd.curves",
+    "report": "srkd.reporting.report",
+    "compare": "srkd.reporting.compare",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",
     "Teacher": "compressor.teachers.teacher",

@@ -37,15 +37,19 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
+from export.card import CardFacts, write_card
 from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
 from export.profile.models import Settings
 from export.profile.report import ProfileReport, profile_models
+from export.record import write_record
 from srkd.inspection import Inspection
 from srkd.models import ModelFile, file_of, open_network, path_of_model, refuse_file_options, spec_of
 from srkd.network_inspection import run_inspect
 from srkd.options import public
 from srkd.parameters import read_size, read_sizes
+from srkd.reporting.speed import write_speed
+from srkd.reporting.untrusted import Facts, read_run_facts
 from srkd.verb_options import (
     ConvertOptions,
     EvaluateOptions,
@@ -181,11 +185,12 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     network, source = _export_source(options, context)
     if options.out is None and source.path is None:
         raise UsageError("an open network has no folder to write to: give out, the folder for the files")
-    return export_model(
+    folder = source.path.parent if source.path is not None and options.out is None else Path(options.out or "")
+    report = export_model(
         network,
         source,
         options.formats,
-        source.path.parent if source.path is not None and options.out is None else Path(options.out or ""),
+        folder,
         context,
         options=FileOptions(
             lr_size=None if options.static is None else read_size(options.static),
@@ -198,6 +203,26 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
                 max_drop=options.max_drop,
             ),
         ),
+    )
+    if any(file.path is not None for file in report.files):
+        write_record(folder, report, source.sha256)
+        if write_card(folder, network, _card_facts(source)) is None:
+            context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
+    return report
+
+
+def _card_facts(source: Source) -> CardFacts:
+    """Return what a model card says: what the checkpoint's header holds, and the run that it lies in."""
+    run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
+    teacher = run.text("teacher", "path")
+    return CardFacts(
+        name=source.stem,
+        metadata=source.header,
+        sha256=source.sha256,
+        licence=source.licence,
+        teacher=None if teacher is None else Path(teacher).name,
+        teacher_psnr_y=run.number("result", "teacher", "psnr_y"),
+        validation=run.texts("data", "validation"),
     )
 
 
@@ -255,7 +280,10 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
                 teacher_options={**run_teacher.options, **(options.arch_options or {})},
             )
         path = None if teacher is None else teacher.path
-        return profile_models(paths, teacher=path, settings=settings, context=context)
+        report = profile_models(paths, teacher=path, settings=settings, context=context)
+        if run_teacher is not None and paths[0].is_dir():
+            write_speed(paths[0], report, context.note)
+        return report
 
 
 def _profiled_file(model: ModelOrPath, folder: Path) -> Path:

@@ -54,17 +54,17 @@ class NothingToDraw(Exception):
 
 def draw_charts(charts: Sequence[Chart]) -> Image.Image:
     """Return the charts that have something to show, one below the other over the same steps."""
-    drawable = [(chart, curves) for chart in charts if (curves := _drawable(chart))]
-    if not drawable:
+    drawn = [(chart, curves) for chart in charts if (curves := drawable(chart))]
+    if not drawn:
         raise NothingToDraw
-    steps = [x for _, curves in drawable for curve in curves for x, _ in curve.points]
-    pen = Pen(WIDTH, HEIGHT * len(drawable))
-    for index, (chart, curves) in enumerate(drawable):
+    steps = [x for _, curves in drawn for curve in curves for x, _ in curve.points]
+    pen = Pen(WIDTH, HEIGHT * len(drawn))
+    for index, (chart, curves) in enumerate(drawn):
         _Plot(pen, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
     return pen.picture()
 
 
-def _drawable(chart: Chart) -> list[Curve]:
+def drawable(chart: Chart) -> list[Curve]:
     """Return the curves with the points that the chart can show, at most MOST_POINTS each; empty ones are left out."""
     curves = []
     for curve in chart.curves:

@@ -23,6 +23,8 @@ VERBS = {
     "export": "Write MODEL in other formats, each compared with the network.",
     "profile": "Time MODELs against their teacher; cost, memory and quality.",
     "plan": "Find the largest student that meets a target on this machine.",
+    "report": "Write RUNs as one HTML file: what was gained, with pictures.",
+    "compare": "Set the methods of RUNs side by side, each over its seeds.",
     "evaluate": "Score models on benchmark images, bicubic always beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what was assumed.",

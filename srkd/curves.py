@@ -92,7 +92,7 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     if out is not None:
         require_writable_folder(out.parent, "--out")
     runs = [metrics for folder in folders for metrics in _read_runs(folder)]
-    charts = _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
+    charts = charts_of(runs)
     try:
         picture = draw_charts(charts)
     except NothingToDraw as error:
@@ -120,6 +120,11 @@ def _read_runs(folder: Path) -> list[Metrics]:
     if not runs:
         raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")
     return runs
+
+
+def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
+    """Return the charts of one run, or of several over one another."""
+    return _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
 
 
 def _charts_of_one(run: Metrics) -> list[Chart]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from compressor.inference.open import model_file
 from compressor.models.checkpoints.header import read_own_file
+from compressor.models.licence import read_licence
 from compressor.models.quantised_file import QuantisedFile
 from srkd.parameters import format_size, read_size
 from srkd.verb_options import InspectOptions
@@ -63,6 +64,8 @@ class Inspection:
     """Of an exported file in eight bits: its flavour, calibration and loss."""
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
+    licence: str | None = None
+    """Of the weights, where the file states one."""
     check: TeacherCheck | None = None
     """The result on an embedded photo, under --check."""
 
@@ -92,6 +95,7 @@ def inspect_header(options: InspectOptions) -> Inspection | None:
         sha256=own.sha256,
         wrapping="bare",
         metadata=srkd_keys(own.metadata),
+        licence=read_licence(own.metadata),
     )
 
 

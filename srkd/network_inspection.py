@@ -12,12 +12,14 @@ from compressor.base.files import file_sha256
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.cost import cost, layer_costs
+from compressor.models.licence import read_licence
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.registry import spec_from_dict
 from compressor.models.quantised_file import read_quantised_file
 from compressor.models.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
 from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
+from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.inspection import Inspection, QuantisedSize, inspect_header, srkd_keys
 from srkd.models import refuse_file_options
@@ -110,6 +112,7 @@ def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
         assumed=origin.assumed,
         notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
         metadata=srkd_keys(origin.header or {}),
+        licence=licence_of(origin.path),
         quantisation=None if network is None else quantised_size(network),
         check=check_teacher(teacher) if options.check else None,
     )
@@ -150,6 +153,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         assumed=() if origin is None or spec is not None else origin.assumed,
         notes=(OUTPUTS_ONLY,) if spec is None and teacher is not None else (),
         metadata=srkd_keys(metadata),
+        licence=read_licence(metadata) or licence_of(file),
         int8=read_quantised_file(metadata),
         check=check_teacher(teacher) if options.check and teacher is not None else None,
     )

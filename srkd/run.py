@@ -27,8 +27,11 @@ from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import Cost, cost
 from compressor.models.fitting.fit import fit
+from compressor.models.licence import KEY as LICENCE
+from compressor.models.licence import commercial_warning
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.quantisers import round_biases
+from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
@@ -44,6 +47,7 @@ from srkd.options import to_json
 from srkd.targeted import TargetReport
 from srkd.trials_report import TrialsReport
 from srkd.verb_options import CompressOptions
+from srkd.version import __version__
 
 SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 """Keys of run.json that must be equal on every process, and when a run is continued."""
@@ -340,8 +344,11 @@ class TrainingRun:
                 "kind": teacher.backend,
                 "options": dict(teacher.origin.options),
             }
+            if (licence := licence_of(teacher.origin.path)) is not None:
+                teacher_facts["licence"] = licence
         return {
             "schema": "srkd.compress/1",
+            "srkd_version": __version__,
             "machine": machine_facts(),
             "request": to_json(config.options),
             "recipe": config.recipe,
@@ -384,6 +391,8 @@ class TrainingRun:
         warning = below_bicubic("the student", psnr_y, reference.bicubic)
         if warning:
             self.folder.log(warning)
+        origin = None if config.teacher is None else config.teacher.origin
+        licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
         return CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
@@ -399,7 +408,7 @@ class TrainingRun:
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
             untrained=untrained,
-            flags=(*self.folder.flags(), *([warning] if warning else [])),
+            flags=(*self.folder.flags(), *(line for line in (warning, licence_warning) if line)),
             quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
         )
 
@@ -422,6 +431,9 @@ class TrainingRun:
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
         origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
+        licence = None if source is None else licence_of(source.path)
+        if licence is not None:
+            origin[LICENCE] = licence
         figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
         scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})

@@ -678,6 +678,32 @@ class PlotOptions(Options):
     ] = None
 
 
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    runs: Annotated[
+        str | Path | Sequence[str | Path], Option("Run folders, finished or not.", argument=True, metavar="RUN...")
+    ]
+    _: KW_ONLY
+    out: Annotated[
+        PathOption, Option("HTML file to write.", unset="report.html in the run folder", flags=("-o", "--out"))
+    ] = None
+    data: Annotated[
+        PathOption,
+        Option("Folder of HR images to take the pictures from.", unset="the embedded validation photos"),
+    ] = None
+    speed: Annotated[
+        bool, Option("Show the speed: that of profile.json in the run folder, else it is measured for seconds.")
+    ] = True
+    threads: Annotated[int | None, Option("CPU threads of that measurement.", unset="any", minimum=1)] = None
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    runs: Annotated[str | Path | Sequence[str | Path], Option("Run folders.", argument=True, metavar="RUN...")]
+    _: KW_ONLY
+    html: Annotated[PathOption, Option("HTML file to write, too.", unset="none", metavar="FILE")] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
     trt: Annotated[bool, Option("Test TensorRT on this GPU: build, run, compare and time a tiny network.")] = False

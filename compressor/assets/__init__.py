@@ -7,6 +7,8 @@ from pathlib import Path
 from compressor.base.errors import SrkdError
 
 FOLDER = Path(__file__).parent
+LICENCE = "Apache-2.0"
+"""Of both networks, as their cards say."""
 
 
 def embedded_teacher() -> Path:

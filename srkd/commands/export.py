@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compressor.base.errors import SrkdError
+from compressor.models.licence import commercial_warning
 from export.formats import FORMATS
 from srkd.console import Console, Records
 from srkd.verb import verb
@@ -114,8 +115,9 @@ def show(console: Console, report: ExportReport) -> None:
         if file.facts:
             facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {facts}")
-    if report.warning is not None:
-        console.warn(report.warning)
+    for warning in (report.warning, commercial_warning(report.licence)):
+        if warning is not None:
+            console.warn(warning)
 
 
 def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:

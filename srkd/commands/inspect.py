@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
+from compressor.models.licence import KEY as LICENCE
+from compressor.models.licence import commercial_warning
 from srkd.console import Console, Records
 from srkd.verb import verb
 from srkd.verb_options import InspectOptions
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from compressor.models.quantised_file import QuantisedFile
     from srkd.inspection import Inspection
 
-OWN_KEYS = ("srkd.spec", "srkd.cost")
+OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
 """Shown as the network's facts."""
 
 
@@ -72,6 +74,7 @@ def show(console: Console, inspection: Inspection) -> None:
             for key, value in spec.items()
         ),
         ("params", _format_count(inspection.params)),
+        *([] if inspection.licence is None else [("licence", inspection.licence)]),
         *quantised,
         (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
         ("MAC+", _format_count(inspection.macs_plus)),
@@ -82,6 +85,9 @@ def show(console: Console, inspection: Inspection) -> None:
         console.result(
             f"assumed: {item.field} = {_format_value(item.value)}: {item.why}; --arch-option {item.field}=... sets it"
         )
+    warning = commercial_warning(inspection.licence)
+    if warning is not None:
+        console.warn(warning)
     for note in inspection.notes:
         console.result(f"note: {note}")
     for line in () if inspection.check is None else inspection.check.lines():

@@ -159,7 +159,7 @@ def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Pat
     )
     assert done.returncode == 0, done.stderr
     steps = quickstart_lines(done.stdout)
-    assert [shlex.split(step)[1] for step in steps] == ["compress", "compress", "export", "profile"]
+    assert [shlex.split(step)[1] for step in steps] == ["compress", "compress", "export", "profile", "report"]
 
 
 @pytest.mark.slow
@@ -168,11 +168,14 @@ def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
         ["make", "-n", f"PYTHON={sys.executable}", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     shutil.rmtree(desk / "runs" / "quickstart", ignore_errors=True)
+    printed = ""
     for step in quickstart_lines(dry_run.stdout):
         done = run(shortened(step), desk)
         assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
+        printed += done.stdout
     for word in ("params", "GMAC", "FPS", "PSNR-Y", "teacher", "quickstart"):
-        assert word in done.stdout
+        assert word in printed
+    assert "runs/quickstart/report.html" in printed.strip().splitlines()[-1]
 
 
 def quickstart_lines(dry_run: str) -> list[str]:

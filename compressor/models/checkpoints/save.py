@@ -12,6 +12,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_entry
 from compressor.models.cost import cost
+from compressor.models.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
 from compressor.models.networks.registry import NETWORKS
 from compressor.models.quantisation import KEY as QUANT
@@ -28,6 +29,7 @@ METADATA_KEYS = frozenset(
         "srkd.source_sha256",
         "srkd.protocol",
         "srkd.scores",
+        LICENCE,
         QUANT,
     }
 )

@@ -1,0 +1,97 @@
+"""The licence of a network's weights, where a file says one, and whether it forbids commercial use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+KEY = "srkd.license"
+"""The metadata key in every file of srkd; the value is the teacher's own words."""
+FOREIGN_KEYS = (KEY, "license", "licence", "modelspec.license", "general.license")
+"""Keys under which files of others have it, in safetensors headers and in ONNX metadata."""
+LONGEST = 200
+HUB_LICENCES = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "isc",
+        "unlicense",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "afl-3.0",
+        "artistic-2.0",
+        "bsl-1.0",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "agpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "mpl-2.0",
+        "ms-pl",
+        "ncsa",
+        "openrail",
+        "zlib",
+        "wtfpl",
+    ]
+)
+"""Identifiers that model hubs know; others are written as `other`, in their own words."""
+
+_WORDS = re.compile(
+    r"(?<![a-z])nc(?![a-z])|non[ -]?commercial|not for commercial|no commercial|research[ -](use[ -])?only"
+    r"|academic (use|purpose|research)|s-lab",
+    re.IGNORECASE,
+)
+
+
+def read_licence(metadata: Mapping[str, str] | None) -> str | None:
+    """Return the licence that a file's metadata states, as one printable line; None where it states none."""
+    found = {str(key).lower(): value for key, value in (metadata or {}).items()}
+    for key in FOREIGN_KEYS:
+        value = found.get(key)
+        if isinstance(value, str):
+            line = " ".join("".join(c if c.isprintable() else " " for c in value).split())[:LONGEST]
+            if line:
+                return line
+    return None
+
+
+def forbids_commercial_use(licence: str | None) -> bool:
+    """True for licences such as CC-BY-NC-4.0 that allow no commercial use."""
+    return licence is not None and _WORDS.search(licence) is not None
+
+
+def commercial_warning(licence: str | None) -> str | None:
+    """Return a line to say wherever the weights are described; None where nothing is known to forbid their use."""
+    return (
+        f"the licence of these weights ({licence}) forbids commercial use" if forbids_commercial_use(licence) else None
+    )
+
+
+def hub_licence(licence: str | None) -> dict[str, str]:
+    """Return a licence as the head of a model card has it: an identifier of the hubs, or `other` with its own words."""
+    if licence is None:
+        return {}
+    identifier = licence.lower().replace(" ", "-")
+    if identifier in HUB_LICENCES:
+        return {"license": identifier}
+    return {"license": "other", "license_name": licence}

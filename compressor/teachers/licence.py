@@ -1,0 +1,46 @@
+"""The licence that a model's file states, in safetensors headers and ONNX metadata; that of srkd's own is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from compressor.assets import FOLDER, LICENCE
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
+from compressor.models.checkpoints.header import read_header
+from compressor.models.licence import read_licence
+from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
+
+
+def licence_of(path: Path) -> str | None:
+    """Return the licence of the weights in a file; None where the file does not say it."""
+    stated = read_licence(_metadata(path))
+    if stated is None and path.suffix == ".safetensors" and _is_embedded(path):
+        return LICENCE
+    return stated
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    kind = path.suffix.lower()
+    if kind == ".safetensors":
+        with open(path, "rb") as handle:
+            size = handle.seek(0, 2)
+            handle.seek(0)
+            try:
+                return read_header(handle, size).metadata
+            except SrkdError:  # whoever opens the weights says what is wrong with them
+                return {}
+    if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
+        try:
+            model = load_onnx(path, external_weights=False)
+        except SrkdError:
+            return {}
+        return {entry.key: entry.value for entry in model.metadata_props}
+    return {}
+
+
+def _is_embedded(path: Path) -> bool:
+    """True for the bytes of a network that comes with srkd, wherever they lie."""
+    own = [file for file in FOLDER.glob("*.safetensors") if file.stat().st_size == path.stat().st_size]
+    return any(file_sha256(file) == file_sha256(path) for file in own)

@@ -1,0 +1,41 @@
+"""`srkd report`: run folders as one HTML file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from srkd.console import Console
+from srkd.verb import verb
+from srkd.verb_options import ReportOptions
+
+if TYPE_CHECKING:
+    from srkd.reporting.report import ReportFile
+
+
+@verb(
+    "report",
+    ReportOptions,
+    examples=(
+        "srkd report runs/first",
+        "srkd report runs/first --data photos --out first.html",
+        "srkd report runs/first runs/second --no-speed --out both.html",
+    ),
+)
+def command(console: Console, options: ReportOptions) -> None:
+    """Write RUNs as one HTML file: what was gained, with pictures.
+
+    How much smaller and faster the student is and what that costs; curves, exported files, pictures of student, teacher
+    and bicubic to compare, and how to repeat the run. The file needs no network. Several runs are set side by side.
+    """
+    from srkd.reporting.report import run_report
+
+    with console.context() as context:
+        report = run_report(options, context)
+    console.report("report", report, show)
+
+
+def show(console: Console, report: ReportFile) -> None:
+    """Print where the file is, and what it lacks."""
+    for line in report.missing:
+        console.say(line)
+    console.result(f"wrote {report.path}: {report.bytes / 1e6:.2f} MB, for any browser")

@@ -1,0 +1,116 @@
+"""What a report draws, as values: curves over steps, and quality against what it costs. The script draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from srkd.chart import Chart, drawable
+from srkd.curves import Metrics, charts_of
+from srkd.reporting.contents import Contents, Score
+from srkd.reporting.speed import Speed
+
+SCATTER_Y = "Y-PSNR in dB"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network in the picture of quality against cost."""
+
+    name: str
+    role: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points, and lines across at what needs no network."""
+
+    title: str
+    x_label: str
+    points: tuple[Point, ...]
+    levels: tuple[tuple[str, float], ...]
+
+    @property
+    def front(self) -> list[tuple[float, float]]:
+        """Return the points that no other beats in both, in order of their cost: the Pareto front."""
+        best, front = float("-inf"), []
+        for point in sorted(self.points, key=lambda point: (point.x, -point.y)):
+            if point.y > best:
+                best = point.y
+                front.append((point.x, point.y))
+        return front
+
+
+def curves(metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
+    """Return the charts of a run's curves that have something to show."""
+    if not metrics:
+        return []
+    charts = [(chart, drawable(chart)) for chart in charts_of(metrics)]
+    return [_lines(chart, some) for chart, some in charts if some]
+
+
+def _lines(chart: Chart, some: Sequence[Any]) -> dict[str, Any]:
+    title, _, y_label = chart.title.partition(", over steps")
+    return {
+        "kind": "lines",
+        "title": title.rpartition(": ")[2] + y_label,
+        "x": "step",
+        "logarithmic": chart.logarithmic,
+        "marks": list(chart.marks),
+        "series": [{"name": curve.name, "dashed": curve.dashed, "points": curve.points} for curve in some],
+    }
+
+
+def scatter(chart: Scatter) -> dict[str, Any]:
+    """Return a chart of points as the page's script takes it."""
+    points = [{"name": point.name, "role": point.role, "x": point.x, "y": point.y} for point in chart.points]
+    levels = [{"name": name, "y": y} for name, y in chart.levels]
+    # What is drawn last lies on top.
+    points.sort(key=lambda point: ("baseline", "teacher", "student").index(str(point["role"])))
+    return {
+        "kind": "points",
+        "title": chart.title,
+        "x": chart.x_label,
+        "y": SCATTER_Y,
+        "points": points,
+        "levels": levels,
+        "front": chart.front,
+    }
+
+
+def against_macs(scores: Sequence[Score]) -> Scatter | None:
+    """Return quality against multiply-accumulates; None where fewer than two networks have both."""
+    points = tuple(
+        Point(score.name, score.role, score.macs / 1e9, score.psnr_y)
+        for score in scores
+        if score.macs and score.psnr_y is not None and score.role != "start"
+    )
+    title = "Quality against work; the line joins the best at each cost"
+    return _scatter(title, "GMAC at LR 256x256", points, scores)
+
+
+def against_time(contents: Contents, speed: Speed) -> Scatter | None:
+    """Return quality against measured time, at the first size of the profile."""
+    size = speed.timings[0].lr_size
+    points = []
+    for timing in speed.timings:
+        score = contents.score("teacher" if timing.is_teacher else "student")
+        if timing.lr_size == size and not timing.unbounded and score is not None and score.psnr_y is not None:
+            role = "teacher" if timing.is_teacher else "student"
+            points.append(Point(f"{timing.runtime} {timing.precision}", role, timing.ms, score.psnr_y))
+    first = speed.timings[0]
+    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+    label = f"ms an image of LR {size}, {first.device}, {threads}"
+    return _scatter("Quality against time; the line joins the best at each cost", label, tuple(points), contents.scores)
+
+
+def _scatter(title: str, x_label: str, points: tuple[Point, ...], scores: Sequence[Score]) -> Scatter | None:
+    if len(points) < 2:
+        return None
+    levels = tuple(
+        (score.name, score.psnr_y) for score in scores if score.role == "bicubic" and score.psnr_y is not None
+    )
+    return Scatter(title, x_label, points, levels[:1])

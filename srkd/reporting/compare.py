@@ -1,0 +1,45 @@
+"""`srkd compare`: methods of run folders side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import UsageError
+from compressor.base.files import atomic_path
+from srkd.api import as_tuple
+from srkd.options import public
+from srkd.reporting.comparison import Comparison, compare_contents
+from srkd.reporting.comparison_page import comparison_page
+from srkd.reporting.contents import read_contents
+from srkd.verb_options import CompareOptions, path_of
+
+
+def run_compare(options: CompareOptions, context: Context) -> Comparison:
+    """Compare the methods of run folders: mean and spread of the Y-PSNR over seeds, from what the runs measured.
+
+    A plan of runs stands for its runs. Runs of another scale, protocol or other images are refused.
+
+        >>> print(srkd.compare("runs/small").methods[0].name)
+    """
+    folders = [Path(run) for run in as_tuple(options.runs)]
+    html = path_of(options.html)
+    if html is not None:
+        _require_page(html)
+    runs = [read_contents(folder) for folder in folders]
+    comparison = compare_contents(runs)
+    if html is not None:
+        with atomic_path(html) as temporary:
+            temporary.write_text(comparison_page(comparison, runs), encoding="utf-8")
+        context.note(f"wrote {html}")
+    return comparison
+
+
+compare = public(CompareOptions, run_compare, "compare")
+
+
+def _require_page(html: Path) -> None:
+    if html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--html {html}: the page is an HTML file, whose name ends in .html")
+    if not html.parent.is_dir():
+        raise UsageError(f"--html {html}: its folder {html.parent} does not exist: make it, or choose another")

@@ -1,0 +1,223 @@
+"""Crops of photos as student, teacher and bicubic enlarge them, chosen by number, and maps of where they differ."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import finite_or_none, luma, to_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import ImagePair
+from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.runtimes.base import Runtime
+
+SIDE = 160
+"""Pixels of a crop, at the enlarged size."""
+STEPS_A_SIDE = 4
+"""Windows begin at every so-manieth part of their side."""
+MOST_PHOTOS = 8
+LARGEST_SIDE = 256
+"""Of the middle part of a photo that is looked at, in LR pixels: a large teacher takes seconds for one."""
+MAP_LEVELS = 32
+"""Grey levels of 255 at which a map of differences has its last colour."""
+MAP_COLOURS = ("#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4")
+"""From no difference to the largest: matplotlib's 'inferno', which is in order when printed grey, too."""
+
+Choice = Literal["most", "least"]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of one photo by each network. `apart_db` is the Y-PSNR between `compared`, None where they are equal."""
+
+    photo: str
+    choice: Choice
+    left: int
+    top: int
+    side: int
+    compared: tuple[str, str]
+    apart_db: float | None
+    psnr_y: Mapping[str, float | None]
+    """Of each network's crop to the original."""
+    pictures: Mapping[str, bytes]
+    """Lossless WebP by name; the last is the original."""
+    difference: bytes
+    """PNG of the map between `compared`."""
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photo enlarged by each network, (1,3,H,W) in bytes; the original is the last."""
+
+    name: str
+    images: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Window:
+    photo: _Photo
+    left: int
+    top: int
+    side: int
+    difference: float
+    detail: float
+
+    def overlaps(self, other: _Window) -> bool:
+        apart = max(abs(self.left - other.left), abs(self.top - other.top))
+        return self.photo is other.photo and apart < self.side
+
+
+def make_crops(
+    pairs: Sequence[ImagePair],
+    student: Runtime,
+    teacher: Runtime | None,
+    context: Context,
+    *,
+    most: int = 3,
+    least: int = 1,
+) -> tuple[Crop, ...]:
+    """Return the crops in which student and teacher differ most and least; without a teacher, student and original.
+
+    The least is looked for among the windows with at least the median of detail: in an even sky all networks agree.
+    """
+    scale = student.descriptor.scale
+    networks: dict[str, Runtime] = {"student": student, "bicubic": Bicubic(scale)}
+    if teacher is not None:
+        networks = {"teacher": teacher, **networks}
+    some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()
+    photos = []
+    for done, pair in enumerate(some):
+        context.progress("photos", done, len(some))
+        photo = _enlarge(pair, networks, scale)
+        if photo is not None:
+            photos.append(photo)
+    context.progress("photos", len(some), len(some))
+    if not photos:
+        raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
+    compared = ("student", "teacher" if teacher is not None else "original")
+    windows = [window for photo in photos for window in _windows(photo, compared)]
+    detailed = sorted(windows, key=lambda window: window.detail)[len(windows) // 2 :]
+    # The foremost of both kinds have their places first: a few small photos hold few windows side by side.
+    first = _apart(windows, 1, [], reverse=True)
+    agreeing = _apart(detailed, least, first, reverse=False)
+    differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
+    crops = [_crop(window, "most", compared) for window in differing]
+    return (*crops, *(_crop(window, "least", compared) for window in agreeing))
+
+
+def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _Photo | None:
+    """Return the middle of a photo by each network; None where it is too small."""
+    hr = read_rgb_u8(pair.hr)
+    if pair.lr is None:
+        height, width = (length // scale * scale for length in hr.shape[-2:])
+        if min(height, width) < 2 * scale:
+            return None
+        lr = downscale_u8(hr[:, :height, :width], scale)
+    else:
+        lr = read_rgb_u8(pair.lr)
+    if lr.shape[1] * scale > hr.shape[1] or lr.shape[2] * scale > hr.shape[2]:
+        raise SrkdError(
+            f"{pair.lr}: {lr.shape[2]}x{lr.shape[1]} pixels times {scale} are more than the "
+            f"{hr.shape[2]}x{hr.shape[1]} of {pair.hr}: it is not its LR image"
+        )
+    top, left = ((length - min(length, LARGEST_SIDE)) // 2 for length in lr.shape[-2:])
+    lr = lr[:, top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]
+    smallest = max(runtime.descriptor.min_size for runtime in networks.values())
+    if min(lr.shape[-2:]) < max(smallest, 2):
+        return None
+    rows, columns = (
+        slice(at * scale, (at + length) * scale) for at, length in zip((top, left), lr.shape[-2:], strict=True)
+    )
+    images = {name: to_u8(super_resolve(runtime, lr[None].float() / 255).sr) for name, runtime in networks.items()}
+    return _Photo(pair.stem, {**images, "original": hr[None, :, rows, columns]})
+
+
+def _luma(image_u8: torch.Tensor) -> torch.Tensor:
+    """Return Y on 0..255 of an image in bytes."""
+    return luma(image_u8.double() / 255)
+
+
+def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
+    """Return all windows of a photo with the mean squared difference of Y, and the detail of the original."""
+    a, b = (_luma(photo.images[name]) for name in compared)
+    original = _luma(photo.images["original"])
+    side = min(SIDE, *a.shape[-2:])
+    stride = max(1, side // STEPS_A_SIDE)
+    detail = torch.zeros_like(original)
+    detail[..., 1:, :] += original.diff(dim=-2).abs()
+    detail[..., :, 1:] += original.diff(dim=-1).abs()
+    difference, texture = (
+        torch.nn.functional.avg_pool2d(plane, side, stride)[0, 0] for plane in ((a - b).square(), detail)
+    )
+    return [
+        _Window(photo, column * stride, row * stride, side, float(difference[row, column]), float(texture[row, column]))
+        for row in range(difference.shape[0])
+        for column in range(difference.shape[1])
+    ]
+
+
+def _apart(windows: Sequence[_Window], count: int, taken: Sequence[_Window], *, reverse: bool) -> list[_Window]:
+    """Return the first windows in the order of their difference that overlap neither each other nor those taken."""
+    chosen: list[_Window] = []
+    for window in sorted(windows, key=lambda window: window.difference, reverse=reverse):
+        if len(chosen) < count and not any(window.overlaps(other) for other in (*taken, *chosen)):
+            chosen.append(window)
+    return chosen
+
+
+def _crop(window: _Window, choice: Choice, compared: tuple[str, str]) -> Crop:
+    rows, columns = (slice(at, at + window.side) for at in (window.top, window.left))
+    images = {name: image[..., rows, columns] for name, image in window.photo.images.items()}
+    planes = {name: _luma(image) for name, image in images.items()}
+    a, b = (planes[name] for name in compared)
+    return Crop(
+        photo=window.photo.name,
+        choice=choice,
+        left=window.left,
+        top=window.top,
+        side=window.side,
+        compared=compared,
+        apart_db=_psnr(a, b),
+        psnr_y={name: _psnr(plane, planes["original"]) for name, plane in planes.items() if name != "original"},
+        pictures={name: _webp(image) for name, image in images.items()},
+        difference=_map((a - b).abs()[0, 0]),
+    )
+
+
+def _psnr(a: torch.Tensor, b: torch.Tensor) -> float | None:
+    """Return the Y-PSNR of a whole crop: it has no border that a network knows less of."""
+    error = float((a - b).square().mean())
+    return None if error == 0 else finite_or_none(10 * math.log10(255**2 / error))
+
+
+def _webp(image_u8: torch.Tensor) -> bytes:
+    picture, stream = Image.fromarray(image_u8[0].permute(1, 2, 0).contiguous().numpy()), io.BytesIO()
+    picture.save(stream, format="WEBP", lossless=True, quality=80, method=4)
+    return stream.getvalue()
+
+
+def _map(difference: torch.Tensor) -> bytes:
+    """Return absolute differences as a picture of 256 colours."""
+    levels = (difference / MAP_LEVELS).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    picture, stream = Image.fromarray(levels, mode="P"), io.BytesIO()
+    picture.putpalette(_palette())
+    picture.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _palette() -> list[int]:
+    """Return 256 colours between those of MAP_COLOURS."""
+    anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in MAP_COLOURS])
+    places = np.linspace(0, len(MAP_COLOURS) - 1, 256)
+    channels = [np.interp(places, range(len(MAP_COLOURS)), anchors[:, channel]) for channel in range(3)]
+    return [int(value) for colour in zip(*channels, strict=True) for value in np.round(colour)]

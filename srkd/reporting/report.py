@@ -1,0 +1,157 @@
+"""`srkd report`: run folders as one HTML file that anybody can open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path, require_writable_folder
+from compressor.images.sets import ImagePair, embedded_pairs, find_sets
+from compressor.inference.open import open_model
+from compressor.runtimes.table import OpenOptions
+from compressor.training.run_folder import STUDENT
+from srkd.api import as_tuple, find_run_teacher, run_profile
+from srkd.options import public
+from srkd.reporting.comparison import compare_contents
+from srkd.reporting.comparison_page import comparison_parts
+from srkd.reporting.contents import Contents, read_contents
+from srkd.reporting.html import Html, element
+from srkd.reporting.page import Drawn, Section, run_parts, write_page
+from srkd.reporting.pictures import Crop, make_crops
+from srkd.reporting.speed import Speed, read_speed
+from srkd.verb_options import ProfileOptions, ReportOptions, path_of
+from srkd.version import __version__
+
+REPORT = "report.html"
+SECONDS = 0.7
+"""Of each row of a measurement that the report makes itself; `srkd profile` takes longer."""
+MOST_BYTES = 3_000_000
+"""Of a report: small enough to send by mail."""
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """The file, its size, the runs in it, and what it lacks and why."""
+
+    path: Path
+    bytes: int
+    runs: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def run_report(options: ReportOptions, context: Context) -> ReportFile:
+    """Write one HTML file about a run, or several side by side: sizes, speed, quality, pictures, how to repeat it.
+
+    The speed is that of profile.json, which `profile` leaves in a run folder, else it is measured for seconds. A run
+    that is not finished is shown as far as it is.
+
+        >>> print(srkd.report("runs/small").path)
+    """
+    folders = [Path(run) for run in as_tuple(options.runs)]
+    path = _destination(folders, path_of(options.out))
+    runs = [read_contents(folder) for folder in folders]
+    comparison = None if len(runs) == 1 else compare_contents(runs)
+    drawn = Drawn()
+    sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
+    if comparison is None:
+        title, parts = f"{runs[0].name}: what was gained", [run_parts(sections[0], drawn)]
+    else:
+        title = f"{len(runs)} runs side by side"
+        parts = [element("h1", title), *comparison_parts(comparison, runs, drawn)]
+        parts += [
+            run_parts(section, drawn, number=number, alone=False) for number, section in enumerate(sections, start=1)
+        ]
+    text = _fitting(title, parts, drawn)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    missing = tuple(f"{section.contents.name}: {line}" for section in sections for line in _lacking(section))
+    return ReportFile(path, len(text.encode("utf-8")), tuple(folders), missing)
+
+
+report = public(ReportOptions, run_report, "report")
+
+
+def _destination(folders: Sequence[Path], out: Path | None) -> Path:
+    """Return the file to write; what cannot be written is refused before anything is measured."""
+    if out is None:
+        if len(folders) != 1:
+            raise UsageError(f"{len(folders)} runs make one report: name it with --out FILE.html")
+        return folders[0] / REPORT
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the report is an HTML file, whose name ends in .html")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: its folder {out.parent} does not exist: make it, or choose another")
+    require_writable_folder(out.parent, "--out")
+    return out
+
+
+def _fitting(title: str, parts: Sequence[Html], drawn: Drawn) -> str:
+    text = write_page(title, parts, drawn.charts, about=f"Made by srkd {__version__}. This file holds all it shows.")
+    if len(text) > MOST_BYTES:
+        raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
+    return text
+
+
+def _lacking(section: Section) -> tuple[str, ...]:
+    unfinished = section.contents.unfinished
+    return (*section.missing, *([unfinished] if unfinished is not None else []))
+
+
+def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
+    """Measure and draw what the folder does not hold."""
+    missing: list[str] = []
+    if not contents.metrics:
+        missing.append("it has no curves: metrics.jsonl holds no row")
+    if contents.student_sha256 is None:
+        return Section(contents, None, (), (*missing, "no student yet, so nothing is timed and no picture is made"))
+    speed = None
+    if options.speed:
+        speed = _speed(contents, options, context, missing)
+    return Section(contents, speed, _crops(contents, options, context, crops, missing), tuple(missing))
+
+
+def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> Speed | None:
+    """Return the kept profile of this student, else measure it for seconds."""
+    kept = read_speed(contents.path, contents.student_sha256)
+    if kept is not None and options.threads in (None, kept.timings[0].threads):
+        return kept
+    context.note(f"measuring the speed of {contents.path}; srkd profile measures longer, and --no-speed leaves it out")
+    try:
+        run_profile(
+            ProfileOptions(contents.path, seconds=SECONDS, memory=False, quality=False, threads=options.threads),
+            context,
+        )
+    except SrkdError as error:
+        missing.append(f"the speed was not measured: {error}")
+        return None
+    measured = read_speed(contents.path, contents.student_sha256)
+    if measured is None:
+        missing.append("the speed was measured, but could not be kept in the run folder")
+    return measured
+
+
+def _crops(
+    contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]
+) -> tuple[Crop, ...]:
+    """Return the crops of the photos; without the teacher's file, student and original are compared."""
+    student = open_model(contents.path / STUDENT, OpenOptions())
+    scale = student.descriptor.scale
+    found = find_run_teacher(contents.path, context.note)
+    teacher = None
+    if found is None:
+        missing.append("the teacher's file is not at hand: the student's pictures are compared with the originals")
+    else:
+        try:
+            teacher = open_model(found.path, OpenOptions(scale=found.scale, arch_options=found.options or None))
+        except SrkdError as error:
+            missing.append(f"the teacher could not be opened: {error}")
+    return make_crops(_pairs(path_of(options.data), scale), student, teacher, context, most=most)
+
+
+def _pairs(data: Path | None, scale: int) -> tuple[ImagePair, ...]:
+    if data is None:
+        return embedded_pairs("val")
+    return tuple(pair for image_set in find_sets(data, scale=scale) for pair in image_set.pairs)

@@ -1,0 +1,153 @@
+"""The model card beside exports, the record of what was compared, and the teacher's licence, which stays with both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import srkd
+from compressor.assets import embedded_student, embedded_teacher
+from compressor.models.licence import commercial_warning, forbids_commercial_use, hub_licence, read_licence
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.runtimes.onnx_file import read_facts
+from compressor.teachers.licence import licence_of
+from export.card import MARK, CardFacts, write_card
+from srkd.cli import run
+from tests.support.small_runs import SMALL, save_photos, save_teacher
+
+FORBIDS = "CC-BY-NC-4.0"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose teacher's file states a licence that forbids commercial use, with an export."""
+    folder = tmp_path_factory.mktemp("card")
+    teacher = licensed(save_teacher(folder / "big.safetensors"), FORBIDS)
+    photos = save_photos(folder / "photos")
+    srkd.compress(teacher, recipe="inherit", data=photos, width=0.5, steps=2, settings=SMALL, out=folder / "run")
+    srkd.export(folder / "run", formats="onnx")
+    return folder / "run"
+
+
+def licensed(path: Path, licence: str) -> Path:
+    """Write a safetensors file again with a licence in its header, as hubs do."""
+    with safe_open(path, "numpy") as file:
+        metadata, tensors = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={**metadata, "license": licence})
+    return path
+
+
+def head_of(card: Path) -> dict[str, Any]:
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith("---\n")
+    head: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return head
+
+
+def test_the_card_is_what_hubs_read(small: Path) -> None:
+    head = head_of(small / "student.md")
+    result = json.loads((small / "run.json").read_text())["result"]
+    assert (head["license"], head["base_model"], head["library_name"]) == ("cc-by-nc-4.0", "big", "srkd")
+    assert {"super-resolution", "x2", "edsr", "inherit"} <= set(head["tags"])
+    (index,) = head["model-index"]
+    (entry,) = index["results"]
+    assert entry["task"]["type"] == "image-to-image" and entry["dataset"]["name"]
+    (metric,) = entry["metrics"]
+    assert metric["value"] == pytest.approx(result["student"]["psnr_y"], abs=1e-3)
+    assert result["protocol"] in metric["name"]
+    body = (small / "student.md").read_text().split("---\n", 2)[2]
+    assert "forbids commercial use" in body and "student.onnx" in body and MARK in body
+
+
+def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It is in its files, and every verb that describes it says so."""
+    warning = commercial_warning(FORBIDS)
+    assert warning is not None
+    assert licence_of(small / "student.safetensors") == FORBIDS
+    assert read_facts(small / "student.onnx")[1]["srkd.license"] == FORBIDS
+    facts = json.loads((small / "run.json").read_text())
+    assert facts["teacher"]["licence"] == FORBIDS and warning in facts["result"]["flags"]
+    for model in (small, small / "student.onnx", small.parent / "big.safetensors"):
+        assert run(["inspect", str(model)]) == 0
+        assert warning in capsys.readouterr().err
+    assert run(["export", str(small), "-o", str(tmp_path / "out")]) == 0
+    assert warning in capsys.readouterr().err
+    page = srkd.report(small, out=tmp_path / "page.html", speed=False).path.read_text()
+    assert page.lower().count(warning.lower()) == 1
+
+
+def test_the_record_says_what_was_compared(small: Path) -> None:
+    record = json.loads((small / "exports.json").read_text())["files"]["student.onnx"]
+    assert record["verdict"] == "passed" and 0 <= record["parity"]["max_abs"] < 1e-3
+    assert record["bytes"] == (small / "student.onnx").stat().st_size
+
+
+def write(folder: Path, licence: str | None = None) -> Path | None:
+    facts = CardFacts("net", {"srkd.recipe": "scratch"}, "0" * 64, licence)
+    return write_card(folder, build(EDSRSpec(scale=2, width=4, depth=1), seed=0), facts)
+
+
+def test_a_card_of_somebody_else_stays(tmp_path: Path) -> None:
+    assert write(tmp_path) == tmp_path / "net.md" and write(tmp_path) is not None
+    (tmp_path / "net.md").write_text("mine")
+    assert write(tmp_path) is None
+    assert (tmp_path / "net.md").read_text() == "mine"
+
+
+def test_without_a_stated_licence_none_is_claimed(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert "license" not in head_of(tmp_path / "net.md")
+    assert "not stated in its file" in (tmp_path / "net.md").read_text()
+
+
+def test_names_cannot_become_yaml_or_markup(tmp_path: Path) -> None:
+    """A licence is what a stranger wrote into a file."""
+    teacher = licensed(
+        save_teacher(tmp_path / "evil.safetensors"), 'x\nlicense: mit\n---\n<script>alert(1)</script> | "'
+    )
+    write(tmp_path, licence_of(teacher))
+    head = head_of(tmp_path / "net.md")
+    assert head["license"] == "other" and head["license_name"].startswith("x license: mit")
+    assert "<script>" not in (tmp_path / "net.md").read_text().split(MARK)[1]
+
+
+def test_licences_of_files(tmp_path: Path) -> None:
+    assert licence_of(embedded_teacher()) == licence_of(embedded_student()) == "Apache-2.0"
+    path = tmp_path / "x.onnx"
+    info = helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])
+    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "g", [info], [info]))
+    helper.set_model_props(model, {"license": "MIT"})
+    onnx.save(model, path)
+    assert licence_of(path) == "MIT"
+    (tmp_path / "y.onnx").write_bytes(b"no onnx")
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "z.safetensors")
+    assert licence_of(tmp_path / "y.onnx") is None and licence_of(tmp_path / "z.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["CC-BY-NC-4.0", "cc by-nc-sa 4.0", "Non-Commercial", "for research only", "S-Lab License"]
+)
+def test_licences_that_forbid_commercial_use(text: str) -> None:
+    assert forbids_commercial_use(text)
+
+
+@pytest.mark.parametrize("text", ["Apache-2.0", "MIT", "NCSA", "Academic Free License v3.0", "CC-BY-4.0", None])
+def test_licences_that_do_not(text: str | None) -> None:
+    assert not forbids_commercial_use(text)
+
+
+def test_identifiers_of_hubs() -> None:
+    assert hub_licence("Apache-2.0") == {"license": "apache-2.0"}
+    assert hub_licence("My own") == {"license": "other", "license_name": "My own"}
+    assert hub_licence(None) == {}
+    assert read_licence({"modelspec.license": " MIT\n"}) == "MIT" and read_licence({"license": ""}) is None

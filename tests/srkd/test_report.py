@@ -1,0 +1,342 @@
+"""`srkd report` and `srkd compare`: run folders as a page, and methods side by side."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srkd
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from srkd.api import run_profile
+from srkd.cli import run
+from srkd.reporting.html import element, json_script
+from srkd.reporting.report import MOST_BYTES
+from srkd.reporting.speed import read_speed
+from srkd.verb_options import ProfileOptions
+from tests.support.small_runs import SMALL, save_photos, save_teacher
+
+EVIL = '<script>alert("1")</script>&amp;'
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished plan of two seeds and their baselines, with its teacher and its exports."""
+    folder = tmp_path_factory.mktemp("report")
+    photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
+    srkd.compress(
+        teacher,
+        recipe="inherit",
+        data=photos,
+        val=photos,
+        width=0.5,
+        steps=2,
+        settings=SMALL,
+        seeds=2,
+        with_baseline=True,
+        threads=1,
+        out=folder / "plan",
+    )
+    srkd.export(folder / "plan", formats="onnx")
+    return folder / "plan"
+
+
+@pytest.fixture
+def copy(plan: Path, tmp_path: Path) -> Path:
+    """The plan's folder, to be changed."""
+    return Path(shutil.copytree(plan, tmp_path / "copy"))
+
+
+def change(folder: Path, **changes: Any) -> None:
+    """Change entries of run.json; a dotted name leads into objects, None removes."""
+    path = folder / "run.json"
+    facts = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = facts
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+        if value is None:
+            del place[last]
+    path.write_text(json.dumps(facts))
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.inside:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page_of(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    report = srkd.report(plan, out=out, speed=False, data=plan.parent / "photos")
+    assert report.path == out and report.bytes == out.stat().st_size < MOST_BYTES
+    page = page_of(out)
+    for tag, attributes in page.elements:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert "url(" not in out.read_text().split("</style>")[0].split("<style>")[1]
+    student = json.loads((plan / "run.json").read_text())["result"]["student"]
+    for words in ("smaller", "Quality", "Pictures", "Curves", "Formats", "student.onnx", "passed", "How to reproduce"):
+        assert words in page.text, words
+    assert f"{student['cost']['params']:,}" in page.text
+    assert "srkd compress" in page.text and "--seeds 2" in page.text and "--width 0.5" in page.text
+    # Folders of this machine are nobody else's business.
+    assert str(plan.parent) not in out.read_text()
+    assert hashlib.sha256((plan / "student.safetensors").read_bytes()).hexdigest() in page.text
+    assert not list(tmp_path.glob(".page*"))
+
+
+def test_the_policy_allows_the_two_scripts_and_no_other(plan: Path, tmp_path: Path) -> None:
+    text = srkd.report(plan, out=tmp_path / "page.html", speed=False).path.read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert len(scripts) == 2
+    (policy,) = (at["content"] for tag, at in Page(text).elements if at.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and "default-src 'none'" in policy
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+
+
+def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
+    """What a stranger wrote into run.json, exports.json, metrics.jsonl and profile.json is never markup."""
+    change(copy, recipe=EVIL, preset__title=EVIL, data__validation=[EVIL], data__origin=EVIL, machine__cpu=EVIL)
+    change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, request__settings=[EVIL])
+    facts = json.loads((copy / "run.json").read_text())
+    for row in facts["result"]["trials"]["rows"]:
+        row["name"] = EVIL
+    for gain in facts["result"]["trials"]["gains"]:
+        gain["over"] = EVIL
+    facts["teacher"]["licence"] = EVIL
+    (copy / "run.json").write_text(json.dumps(facts))
+    record = json.loads((copy / "exports.json").read_text())
+    record["files"][EVIL.replace("/", "")] = {**record["files"]["student.onnx"], "verdict": EVIL, "format": EVIL}
+    (copy / "exports.json").write_text(json.dumps(record))
+    rows = {"kind": "train", "step": 1, "loss": 1.0, f"weighted/{EVIL}": 1.0, "weighted/b": 2.0, "rate": 1.0}
+    (copy / "metrics.jsonl").write_text(json.dumps(rows) + "\n")
+    sha256 = hashlib.sha256((copy / "student.safetensors").read_bytes()).hexdigest()
+    row = {"model": EVIL, "runtime": EVIL, "device": EVIL, "precision": EVIL, "lr_size": EVIL, "verdict": EVIL}
+    rows_of_speed = [{**row, "latency_ms": {"p50": 2.0}, "speedup_same_runtime": 2.0}]
+    speed = {"rows": rows_of_speed, "notes": [EVIL], "student_sha256": sha256}
+    (copy / "profile.json").write_text(json.dumps(speed))
+    path = srkd.report(copy, out=tmp_path / "page.html").path
+    text = path.read_text()
+    assert "<script>alert" not in text and "alert(" in text
+    assert [at.get("type") for tag, at in page_of(path).elements if tag == "script"] == ["application/json", None, None]
+    assert EVIL in page_of(path).text
+
+
+def test_elements_escape_what_is_text() -> None:
+    assert element("p", "<b>", title='"&') == '<p title="&quot;&amp;">&lt;b&gt;</p>'
+    assert element("p", element("b", "x"), None) == "<p><b>x</b></p>"
+    script = json_script("id", ["</script><!--"])
+    assert script.count("</script") == 1 and "<!--" not in script
+    assert json.loads(script.partition(">")[2].rpartition("</script")[0]) == ["</script><!--"]
+
+
+def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(options: ProfileOptions, context: Context) -> object:
+        # In torch alone, on small images: exports to ONNX would take seconds.
+        return run_profile(replace(options, seconds=0.1, runtime=("torch",), lr_size=((16, 12),)), context)
+
+    monkeypatch.setattr("srkd.reporting.report.run_profile", measure)
+    report = srkd.report(copy, threads=1)
+    assert report.path == copy / "report.html"
+    kept = json.loads((copy / "profile.json").read_text())
+    assert {row["runtime"] for row in kept["rows"]} == {"torch"}
+    text = page_of(report.path).text
+    assert "torch fp32, cpu, 1 thread, LR 16x12, batch 1" in text
+    monkeypatch.setattr("srkd.reporting.report.run_profile", lambda *_: pytest.fail("it was measured again"))
+    srkd.report(copy)
+    # Other weights are not the ones that were timed.
+    assert read_speed(copy, "0" * 64) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "speedup", "words"),
+    [
+        ("faster", 2.5, "2.50× faster"),
+        ("slower", 0.5, "2.00× slower"),
+        ("no measurable difference", 1.01, "measurable gain"),
+    ],
+)
+def test_the_headline_says_what_was_measured(
+    copy: Path, tmp_path: Path, verdict: str, speedup: float, words: str
+) -> None:
+    row = {"model": "s", "runtime": "torch", "device": "cpu", "precision": "fp32", "lr_size": "64x64", "threads": 1}
+    unbounded = {**row, "precision": "int8", "int8": {"bounded": False}, "speedup_vs_teacher_eager": 99.0}
+    speeds = {"latency_ms": {"p50": 2.0}, "speedup_same_runtime": speedup, "verdict": verdict}
+    sha256 = hashlib.sha256((copy / "student.safetensors").read_bytes()).hexdigest()
+    record = {"student_sha256": sha256, "rows": [{**row, **speeds}, {**unbounded, "latency_ms": {"p50": 0.1}}]}
+    (copy / "profile.json").write_text(json.dumps(record))
+    text = page_of(srkd.report(copy, out=tmp_path / "p.html").path).text
+    assert words in text
+    # Eight bits that nobody bounded are not the student that was scored.
+    assert "99.00× over the teacher in torch at best" not in text
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_is(copy: Path, tmp_path: Path) -> None:
+    change(copy, result=None)
+    (copy / "student.safetensors").unlink()
+    report = srkd.report(copy, out=tmp_path / "page.html")
+    text = page_of(report.path).text
+    assert "not finished" in text and "student at step 2" in text and "Curves" in text
+    assert any("no student yet" in line for line in report.missing)
+    assert "Pictures" not in text
+
+
+def test_a_changed_export_is_called_changed(copy: Path, tmp_path: Path) -> None:
+    (copy / "student.onnx").write_bytes(b"another file")
+    assert "has changed since" in page_of(srkd.report(copy, out=tmp_path / "a.html", speed=False).path).text
+    (copy / "student.onnx").unlink()
+    assert "the file is gone" in page_of(srkd.report(copy, out=tmp_path / "a.html", speed=False).path).text
+
+
+def test_without_the_teacher_the_originals_are_compared_with(copy: Path, tmp_path: Path) -> None:
+    change(copy, teacher__sha256="0" * 64)
+    report = srkd.report(copy, out=tmp_path / "page.html", speed=False)
+    assert any("the teacher's file is not at hand" in line for line in report.missing)
+    assert "where student and original differ most" in page_of(report.path).text
+
+
+def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
+    report = srkd.report([plan, copy], out=tmp_path / "both.html", speed=False)
+    text = page_of(report.path).text
+    assert "2 runs side by side" in text and text.count("How to reproduce") == 2
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("srkd: ") and "\n" not in error, error
+    return error
+
+
+def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    page = str(tmp_path / "p.html")
+    for arguments, code, words in (
+        (["report", str(tmp_path / "none")], 1, "does not exist"),
+        (["report", str(plan / "run.json")], 1, "it is a file"),
+        (["report", str(empty)], 1, "it has no run.json"),
+        (["report", str(tmp_path / "damaged")], 1, "is damaged"),
+        (["report", str(plan), "--out", str(tmp_path / "no" / "p.html")], 2, "does not exist"),
+        (["report", str(plan), "--out", str(tmp_path / "p.txt")], 2, "ends in .html"),
+        (["report", str(plan), str(copy)], 2, "--out FILE.html"),
+        (["report", str(plan), "--no-speed", "--out", page, "--data", str(empty)], 1, "no images"),
+        (["report", str(plan), str(plan), "--out", page], 2, "named twice"),
+        (["compare", str(empty)], 1, "it has no run.json"),
+        (["compare", str(plan), "--html", str(tmp_path / "no" / "p.html")], 2, "does not exist"),
+    ):
+        assert run([*arguments, "-q"]) == code, arguments
+        assert words in lines_of(capsys), arguments
+    assert not Path(page).exists()
+
+
+def test_a_run_without_metrics_is_reported(copy: Path, tmp_path: Path) -> None:
+    for file in copy.rglob("metrics.jsonl"):
+        file.unlink()
+    report = srkd.report(copy, out=tmp_path / "page.html", speed=False)
+    assert any("metrics.jsonl" in line for line in report.missing)
+    assert "Curves" not in page_of(report.path).text
+
+
+# Methods side by side.
+
+
+def test_compare_means_over_seeds(plan: Path) -> None:
+    comparison = srkd.compare(plan)
+    facts = json.loads((plan / "run.json").read_text())["result"]["trials"]["rows"]
+    means = {row["name"]: (row["mean"], row["sd"]) for row in facts}
+    found = {method.name: (method.mean, method.sd) for method in comparison.methods}
+    assert found.keys() == means.keys() and len(found) == 2
+    for name, (mean, sd) in means.items():
+        assert found[name] == (pytest.approx(mean), pytest.approx(sd))
+    assert [method.mean for method in comparison.methods] == sorted((m for m, _ in found.values()), reverse=True)
+    assert comparison.gains[0].differences and comparison.methods[0].seeds == (10, 11)
+
+
+def test_single_runs_are_seeds_of_one_method(plan: Path) -> None:
+    parts = sorted(plan.glob("inherit-seed*"))
+    alone, both = srkd.compare(parts[0]), srkd.compare(parts)
+    assert alone.methods[0].sd is None and both.methods[0].sd is not None
+    assert [len(both.methods), both.methods[0].seeds] == [1, (10, 11)]
+
+
+def test_other_settings_are_another_method(plan: Path, copy: Path) -> None:
+    part, other = plan / "inherit-seed10", copy / "inherit-seed11"
+    change(other, preset__schedule__rate=0.5)
+    methods = srkd.compare([part, other]).methods
+    assert len(methods) == 2 and len({method.name for method in methods}) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"student__scale": 3}, "their scale differs (2 and 3)"),
+        ({"result__protocol": "psnr@rgb"}, "their validation protocol differs"),
+        ({"data__validation": ["x"]}, "their validation images differ"),
+        ({"data__digest": "x"}, "their training images differ"),
+        ({"result__bicubic": {"psnr_y": 1.0}}, "bicubic has"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(plan: Path, copy: Path, changes: dict[str, Any], words: str) -> None:
+    change(copy, **changes)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        srkd.compare([plan, copy])
+
+
+def test_unfinished_runs_are_left_out(plan: Path, copy: Path) -> None:
+    change(copy, result=None)
+    assert "copy is left out" in srkd.compare([plan, copy]).left_out[0]
+    with pytest.raises(SrkdError, match="nothing to compare"):
+        srkd.compare(copy)
+
+
+def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", str(plan)]) == 0
+    assert "gain over" in capsys.readouterr().out
+    assert run(["compare", str(plan), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "srkd.compare/1" and len(document["methods"]) == 2
+    assert run(["compare", str(plan), "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("method,seeds,psnr_y_db,sd_db")
+    assert run(["compare", str(plan), "--html", str(tmp_path / "m.html")]) == 0
+    assert "Methods side by side" in page_of(tmp_path / "m.html").text
