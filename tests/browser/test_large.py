@@ -119,6 +119,7 @@ def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArr
     return result.reshape(height, width, 4)[..., :3]
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_become_forty_eight_in_strips(
     browser: Browser, site: Site, models: Models, file: Path, tmp_path: Path
 ) -> None:

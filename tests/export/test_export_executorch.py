@@ -66,6 +66,7 @@ def copied(good: Path, tmp_path: Path) -> Path:
     [(SWINIR, (19, 10)), (SWINIR, (16, 8)), (EDSRSpec(width=8, depth=1, scale=4), (20, 12))],
     ids=lambda value: getattr(value, "arch", None),
 )
+@pytest.mark.slow
 def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Path) -> None:
     network = build(spec, seed=3)
     file = exported(network, tmp_path, FileOptions(lr_size=size))

@@ -106,6 +106,7 @@ def test_a_damaged_program_is_one_line(good: FileReport, tmp_path: Path) -> None
         open_model(path)
 
 
+@pytest.mark.slow
 def test_windows_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), seed=3)
     file = exported(network, tmp_path, FileOptions(lr_size=(24, 16)))

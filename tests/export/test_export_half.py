@@ -144,6 +144,7 @@ def test_the_order_of_channels(block: int) -> None:
     [replace(SPEC, scale=3), CARNMSpec(2, width=8), CompactSpec(4, width=4, depth=1)],
     ids=lambda spec: f"{spec.arch}x{spec.scale}",
 )
+@pytest.mark.slow
 def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> None:
     network = build(spec, seed=1)
     graph = build_graph(network, None, 18)

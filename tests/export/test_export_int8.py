@@ -150,6 +150,7 @@ def test_the_verdict_is_one_plain_sentence(comparison: Comparison, words: str) -
 
 
 @pytest.mark.usefixtures("_few_patches")
+@pytest.mark.slow
 def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path: Path) -> None:
     options = FileOptions(lr_size=(40, 32), io="uint8")
     (file,) = export_model(student, Source("student"), ["int8-trt"], tmp_path, options=options).files

@@ -134,6 +134,7 @@ def test_prelus_alone_stay_in_float(
     assert {kind for kind in in_float if kind != "DEQUANTIZE"} <= {"PRELU"}
 
 
+@pytest.mark.slow
 def test_windows_in_bytes_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), seed=3)
     file = exported(network, tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))

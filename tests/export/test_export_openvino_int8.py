@@ -83,6 +83,7 @@ def test_weights_are_bytes(good: FileReport, network: Network) -> None:
 
 
 @pytest.mark.parametrize("spec", [SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)])
+@pytest.mark.slow
 def test_windows_in_bytes_at_one_size(spec: SwinIRSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network = build(spec, seed=3)
     file = exported(network, tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))

@@ -17,7 +17,9 @@ from export.formats import FORMATS
 pytestmark = pytest.mark.extras
 
 
-@pytest.mark.parametrize("order", [1, -1], ids=["as in the table", "the other way"])
+@pytest.mark.parametrize(
+    "order", [1, pytest.param(-1, marks=pytest.mark.slow)], ids=["as in the table", "the other way"]
+)
 def test_every_file_of_one_folder_opens_and_is_the_network(tmp_path: Path, order: int) -> None:
     rows = [row for row in FORMATS.values() if row.missing_requirement() is None][::order]
     if len(rows) < 5:

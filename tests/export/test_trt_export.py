@@ -117,6 +117,7 @@ def test_an_engine_in_eight_bits_is_built_from_the_file_that_tensorrt_takes(
 
 @needs_linux
 @pytest.mark.usefixtures("_few_patches")
+@pytest.mark.slow
 def test_eight_bits_are_kept_where_fp16_cannot_be_had(
     gpu: Nvidia, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def test_eight_bits_are_kept_where_fp16_cannot_be_had(
 
 
 @needs_linux
+@pytest.mark.slow
 def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
     (file,) = exported(network, tmp_path, "trt-fp32", FileOptions(sizes=((40, 24), (64, 32))))
     assert file.verdict == "passed" and file.path is not None, file.reason

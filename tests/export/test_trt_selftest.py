@@ -43,6 +43,7 @@ def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
     assert [call[1] for call in gpu.calls("built")] == [[], ["TF32"], ["TF32"], ["TF32"], ["TF32"]]
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_does_not_stop_the_rest(gpu: Nvidia, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_selftest, "BOUNDS", {name: trt_selftest.BOUNDS[name] for name in ("fp32", "tf32")})
     gpu.is_(trt="10.16.1.11", fault="drift")

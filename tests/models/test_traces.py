@@ -22,10 +22,9 @@ from tests.support.networks import VARIANTS, label, noise, tiny
 DIRECT = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect")
 USUAL = [
     *(tiny(arch, 2) for arch in NETWORKS if arch != "swinir"),
-    replace(DIRECT, upsampler="pixelshuffle", features=6),
     DIRECT,
 ]
-OTHERS = [tiny("swinir", 3), *VARIANTS]
+OTHERS = [replace(DIRECT, upsampler="pixelshuffle", features=6), tiny("swinir", 3), *VARIANTS]
 SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
 """A graph takes seconds: the usual forms by default, scale 8 and the rarer ones in the long run."""
 TOLERANCE = 1e-5
@@ -121,6 +120,7 @@ def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
         assert float(difference.abs().max()) <= 1e-4, (batch, height, width)
 
 
+@pytest.mark.slow
 def test_onnx_of_a_published_window_holds_too(tmp_path: Path) -> None:
     """Window 8 and 6 heads, at sizes below, above and at multiples of the window."""
     network = lively(SwinIRSpec(4, width=12, depths=(2,), heads=(6,), upsampler="pixelshuffledirect"))

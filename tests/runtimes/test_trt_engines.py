@@ -105,7 +105,11 @@ OTHERS: list[dict[str, str]] = [{"gpu": "NVIDIA L4|8|9"}, {"driver": "12080"}, {
 
 
 @needs_linux
-@pytest.mark.parametrize("other", OTHERS, ids=["gpu", "driver", "library"])
+@pytest.mark.parametrize(
+    "other",
+    [OTHERS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS[1:])],
+    ids=["gpu", "driver", "library"],
+)
 def test_an_engine_of_another_machine_is_built_anew(gpu: Nvidia, tmp_path: Path, other: dict[str, str]) -> None:
     path = built_engine(tmp_path / "out")
     assert used(path) == (path, [])
@@ -169,6 +173,7 @@ def test_a_folder_that_may_not_be_written_has_its_engines_in_the_cache(
 
 
 @needs_linux
+@pytest.mark.slow
 def test_another_network_of_that_name_is_not_taken_for_it(gpu: Nvidia, tmp_path: Path) -> None:
     path = built_engine(tmp_path / "out")
     gpu.is_(gpu="NVIDIA L4|8|9")
