@@ -21,7 +21,7 @@ import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
-from export.profile.models import Settings
+from export.profile.settings import Settings
 from srkd.console import context_for_python
 from srkd.parameters import SIZE, SIZES
 from srkd.verb_options import ExportOptions, ProfileOptions

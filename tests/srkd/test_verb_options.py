@@ -13,7 +13,7 @@ import pytest
 import srkd
 from compressor.base.errors import UsageError
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
-from export.profile.models import Settings
+from export.profile.settings import Settings
 from srkd import verb_options
 from srkd.cli import VERBS, cli
 from srkd.options import Options, declarations

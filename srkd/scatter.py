@@ -1,0 +1,131 @@
+"""A picture of points with labels on two axes, the lower one logarithmic, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from srkd.chart import COLOURS, FINER, GRID, INK, round_ticks
+
+WIDTH, HEIGHT = 1000, 640
+LEFT, RIGHT, TOP, BOTTOM = 84, 40, 64, 64
+RADIUS = 6
+FRONT = "#7A7A7A"
+LONGEST_LABEL = 60
+
+
+@dataclass(frozen=True)
+class ScatterPoint:
+    """A point; those of one `group` have one colour. A smaller `x` and a larger `y` are better."""
+
+    label: str
+    x: float
+    y: float
+    group: str = ""
+
+
+def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
+    """Return the points that no other is at least as good as in both, and better in one; the smallest `x` first."""
+    front: list[ScatterPoint] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def draw_scatter(points: Sequence[ScatterPoint], *, title: str, x_label: str, y_label: str) -> Image.Image:
+    """Return the picture: labelled points, their Pareto front as a line, milliseconds or the like on a log axis.
+
+    Points that are not finite, or whose `x` is not positive, are left out; one must remain.
+    """
+    drawable = [point for point in points if point.x > 0 and math.isfinite(point.x) and math.isfinite(point.y)]
+    if not drawable:
+        raise ValueError("no point can be drawn")
+    plot = _Plot(drawable)
+    plot.draw_axes(title, x_label, y_label)
+    plot.draw_front(pareto_front(drawable))
+    plot.draw_points()
+    return plot.picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
+class _Plot:
+    """The picture, larger than it will be; coordinates are those of the finished one."""
+
+    def __init__(self, points: Sequence[ScatterPoint]) -> None:
+        self.points = points
+        self.picture = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER), "white")
+        self.pen = ImageDraw.Draw(self.picture)
+        self.font, self.bold = ImageFont.load_default(14 * FINER), ImageFont.load_default(17 * FINER)
+        logarithms, values = [math.log10(point.x) for point in points], [point.y for point in points]
+        margin = max(0.12 * (max(logarithms) - min(logarithms)), 0.08)
+        self.left, self.right = min(logarithms) - margin, max(logarithms) + 2 * margin
+        margin = max(0.1 * (max(values) - min(values)), 1e-3 * max(map(abs, values)), 1e-6)
+        self.low, self.high = min(values) - margin, max(values) + margin
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - self.left) / (self.right - self.left)
+        up = (y - self.low) / (self.high - self.low)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    def draw_axes(self, title: str, x_label: str, y_label: str) -> None:
+        self.text((LEFT, 14), title, self.bold)
+        self.text((LEFT, 40), y_label)
+        width = self.font.getlength(x_label) / FINER
+        self.text((WIDTH - RIGHT - width, HEIGHT - 26), x_label)
+        for value in round_ticks(self.low, self.high):
+            _, y = self.place(1.0, value)
+            self.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID)
+            label = f"{round(value, 6):g}"
+            self.text((LEFT - 8 - self.font.getlength(label) / FINER, y - 9), label)
+        for value in self.ticks():
+            x, _ = self.place(value, self.low)
+            self.line([(x, TOP), (x, HEIGHT - BOTTOM)], GRID)
+            label = f"{value:g}"
+            self.text((x - self.font.getlength(label) / FINER / 2, HEIGHT - BOTTOM + 6), label)
+        self.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK)
+
+    def ticks(self) -> list[float]:
+        """Return round numbers of the logarithmic axis, as many as can be read."""
+        powers = range(math.floor(self.left), math.ceil(self.right) + 1)
+        ticks: list[float] = []
+        for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+            ticks = [factor * 10.0**power for power in powers for factor in factors]
+            ticks = [tick for tick in ticks if self.left <= math.log10(tick) <= self.right]
+            if len(ticks) >= 3:
+                break
+        return ticks
+
+    def draw_front(self, front: Sequence[ScatterPoint]) -> None:
+        self.line([self.place(point.x, point.y) for point in front], FRONT, 2)
+
+    def draw_points(self) -> None:
+        """Draw each point with its label beside it, moved down where it would cover another label."""
+        groups = list(dict.fromkeys(point.group for point in self.points))
+        taken: list[tuple[float, float, float]] = []
+        for point in sorted(self.points, key=lambda point: (-point.y, point.x)):
+            x, y = self.place(point.x, point.y)
+            colour = COLOURS[groups.index(point.group) % len(COLOURS)]
+            box = (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)
+            self.pen.ellipse([side * FINER for side in box], fill=colour)
+            label = "".join(letter if letter.isprintable() else " " for letter in point.label)[:LONGEST_LABEL]
+            width = self.font.getlength(label) / FINER
+            start, height = x + RADIUS + 5, y - 9
+            if start + width > WIDTH - 4:
+                start = x - RADIUS - 5 - width
+            while any(
+                abs(height - other) < 16 and start < end and start + width > begin for begin, end, other in taken
+            ):
+                height += 4
+            taken.append((start, start + width, height))
+            self.text((start, height), label)
+
+    def text(
+        self, place: tuple[float, float], words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None
+    ) -> None:
+        self.pen.text((place[0] * FINER, place[1] * FINER), words, fill=INK, font=font or self.font)
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: int = 1) -> None:
+        self.pen.line([(x * FINER, y * FINER) for x, y in points], fill=colour, width=width * FINER, joint="curve")
