@@ -15,6 +15,9 @@ LEFT, RIGHT, TOP, BOTTOM = 84, 40, 64, 64
 RADIUS = 6
 FRONT = "#7A7A7A"
 LONGEST_LABEL = 60
+LINE_HEIGHT = 16
+MOVES = (0, *(sign * step for step in range(4, 200, 4) for sign in (-1, 1)))
+"""Pixels by which a label is moved up or down, the least first."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +105,32 @@ class _Plot:
         self.line([self.place(point.x, point.y) for point in front], FRONT, 2)
 
     def draw_points(self) -> None:
-        """Draw each point with its label beside it, moved down where it would cover another label."""
+        """Draw each point with its label beside it, moved where it would cover a point or another label."""
         groups = list(dict.fromkeys(point.group for point in self.points))
-        taken: list[tuple[float, float, float]] = []
+        places = [self.place(point.x, point.y) for point in self.points]
+        taken = [(x - RADIUS, x + RADIUS, y) for x, y in places]
+
+        def is_free(start: float, end: float, height: float) -> bool:
+            return not any(
+                abs(height - other) < LINE_HEIGHT and start < right and left < end for left, right, other in taken
+            )
+
         for point in sorted(self.points, key=lambda point: (-point.y, point.x)):
             x, y = self.place(point.x, point.y)
+            label = "".join(letter if letter.isprintable() else " " for letter in point.label)[:LONGEST_LABEL]
+            width = self.font.getlength(label) / FINER
+            start = x + RADIUS + 5
+            if start + width > WIDTH - 4:
+                start = x - RADIUS - 5 - width
+            height = next((y + move for move in MOVES if is_free(start, start + width, y + move)), y)
+            if abs(height - y) > RADIUS:
+                self.line([(x, y), (max(start, min(x, start + width)), height)], FRONT)
+            taken.append((start, start + width, height))
+            self.text((start, height - 9), label)
+        for point, (x, y) in zip(self.points, places, strict=True):
             colour = COLOURS[groups.index(point.group) % len(COLOURS)]
             box = (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)
             self.pen.ellipse([side * FINER for side in box], fill=colour)
-            label = "".join(letter if letter.isprintable() else " " for letter in point.label)[:LONGEST_LABEL]
-            width = self.font.getlength(label) / FINER
-            start, height = x + RADIUS + 5, y - 9
-            if start + width > WIDTH - 4:
-                start = x - RADIUS - 5 - width
-            while any(
-                abs(height - other) < 16 and start < end and start + width > begin for begin, end, other in taken
-            ):
-                height += 4
-            taken.append((start, start + width, height))
-            self.text((start, height), label)
 
     def text(
         self, place: tuple[float, float], words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None

@@ -20,9 +20,13 @@ from compressor.runtimes.torch_runtime import PRECISIONS, tf32_off, torch_device
 
 SECONDS = 0.3
 """Each of the two is repeated for so long; the fastest repetition counts, which other programs disturb least."""
-SIDE, CHANNELS, IMAGE_SIDE = 768, 128, 64
+SIDE, CHANNELS, IMAGE_SIDE = 512, 64, 64
+"""A few milliseconds on a core, so that some repetitions pass without another program's turn."""
+FEW_THREADS = 4
+MANY_SIDE, MANY_CHANNELS, MANY_IMAGE_SIDE = 2048, 128, 128
+"""For more threads than that."""
 GPU_SIDE, GPU_CHANNELS, GPU_IMAGE_SIDE = 8192, 256, 256
-"""A GPU is full with larger ones only."""
+"""For a GPU, which is full with larger ones only."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,11 @@ class MatrixRate:
 def matrix_rate(device: str, precision: str, *, seconds: float = SECONDS) -> MatrixRate | None:
     """Measure the rate; None where torch has no such product on the device."""
     place = torch_device(device)
-    on_gpu = place.type != "cpu"
-    large, small = (GPU_SIDE, GPU_CHANNELS, GPU_IMAGE_SIDE), (SIDE, CHANNELS, IMAGE_SIDE)
-    side, channels, image_side = large if on_gpu else small
+    side, channels, image_side = SIDE, CHANNELS, IMAGE_SIDE
+    if place.type != "cpu":
+        side, channels, image_side = GPU_SIDE, GPU_CHANNELS, GPU_IMAGE_SIDE
+    elif torch.get_num_threads() > FEW_THREADS:
+        side, channels, image_side = MANY_SIDE, MANY_CHANNELS, MANY_IMAGE_SIDE
     candidates: dict[str, tuple[int, Callable[[], Tensor]]] = {}
     product = f"a product of two {side}x{side} matrices"
     if precision == "int8":

@@ -415,18 +415,22 @@ class _Measurement:
         self.notes += conditions.warnings
         for row in rows:
             name = f"{row.model} under {row.runtime} at {row.lr_size}"
+            steady = f"{name} in {row.precision}"
             if row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50):
                 self.notes.append(f"{name}: the first call took {row.first_call_ms / 1000:.1f} s")
-            if row.spread_percent > WIDE_SPREAD_PERCENT:
-                self.notes.append(
-                    f"{name}: the middle half of its times spreads over {row.spread_percent:.0f} % of their median, so "
-                    "they say little: measure for longer (--seconds), on a quieter machine"
-                )
             if not row.is_steady:
                 self.notes.append(
-                    f"{name}: its calls were still getting faster after {row.warm_up_calls}, when the warm-up ended: "
+                    f"{steady}: its calls were still getting faster after {row.warm_up_calls}, when the warm-up ended: "
                     "measure for longer (--seconds)"
                 )
+        wide = [row for row in rows if row.spread_percent > WIDE_SPREAD_PERCENT]
+        if wide:
+            worst = max(wide, key=lambda row: row.spread_percent)
+            self.notes.append(
+                f"the times of {len(wide)} of {len(rows)} rows spread widely, most of all those of {worst.model} under "
+                f"{worst.runtime} in {worst.precision} at {worst.lr_size}, whose middle half takes "
+                f"{worst.spread_percent:.0f} % of the median: measure for longer (--seconds), on a quieter machine"
+            )
         self.notes += [
             f"{model.label}: {model.facts.precision} is computed in float32 here and rounded after each operation, "
             "so its time does not apply to hardware that has it"
