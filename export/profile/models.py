@@ -168,6 +168,7 @@ def _start_checkpoint(
     if not isinstance(model, TorchRuntime):
         process = opened.start(file, in_torch("torch", first), "torch")
         return [_Starting(label, is_teacher, "torch", process, lambda size: None, file)]
+    settings.require_memory(model.descriptor)  # before an export takes its time
     spec, network = model.spec, model.network
     starting = []
     source = Source(label, file_sha256(file))

@@ -18,7 +18,6 @@ from compressor.inference.open import SOURCE
 from compressor.models.cost import COMPARED_SIZE
 from compressor.models.networks.base import Descriptor
 from compressor.models.quantised_file import read_quantised_file
-from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from export.profile.conditions import Conditions, Observation
 from export.profile.layers import LayerTime
@@ -230,9 +229,7 @@ def profile_models(
         settings = replace(settings, threads=threads)
         opened = stack.enter_context(open_models(models, teacher, settings, folder, context))
         for model in opened.models:
-            for width, height, batch in settings.workloads:
-                facts = Descriptor(model.facts.scale, model.facts.channels)
-                require_memory_for((width, height), batch, facts, "--lr-size")
+            settings.require_memory(Descriptor(model.facts.scale, model.facts.channels))
         return _Measurement(tuple(opened.models), settings, context, list(opened.notes)).report()
 
 

@@ -9,6 +9,8 @@ from itertools import product
 
 from compressor.base.errors import UsageError
 from compressor.base.machine import usable_cores
+from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.profile.process import Workload
@@ -84,6 +86,11 @@ class Settings:
     def workloads(self) -> tuple[Workload, ...]:
         """Every size with every batch, in this order."""
         return tuple((width, height, batch) for (width, height), batch in product(self.lr_sizes, self.batches))
+
+    def require_memory(self, model: Descriptor) -> None:
+        """Refuse a size or batch whose images alone do not fit in this machine."""
+        for width, height, batch in self.workloads:
+            require_memory_for((width, height), batch, model, "--lr-size")
 
     def takes(self, runtime: str) -> bool:
         """Return whether exported files of this runtime take part: unless others were selected by name."""

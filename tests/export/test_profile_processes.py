@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.profile_itself import busy_machine, count_none
+from compressor.assets import embedded_student
 from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import usable_cores
 from compressor.models.checkpoints.save import save_network
 from compressor.models.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
@@ -258,3 +261,12 @@ def test_the_presets_are_the_published_networks() -> None:
     assert compared == 6
     with pytest.raises(UsageError, match="no preset is called 'dukd-table2': did you mean 'dukd-table1'"):
         find_preset("dukd-table2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_model_does_not_differ_from_itself_ten_times_of_ten(real_children: None, busy: bool) -> None:
+    """Both in processes of their own, beside programs that keep every core busy, too."""
+    with busy_machine((usable_cores() or 1) if busy else 0):
+        total, found = count_none(embedded_student(), 10, ("torch",), 1.0, 48)
+    assert (total, found) == (10, 10)
