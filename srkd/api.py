@@ -40,14 +40,16 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from export.card import CardFacts, write_card
 from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
-from export.profile.models import Settings
+from export.profile.published import find_preset, profile_preset
 from export.profile.report import ProfileReport, profile_models
+from export.profile.settings import DEFAULT_SIZE, Settings
 from export.record import write_record
 from srkd.inspection import Inspection
 from srkd.models import ModelFile, file_of, open_network, path_of_model, refuse_file_options, spec_of
 from srkd.network_inspection import run_inspect
 from srkd.options import public
 from srkd.parameters import read_size, read_sizes
+from srkd.pareto import check_pareto, write_pareto
 from srkd.reporting.speed import write_speed
 from srkd.reporting.untrusted import Facts, read_run_facts
 from srkd.verb_options import (
@@ -241,28 +243,43 @@ export = public(ExportOptions, run_export, "export")
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
-    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns in one process.
+    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a process of its own.
 
     A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) or "WxH" of the LR
-    image; one size, or several.
+    image; one size, or several. No models but a preset: the networks of a published table, beside its figures.
 
         >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
     models = as_tuple(options.models)
+    table = None if options.preset is None else find_preset(options.preset)
+    if (table is None) == (not models):
+        raise UsageError(
+            "nothing to profile: name a MODEL, or a --preset"
+            if table is None
+            else f"--preset {table.name} brings its own networks: leave out MODEL, or the preset"
+        )
+    if table is not None and (options.teacher is not None or options.pareto is not None):
+        given = "--teacher" if options.teacher is not None else "--pareto"
+        raise UsageError(f"--preset {table.name} brings untrained networks, teachers too: leave out {given}")
+    pareto = check_pareto(options)
+    default_size = (DEFAULT_SIZE,) if table is None else (table.lr_size,)
     settings = Settings(
         runtimes=tuple(options.runtime),
         device=options.device,
-        precision=options.precision,
-        lr_sizes=read_sizes(options.lr_size),
-        batch=options.batch,
+        precisions=as_tuple(options.precision),
+        lr_sizes=default_size if options.lr_size is None else read_sizes(options.lr_size),
+        batches=as_tuple(options.batch),
         threads=options.threads,
         seconds=options.seconds,
         memory=options.memory,
         quality=options.quality,
+        layers=options.layers,
         scale=options.scale,
         arch_options=options.arch_options,
         limits=options.limits,
     )
+    if table is not None:
+        return profile_preset(table, settings, context)
     with TemporaryDirectory(prefix="srkd-networks-") as folder:
         paths = [_profiled_file(model, Path(folder, str(index))) for index, model in enumerate(models)]
         teacher = None if options.teacher is None else file_of(options.teacher, Path(folder, "teacher.safetensors"))
@@ -283,7 +300,9 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         report = profile_models(paths, teacher=path, settings=settings, context=context)
         if run_teacher is not None and paths[0].is_dir():
             write_speed(paths[0], report, context.note)
-        return report
+    if pareto is not None:
+        write_pareto(report, pareto)
+    return report
 
 
 def _profiled_file(model: ModelOrPath, folder: Path) -> Path:

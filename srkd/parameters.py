@@ -95,6 +95,27 @@ def read_sizes(value: object) -> tuple[tuple[int, int], ...]:
     return tuple(read_size(part) for part in value)
 
 
+MOST_BATCH = 10**6
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """Read `N[,N...]`, whole numbers of at least 1, each once."""
+    counts = []
+    for part in text.split(","):
+        if not re.fullmatch(r"[0-9]{1,7}", part.strip()) or not 1 <= int(part) <= MOST_BATCH:
+            raise UsageError(f"{text!r} is not a count, or several: give whole numbers from 1 on, such as 1,4")
+        counts.append(int(part))
+    return tuple(dict.fromkeys(counts))
+
+
+def read_counts(value: object) -> tuple[int, ...]:
+    """Read one whole number, or several."""
+    values = value if isinstance(value, Sequence) else [value]
+    if any(not isinstance(each, numbers.Integral) or isinstance(each, bool) for each in values) or not values:
+        raise UsageError(f"{reprlib.repr(value)} is not a count, or several: give whole numbers such as (1, 4)")
+    return parse_counts(",".join(str(each) for each in values))
+
+
 def format_bytes(size: int) -> str:
     """Return a number of bytes in the largest unit that divides it, such as `20GB`."""
     units = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
@@ -132,6 +153,7 @@ def parse_device(text: str) -> str:
 
 SIZE = Parsed("WxH", parse_size, format_size, read_size)
 SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)), read_sizes)
+COUNTS = Parsed("N[,N]", parse_counts, lambda counts: ",".join(map(str, counts)), read_counts)
 BYTES = Parsed("SIZE", parse_bytes, format_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)

@@ -28,7 +28,7 @@ from export.profile.timing import OtherPrograms
 from srkd.models import path_of_model, refuse_file_options
 from srkd.options import public
 from srkd.parameters import format_size, read_size
-from srkd.scatter import Point, Scatter, draw_scatter
+from srkd.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 
 __all__ = ["PlanFiles", "PlanReport", "plan", "run_plan"]
@@ -272,17 +272,20 @@ def _report(
 
 def chart_of(found: Plan, place: Place) -> Scatter:
     """Return speed against size: each measured shape a point, the target a line, the chosen one marked."""
-    groups: dict[str, list[Point]] = {}
+    points = []
     for row in found.rows:
         if row.ms is not None:
             quality = "" if row.psnr_y is None else f", {row.psnr_y:.2f} dB"
-            point = Point(row.ms, row.params, f"{row.width}x{row.depth}{quality}", marked=row is found.chosen)
-            groups.setdefault(row.kind, []).append(point)
+            label = f"{row.kind} {row.width}x{row.depth}{quality}"
+            points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is found.chosen))
     most = found.targets.most_ms
     return Scatter(
-        title=f"Parameters over milliseconds an image: {found.targets} at {place}",
-        groups={kind: tuple(points) for kind, points in groups.items()},
+        title=f"{found.targets} at {place}",
+        x_label="milliseconds an image",
+        y_label="parameters",
+        points=tuple(points),
         limit=None if math.isinf(most) else most,
+        logarithmic_y=True,
     )
 
 

@@ -1,100 +1,171 @@
-"""A chart of points on logarithmic axes, drawn with Pillow alone: what is gained against what it costs."""
+"""A picture of points with labels on two axes, the lower one logarithmic, drawn with Pillow alone.
+
+Both verbs that weigh what is gained against milliseconds draw it: `srkd profile --pareto` and `srkd plan --picture`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from srkd.chart import COLOURS, GRID, INK, MARK, WIDTH, Pen, format_tick, logarithmic_ticks, printable
+from srkd.chart import COLOURS, FINER, GRID, INK, MARK, format_tick, logarithmic_ticks, round_ticks
 
-HEIGHT = 560
-LEFT, RIGHT, TOP, BOTTOM = 96, 130, 72, 40
-MARGIN = 0.06
-"""Share of an axis that stays free at each end."""
+WIDTH, HEIGHT = 1000, 640
+LEFT, RIGHT, TOP, BOTTOM = 84, 40, 64, 64
+RADIUS = 6
+FRONT = "#7A7A7A"
+LONGEST_LABEL = 60
+LINE_HEIGHT = 16
+MOVES = (0, *(sign * step for step in range(4, 200, 4) for sign in (-1, 1)))
+"""Pixels by which a label is moved up or down, the least first."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point with its label; a marked one has a ring around it."""
+class ScatterPoint:
+    """A point; those of one `group` have one colour. A smaller `x` and a larger `y` are better."""
 
+    label: str
     x: float
     y: float
-    label: str = ""
+    group: str = ""
     marked: bool = False
+    """It has a ring around it."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points by the name of their group; `limit` is a value of x that gets a red line."""
+    """Points and the words around them. `limit` is a value of x that gets a red line."""
 
     title: str
-    groups: Mapping[str, Sequence[Point]]
+    x_label: str
+    y_label: str
+    points: tuple[ScatterPoint, ...]
     limit: float | None = None
+    logarithmic_y: bool = False
+
+
+def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
+    """Return the points that no other is at least as good as in both, and better in one; the smallest `x` first."""
+    front: list[ScatterPoint] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
 
 
 def draw_scatter(chart: Scatter) -> Image.Image:
-    """Return the chart as a picture; all values are above 0, and there is at least one point."""
-    return _Scatter(chart).draw()
+    """Return the picture: labelled points, their Pareto front as a line, milliseconds or the like on a log axis.
+
+    Points that are not finite, or not positive on a logarithmic axis, are left out; one must remain.
+    """
+    drawable = [
+        point
+        for point in chart.points
+        if point.x > 0
+        and math.isfinite(point.x)
+        and math.isfinite(point.y)
+        and (point.y > 0 or not chart.logarithmic_y)
+    ]
+    if not drawable:
+        raise ValueError("no point can be drawn")
+    plot = _Plot(chart, drawable)
+    plot.draw_axes()
+    plot.draw_front(pareto_front(drawable))
+    plot.draw_points()
+    return plot.picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
-class _Axis:
-    """Maps a logarithmic range to pixels."""
+class _Plot:
+    """The picture, larger than it will be; coordinates are those of the finished one."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        logs = [math.log10(value) for value in values]
-        free = max((max(logs) - min(logs)) * MARGIN, 0.05)
-        self.low, self.high, self.start, self.end = min(logs) - free, max(logs) + free, start, end
-
-    def at(self, value: float) -> float:
-        return self.start + (math.log10(value) - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        return logarithmic_ticks(self.low, self.high)
-
-
-class _Scatter:
-    def __init__(self, chart: Scatter) -> None:
-        self.chart = chart
-        self.pen = Pen(WIDTH, HEIGHT)
-        points = [point for group in chart.groups.values() for point in group]
+    def __init__(self, chart: Scatter, points: Sequence[ScatterPoint]) -> None:
+        self.chart, self.points = chart, points
+        self.picture = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER), "white")
+        self.pen = ImageDraw.Draw(self.picture)
+        self.font, self.bold = ImageFont.load_default(14 * FINER), ImageFont.load_default(17 * FINER)
         limits = [] if chart.limit is None else [chart.limit]
-        self.x = _Axis([*(point.x for point in points), *limits], LEFT, WIDTH - RIGHT)
-        self.y = _Axis([point.y for point in points], HEIGHT - BOTTOM, TOP)
+        logarithms, values = [math.log10(x) for x in (*(point.x for point in points), *limits)], []
+        margin = max(0.12 * (max(logarithms) - min(logarithms)), 0.08)
+        self.left, self.right = min(logarithms) - margin, max(logarithms) + 2 * margin
+        values = [self.height_of(point.y) for point in points]
+        margin = max(0.1 * (max(values) - min(values)), 1e-3 * max(map(abs, values)), 1e-6)
+        self.low, self.high = min(values) - margin, max(values) + margin
 
-    def draw(self) -> Image.Image:
-        self.pen.text((LEFT, 10), printable(self.chart.title), bold=True)
-        self.draw_axes()
-        if self.chart.limit is not None:
-            x = self.x.at(self.chart.limit)
-            self.pen.line([(x, TOP), (x, HEIGHT - BOTTOM)], MARK, 2, dashed=True)
-            self.pen.text((x + 5, TOP - 2), "target")
-        place = float(LEFT)
-        for index, (name, points) in enumerate(self.chart.groups.items()):
-            colour = COLOURS[index % len(COLOURS)]
-            self.pen.dot((place + 5, 46), colour, 4)
-            self.pen.text((place + 16, 37), printable(name))
-            place += 46 + self.pen.width_of(printable(name))
-            for point in points:
-                self.draw_point(point, colour)
-        return self.pen.picture()
+    def height_of(self, y: float) -> float:
+        return math.log10(y) if self.chart.logarithmic_y else y
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - self.left) / (self.right - self.left)
+        up = (self.height_of(y) - self.low) / (self.high - self.low)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     def draw_axes(self) -> None:
-        for value in self.y.ticks():
-            y, label = self.y.at(value), format_tick(value)
-            self.pen.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID, 1)
-            self.pen.text((LEFT - 8 - self.pen.width_of(label), y - 9), label)
-        for value in self.x.ticks():
-            x, label = self.x.at(value), format_tick(value)
-            self.pen.line([(x, HEIGHT - BOTTOM), (x, HEIGHT - BOTTOM + 4)], INK, 1)
-            self.pen.text((x - self.pen.width_of(label) / 2, HEIGHT - BOTTOM + 8), label)
-        self.pen.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK, 1)
+        chart = self.chart
+        self.text((LEFT, 14), chart.title, self.bold)
+        self.text((LEFT, 40), chart.y_label)
+        width = self.font.getlength(chart.x_label) / FINER
+        self.text((WIDTH - RIGHT - width, HEIGHT - 26), chart.x_label)
+        for value in self.y_ticks():
+            _, y = self.place(1.0, value)
+            self.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID)
+            label = format_tick(value) if chart.logarithmic_y else f"{round(value, 6):g}"
+            self.text((LEFT - 8 - self.font.getlength(label) / FINER, y - 9), label)
+        for value in logarithmic_ticks(self.left, self.right):
+            x = LEFT + (math.log10(value) - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
+            self.line([(x, TOP), (x, HEIGHT - BOTTOM)], GRID)
+            label = f"{value:g}"
+            self.text((x - self.font.getlength(label) / FINER / 2, HEIGHT - BOTTOM + 6), label)
+        self.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK)
+        if chart.limit is not None:
+            x, _ = self.place(chart.limit, self.points[0].y)
+            self.line([(x, TOP), (x, HEIGHT - BOTTOM)], MARK, 2)
+            self.text((x + 5, TOP - 2), "target")
 
-    def draw_point(self, point: Point, colour: str) -> None:
-        place = self.x.at(point.x), self.y.at(point.y)
-        if point.marked:
-            self.pen.ring(place, MARK, 10)
-        self.pen.dot(place, colour, 5)
-        self.pen.text((place[0] + 13, place[1] - 9), printable(point.label))
+    def y_ticks(self) -> Sequence[float]:
+        logarithmic = self.chart.logarithmic_y
+        return logarithmic_ticks(self.low, self.high) if logarithmic else list(round_ticks(self.low, self.high))
+
+    def draw_front(self, front: Sequence[ScatterPoint]) -> None:
+        self.line([self.place(point.x, point.y) for point in front], FRONT, 2)
+
+    def draw_points(self) -> None:
+        """Draw each point with its label beside it, moved where it would cover a point or another label."""
+        groups = list(dict.fromkeys(point.group for point in self.points))
+        places = [self.place(point.x, point.y) for point in self.points]
+        taken = [(x - RADIUS, x + RADIUS, y) for x, y in places]
+
+        def is_free(start: float, end: float, height: float) -> bool:
+            return not any(
+                abs(height - other) < LINE_HEIGHT and start < right and left < end for left, right, other in taken
+            )
+
+        for point in sorted(self.points, key=lambda point: (-point.y, point.x)):
+            x, y = self.place(point.x, point.y)
+            label = "".join(letter if letter.isprintable() else " " for letter in point.label)[:LONGEST_LABEL]
+            width = self.font.getlength(label) / FINER
+            start = x + RADIUS + 5
+            if start + width > WIDTH - 4:
+                start = x - RADIUS - 5 - width
+            height = next((y + move for move in MOVES if is_free(start, start + width, y + move)), y)
+            if abs(height - y) > RADIUS:
+                self.line([(x, y), (max(start, min(x, start + width)), height)], FRONT)
+            taken.append((start, start + width, height))
+            self.text((start, height - 9), label)
+        for point, (x, y) in zip(self.points, places, strict=True):
+            colour = COLOURS[groups.index(point.group) % len(COLOURS)]
+            box = (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)
+            self.pen.ellipse([side * FINER for side in box], fill=colour)
+            if point.marked:
+                ring = (x - 2 * RADIUS, y - 2 * RADIUS, x + 2 * RADIUS, y + 2 * RADIUS)
+                self.pen.ellipse([side * FINER for side in ring], outline=MARK, width=2 * FINER)
+
+    def text(
+        self, place: tuple[float, float], words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None
+    ) -> None:
+        self.pen.text((place[0] * FINER, place[1] * FINER), words, fill=INK, font=font or self.font)
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: int = 1) -> None:
+        self.pen.line([(x * FINER, y * FINER) for x, y in points], fill=colour, width=width * FINER, joint="curve")

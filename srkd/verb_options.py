@@ -15,8 +15,9 @@ from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Bor
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from export.formats import DEFAULT_FORMATS, FORMATS
+from export.profile.presets import PRESETS
 from srkd.options import Option, Options, take_settings
-from srkd.parameters import BYTES, DEVICE, MODEL, PICTURE, SETTING, SIZE, SIZES, names_of
+from srkd.parameters import BYTES, COUNTS, DEVICE, MODEL, PICTURE, SETTING, SIZE, SIZES, names_of
 
 if TYPE_CHECKING:
     from compressor.images.in_memory import ImageInMemory
@@ -457,8 +458,14 @@ class ExportOptions(CheckpointOptions):
 class ProfileOptions(ProgramOptions):
     models: Annotated[
         ModelOrPath | Sequence[ModelOrPath],
-        Option("Checkpoints, run folders and exported files.", type=MODEL, argument=True, metavar="MODEL..."),
-    ]
+        Option(
+            "Checkpoints, run folders and exported files.",
+            unset="the networks of --preset",
+            type=MODEL,
+            argument=True,
+            metavar="[MODEL]...",
+        ),
+    ] = ()
     _: KW_ONLY
     teacher: Annotated[
         ModelOrPath | None,
@@ -467,24 +474,41 @@ class ProfileOptions(ProgramOptions):
     runtime: Annotated[
         Sequence[str],
         Option(
-            f"Some of {', '.join(RUNTIMES)}; checkpoints are exported for those that need it.", type=names_of(*RUNTIMES)
+            f"Some of {', '.join(RUNTIMES)}, or all; checkpoints are exported for those that need it.",
+            type=names_of(*RUNTIMES, "all"),
         ),
     ] = ("torch", "onnxruntime")
     device: Device = "cpu"
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16", "int8"],
+        str | Sequence[str],
         Option(
-            "Precision of the arithmetic in torch and OpenVINO; other files have one of their own. int8: checkpoints "
-            "are written in eight bits for the runtimes that take that, without a bound for their loss; torch and the "
-            "teacher stay in float."
+            "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other files have one "
+            "of their own. int8: checkpoints are written in eight bits for the runtimes that take that, without a "
+            "bound for their loss; torch and the teacher stay in float.",
+            type=names_of("fp32", "bf16", "fp16", "int8"),
         ),
-    ] = "fp32"
-    lr_size: Annotated[Sizes, Option("Sizes of the LR image.", type=SIZES)] = ((128, 128),)
-    batch: Annotated[int, Option("Images in a batch.", minimum=1)] = 1
-    threads: Threads = None
+    ] = ("fp32",)
+    lr_size: Annotated[
+        Sizes | None, Option("Sizes of the LR image.", unset="128x128, or those of --preset", type=SIZES)
+    ] = None
+    batch: Annotated[int | Sequence[int], Option("Images in a batch, one number or several.", type=COUNTS)] = (1,)
+    threads: Annotated[
+        int | None, Option("CPU threads; no more than there are cores.", unset="as many as torch uses", minimum=1)
+    ] = None
     seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
-    memory: Annotated[bool, Option("Measure memory, in a separate process for each row.")] = True
+    memory: Annotated[bool, Option("Measure peak memory.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
+    layers: Annotated[bool, Option("Add where time and MACs go, layer by layer (torch and onnxruntime).")] = False
+    preset: Annotated[
+        str | None,
+        Option(
+            f"Profile the networks of a published table, untrained, beside its figures: {', '.join(PRESETS)}.",
+            type=click.Choice(list(PRESETS)),
+        ),
+    ] = None
+    pareto: Annotated[
+        PathOption, Option("Draw quality against speed as a PNG picture.", unset="no picture", metavar="FILE")
+    ] = None
 
 
 @dataclass(frozen=True)

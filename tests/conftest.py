@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.child import run_in_child
+from compressor.base.child import Child, run_in_child
 from compressor.data.calibration import draw_calibration_patches
 from tests.support.forks import WarmProcess
+from tests.support.here import ChildHere
 from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -57,10 +58,19 @@ def _files_are_tried_in_forks(monkeypatch: pytest.MonkeyPatch, warm_process: War
     monkeypatch.setattr("compressor.runtimes.probing.run_in_child", warm_process.run)
 
 
+@pytest.fixture(autouse=True)
+def _profiled_models_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of a profile are in this process: a new interpreter for each row takes seconds."""
+    monkeypatch.setattr("export.profile.process.Child", ChildHere)
+
+
 @pytest.fixture
-def real_children(monkeypatch: pytest.MonkeyPatch, _files_are_tried_in_forks: None) -> None:
-    """Files of strangers are tried as a user's are, each in a new interpreter."""
+def real_children(
+    monkeypatch: pytest.MonkeyPatch, _files_are_tried_in_forks: None, _profiled_models_stay_here: None
+) -> None:
+    """Files of strangers are tried, and models profiled, as a user's are, each in a new interpreter."""
     monkeypatch.setattr("compressor.runtimes.probing.run_in_child", run_in_child)
+    monkeypatch.setattr("export.profile.process.Child", Child)
 
 
 @pytest.fixture(autouse=True)

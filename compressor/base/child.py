@@ -1,9 +1,15 @@
-"""A function in a child process: for native code that may crash, hang or keep memory.
+"""Work in a child process: for native code that may crash, hang or keep memory.
 
     run_in_child("export.to_ncnn:try_run", {"path": "student.param"}, what="ncnn")
 
-The child reads the job as JSON from stdin and writes events to its stdout, one a line: {"progress": [title, done,
-total]} while it works, then {"result": ...} or {"error": "one line"}. Whatever native code prints goes to stderr.
+    with Child("export.profile.measured:MeasuredModel", {"path": "student.onnx"}, what="student.onnx") as child:
+        facts = child.result()
+        milliseconds = child.call("turn", calls=5)
+
+The child reads the job as a line of JSON from stdin and writes events to its stdout, one a line: {"progress": [title,
+done, total]} while it works, then {"result": ...} or {"error": "one line"}. What the function returns is the result;
+where that is an object with methods to `call`, the child keeps it, the first result is None, and each further line is
+a call: {"call": name, "arguments": {...}}. Whatever native code prints goes to stderr.
 
 With `limits` the child is also shut in (`isolation.py`) before it imports the function: for files of strangers.
 """
@@ -19,8 +25,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -31,7 +38,7 @@ from compressor.base.isolation import MB, Limits, end_with_parent, restrict_proc
 ROOT = Path(__file__).resolve().parents[2]
 
 Job: TypeAlias = Callable[..., Any]
-"""Called as function(progress, **job); what it returns must be JSON."""
+"""Called as function(progress, **job); what it returns must be JSON. Of a class the methods return that."""
 
 
 class ChildFailed(SrkdError):
@@ -40,6 +47,126 @@ class ChildFailed(SrkdError):
     def __init__(self, what: str, reason: str, *, crashed: bool = False) -> None:
         super().__init__(f"{what}: {reason}")
         self.reason, self.crashed = reason, crashed
+
+
+class Child:
+    """A child process that works on a job as soon as it is created, and on further calls where the job's function is a
+    class. One that ended stays ended: every question about it raises `ChildFailed`, whose line begins with `what`.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        job: Mapping[str, object],
+        *,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+        progress: Progress = no_progress,
+        limits: Limits | None = None,
+    ) -> None:
+        self._what, self._progress = what, progress
+        self._most = None if limits is None else limits.output_mb * MB
+        self._files = ExitStack()
+        self._errors = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - as long as the child lives
+        # The packages of srkd can be imported from any folder.
+        import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        restrictions, scratch = [], {}
+        if limits is not None:
+            folder = self._files.enter_context(tempfile.TemporaryDirectory(prefix="srkd-"))
+            scratch = {"TMPDIR": folder}
+            restrictions = [json.dumps({"limits": asdict(limits), "writable": [os.devnull, folder]})]
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
+            [sys.executable, "-m", __name__, function, *restrictions],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": import_path, **scratch, **(environment or {})},
+            text=True,
+        )
+        self._send(job)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
+        """Return the result of a method of the object that the child keeps."""
+        self._send({"call": name, "arguments": arguments})
+        return self.result(timeout_seconds)
+
+    def result(self, timeout_seconds: float | None = None) -> Any:
+        """Wait for the answer to the job or to the last call. An SrkdError that was raised there is raised here; a
+        crash, an exit or a timeout becomes `ChildFailed`.
+        """
+        timed_out = threading.Event()
+
+        def end() -> None:
+            timed_out.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout_seconds or 0, end)
+        timer.daemon = True  # SIGTERM may come at any line: srkd must not wait for the end of the time then
+        try:
+            if timeout_seconds is not None:
+                timer.start()
+            event = self._answer()
+        except BaseException:
+            self._process.kill()
+            raise
+        finally:
+            timer.cancel()
+        if "result" in event:
+            return event["result"]
+        if "error" in event:
+            raise SrkdError(str(event["error"]))
+        code = self._process.wait()
+        if timed_out.is_set():
+            raise ChildFailed(self._what, f"it took over {timeout_seconds:g} s")
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        reason = _describe_exit(code) + (f": {lines[-1][:300]}" if lines else "")
+        raise ChildFailed(self._what, reason, crashed=code < 0)
+
+    def close(self) -> None:
+        """End the child, which has answered or need not any more."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
+        self._files.close()
+
+    def _send(self, message: Mapping[str, object]) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # the exit code of a child that is dead already says why
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        """Report the progress, and return the next result or error; empty where the child died before one.
+
+        A child that says more than it may is not listened to any further.
+        """
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline(-1 if self._most is None else self._most + 1):
+            if self._most is not None:
+                self._most -= len(line)
+                if self._most < 0:
+                    self._process.kill()
+                    return {"error": "its answer is too long"}
+            with suppress(ValueError):  # a line that a crash cut short
+                event: dict[str, Any] = json.loads(line)
+                if "progress" not in event:
+                    return event
+                self._progress(*event["progress"])
+        return {}
 
 
 def run_in_child(
@@ -57,75 +184,8 @@ def run_in_child(
     An SrkdError that the function raises is raised here. A crash, an exit or a timeout becomes `ChildFailed`, which
     begins with `what`.
     """
-    # The packages of srkd can be imported from any folder.
-    import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(prefix="srkd-") as folder:
-        restrictions, scratch = [], {}
-        if limits is not None:
-            timeout_seconds, scratch = limits.seconds, {"TMPDIR": folder}
-            restrictions = [json.dumps({"limits": asdict(limits), "writable": [os.devnull, folder]})]
-        process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
-            [sys.executable, "-m", __name__, function, *restrictions],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "PYTHONPATH": import_path, **scratch, **(environment or {})},
-            text=True,
-        )
-        timed_out = threading.Event()
-
-        def end() -> None:
-            timed_out.set()
-            process.kill()
-
-        timer = threading.Timer(timeout_seconds or 0, end)
-        timer.daemon = True  # SIGTERM may come at any line: srkd must not wait for the end of the time then
-        try:
-            if timeout_seconds is not None:
-                timer.start()
-            event = _last_event(process, job, progress, None if limits is None else limits.output_mb * MB)
-            code = process.wait()
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if "result" in event:
-            return event["result"]
-        if "error" in event:
-            raise SrkdError(str(event["error"]))
-        if timed_out.is_set():
-            raise ChildFailed(what, f"it took over {timeout_seconds:g} s")
-        errors.seek(0)
-        lines = errors.read().decode(errors="replace").strip().splitlines()
-    raise ChildFailed(what, _describe_exit(code) + (f": {lines[-1][:300]}" if lines else ""), crashed=code < 0)
-
-
-def _last_event(
-    process: subprocess.Popen[str], job: Mapping[str, object], progress: Progress, most: int | None
-) -> dict[str, Any]:
-    """Send the job, report the progress, and return the last event; empty where the child died before one.
-
-    A child that says more than `most` characters is not listened to any further.
-    """
-    assert process.stdin is not None and process.stdout is not None
-    with suppress(BrokenPipeError), process.stdin as stdin:  # the exit code of a child that is dead already says why
-        json.dump(job, stdin)
-    last: dict[str, Any] = {}
-    with process.stdout as events:
-        while line := events.readline(-1 if most is None else most + 1):
-            if most is not None:
-                most -= len(line)
-                if most < 0:
-                    process.kill()
-                    return {"error": "its answer is too long"}
-            with suppress(ValueError):  # a line that a crash cut short
-                event = json.loads(line)
-                if "progress" in event:
-                    progress(*event["progress"])
-                else:
-                    last = event
-    return last
+    with Child(function, job, what=what, environment=environment, progress=progress, limits=limits) as child:
+        return child.result(timeout_seconds if limits is None else limits.seconds)
 
 
 def _describe_exit(code: int) -> str:
@@ -138,22 +198,35 @@ def _describe_exit(code: int) -> str:
 
 
 def main() -> None:
-    """Read the job, run the function and write the events: the child's part."""
+    """Read the job, run the function, write the events, and answer calls until there are no more: the child's part."""
     end_with_parent()
     # What native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     module, _, name = sys.argv[1].partition(":")
-    job = json.load(sys.stdin)
+    job = json.loads(sys.stdin.readline())
     for text in sys.argv[2:]:
         restrictions = json.loads(text)
         restrict_process(Limits(**restrictions["limits"]), restrictions["writable"])
+
+    function: Job = getattr(importlib.import_module(module), name)
+    is_kept = isinstance(function, type)
+    work = partial(function, lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
+    made = _answer(events, work, is_kept=is_kept)
+    for line in sys.stdin if is_kept and made is not None else ():
+        call = json.loads(line)
+        _answer(events, partial(getattr(made, call["call"]), **call["arguments"]))
+
+
+def _answer(events: IO[str], work: Callable[[], Any], *, is_kept: bool = False) -> Any:
+    """Do the work, write its result or its error, and return the result; one that is kept is not written."""
     try:
-        function: Job = getattr(importlib.import_module(module), name)
-        result = function(lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
-        _write(events, {"result": result})
+        result = work()
     except SrkdError as error:
         _write(events, {"error": str(error)})
+        return None
+    _write(events, {"result": None if is_kept else result})
+    return result
 
 
 def _write(events: IO[str], event: object) -> None:

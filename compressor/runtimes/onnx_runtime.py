@@ -105,7 +105,7 @@ class OnnxRuntime(FileRuntime):
             self._session, self._input, images.to(self._gpu), self._output, tuple(shape), self._output_dtype
         )
 
-    def _open(self, content: bytes, path: Path) -> Any:
+    def _session_options(self) -> Any:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)  # a provider that does not start would write to the terminal
@@ -114,6 +114,12 @@ class OnnxRuntime(FileRuntime):
         options.intra_op_num_threads = self.threads
         # Threads that keep spinning after a run would take the cores of whoever runs next, and spoil their timing.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
+
+    def _open(self, content: bytes, path: Path) -> Any:
+        import onnxruntime
+
+        options = self._session_options()
         with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
             session = onnxruntime.InferenceSession(
                 emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,

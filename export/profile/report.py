@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import torch
+from typing import Any
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import has_integer_products, torch_threads
-from compressor.images.metrics import Protocol, below_bicubic, finite_or_none
-from compressor.images.sets import ImageSet, embedded_pairs
-from compressor.inference.evaluate import EvaluationSettings, evaluate
-from compressor.inference.numbers import numbers_of
+from compressor.base.machine import available_memory, has_integer_products, torch_threads
+from compressor.images.metrics import Protocol, below_bicubic
 from compressor.inference.open import SOURCE
 from compressor.models.cost import COMPARED_SIZE
+from compressor.models.networks.base import Descriptor
 from compressor.models.quantised_file import read_quantised_file
-from compressor.runtimes.base import Runtime, require_memory_for
-from compressor.runtimes.file_runtime import FileRuntime
-from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES
-from export.profile.memory import peak_memory_mb
-from export.profile.models import ProfiledModel, Settings, open_models
-from export.profile.timing import OtherPrograms, Timing, compare, take_turns
+from export.profile.conditions import Conditions, Observation
+from export.profile.layers import LayerTime
+from export.profile.matrix_rate import MatrixRate
+from export.profile.memory import MEMORY_METHOD
+from export.profile.models import ProfiledModel, open_models
+from export.profile.process import Workload
+from export.profile.settings import Settings
+from export.profile.timing import Comparison, Timing, compare, measure_turns
 from export.speed import Speed
 
-NOTABLE_BUSY_CORES = 0.25
-MEMORY_METHOD = (
-    "CPU: peak resident memory while running, less that before the model was opened, in a process of its own "
-    "(weights, features, workspace); CUDA: peak of torch's allocator"
-)
+WIDE_SPREAD_PERCENT = 20.0
+"""The middle half of the calls spread over more than this share of the median."""
+
+MEMORY_SHARE = 0.8
+"""Freed memory is kept where the peaks of all models together take no more of what is free."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Latency:
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one runtime at one size. Speed-ups are medians of paired ratios, above 1 is faster;
-    `speedup_interval` and `verdict` belong to `speedup_same_runtime`. In the first call at this size some runtimes
-    compile: it counts only for `first_call_ms`."""
+    """One model under one runtime in one precision at one size and batch. Speed-ups are medians of paired ratios, above
+    1 is faster; `speedup_interval` and `verdict` belong to `speedup_same_runtime`. In the first call at this size some
+    runtimes compile: it counts only for `first_call_ms`, and the calls of the warm-up for nothing."""
 
     model: str
     runtime: str
@@ -62,11 +62,18 @@ class Row:
     params: int | None
     macs: int | None
     latency_ms: Latency
-    first_call_ms: float | None
+    first_call_ms: float
+    warm_up_calls: int
+    is_steady: bool
+    """False: the calls were still getting faster when the warm-up ended."""
     spread_percent: float
     rounds: int
     fps: float
+    megapixels_per_second: float
+    """Of the output."""
     gmacs_per_second: float | None
+    matrix_rate_share: float | None
+    """`gmacs_per_second` as a share of the device's `matrix_rates` in this precision."""
     peak_memory_mb: float | None
     speedup_same_runtime: float | None
     speedup_interval: tuple[float, float] | None
@@ -74,11 +81,49 @@ class Row:
     verdict: str | None
     int8: EightBits | None = None
     """Of a row in eight bits."""
+    published: Published | None = None
+    """Of a preset."""
 
     @property
     def arithmetic(self) -> str:
         """The precision; of a file whose loss nobody bounded, with that word."""
         return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper states of a model; None where it does not."""
+
+    fps: float | None
+    speedup: float | None
+    """Over the teacher of its pair."""
+    macs: int | None = None
+    """At the size of its table."""
+    params_millions: float | None = None
+
+
+@dataclass(frozen=True)
+class LostRow:
+    """A row that could not be measured, and why; the others went on without it."""
+
+    model: str
+    runtime: str
+    precision: str
+    lr_size: str
+    batch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where the time of one row goes."""
+
+    model: str
+    runtime: str
+    precision: str
+    lr_size: str
+    batch: int
+    layers: tuple[LayerTime, ...]
 
 
 @dataclass(frozen=True)
@@ -109,17 +154,35 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean Y-PSNR on the embedded validation photos; None where it is infinite."""
+    """Mean Y-PSNR on the embedded validation photos, of a model in a precision, under the first runtime that has it;
+    None where it is infinite. Files in eight bits differ, and each runtime's has its own."""
 
     model: str
     scale: int
     psnr_y: float | None
     over_bicubic: float | None
+    runtime: str | None = None
+    """None: of bicubic."""
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The published table whose networks were profiled."""
+
+    name: str
+    source: str
+    device: str
+    """On which the published figures were measured."""
+    lr_size: str
+    omitted: tuple[str, ...]
+    """What the table has and this report cannot, and why."""
 
 
 @dataclass(frozen=True)
 class ProfileReport:
     teacher: str | None
+    """None without one, and in a preset of several."""
     rows: tuple[Row, ...]
     costs: tuple[ModelCost, ...]
     quality: tuple[Quality, ...]
@@ -129,6 +192,19 @@ class ProfileReport:
     """The models that were left out, and whatever disturbed the measurement."""
     about_int8: tuple[str, ...] = ()
     """A line for each model in eight bits, and one for each that was timed beside itself in float."""
+    lost: tuple[LostRow, ...] = ()
+    matrix_rates: tuple[MatrixRate, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
+    """Of the measurement; a preset has one for each pair."""
+    layers: tuple[Layers, ...] = ()
+    preset: Preset | None = None
+
+    def quality_of(self, row: Row) -> Quality | None:
+        """Return the quality of a row: of its own file in eight bits, otherwise of its model in its precision."""
+        own = [item for item in self.quality if (item.model, item.precision) == (row.model, row.precision)]
+        if row.precision == "int8":
+            own = [item for item in own if item.runtime == row.runtime]
+        return own[0] if own else None
 
 
 def profile_models(
@@ -142,6 +218,7 @@ def profile_models(
 
     The teacher is always timed in torch too, because every row says how much faster it is than that. A checkpoint
     under another runtime is exported once to a temporary file, which is compared with the network like any export.
+    Each row has a process of its own, and all take turns: one that crashes or runs out of memory loses its row alone.
     """
     if not models:
         raise UsageError("nothing to profile: no model was given")
@@ -150,44 +227,298 @@ def profile_models(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
         threads = stack.enter_context(torch_threads(settings.threads))
         settings = replace(settings, threads=threads)
-        opened, notes = open_models(models, teacher, settings, folder, context)
-        for model in opened:
-            for size in settings.lr_sizes:
-                require_memory_for(size, settings.batch, model.runtime.descriptor, "--lr-size")
-        others = OtherPrograms()
-        rows: list[Row] = []
-        about_int8 = [line for model in opened if (line := _about_int8(model)) is not None]
-        for size in settings.lr_sizes:
-            of_size, against_float = _measure_size(opened, size, settings, context)
-            rows += of_size
-            about_int8 += against_float
-        notes += _note_disturbances(rows, opened, others.busy_cores())
-        if settings.memory:
-            rows, errors = _add_memory(rows, opened, settings, context)
-            notes += errors
-        quality = _measure_quality(opened, context) if settings.quality else ()
-        notes += _note_below_bicubic(quality)
-    teacher_label = next((model.label for model in opened if model.is_teacher), None)
-    protocol = str(Protocol())
-    costs = tuple({model.label: _compared_cost(model) for model in opened}.values())
-    return ProfileReport(
-        teacher_label, tuple(rows), costs, quality, protocol, MEMORY_METHOD, tuple(notes), tuple(about_int8)
+        opened = stack.enter_context(open_models(models, teacher, settings, folder, context))
+        for model in opened.models:
+            settings.require_memory(Descriptor(model.facts.scale, model.facts.channels))
+        return _Measurement(tuple(opened.models), settings, context, list(opened.notes)).report()
+
+
+Key = tuple[int, Workload]
+"""The index of a model, and a workload."""
+
+
+@dataclass
+class _Measurement:
+    """Everything that is measured of open models, in the order of `report`."""
+
+    models: tuple[ProfiledModel, ...]
+    settings: Settings
+    context: Context
+    notes: list[str]
+    first: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
+    lost: list[LostRow] = field(default_factory=list)
+
+    def report(self) -> ProfileReport:
+        self.prepare()
+        about_int8 = [line for model in self.models if (line := _about_int8(model)) is not None]
+        observation = Observation()
+        timings = {workload: self.take_turns(workload) for workload in self.settings.workloads}
+        conditions = observation.conditions(self.distributions())
+        rates = self.matrix_rates()
+        rows = []
+        for workload, of_workload in timings.items():
+            rows += self.rows_of(workload, of_workload, rates)
+            about_int8 += _against_float(self.models, of_workload, workload, self.settings)
+        if not rows:
+            reasons = dict.fromkeys(f"{row.model} under {row.runtime}: {row.reason}" for row in self.lost)
+            raise SrkdError(f"nothing could be profiled: {'; '.join(reasons)}")
+        self.note_disturbances(rows, conditions)
+        layers = self.measure_layers() if self.settings.layers else ()
+        quality = self.measure_quality() if self.settings.quality else ()
+        self.notes += _note_below_bicubic(quality)
+        return ProfileReport(
+            teacher=next((model.label for model in self.models if model.is_teacher), None),
+            rows=tuple(rows),
+            costs=tuple({model.label: _compared_cost(model) for model in self.models}.values()),
+            quality=quality,
+            protocol=str(Protocol()),
+            memory_method=MEMORY_METHOD,
+            notes=tuple(dict.fromkeys(self.notes)),
+            about_int8=tuple(about_int8),
+            lost=tuple(self.lost),
+            matrix_rates=tuple(rates.values()),
+            conditions=(conditions,),
+            layers=layers,
+        )
+
+    def lose(self, model: ProfiledModel, workload: Workload, error: SrkdError) -> None:
+        """Note a row that cannot be measured."""
+        width, height, batch = workload
+        facts = model.facts
+        self.lost.append(LostRow(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, str(error)))
+
+    def prepare(self) -> None:
+        """Run every workload for the first time, small ones first, because memory is measured in this order."""
+        workloads = sorted(self.settings.workloads, key=lambda workload: workload[0] * workload[1] * workload[2])
+        total = len(workloads) * len(self.models)
+        for index, model in enumerate(self.models):
+            for place, workload in enumerate(workloads):
+                self.context.progress("first calls", index * len(workloads) + place, total)
+                try:
+                    first = model.process.prepare(workload, memory=self.settings.memory)
+                except SrkdError as error:
+                    self.lose(model, workload, error)
+                    continue
+                self.first[index, workload] = first
+                if first["memory_missing"] is not None:
+                    self.notes.append(f"{model.name}: {first['memory_missing']}")
+        self.context.progress("first calls", total, total)
+        if self.has_memory_for_all():
+            for model in self.models:
+                try:
+                    model.process.keep_memory()
+                except SrkdError as error:
+                    self.notes.append(f"{model.name}: {error}")
+
+    def has_memory_for_all(self) -> bool:
+        """Return whether all models may keep the memory that they free."""
+        peaks = dict[int, float]()
+        for (index, _), first in self.first.items():
+            peaks[index] = max(peaks.get(index, 0.0), first["memory_mb"] or 0.0)
+        return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
+
+    def take_turns(self, workload: Workload) -> tuple[Timing | None, ...]:
+        """Time all models at one workload, in turns; None for those that are lost."""
+        width, height, batch = workload
+        text = f"{width}x{height}" + (f" batch {batch}" if batch > 1 else "")
+        present = [index for index in range(len(self.models)) if (index, workload) in self.first]
+        timings = measure_turns(
+            [partial(self.models[index].process.turn, workload) for index in present],
+            seconds_each=self.settings.seconds,
+            progress=lambda title, done, total: self.context.progress(f"{title} {text}", done, total),
+            lost=lambda place, error: self.lose(self.models[present[place]], workload, error),
+        )
+        by_index = dict(zip(present, timings, strict=True))
+        return tuple(by_index.get(index) for index in range(len(self.models)))
+
+    def matrix_rates(self) -> dict[str, MatrixRate]:
+        """Measure how fast the device multiplies in each precision that a row has, in the first process that can."""
+        rates: dict[str, MatrixRate] = {}
+        precisions = dict.fromkeys(model.facts.precision for model in self.models)
+        self.context.progress("matrix rate", 0, len(precisions))
+        for done, precision in enumerate(precisions, 1):
+            for model in self.models:
+                try:
+                    rate = model.process.matrix_rate(precision)
+                except SrkdError:  # its process has crashed before, and does again
+                    continue
+                if rate is not None:
+                    rates[precision] = rate
+                break
+            self.context.progress("matrix rate", done, len(precisions))
+        return rates
+
+    def rows_of(
+        self, workload: Workload, timings: Sequence[Timing | None], rates: Mapping[str, MatrixRate]
+    ) -> list[Row]:
+        references = _References(self.models, timings)
+        rows = []
+        for index, (model, timing) in enumerate(zip(self.models, timings, strict=True)):
+            if timing is not None:
+                first = self.first[index, workload]
+                rate = rates.get(model.facts.precision)
+                rows.append(_build_row(model, timing, references, workload, self.settings, first, rate))
+        return rows
+
+    def measure_layers(self) -> tuple[Layers, ...]:
+        """Return where the time goes at the first size and batch."""
+        workload = width, height, batch = self.settings.workloads[0]
+        found = []
+        for done, model in enumerate(self.models):
+            self.context.progress("layers", done, len(self.models))
+            try:
+                layers = model.process.layers(workload)
+            except SrkdError as error:
+                self.notes.append(f"{model.name}: {error}")
+                continue
+            if layers is None:
+                self.notes.append(f"{model.name}: its layers are not shown (--layers: torch and onnxruntime)")
+                continue
+            facts = model.facts
+            found.append(Layers(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
+        self.context.progress("layers", len(self.models), len(self.models))
+        return tuple(found)
+
+    def measure_quality(self) -> tuple[Quality, ...]:
+        """Score each model once in each precision, each of its files in eight bits; bicubic first, for each scale."""
+        chosen: dict[tuple[str, ...], ProfiledModel] = {}
+        for model in self.models:
+            own_file = (model.facts.runtime,) if model.facts.precision == "int8" else ()
+            chosen.setdefault((model.label, model.facts.precision, *own_file), model)
+        rows: dict[int, list[Quality]] = {}
+        for done, model in enumerate(chosen.values()):
+            self.context.progress("quality", done, len(chosen))
+            facts = model.facts
+            try:
+                scores = model.process.quality()
+            except SrkdError as error:
+                self.notes.append(f"{model.name}: {error}")
+                continue
+            own, bicubic = scores["psnr_y"], scores["bicubic"]
+            of_scale = rows.setdefault(facts.scale, [Quality("bicubic", facts.scale, bicubic, 0.0)])
+            over = None if own is None or bicubic is None else own - bicubic
+            of_scale.append(Quality(model.label, facts.scale, own, over, facts.runtime, facts.precision))
+        self.context.progress("quality", len(chosen), len(chosen))
+        return tuple(row for of_scale in rows.values() for row in of_scale)
+
+    def distributions(self) -> tuple[str, ...]:
+        """Return the names of torch and of what the runtimes of these models need."""
+        needs = (RUNTIMES[model.facts.runtime].needs for model in self.models)
+        names = ["torch", "onnxruntime", *(name.replace("_", "-") for group in needs for name in group)]
+        return tuple(dict.fromkeys(names))
+
+    def note_disturbances(self, rows: Sequence[Row], conditions: Conditions) -> None:
+        """Note other programs, spread, runtimes that compile in their first call, and emulated precision."""
+        self.notes += conditions.warnings
+        for row in rows:
+            name = f"{row.model} under {row.runtime} at {row.lr_size}"
+            steady = f"{name} in {row.precision}"
+            if row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50):
+                self.notes.append(f"{name}: the first call took {row.first_call_ms / 1000:.1f} s")
+            if not row.is_steady:
+                self.notes.append(
+                    f"{steady}: its calls were still getting faster after {row.warm_up_calls}, when the warm-up ended: "
+                    "measure for longer (--seconds)"
+                )
+        wide = [row for row in rows if row.spread_percent > WIDE_SPREAD_PERCENT]
+        if wide:
+            worst = max(wide, key=lambda row: row.spread_percent)
+            self.notes.append(
+                f"the times of {len(wide)} of {len(rows)} rows spread widely, most of all those of {worst.model} under "
+                f"{worst.runtime} in {worst.precision} at {worst.lr_size}, whose middle half takes "
+                f"{worst.spread_percent:.0f} % of the median: measure for longer (--seconds), on a quieter machine"
+            )
+        self.notes += [
+            f"{model.label}: {model.facts.precision} is computed in float32 here and rounded after each operation, "
+            "so its time does not apply to hardware that has it"
+            for model in self.models
+            if model.facts.emulated
+        ]
+
+
+class _References:
+    """The teacher's timings, which others are compared with."""
+
+    def __init__(self, models: Sequence[ProfiledModel], timings: Sequence[Timing | None]) -> None:
+        self._timings = {
+            (model.facts.runtime, model.facts.precision): timing
+            for model, timing in zip(models, timings, strict=True)
+            if model.is_teacher and timing is not None
+        }
+
+    def same_runtime(self, model: ProfiledModel) -> Timing | None:
+        """Return the teacher's in the same runtime: in the model's precision, or the first that it has there."""
+        runtime = model.facts.runtime
+        others = [timing for (name, _), timing in self._timings.items() if name == runtime]
+        return self._timings.get((runtime, model.facts.precision)) or next(iter(others), None)
+
+    def eager(self) -> Timing | None:
+        """Return the teacher's in torch, in fp32 or the only precision that it was timed in."""
+        others = [timing for (name, _), timing in self._timings.items() if name == "torch"]
+        return self._timings.get(("torch", "fp32")) or next(iter(others), None)
+
+
+def _build_row(
+    model: ProfiledModel,
+    timing: Timing,
+    references: _References,
+    workload: Workload,
+    settings: Settings,
+    first: Mapping[str, Any],
+    rate: MatrixRate | None,
+) -> Row:
+    width, height, batch = workload
+    facts, cost = model.facts, model.cost((width, height))
+    same, eager = _compare(references.same_runtime(model), timing), _compare(references.eager(), timing)
+    median = timing.percentile(50)
+    gmacs = None if cost is None else cost.macs * batch / median / 1e6
+    return Row(
+        model=model.label,
+        runtime=facts.runtime,
+        device=facts.device,
+        precision=facts.precision,
+        layout=facts.layout,
+        lr_size=f"{width}x{height}",
+        batch=batch,
+        threads=settings.threads or 1,
+        params=None if cost is None else cost.params,
+        macs=None if cost is None else cost.macs,
+        latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
+        first_call_ms=first["first_ms"],
+        warm_up_calls=timing.warm_up_calls,
+        is_steady=timing.is_steady,
+        spread_percent=timing.spread_percent,
+        rounds=len(timing.rounds),
+        fps=1000 * batch / median,
+        megapixels_per_second=batch * width * height * facts.scale**2 / median / 1000,
+        gmacs_per_second=gmacs,
+        matrix_rate_share=None if gmacs is None or rate is None else gmacs / rate.gmacs_per_second,
+        peak_memory_mb=first["memory_mb"],
+        speedup_same_runtime=None if same is None else same.speedup,
+        speedup_interval=None if same is None else (same.low, same.high),
+        speedup_vs_teacher_eager=None if eager is None else eager.speedup,
+        verdict="reference" if model.is_teacher else None if same is None else same.verdict,
+        int8=_eight_bits(model),
     )
+
+
+def _compare(reference: Timing | None, timing: Timing) -> Comparison | None:
+    return None if reference is None else compare(reference, timing)
 
 
 def _about_int8(model: ProfiledModel) -> str | None:
     """Return a line about a model in eight bits, or None for another."""
-    if model.runtime.precision != "int8":
+    if model.facts.precision != "int8":
         return None
     unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
-    parts = [numbers_of(model.runtime).line(), unbounded if model.unbounded else None, model.integer_nodes]
-    return f"{model.label} under {model.runtime.name}: {'; '.join(str(part) for part in parts if part is not None)}"
+    parts = [model.facts.numbers, unbounded if model.unbounded else None, model.facts.integer_nodes]
+    return f"{model.name}: {'; '.join(str(part) for part in parts if part is not None)}"
 
 
 def _eight_bits(model: ProfiledModel) -> EightBits | None:
-    if model.runtime.precision != "int8":
+    if model.facts.precision != "int8":
         return None
-    file, nodes = read_quantised_file(model.runtime.metadata), model.integer_nodes
+    file, nodes = read_quantised_file(model.facts.metadata), model.facts.integer_nodes
     return EightBits(
         bounded=None if file is None else not model.unbounded,
         flavour=None if file is None else file.flavour,
@@ -201,27 +532,29 @@ def _eight_bits(model: ProfiledModel) -> EightBits | None:
 
 
 def _against_float(
-    models: Sequence[ProfiledModel], timings: Sequence[Timing], size: tuple[int, int], settings: Settings
+    models: Sequence[ProfiledModel], timings: Sequence[Timing | None], workload: Workload, settings: Settings
 ) -> list[str]:
     """Return a line for each model in eight bits that was timed beside itself in float, in the same runtime."""
+    width, height, _ = workload
     lines = []
     for model, timing in zip(models, timings, strict=True):
-        source = model.runtime.metadata.get(SOURCE)
+        source = model.facts.metadata.get(SOURCE)
         for other, reference in zip(models, timings, strict=True):
-            same = source is not None and other.runtime.metadata.get(SOURCE) == source
-            in_float = other.runtime.precision == "fp32" and other.runtime.name == model.runtime.name
-            if model.runtime.precision == "int8" and same and in_float:
-                speed = Speed(
-                    timing.percentile(50),
-                    reference.percentile(50),
-                    compare(reference, timing),
-                    model.runtime.name,
-                    size,
-                    settings.threads or 1,
-                    model.integer_nodes,
-                    has_integer_products(),
-                )
-                lines.append(f"{model.label} beside {other.label}: {speed}")
+            same = source is not None and other.facts.metadata.get(SOURCE) == source
+            in_float = other.facts.precision == "fp32" and other.facts.runtime == model.facts.runtime
+            if model.facts.precision != "int8" or not same or not in_float or timing is None or reference is None:
+                continue
+            speed = Speed(
+                timing.percentile(50),
+                reference.percentile(50),
+                compare(reference, timing),
+                model.facts.runtime,
+                (width, height),
+                settings.threads or 1,
+                model.facts.integer_nodes,
+                has_integer_products(),
+            )
+            lines.append(f"{model.label} beside {other.label}: {speed}")
     return lines
 
 
@@ -230,131 +563,9 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
     return ModelCost(model.label, *((None, None) if cost is None else (cost.params, cost.macs)))
 
 
-def _note_disturbances(rows: Sequence[Row], models: Sequence[ProfiledModel], busy_cores: float) -> list[str]:
-    """Note other programs, runtimes that compile in their first call, and emulated precision."""
-    notes = []
-    if busy_cores >= NOTABLE_BUSY_CORES:
-        notes.append(
-            f"other programs kept {busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet machine, "
-            "the paired ratios suffer less"
-        )
-    notes += [
-        f"{row.model} under {row.runtime} at {row.lr_size}: the first call took {row.first_call_ms / 1000:.1f} s"
-        for row in rows
-        if row.first_call_ms is not None and row.first_call_ms > max(1000.0, 10 * row.latency_ms.p50)
-    ]
-    return notes + [
-        f"{model.label}: {model.runtime.precision} is computed in float32 here and rounded after each operation, "
-        "so its time does not apply to hardware that has it"
-        for model in models
-        if isinstance(model.runtime, FileRuntime) and model.runtime.emulated
-    ]
-
-
-def _measure_size(
-    models: Sequence[ProfiledModel], size: tuple[int, int], settings: Settings, context: Context
-) -> tuple[list[Row], list[str]]:
-    """Time all models at one size, in turns; the lines say how much faster eight bits are than float."""
-    text = f"{size[0]}x{size[1]}"
-    timings = take_turns(
-        [_call(model.runtime, settings.batch, size) for model in models],
-        seconds_each=settings.seconds,
-        progress=lambda title, done, total: context.progress(f"{title} {text}", done, total),
-    )
-    references = {model.runtime.name: timing for model, timing in zip(models, timings, strict=True) if model.is_teacher}
-    rows = [
-        _build_row(model, timing, references, size, settings) for model, timing in zip(models, timings, strict=True)
-    ]
-    return rows, _against_float(models, timings, size, settings)
-
-
-def _call(runtime: Runtime, batch: int, size: tuple[int, int]) -> Callable[[], object]:
-    """Return a call that runs one batch, which is already on the device where the runtime reads it."""
-    generator = torch.Generator().manual_seed(0)
-    lr = torch.rand(batch, runtime.descriptor.channels, size[1], size[0], generator=generator)
-    device = torch_device_for(runtime.device)
-    in_place = RUNTIMES[runtime.name].reads_torch_memory
-    if in_place and (not device.startswith("cuda") or torch.cuda.is_available()):
-        lr = lr.to(device)
-    return lambda: runtime.run(lr)
-
-
-def _build_row(
-    model: ProfiledModel,
-    timing: Timing,
-    references: Mapping[str, Timing],
-    size: tuple[int, int],
-    settings: Settings,
-) -> Row:
-    runtime, cost = model.runtime, model.cost(size)
-    same, eager = (
-        compare(references[name], timing) if name in references else None for name in (runtime.name, "torch")
-    )
-    median = timing.percentile(50)
-    return Row(
-        model=model.label,
-        runtime=runtime.name,
-        device=runtime.device,
-        precision=runtime.precision,
-        layout=runtime.layout,
-        lr_size=f"{size[0]}x{size[1]}",
-        batch=settings.batch,
-        threads=settings.threads or 1,
-        params=None if cost is None else cost.params,
-        macs=None if cost is None else cost.macs,
-        latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
-        first_call_ms=timing.first_ms,
-        spread_percent=timing.spread_percent,
-        rounds=len(timing.rounds),
-        fps=1000 * settings.batch / median,
-        gmacs_per_second=None if cost is None else cost.macs * settings.batch / median / 1e6,
-        peak_memory_mb=None,
-        speedup_same_runtime=None if same is None else same.speedup,
-        speedup_interval=None if same is None else (same.low, same.high),
-        speedup_vs_teacher_eager=None if eager is None else eager.speedup,
-        verdict="reference" if model.is_teacher else None if same is None else same.verdict,
-        int8=_eight_bits(model),
-    )
-
-
-def _add_memory(
-    rows: Sequence[Row], models: Sequence[ProfiledModel], settings: Settings, context: Context
-) -> tuple[list[Row], list[str]]:
-    """Return the rows with their peak memory, and a line for each model where it could not be measured."""
-    megabytes: dict[tuple[str, str, str], float] = {}
-    errors = []
-    for done, model in enumerate(models):
-        context.progress("memory", done, len(models))
-        try:
-            figures = peak_memory_mb(model.memory_job(settings))
-        except SrkdError as error:
-            errors.append(f"{model.label}, {model.runtime.name}: {error}")
-            continue
-        for (width, height), figure in figures.items():
-            megabytes[model.label, model.runtime.name, f"{width}x{height}"] = figure
-    context.progress("memory", len(models), len(models))
-    return [replace(row, peak_memory_mb=megabytes.get((row.model, row.runtime, row.lr_size))) for row in rows], errors
-
-
 def _note_below_bicubic(quality: Sequence[Quality]) -> list[str]:
     """Note the models that a bicubic enlargement beats."""
     bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
     scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]
     lines = [below_bicubic(name, own, other) for name, own, other in scores if own is not None and other is not None]
     return [line for line in lines if line is not None]
-
-
-def _measure_quality(models: Sequence[ProfiledModel], context: Context) -> tuple[Quality, ...]:
-    """Score each model once, under the first of its runtimes; bicubic first, for each scale."""
-    photos = (ImageSet("embedded photos", embedded_pairs("val")),)
-    by_scale: dict[int, dict[str, Runtime]] = {}
-    for model in models:
-        by_scale.setdefault(model.runtime.descriptor.scale, {}).setdefault(model.label, model.runtime)
-    rows = []
-    for scale, runtimes in by_scale.items():
-        scores = evaluate(list(runtimes.values()), photos, EvaluationSettings(scale), context.progress).models
-        bicubic, *others = (sets["embedded photos"].psnr_y for sets in scores.values())
-        rows.append(Quality("bicubic", scale, finite_or_none(bicubic), 0.0))
-        for label, psnr in zip(runtimes, others, strict=True):
-            rows.append(Quality(label, scale, finite_or_none(psnr), finite_or_none(psnr - bicubic)))
-    return tuple(rows)

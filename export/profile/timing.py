@@ -1,7 +1,8 @@
-"""Latency that can be compared: everything warm, in turns in one process, judged by paired ratios.
+"""Latency that can be compared: everything warm, in turns, judged by paired ratios.
 
 Two measurements one after the other differ by whatever else the machine did meanwhile. Here every model has a turn in
-each round, in alternating order, and only ratios within a round are compared: a slow second slows both.
+each round, in alternating order, and only ratios within a round are compared: a slow second slows both. A turn is a
+function, so that the models may be in this process or each in one of its own: only one of them computes at a time.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
-import psutil
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 
+T = TypeVar("T")
+
 Call = Callable[[], object]
 """Runs one batch and returns when its output is complete."""
+
+Turn = Callable[[int], Sequence[float]]
+"""Runs so many batches, one after the other, and returns the milliseconds of each."""
+
+Lost = Callable[[int, SrkdError], None]
+"""Called with the index of a turn that failed, and why: the others go on without it."""
 
 Verdict = Literal["faster", "slower", "no measurable difference"]
 
@@ -31,15 +40,23 @@ MIN_ROUNDS = 8
 TARGET_ROUNDS = 20
 CONFIDENCE = 0.99
 NO_DIFFERENCE = 0.02
-"""Medians closer than this count as equal, however narrow the interval: memory placement alone can do that much."""
+"""A difference may be smaller than this as long as the interval reaches to here: where the memory of a process lies
+makes two processes of one model differ by that much."""
+
+STEADY = 0.05
+"""A model is warm when further calls bring none that is faster than the fastest before by more than this share."""
+WARM_UP_SECONDS, MOST_WARM_UP_CALLS = 0.05, 20
+"""Each look at that takes so long, and so many calls at most."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of each call, by round; `first_ms` is the first call of all, which is in no round."""
+    """Milliseconds of each call, by round; `warm_up_calls` ran before the first round, and `is_steady` says whether
+    they had stopped getting faster by then."""
 
     rounds: tuple[tuple[float, ...], ...]
-    first_ms: float | None = None
+    warm_up_calls: int = 0
+    is_steady: bool = True
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -64,9 +81,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        if self.low <= 1.0 <= self.high or abs(self.speedup - 1.0) < NO_DIFFERENCE:
-            return "no measurable difference"
-        return "faster" if self.speedup > 1.0 else "slower"
+        """ "faster" or "slower" where the whole interval says so, and more than nothing."""
+        if self.low > 1 + NO_DIFFERENCE:
+            return "faster"
+        return "slower" if self.high < 1 / (1 + NO_DIFFERENCE) else "no measurable difference"
 
 
 def compare(reference: Timing, other: Timing) -> Comparison:
@@ -79,38 +97,92 @@ def compare(reference: Timing, other: Timing) -> Comparison:
 
 
 def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
-    """Time all calls in turns for about `seconds_each` times their number, and at least eight rounds."""
+    """Time calls of this process in turns, as `measure_turns` does."""
+    with no_garbage_collection():
+        timings = measure_turns(
+            [partial(time_calls, call) for call in calls], seconds_each=seconds_each, progress=progress
+        )
+    return tuple(timing for timing in timings if timing is not None)
+
+
+def measure_turns(
+    turns: Sequence[Turn], *, seconds_each: float, progress: Progress = no_progress, lost: Lost | None = None
+) -> tuple[Timing | None, ...]:
+    """Warm all up, then give each a turn in every round, for about `seconds_each` times their number and at least
+    eight rounds.
+
+    Where one fails and there is a `lost` to tell, its timing is None and the others go on.
+    """
     if not seconds_each > 0:
         raise UsageError(f"seconds={seconds_each:g}: give a positive number")
-    turn_seconds = seconds_each / TARGET_ROUNDS
-    repeats, first = [], []
-    for done, call in enumerate(calls):
-        progress("warm up", done, len(calls))
-        first.append(_seconds(call))
-        seconds = _seconds(call)
-        if seconds <= 1.0:  # a short call is timed twice, because the first may still be slow
-            seconds = min(seconds, _seconds(call))
-        repeats.append(max(1, min(100, round(turn_seconds / seconds))))
-    progress("warm up", len(calls), len(calls))
-    rounds: list[list[tuple[float, ...]]] = [[] for _ in calls]
-    budget = seconds_each * len(calls)
-    with _no_garbage_collection():
-        started = time.perf_counter()
-        while len(rounds[0]) < MIN_ROUNDS or time.perf_counter() - started < budget:
-            order = range(len(calls)) if len(rounds[0]) % 2 == 0 else reversed(range(len(calls)))
-            for index in order:
-                rounds[index].append(_turn(calls[index], repeats[index]))
-            spent = (time.perf_counter() - started) / budget
-            progress("measure", int(999 * min(1.0, spent, len(rounds[0]) / MIN_ROUNDS)), 1000)
+    alive = dict(enumerate(turns))
+
+    def run(index: int, work: Callable[[Turn], T]) -> T | None:
+        try:
+            return work(alive[index])
+        except SrkdError as error:
+            if lost is None:
+                raise
+            del alive[index]
+            lost(index, error)
+            return None
+
+    warm: dict[int, WarmUp] = {}
+    for index in list(alive):
+        progress("warm up", index, len(turns))
+        result = run(index, lambda turn: warm_up(turn, seconds_each))
+        if result is not None:
+            warm[index] = result
+    progress("warm up", len(turns), len(turns))
+    turn_ms = 1000 * seconds_each / TARGET_ROUNDS
+    repeats = {index: max(1, min(100, round(turn_ms / state.fastest_ms))) for index, state in warm.items()}
+    rounds: dict[int, list[tuple[float, ...]]] = {index: [] for index in alive}
+    budget, started, number = seconds_each * max(1, len(alive)), time.perf_counter(), 0
+    while alive and (number < MIN_ROUNDS or time.perf_counter() - started < budget):
+        for index in list(alive) if number % 2 == 0 else list(reversed(alive)):
+            milliseconds = run(index, lambda turn, count=repeats[index]: turn(count))  # type: ignore[misc]
+            if milliseconds is not None:
+                rounds[index].append(tuple(milliseconds))
+        number += 1
+        spent = (time.perf_counter() - started) / budget
+        progress("measure", int(999 * min(1.0, spent, number / MIN_ROUNDS)), 1000)
     progress("measure", 1000, 1000)
-    return tuple(Timing(tuple(turns), 1000 * seconds) for turns, seconds in zip(rounds, first, strict=True))
+    return tuple(
+        Timing(tuple(rounds[index]), warm[index].calls, warm[index].is_steady) if index in alive else None
+        for index in range(len(turns))
+    )
 
 
-def _turn(call: Call, repeats: int) -> tuple[float, ...]:
-    """Return one turn in milliseconds; a short call first runs once untimed, because the caches hold another model."""
-    if repeats > 1:
+@dataclass(frozen=True)
+class WarmUp:
+    """What the calls before the measurement were like."""
+
+    calls: int
+    fastest_ms: float
+    is_steady: bool
+
+
+def warm_up(turn: Turn, seconds: float) -> WarmUp:
+    """Call until that makes it no faster, for at most about `seconds`."""
+    (fastest,) = turn(1)
+    started, calls = time.perf_counter(), 1  # the first call, in which some runtimes compile, has as long as it takes
+    while True:
+        count = max(1, min(MOST_WARM_UP_CALLS, round(1000 * WARM_UP_SECONDS / max(fastest, 1e-6))))
+        newest = min(turn(count))
+        calls += count
+        if newest >= (1 - STEADY) * fastest:
+            return WarmUp(calls, min(newest, fastest), is_steady=True)
+        fastest = newest
+        if time.perf_counter() - started > seconds:
+            return WarmUp(calls, fastest, is_steady=False)
+
+
+def time_calls(call: Call, count: int) -> tuple[float, ...]:
+    """Return the milliseconds of each call; of several short ones the first runs once untimed, because the caches hold
+    another model."""
+    if count > 1:
         call()
-    return tuple(1000 * _seconds(call) for _ in range(repeats))
+    return tuple(1000 * _seconds(call) for _ in range(count))
 
 
 def _seconds(call: Call) -> float:
@@ -132,29 +204,8 @@ def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
         excluded += 1
 
 
-class OtherPrograms:
-    """The load of the machine by other programs since this object was created."""
-
-    def __init__(self) -> None:
-        self._start = self._read_clocks()
-
-    def busy_cores(self) -> float:
-        """Return the average number of cores that were busy with other programs."""
-        wall, machine, process = (now - start for now, start in zip(self._read_clocks(), self._start, strict=True))
-        return max(0.0, machine - process) / max(wall, 1e-9)
-
-    @staticmethod
-    def _read_clocks() -> tuple[float, float, float]:
-        """Return the wall clock, the CPU time of the whole machine and that of this process, in seconds."""
-        machine = psutil.cpu_times()
-        idle = machine.idle + getattr(machine, "iowait", 0.0)
-        # The time of guests is also part of user time.
-        guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
-        return time.perf_counter(), sum(machine) - idle - guests, time.process_time()
-
-
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Turn Python's garbage collector off inside: it would slow a random model."""
     gc.collect()
     enabled = gc.isenabled()

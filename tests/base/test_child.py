@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.child import ChildFailed, run_in_child
+from compressor.base.child import Child, ChildFailed, run_in_child
 from compressor.base.errors import SrkdError
 from tests.support.commands import ROOT, is_gone
 
@@ -44,6 +44,26 @@ def report(progress):
 
 def hang(progress):
     time.sleep(600)
+
+class Counter:
+    def __init__(self, progress, *, start):
+        if start < 0:
+            raise SrkdError("it starts below 0")
+        self.progress, self.count = progress, start
+
+    def add(self, number):
+        self.progress("adding", self.count, number)
+        self.count += number
+        return self.count
+
+    def refuse(self):
+        raise SrkdError(f"not at {self.count}")
+
+    def crash(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def hang(self):
+        time.sleep(600)
 """
 
 
@@ -86,6 +106,41 @@ def test_a_child_without_a_result_is_one_line(module: str, function: str, messag
 def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:
     with pytest.raises(SrkdError, match=r"^the file is damaged$"):
         run_in_child(f"{module}:refuse", {}, what="working")
+
+
+def test_a_child_that_is_kept_answers_calls_and_survives_an_error(module: str) -> None:
+    events: list[tuple[object, ...]] = []
+    job = {"start": 1}
+    with Child(f"{module}:Counter", job, what="counting", progress=lambda *event: events.append(event)) as child:
+        assert child.result() is None
+        assert [child.call("add", number=2), child.call("add", number=3)] == [3, 6]
+        with pytest.raises(SrkdError, match=r"^not at 6$") as refused:
+            child.call("refuse")
+        assert not isinstance(refused.value, ChildFailed)
+        assert child.call("add", number=1) == 7
+    assert events == [("adding", 1, 2), ("adding", 3, 3), ("adding", 6, 1)]
+    assert is_gone(child.pid, seconds=5)
+
+
+def test_a_kept_child_that_crashes_stays_ended(module: str) -> None:
+    with Child(f"{module}:Counter", {"start": 1}, what="counting") as child:
+        assert child.result() is None
+        for _ in range(2):
+            with pytest.raises(ChildFailed, match=r"^counting: its process crashed \(SIGSEGV\)") as caught:
+                child.call("crash")
+            assert caught.value.crashed
+
+
+def test_a_call_that_takes_too_long_ends_the_child_and_one_that_cannot_begin_says_why(module: str) -> None:
+    with Child(f"{module}:Counter", {"start": 1}, what="counting") as child:
+        child.result()
+        with pytest.raises(ChildFailed, match=r"counting: it took over 0\.5 s"):
+            child.call("hang", timeout_seconds=0.5)
+    with Child(f"{module}:Counter", {"start": -1}, what="counting") as child:
+        with pytest.raises(SrkdError, match=r"^it starts below 0$"):
+            child.result()
+        with pytest.raises(ChildFailed):
+            child.call("add", number=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

@@ -26,8 +26,8 @@ from export.conversion import CannotConvert, Conversion, FileOptions
 from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS, Bounds
 from export.onnx_graph import Graph, build_graph, new_order, use_depth_first
-from export.profile.models import Settings
 from export.profile.report import profile_models
+from export.profile.settings import Settings
 from export.proof_inputs import proof_inputs
 from export.to_half import to_half
 from export.to_onnx import write_graph

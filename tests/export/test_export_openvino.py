@@ -21,7 +21,8 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.conversion import FileOptions
 from export.exporting import FileReport, Source, export_model
-from export.profile.models import Settings, open_models
+from export.profile.models import open_models
+from export.profile.settings import Settings
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.extras
@@ -175,15 +176,15 @@ def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) 
 
 
 def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
-    (entry,), notes = open_models([good], None, Settings(), tmp_path, QUIET)
-    assert (entry.runtime.name, entry.runtime.precision, notes) == ("openvino", "fp32", [])
-    libraries = entry.memory_job(Settings()).libraries
-    assert libraries == ("openvino",), "the modules that running needs, not those that writing needed"
+    with open_models([good], None, Settings(), tmp_path, QUIET) as opened:
+        (entry,) = opened.models
+        assert (entry.facts.runtime, entry.facts.precision, opened.notes) == ("openvino", "fp32", [])
+        assert entry.process.job.libraries == ("openvino",), "the modules that running needs, not those of writing"
     with pytest.raises(
         SrkdError,
         match=r"small\.openvino\.xml runs under openvino, which is not among the runtimes",
     ):
         open_models([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, QUIET)
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        (entry,), _ = open_models([good], None, Settings(precision="bf16"), tmp_path, QUIET)
-        assert entry.runtime.precision == "bf16"
+        with open_models([good], None, Settings(precisions=("fp32", "bf16")), tmp_path, QUIET) as opened:
+            assert [entry.facts.precision for entry in opened.models] == ["fp32", "bf16"]

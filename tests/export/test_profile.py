@@ -20,14 +20,14 @@ from compressor.models.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.conversion import Conversion
-from export.profile.memory import MemoryJob, peak_memory_mb
-from export.profile.models import Settings
 from export.profile.onnx_cost import onnx_cost
 from export.profile.report import ProfileReport, Row, profile_models
-from export.profile.timing import MIN_ROUNDS, Timing, compare, take_turns
+from export.profile.settings import Settings
+from export.profile.timing import MIN_ROUNDS, Timing, compare, measure_turns, take_turns
 from export.to_onnx import convert
 from export.verify import Proof
 from srkd.console import json_value
+from tests.support.here import ChildHere
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -73,6 +73,14 @@ def test_a_measurable_but_tiny_difference_is_none() -> None:
     assert compare(exact, Timing(((10.3,),) * 30)).verdict == "slower"
 
 
+def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
+    """Two processes of one model may differ by a little, however many rounds they have."""
+    reference, other = Timing(((10.0,),) * 8), Timing(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
+    assert compare(reference, other).low == pytest.approx(10 / 9.85)
+    assert compare(reference, other).verdict == "no measurable difference"
+    assert compare(reference, Timing(tuple((ms,) for ms in (9.75, *[9.5] * 7)))).verdict == "faster"
+
+
 @pytest.mark.parametrize(("rounds", "outside"), [(5, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
 def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: int) -> None:
     result = compare(Timing(((1.0,),) * rounds), Timing(tuple((1.0 / (i + 1),) for i in range(rounds))))
@@ -98,12 +106,52 @@ class Clock:
 
 def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    slow, quick = take_turns([clock.work("s", 0.5, 9.0), clock.work("q", 0.01, 7.0)], seconds_each=1.0)
+    slow, quick = take_turns([clock.work("s", 0.5, 9.0), clock.work("q", 0.01, 0.0101)], seconds_each=1.0)
     assert slow.samples == pytest.approx([500.0] * 8) and quick.samples == pytest.approx([10.0] * 40)
     assert len(slow.rounds) == len(quick.rounds) == MIN_ROUNDS
     assert {len(turn) for turn in slow.rounds} == {1} and {len(turn) for turn in quick.rounds} == {5}
-    # Three warm calls each, then turns in alternating order; a short call runs once untimed before its turn.
-    assert clock.calls == "sssqqq" + ("s" + "q" * 6 + "q" * 6 + "s") * (MIN_ROUNDS // 2)
+    # Warm-up until it gets no faster: s after its slow first call, q after one look of 0.05 s. Then turns in
+    # alternating order; a short call runs once untimed before its turn.
+    assert clock.calls == "sss" + "q" * 7 + ("s" + "q" * 6 + "q" * 6 + "s") * (MIN_ROUNDS // 2)
+    assert (slow.warm_up_calls, quick.warm_up_calls) == (3, 6) and slow.is_steady and quick.is_steady
+
+
+def test_a_model_that_keeps_getting_faster_is_warmed_up_for_as_long_as_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, count = Clock(monkeypatch), 0
+
+    def hasten() -> None:
+        nonlocal count
+        count += 1
+        clock.now += max(0.05, 0.2 * 0.9**count)
+
+    (timing,) = take_turns([hasten], seconds_each=1.0)
+    assert not timing.is_steady and 6 <= timing.warm_up_calls <= 20
+    assert clock.now > 1.0
+
+
+def test_one_that_fails_is_lost_alone_and_the_others_go_on() -> None:
+    turns_left = {"early": 0, "late": 4, "well": 10**6}
+    lost: list[tuple[int, str]] = []
+
+    def turn(name: str, calls: int) -> list[float]:
+        turns_left[name] -= 1
+        if turns_left[name] < 0:
+            raise SrkdError(f"{name} has crashed")
+        return [10.0] * calls
+
+    names = list(turns_left)
+    timings = measure_turns(
+        [lambda calls, name=name: turn(name, calls) for name in names],  # type: ignore[misc]
+        seconds_each=0.001,
+        lost=lambda index, error: lost.append((index, str(error))),
+    )
+    assert lost == [(0, "early has crashed"), (1, "late has crashed")]
+    assert timings[0] is timings[1] is None
+    assert timings[2] is not None and len(timings[2].rounds) >= MIN_ROUNDS
+    with pytest.raises(SrkdError, match="late has crashed"):
+        measure_turns([lambda calls: turn("late", calls)], seconds_each=0.001)
 
 
 def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +177,12 @@ def by(report: ProfileReport, model: str, runtime: str) -> Row:
 def report(folder: Path) -> Iterator[ProfileReport]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    settings = Settings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batch": 2})  # type: ignore[arg-type]
+    patch = pytest.MonkeyPatch()
+    patch.setattr("export.profile.process.Child", ChildHere)
+    settings = Settings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batches": (2,)})  # type: ignore[arg-type]
     yield profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
     assert torch.get_num_threads() == 2, "the number of threads is put back"
+    patch.undo()
     torch.set_num_threads(threads)
 
 
@@ -150,6 +201,11 @@ def test_every_row_says_under_what_conditions(report: ProfileReport) -> None:
         counted = cost(LARGE if row.model == "large" else SMALL, (width, height))
         assert (row.params, row.macs) == (counted.params, counted.macs)
         assert row.gmacs_per_second == pytest.approx(2 * counted.macs / row.latency_ms.p50 / 1e6)
+        assert row.megapixels_per_second == pytest.approx(row.fps * width * height * 16 / 1e6)
+        (rate,) = report.matrix_rates
+        assert (rate.device, rate.precision, rate.threads) == ("cpu", "fp32", 1)
+        assert row.matrix_rate_share == pytest.approx(row.gmacs_per_second / rate.gmacs_per_second)
+        assert 0 < row.matrix_rate_share < 1.5
         assert row.peak_memory_mb is None and row.rounds >= MIN_ROUNDS
 
 
@@ -251,7 +307,13 @@ def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Pat
         profile_models([tmp_path / "none.pt"], settings=torch_only)
     with pytest.raises(UsageError, match="no model was given"):
         profile_models([])
-    for wrong in ({"runtimes": ("torhc",)}, {"batch": 0}, {"lr_sizes": ((0, 8),)}, {"threads": -1}, {"lr_sizes": ()}):
+    for wrong in (
+        {"runtimes": ("torhc",)},
+        {"batches": (0,)},
+        {"lr_sizes": ((0, 8),)},
+        {"threads": -1},
+        {"lr_sizes": ()},
+    ):
         with pytest.raises(UsageError):
             Settings(**wrong)  # type: ignore[arg-type]
 
@@ -261,20 +323,6 @@ def test_unlike_scales_are_noted(folder: Path, tmp_path: Path) -> None:
     settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
     result = profile_models([tmp_path / "twice.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     assert any("scales differ" in note and "twice x2" in note for note in result.notes)
-
-
-def test_memory_grows_with_the_image(folder: Path) -> None:
-    sizes = ((16, 16), (128, 128))
-    result = peak_memory_mb(MemoryJob(str(folder / "large.safetensors"), sizes))
-    # Two feature maps of 32 channels at 512x512 in float32 are the least that the upsampler holds at once.
-    assert result[128, 128] - result[16, 16] > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
-    assert 0 < result[16, 16] < result[128, 128] < 1000
-
-
-def test_memory_of_what_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(SrkdError, match=r"the memory of .*none\.onnx") as caught:
-        peak_memory_mb(MemoryJob(str(tmp_path / "none.onnx"), ((8, 8),)))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_path: Path) -> None:

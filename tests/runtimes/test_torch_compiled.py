@@ -18,8 +18,8 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.table import RUNTIMES, OpenOptions
-from export.profile.models import Settings
 from export.profile.report import profile_models
+from export.profile.settings import Settings
 from tests.support.commands import srkd
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import export.profile.measured
 import export.profile.models
 import srkd
 from compressor.base import machine
@@ -144,7 +145,7 @@ def test_a_file_is_timed_where_its_graph_is_not_shown(
     def refuse(*_: object) -> None:
         raise SrkdError("onnxruntime does not show its graph")
 
-    monkeypatch.setattr(export.profile.models, "count_integer_nodes", refuse)
+    monkeypatch.setattr(export.profile.measured, "count_integer_nodes", refuse)
     report = told(capsys, "profile", folder / "small.int8.onnx", "--no-quality", *PROFILE)
     assert (report["rows"][0]["int8"]["nodes"], report["rows"][0]["int8"]["flavour"]) == (None, "cpu")
     assert "onnxruntime does not show its graph" in report["notes"]

@@ -21,7 +21,7 @@ import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
-from export.profile.models import Settings
+from export.profile.settings import Settings
 from srkd.console import context_for_python
 from srkd.parameters import SIZE, SIZES
 from srkd.verb_options import ExportOptions, ProfileOptions
@@ -183,7 +183,7 @@ def test_a_size_is_a_text_or_a_pair(size: Any) -> None:
     assert Settings(lr_sizes=SIZES.convert("64x48", None, None)).lr_sizes == ((64, 48),)
 
 
-@pytest.mark.parametrize("size", [64, (64,), (0, 4), (1.5, 4), "64", ("64", "48"), None, ((1, 2), 3)])
+@pytest.mark.parametrize("size", [64, (64,), (0, 4), (1.5, 4), "64", ("64", "48"), ((1, 2), 3)])
 def test_what_is_no_size_is_refused(size: Any, ground: Path) -> None:
     with pytest.raises(UsageError, match="is not a size: give"):
         ProfileOptions("x.pt", lr_size=size)

@@ -13,7 +13,7 @@ import pytest
 import srkd
 from compressor.base.errors import UsageError
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
-from export.profile.models import Settings
+from export.profile.settings import DEFAULT_SIZE, Settings
 from srkd import verb_options
 from srkd.cli import VERBS, cli
 from srkd.options import Options, declarations
@@ -143,11 +143,13 @@ def test_python_and_the_command_line_refuse_alike(verb: str, name: str, value: o
 def test_defaults_are_those_of_the_code_below() -> None:
     assert verb_options.UpscaleOptions("x.pt", "a.png").overlap == UNBOUNDED_OVERLAP
     options, settings = verb_options.ProfileOptions("x.pt"), Settings()
-    assert (options.runtime, options.lr_size, options.seconds) == (
+    assert (options.runtime, options.precision, options.batch, options.seconds) == (
         settings.runtimes,
-        settings.lr_sizes,
+        settings.precisions,
+        settings.batches,
         settings.seconds,
     )
+    assert options.lr_size is None and settings.lr_sizes == (DEFAULT_SIZE,)
 
 
 @pytest.mark.parametrize("verb", [*VERBS_WITH_OPTIONS, "recipes ls", "compress"])

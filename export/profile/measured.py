@@ -1,0 +1,193 @@
+"""A model in a process of its own, open and ready for its turns: what the child process of a row does.
+
+Everything here is called by name from `process.py`, with values of JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.context import Progress
+from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
+from compressor.base.memory import keep_freed_memory
+from compressor.images.metrics import finite_or_none
+from compressor.images.sets import ImageSet, embedded_pairs
+from compressor.inference.evaluate import EvaluationSettings, evaluate
+from compressor.inference.numbers import numbers_of
+from compressor.inference.open import open_model
+from compressor.runtimes.file_runtime import FileRuntime
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES, OpenOptions
+from export.integer_nodes import IntegerNodes, count_integer_nodes
+from export.profile.layers import measure_layers
+from export.profile.matrix_rate import matrix_rate
+from export.profile.memory import PeakMemory
+from export.profile.stopwatch import timer_for
+from export.profile.timing import Call
+
+PHOTOS = "embedded photos"
+
+
+@dataclass(frozen=True)
+class MeasuredJob:
+    """A model to open. `libraries` are imported before its memory is measured."""
+
+    path: str
+    options: OpenOptions = field(default_factory=OpenOptions)
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What an open model says of itself; `numbers` is a line about one that is quantised."""
+
+    runtime: str
+    device: str
+    precision: str
+    layout: str
+    scale: int
+    channels: int
+    spec: Mapping[str, Any] | None
+    metadata: Mapping[str, str]
+    emulated: bool = False
+    numbers: str | None = None
+    integer_nodes: IntegerNodes | None = None
+    integer_nodes_missing: str | None = None
+    """Why the runtime of a file in eight bits does not show them."""
+
+
+class MeasuredModel:
+    """The model, and the images of each workload: width, height, images in a batch."""
+
+    def __init__(self, progress: Progress, *, path: str, options: Mapping[str, Any], libraries: Sequence[str]) -> None:
+        for library in libraries:
+            importlib.import_module(library)
+        torch.set_num_threads(options["threads"] or 1)
+        self._path = Path(path)
+        with _failures_in_one_line("opening it"):
+            self._memory = PeakMemory()
+            self._runtime = open_model(path, OpenOptions(**options))
+        self._time = timer_for(self._runtime.device)
+        self._images: dict[tuple[int, int, int], torch.Tensor] = {}
+        # Python's collector would slow a turn at random; what is here by now stays.
+        gc.collect()
+        gc.freeze()
+
+    def facts(self) -> dict[str, Any]:
+        """Return `ModelFacts`."""
+        runtime = self._runtime
+        nodes, missing = None, None
+        if runtime.precision == "int8":
+            try:
+                nodes = count_integer_nodes(runtime, self._path)
+            except SrkdError as error:
+                missing = str(error)
+        return asdict(
+            ModelFacts(
+                runtime=runtime.name,
+                device=runtime.device,
+                precision=runtime.precision,
+                layout=runtime.layout,
+                scale=runtime.descriptor.scale,
+                channels=runtime.descriptor.channels,
+                spec=None if runtime.spec is None else runtime.spec.to_dict(),
+                metadata=dict(runtime.metadata),
+                emulated=isinstance(runtime, FileRuntime) and runtime.emulated,
+                numbers=numbers_of(runtime).line(),
+                integer_nodes=nodes,
+                integer_nodes_missing=missing,
+            )
+        )
+
+    def prepare(self, *, workload: Sequence[int], memory: bool) -> dict[str, Any]:
+        """Run a workload for the first time, and again where its peak `memory` is wanted: megabytes, or why not.
+
+        Some runtimes compile in the first call.
+        """
+        call = self._call(workload)
+        with _failures_in_one_line(_described(workload)):
+            if not memory:
+                return {"first_ms": self._time(call, 1)[0], "memory_mb": None, "memory_missing": None}
+            self._memory.reset(self._runtime)
+            (first,) = self._time(call, 1)
+            call()
+            try:
+                return {"first_ms": first, "memory_mb": self._memory.megabytes(self._runtime), "memory_missing": None}
+            except SrkdError as error:
+                return {"first_ms": first, "memory_mb": None, "memory_missing": str(error)}
+
+    def keep_memory(self) -> None:
+        """Keep freed memory from now on, as every command of srkd does."""
+        keep_freed_memory()
+
+    def turn(self, *, workload: Sequence[int], calls: int) -> tuple[float, ...]:
+        """Return the milliseconds of so many calls."""
+        gc.collect()
+        gc.disable()
+        try:
+            with _failures_in_one_line(_described(workload)):
+                return self._time(self._call(workload), calls)
+        finally:
+            gc.enable()
+
+    def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:
+        """Return where the time goes (`measure_layers`)."""
+        with _failures_in_one_line("timing its layers"):
+            rows = measure_layers(self._runtime, self._path, self._image(workload))
+        return None if rows is None else [asdict(row) for row in rows]
+
+    def matrix_rate(self, *, precision: str) -> dict[str, Any] | None:
+        """Return how fast this device multiplies matrices (`matrix_rate`)."""
+        rate = matrix_rate(torch_device_for(self._runtime.device), precision)
+        return None if rate is None else asdict(rate)
+
+    def quality(self) -> dict[str, float | None]:
+        """Return the mean Y-PSNR on the embedded validation photos, of this model and of bicubic."""
+        settings = EvaluationSettings(self._runtime.descriptor.scale)
+        with _failures_in_one_line("scoring it"):
+            scores = evaluate([self._runtime], [ImageSet(PHOTOS, embedded_pairs("val"))], settings).models
+        bicubic, own = (sets[PHOTOS].psnr_y for sets in scores.values())
+        return {"bicubic": finite_or_none(bicubic), "psnr_y": finite_or_none(own)}
+
+    def _call(self, workload: Sequence[int]) -> Call:
+        return partial(self._runtime.run, self._image(workload))
+
+    def _image(self, workload: Sequence[int]) -> torch.Tensor:
+        """Return the batch, which is already on the device where the runtime reads it."""
+        width, height, batch = workload
+        if (width, height, batch) not in self._images:
+            generator = torch.Generator().manual_seed(0)
+            lr = torch.rand(batch, self._runtime.descriptor.channels, height, width, generator=generator)
+            device = torch_device_for(self._runtime.device)
+            in_place = RUNTIMES[self._runtime.name].reads_torch_memory
+            if in_place and (not device.startswith("cuda") or torch.cuda.is_available()):
+                lr = lr.to(device)
+            self._images[width, height, batch] = lr
+        return self._images[width, height, batch]
+
+
+def _described(workload: Sequence[int]) -> str:
+    width, height, batch = workload
+    return f"running {width}x{height}{f' in a batch of {batch}' if batch > 1 else ''}"
+
+
+@contextmanager
+def _failures_in_one_line(doing: str) -> Iterator[None]:
+    """Turn whatever fails into one line, memory that ran out too: the process is alive, and its other sizes go on."""
+    try:
+        yield
+    except SrkdError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise SrkdError(f"{doing} takes more memory than there is") from error
+        raise SrkdError(f"{doing} failed: {reason_of(error)}") from error

@@ -1,0 +1,84 @@
+"""The process of a model that is profiled: started at once, asked later, started anew after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from compressor.base.child import Child, ChildFailed
+from export.integer_nodes import IntegerNodes
+from export.profile.layers import LayerTime
+from export.profile.matrix_rate import MatrixRate
+from export.profile.measured import MeasuredJob, ModelFacts
+
+TIMEOUT_SECONDS = 900
+"""Of one answer; a model that takes so long for a turn is given up."""
+
+Workload = tuple[int, int, int]
+"""Width and height of the LR images, and how many are in a batch."""
+
+
+class ModelProcess:
+    """A `MeasuredModel` in a child process. A call that crashed raises `ChildFailed`; the next one starts the process
+    anew, so that a crash at one size does not end the others."""
+
+    def __init__(self, job: MeasuredJob) -> None:
+        self.job = job
+        self._child: Child | None = None
+        self._is_open = False
+        self.start()
+
+    def start(self) -> None:
+        """Begin to open the model, and do not wait for it."""
+        if self._child is None:
+            self._child = Child(
+                "export.profile.measured:MeasuredModel",
+                asdict(self.job),
+                what=self.job.options.label or self.job.path,
+                environment={"OMP_NUM_THREADS": str(self.job.options.threads or 1)},
+            )
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+        self._child, self._is_open = None, False
+
+    def facts(self) -> ModelFacts:
+        values = self._call("facts")
+        nodes = values.pop("integer_nodes")
+        return ModelFacts(**values, integer_nodes=None if nodes is None else IntegerNodes(**nodes))
+
+    def prepare(self, workload: Workload, *, memory: bool) -> Mapping[str, Any]:
+        values: Mapping[str, Any] = self._call("prepare", workload=workload, memory=memory)
+        return values
+
+    def keep_memory(self) -> None:
+        self._call("keep_memory")
+
+    def turn(self, workload: Workload, calls: int) -> tuple[float, ...]:
+        return tuple(self._call("turn", workload=workload, calls=calls))
+
+    def layers(self, workload: Workload) -> tuple[LayerTime, ...] | None:
+        rows = self._call("layers", workload=workload)
+        return None if rows is None else tuple(LayerTime(**row) for row in rows)
+
+    def matrix_rate(self, precision: str) -> MatrixRate | None:
+        values = self._call("matrix_rate", precision=precision)
+        return None if values is None else MatrixRate(**values)
+
+    def quality(self) -> Mapping[str, float | None]:
+        values: Mapping[str, float | None] = self._call("quality")
+        return values
+
+    def _call(self, name: str, **arguments: object) -> Any:
+        self.start()
+        assert self._child is not None
+        try:
+            if not self._is_open:
+                self._child.result(TIMEOUT_SECONDS)
+                self._is_open = True
+            return self._child.call(name, timeout_seconds=TIMEOUT_SECONDS, **arguments)
+        except ChildFailed:
+            self.close()
+            raise

@@ -1,0 +1,138 @@
+"""How models are profiled: where, at which sizes, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+from compressor.base.errors import UsageError
+from compressor.base.machine import usable_cores
+from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import require_memory_for
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES, OpenOptions
+from export.profile.process import Workload
+
+DEFAULT_RUNTIMES = ("torch", "onnxruntime")
+DEFAULT_SIZE = (128, 128)
+ALL = "all"
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is the time for
+    each row at each size; `scale` and `arch_options` are for checkpoints that leave them open, `teacher_options` for
+    the teacher's alone. `runtimes` ("all",) are those that work here. "int8" among the precisions: checkpoints are
+    written in eight bits for the runtimes that have such files; torch, and the teacher, compute in float."""
+
+    runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
+    device: str = "cpu"
+    precisions: tuple[str, ...] = ("fp32",)
+    lr_sizes: tuple[tuple[int, int], ...] = (DEFAULT_SIZE,)
+    batches: tuple[int, ...] = (1,)
+    threads: int | None = None
+    seconds: float = 3.0
+    memory: bool = True
+    quality: bool = True
+    layers: bool = False
+    scale: int | None = None
+    arch_options: Mapping[str, object] | None = None
+    teacher_options: Mapping[str, object] | None = None
+    limits: float = 1.0
+    """How many times the usual limits a program of strangers may use when it is first tried."""
+
+    def __post_init__(self) -> None:
+        for name in self.runtimes:
+            if name != ALL:
+                RUNTIMES.find(name)
+        for name in self.precisions:
+            if name not in PRECISIONS:
+                raise UsageError(f"precision {name!r} is not one of {', '.join(PRECISIONS)}")
+        if not (self.runtimes and self.lr_sizes and self.precisions and self.batches):
+            raise UsageError("nothing to measure: at least one runtime, precision, size and batch are needed")
+        sides = [("lr_size", side) for size in self.lr_sizes for side in size]
+        batches = [("batch", batch) for batch in self.batches]
+        for name, value in (*batches, ("threads", self.threads or 1), *sides):
+            if value < 1:
+                raise UsageError(f"{name}={value}: at least 1 is needed")
+        cores = usable_cores()
+        if cores is not None and self.threads is not None and self.threads > cores:
+            raise UsageError(
+                f"threads={self.threads}: srkd may use {cores} cores here, and more threads than cores wait for each "
+                f"other: give at most {cores}"
+            )
+
+    @cached_property
+    def selected_runtimes(self) -> tuple[str, ...]:
+        """The runtimes by name; of "all" those that are installed here and run on the device."""
+        if ALL not in self.runtimes:
+            return self.runtimes
+        kind = self.device.partition(":")[0]
+        return tuple(row.name for row in RUNTIMES.values() if kind in row.devices and row.missing_requirement() is None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line about each runtime of "all" that is not installed here."""
+        if ALL not in self.runtimes:
+            return ()
+        kind = self.device.partition(":")[0]
+        missing = ((row.name, row.missing_requirement()) for row in RUNTIMES.values() if kind in row.devices)
+        return tuple(f"{name} is left out: {reason}" for name, reason in missing if reason is not None)
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """Every size with every batch, in this order."""
+        return tuple((width, height, batch) for (width, height), batch in product(self.lr_sizes, self.batches))
+
+    def require_memory(self, model: Descriptor) -> None:
+        """Refuse a size or batch whose images alone do not fit in this machine."""
+        for width, height, batch in self.workloads:
+            require_memory_for((width, height), batch, model, "--lr-size")
+
+    def takes(self, runtime: str) -> bool:
+        """Return whether exported files of this runtime take part: unless others were selected by name."""
+        return runtime in self.selected_runtimes or self.runtimes == DEFAULT_RUNTIMES
+
+    def float_precisions(self, runtime: str, *, is_teacher: bool = False) -> tuple[str, ...]:
+        """Return the precisions other than int8 in which a model is timed in `runtime`, each once.
+
+        A runtime whose files have a precision of their own computes in fp32. In place of int8 the teacher, and torch,
+        which has no such files, compute in fp32.
+        """
+        asked = [
+            "fp32" if precision == "int8" else precision
+            for precision in self.precisions
+            if precision != "int8" or is_teacher or not self.has_int8(runtime)
+        ]
+        selects = RUNTIMES[runtime].selects_precision
+        return tuple(dict.fromkeys(precision if selects else "fp32" for precision in asked))
+
+    def has_int8(self, runtime: str) -> bool:
+        """Return whether checkpoints are written in eight bits for `runtime`."""
+        return "int8" in self.precisions and RUNTIMES[runtime].name != "torch" and not RUNTIMES[runtime].alternative_to
+
+    def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:
+        """Return the options that open a checkpoint in `runtime`, torch or another way to run it."""
+        return OpenOptions(
+            scale=self.scale,
+            arch_options={**(self.arch_options or {}), **((self.teacher_options or {}) if is_teacher else {})},
+            device=torch_device_for(self.device),
+            runtime=runtime,
+            precision=precision,
+            threads=self.threads or 1,
+            limits=self.limits,
+        )
+
+    def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:
+        """Return the options that open an exported file. One in eight bits has its precision, whatever was selected."""
+        selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
+        return OpenOptions(
+            device=self.device,
+            threads=self.threads or 1,
+            precision=precision if selected else None,
+            limits=self.limits,
+            trusted=trusted,
+        )

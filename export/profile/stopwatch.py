@@ -1,0 +1,39 @@
+"""The time of one call: by the wall clock, or on a CUDA device by its own events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from export.profile.timing import Call, time_calls
+
+CallTimer = Callable[[Call, int], tuple[float, ...]]
+"""Times so many calls: `time_calls`, or the same with a device's own clock."""
+
+
+def timer_for(device: str) -> CallTimer:
+    """Return what times calls that compute on this device."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return lambda call, count: time_by_events(call, count, torch.cuda)
+    return time_calls
+
+
+def time_by_events(call: Call, count: int, cuda: Any) -> tuple[float, ...]:
+    """Return the milliseconds between events on the device before and after each call, and wait for the last one.
+
+    The device is idle at the first event, so that nothing of an earlier call counts. `cuda` is torch.cuda.
+    """
+    if count > 1:
+        call()
+    cuda.synchronize()
+    milliseconds = []
+    for _ in range(count):
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        milliseconds.append(float(start.elapsed_time(end)))
+    return tuple(milliseconds)

@@ -1,0 +1,51 @@
+"""The picture of `srkd profile --pareto`: quality against speed, a point for each row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from export.profile.report import ProfileReport
+from srkd.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.verb_options import ProfileOptions
+
+
+def check_pareto(options: ProfileOptions) -> Path | None:
+    """Return the file of the picture, before an hour is spent on what it shows; None where none is wanted."""
+    if options.pareto is None:
+        return None
+    path = Path(options.pareto)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--pareto {path}: the picture is a PNG file, name one that ends in .png")
+    if path.is_dir():
+        raise UsageError(f"--pareto {path} is a folder: name a file in it that ends in .png")
+    if not options.quality:
+        raise UsageError("--pareto shows quality: leave out --no-quality")
+    return path
+
+
+def points_of(report: ProfileReport) -> list[ScatterPoint]:
+    """Return a point for each row of the first size and batch whose quality is known."""
+    first = report.rows[0]
+    points = []
+    for row in report.rows:
+        quality = report.quality_of(row)
+        psnr_y = None if quality is None else quality.psnr_y
+        if (row.lr_size, row.batch) == (first.lr_size, first.batch) and psnr_y is not None:
+            label = f"{row.model}, {row.runtime} {row.precision}"
+            points.append(ScatterPoint(label, row.latency_ms.p50, psnr_y, row.model))
+    return points
+
+
+def write_pareto(report: ProfileReport, path: Path) -> None:
+    """Draw the picture."""
+    points, row = points_of(report), report.rows[0]
+    if not points:
+        raise SrkdError(f"{path} is not drawn: no model has both a time and a quality")
+    threads = f"{row.threads} thread{'' if row.threads == 1 else 's'}"
+    title = f"Quality against speed: LR {row.lr_size}, batch {row.batch}, {row.device}, {threads}"
+    y_label = "Y-PSNR in dB on the embedded validation photos"
+    picture = draw_scatter(Scatter(title, "ms a batch, median", y_label, tuple(points)))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")

@@ -1,0 +1,272 @@
+"""The rows of a profile in processes of their own: they take turns, and one that dies or runs out of memory is lost
+alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.profile_itself import busy_machine, count_none
+from compressor.assets import embedded_student
+from compressor.base.child import ChildFailed
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import usable_cores
+from compressor.models.checkpoints.save import save_network
+from compressor.models.cost import cost
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
+from export.profile.conditions import Conditions, Observation
+from export.profile.matrix_rate import matrix_rate
+from export.profile.measured import MeasuredJob, MeasuredModel
+from export.profile.presets import PRESETS
+from export.profile.presets.published import Pair, PublishedNetwork, PublishedTable
+from export.profile.process import ModelProcess
+from export.profile.published import find_preset, profile_preset
+from export.profile.report import profile_models
+from export.profile.settings import Settings
+from export.profile.stopwatch import time_by_events
+from tests.support.commands import is_gone
+
+SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
+QUICK: dict[str, Any] = {"lr_sizes": ((16, 12),), "seconds": 0.1, "memory": False, "quality": False, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models")
+    for name, spec in (("small", SMALL), ("large", LARGE)):
+        save_network(build(spec, seed=0), path / f"{name}.safetensors")
+    return path
+
+
+@pytest.fixture
+def process(folder: Path, real_children: None) -> Iterator[ModelProcess]:
+    opened = ModelProcess(MeasuredJob(str(folder / "large.safetensors"), OpenOptions(threads=1)))
+    yield opened
+    opened.close()
+
+
+def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(process: ModelProcess) -> None:
+    """Memory is that of the model: the upsampler holds at least two maps of 32 channels at 512x512 at once."""
+    facts = process.facts()
+    assert (facts.runtime, facts.precision, facts.scale) == ("torch", "fp32", 4) and facts.spec is not None
+    assert spec_from_dict(facts.spec) == LARGE
+    small, large = (process.prepare((side, side, 1), memory=True)["memory_mb"] for side in (16, 128))
+    assert 0 < small < large < 1000 and large - small > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
+    assert len(process.turn((16, 16, 1), 3)) == 3
+    assert process._child is not None
+    pid = process._child.pid
+    os.kill(pid, signal.SIGSEGV)
+    with pytest.raises(ChildFailed, match=r"large\.safetensors: its process crashed \(SIGSEGV\)"):
+        process.turn((16, 16, 1), 3)
+    assert is_gone(pid, seconds=5)
+    assert len(process.turn((16, 16, 1), 2)) == 2 and process._child.pid != pid
+
+
+def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TorchRuntime.run
+
+    def fail(runtime: TorchRuntime, lr: torch.Tensor) -> torch.Tensor:
+        if runtime.label == "small" and lr.shape[3] == 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        if runtime.label == "small" and lr.shape[3] == 32:
+            raise ValueError("no such\nlayer")
+        return run(runtime, lr)
+
+    monkeypatch.setattr(TorchRuntime, "run", fail)
+    settings = Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((16, 12), (32, 8), (64, 8))})
+    report = profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
+    assert [(row.model, row.lr_size) for row in report.rows] == [
+        ("large", "16x12"),
+        ("small", "16x12"),
+        ("large", "32x8"),
+        ("large", "64x8"),
+    ]
+    assert [(row.model, row.lr_size, row.reason) for row in report.lost] == [
+        ("small", "32x8", "running 32x8 failed: layer"),
+        ("small", "64x8", "running 64x8 takes more memory than there is"),
+    ]
+    with pytest.raises(
+        SrkdError, match=r"nothing could be profiled: small under torch: running 64x8 takes more memory"
+    ):
+        settings = Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((64, 8),)})
+        profile_models([folder / "small.safetensors"], settings=settings)
+
+
+def test_a_row_that_dies_in_its_turn_leaves_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, turns = MeasuredModel.turn, list[str]()
+
+    def crash(model: MeasuredModel, **arguments: Any) -> tuple[float, ...]:
+        turns.append(model._runtime.label)
+        if model._runtime.label == "large" and turns.count("large") == 5:
+            raise ChildFailed("large", "its process crashed (SIGSEGV)", crashed=True)
+        return turn(model, **arguments)
+
+    monkeypatch.setattr(MeasuredModel, "turn", crash)
+    settings = Settings(runtimes=("torch",), **QUICK)
+    report = profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
+    (row,), (lost,) = report.rows, report.lost
+    assert (row.model, row.speedup_same_runtime, row.verdict) == ("small", None, None)
+    assert (lost.model, lost.reason) == ("large", "large: its process crashed (SIGSEGV)")
+
+
+def test_several_precisions_sizes_and_batches_are_rows(folder: Path) -> None:
+    settings = Settings(**{**QUICK, "lr_sizes": ((8, 8),)}, batches=(1, 2), precisions=("fp32", "bf16", "int8"))
+    report = profile_models([folder / "small.safetensors"], teacher=folder / "small.safetensors", settings=settings)
+    assert len(report.rows) == 2 * 7 and not report.lost
+    first = [(row.is_teacher, row.runtime, row.precision) for row in map(Named, report.rows[:7])]
+    assert first == [
+        (True, "torch", "fp32"),
+        (True, "torch", "bf16"),
+        (True, "onnxruntime", "fp32"),
+        (False, "torch", "fp32"),
+        (False, "torch", "bf16"),
+        (False, "onnxruntime", "fp32"),
+        (False, "onnxruntime", "int8"),
+    ]
+    assert [(row.lr_size, row.batch) for row in report.rows[::7]] == [("8x8", 1), ("8x8", 2)]
+    for row in report.rows:
+        assert row.fps == pytest.approx(1000 * row.batch / row.latency_ms.p50)
+    assert [rate.precision for rate in report.matrix_rates][:2] == ["fp32", "bf16"]
+
+
+class Named:
+    def __init__(self, row: Any) -> None:
+        self.is_teacher, self.runtime, self.precision = row.verdict == "reference", row.runtime, row.precision
+
+
+def test_layers_add_up_to_the_model(folder: Path) -> None:
+    report = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK, layers=True))
+    in_torch, in_onnx = report.layers
+    assert (in_torch.runtime, in_onnx.runtime) == ("torch", "onnxruntime")
+    for layers in report.layers:
+        assert sum(layer.share for layer in layers.layers) == pytest.approx(1)
+        assert all(layer.ms >= 0 for layer in layers.layers)
+    counted = cost(SMALL, (16, 12)).macs
+    assert sum(layer.macs or 0 for layer in in_torch.layers) == counted
+    convolution = next(layer for layer in in_torch.layers if layer.layer == "upsampler.convs.1")
+    assert convolution.kind == "Conv2d" and convolution.macs_share == pytest.approx((convolution.macs or 0) / counted)
+    assert "Conv" in {layer.kind for layer in in_onnx.layers}
+
+
+def test_cuda_events_are_recorded_around_each_call_on_an_idle_device() -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("event")
+
+        def synchronize(self) -> None:
+            said.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 2.5
+
+    class Cuda:
+        @staticmethod
+        def synchronize() -> None:
+            said.append("idle")
+
+    Cuda.Event = Event  # type: ignore[attr-defined]
+    assert time_by_events(lambda: said.append("call"), 2, Cuda) == (2.5, 2.5)
+    assert said == ["call", "idle", *["event", "call", "event", "wait"] * 2]
+
+
+def test_the_matrix_rate_names_how_it_was_measured() -> None:
+    rate = matrix_rate("cpu", "fp32", seconds=0.01)
+    assert rate is not None and rate.gmacs_per_second > 0.1
+    assert "the faster of a product of two 512x512 matrices and a 3x3 convolution" in rate.method
+    assert matrix_rate("cpu", "tf32", seconds=0.01) is None
+
+
+def test_conditions_name_the_machine_and_warn_of_others() -> None:
+    conditions = Observation().conditions(("torch", "no-such-library"))
+    assert conditions.versions["torch"].startswith(torch.__version__.split("+")[0])
+    assert "no-such-library" not in conditions.versions
+    assert conditions.busy_cores >= 0 and conditions.date.endswith("+00:00") and conditions.cpu
+    busy = Conditions("now", "cpu", 2, None, None, 1.5, {})
+    assert "other programs kept 1.5 cores busy" in busy.warnings[0]
+    assert Conditions("now", "cpu", 2, None, None, 0.1, {}).warnings == ()
+
+
+def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_work_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("export.profile.settings.usable_cores", lambda: 2)
+    with pytest.raises(UsageError, match=r"threads=99: srkd may use 2 cores here.*give at most 2") as caught:
+        Settings(threads=99)
+    assert "\n" not in str(caught.value)
+    assert Settings(threads=2).threads == 2
+    everywhere = Settings(runtimes=("all",))
+    assert {"torch", "onnxruntime"} <= set(everywhere.selected_runtimes)
+    assert not {"coreml", "tensorrt"} & set(everywhere.selected_runtimes)
+    assert any(note.startswith("coreml is left out: ") for note in everywhere.notes)
+    assert (
+        everywhere.takes("onnxruntime") and Settings().takes("ncnn") and not Settings(runtimes=("torch",)).takes("ncnn")
+    )
+
+
+TINY = PublishedTable(
+    name="tiny",
+    source="a paper",
+    device="a GPU",
+    lr_size=(16, 12),
+    pairs=(
+        Pair(
+            PublishedNetwork("one", {"arch": "edsr", "width": 8, "depth": 2, "scale": 2}, fps=10.0),
+            (PublishedNetwork("two", {"arch": "edsr", "width": 4, "depth": 2, "scale": 2}, fps=30.0, speedup=3.0),),
+        ),
+        Pair(
+            PublishedNetwork("three", {"arch": "edsr", "width": 8, "depth": 1, "scale": 3}),
+            (PublishedNetwork("four", {"arch": "edsr", "width": 4, "depth": 1, "scale": 3}, gmacs=1.5),),
+        ),
+    ),
+    omitted=("quality: it is not trained",),
+)
+
+
+def test_a_preset_shows_published_figures_beside_measured_ones() -> None:
+    report = profile_preset(TINY, Settings(runtimes=("torch",), **QUICK))
+    assert [row.model for row in report.rows] == ["one", "two", "three", "four"] and report.teacher is None
+    assert [row.published.fps for row in report.rows if row.published] == [10.0, 30.0, None, None]
+    assert report.rows[1].published is not None and report.rows[1].published.speedup == 3.0
+    assert report.rows[3].published is not None and report.rows[3].published.macs == 1_500_000_000
+    assert [row.verdict == "reference" for row in report.rows] == [True, False, True, False]
+    assert report.preset is not None and report.preset.omitted == ("quality: it is not trained",)
+    other = profile_preset(TINY, Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((8, 8),)}))
+    assert other.preset is not None and "its size: the published figures are for LR 16x12" in other.preset.omitted[1]
+
+
+def test_the_presets_are_the_published_networks() -> None:
+    """Parameters and MACs of a table are those of srkd's networks, as far as it prints digits."""
+    compared = 0
+    for table in PRESETS.values():
+        for network in (network for pair in table.pairs for network in pair.networks):
+            counted = cost(spec_from_dict(network.spec), table.lr_size)
+            if network.gmacs is not None and network.params_millions is not None:
+                assert counted.macs_plus / 1e9 == pytest.approx(network.gmacs, abs=0.011)
+                assert counted.params / 1e6 == pytest.approx(network.params_millions, abs=0.0051)
+                compared += 1
+    assert compared == 6
+    with pytest.raises(UsageError, match="no preset is called 'dukd-table2': did you mean 'dukd-table1'"):
+        find_preset("dukd-table2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_model_does_not_differ_from_itself_ten_times_of_ten(real_children: None, busy: bool) -> None:
+    """Both in processes of their own, beside programs that keep every core busy, too."""
+    with busy_machine((usable_cores() or 1) if busy else 0):
+        total, found = count_none(embedded_student(), 10, ("torch",), 1.0, 48)
+    assert (total, found) == (10, 10)

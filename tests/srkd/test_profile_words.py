@@ -1,0 +1,99 @@
+"""`srkd profile` on the command line: its words, its picture, and one line for each mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from srkd.cli import run
+from srkd.scatter import Scatter, ScatterPoint, draw_scatter, pareto_front
+
+QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory", "--runtime", "torch", "--threads", "1")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "small.safetensors"
+    save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--runtime", "tvm"], "'tvm' is not one of torch"),
+        (["--precision", "fp8"], "'fp8' is not one of fp32, bf16, fp16, int8"),
+        (["--threads", "0"], "0 is not in the range"),
+        (["--threads", "9999"], "threads=9999: srkd may use"),
+        (["--batch", "0"], "'0' is not a count"),
+        (["--batch", "1,x"], "'1,x' is not a count"),
+        (["--lr-size", "60000x60000"], "name a smaller size"),
+        (["--pareto", "curve.pdf"], "--pareto curve.pdf: the picture is a PNG file"),
+        (["--pareto", "x.png", "--no-quality"], "leave out --no-quality"),
+        (["--preset", "dukd-table1"], "--preset dukd-table1 brings its own networks"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], line: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", model, "--seconds", "0.1", *words]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line in last and "Traceback" not in last
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "nothing to profile: name a MODEL, or a --preset"),
+        (["--preset", "dukd"], "dukd-table1"),
+        (["--preset", "csd-speed", "--teacher", "x.pt"], "leave out --teacher"),
+    ],
+)
+def test_a_mistake_without_a_model_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", *words]) == 2
+    assert line in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_picture_layers_and_json(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "pareto.png"
+    assert run(["profile", model, "--teacher", model, *QUICK, "--layers", "--pareto", str(picture), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    with Image.open(picture) as drawn:
+        assert drawn.size == (1000, 640) and len(drawn.getcolors(10**6) or []) > 10
+    assert {"megapixels_per_second", "matrix_rate_share", "warm_up_calls"} <= set(value["rows"][0])
+    assert {"date", "cpu", "governor", "load_before", "busy_cores", "versions"} <= set(value["conditions"][0])
+    assert value["lost"] == [] and value["preset"] is None
+    assert {"layer", "kind", "ms", "share", "macs", "macs_share"} <= set(value["layers"][0]["layers"][0])
+    assert run(["profile", model, *QUICK, "--no-quality", "--layers", "--batch", "1,2", "-v"]) == 0
+    output = capsys.readouterr()
+    for words in ("MPixel/s", "of matrix rate", "small under torch by layer", "LR 12x10, batch 2", "upsampler.convs.0"):
+        assert words in output.out
+    assert "matrix rate of cpu in fp32" in output.err and "governor" in output.err
+    assert run(["profile", model, *QUICK, "--no-quality", "--csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(row["megapixels_per_second"]) > 0 and 0 < float(row["matrix_rate_share"]) < 2
+
+
+def test_the_front_has_no_point_that_another_beats() -> None:
+    points = [ScatterPoint(name, x, y) for name, x, y in (("a", 1, 30), ("b", 2, 29), ("c", 3, 31), ("d", 3, 30.5))]
+    assert [point.label for point in pareto_front(points)] == ["a", "c"]
+    assert [point.label for point in pareto_front([*points, ScatterPoint("e", 1, 32)])] == ["e"]
+
+
+def test_points_that_cannot_be_drawn_are_left_out_and_one_alone_can(tmp_path: Path) -> None:
+    odd = (ScatterPoint("none", 0, 1), ScatterPoint("infinite", 1, float("inf")))
+    chart = Scatter("t", "ms", "dB", (ScatterPoint("alone", 5, 30),))
+    drawn = draw_scatter(chart).tobytes()
+    assert drawn == draw_scatter(replace(chart, points=(*chart.points, *odd))).tobytes()
+    with pytest.raises(ValueError, match="no point"):
+        draw_scatter(replace(chart, points=odd))
+    marked = (replace(chart.points[0], marked=True),)
+    others = [replace(chart, points=marked), replace(chart, limit=7), replace(chart, logarithmic_y=True)]
+    assert len({drawn, *(draw_scatter(one).tobytes() for one in others)}) == 4
