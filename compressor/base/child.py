@@ -192,6 +192,8 @@ def _describe_exit(code: int) -> str:
     """Return how a process ended, in words."""
     if code >= 0:
         return f"its process ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL), as the system does where memory runs out; srkd itself is unharmed"
     with suppress(ValueError):
         return f"its process crashed ({signal.Signals(-code).name}); srkd itself is unharmed"
     return f"its process crashed (signal {-code}); srkd itself is unharmed"

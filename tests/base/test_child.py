@@ -34,6 +34,9 @@ def raise_other(progress):
 def crash(progress):
     os.kill(os.getpid(), signal.SIGSEGV)
 
+def be_killed(progress):
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def leave(progress):
     sys.exit("no space left")
 
@@ -94,6 +97,11 @@ def test_a_result_comes_back_and_progress_on_the_way(module: str, capfd: pytest.
     [
         ("raise_other", "working: its process ended with exit code 1: ValueError: no such layer"),
         ("crash", "working: its process crashed (SIGSEGV); srkd itself is unharmed"),
+        (
+            "be_killed",
+            "working: its process was killed (SIGKILL), as the system does where memory runs out; "
+            "srkd itself is unharmed",
+        ),
         ("leave", "working: its process ended with exit code 1: SystemExit: no space left"),
     ],
 )
