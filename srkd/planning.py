@@ -24,7 +24,7 @@ from export.plan.emit import Emitted, emit, read_measured, spread_out
 from export.plan.measure import ONCE, Bench, Place
 from export.plan.quality import FittedQuality
 from export.plan.search import Candidate, Measure, Plan, Row, Targets, find_student, unknown
-from export.profile.timing import OtherPrograms
+from export.profile.conditions import Observation
 from srkd.models import path_of_model, refuse_file_options
 from srkd.options import public
 from srkd.parameters import format_size, read_size
@@ -157,7 +157,7 @@ def _plan_here(
     candidates: Sequence[Candidate],
     context: Context,
 ) -> PlanReport:
-    notes, others, began = [], OtherPrograms(), time.monotonic()
+    notes, others, began = [], Observation(), time.monotonic()
     if (place.threads or 1) > (usable_cores() or 1):
         notes.append(f"{place.threads} threads share {usable_cores()} cores")
     context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
@@ -167,7 +167,7 @@ def _plan_here(
         found = _search(options, teacher, targets, place, candidates, bench.measure, context)
     if found.stopped:
         notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
-    busy = others.busy_cores()
+    busy = others.conditions(()).busy_cores
     if busy >= NOTABLE_BUSY_CORES:
         notes.append(f"other programs kept {busy:.1f} cores busy: on a quiet machine the student is faster")
     if bench.drift >= NOTABLE_DRIFT:

@@ -87,7 +87,7 @@ class _Plot:
         self.pen = ImageDraw.Draw(self.picture)
         self.font, self.bold = ImageFont.load_default(14 * FINER), ImageFont.load_default(17 * FINER)
         limits = [] if chart.limit is None else [chart.limit]
-        logarithms, values = [math.log10(x) for x in (*(point.x for point in points), *limits)], []
+        logarithms = [math.log10(x) for x in (*(point.x for point in points), *limits)]
         margin = max(0.12 * (max(logarithms) - min(logarithms)), 0.08)
         self.left, self.right = min(logarithms) - margin, max(logarithms) + 2 * margin
         values = [self.height_of(point.y) for point in points]

@@ -20,7 +20,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.conversion import FileOptions, Int8Options
 from export.exporting import Source, convert_to, prove
-from export.formats import find_format
+from export.formats import FORMATS, find_format
 from export.profile.measured import MeasuredJob, ModelFacts
 from export.profile.process import ModelProcess
 from export.profile.settings import Settings
