@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,7 @@ from export.profile.layers import measure_layers
 from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
 from export.profile.stopwatch import timer_for
-from export.profile.timing import Call
+from export.profile.timing import Call, TurnTimes
 
 PHOTOS = "embedded photos"
 
@@ -71,7 +72,8 @@ class MeasuredModel:
     def __init__(self, progress: Progress, *, path: str, options: Mapping[str, Any], libraries: Sequence[str]) -> None:
         for library in libraries:
             importlib.import_module(library)
-        torch.set_num_threads(options["threads"] or 1)
+        self._threads = options["threads"] or 1
+        torch.set_num_threads(self._threads)
         self._path = Path(path)
         with _failures_in_one_line("opening it"):
             self._memory = PeakMemory()
@@ -129,15 +131,21 @@ class MeasuredModel:
         """Keep freed memory from now on, as every command of srkd does."""
         keep_freed_memory()
 
-    def turn(self, *, workload: Sequence[int], calls: int) -> tuple[float, ...]:
-        """Return the milliseconds of so many calls."""
+    def turn(self, *, workload: Sequence[int], calls: int) -> dict[str, Any]:
+        """Return `TurnTimes` of so many calls."""
         gc.collect()
         gc.disable()
         try:
             with _failures_in_one_line(_described(workload)):
-                return self._time(self._call(workload), calls)
+                started = time.process_time()
+                milliseconds = self._time(self._call(workload), calls)
+                ran = calls + (calls > 1)  # of several the first is not timed
+                cpu_ms = 1000 * (time.process_time() - started) / ran
         finally:
             gc.enable()
+        # Several threads wait for each other at work, and that of a GPU is none of the CPU's.
+        is_alone = self._threads == 1 and self._runtime.device == "cpu"
+        return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
     def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:
         """Return where the time goes (`measure_layers`)."""

@@ -11,6 +11,7 @@ from export.integer_nodes import IntegerNodes
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
 from export.profile.measured import MeasuredJob, ModelFacts
+from export.profile.timing import TurnTimes
 
 TIMEOUT_SECONDS = 900
 """Of one answer; a model that takes so long for a turn is given up."""
@@ -56,8 +57,9 @@ class ModelProcess:
     def keep_memory(self) -> None:
         self._call("keep_memory")
 
-    def turn(self, workload: Workload, calls: int) -> tuple[float, ...]:
-        return tuple(self._call("turn", workload=workload, calls=calls))
+    def turn(self, workload: Workload, calls: int) -> TurnTimes:
+        values = self._call("turn", workload=workload, calls=calls)
+        return TurnTimes(tuple(values["ms"]), values["cpu_ms"])
 
     def layers(self, workload: Workload) -> tuple[LayerTime, ...] | None:
         rows = self._call("layers", workload=workload)

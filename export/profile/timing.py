@@ -26,8 +26,18 @@ T = TypeVar("T")
 Call = Callable[[], object]
 """Runs one batch and returns when its output is complete."""
 
-Turn = Callable[[int], Sequence[float]]
-"""Runs so many batches, one after the other, and returns the milliseconds of each."""
+
+@dataclass(frozen=True)
+class TurnTimes:
+    """Milliseconds of each call of a turn; `cpu_ms` is the CPU time of a call, the turn's mean, where one thread
+    computed it alone."""
+
+    ms: tuple[float, ...]
+    cpu_ms: float | None = None
+
+
+Turn = Callable[[int], TurnTimes]
+"""Runs so many batches, one after the other."""
 
 Lost = Callable[[int, SrkdError], None]
 """Called with the index of a turn that failed, and why: the others go on without it."""
@@ -55,6 +65,8 @@ class Timing:
     they had stopped getting faster by then."""
 
     rounds: tuple[tuple[float, ...], ...]
+    cpu_rounds: tuple[float, ...] | None = None
+    """CPU time of a call, by round, where one thread computed it alone."""
     warm_up_calls: int = 0
     is_steady: bool = True
 
@@ -73,34 +85,51 @@ class Timing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The speed-up over the reference: the median of the rounds' ratios, and an interval for it."""
+    """The speed-up over the reference: the median of the rounds' ratios, and an interval for it. `cpu` is the interval
+    of the CPU times, where both have them."""
 
     speedup: float
     low: float
     high: float
+    cpu: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """ "faster" or "slower" where the whole interval says so, and more than nothing."""
-        if self.low > 1 + NO_DIFFERENCE:
+        """ "faster" or "slower" where the whole interval says so, and more than nothing; that of the CPU times, too.
+
+        Beside a busy program one of two processes may wait longer in every round, because of the core that it is on.
+        """
+        intervals = [(self.low, self.high), *([] if self.cpu is None else [self.cpu])]
+        if all(low > 1 + NO_DIFFERENCE for low, _ in intervals):
             return "faster"
-        return "slower" if self.high < 1 / (1 + NO_DIFFERENCE) else "no measurable difference"
+        if all(high < 1 / (1 + NO_DIFFERENCE) for _, high in intervals):
+            return "slower"
+        return "no measurable difference"
 
 
 def compare(reference: Timing, other: Timing) -> Comparison:
     """Compare two timings, paired by round. The interval is of order statistics, which assume no distribution."""
     if len(reference.rounds) != len(other.rounds):
         raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
-    ratios = np.sort([np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)])
-    excluded = _excluded_ranks(len(ratios))
-    return Comparison(float(np.median(ratios)), float(ratios[excluded]), float(ratios[-1 - excluded]))
+    ratios = [np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)]
+    cpu = None
+    if reference.cpu_rounds is not None and other.cpu_rounds is not None:
+        cpu = _interval([a / b for a, b in zip(reference.cpu_rounds, other.cpu_rounds, strict=True)])
+    return Comparison(float(np.median(ratios)), *_interval(ratios), cpu)
+
+
+def _interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that covers the median."""
+    ordered = sorted(map(float, ratios))
+    excluded = _excluded_ranks(len(ordered))
+    return ordered[excluded], ordered[-1 - excluded]
 
 
 def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
     """Time calls of this process in turns, as `measure_turns` does."""
     with no_garbage_collection():
         timings = measure_turns(
-            [partial(time_calls, call) for call in calls], seconds_each=seconds_each, progress=progress
+            [partial(_turn_here, call) for call in calls], seconds_each=seconds_each, progress=progress
         )
     return tuple(timing for timing in timings if timing is not None)
 
@@ -136,20 +165,28 @@ def measure_turns(
     progress("warm up", len(turns), len(turns))
     turn_ms = 1000 * seconds_each / TARGET_ROUNDS
     repeats = {index: max(1, min(100, round(turn_ms / state.fastest_ms))) for index, state in warm.items()}
-    rounds: dict[int, list[tuple[float, ...]]] = {index: [] for index in alive}
+    rounds: dict[int, list[TurnTimes]] = {index: [] for index in alive}
     budget, started, number = seconds_each * max(1, len(alive)), time.perf_counter(), 0
     while alive and (number < MIN_ROUNDS or time.perf_counter() - started < budget):
         for index in list(alive) if number % 2 == 0 else list(reversed(alive)):
-            milliseconds = run(index, lambda turn, count=repeats[index]: turn(count))  # type: ignore[misc]
-            if milliseconds is not None:
-                rounds[index].append(tuple(milliseconds))
+            times = run(index, lambda turn, count=repeats[index]: turn(count))  # type: ignore[misc]
+            if times is not None:
+                rounds[index].append(times)
         number += 1
         spent = (time.perf_counter() - started) / budget
         progress("measure", int(999 * min(1.0, spent, number / MIN_ROUNDS)), 1000)
     progress("measure", 1000, 1000)
-    return tuple(
-        Timing(tuple(rounds[index]), warm[index].calls, warm[index].is_steady) if index in alive else None
-        for index in range(len(turns))
+    return tuple(_timing(rounds[index], warm[index]) if index in alive else None for index in range(len(turns)))
+
+
+def _timing(rounds: Sequence[TurnTimes], warm: WarmUp) -> Timing:
+    cpu = [times.cpu_ms for times in rounds if times.cpu_ms is not None]
+    return Timing(
+        tuple(times.ms for times in rounds),
+        # None too where a turn was shorter than the clock of the CPU can tell
+        tuple(cpu) if len(cpu) == len(rounds) and all(cpu) else None,
+        warm.calls,
+        warm.is_steady,
     )
 
 
@@ -164,17 +201,21 @@ class WarmUp:
 
 def warm_up(turn: Turn, seconds: float) -> WarmUp:
     """Call until that makes it no faster, for at most about `seconds`."""
-    (fastest,) = turn(1)
+    (fastest,) = turn(1).ms
     started, calls = time.perf_counter(), 1  # the first call, in which some runtimes compile, has as long as it takes
     while True:
         count = max(1, min(MOST_WARM_UP_CALLS, round(1000 * WARM_UP_SECONDS / max(fastest, 1e-6))))
-        newest = min(turn(count))
+        newest = min(turn(count).ms)
         calls += count
         if newest >= (1 - STEADY) * fastest:
             return WarmUp(calls, min(newest, fastest), is_steady=True)
         fastest = newest
         if time.perf_counter() - started > seconds:
             return WarmUp(calls, fastest, is_steady=False)
+
+
+def _turn_here(call: Call, count: int) -> TurnTimes:
+    return TurnTimes(time_calls(call, count))
 
 
 def time_calls(call: Call, count: int) -> tuple[float, ...]:

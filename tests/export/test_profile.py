@@ -23,7 +23,7 @@ from export.conversion import Conversion
 from export.profile.onnx_cost import onnx_cost
 from export.profile.report import ProfileReport, Row, profile_models
 from export.profile.settings import Settings
-from export.profile.timing import MIN_ROUNDS, Timing, compare, measure_turns, take_turns
+from export.profile.timing import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns
 from export.to_onnx import convert
 from export.verify import Proof
 from srkd.console import json_value
@@ -71,6 +71,14 @@ def test_a_measurable_but_tiny_difference_is_none() -> None:
     exact, longer = (Timing(((ms,),) * 30) for ms in (10.0, 10.15))
     assert compare(exact, longer).verdict == "no measurable difference"
     assert compare(exact, Timing(((10.3,),) * 30)).verdict == "slower"
+
+
+def test_a_process_that_waits_longer_in_every_round_is_not_slower_unless_it_also_works_longer() -> None:
+    waiting, working = Timing(((15.0,),) * 9, (10.0,) * 9), Timing(((15.0,),) * 9, (15.0,) * 9)
+    reference = Timing(((10.0,),) * 9, (10.0,) * 9)
+    assert compare(reference, waiting).verdict == compare(waiting, reference).verdict == "no measurable difference"
+    assert (compare(reference, working).verdict, compare(working, reference).verdict) == ("slower", "faster")
+    assert compare(reference, Timing(((15.0,),) * 9)).verdict == "slower"
 
 
 def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
@@ -135,11 +143,11 @@ def test_one_that_fails_is_lost_alone_and_the_others_go_on() -> None:
     turns_left = {"early": 0, "late": 4, "well": 10**6}
     lost: list[tuple[int, str]] = []
 
-    def turn(name: str, calls: int) -> list[float]:
+    def turn(name: str, calls: int) -> TurnTimes:
         turns_left[name] -= 1
         if turns_left[name] < 0:
             raise SrkdError(f"{name} has crashed")
-        return [10.0] * calls
+        return TurnTimes((10.0,) * calls)
 
     names = list(turns_left)
     timings = measure_turns(

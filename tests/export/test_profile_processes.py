@@ -61,14 +61,14 @@ def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(proc
     assert spec_from_dict(facts.spec) == LARGE
     small, large = (process.prepare((side, side, 1), memory=True)["memory_mb"] for side in (16, 128))
     assert 0 < small < large < 1000 and large - small > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
-    assert len(process.turn((16, 16, 1), 3)) == 3
+    assert len(process.turn((16, 16, 1), 3).ms) == 3
     assert process._child is not None
     pid = process._child.pid
     os.kill(pid, signal.SIGSEGV)
     with pytest.raises(ChildFailed, match=r"large\.safetensors: its process crashed \(SIGSEGV\)"):
         process.turn((16, 16, 1), 3)
     assert is_gone(pid, seconds=5)
-    assert len(process.turn((16, 16, 1), 2)) == 2 and process._child.pid != pid
+    assert len(process.turn((16, 16, 1), 2).ms) == 2 and process._child.pid != pid
 
 
 def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypa
 def test_a_row_that_dies_in_its_turn_leaves_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turn, turns = MeasuredModel.turn, list[str]()
 
-    def crash(model: MeasuredModel, **arguments: Any) -> tuple[float, ...]:
+    def crash(model: MeasuredModel, **arguments: Any) -> dict[str, Any]:
         turns.append(model._runtime.label)
         if model._runtime.label == "large" and turns.count("large") == 5:
             raise ChildFailed("large", "its process crashed (SIGSEGV)", crashed=True)
