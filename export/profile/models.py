@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
@@ -169,7 +171,8 @@ def _start_checkpoint(
         process = opened.start(file, in_torch("torch", first), "torch")
         return [_Starting(label, is_teacher, "torch", process, lambda size: None, file)]
     settings.require_memory(model.descriptor)  # before an export takes its time
-    spec, network = model.spec, model.network
+    # Weights that lie channels last, as torch runs them, are more than some converters take.
+    spec, network = model.spec, model.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     starting = []
     source = Source(label, file_sha256(file))
     exports = _Exports(network, source, folder, context)

@@ -50,7 +50,7 @@ def profile_preset(table: PublishedTable, settings: Settings, context: Context =
         raise SrkdError(f"nothing of {table.name} could be profiled: {'; '.join(omitted[len(table.omitted) :])}")
     networks = {network.label: network for pair in table.pairs for network in pair.networks}
     size = "{}x{}".format(*table.lr_size)
-    if table.lr_size not in settings.lr_sizes:
+    if table.states_size and table.lr_size not in settings.lr_sizes:
         omitted.append(f"its size: the published figures are for LR {size}, these for others")
     first = reports[0]
     return replace(

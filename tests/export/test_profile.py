@@ -338,3 +338,16 @@ def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_p
     model.graph.node[1].op_type, model.graph.node[1].domain = "Mystery", "elsewhere"
     onnx.save_model(model, str(tmp_path / "odd.onnx"))
     assert onnx_cost(tmp_path / "odd.onnx", (8, 8)) is None
+
+
+def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch runs them channels last; ExecuTorch's converter refuses such weights."""
+    seen: list[bool] = []
+
+    def refuse(row: object, network: torch.nn.Module, *_: object) -> None:
+        seen.extend(parameter.is_contiguous() for parameter in network.parameters())
+        raise SrkdError("not now")
+
+    monkeypatch.setattr(export.profile.models, "convert_to", refuse)
+    profile_models([folder / "large.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
+    assert seen and all(seen)

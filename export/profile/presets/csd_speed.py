@@ -9,6 +9,7 @@ TABLE = PublishedTable(
     source="a summary of CSD: EDSR at half its width, x4, 1.77 times as fast with a quarter of the parameters",
     device="a device that is not named",
     lr_size=(128, 128),
+    states_size=False,
     pairs=(
         Pair(
             PublishedNetwork("edsr-32x256", {"arch": "edsr", "width": 256, "depth": 32, "scale": 4, "res_scale": 0.1}),
@@ -25,7 +26,7 @@ TABLE = PublishedTable(
         ),
     ),
     omitted=(
-        "frames per second: none are published, nor the size of the images (here LR 128x128)",
+        "frames per second: none are published, nor the size of the images",
         "a quarter of the width (edsr-32x64): its students are in CSD's tables, their speed is not",
         "self-ensembling: CSD's EDSR+ runs eight times for each image, teacher and student alike",
     ),

@@ -40,7 +40,8 @@ class PublishedTable:
     device: str
     """On which the figures were measured."""
     lr_size: tuple[int, int]
-    """Width and height of the images that the figures are for."""
+    """Width and height of the images that the figures are for; where that is not stated, a size to begin with."""
     pairs: tuple[Pair, ...]
+    states_size: bool = True
     omitted: tuple[str, ...] = ()
     """What the table has and a profile cannot, and why."""
