@@ -56,8 +56,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
-    kept = options.to.with_suffix(".json")
-    rows: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
+    store = options.to.with_suffix(".json")
+    rows: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
     names = options.only.split(",") if options.only else list(TEACHERS)
     left = options.most
     for teacher in names:
@@ -69,7 +69,7 @@ def main() -> int:
                 left -= 1
                 rows[key] = one(teacher, runtime, fps, options.threads, options.seconds)
                 print(key, json.dumps(rows[key]), flush=True)
-                with atomic_path(kept) as temporary:
+                with atomic_path(store) as temporary:
                     temporary.write_text(json.dumps(rows, indent=2))
     with atomic_path(options.to) as temporary:
         temporary.write_text(table(rows, options.threads))

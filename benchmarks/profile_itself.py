@@ -45,7 +45,7 @@ def profile_itself(model: Path, runtimes: tuple[str, ...], seconds: float, side:
 
 def count_none(model: Path, runs: int, runtimes: tuple[str, ...], seconds: float, side: int) -> tuple[int, int]:
     """Return how many verdicts there were, and how many of them are "no measurable difference"."""
-    found = total = 0
+    equal = total = 0
     for run in range(runs):
         report = profile_itself(model, runtimes, seconds, side)
         for row in report.rows:
@@ -55,8 +55,8 @@ def count_none(model: Path, runs: int, runtimes: tuple[str, ...], seconds: float
             print(f"{run + 1}: {row.runtime} {row.speedup_same_runtime:.3f}x [{low:.3f}, {high:.3f}] {row.verdict}")
             sys.stdout.flush()
             total += 1
-            found += row.verdict == "no measurable difference"
-    return total, found
+            equal += row.verdict == "no measurable difference"
+    return total, equal
 
 
 def main() -> None:
@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     options = parser.parse_args()
     with busy_machine((usable_cores() or 1) if options.busy else 0):
-        total, found = count_none(
+        total, equal = count_none(
             options.model, options.runs, tuple(options.runtime.split(",")), options.seconds, options.side
         )
-    print(f"no measurable difference: {found} of {total}")
+    print(f"no measurable difference: {equal} of {total}")
 
 
 if __name__ == "__main__":

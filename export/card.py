@@ -157,8 +157,8 @@ def _quality(facts: CardFacts) -> list[str]:
         "teacher": facts.teacher_psnr_y,
         "bicubic": scores.get("bicubic_psnr_y"),
     }
-    known = {name: psnr_y for name, psnr_y in rows.items() if psnr_y is not None}
-    if not known:
+    finite = {name: psnr_y for name, psnr_y in rows.items() if psnr_y is not None}
+    if not finite:
         return ["The checkpoint does not say what it scored."]
     protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
     return [
@@ -166,7 +166,7 @@ def _quality(facts: CardFacts) -> list[str]:
         "",
         "| network | Y-PSNR in dB |",
         "|---|---|",
-        *(f"| {name} | {psnr_y:.3f} |" for name, psnr_y in known.items()),
+        *(f"| {name} | {psnr_y:.3f} |" for name, psnr_y in finite.items()),
     ]
 
 

@@ -26,9 +26,9 @@ def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path
     """Add the files of an export to the folder's record, in place of earlier ones of the same name."""
     path = folder / RECORD
     entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
-    kept = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
+    existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     with atomic_path(path) as temporary:
-        content = {"schema": SCHEMA, "files": kept}
+        content = {"schema": SCHEMA, "files": existing}
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
 

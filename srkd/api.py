@@ -259,8 +259,8 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
             else f"--preset {table.name} brings its own networks: leave out MODEL, or the preset"
         )
     if table is not None and (options.teacher is not None or options.pareto is not None):
-        given = "--teacher" if options.teacher is not None else "--pareto"
-        raise UsageError(f"--preset {table.name} brings untrained networks, teachers too: leave out {given}")
+        flag = "--teacher" if options.teacher is not None else "--pareto"
+        raise UsageError(f"--preset {table.name} brings untrained networks, teachers too: leave out {flag}")
     pareto = check_pareto(options)
     default_size = (DEFAULT_SIZE,) if table is None else (table.lr_size,)
     settings = Settings(

@@ -54,12 +54,12 @@ class NothingToDraw(Exception):
 
 def draw_charts(charts: Sequence[Chart]) -> Image.Image:
     """Return the charts that have something to show, one below the other over the same steps."""
-    drawn = [(chart, curves) for chart in charts if (curves := drawable(chart))]
-    if not drawn:
+    plots = [(chart, curves) for chart in charts if (curves := drawable(chart))]
+    if not plots:
         raise NothingToDraw
-    steps = [x for _, curves in drawn for curve in curves for x, _ in curve.points]
-    pen = Pen(WIDTH, HEIGHT * len(drawn))
-    for index, (chart, curves) in enumerate(drawn):
+    steps = [x for _, curves in plots for curve in curves for x, _ in curve.points]
+    pen = Pen(WIDTH, HEIGHT * len(plots))
+    for index, (chart, curves) in enumerate(plots):
         _Plot(pen, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
     return pen.picture()
 

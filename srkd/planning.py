@@ -164,8 +164,8 @@ def _plan_here(
     with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
         longest = ONCE * targets.most_ms
         bench = Bench(place, Path(folder), seconds=options.seconds, longest_ms=longest, context=context)
-        found = _search(options, teacher, targets, place, candidates, bench.measure, context)
-    if found.stopped:
+        result = _search(options, teacher, targets, place, candidates, bench.measure, context)
+    if result.stopped:
         notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
     busy = others.conditions(()).busy_cores
     if busy >= NOTABLE_BUSY_CORES:
@@ -174,14 +174,14 @@ def _plan_here(
         notes.append(
             f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
         )
-    return _report(options, teacher, place, found, "this machine", time.monotonic() - began, notes)
+    return _report(options, teacher, place, result, "this machine", time.monotonic() - began, notes)
 
 
 def _plan_from_file(options: PlanOptions, teacher: ImageModel, targets: Targets | None, context: Context) -> PlanReport:
     began, file = time.monotonic(), Path(str(options.measured))
     timings = read_measured(file, path_of(options.emit), _identity(teacher))
     emitted = timings.emitted
-    found = _search(
+    result = _search(
         options,
         teacher,
         targets or emitted.targets,
@@ -190,7 +190,7 @@ def _plan_from_file(options: PlanOptions, teacher: ImageModel, targets: Targets 
         timings.measure,
         context,
     )
-    return _report(options, teacher, emitted.place, found, timings.machine, time.monotonic() - began, [])
+    return _report(options, teacher, emitted.place, result, timings.machine, time.monotonic() - began, [])
 
 
 def _search(
@@ -240,7 +240,7 @@ def _report(
     options: PlanOptions,
     teacher: ImageModel,
     place: Place,
-    found: Plan,
+    result: Plan,
     machine: str,
     seconds: float,
     notes: Sequence[str],
@@ -248,7 +248,7 @@ def _report(
     picture = path_of(options.picture)
     if picture is not None:
         with atomic_path(picture) as temporary:
-            draw_scatter(chart_of(found, place)).save(temporary, format="PNG")
+            draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
     return PlanReport(
         teacher=_name(teacher),
         teacher_path=None if isinstance(options.teacher, ImageModel) else path_of(options.teacher),
@@ -258,11 +258,11 @@ def _report(
         lr_size=format_size(place.lr_size),
         device=place.device,
         threads=place.threads,
-        targets=found.targets,
-        margin=found.margin,
-        chosen=found.chosen,
-        rows=found.rows,
-        candidates=found.candidates,
+        targets=result.targets,
+        margin=result.margin,
+        chosen=result.chosen,
+        rows=result.rows,
+        candidates=result.candidates,
         measured_on=machine,
         seconds=seconds,
         picture=picture,
@@ -270,17 +270,17 @@ def _report(
     )
 
 
-def chart_of(found: Plan, place: Place) -> Scatter:
+def chart_of(result: Plan, place: Place) -> Scatter:
     """Return speed against size: each measured shape a point, the target a line, the chosen one marked."""
     points = []
-    for row in found.rows:
+    for row in result.rows:
         if row.ms is not None:
             quality = "" if row.psnr_y is None else f", {row.psnr_y:.2f} dB"
             label = f"{row.kind} {row.width}x{row.depth}{quality}"
-            points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is found.chosen))
-    most = found.targets.most_ms
+            points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is result.chosen))
+    most = result.targets.most_ms
     return Scatter(
-        title=f"{found.targets} at {place}",
+        title=f"{result.targets} at {place}",
         x_label="milliseconds an image",
         y_label="parameters",
         points=tuple(points),

@@ -65,9 +65,9 @@ _WORDS = re.compile(
 
 def read_licence(metadata: Mapping[str, str] | None) -> str | None:
     """Return the licence that a file's metadata states, as one printable line; None where it states none."""
-    found = {str(key).lower(): value for key, value in (metadata or {}).items()}
+    entries = {str(key).lower(): value for key, value in (metadata or {}).items()}
     for key in FOREIGN_KEYS:
-        value = found.get(key)
+        value = entries.get(key)
         if isinstance(value, str):
             line = " ".join("".join(c if c.isprintable() else " " for c in value).split())[:LONGEST]
             if line:

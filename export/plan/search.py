@@ -71,10 +71,10 @@ class Targets:
     def __post_init__(self) -> None:
         values = {"--target-fps": self.fps, "--target-ms": self.ms}
         values |= {"--target-mb": self.megabytes, "--target-macs": self.macs}
-        given = {flag: value for flag, value in values.items() if value is not None}
-        if not given:
+        limits = {flag: value for flag, value in values.items() if value is not None}
+        if not limits:
             raise UsageError(f"a plan needs a target: give {', '.join(values)}, or several of them")
-        for flag, value in given.items():
+        for flag, value in limits.items():
             if not 0 < value < math.inf:
                 raise UsageError(f"{flag} {value:g}: give a number above 0")
 
@@ -361,13 +361,13 @@ class _Kind:
 
     def __init__(self, search: _Search, shapes: Sequence[Candidate], done: int, total: int) -> None:
         self.search, self.shapes, self.done, self.total = search, shapes, done, total
-        self.tried: list[Candidate] = []
+        self.attempts: list[Candidate] = []
 
     def look(self, share: float) -> None:
         """Measure anchors, then whatever should be the largest that meets the targets, then its neighbours."""
         for candidate in self.anchors():
             self.try_one(candidate)
-        while len(self.tried) < self.search.per_kind:
+        while len(self.attempts) < self.search.per_kind:
             following = self.next()
             if following is None:
                 break
@@ -377,9 +377,9 @@ class _Kind:
             self.try_one(following)
 
     def try_one(self, candidate: Candidate) -> None:
-        if candidate not in self.tried:
-            self.search.context.progress("measure shapes", self.done + len(self.tried), self.total)
-            self.tried.append(candidate)
+        if candidate not in self.attempts:
+            self.search.context.progress("measure shapes", self.done + len(self.attempts), self.total)
+            self.attempts.append(candidate)
             self.search.try_one(candidate)
 
     def anchors(self) -> list[Candidate]:
@@ -392,12 +392,12 @@ class _Kind:
 
     def next(self) -> Candidate | None:
         """Return the shape to measure next, or None where none could be larger and still meet the targets."""
-        known = {one: self.search.measured[one] for one in self.tried if one in self.search.measured}
-        if not known:
+        measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
+        if not measured:
             return self.nearest_to_least()
-        expected = self.expected(known)
-        best = max((one for one in known if self.search.excess(one) <= 1), key=_size, default=None)
-        left = [one for one in self.shapes if one not in self.tried]
+        expected = self.expected(measured)
+        best = max((one for one in measured if self.search.excess(one) <= 1), key=_size, default=None)
+        left = [one for one in self.shapes if one not in self.attempts]
         larger = [one for one in left if best is None or _size(one) > _size(best)]
         good = [one for one in larger if expected[one] <= 1]
         if good:
@@ -409,10 +409,10 @@ class _Kind:
         ]
         return min(doubtful, key=expected.__getitem__, default=None)
 
-    def expected(self, known: Mapping[Candidate, Measured]) -> dict[Candidate, float]:
+    def expected(self, measured: Mapping[Candidate, Measured]) -> dict[Candidate, float]:
         """Return for each shape by what factor it should exceed its worst target."""
-        model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in known.items()])
-        megabytes = _line_through([(one.params, figures.megabytes) for one, figures in known.items()])
+        model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in measured.items()])
+        megabytes = _line_through([(one.params, figures.megabytes) for one, figures in measured.items()])
         targets, margin = self.search.targets, self.search.margin
         return {
             one: targets.excess(model.ms(one.width, one.depth), megabytes(one.params), one.macs, margin)
@@ -421,7 +421,7 @@ class _Kind:
 
     def nearest_to_least(self) -> Candidate | None:
         """Return the least shape that was not tried, where all that were could not be had."""
-        left = [one for one in self.shapes if one not in self.tried]
+        left = [one for one in self.shapes if one not in self.attempts]
         return min(left, key=lambda one: (one.macs, one.params), default=None)
 
     def is_beside(self, one: Candidate, other: Candidate) -> bool:

@@ -363,7 +363,7 @@ class _Measurement:
     def measure_layers(self) -> tuple[Layers, ...]:
         """Return where the time goes at the first size and batch."""
         workload = width, height, batch = self.settings.workloads[0]
-        found = []
+        tables = []
         for done, model in enumerate(self.models):
             self.context.progress("layers", done, len(self.models))
             try:
@@ -375,9 +375,9 @@ class _Measurement:
                 self.notes.append(f"{model.name}: its layers are not shown (--layers: torch and onnxruntime)")
                 continue
             facts = model.facts
-            found.append(Layers(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
+            tables.append(Layers(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
         self.context.progress("layers", len(self.models), len(self.models))
-        return tuple(found)
+        return tuple(tables)
 
     def measure_quality(self) -> tuple[Quality, ...]:
         """Score each model once in each precision, each of its files in eight bits; bicubic first, for each scale."""

@@ -102,13 +102,13 @@ class Settings:
         A runtime whose files have a precision of their own computes in fp32. In place of int8 the teacher, and torch,
         which has no such files, compute in fp32.
         """
-        asked = [
+        selection = [
             "fp32" if precision == "int8" else precision
             for precision in self.precisions
             if precision != "int8" or is_teacher or not self.has_int8(runtime)
         ]
         selects = RUNTIMES[runtime].selects_precision
-        return tuple(dict.fromkeys(precision if selects else "fp32" for precision in asked))
+        return tuple(dict.fromkeys(precision if selects else "fp32" for precision in selection))
 
     def has_int8(self, runtime: str) -> bool:
         """Return whether checkpoints are written in eight bits for `runtime`."""
