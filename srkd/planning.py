@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from compressor.assets import embedded_teacher
@@ -38,6 +39,8 @@ LOOK_SECONDS = 110.0
 NOTABLE_DRIFT = 1.5
 """A reference that was sometimes so many times slower than at other times is worth a line."""
 NOTABLE_BUSY_CORES = 0.5
+MOST_OTHERS = 2
+"""Other runtimes that are named where a target cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +226,8 @@ def remedies(excess: float, targets: Targets, place: Place) -> list[str]:
     words = [f"--lr-size {width}x{height}"]
     if place.precision == "fp32" and _is_there(place.runtime, "int8"):
         words.append("perhaps --precision int8")
-    others = (
-        name for name in ("onnxruntime", "openvino") if name != place.runtime and _is_there(name, place.precision)
-    )
-    return [*words, *(f"perhaps --runtime {name}" for name in others)]
+    others = (name for name in RUNTIMES if name != place.runtime and _is_there(name, place.precision))
+    return [*words, *(f"perhaps --runtime {name}" for name in islice(others, MOST_OTHERS))]
 
 
 def _is_there(runtime: str, precision: str) -> bool:
