@@ -1,4 +1,4 @@
-"""The shapes that a plan chooses from: width × depth of the teacher's kind by its axis plan, and of Compact."""
+"""The shapes that a plan chooses from: width × depth of the teacher's kind, and of those that suit any teacher."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from compressor.base.errors import SrkdError
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import Spec
-from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.registry import architecture
+from compressor.models.networks.registry import architecture, architectures
 from compressor.models.students import student_text
 from export.plan.search import Candidate
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Multiples of 8, as chips and their libraries work in such blocks; the steps grow with the width."""
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
-COMPACT = CompactSpec(width=64, depth=16)
-"""The largest Compact shape that is tried: that of Real-ESRGAN's small models."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,14 @@ def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candida
     if teacher.spec is not None:
         most = cost(teacher.spec, lr_size)
         candidates += _shapes(teacher.spec, lr_size, fits=architecture(teacher.spec.arch).linear is not None)
-    if teacher.spec is None or not isinstance(teacher.spec, CompactSpec):
+    for kind in architectures():
+        largest = kind.for_any_teacher
+        if largest is None or (teacher.spec is not None and teacher.spec.arch == kind.name):
+            continue
         try:
-            compact = CompactSpec(teacher.scale, COMPACT.width, COMPACT.depth, teacher.channels)
-            candidates += _shapes(compact, lr_size, fits=False)
-        except SrkdError:
-            # Compact has not every scale.
-            candidates += []
+            candidates += _shapes(largest(teacher.scale, teacher.channels), lr_size, fits=False)
+        except SrkdError:  # it does not have every scale
+            continue
     within = [one for one in candidates if most is None or (one.params <= most.params and one.macs <= most.macs)]
     return tuple({one.student: one for one in within}.values())
 

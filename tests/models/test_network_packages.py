@@ -131,8 +131,10 @@ PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 PUBLISHED_SETTINGS = {
     "recipes/dukd.py": "the settings of DUKD's released option files, by student",
     "recipes/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
+    "export/profile/presets/csd_speed.py": "the networks of CSD's figure of speed",
+    "export/profile/presets/dukd_table1.py": "the networks of DUKD's table 1",
 }
-"""Files of methods that name networks for a reason of their own."""
+"""Files that name the networks of a paper."""
 
 
 def names_in(path: Path) -> tuple[set[str], set[str]]:

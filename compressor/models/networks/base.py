@@ -337,6 +337,8 @@ class Architecture:
     """Patterns of the layers that papers on quantisation quantise, those of its residual blocks: `blocks.*.conv1`."""
     linear: Callable[[Any], LinearPlan] | None = None
     """What the linear layers of a spec write, read and reproduce; None: students cannot be solved for."""
+    for_any_teacher: Callable[[int, int], Spec] | None = None
+    """The largest shape, of a scale and channels, that plans offer for teachers of other kinds; None: none."""
 
     @property
     def name(self) -> str:

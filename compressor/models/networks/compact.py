@@ -153,4 +153,6 @@ ARCHITECTURE = Architecture(
         CompactSpec(2, width=4, depth=2, channels=1),
     ),
     dialects=(SRVGG,),
+    # The size of Real-ESRGAN's small models.
+    for_any_teacher=lambda scale, channels: CompactSpec(scale, width=64, depth=16, channels=channels),
 )
