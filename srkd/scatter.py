@@ -1,6 +1,6 @@
 """A picture of points with labels on two axes, the lower one logarithmic, drawn with Pillow alone.
 
-Both verbs that weigh what is gained against milliseconds draw it: `srkd profile --pareto` and `srkd plan --picture`.
+Both verbs that weigh what is gained against milliseconds draw it: `srkd profile --pareto` and `srkd plan --out`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from srkd.chart import COLOURS, FINER, GRID, INK, MARK, format_tick, logarithmic_ticks, round_ticks
+from srkd.chart import COLOURS, GRID, INK, MARK, Pen, format_tick, logarithmic_ticks, printable, round_ticks
 
 WIDTH, HEIGHT = 1000, 640
 LEFT, RIGHT, TOP, BOTTOM = 84, 40, 64, 64
@@ -47,9 +48,21 @@ class Scatter:
     logarithmic_y: bool = False
 
 
-def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
+class HasPlace(Protocol):
+    """A point of a picture in which a smaller `x` and a larger `y` are better."""
+
+    @property
+    def x(self) -> float: ...
+    @property
+    def y(self) -> float: ...
+
+
+PointT = TypeVar("PointT", bound=HasPlace)
+
+
+def pareto_front(points: Sequence[PointT]) -> list[PointT]:
     """Return the points that no other is at least as good as in both, and better in one; the smallest `x` first."""
-    front: list[ScatterPoint] = []
+    front: list[PointT] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
             front.append(point)
@@ -75,7 +88,7 @@ def draw_scatter(chart: Scatter) -> Image.Image:
     plot.draw_axes()
     plot.draw_front(pareto_front(drawable))
     plot.draw_points()
-    return plot.picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    return plot.pen.picture()
 
 
 class _Plot:
@@ -83,9 +96,7 @@ class _Plot:
 
     def __init__(self, chart: Scatter, points: Sequence[ScatterPoint]) -> None:
         self.chart, self.points = chart, points
-        self.picture = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER), "white")
-        self.pen = ImageDraw.Draw(self.picture)
-        self.font, self.bold = ImageFont.load_default(14 * FINER), ImageFont.load_default(17 * FINER)
+        self.pen = Pen(WIDTH, HEIGHT)
         limits = [] if chart.limit is None else [chart.limit]
         logarithms = [math.log10(x) for x in (*(point.x for point in points), *limits)]
         margin = max(0.12 * (max(logarithms) - min(logarithms)), 0.08)
@@ -104,32 +115,32 @@ class _Plot:
 
     def draw_axes(self) -> None:
         chart = self.chart
-        self.text((LEFT, 14), chart.title, self.bold)
-        self.text((LEFT, 40), chart.y_label)
-        width = self.font.getlength(chart.x_label) / FINER
-        self.text((WIDTH - RIGHT - width, HEIGHT - 26), chart.x_label)
+        self.pen.text((LEFT, 14), chart.title, bold=True)
+        self.pen.text((LEFT, 40), chart.y_label)
+        width = self.pen.width_of(chart.x_label)
+        self.pen.text((WIDTH - RIGHT - width, HEIGHT - 26), chart.x_label)
         for value in self.y_ticks():
             _, y = self.place(1.0, value)
-            self.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID)
+            self.pen.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID, 1)
             label = format_tick(value) if chart.logarithmic_y else f"{round(value, 6):g}"
-            self.text((LEFT - 8 - self.font.getlength(label) / FINER, y - 9), label)
+            self.pen.text((LEFT - 8 - self.pen.width_of(label), y - 9), label)
         for value in logarithmic_ticks(self.left, self.right):
             x = LEFT + (math.log10(value) - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
-            self.line([(x, TOP), (x, HEIGHT - BOTTOM)], GRID)
+            self.pen.line([(x, TOP), (x, HEIGHT - BOTTOM)], GRID, 1)
             label = f"{value:g}"
-            self.text((x - self.font.getlength(label) / FINER / 2, HEIGHT - BOTTOM + 6), label)
-        self.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK)
+            self.pen.text((x - self.pen.width_of(label) / 2, HEIGHT - BOTTOM + 6), label)
+        self.pen.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK, 1)
         if chart.limit is not None:
             x, _ = self.place(chart.limit, self.points[0].y)
-            self.line([(x, TOP), (x, HEIGHT - BOTTOM)], MARK, 2)
-            self.text((x + 5, TOP - 2), "target")
+            self.pen.line([(x, TOP), (x, HEIGHT - BOTTOM)], MARK, 2)
+            self.pen.text((x + 5, TOP - 2), "target")
 
-    def y_ticks(self) -> Sequence[float]:
-        logarithmic = self.chart.logarithmic_y
-        return logarithmic_ticks(self.low, self.high) if logarithmic else list(round_ticks(self.low, self.high))
+    def y_ticks(self) -> list[float]:
+        ticks = logarithmic_ticks if self.chart.logarithmic_y else round_ticks
+        return ticks(self.low, self.high)
 
     def draw_front(self, front: Sequence[ScatterPoint]) -> None:
-        self.line([self.place(point.x, point.y) for point in front], FRONT, 2)
+        self.pen.line([self.place(point.x, point.y) for point in front], FRONT, 2)
 
     def draw_points(self) -> None:
         """Draw each point with its label beside it, moved where it would cover a point or another label."""
@@ -144,28 +155,18 @@ class _Plot:
 
         for point in sorted(self.points, key=lambda point: (-point.y, point.x)):
             x, y = self.place(point.x, point.y)
-            label = "".join(letter if letter.isprintable() else " " for letter in point.label)[:LONGEST_LABEL]
-            width = self.font.getlength(label) / FINER
+            label = printable(point.label)[:LONGEST_LABEL]
+            width = self.pen.width_of(label)
             start = x + RADIUS + 5
             if start + width > WIDTH - 4:
                 start = x - RADIUS - 5 - width
             height = next((y + move for move in MOVES if is_free(start, start + width, y + move)), y)
             if abs(height - y) > RADIUS:
-                self.line([(x, y), (max(start, min(x, start + width)), height)], FRONT)
+                self.pen.line([(x, y), (max(start, min(x, start + width)), height)], FRONT, 1)
             taken.append((start, start + width, height))
-            self.text((start, height - 9), label)
+            self.pen.text((start, height - 9), label)
         for point, (x, y) in zip(self.points, places, strict=True):
             colour = COLOURS[groups.index(point.group) % len(COLOURS)]
-            box = (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)
-            self.pen.ellipse([side * FINER for side in box], fill=colour)
+            self.pen.dot((x, y), colour, RADIUS)
             if point.marked:
-                ring = (x - 2 * RADIUS, y - 2 * RADIUS, x + 2 * RADIUS, y + 2 * RADIUS)
-                self.pen.ellipse([side * FINER for side in ring], outline=MARK, width=2 * FINER)
-
-    def text(
-        self, place: tuple[float, float], words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None
-    ) -> None:
-        self.pen.text((place[0] * FINER, place[1] * FINER), words, fill=INK, font=font or self.font)
-
-    def line(self, points: Sequence[tuple[float, float]], colour: str, width: int = 1) -> None:
-        self.pen.line([(x * FINER, y * FINER) for x, y in points], fill=colour, width=width * FINER, joint="curve")
+                self.pen.ring((x, y), MARK, 2 * RADIUS)

@@ -16,7 +16,7 @@ from typing import Any
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import require_writable_folder
+from compressor.base.files import atomic_path, require_writable_folder
 from export.plan.measure import Place, megabytes_of, write_untrained
 from export.plan.search import Candidate, Measured, Targets
 
@@ -98,7 +98,8 @@ def emit(
         "failed": failed,
     }
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    (folder / PLAN).write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
+    with atomic_path(folder / PLAN) as temporary:
+        temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
     # Not imported: it needs nothing of srkd, and runs elsewhere.
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
     return read_emitted(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
 from compressor.base.context import QUIET, Context
@@ -30,10 +30,10 @@ Verdict = Literal["chosen", "meets", "misses", "failed"]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A shape: its kind of network, its channels and repeated blocks, and what is counted without building it.
+class Shape:
+    """A kind of network, its channels and repeated blocks, and what is counted without building it.
 
-    `student` is the shape as `--student` takes it; `fits` says that its quality can be known before any training.
+    `student` is the shape as `--student` takes it.
     """
 
     kind: str
@@ -42,11 +42,17 @@ class Candidate:
     params: int
     macs: int
     student: str
-    fits: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.kind} {self.width}x{self.depth}"
+
+
+@dataclass(frozen=True)
+class Candidate(Shape):
+    """A shape that may be chosen; `fits`: its quality can be known before any training."""
+
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,15 +111,9 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Shape):
     """One shape of the plan: what was counted, what was measured, and why it was chosen or not."""
 
-    kind: str
-    width: int
-    depth: int
-    student: str
-    params: int
-    macs: int
     megabytes: float | None
     ms: float | None
     ms_interval: tuple[float, float] | None
@@ -121,10 +121,6 @@ class Row:
     psnr_y: float | None
     verdict: Verdict
     why: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.width}x{self.depth}"
 
 
 @dataclass(frozen=True)
@@ -243,7 +239,7 @@ class _Search:
         meeting = [one for one in self.meeting() if one in self.again]
         if not meeting:
             return None, []
-        tied = [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
+        tied = _tied(meeting)
         # Those that can be known and meet the targets are shown in any case.
         for candidate in dict.fromkeys((*tied, *[one for one in self.meeting() if one.fits][:2])):
             score = self.quality(candidate)
@@ -257,7 +253,7 @@ class _Search:
         if not meeting:
             nearest = sorted(self.measured, key=self.excess)[:2]
             return [one for one in nearest if self.excess(one) <= NEARLY]
-        tied = [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
+        tied = _tied(meeting)
         nearly = [
             one for one in self.measured if 1 < self.excess(one) <= 1 + self.margin and _size(one) > _size(tied[0])
         ]
@@ -304,12 +300,7 @@ class _Search:
     def row(self, candidate: Candidate, verdict: Verdict, why: str) -> Row:
         figures = self.measured.get(candidate)
         return Row(
-            kind=candidate.kind,
-            width=candidate.width,
-            depth=candidate.depth,
-            student=candidate.student,
-            params=candidate.params,
-            macs=candidate.macs,
+            **{entry.name: getattr(candidate, entry.name) for entry in fields(Shape)},
             megabytes=None if figures is None else figures.megabytes,
             ms=None if figures is None else figures.ms,
             ms_interval=None if figures is None else (figures.low, figures.high),
@@ -347,6 +338,11 @@ class _Search:
 def _size(candidate: Candidate) -> tuple[int, int]:
     """Return what makes one candidate larger than another."""
     return candidate.params, candidate.macs
+
+
+def _tied(meeting: Sequence[Candidate]) -> list[Candidate]:
+    """Return those that tie with the first, which is the largest."""
+    return [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
 
 
 def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:

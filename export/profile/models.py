@@ -256,10 +256,8 @@ def _start_exported(
     if not settings.takes(name):
         opened.notes.append(f"{label} is left out: {path.name} runs under {name}, which is not among the runtimes")
         return []
-    precisions = settings.float_precisions(name, is_teacher=is_teacher) or ("int8",)
-    options = dict.fromkeys(precision for precision in precisions)
     starting = []
-    for precision in options:
+    for precision in settings.float_precisions(name, is_teacher=is_teacher) or ("int8",):
         process = opened.start(path, replace(settings.for_file(name, precision), label=label), name)
         starting.append(_Starting(label, is_teacher, name, process, None, path))
     return starting

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.headroom import measure_graph
+from export.headroom import HOMOGENEOUS, measure_graph
 from export.proof_inputs import ProofInput
 from export.quantise.ends import Ends
 from export.quantise.plan import Graph, Layer, make_plan
@@ -28,9 +28,7 @@ from export.quantise.plan import Graph, Layer, make_plan
 SMALLEST = 1e-3
 """Of a channel's peak, as a share of the largest: a weaker one is not raised further."""
 
-ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu"})
-PASSES = ACTIVATIONS | {"Identity"}
-"""Operators with f(c·x) = c·f(x) for c > 0, channel by channel."""
+ACTIVATIONS = frozenset(HOMOGENEOUS) - {"Identity"}
 
 
 def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
@@ -69,7 +67,7 @@ class _Ties:
     def __init__(self, graph: Graph, convolutions: Mapping[int, Layer]) -> None:
         self.graph, self.convolutions = graph, convolutions
         self.parents = [0]
-        self.channels = _channel_counts(graph)
+        self.channels = graph.channels
         self.of: dict[str, NDArray[np.int64]] = {}
         """The class of each channel, by value."""
         self.through_activations: list[NDArray[np.int64]] = []
@@ -86,7 +84,7 @@ class _Ties:
         (result, *others) = node.output
         if index in self.convolutions:
             self.of[result] = self._new(len(self.graph.constants[self.convolutions[index].weight]))
-        elif node.op_type in PASSES and len(values) == 1:
+        elif node.op_type in HOMOGENEOUS and len(values) == 1:
             self.of[result] = self._of(values[0])
             if node.op_type in ACTIVATIONS:
                 self.through_activations.append(self.of[result])
@@ -168,16 +166,6 @@ class _Ties:
         scales = np.where(free & (shares > 0), np.sqrt(np.maximum(shares, SMALLEST)), 1.0)
         by_class: NDArray[np.float64] = scales[roots]
         return by_class
-
-
-def _channel_counts(graph: Graph) -> dict[str, int]:
-    """Return the channels of each value of (N, C, H, W)."""
-    inferred = onnx.shape_inference.infer_shapes(graph.model, data_prop=True).graph
-    shapes = {
-        value.name: value.type.tensor_type.shape.dim
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
-    return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from export.quantise.grids import S8, U8, Levels
@@ -125,11 +125,22 @@ class Graph:
         return frozenset(value.name for value in self.model.graph.output)
 
     @cached_property
+    def types(self) -> Mapping[str, TypeProto.Tensor]:
+        """Type and shape of the values by name."""
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        values = (*inferred.input, *inferred.output, *inferred.value_info)
+        return {value.name: value.type.tensor_type for value in values}
+
+    @cached_property
+    def channels(self) -> Mapping[str, int]:
+        """The channels of each value of (N, C, H, W)."""
+        shapes = {name: kind.shape.dim for name, kind in self.types.items()}
+        return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
+
+    @cached_property
     def floats(self) -> frozenset[str]:
         """Names of the values, not stored, that are float32."""
-        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
-        known = (*inferred.input, *inferred.output, *inferred.value_info)
-        kinds = {value.name: value.type.tensor_type.elem_type for value in known}
+        kinds = {name: kind.elem_type for name, kind in self.types.items()}
         return frozenset(
             name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
         )

@@ -10,6 +10,7 @@ from srkd.chart import Chart, drawable
 from srkd.curves import Metrics, charts_of
 from srkd.reporting.contents import Contents, Score
 from srkd.reporting.speed import Speed
+from srkd.scatter import pareto_front
 
 SCATTER_Y = "Y-PSNR in dB"
 
@@ -36,12 +37,7 @@ class Scatter:
     @property
     def front(self) -> list[tuple[float, float]]:
         """Return the points that no other beats in both, in order of their cost: the Pareto front."""
-        best, front = float("-inf"), []
-        for point in sorted(self.points, key=lambda point: (point.x, -point.y)):
-            if point.y > best:
-                best = point.y
-                front.append((point.x, point.y))
-        return front
+        return [(point.x, point.y) for point in pareto_front(self.points)]
 
 
 def curves(metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
