@@ -38,7 +38,6 @@ LOOK_SECONDS = 110.0
 """After so long no further shape is tried: what is left is to measure the finalists again and to fit them."""
 NOTABLE_DRIFT = 1.5
 """A reference that was sometimes so many times slower than at other times is worth a line."""
-NOTABLE_BUSY_CORES = 0.5
 MOST_OTHERS = 2
 """Other runtimes that are named where a target cannot be reached."""
 
@@ -170,9 +169,7 @@ def _plan_here(
         result = _search(options, teacher, targets, place, candidates, bench.measure, context)
     if result.stopped:
         notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
-    busy = others.conditions(()).busy_cores
-    if busy >= NOTABLE_BUSY_CORES:
-        notes.append(f"other programs kept {busy:.1f} cores busy: on a quiet machine the student is faster")
+    notes += others.conditions(()).warnings
     if bench.drift >= NOTABLE_DRIFT:
         notes.append(
             f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"

@@ -119,6 +119,11 @@ class RuntimeEntry(Requirements):
     opens_as_teacher: bool = False
     """True if its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
 
+    @property
+    def runs_checkpoints(self) -> bool:
+        """True of torch and every other way to run its files."""
+        return "torch" in (self.name, self.alternative_to)
+
     def load(self) -> RuntimeModule:
         return cast(RuntimeModule, importlib.import_module(self.module))
 

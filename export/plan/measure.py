@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from export.conversion import CannotConvert, FileOptions, Int8Options
 from export.exporting import Source, convert_to
 from export.formats import Format, find_format
 from export.plan.search import Candidate, Measured
+from export.profile.stopwatch import noise_for
 from export.profile.timing import Timing, compare, take_turns
 
 ONCE = 4.0
@@ -67,7 +69,7 @@ class Place:
 
     @property
     def is_torch(self) -> bool:
-        return "torch" in (self.runtime, RUNTIMES[self.runtime].alternative_to)
+        return RUNTIMES[self.runtime].runs_checkpoints
 
     def open_options(self) -> OpenOptions:
         """Return the options that open one of its files."""
@@ -81,14 +83,8 @@ class Place:
         )
 
     def call(self, runtime: Runtime) -> Callable[[], object]:
-        """Return a call that runs one image of noise, which is already on the device."""
-        generator = torch.Generator().manual_seed(0)
-        width, height = self.lr_size
-        lr = torch.rand(1, runtime.descriptor.channels, height, width, generator=generator)
-        device = torch_device_for(runtime.device)
-        if RUNTIMES[runtime.name].reads_torch_memory and (not device.startswith("cuda") or torch.cuda.is_available()):
-            lr = lr.to(device)
-        return lambda: runtime.run(lr)
+        """Return a call that runs one image of noise."""
+        return partial(runtime.run, noise_for(runtime, *self.lr_size))
 
     def __str__(self) -> str:
         threads = self.threads or torch.get_num_threads()

@@ -40,8 +40,8 @@ class Conditions:
         if self.busy_cores < NOTABLE_BUSY_CORES:
             return ()
         return (
-            f"other programs kept {self.busy_cores:.1f} cores busy meanwhile: latencies are longer than on a quiet "
-            "machine, the paired ratios suffer less",
+            f"other programs kept {self.busy_cores:.1f} cores busy meanwhile: times are longer than on a quiet "
+            "machine, ratios of models that took turns change less",
         )
 
 

@@ -27,12 +27,12 @@ from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.table import OpenOptions
 from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.profile.layers import measure_layers
 from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
-from export.profile.stopwatch import timer_for
+from export.profile.stopwatch import noise_for, timer_for
 from export.profile.timing import Call, TurnTimes
 
 PHOTOS = "embedded photos"
@@ -173,13 +173,7 @@ class MeasuredModel:
         """Return the batch, which is already on the device where the runtime reads it."""
         width, height, batch = workload
         if (width, height, batch) not in self._images:
-            generator = torch.Generator().manual_seed(0)
-            lr = torch.rand(batch, self._runtime.descriptor.channels, height, width, generator=generator)
-            device = torch_device_for(self._runtime.device)
-            in_place = RUNTIMES[self._runtime.name].reads_torch_memory
-            if in_place and (not device.startswith("cuda") or torch.cuda.is_available()):
-                lr = lr.to(device)
-            self._images[width, height, batch] = lr
+            self._images[width, height, batch] = noise_for(self._runtime, width, height, batch)
         return self._images[width, height, batch]
 
 

@@ -82,7 +82,7 @@ class OpenModels:
         """Start the process that opens a file."""
         entry = RUNTIMES[runtime]
         makers = (row.needs for row in FORMATS.values() if row.runtime == entry.name)
-        libraries = () if "torch" in (entry.name, entry.alternative_to) else entry.needs or next(makers, ())
+        libraries = () if entry.runs_checkpoints else entry.needs or next(makers, ())
         process = ModelProcess(MeasuredJob(str(file), options, libraries))
         self._processes.append(process)
         return process
@@ -185,7 +185,7 @@ def _start_checkpoint(
     for name in ("torch", *runtimes) if is_teacher and "torch" not in runtimes else runtimes:
         try:
             precisions = settings.float_precisions(name, is_teacher=is_teacher)
-            if "torch" in (name, RUNTIMES[name].alternative_to):
+            if RUNTIMES[name].runs_checkpoints:
                 for precision in precisions:
                     start(name, file, in_torch(name, precision))
                 continue

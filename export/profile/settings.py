@@ -112,7 +112,7 @@ class Settings:
 
     def has_int8(self, runtime: str) -> bool:
         """Return whether checkpoints are written in eight bits for `runtime`."""
-        return "int8" in self.precisions and RUNTIMES[runtime].name != "torch" and not RUNTIMES[runtime].alternative_to
+        return "int8" in self.precisions and not RUNTIMES[runtime].runs_checkpoints
 
     def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:
         """Return the options that open a checkpoint in `runtime`, torch or another way to run it."""

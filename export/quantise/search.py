@@ -27,6 +27,9 @@ from export.quantise.walk import Walk
 ROUNDS = 7
 """Of each graph, in turns, whose median is told."""
 
+TIE = 0.05
+"""Where times differ by less than this share, the better quality decides: a clock says no more."""
+
 SENSITIVE = (1, 2, 4, 8, 16)
 """Layers that are kept in float one after the other, the most sensitive first."""
 
@@ -42,6 +45,11 @@ class Try:
     quality: Quality
     ms: float
     float_ms: float
+
+    @property
+    def ms_of_float(self) -> float:
+        """Its time as a share of that of the float graph, with which it took turns."""
+        return self.ms / self.float_ms
 
 
 def search(
@@ -90,10 +98,13 @@ class _Search:
         return best
 
     def cheapest(self, attempts: Mapping[str, Try], before: Try) -> tuple[str, Try | None]:
-        """Return the attempt within the bound that takes the least time; else the one that gains most."""
+        """Return the attempt within the bound that takes the least time, or of several the one with the best quality;
+        else the one that gains most."""
         within = {name: one for name, one in attempts.items() if one.quality.reason(self.max_drop) is None}
         if within:
-            name = min(within, key=lambda one: within[one].ms)
+            least = min(one.ms_of_float for one in within.values())
+            quick = [name for name, one in within.items() if one.ms_of_float <= least * (1 + TIE)]
+            name = min(quick, key=lambda one: _distance(within[one].quality))
             return name, within[name]
         name = min(attempts, key=lambda one: _distance(attempts[one].quality))
         better = _distance(attempts[name].quality) < _distance(before.quality)

@@ -222,6 +222,17 @@ def test_of_several_choices_within_the_bound_the_one_that_costs_least_time_is_ta
     assert best.words in ("first layer", "last layer")
 
 
+@pytest.mark.parametrize(("ms_of_sums", "sums"), [(2.05, True), (2.2, False)])
+def test_where_two_choices_take_the_same_time_the_better_image_decides(
+    monkeypatch: pytest.MonkeyPatch, ms_of_sums: float, sums: bool
+) -> None:
+    def drop(scheme: Scheme) -> float:
+        return 0.04 if scheme.float_sums else 0.06 if scheme.float_layers else 0.5
+
+    best, _ = searched(monkeypatch, drop, lambda scheme: ms_of_sums if scheme.float_sums else 2.0)
+    assert best.scheme.float_sums is sums
+
+
 def test_what_gains_most_is_kept_until_the_bound_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     def drop(scheme: Scheme) -> float:
         return 0.5 - 0.3 * scheme.float_sums - 0.15 * bool(scheme.float_layers)
