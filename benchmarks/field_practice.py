@@ -85,7 +85,7 @@ class PngPatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return _tensor(lr), _tensor(hr)
 
 
-def _tensor(image: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def _tensor(image: Pixels) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 

@@ -40,7 +40,7 @@ from compressor.models.fitting.stages import Walk, stages
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students import build_student
 
-CUTS = ({"width": 0.5}, {"width": 0.25}, {"depth": 0.5})
+CUTS: tuple[dict[str, Any], ...] = ({"width": 0.5}, {"width": 0.25}, {"depth": 0.5})
 POLISH_SECONDS = 15.0
 
 Change = Callable[[], AbstractContextManager[Any]]
@@ -162,7 +162,7 @@ def polish_image(teacher: Network, student: Network, lr: torch.Tensor) -> None:
             group["lr"] = 5e-4 * (0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * share)).item())
         chosen = torch.randperm(len(lr), generator=order)[:8]
         optimiser.zero_grad()
-        F.l1_loss(student(lr[chosen]), targets[chosen]).backward()
+        F.l1_loss(student(lr[chosen]), targets[chosen]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 
@@ -185,7 +185,7 @@ def polish_blocks(teacher: Network, student: Network, lr: torch.Tensor) -> None:
                     for batch in fitting.patches.batches():
                         target = fitting.bases[space].project(store["teacher", "feature", batch.first])
                         optimiser.zero_grad()
-                        F.mse_loss(module(store["student", "feature", batch.first]), target).backward()
+                        F.mse_loss(module(store["student", "feature", batch.first]), target).backward()  # type: ignore[no-untyped-call]
                         optimiser.step()
             with torch.no_grad():
                 for batch in fitting.patches.batches():

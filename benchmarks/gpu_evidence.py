@@ -11,27 +11,19 @@ comparison of methods is left out, and --train one of photographs (the embedded 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from benchmarks.equal_budget import SETS
+from benchmarks.parts import Part, answer_all
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.base.files import atomic_path
-from compressor.base.machine import machine_facts
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 
-ROOT = Path(__file__).resolve().parents[1]
 LARGE = ("--teacher", "edsr:width=256,depth=32,scale=4,res_scale=0.1")
 PUBLISHED_STUDENT = ("--student", "edsr:width=64,depth=32,scale=4")
 SMALL_STUDENT = ("--student", "edsr:width=16,depth=32,scale=4")
@@ -40,22 +32,6 @@ TINY = ("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1")
 TINY_NETWORKS = ("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4")
 LEADING = "logits,fakd,hkdsr"
 """The methods that lead after equal steps (docs/methods/results.md)."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One question, about how many minutes its answer takes on an H100, and the command that finds it."""
-
-    name: str
-    question: str
-    minutes: float
-    command: tuple[str, ...]
-    needs: str = ""
-    """What it cannot be asked without, and was not given; empty: nothing."""
-
-    @property
-    def line(self) -> str:
-        return f"{self.name}: {self.question} (about {self.minutes:g} min)"
 
 
 def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:
@@ -72,7 +48,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         return ("srkd", "profile", *networks, *on, "--json", *words, *size)
 
     compared = (*on, "--seeds", "1", "--methods", LEADING, "--out", str(runs), "--steps", "4" if tiny else "20000")
-    folders = () if data is None else ("--data", str(data))
+    folders: tuple[str, ...] = () if data is None else ("--data", str(data))
     folders += () if train is None else ("--train", str(train))
     return [
         Part("environment", "what is this machine, and what does srkd find on it?", 0.2, ("srkd", "doctor", "--json")),
@@ -140,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [part for part in every if options.only is None or part.name in options.only.split(",")]
     if not chosen:
         parser.error(f"--only {options.only}: the parts are {', '.join(part.name for part in every)}")
-    failed = [part.name for part in chosen if not is_answered(part, options)]
-    print(f"not answered: {', '.join(failed)}" if failed else "all answered", f"({options.out})")
-    return 1 if failed else 0
+    return answer_all(chosen, options.out, {"SRKD_TEST_DEVICE": options.device})
 
 
 def save_tiny_sets(folder: Path) -> Path:
@@ -152,46 +126,6 @@ def save_tiny_sets(folder: Path) -> Path:
         (folder / name / "HR").mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy()).save(folder / name / "HR" / "photo.png")
     return folder
-
-
-def is_answered(part: Part, options: argparse.Namespace) -> bool:
-    """Run a part, unless its file says that it succeeded before; return whether there is an answer."""
-    file: Path = options.out / f"{part.name}.json"
-    if part.needs:
-        print(f"{part.name}: left out, it needs {part.needs}", flush=True)
-        return True
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["exit_code"] == 0:
-        print(f"{part.name}: answered before ({file})", flush=True)
-        return True
-    print(part.line, flush=True)
-    answer = ask(part, options.device)
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
-    print(f"  exit code {answer['exit_code']} after {answer['seconds']:.0f} s", flush=True)
-    return bool(answer["exit_code"] == 0)
-
-
-def ask(part: Part, device: str) -> dict[str, Any]:
-    """Run the part's command; return what it said."""
-    environment = {**os.environ, "SRKD_TEST_DEVICE": device}
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", *part.command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    try:
-        result: object = json.loads(done.stdout)
-    except ValueError:
-        result = done.stdout.splitlines()
-    return {
-        "part": part.name,
-        "question": part.question,
-        "command": ["python", "-m", *part.command],
-        "exit_code": done.returncode,
-        "seconds": round(time.monotonic() - started, 1),
-        "result": result,
-        "errors": done.stderr.splitlines()[-40:],
-        "machine": machine_facts(),
-    }
 
 
 if __name__ == "__main__":

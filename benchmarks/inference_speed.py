@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def ways_of(network: Network, name: str, folder: Path, lr: torch.Tensor) -> dict
     }
     onnx = open_model(exported, OpenOptions())
     calls: dict[str, Callable[[], object]] = {"eager torch, fp32": lambda: network(lr)}
-    calls |= {title: (lambda runtime=runtime: runtime.run(lr)) for title, runtime in runtimes.items()}
+    calls |= {title: partial(runtime.run, lr) for title, runtime in runtimes.items()}
     return calls | {"ONNX Runtime, fp32": lambda: onnx.run(lr)}
 
 

@@ -1,4 +1,4 @@
-"""Which layers lose what in eight bits: `python -m benchmarks.int8_layers --data SETS [--calibrate PHOTOS]`.
+"""Which layers lose what in eight bits: `python -m benchmarks int8_layers --data SETS [--calibrate PHOTOS]`.
 
 For each layer with weights, and for all sums together: the noise in the image where it alone is in eight bits (its
 weights, what it reads and what it writes), as a share of the noise where everything is, and dB to the network's images
@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import torch
 
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.int8_quality import OPSET, SCALE, pairs, run, session_of
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
@@ -28,7 +29,22 @@ from export.quantise.equalise import equalise_channels
 from export.quantise.plan import CPU, Scheme, make_plan
 from export.quantise.search import quantise
 
+BENCHMARK = Benchmark(
+    "Which layers lose what in eight bits?",
+    minutes=30,
+    arguments=(
+        *("--data", "{sets}", "--calibrate", "{photos}", "--model", str(embedded_student())),
+        "{checkpoints}/realesr-animevideov3_rezipped.pth",
+    ),
+    small=("--data", "{sets}", "--layers", "2"),
+)
+
 PATCHES = 12
+COLUMNS = (
+    Column("layer", "layer"),
+    Column("share", "share of the noise, alone", ".0%"),
+    Column("db", "dB without it", ".1f"),
+)
 
 
 def main() -> int:
@@ -36,41 +52,47 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with Set5")
     parser.add_argument("--calibrate", type=Path, help="photos; none: the embedded ones")
     parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
+    parser.add_argument("--layers", type=int, help="at most so many; none: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    tables = dict[str, Table]()
     images = [lr for lr, _ in pairs(options.data / "Set5")]
     for path in options.model:
         network = load_checkpoint(path, scale=SCALE).network
         patches = calibration_patches(network.descriptor, options.calibrate).patches[-PATCHES:]
-        print(f"\n{network.architecture} {path.stem}\n")
-        for line in table(network, patches, images):
-            print(line, flush=True)
+        tables[path.stem] = table(f"{network.architecture} {path.stem}", network, patches, images, options.layers)
+        print(tables[path.stem].render(), file=sys.stderr, flush=True)
+    save("int8_layers", tables)
     return 0
 
 
-def table(network: Network, patches: torch.Tensor, images: list[torch.Tensor]) -> list[str]:
-    """Return the lines of a network's table, the noisiest layer first."""
+def table(
+    label: str, network: Network, patches: torch.Tensor, images: list[torch.Tensor], most: int | None = None
+) -> Table:
+    """Return a network's table, the noisiest layer first."""
     ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
     plain = session_of(build_graph(network, None, OPSET).model)
     expected = [run(plain, lr) for lr in images]
     plan = make_plan(ends.graph, Scheme(CPU), ends.images)
     layers = [layer.name for layer in plan.layers.values()]
+    shown = layers[:most]
 
     def noise(scheme: Scheme) -> float:
         """Return the mean squared error to the network's images, in grey levels."""
         model = quantise(make_plan(ends.graph, scheme, ends.images), patches)
         return squared_error(model, images, expected)
 
-    without: dict[str, Scheme] = {name: Scheme(CPU).keeping(name) for name in layers}
+    without: dict[str, Scheme] = {name: Scheme(CPU).keeping(name) for name in shown}
     alone: dict[str, Scheme] = {
-        name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in layers
+        name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in shown
     }
     if len(plan.integer) > len(plan.layers):
         without["all sums"], alone["all sums"] = Scheme(CPU, float_sums=True), Scheme(CPU).keeping(*layers)
     whole = noise(Scheme(CPU))
     alones = {name: noise(scheme) for name, scheme in alone.items()}
     withouts = {name: noise(scheme) for name, scheme in without.items()}
-    return [*heading(whole), *rows(whole, alones, withouts)]
+    caption = f"{label}, everything in eight bits: {decibels(whole):.1f} dB to the network's images."
+    return Table(COLUMNS, rows(whole, alones, withouts), caption)
 
 
 def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
@@ -81,18 +103,9 @@ def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: 
     return total / values
 
 
-def heading(whole: float) -> list[str]:
-    return [
-        f"Everything in eight bits: {decibels(whole):.1f} dB to the network's images.",
-        "",
-        "| layer | share of the noise, alone | dB without it |",
-        "|---|---|---|",
-    ]
-
-
-def rows(whole: float, alones: Mapping[str, float], withouts: Mapping[str, float]) -> list[str]:
+def rows(whole: float, alones: Mapping[str, float], withouts: Mapping[str, float]) -> Sequence[Row]:
     ranking = sorted(alones, key=lambda name: -alones[name])
-    return [f"| `{name}` | {100 * alones[name] / whole:.0f} % | {decibels(withouts[name]):.1f} |" for name in ranking]
+    return [{"layer": f"`{name}`", "share": alones[name] / whole, "db": decibels(withouts[name])} for name in ranking]
 
 
 def decibels(squared: float) -> float:

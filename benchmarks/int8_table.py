@@ -1,31 +1,28 @@
-"""One student in every precision: `python -m benchmarks.int8_table --data SETS --train PHOTOS --to int8-table.md`.
+"""One student in every precision: `python -m benchmarks int8_table --data SETS --train PHOTOS`.
 
 Float, fp16, what can be done after training, and students trained quantised at 8 and 4 bits (PAMS, PACT), which start
 from it and have --steps more; `float, trained on` has as many without quantisation. SETS holds Set5, Set14 and B100.
 Columns: Y-PSNR, megabytes (of 4 bits counted, as no file has them), ms and the ratio to float of one thread's CPU time,
-in turns, and the nodes that ONNX Runtime computes in integers. JSON lies beside the Markdown file.
+in turns, and the nodes that ONNX Runtime computes in integers.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import torch
 
-from benchmarks.equal_budget import FIRST_SEED, SETS, Contender, budget_of, parser_of, scored, told_to, trained
+from benchmarks.equal_budget import FIRST_SEED, SETS, Contender, budget_of, parser_of, scored, trained
+from benchmarks.evidence import Benchmark, Column, Table, save
 from benchmarks.int8_quality import SIDE, by_onnx_runtime, cpu_times, pairs, run, score, session_of
 from benchmarks.quantised_students import CONTROL, SETTINGS, contenders
 from compressor.assets import embedded_student
-from compressor.base.files import atomic_path
-from compressor.base.machine import cpu_model
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
@@ -41,6 +38,13 @@ from export.quantise.equalise import equalise_channels
 from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
 from export.quantise.search import quantise
 from export.to_onnx import OPSET
+
+BENCHMARK = Benchmark(
+    "What does each precision of one student lose, weigh and gain?",
+    minutes=90,
+    arguments=("--data", "{sets}", "--train", "{photos}", "--calibrate", "{photos}"),
+    small=("--data", "{sets}", "--train", "{photos}", "--calibrate", "{photos}", "--steps", "2"),
+)
 
 SCHEMES: Mapping[str, Callable[[Ends], Scheme]] = {
     "int8": lambda ends: Scheme(CPU),
@@ -72,11 +76,7 @@ def main() -> int:
     runs = {one.name: (one, trained(one, FIRST_SEED, budget)) for one in contenders()}
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_rows(options.data, options.calibrate, runs, Path(folder)))
-    head = f"{cpu_model()}, one thread, LR {SIDE}x{SIDE}, ONNX Runtime {onnxruntime.__version__}; {budget.steps} steps."
-    told_to(options.to, [head, "", *table(rows)])
-    if options.to is not None:
-        with atomic_path(options.to.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    save("int8_table", table(rows, budget.steps), seeds=(FIRST_SEED,))
     return 0
 
 
@@ -135,17 +135,18 @@ class _Measure:
         return Row(name, psnr, size, ms, statistics.median(float_s / s for float_s, s in times), nodes)
 
 
-def table(rows: list[Row]) -> list[str]:
-    lines = [
-        f"| | {' | '.join(SETS)} | MB | ms | times as fast as float | nodes in int8 |",
-        "| --- " * (len(SETS) + 5) + "|",
+def table(rows: Sequence[Row], steps: int) -> Table:
+    columns = [
+        Column("name", ""),
+        *(Column(name, name, ".3f") for name in SETS),
+        Column("megabytes", "MB", ".3f"),
+        Column("ms", "ms", ".1f"),
+        Column("times_as_fast", "times as fast as float", ".2f"),
+        Column("nodes", "nodes in int8"),
     ]
-    for row in rows:
-        scores = " | ".join(f"{row.psnr_y[name]:.3f}" for name in SETS)
-        ms = "" if row.ms is None else f"{row.ms:.1f}"
-        ratio = "" if row.times_as_fast is None else f"{row.times_as_fast:.2f}"
-        lines.append(f"| {row.name} | {scores} | {row.megabytes:.3f} | {ms} | {ratio} | {row.nodes or ''} |")
-    return lines
+    cells = [{**vars(row), **row.psnr_y, "psnr_y": None} for row in rows]
+    caption = f"ONNX Runtime, one thread, LR {SIDE}x{SIDE}, times of the processor in turns; {steps} steps."
+    return Table(columns, cells, caption)
 
 
 if __name__ == "__main__":

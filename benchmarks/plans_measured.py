@@ -132,7 +132,7 @@ def measure_again(job: Mapping[str, Any]) -> None:
 def is_near(row: Mapping[str, Any]) -> bool:
     """Return whether the second time is within 10 % of the plan's, or inside its interval."""
     low, high = row["interval"]
-    return abs(row["again_ms"] / row["planned_ms"] - 1) <= WITHIN or low <= row["again_ms"] <= high
+    return bool(abs(row["again_ms"] / row["planned_ms"] - 1) <= WITHIN or low <= row["again_ms"] <= high)
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], threads: int) -> str:

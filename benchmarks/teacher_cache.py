@@ -32,7 +32,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.guard import SkippedImage
+from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Method
@@ -74,7 +74,7 @@ class Case:
     """A method, the LR areas of what it shows the networks as fractions of a patch, and which the cache knows."""
 
     title: str
-    method: Method
+    method: Logits | Upcycling
     areas: tuple[float, ...]
     cached: tuple[float, ...]
 
@@ -101,7 +101,7 @@ class Clock:
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.times.append(self.now())
 
-    def on_skip(self, done: int, skipped: SkippedImage) -> None:
+    def on_skip(self, done: int, skipped: Skipped) -> None:
         raise RuntimeError(f"a step was skipped: {skipped.why}")
 
     def note(self, line: str) -> None:

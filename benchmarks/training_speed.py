@@ -59,7 +59,14 @@ def main() -> int:
     teacher, student = (edsr_spec(text) for text in (options.teacher, options.student))
     print(f"{cpu_model()}, {options.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; ", end="")
     print(f"{options.teacher} to {options.student}; median and range of {options.rounds} rounds\n")
-    columns = ("recipe", "batch", "field, PNG files, ms", "field, in memory, ms", "srkd, ms", "faster than PNG")
+    columns: tuple[str, ...] = (
+        "recipe",
+        "batch",
+        "field, PNG files, ms",
+        "field, in memory, ms",
+        "srkd, ms",
+        "faster than PNG",
+    )
     columns += ("faster than in memory", "over the bare step", "share of data")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for recipe in options.recipes.split(","):
@@ -89,7 +96,7 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
             if recipe in RECIPES
         }
         own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
-        ways = {name: loop.run for name, loop in fields.items()}
+        ways: dict[str, Callable[[int], None]] = {name: loop.run for name, loop in fields.items()}
         ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
         seconds = in_turns(ways, options.steps, options.rounds)
 
@@ -112,7 +119,8 @@ def own_loop(
     recipe: str, teacher: Spec, student: Spec, folder: Path, batch: int, lr_patch: int, device: torch.device
 ) -> OwnLoop:
     network: Network | None = None if recipe == "scratch" else build(teacher, seed=1)
-    settings, phi = ((), None)
+    settings: tuple[str, ...] = ()
+    phi = None
     if recipe == "csd":
         torch.manual_seed(10)
         torch.save(VGG19().state_dict(), folder / "vgg19.pth")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_evidence
-from benchmarks.gpu_evidence import Part, main, parts
+from benchmarks import parts as parts_module
+from benchmarks.gpu_evidence import main, parts
+from benchmarks.parts import Part
 from tests.support.commands import ROOT
 
 
@@ -19,12 +20,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the parts that were run; `tests` fails the first time."""
     names: list[str] = []
 
-    def ask(part: Part, device: str) -> dict[str, Any]:
+    def ask(part: Part, environment: object) -> dict[str, Any]:
         names.append(part.name)
         failed = part.name == "tests" and names.count("tests") == 1
         return {"part": part.name, "exit_code": int(failed), "seconds": 1.0}
 
-    monkeypatch.setattr(gpu_evidence, "ask", ask)
+    monkeypatch.setattr(parts_module, "ask", ask)
     return names
 
 

@@ -1,0 +1,118 @@
+"""Every measurement behind the docs.
+
+python -m benchmarks ls                  questions, their commands and how long they take
+python -m benchmarks NAME [ARGUMENTS]    ask one; --help of it says what it takes
+python -m benchmarks all [--small]       ask all, one after the other; what was answered is not asked again
+python -m benchmarks docs [--check]      write the results into the pages that show them
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.evidence import FOLDER_VARIABLE, Benchmark, benchmarks, filled, pages, results_folder
+from benchmarks.parts import Part, answer_all
+from compressor.base.files import atomic_path
+
+FOLDERS = {
+    "sets": "with Set5, Set14, B100 and Urban100-20, HR/ and LRbicX4/ in each",
+    "photos": "of photographs to train and calibrate on",
+    "golden": "of reference outputs of the official code",
+    "checkpoints": "of published checkpoints",
+}
+"""What `{name}` in arguments stands for."""
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if words else 2
+    name, *rest = words
+    if name in VERBS:
+        return VERBS[name](rest)
+    known = benchmarks()
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, *VERBS], 1)
+        hint = f"did you mean {near[0]}?" if near else "`python -m benchmarks ls` lists them"
+        print(f"benchmarks: no benchmark is called {name!r}: {hint}", file=sys.stderr)
+        return 2
+    sys.argv = [f"benchmarks {name}", *rest]
+    return int(importlib.import_module(f"benchmarks.{name}").main())
+
+
+def list_questions(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("benchmarks ls", description="Print questions, commands and durations.")
+    parser.parse_args(words)
+    for name, benchmark in benchmarks().items():
+        command = " ".join(["python -m benchmarks", name, *benchmark.arguments])
+        state = "measured" if (results_folder() / f"{name}.json").is_file() else "not run yet"
+        print(f"{name}: {benchmark.question}\n    {command}\n    about {duration(benchmark.minutes)}; {state}")
+    return 0
+
+
+def duration(minutes: float) -> str:
+    return f"{minutes:g} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def write_docs(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("benchmarks docs", description="Write results into the pages that show them.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is behind")
+    check = parser.parse_args(words).check
+    behind = 0
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        new = filled(text, results_folder())
+        if new == text:
+            continue
+        behind += 1
+        print(f"{page}: {'is behind its results' if check else 'written'}")
+        if not check:
+            with atomic_path(page) as temporary:
+                temporary.write_text(new, encoding="utf-8")
+    return 1 if check and behind else 0
+
+
+def ask_all(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("benchmarks all", description="Ask every question; repeat it to go on.")
+    parser.add_argument("--small", action="store_true", help="small forms: do the commands work?")
+    for name, what in FOLDERS.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"folder {what}")
+    parser.add_argument("--only", help="names separated by commas")
+    parser.add_argument("--out", type=Path, help="folder of what was answered (default: runs/evidence, -small)")
+    options = parser.parse_args(words)
+    known = benchmarks()
+    names = list(known) if options.only is None else options.only.split(",")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--only {unknown[0]}: the benchmarks are {', '.join(known)}")
+    folders = {name: getattr(options, name) for name in FOLDERS}
+    out = options.out or Path("runs", "evidence-small" if options.small else "evidence")
+    parts = [part_of(name, known[name], folders, small=options.small) for name in names]
+    asked = [part for part in parts if not part.needs]
+    print(f"{len(asked)} questions, about {duration(sum(part.minutes for part in asked))} on two threads", flush=True)
+    return answer_all(parts, out, {FOLDER_VARIABLE: str((out / "results").resolve())} if options.small else {})
+
+
+SMALL_MINUTES = 2.0
+
+
+def part_of(name: str, benchmark: Benchmark, folders: Mapping[str, Path | None], *, small: bool) -> Part:
+    """Return the command of a question with its folders; a folder that was not given is what it needs."""
+    arguments = benchmark.small if small else benchmark.arguments
+    wanted = [folder for word in arguments for folder in re.findall(r"{(\w+)}", word)]
+    missing = [f"--{folder}" for folder in wanted if folders[folder] is None]
+    texts = {folder: "" if path is None else str(path.resolve()) for folder, path in folders.items()}
+    command = ("benchmarks", name, *(word.format(**texts) for word in arguments))
+    minutes = min(SMALL_MINUTES, benchmark.minutes) if small else benchmark.minutes
+    return Part(name, benchmark.question, minutes, command, needs=" and ".join(dict.fromkeys(missing)))
+
+
+VERBS = {"ls": list_questions, "docs": write_docs, "all": ask_all}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

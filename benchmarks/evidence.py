@@ -1,0 +1,202 @@
+"""Results that the docs show: measured rows become docs/results/NAME.json, and every table is rendered from that file.
+
+A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`; of several tables in one file
+`NAME.TABLE` is one. docs/design/evidence.md says how the pieces hang together.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from compressor.base.files import atomic_path
+from compressor.base.machine import installed_version, machine_facts
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = "srkd.result/1"
+FOLDER_VARIABLE = "SRKD_RESULTS"
+"""The environment variable that names another folder than docs/results, such as that of samples."""
+
+Cell: TypeAlias = "str | int | float | bool | None"
+Row: TypeAlias = Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a file of this folder asks. `{sets}`, `{photos}`, `{golden}`, `{checkpoints}` in arguments are folders."""
+
+    question: str
+    minutes: float
+    """On two threads of a CPU, in the full form."""
+    arguments: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+    """The arguments of the small form, which shows in a minute or two that the command works."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the key in a row, its title, and how a number is written, such as `.2f`."""
+
+    key: str
+    title: str
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of JSON values under columns, and a line or two that stand above."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    caption: str = ""
+
+    def render(self) -> str:
+        """Return the table as Markdown."""
+        titles, rows = [column.title for column in self.columns], [self._cells(row) for row in self.rows]
+        lines = [titles, ["---"] * len(titles), *rows]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return f"{self.caption}\n\n{table}" if self.caption else table
+
+    def _cells(self, row: Row) -> list[str]:
+        return [_written(row.get(column.key), column.form) for column in self.columns]
+
+
+def _written(value: Cell, form: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else format(value, form)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark found, and where, when and how."""
+
+    benchmark: str
+    question: str
+    command: str
+    date: str
+    machine: Mapping[str, object]
+    versions: Mapping[str, str | None]
+    seeds: Sequence[int]
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Result:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("schema") != SCHEMA:
+            raise ValueError(f"{file}: written by another version of this code: run its command again")
+        tables = {
+            name: Table([Column(**column) for column in table["columns"]], table["rows"], table["caption"])
+            for name, table in content.pop("tables").items()
+        }
+        return cls(**content, tables=tables)
+
+    def write(self, folder: Path) -> Path:
+        """Write NAME.json and NAME.md, and return the former."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{self.benchmark}.json"
+        contents = {
+            file: json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1),
+            file.with_suffix(".md"): self.page(),
+        }
+        for path, text in contents.items():
+            with atomic_path(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        return file
+
+    def page(self) -> str:
+        """Return the result as a page of Markdown."""
+        machine = self.machine
+        lines = [
+            f"# {self.question}",
+            "",
+            f"    {self.command}",
+            "",
+            f"{self.date[:10]}; {machine['cpu']}, {machine['torch_threads']} thread(s) in torch, {machine['os']}; "
+            + ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
+            + (f"; seeds {', '.join(map(str, self.seeds))}." if self.seeds else "."),
+        ]
+        for table in self.tables.values():
+            lines += ["", table.render()]
+        return "\n".join(lines)
+
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
+
+
+def results_folder() -> Path:
+    return Path(os.environ.get(FOLDER_VARIABLE, ROOT / "docs" / "results"))
+
+
+def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = ()) -> Path:
+    """Write what a benchmark found, and print it. Folders in its command appear by their last part."""
+    words = [f"{Path(word).name}" if "/" in word else word for word in sys.argv[1:]]
+    result = Result(
+        benchmark=name,
+        question=benchmarks()[name].question,
+        command=" ".join(["python -m benchmarks", name, *words]),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=machine_facts(),
+        versions={library: installed_version(library) for library in LIBRARIES},
+        seeds=tuple(seeds),
+        tables={"": tables} if isinstance(tables, Table) else dict(tables),
+    )
+    print(result.page())
+    return result.write(results_folder())
+
+
+class Rows:
+    """Rows that are kept in a file as they are measured, so that a command which is repeated goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def get(self, key: str, measure: Callable[[], Any]) -> Any:
+        """Return the row of this key, measured if it is not there."""
+        if key not in self.kept:
+            self.kept[key] = measure()
+            print(f"{key}: {json.dumps(self.kept[key])}", file=sys.stderr, flush=True)
+            with atomic_path(self.file) as temporary:
+                temporary.write_text(json.dumps(self.kept, indent=1), encoding="utf-8")
+        return self.kept[key]
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """Return the files of this folder that ask a question, by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules([str(ROOT / "benchmarks")]) if module.name[0] != "_")
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+    return {name: module.BENCHMARK for name, module in modules.items() if hasattr(module, "BENCHMARK")}
+
+
+MARK = re.compile(r"^(<!-- result: (\w+)(?:\.([\w-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE)
+
+
+def pages() -> Iterator[Path]:
+    """Yield the pages that may show results."""
+    yield ROOT / "README.md"
+    yield from (path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "results")
+
+
+def filled(text: str, folder: Path) -> str:
+    """Return a page with its tables as the results say."""
+
+    def fill(match: re.Match[str]) -> str:
+        start, name, table, end = match.groups()
+        file = folder / f"{name}.json"
+        if not file.is_file():
+            return f"{start}*Not run yet: `python -m benchmarks {name}`.*\n{end}"
+        return f"{start}{Result.read(file).tables[table or ''].render()}\n{end}"
+
+    return MARK.sub(fill, text)

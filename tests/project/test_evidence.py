@@ -1,0 +1,107 @@
+"""The results that the docs show: written once, rendered from their JSON, and never behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as entry
+from benchmarks import evidence
+from benchmarks.__main__ import main, part_of
+from benchmarks.evidence import Benchmark, Column, Result, Rows, Table, benchmarks, filled, pages, results_folder, save
+
+TABLE = Table(
+    [Column("name", ""), Column("db", "dB", "+.2f"), Column("fits", "fits"), Column("ms", "ms", ".1f")],
+    [{"name": "one", "db": -0.126, "fits": True, "ms": None}, {"name": "two", "db": 3, "fits": False, "ms": 7.25}],
+    "Of two networks.",
+)
+RENDERED = """Of two networks.
+
+|  | dB | fits | ms |
+| --- | --- | --- | --- |
+| one | -0.13 | yes |  |
+| two | +3.00 | no | 7.2 |"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results go here, of a benchmark that is there for the test."""
+    monkeypatch.setenv(evidence.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(evidence, "benchmarks", lambda: {"tiny": Benchmark("Is two larger?", 1)})
+    monkeypatch.setattr("sys.argv", ["benchmarks tiny", "--data", "/home/somebody/Set5", "--rounds", "3"])
+    return tmp_path
+
+
+def test_a_result_holds_how_it_came_about_and_is_read_back_as_it_was(folder: Path) -> None:
+    file = save("tiny", TABLE, seeds=(10, 11))
+    assert TABLE.render() == RENDERED
+    result = Result.read(file)
+    assert result.tables[""].render() == RENDERED
+    assert result.command == "python -m benchmarks tiny --data Set5 --rounds 3"
+    assert result.machine["cpu"] and result.versions["torch"] and list(result.seeds) == [10, 11]
+    page = (folder / "tiny.md").read_text()
+    assert page.startswith("# Is two larger?") and page.rstrip().endswith(RENDERED) and "seeds 10, 11." in page
+    assert "somebody" not in page + file.read_text()
+
+
+def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path) -> None:
+    save("tiny", {"first": TABLE, "second-half": Table(TABLE.columns, TABLE.rows[1:])})
+    page = "Before\n<!-- result: tiny.second-half -->\nold\n<!-- end of result -->\nafter\n"
+    new = filled(page, folder)
+    assert new == (
+        "Before\n<!-- result: tiny.second-half -->\n|  | dB | fits | ms |\n| --- | --- | --- | --- |\n"
+        "| two | +3.00 | no | 7.2 |\n<!-- end of result -->\nafter\n"
+    )
+    assert filled(new, folder) == new
+    missing = filled("<!-- result: other -->\n<!-- end of result -->", folder)
+    assert "*Not run yet: `python -m benchmarks other`.*" in missing
+
+
+def test_rows_are_kept_so_that_a_command_goes_on(tmp_path: Path) -> None:
+    measured: list[str] = []
+
+    def row(name: str) -> dict[str, float]:
+        measured.append(name)
+        return {"ms": 1.5}
+
+    file = tmp_path / "rows.json"
+    Rows(file).get("a", lambda: row("a"))
+    again = Rows(file)
+    assert again.get("a", lambda: row("a")) == {"ms": 1.5} and again.get("b", lambda: row("b")) == {"ms": 1.5}
+    assert measured == ["a", "b"] and set(json.loads(file.read_text())) == {"a", "b"}
+
+
+def test_no_page_of_the_docs_is_behind_its_results() -> None:
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        assert filled(text, results_folder()) == text, f"{page}: run `python -m benchmarks docs`"
+    for file in results_folder().glob("*.json"):
+        assert file.with_suffix(".md").read_text(encoding="utf-8") == Result.read(file).page() + "\n"
+        assert file.stem in benchmarks(), f"{file}: no benchmark writes it"
+
+
+def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls"]) == 0
+    listed = capsys.readouterr().out
+    for name, benchmark in benchmarks().items():
+        assert benchmark.question.endswith("?") and 0 < benchmark.minutes < 60 * 24
+        assert f"{name}: {benchmark.question}\n    python -m benchmarks {name}" in listed
+
+
+def test_a_folder_that_was_not_given_is_named(tmp_path: Path) -> None:
+    one = Benchmark(
+        "?", 90, ("--data", "{sets}", "--model", "{checkpoints}/a.pth"), ("--data", "{sets}", "--steps", "1")
+    )
+    folders = {"sets": tmp_path, "photos": None, "golden": None, "checkpoints": None}
+    assert part_of("one", one, folders, small=False).needs == "--checkpoints"
+    small = part_of("one", one, folders, small=True)
+    assert small.needs == "" and small.command == ("benchmarks", "one", "--data", str(tmp_path), "--steps", "1")
+    assert small.minutes == entry.SMALL_MINUTES
+
+
+def test_a_name_that_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["int8_quallity"]) == 2
+    assert capsys.readouterr().err == "benchmarks: no benchmark is called 'int8_quallity': did you mean int8_quality?\n"
+    assert main([]) == 2
