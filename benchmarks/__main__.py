@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.evidence import FOLDER_VARIABLE, Benchmark, benchmarks, filled, pages, results_folder
+from benchmarks.evidence import FOLDER_VARIABLE, Benchmark, benchmarks, filled, index, pages, results_folder
 from benchmarks.parts import Part, answer_all
 from compressor.base.files import atomic_path
 
@@ -64,11 +64,10 @@ def write_docs(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("benchmarks docs", description="Write results into the pages that show them.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is behind")
     check = parser.parse_args(words).check
-    behind = 0
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        new = filled(text, results_folder())
-        if new == text:
+    behind, folder = 0, results_folder()
+    texts = {page: filled(page.read_text(encoding="utf-8"), folder) for page in pages()}
+    for page, new in {**texts, folder / "README.md": index(folder)}.items():
+        if page.is_file() and new == page.read_text(encoding="utf-8"):
             continue
         behind += 1
         print(f"{page}: {'is behind its results' if check else 'written'}")

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import pkgutil
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,7 @@ class Result:
         return "\n".join(lines)
 
 
+FACTS = ("cpu", "usable_cores", "memory_mb", "torch_threads", "python", "gpu")
 LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
 
 
@@ -141,13 +143,14 @@ def results_folder() -> Path:
 
 def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = ()) -> Path:
     """Write what a benchmark found, and print it. Folders in its command appear by their last part."""
+    facts = machine_facts()
     words = [f"{Path(word).name}" if "/" in word else word for word in sys.argv[1:]]
     result = Result(
         benchmark=name,
         question=benchmarks()[name].question,
         command=" ".join(["python -m benchmarks", name, *words]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        machine=machine_facts(),
+        machine={"os": platform.system(), **{name: facts[name] for name in FACTS}},
         versions={library: installed_version(library) for library in LIBRARIES},
         seeds=tuple(seeds),
         tables={"": tables} if isinstance(tables, Table) else dict(tables),
@@ -200,3 +203,22 @@ def filled(text: str, folder: Path) -> str:
         return f"{start}{Result.read(file).tables[table or ''].render()}\n{end}"
 
     return MARK.sub(fill, text)
+
+
+def index(folder: Path) -> str:
+    """Return the page that lists every question, with its result where there is one."""
+    lines = [
+        "# Results",
+        "",
+        "Each question is one file of `benchmarks/`; its command writes the result here, as a page and as JSON.",
+        "",
+        "| question | command | measured |",
+        "|---|---|---|",
+    ]
+    for name, benchmark in benchmarks().items():
+        file = folder / f"{name}.json"
+        question, date = benchmark.question, "not run yet"
+        if file.is_file():
+            question, date = f"[{question}]({name}.md)", Result.read(file).date[:10]
+        lines.append(f"| {question} | `python -m benchmarks {name}` | {date} |")
+    return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
-"""Plans, and their students measured again: `python -m benchmarks.plans_measured --to plans.md [--only edsr-64]`.
+"""Plans, and their students measured again: `python -m benchmarks plans_measured [--only edsr-64]`.
 
 Five teachers × two runtimes × four frame rates. Each chosen student is written and timed anew in a fresh process. Rows
-are kept in a .json beside the Markdown file, and a row that is there is not planned again. The teachers are untrained:
-weights do not change the time. One thread, unless --threads says otherwise.
+are kept in --rows, and a row that is there is not planned again. The teachers are untrained: weights do not change the
+time. One thread, unless --threads says otherwise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence import Benchmark, Column, Rows, Table, save
 from compressor.base.errors import SrkdError
-from compressor.base.files import atomic_path
-from compressor.base.machine import cpu_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
@@ -33,6 +34,12 @@ from export.plan.measure import Place, measure_file, write_untrained
 from export.plan.search import Candidate
 from srkd.console import json_value
 from srkd.planning import PlanReport
+
+BENCHMARK = Benchmark(
+    "Do planned students meet their targets when they are measured again?",
+    minutes=70,
+    small=("--only", "edsr-64", "--most", "1", "--seconds", "0.1", "--rows", "runs/plans-small.json"),
+)
 
 TEACHERS: Mapping[str, Spec] = {
     "edsr-64": EDSRSpec(width=64, depth=16),
@@ -50,30 +57,22 @@ WITHIN = 0.10
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=Path("plans.md"), help="Markdown file to write")
+    parser.add_argument("--rows", type=Path, default=Path("runs/plans.json"), help="where rows are kept")
     parser.add_argument("--only", default="", help="teachers by name, with commas between")
     parser.add_argument("--most", type=int, default=1000, help="plans to make in this call")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
-    store = options.to.with_suffix(".json")
-    rows: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows, left = Rows(options.rows), options.most
     names = options.only.split(",") if options.only else list(TEACHERS)
-    left = options.most
-    for teacher in names:
-        for runtime in RUNTIMES:
-            for fps in TARGETS:
-                key = f"{teacher} {runtime} {fps:g}"
-                if key in rows or left == 0:
-                    continue
-                left -= 1
-                rows[key] = one(teacher, runtime, fps, options.threads, options.seconds)
-                print(key, json.dumps(rows[key]), flush=True)
-                with atomic_path(store) as temporary:
-                    temporary.write_text(json.dumps(rows, indent=2))
-    with atomic_path(options.to) as temporary:
-        temporary.write_text(table(rows, options.threads))
-    print(table(rows, options.threads))
+    for teacher, runtime, fps in product(names, RUNTIMES, TARGETS):
+        key = f"{teacher} {runtime} {fps:g}"
+        left -= key not in rows.kept
+        if left < 0:
+            break
+        rows.get(key, partial(one, teacher, runtime, fps, options.threads, options.seconds))
+    save("plans_measured", table(rows.kept, options.threads))
     return 0
 
 
@@ -135,26 +134,33 @@ def is_near(row: Mapping[str, Any]) -> bool:
     return bool(abs(row["again_ms"] / row["planned_ms"] - 1) <= WITHIN or low <= row["again_ms"] <= high)
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], threads: int) -> str:
-    """Return the rows as Markdown, and how many are near and how many miss their target."""
+COLUMNS = (
+    Column("key", "teacher, runtime, FPS"),
+    Column("student", "student"),
+    Column("planned_ms", "planned ms", ".1f"),
+    Column("again_ms", "again ms", ".1f"),
+    Column("target_ms", "target ms", ".1f"),
+    Column("near", "near"),
+    Column("met", "met"),
+    Column("seconds", "s to plan and measure again", ".0f"),
+)
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], threads: int) -> Table:
+    """Return the rows, and how many are near and how many miss their target."""
     made = {key: row for key, row in rows.items() if "student" in row}
     near, missed = sum(map(is_near, made.values())), sum(row["again_ms"] > row["target_ms"] for row in made.values())
-    lines = [
-        f"{cpu_model()}, {threads} thread(s), LR {SIZE}, fp32.",
-        "",
-        f"{len(made)} plans, {len(rows) - len(made)} out of reach: {near} within {WITHIN:.0%} or their interval, "
-        f"{missed} miss their target when measured again; the longest took "
-        f"{max((row['seconds'] for row in rows.values()), default=0):.0f} s.",
-        "",
-        "| teacher, runtime, FPS | student | planned ms | again ms | target ms | near | met |",
-        "|---|---|---|---|---|---|---|",
+    caption = (
+        f"{threads} thread(s), LR {SIZE}, fp32. {len(made)} plans, {len(rows) - len(made)} out of reach: {near} within "
+        f"{WITHIN:.0%} or their interval, {missed} miss their target when measured again."
+    )
+    cells = [
+        {"key": key, "student": row["student"], "near": is_near(row), "met": row["again_ms"] <= row["target_ms"]}
+        | {name: row[name] for name in ("planned_ms", "again_ms", "target_ms", "seconds")}
+        for key, row in made.items()
     ]
-    for key, row in made.items():
-        met = "yes" if row["again_ms"] <= row["target_ms"] else "no"
-        figures = " | ".join(f"{row[name]:.1f}" for name in ("planned_ms", "again_ms", "target_ms"))
-        lines.append(f"| {key} | {row['student']} | {figures} | {'yes' if is_near(row) else 'no'} | {met} |")
-    lines += [f"| {key} | {row['unreachable']} | | | | | |" for key, row in rows.items() if "unreachable" in row]
-    return "\n".join(lines) + "\n"
+    cells += [{"key": key, "student": row["unreachable"]} for key, row in rows.items() if "unreachable" in row]
+    return Table(COLUMNS, cells, caption)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,19 @@ import pytest
 from benchmarks import __main__ as entry
 from benchmarks import evidence
 from benchmarks.__main__ import main, part_of
-from benchmarks.evidence import Benchmark, Column, Result, Rows, Table, benchmarks, filled, pages, results_folder, save
+from benchmarks.evidence import (
+    Benchmark,
+    Column,
+    Result,
+    Rows,
+    Table,
+    benchmarks,
+    filled,
+    index,
+    pages,
+    results_folder,
+    save,
+)
 
 TABLE = Table(
     [Column("name", ""), Column("db", "dB", "+.2f"), Column("fits", "fits"), Column("ms", "ms", ".1f")],
@@ -77,6 +89,7 @@ def test_no_page_of_the_docs_is_behind_its_results() -> None:
     for page in pages():
         text = page.read_text(encoding="utf-8")
         assert filled(text, results_folder()) == text, f"{page}: run `python -m benchmarks docs`"
+    assert (results_folder() / "README.md").read_text(encoding="utf-8") == index(results_folder())
     for file in results_folder().glob("*.json"):
         assert file.with_suffix(".md").read_text(encoding="utf-8") == Result.read(file).page() + "\n"
         assert file.stem in benchmarks(), f"{file}: no benchmark writes it"

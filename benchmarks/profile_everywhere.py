@@ -1,0 +1,102 @@
+"""A student beside its teacher in every runtime and precision, by `srkd profile`: `python -m benchmarks
+profile_everywhere [--teacher SPEC] [--student SPEC]`.
+
+Random weights, as time does not depend on them. Every row is a process of its own and all take turns. The student is
+timed in eight bits too, the teacher never: who compresses begins with a teacher in float.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.registry import build
+from compressor.models.students import parse_student
+from export.profile.report import ProfileReport, profile_models
+from export.profile.settings import Settings
+from srkd.parameters import read_size
+
+BENCHMARK = Benchmark(
+    "How much faster is a student than its teacher, runtime by runtime?",
+    minutes=20,
+    small=(
+        *("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4"),
+        *("--lr-size", "16x16", "--seconds", "0.1", "--runtimes", "torch,onnxruntime"),
+    ),
+)
+
+COLUMNS = (
+    Column("runtime", "runtime"),
+    Column("precision", "precision"),
+    Column("teacher_ms", "teacher, ms", ".0f"),
+    Column("student_ms", "student, ms", ".1f"),
+    Column("ratio", "on the same runtime", ".1f"),
+    Column("over_eager", "over the eager fp32 teacher", ".1f"),
+    Column("matrix_rate", "of the matrix rate", ".0%"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="edsr:width=256,depth=32,scale=4,res_scale=0.1")
+    parser.add_argument("--student", default="edsr:width=64,depth=32,scale=4,res_scale=0.1")
+    parser.add_argument("--lr-size", type=read_size, default=(64, 64), help="of the LR image, such as 64x64")
+    parser.add_argument("--runtimes", default="torch,torch-compiled,onnxruntime,openvino")
+    parser.add_argument("--precisions", default="fp32,bf16,int8")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
+    parser.add_argument("--threads", type=int, help="CPU threads; none: as many as torch uses")
+    options = parser.parse_args()
+    settings = Settings(
+        runtimes=tuple(options.runtimes.split(",")),
+        precisions=tuple(options.precisions.split(",")),
+        lr_sizes=(options.lr_size,),
+        threads=options.threads,
+        seconds=options.seconds,
+        memory=False,
+        quality=False,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder, f"{name}.safetensors") for name in ("teacher", "student")}
+        for name, file in files.items():
+            save_network(build(parse_student(getattr(options, name)), seed=0), file)
+        report = profile_models([files["student"]], teacher=files["teacher"], settings=settings)
+    width, height = options.lr_size
+    conditions = report.conditions[0]
+    caption = (
+        f"{options.teacher} to {options.student}, LR {width}x{height}, {report.rows[0].threads} thread(s), median of "
+        f"the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
+    )
+    save("profile_everywhere", Table(COLUMNS, rows(report), caption))
+    for lost in report.lost:
+        print(f"lost: {lost.model} in {lost.runtime} {lost.precision}: {lost.reason}", file=sys.stderr)
+    return 0
+
+
+def rows(report: ProfileReport) -> list[Row]:
+    """Return a row for each runtime and precision of the student, its teacher's time beside it."""
+    by_key = {(row.model, row.runtime, row.precision): row for row in report.rows}
+    table: list[Row] = []
+    for (model, runtime, precision), row in by_key.items():
+        if model != "student":
+            continue
+        # In eight bits the student stands beside the teacher in float in the same runtime.
+        teacher = by_key.get(("teacher", runtime, precision)) or by_key.get(("teacher", runtime, "fp32"))
+        cells: dict[str, Cell] = {
+            "runtime": runtime,
+            "precision": precision,
+            "teacher_ms": None if teacher is None else teacher.latency_ms.p50,
+            "student_ms": row.latency_ms.p50,
+            "ratio": row.speedup_same_runtime,
+            "over_eager": row.speedup_vs_teacher_eager,
+            "matrix_rate": row.matrix_rate_share,
+        }
+        table.append(cells)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
