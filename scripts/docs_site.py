@@ -1,0 +1,127 @@
+"""The hook of mkdocs.yml: the menu is docs/README.md, and what pages link to outside docs/ becomes pages, too.
+
+Links stay as they are on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes
+a page under `project/`, a source file one that shows its text.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = PurePosixPath("docs")
+PROJECT = PurePosixPath("project")
+LINK = re.compile(r"(\]\()([^)\s#]*)(#[^)\s]*)?(\))")
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
+
+
+def anchor_of(heading: str, separator: str = "-") -> str:
+    """Return the anchor that code hosts give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
+
+
+def menu(index: str) -> list[dict[str, Any]]:
+    """Return the menu: each heading of the index with the pages that the tables under it link to first."""
+    entries: list[dict[str, Any]] = [{"Overview": "README.md"}]
+    for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        links = [
+            (text, link)
+            for row in re.findall(r"^\| (\[.*?) \|", body, re.MULTILINE)
+            for text, link in re.findall(r"\[([^\]]+)\]\(([^)#]+)\)", row)
+        ]
+        entries.append({title: [{text: str(place_of(repository_path(DOCS, link)))} for text, link in links]})
+    return entries
+
+
+def repository_path(folder: PurePosixPath, link: str) -> PurePosixPath:
+    """Return where a link of a file in this folder leads, from the root of the repository."""
+    return PurePosixPath(posixpath.normpath(folder / link))
+
+
+def place_of(path: PurePosixPath) -> PurePosixPath:
+    """Return where the site has the page of a file."""
+    if path.is_relative_to(DOCS):
+        return path.relative_to(DOCS)
+    page = PROJECT / path
+    return page if path.suffix == ".md" else page.with_name(f"{page.name}.md")
+
+
+def origin_of(place: PurePosixPath) -> PurePosixPath:
+    """Return the file that a page of the site was made of, if it is a Markdown file."""
+    return place.relative_to(PROJECT) if place.is_relative_to(PROJECT) else DOCS / place
+
+
+def links_of(text: str, folder: PurePosixPath) -> Iterator[PurePosixPath]:
+    """Yield the files that a page links to."""
+    for _, link, _, _ in LINK.findall(CODE.sub("", text)):
+        if link and "://" not in link and not link.startswith("mailto:"):
+            yield repository_path(folder, link)
+
+
+def outside() -> dict[PurePosixPath, str]:
+    """Return the pages that are made of files outside docs/: those that are linked to, from there on."""
+    made: dict[PurePosixPath, str] = {}
+    left = [PurePosixPath(path.relative_to(ROOT).as_posix()) for path in sorted((ROOT / "docs").rglob("*.md"))]
+    while left:
+        path = left.pop()
+        text = (ROOT / path).read_text(encoding="utf-8")
+        if not path.is_relative_to(DOCS):
+            made[path] = text
+        if path.suffix != ".md":
+            language = {".py": "python", ".toml": "toml", ".yaml": "yaml"}.get(path.suffix, "text")
+            made[path] = f"# {path}\n\n~~~~{language}\n{text}~~~~\n"
+            continue
+        left += [
+            target
+            for target in links_of(text, path.parent)
+            if not target.is_relative_to(DOCS) and target not in made and (ROOT / target).is_file()
+        ]
+    return made
+
+
+def moved(text: str, place: PurePosixPath) -> str:
+    """Return a page of the site whose links lead to the site's pages."""
+    origin = origin_of(place)
+
+    def move(match: re.Match[str]) -> str:
+        start, link, anchor, end = match.groups()
+        target = repository_path(origin.parent, link) if link and "://" not in link else None
+        if target is None or target.suffix not in (".md", ".py") or not (ROOT / target).is_file():
+            return match.group()
+        return f"{start}{posixpath.relpath(place_of(target), place.parent)}{anchor or ''}{end}"
+
+    parts, last = [], 0
+    for code in CODE.finditer(text):
+        parts += [LINK.sub(move, text[last : code.start()]), code.group()]
+        last = code.end()
+    return "".join([*parts, LINK.sub(move, text[last:])])
+
+
+# MkDocs calls these by name.
+
+
+def on_config(config: Any) -> Any:
+    config.nav = menu((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File, InclusionLevel
+
+    for path, text in outside().items():
+        page = File.generated(config, str(place_of(path)), content=text)
+        page.inclusion = InclusionLevel.NOT_IN_NAV
+        files.append(page)
+    for file in files:
+        if file.src_uri.startswith("results/"):
+            file.inclusion = InclusionLevel.NOT_IN_NAV
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    return moved(markdown, PurePosixPath(page.file.src_uri))

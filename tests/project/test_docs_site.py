@@ -1,0 +1,48 @@
+"""The documentation as a site: its menu has every page, and links lead to pages of the site."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of
+from tests.support.commands import ROOT
+
+
+def test_the_menu_is_the_index() -> None:
+    index = "# Docs\n\n[Methods](#methods)\n\n## Use\n\n| page | content |\n|---|---|\n"
+    index += "| [One](one.md), [Two](methods/two.md#part) | see [three](three.md) |\n| [All](../README.md) | text |\n"
+    assert menu(index) == [
+        {"Overview": "README.md"},
+        {"Use": [{"One": "one.md"}, {"All": "project/README.md"}]},
+    ]
+    pages = {page for section in menu((ROOT / "docs" / "README.md").read_text())[1:] for page in _pages(section)}
+    assert {"int8.md", "methods/csd.md", "design/house.md", "reference.md", "project/CONTRIBUTING.md"} <= pages
+
+
+def _pages(section: dict[str, list[dict[str, str]]]) -> list[str]:
+    return [page for entries in section.values() for entry in entries for page in entry.values()]
+
+
+def test_links_are_moved_to_the_pages_of_the_site() -> None:
+    text = (
+        "[a](../CONTRIBUTING.md#tests) [b](int8.md) `[c](int8.md)` [d](https://x.org)\n\n    [e](../CONTRIBUTING.md)\n"
+    )
+    assert moved(text, PurePosixPath("export.md")) == (
+        "[a](project/CONTRIBUTING.md#tests) [b](int8.md) `[c](int8.md)` [d](https://x.org)\n\n    [e](../CONTRIBUTING.md)\n"
+    )
+    assert moved("[a](docs/int8.md)", PurePosixPath("project/README.md")) == "[a](../int8.md)"
+    source = moved("[a](../../export/formats.py)", PurePosixPath("design/export.md"))
+    assert source == "[a](../project/export/formats.py.md)"
+
+
+def test_everything_that_pages_link_to_is_on_the_site() -> None:
+    made = outside()
+    assert PurePosixPath("README.md") in made and PurePosixPath("export/formats.py") in made
+    for path, text in made.items():
+        for target in links_of(text, path.parent) if path.suffix == ".md" else ():
+            assert target in made or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)
+    assert place_of(PurePosixPath("docs/methods/csd.md")) == PurePosixPath("methods/csd.md")
+
+
+def test_anchors_are_those_of_a_code_host() -> None:
+    assert anchor_of("Speed, and quality (Set5)") == "speed-and-quality-set5"
