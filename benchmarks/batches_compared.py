@@ -1,4 +1,4 @@
-"""Larger batches with a teacher cache: `python -m benchmarks.batches_compared --data BENCHMARKS [--train PHOTOS]`.
+"""Larger batches with a teacher cache: `python -m benchmarks batches_compared --data BENCHMARKS [--train PHOTOS]`.
 
 Students of the embedded teacher from the fit, by logits with `--teacher-cache`: a step costs the student alone, so the
 same time has room for more patches a step or for more steps. Every row has the time of --steps steps of 4 patches. A
@@ -29,15 +29,23 @@ from benchmarks.equal_budget import (
     parser_of,
     schedule_line,
     seconds_a_run,
+    seeds_of,
     table,
-    told_to,
 )
+from benchmarks.evidence import Benchmark, save
 from benchmarks.method_costs import loop_of
 from benchmarks.methods_compared import SETTINGS, WIDTH
 from benchmarks.own_practice import OwnLoop
 from compressor.base.files import atomic_path
 from compressor.base.memory import keep_freed_memory
 from recipes.config.reading import load_preset
+
+BENCHMARK = Benchmark(
+    "With a teacher cache, is the time better spent on larger batches or on more steps?",
+    minutes=330,
+    arguments=("--data", "{sets}"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--batches", "8", "--out", "runs/small/batches"),
+)
 
 RECIPE, SMALLEST = "logits", 4
 BATCHES = (4, 8, 16)
@@ -56,17 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
     first, schedules = contenders[0], {name: schedule_line(folder) for name, folder in folders.items()}
     shared = f"The time of {options.steps:,} steps of {{patches}} for each row, cosine decay, teacher cache"
-    lines = [
-        f"Processor time of a step, 1 = {SMALLEST} patches: "
-        + ", ".join(f"{batch} patches {cost:.2f}" for batch, cost in costs.items() if batch != SMALLEST),
-        "",
-        conditions(folders[first.name], shared=shared),
-        "",
-        *table(contenders, scores, {}, seconds_a_run(contenders, budget), first.name, schedules),
-        "",
-        *leaders(contenders, scores),
-    ]
-    told_to(options.to, lines)
+    step = ", ".join(f"{batch} patches {cost:.2f}" for batch, cost in costs.items() if batch != SMALLEST)
+    result = table(
+        contenders,
+        scores,
+        {},
+        seconds_a_run(contenders, budget),
+        first.name,
+        schedules,
+        caption=conditions(folders[first.name], shared=shared),
+        conclusions=[
+            f"Processor time of a step, 1 = {SMALLEST} patches: {step}.",
+            "",
+            *leaders(contenders, scores),
+        ],
+    )
+    save("batches_compared", result, seeds=seeds_of(budget))
     return 0
 
 

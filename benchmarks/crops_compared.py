@@ -1,4 +1,4 @@
-"""Patches chosen by texture: `python -m benchmarks.crops_compared --data BENCHMARKS [--train PHOTOS]`.
+"""Patches chosen by texture: `python -m benchmarks crops_compared --data BENCHMARKS [--train PHOTOS]`.
 
 Students of the embedded teacher after equal steps, from the fit: with any patches, and with the most textured of two,
 four and eight positions each (`schedule.crop_candidates`). Positions apart, both have the same images and symmetries.
@@ -18,10 +18,18 @@ from benchmarks.equal_budget import (
     conditions,
     parser_of,
     seconds_a_run,
+    seeds_of,
     table,
-    told_to,
 )
+from benchmarks.evidence import Benchmark, Table, save
 from benchmarks.methods_compared import SETTINGS, WIDTH
+
+BENCHMARK = Benchmark(
+    "Do students gain from the most textured of several patches?",
+    minutes=60,
+    arguments=("--data", "{sets}", "--train", "{photos}"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--candidates", "1,2", "--out", "runs/small/crops"),
+)
 
 RECIPES = {"logits": "logits", "scratch": "L1 from the fit"}
 CANDIDATES = (1, 2, 4, 8)
@@ -31,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, out="runs/crops-compared", steps=300)
     parser.add_argument("--candidates", default=",".join(map(str, CANDIDATES)), help="numbers separated by commas")
     options = parser.parse_args(arguments)
-    budget, lines = budget_of(options, SETTINGS), []
+    budget, tables = budget_of(options, SETTINGS), dict[str, Table]()
     for recipe, title in RECIPES.items():
         contenders = [
             Contender(
@@ -46,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         scores = compare(contenders, budget, options.data)
         first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
-        lines += [conditions(first), ""]
-        lines += [*table(contenders, scores, {}, seconds_a_run(contenders, budget), contenders[0].name), ""]
-    told_to(options.to, lines)
+        seconds = seconds_a_run(contenders, budget)
+        tables[recipe] = table(contenders, scores, {}, seconds, contenders[0].name, caption=conditions(first))
+    save("crops_compared", tables, seeds=seeds_of(budget))
     return 0
 
 

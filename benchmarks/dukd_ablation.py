@@ -1,4 +1,4 @@
-"""DUKD's tables 3 and 4 at equal budget: `python -m benchmarks.dukd_ablation --data BENCHMARKS`.
+"""DUKD's tables 3 and 4 at equal budget: `python -m benchmarks dukd_ablation --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). Table 4 takes DUKD apart: the student has a quarter
 of its teacher's channels and starts at random, the teacher is the embedded EDSR. Table 3 has pairs of two kinds: the
@@ -26,10 +26,11 @@ from benchmarks.equal_budget import (
     leaders,
     parser_of,
     seconds_a_run,
+    seeds_of,
     student_line,
     table,
-    told_to,
 )
+from benchmarks.evidence import Benchmark, Table, save
 
 SWITCHES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "scratch": ("Scratch", "scratch", ()),
@@ -52,6 +53,12 @@ TABLE_4 = {
     "t4-zi-zo-da": Published((0.61, 0.36, 0.23)),
 }
 """EDSR 32/64 to EDSR 32/16; FAKD is its re-implementation, whose feature loss has no gradient."""
+BENCHMARK = Benchmark(
+    "What does each part of DUKD bring, and what does it teach a student of another kind?",
+    minutes=240,
+    arguments=("--data", "{sets}", "--hetero-teacher", "{checkpoints}/carn_m.pth"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--only", "table3", "--out", "runs/small/dukd"),
+)
 EMBEDDED, OTHER = Published((0.20, 0.11, 0.07), "EDSR to RCAN"), Published((0.19, 0.13, 0.08), "SwinIR to RCAN")
 """Table 3, the student under DUKD."""
 WIDTH = 0.25
@@ -66,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hetero-teacher", type=Path, metavar="FILE", help="a teacher of another kind, for table 3")
     parser.add_argument("--hetero-student", metavar="SPEC", help=f"of table 3; none: {COMPACT}, with FILE {EDSR}")
     options = parser.parse_args(arguments)
-    told: list[str] = []
+    tables = dict[str, Table]()
     if options.only != "table3":
-        told += ["## DUKD taken apart (table 4)", "", *_compared(table4(options.width, options.init), TABLE_4, options)]
+        tables["table4"] = _compared(table4(options.width, options.init), TABLE_4, options)
     if options.only != "table4":
         pairs = table3(options.hetero_teacher, options.hetero_student)
         known = {row.name: OTHER if row.teacher else EMBEDDED for row in pairs if row.recipe == "dukd"}
-        told += ["## Teacher and student of two kinds (table 3)", "", *_compared(pairs, known, options)]
-    told_to(options.to, told[:-1])
+        tables["table3"] = _compared(pairs, known, options)
+    save("dukd_ablation", tables, seeds=seeds_of(budget_of(options)))
     return 0
 
 
@@ -100,19 +107,19 @@ def table3(file: Path | None, student: str | None) -> list[Contender]:
     return rows
 
 
-def _compared(rows: Sequence[Contender], published: Mapping[str, Published], options: argparse.Namespace) -> list[str]:
+def _compared(rows: Sequence[Contender], published: Mapping[str, Published], options: argparse.Namespace) -> Table:
     budget = budget_of(options)
     scores: Scores = compare(rows, budget, options.data)
     first = options.out / f"{rows[0].name}-seed{FIRST_SEED}"
-    heading = f"Student {student_line(first)}; {conditions(first)}"
-    return [
-        heading,
-        "",
-        *table(rows, scores, published, seconds_a_run(rows, budget), rows[0].name),
-        "",
-        *leaders(rows, scores),
-        "",
-    ]
+    return table(
+        rows,
+        scores,
+        published,
+        seconds_a_run(rows, budget),
+        rows[0].name,
+        caption=f"Student {student_line(first)}; {conditions(first)}",
+        conclusions=leaders(rows, scores),
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import srkd
+from benchmarks.evidence import Column, Row, Table
 from compressor.assets import embedded_teacher
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
@@ -90,7 +91,6 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs, which are kept")
     parser.add_argument("--device", default="cpu", help="to train on")
-    parser.add_argument("--to", type=Path, help="a Markdown file to write the tables to")
     return parser
 
 
@@ -220,25 +220,33 @@ def table(
     seconds: Mapping[str, float],
     baseline: str = "scratch",
     schedules: Mapping[str, str] | None = None,
-) -> list[str]:
+    *,
+    caption: str = "",
+    conclusions: Sequence[str] = (),
+) -> Table:
     """A row a contender: our figures, our gain over the baseline, the published one, what a run took, its schedule.
 
-    Without published gains there is no column for them.
+    The scores of each seed are in the rows, too. Without published gains there is no column for them.
     """
-    rows: list[tuple[str, ...]] = [
-        ("", *SETS, f"gain over {baseline}", *(["published"] if published else []), "s a run")
-    ]
+    columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {baseline}")]
+    columns += [Column("published", "published")] if published else []
+    columns += [Column("seconds", "s a run", ".0f")]
+    columns += [] if schedules is None else [Column("schedule", "start, steps at rate")]
+    rows: list[Row] = []
     for one in contenders:
         runs = scores[one.name]
-        cells = [str(Spread.of([run[name] for run in runs])) for name in SETS]
-        over = "" if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline)
-        known = [str(published.get(one.name, ""))] if published else []
-        rows.append((one.label, *cells, over, *known, f"{seconds[one.name]:.0f}"))
-    if schedules is not None:
-        last = ["start, steps at rate", *(schedules[one.name] for one in contenders)]
-        rows = [(*row, text) for row, text in zip(rows, last, strict=True)]
-    rows.insert(1, ("---",) * len(rows[0]))
-    return ["| " + " | ".join(row) + " |" for row in rows]
+        rows.append(
+            {
+                "row": one.label,
+                **{name: str(Spread.of([run[name] for run in runs])) for name in SETS},
+                "gain": None if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline),
+                "published": str(published.get(one.name, "")),
+                "seconds": seconds[one.name],
+                "schedule": None if schedules is None else schedules[one.name],
+                **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS},
+            }
+        )
+    return Table(columns, rows, caption, conclusions)
 
 
 def gain(scores: Scores, ours: str, theirs: str) -> str:
@@ -259,13 +267,8 @@ def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
     return [_mean([run[name] for name in SETS]) for run in runs]
 
 
-def told_to(path: Path | None, lines: Sequence[str]) -> None:
-    """Print the text, and write it where a file was named."""
-    text = "\n".join(lines)
-    print(text)
-    if path is not None:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+def seeds_of(budget: Budget) -> tuple[int, ...]:
+    return tuple(range(FIRST_SEED, FIRST_SEED + budget.seeds))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -54,18 +54,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of JSON values under columns, and a line or two that stand above."""
+    """Rows of JSON values under columns, a line or two that stand above, and lines that follow from the rows."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     caption: str = ""
+    conclusions: Sequence[str] = ()
 
     def render(self) -> str:
         """Return the table as Markdown."""
         titles, rows = [column.title for column in self.columns], [self._cells(row) for row in self.rows]
         lines = [titles, ["---"] * len(titles), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"{self.caption}\n\n{table}" if self.caption else table
+        return "\n\n".join(part for part in (self.caption, table, "\n".join(self.conclusions)) if part)
 
     def _cells(self, row: Row) -> list[str]:
         return [_written(row.get(column.key), column.form) for column in self.columns]
@@ -98,7 +99,7 @@ class Result:
         if content.pop("schema") != SCHEMA:
             raise ValueError(f"{file}: written by another version of this code: run its command again")
         tables = {
-            name: Table([Column(**column) for column in table["columns"]], table["rows"], table["caption"])
+            name: Table(**{**table, "columns": [Column(**column) for column in table["columns"]]})
             for name, table in content.pop("tables").items()
         }
         return cls(**content, tables=tables)

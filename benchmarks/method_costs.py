@@ -1,9 +1,8 @@
-"""The cost of a step of each method over that of logits: `python -m benchmarks.method_costs [--methods a,b]`.
+"""The cost of a step of each method over that of logits: `python -m benchmarks method_costs [--methods a,b]`.
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
 backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
-whose time is over 1.3 times what its multiply-accumulates explain is marked. `--json FILE` measures times alone, in
-bf16, and writes them for `benchmarks.methods_compared --equal-time FILE`.
+whose time is over 1.3 times what its multiply-accumulates explain is marked.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +21,31 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.methods_compared import OPTIONS, TITLES, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
-from compressor.base.machine import cpu_model, peak_resident_bytes
+from compressor.base.machine import peak_resident_bytes
 from compressor.models.students import student_of_spec
 from compressor.teachers.teacher import load_teacher
 
-ROUNDS, JSON_ROUNDS = 5, 15
+ROUNDS, TIME_ROUNDS = 5, 15
 EXPLAINED = 1.3
+
+
+BENCHMARK = Benchmark(
+    "What does a step of each method cost?",
+    minutes=20,
+    small=("--methods", "fakd", "--batch", "2", "--lr-patch", "16"),
+)
+COLUMNS = (
+    Column("method", "method"),
+    Column("time", "time", ".2f"),
+    Column("macs", "MACs", ".2f"),
+    Column("explained", "time over MACs", ".2f"),
+    Column("mark", ""),
+    Column("memory", "memory", ".2f"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +57,18 @@ class Cost:
     macs: float
     memory: float
 
-    def row(self) -> str:
+    def row(self) -> Row:
         explained = self.time / self.macs
-        mark = "" if explained <= EXPLAINED else " *"
+        mark = "" if explained <= EXPLAINED else "*"
         title = TITLES.get(self.method, self.method)
-        return f"| {title} | {self.time:.2f} | {self.macs:.2f} | {explained:.2f}{mark} | {self.memory:.2f} |"
+        return {
+            "method": title,
+            "time": self.time,
+            "macs": self.macs,
+            "explained": explained,
+            "mark": mark,
+            "memory": self.memory,
+        }
 
 
 def main() -> int:
@@ -57,25 +78,21 @@ def main() -> int:
     parser.add_argument("--lr-patch", type=int, default=24)
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--peak", metavar="METHOD", help="print the memory of two steps of METHOD and end")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times as JSON, and nothing else")
     options = parser.parse_args()
-    if options.json is not None:
-        options.json.write_text(json.dumps(times_of(options.methods.split(","), options), indent=1) + "\n")
-        return 0
     if options.peak is not None:
         print(json.dumps(peak_of(options.peak, options)))
         return 0
-    print(
-        f"{cpu_model()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, fp32; embedded teacher, ",
-        end="",
-    )
-    print(
-        f"student of {options.width:g} of its width, batch {options.batch}, patches of {options.lr_patch}; logits = 1\n"
-    )
-    print("| method | time | MACs | time over MACs | memory |\n|---|---|---|---|---|")
+    rows = []
     for name in options.methods.split(","):
         if name != "logits":
-            print(cost_of(name, options).row(), flush=True)
+            rows.append(cost_of(name, options).row())
+            print(rows[-1], file=sys.stderr, flush=True)
+    caption = (
+        f"Of a step, logits = 1: {torch.get_num_threads()} thread(s), fp32, the embedded teacher, a student of "
+        f"{options.width:g} of its width, batch {options.batch}, patches of {options.lr_patch}. * takes over "
+        f"{EXPLAINED:g} times what its multiply-accumulates explain."
+    )
+    save("method_costs", Table(COLUMNS, rows, caption))
     return 0
 
 
@@ -109,17 +126,13 @@ def cost_of(name: str, options: argparse.Namespace) -> Cost:
     return Cost(name, statistics.median(ratios), macs, peaks[0] / peaks[1])
 
 
-def times_of(names: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
-    """Return the time of a step of each method over that of logits, in bf16, the median of turns."""
-    times = {}
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            pair = [loop_of(one, Path(folder) / one, options, "bf16") for one in (name, "logits")]
-            for loop in pair:
-                loop.run(2)
-            times[name] = statistics.median(seconds(pair[0]) / seconds(pair[1]) for _ in range(JSON_ROUNDS))
-        print(f"{name}: {times[name]:.2f}", flush=True)
-    return times
+def time_of(name: str, options: argparse.Namespace) -> float:
+    """Return the time of a step of a method over that of logits, in bf16, the median of turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        pair = [loop_of(one, Path(folder) / one, options, "bf16") for one in (name, "logits")]
+        for loop in pair:
+            loop.run(2)
+        return statistics.median(seconds(pair[0]) / seconds(pair[1]) for _ in range(TIME_ROUNDS))
 
 
 def counted(loop: OwnLoop) -> float:

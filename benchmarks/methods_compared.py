@@ -1,4 +1,4 @@
-"""Every method from the same teacher at the same budget: `python -m benchmarks.methods_compared --data BENCHMARKS`.
+"""Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
 EDSR 16/24. Each recipe starts as its preset says and has the preset's rate, which falls along a cosine; beside them
@@ -13,10 +13,9 @@ names.
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -34,14 +33,25 @@ from benchmarks.equal_budget import (
     preset_contender,
     schedule_line,
     seconds_a_run,
+    seeds_of,
     student_line,
     table,
-    told_to,
 )
+from benchmarks.evidence import Benchmark, Table, save
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
 from srkd.trials_report import Gain
+
+BENCHMARK = Benchmark(
+    "Which method gives the best student at equal steps?",
+    minutes=420,
+    arguments=("--data", "{sets}", "--train", "{photos}", "--steps", "300"),
+    small=(
+        *("--data", "{sets}", "--steps", "2", "--seeds", "1", "--methods", "logits,csd-lite,fit-l1"),
+        *("--out", "runs/small/methods"),
+    ),
+)
 
 WIDTH = 0.5
 """Narrower and not shorter, because joint training takes no shorter student."""
@@ -81,32 +91,39 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = parser_of(__doc__, out="runs/methods-compared")
-    parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
-    parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
-    parser.add_argument("--equal-time", type=Path, metavar="COSTS", help="JSON of each method's cost of a step")
-    options = parser.parse_args(arguments)
-    contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
-    budget = budget_of(options, SETTINGS)
+    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    if options.equal_time is not None:
-        contenders = at_equal_time(contenders, json.loads(options.equal_time.read_text()), options.steps)
-        shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
-    scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
-    folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
-    first, baseline = folders[contenders[0].name], FIT_ALONE.name if FIT_ALONE.name in scores else "scratch"
-    heading = f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first, shared=shared)}"
-    schedules = {name: schedule_line(folder) for name, folder in folders.items()}
-    rows = table(contenders, scores, PUBLISHED, seconds, baseline, schedules)
-    told = [*rows, "", *leaders(contenders, scores), "", *ranking(scores)]
-    told_to(options.to, [heading, "", *told])
+    save("methods_compared", compared(contenders_of(options), options, shared), seeds=seeds_of(budget_of(options)))
     return 0
 
 
-def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
-    """Give each contender as many steps as take the time of so many of logits; `costs` are those of a step."""
-    alike = {FIT_ALONE.name: "scratch"}
-    return [replace(one, steps=max(1, round(steps / costs[alike.get(one.name, one.name)]))) for one in contenders]
+def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentParser:
+    parser = parser_of(words, out=out)
+    parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
+    parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
+    return parser
+
+
+def contenders_of(options: argparse.Namespace) -> list[Contender]:
+    return all_contenders([name for name in options.methods.split(",") if name], options.preset)
+
+
+def compared(contenders: Sequence[Contender], options: argparse.Namespace, shared: str) -> Table:
+    """Train what is not trained yet, and return the table of all; `shared` is the budget in words."""
+    budget = budget_of(options, SETTINGS)
+    scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
+    folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
+    first, baseline = folders[contenders[0].name], FIT_ALONE.name if FIT_ALONE.name in scores else "scratch"
+    return table(
+        contenders,
+        scores,
+        PUBLISHED,
+        seconds,
+        baseline,
+        {name: schedule_line(folder) for name, folder in folders.items()},
+        caption=f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first, shared=shared)}",
+        conclusions=[*leaders(contenders, scores), "", *ranking(scores)],
+    )
 
 
 def all_methods() -> tuple[str, ...]:

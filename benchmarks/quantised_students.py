@@ -1,5 +1,5 @@
 """Students quantised during training, beside the float one they start from:
-`python -m benchmarks.quantised_students --data DIR --train PHOTOS --to quantised.md`.
+`python -m benchmarks quantised_students --data DIR --train PHOTOS`.
 
 DIR holds Set5, Set14 and B100. Every run starts from the embedded student's weights and has the same steps and, for one
 seed, the same batches. `float, trained on` is the control: the same steps without quantisation. JSON with every score
@@ -8,10 +8,8 @@ lies beside the Markdown file.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import srkd
 from benchmarks.equal_budget import (
@@ -24,13 +22,20 @@ from benchmarks.equal_budget import (
     conditions,
     gain,
     parser_of,
-    told_to,
+    seeds_of,
 )
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.assets import embedded_student
-from compressor.base.files import atomic_path
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.quantisers import quantised_bytes
 from srkd.trials_report import Spread
+
+BENCHMARK = Benchmark(
+    "What do students lose that are quantised while they train?",
+    minutes=60,
+    arguments=("--data", "{sets}", "--train", "{photos}"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--only", "pams-8-all", "--out", "runs/small/quantised"),
+)
 
 SETTINGS = ("batch=8", "lr_patch=24", "rate=1e-4", "decay=cosine", "precision=fp32")
 CONTROL = "float"
@@ -67,26 +72,33 @@ def main() -> int:
     }
     folder = budget.out / f"{CONTROL}-seed{FIRST_SEED}"
     seeds = f"{budget.seeds} seeds" if budget.seeds > 1 else "1 seed"
-    told_to(options.to, [f"{conditions(folder)} {seeds}.", "", *table(chosen, scores, start, sizes)])
-    if options.to is not None:
-        found = {"start": start, "scores": dict(scores), "bytes": sizes, "steps": budget.steps, "seeds": budget.seeds}
-        with atomic_path(Path(options.to).with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    result = table(chosen, scores, start, sizes, f"{conditions(folder)} {seeds}.")
+    save("quantised_students", result, seeds=seeds_of(budget))
     return 0
 
 
-def table(rows: Sequence[Contender], scores: Scores, start: Mapping[str, float], sizes: Mapping[str, int]) -> list[str]:
-    """A row a contender: its scores, what it loses to the control, and its bytes at its bits."""
-    lines = [
-        f"| | {' | '.join(SETS)} | over the float student trained on | MB |",
-        "| --- " * (len(SETS) + 3) + "|",
-        f"| the student they start from | {' | '.join(f'{start[name]:.3f}' for name in SETS)} | | |",
+def table(
+    chosen: Sequence[Contender],
+    scores: Scores,
+    start: Mapping[str, float],
+    sizes: Mapping[str, int],
+    caption: str,
+) -> Table:
+    """A row a contender: its scores, by seed too, what it loses to the control, and its bytes at its bits."""
+    columns = [
+        Column("row", ""),
+        *(Column(name, name) for name in SETS),
+        Column("gain", "over the float student trained on"),
+        Column("megabytes", "MB", ".3f"),
     ]
-    for one in rows:
-        cells = [str(Spread.of([run[name] for run in scores[one.name]])) for name in SETS]
-        over = "" if one.name == CONTROL else gain(scores, one.name, CONTROL)
-        lines.append(f"| {one.label} | {' | '.join(cells)} | {over} | {sizes[one.name] / 1e6:.3f} |")
-    return lines
+    rows: list[Row] = [{"row": "the student they start from", **{name: f"{start[name]:.3f}" for name in SETS}}]
+    for one in chosen:
+        runs = scores[one.name]
+        cells: dict[str, Cell] = {name: str(Spread.of([run[name] for run in runs])) for name in SETS}
+        raw = {f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS}
+        over = None if one.name == CONTROL else gain(scores, one.name, CONTROL)
+        rows.append({"row": one.label, **cells, "gain": over, "megabytes": sizes[one.name] / 1e6, **raw})
+    return Table(columns, rows, caption)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scratch, inherit, fit and logits at equal budget: `python -m benchmarks.recipes_compared --data BENCHMARKS`.
+"""Scratch, inherit, fit and logits at equal budget: `python -m benchmarks recipes_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
 EDSR 16/24, and the schedule that of `make quickstart`: does its gain lie outside the spread of the seeds? Every run has
@@ -13,13 +13,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import srkd
-from compressor.base.files import atomic_path
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.base.machine import machine_facts
 from compressor.inference.evaluate import Evaluation
 from srkd.compression import compress, resume
@@ -27,6 +27,12 @@ from srkd.trials_report import Gain, Spread
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine")
+BENCHMARK = Benchmark(
+    "Does the quickstart's student gain from its teacher, outside the spread of seeds?",
+    minutes=45,
+    arguments=("--data", "{sets}"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--out", "runs/small/recipes"),
+)
 WIDTH = 0.5
 
 
@@ -46,14 +52,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/recipes-compared"))
-    parser.add_argument("--to", type=Path, help="a Markdown file to write the table to")
     options = parser.parse_args()
     run(options.out, options.train, options.steps, options.seeds)
-    text = compared(options.out, options.data)
-    print(text)
-    if options.to is not None:
-        with atomic_path(options.to) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    result, seeds = compared(options.out, options.data)
+    save("recipes_compared", result, seeds=seeds)
     return 0
 
 
@@ -77,8 +79,8 @@ def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
     )
 
 
-def compared(out: Path, data: Path) -> str:
-    """The table, with everything a figure needs beside it."""
+def compared(out: Path, data: Path) -> tuple[Table, Sequence[int]]:
+    """The table, with everything a figure needs beside it, and its seeds."""
     told = _facts(out)
     runs = told["result"]["trials"]["runs"]
     sets = {name: srkd.evaluate([out / run["run"] for run in runs], data=data / name) for name in SETS}
@@ -89,13 +91,15 @@ def compared(out: Path, data: Path) -> str:
     teacher = {name: _psnr(srkd.evaluate(told["teacher"]["path"], data=data / name), "teacher", name) for name in SETS}
     bicubic = {name: _psnr(sets[name], "bicubic", name) for name in SETS}
     protocol = sets[SETS[0]].protocol
-    return "\n".join([*_heading(told, str(protocol)), "", *table(finished, bicubic, teacher), "", *gains(finished)])
+    caption = _heading(told, str(protocol))
+    seeds = sorted({one.seed for one in finished})
+    return replace(table(finished, bicubic, teacher), caption=caption, conclusions=gains(finished)), seeds
 
 
-def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
+def _heading(told: Mapping[str, Any], protocol: str) -> str:
     rule, machine, trials = told["preset"]["schedule"], machine_facts(), told["result"]["trials"]
     teacher, student = srkd.load(told["teacher"]["path"]).spec.to_dict(), told["student"]
-    return [
+    return (
         f"Teacher EDSR {teacher['depth']}/{teacher['width']} (the embedded one), student EDSR "
         f"{student['depth']}/{student['width']}, ×{student['scale']}; {rule['steps']:,} steps of {rule['batch']} "
         f"patches of {rule['lr_patch']}×{rule['lr_patch']} LR pixels, Adam, rate {rule['rate']:g} with cosine decay, "
@@ -103,17 +107,20 @@ def _heading(told: Mapping[str, Any], protocol: str) -> list[str]:
         f"{len(trials['seeds'])} seeds, {len(trials['runs'])} runs on "
         f"{told['machine']['cpu']}, {told['machine']['torch_threads']} thread(s), torch {machine['torch']}. "
         f"Y-PSNR in dB, {protocol}, mean ± sd over seeds."
-    ]
-
-
-def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> list[str]:
-    rows = [("", *SETS), ("---",) * (1 + len(SETS)), ("bicubic", *(f"{bicubic[name]:.3f}" for name in SETS))]
-    rows.extend(
-        (variant, *(str(Spread.of(_figures(finished, variant, name))) for name in SETS))
-        for variant in dict.fromkeys(one.variant for one in finished)
     )
-    rows.append(("teacher", *(f"{teacher[name]:.3f}" for name in SETS)))
-    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> Table:
+    """A row a variant, its scores by seed too, between bicubic and the teacher."""
+    rows: list[Row] = [{"row": "bicubic", **{name: f"{bicubic[name]:.3f}" for name in SETS}}]
+    for variant in dict.fromkeys(one.variant for one in finished):
+        spreads: dict[str, Cell] = {name: str(Spread.of(_figures(finished, variant, name))) for name in SETS}
+        raw = {
+            f"{name}, seed {one.seed}": one.psnr_y[name] for one in finished if one.variant == variant for name in SETS
+        }
+        rows.append({"row": variant, **spreads, **raw})
+    rows.append({"row": "teacher", **{name: f"{teacher[name]:.3f}" for name in SETS}})
+    return Table([Column("row", ""), *(Column(name, name) for name in SETS)], rows)
 
 
 def gains(finished: Sequence[Finished]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What half precision costs in quality: `python -m benchmarks.step_precision --data BENCHMARKS [--train PHOTOS]`.
+"""What half precision costs in quality: `python -m benchmarks step_precision --data BENCHMARKS [--train PHOTOS]`.
 
 First the teacher's images in bf16 beside those in fp32. Then students after equal steps, with the same batches: all in
 fp32, the student alone in bf16, and all in bf16 (teacher, φ and student), which is srkd's choice where the processor
@@ -22,9 +22,10 @@ from benchmarks.equal_budget import (
     gain,
     parser_of,
     seconds_a_run,
+    seeds_of,
     table,
-    told_to,
 )
+from benchmarks.evidence import Benchmark, Table, save
 from benchmarks.methods_compared import OPTIONS, SETTINGS, WIDTH
 from compressor.assets import embedded_teacher
 from compressor.base.precision import autocast
@@ -32,6 +33,16 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
 from compressor.images.sets import find_sets
 from compressor.models.checkpoints.load import load_checkpoint
+
+BENCHMARK = Benchmark(
+    "What does half precision cost in quality?",
+    minutes=90,
+    arguments=("--data", "{sets}", "--train", "{photos}"),
+    small=(
+        *("--data", "{sets}", "--steps", "2", "--seeds", "1", "--recipes", "logits"),
+        *("--out", "runs/small/precision"),
+    ),
+)
 
 RECIPES = ("logits", "fakd", "csd-lite", "csd")
 PRECISIONS: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, out="runs/step-precision", steps=300)
     parser.add_argument("--recipes", default=",".join(RECIPES), help="names separated by commas")
     options = parser.parse_args(arguments)
-    lines = [teacher_line(options.data / "Set5"), ""]
+    nearness, tables = teacher_line(options.data / "Set5"), dict[str, Table]()
     budget = budget_of(options, SETTINGS)
     for recipe in options.recipes.split(","):
         contenders = [
@@ -63,13 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = compare(contenders, budget, options.data)
         exact, chosen = contenders[0].name, contenders[-1].name
         first = options.out / f"{exact}-seed{FIRST_SEED}"
-        lines += [
-            conditions(first).replace(", fp32, trained", ", trained"),
-            "",
-            *table(contenders, scores, {}, seconds_a_run(contenders, budget), exact),
-        ]
-        lines += ["", f"{recipe} in bf16 over fp32: {gain(scores, chosen, exact)}", ""]
-    told_to(options.to, lines)
+        tables[recipe] = table(
+            contenders,
+            scores,
+            {},
+            seconds_a_run(contenders, budget),
+            exact,
+            caption=f"{nearness} {conditions(first).replace(', fp32, trained', ', trained')}",
+            conclusions=[f"{recipe} in bf16 over fp32: {gain(scores, chosen, exact)}"],
+        )
+    save("step_precision", tables, seeds=seeds_of(budget))
     return 0
 
 

@@ -80,7 +80,9 @@ def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
 
 def test_the_table_and_its_gains() -> None:
     seconds = {"scratch": 9.4, "dukd": 38.0, "logits": 16.6}
-    lines = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")}, seconds)
+    result = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")}, seconds)
+    lines = result.render().splitlines()
+    assert result.rows[1]["B100, seed 11"] == 26.75
     assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  |  | 9 |"
     assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) | 38 |")
     assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  | 17 |")
@@ -88,7 +90,7 @@ def test_the_table_and_its_gains() -> None:
 
 
 def test_a_table_without_published_gains_has_no_column_for_them() -> None:
-    lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4))
+    lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4)).render().splitlines()
     assert lines[0] == "|  | Set5 | Set14 | B100 | gain over scratch | s a run |"
     assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
 

@@ -119,7 +119,7 @@ def test_benchmarks_print_the_same_names() -> None:
     scores = {"clsd": [dict.fromkeys(SETS, 30.0)], "csd": [dict.fromkeys(SETS, 29.0)]}
     lines = "\n".join(ranking(scores))
     assert "- published csd above CLSD's; here CLSD-style: gain over csd: " in lines and bare_names(lines) == []
-    assert Cost("lfd", 1.0, 1.0, 1.0).row().startswith("| LFD-style | ")
+    assert Cost("lfd", 1.0, 1.0, 1.0).row()["method"] == "LFD-style"
 
 
 LONGEST_HOURS = {"srkd-best": 8.0}

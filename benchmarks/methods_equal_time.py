@@ -1,0 +1,57 @@
+"""Every method in the same time: `python -m benchmarks methods_equal_time --data BENCHMARKS [--train PHOTOS]`.
+
+As `methods_compared`, but each row has as many steps as take the time of --steps steps of logits. What a step costs is
+measured first, in turns, and kept in --out, as the steps of finished runs follow from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from benchmarks.equal_budget import Contender, budget_of, seeds_of
+from benchmarks.evidence import Benchmark, Rows, save
+from benchmarks.method_costs import time_of
+from benchmarks.methods_compared import FIT_ALONE, WIDTH, compared, contenders_of, parser_with_methods
+
+BENCHMARK = Benchmark(
+    "Which method gives the best student in the same time?",
+    minutes=420,
+    arguments=("--data", "{sets}", "--train", "{photos}", "--steps", "600"),
+    small=(
+        *("--data", "{sets}", "--steps", "2", "--seeds", "1", "--methods", "logits,csd-lite,fit-l1"),
+        *("--out", "runs/small/equal-time"),
+    ),
+)
+
+ALIKE = {FIT_ALONE.name: "scratch"}
+"""Rows whose step is that of another."""
+SHAPE = argparse.Namespace(batch=4, lr_patch=24, width=WIDTH)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser_with_methods(__doc__, out="runs/methods-equal-time").parse_args(arguments)
+    contenders = contenders_of(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = Rows(options.out / "costs.json")
+    names = dict.fromkeys(ALIKE.get(one.name, one.name) for one in contenders)
+    costs = {name: rows.get(name, partial(time_of, name, SHAPE)) for name in names}
+    contenders = at_equal_time(contenders, costs, options.steps)
+    shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
+    result = compared(contenders, options, shared)
+    steps = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
+    result = replace(result, conclusions=[f"Time of a step over that of logits: {steps}.", "", *result.conclusions])
+    save("methods_equal_time", result, seeds=seeds_of(budget_of(options)))
+    return 0
+
+
+def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
+    """Give each contender as many steps as take the time of so many of logits; `costs` are those of a step."""
+    return [replace(one, steps=max(1, round(steps / costs[ALIKE.get(one.name, one.name)]))) for one in contenders]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
