@@ -142,12 +142,15 @@ def results_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE, ROOT / "docs" / "results"))
 
 
-def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = ()) -> Path:
-    """Write what a benchmark found, and print it. Folders in its command appear by their last part."""
+def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = (), variant: str = "") -> Path:
+    """Write what a benchmark found, and print it. Folders in its command appear by their last part.
+
+    A `variant` is the same question for other networks or devices, in a file of its own, NAME-VARIANT.
+    """
     facts = machine_facts()
     words = [f"{Path(word).name}" if "/" in word else word for word in sys.argv[1:]]
     result = Result(
-        benchmark=name,
+        benchmark=f"{name}-{variant}" if variant else name,
         question=benchmarks()[name].question,
         command=" ".join(["python -m benchmarks", name, *words]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -184,7 +187,9 @@ def benchmarks() -> dict[str, Benchmark]:
     return {name: module.BENCHMARK for name, module in modules.items() if hasattr(module, "BENCHMARK")}
 
 
-MARK = re.compile(r"^(<!-- result: (\w+)(?:\.([\w-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE)
+MARK = re.compile(
+    r"^(<!-- result: ([\w-]+)(?:\.([\w-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE
+)
 
 
 def pages() -> Iterator[Path]:
@@ -206,6 +211,11 @@ def filled(text: str, folder: Path) -> str:
     return MARK.sub(fill, text)
 
 
+def question_of(file: Path) -> str:
+    """Return the name of the benchmark that wrote a result."""
+    return file.stem.partition("-")[0]
+
+
 def index(folder: Path) -> str:
     """Return the page that lists every question, with its result where there is one."""
     lines = [
@@ -217,9 +227,10 @@ def index(folder: Path) -> str:
         "|---|---|---|",
     ]
     for name, benchmark in benchmarks().items():
-        file = folder / f"{name}.json"
-        question, date = benchmark.question, "not run yet"
-        if file.is_file():
-            question, date = f"[{question}]({name}.md)", Result.read(file).date[:10]
-        lines.append(f"| {question} | `python -m benchmarks {name}` | {date} |")
+        files = [file for file in sorted(folder.glob(f"{name}*.json")) if question_of(file) == name]
+        for file in files:
+            result = Result.read(file)
+            lines.append(f"| [{benchmark.question}]({file.stem}.md) | `{result.command}` | {result.date[:10]} |")
+        if not files:
+            lines.append(f"| {benchmark.question} | `python -m benchmarks {name}` | not run yet |")
     return "\n".join(lines) + "\n"

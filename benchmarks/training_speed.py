@@ -1,4 +1,4 @@
-"""What a training step costs beside the field's: `python -m benchmarks.training_speed [--recipes scratch,csd]`.
+"""What a training step costs beside the field's: `python -m benchmarks training_speed [--recipes scratch,csd]`.
 
 Ways to make the same step, a few of each in turns, so that ratios hold although the machine is shared:
 
@@ -24,9 +24,9 @@ from typing import Literal
 
 import torch
 
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from benchmarks.field_practice import FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
-from compressor.base.machine import cpu_model
 from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
@@ -35,6 +35,26 @@ from compressor.models.students import parse_student, student_of_spec
 from compressor.teachers.teacher import Teacher
 from recipes.perceptual import VGG19
 from recipes.phi import resolve_phi
+
+BENCHMARK = Benchmark(
+    "How much faster is a training step than the field's?",
+    minutes=45,
+    small=(
+        *("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4"),
+        *("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1", "--recipes", "logits"),
+    ),
+)
+COLUMNS = (
+    Column("recipe", "recipe"),
+    Column("batch", "batch"),
+    Column("png", "field, PNG files, ms", ".1f"),
+    Column("memory", "field, in memory, ms", ".1f"),
+    Column("srkd", "srkd, ms", ".1f"),
+    Column("over png", "faster than PNG"),
+    Column("over memory", "faster than in memory"),
+    Column("over step", "over the bare step"),
+    Column("data", "share of data", ".1%"),
+)
 
 RECIPES = ("scratch", "logits", "fakd", "csd")
 SOURCES: tuple[Literal["png", "memory"], ...] = ("png", "memory")
@@ -53,24 +73,20 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2, help="steps of each way in a round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the default networks")
     options = parser.parse_args()
     if options.device == "cpu":
         keep_freed_memory()
     teacher, student = (edsr_spec(text) for text in (options.teacher, options.student))
-    print(f"{cpu_model()}, {options.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; ", end="")
-    print(f"{options.teacher} to {options.student}; median and range of {options.rounds} rounds\n")
-    columns: tuple[str, ...] = (
-        "recipe",
-        "batch",
-        "field, PNG files, ms",
-        "field, in memory, ms",
-        "srkd, ms",
-        "faster than PNG",
-    )
-    columns += ("faster than in memory", "over the bare step", "share of data")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    rows = []
     for recipe in options.recipes.split(","):
-        print(row(recipe, teacher, student, options), flush=True)
+        rows.append(row(recipe, teacher, student, options))
+        print(rows[-1], file=sys.stderr, flush=True)
+    caption = (
+        f"{options.teacher} to {options.student}, {options.device}, {torch.get_num_threads()} thread(s); median and "
+        f"range of {options.rounds} rounds."
+    )
+    save("training_speed", Table(COLUMNS, rows, caption), variant=options.variant)
     return 0
 
 
@@ -81,7 +97,7 @@ def edsr_spec(text: str) -> EDSRSpec:
     return spec
 
 
-def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Namespace) -> str:
+def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Namespace) -> Row:
     default_batch, default_patch = BATCHES.get(recipe, (16, 48))
     batch, lr_patch = options.batch or default_batch, options.lr_patch or default_patch
     device = torch.device(options.device)
@@ -100,13 +116,20 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
         ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
         seconds = in_turns(ways, options.steps, options.rounds)
 
-    times = " | ".join(
-        f"{1e3 * statistics.median(seconds[name]):.1f}" if name in seconds else "" for name in (*SOURCES, "srkd")
-    )
-    gains = " | ".join(ratio(seconds[source], seconds["srkd"]) if source in seconds else "" for source in SOURCES)
-    share = statistics.median(a / b for a, b in zip(seconds["data"], seconds["srkd"], strict=True))
-    shape = f"{recipe} ({own.mode.precision}) | {batch} of {lr_patch}x{lr_patch}"
-    return f"| {shape} | {times} | {gains} | {ratio(seconds['srkd'], seconds['step'], 3)} | {share:.1%} |"
+    ms: dict[str, Cell] = {
+        name: 1e3 * statistics.median(seconds[name]) for name in (*SOURCES, "srkd") if name in seconds
+    }
+    faster: dict[str, Cell] = {
+        f"over {source}": ratio(seconds[source], seconds["srkd"]) for source in SOURCES if source in seconds
+    }
+    return {
+        "recipe": f"{recipe} ({own.mode.precision})",
+        "batch": f"{batch} of {lr_patch}x{lr_patch}",
+        **ms,
+        **faster,
+        "over step": ratio(seconds["srkd"], seconds["step"], 3),
+        "data": statistics.median(a / b for a, b in zip(seconds["data"], seconds["srkd"], strict=True)),
+    }
 
 
 def ratio(above: Sequence[float], below: Sequence[float], digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""`srkd upscale` beside whole images: `python -m benchmarks.upscale_speed [--data SETS] [--threads N]`.
+"""`srkd upscale` beside whole images: `python -m benchmarks upscale_speed [--data SETS] [--threads N]`.
 
 Speed and memory: a photo of 1920x1080 through the embedded student, whole through ONNX Runtime and eager torch in fp32,
 and as `srkd upscale` does it, with `--exact` and by default. Each run is a process of its own, whose peak memory counts
@@ -27,9 +27,10 @@ from PIL import Image
 from torch import Tensor
 
 import srkd
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from benchmarks.training_speed import ratio
 from compressor.assets import embedded_student
-from compressor.base.machine import cpu_model, peak_resident_bytes
+from compressor.base.machine import peak_resident_bytes
 from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
@@ -42,6 +43,12 @@ from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 SIZE = (1920, 1080)
+BENCHMARK = Benchmark(
+    "How fast is `srkd upscale`, and how near is bf16 to fp32?",
+    minutes=30,
+    arguments=("--data", "{sets}", "--model", str(embedded_student()), "{checkpoints}/carn_m.pth"),
+    small=("--rounds", "1"),
+)
 ROUNDS = 3
 
 
@@ -83,17 +90,17 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="sets whose LR images bf16 is compared on")
     parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()], help="checkpoints to compare")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--row", nargs=2, metavar=("ROW", "MODEL"), help="run one row, print its JSON, and end")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.row is not None:
         print(json.dumps(run_row(options.row[0], Path(options.row[1]))))
         return 0
-    conditions = f"{cpu_model()}, {options.threads} thread(s), torch {torch.__version__}"
-    print(f"{conditions}; embedded student, {SIZE[0]}x{SIZE[1]}\n")
-    print("\n".join(speed(options.threads)))
+    tables = {"speed": speed(options.threads, options.rounds)}
     if options.data is not None:
-        print("\n" + "\n".join(agreement(options.model, options.data)))
+        tables["bf16"] = agreement(options.model, options.data)
+    save("upscale_speed", tables)
     return 0
 
 
@@ -113,12 +120,12 @@ def run_row(name: str, model: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "bytes": peak_resident_bytes()}
 
 
-def speed(threads: int) -> list[str]:
+def speed(threads: int, rounds: int) -> Table:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ROWS}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = embedded_student()
         exported = srkd.export(checkpoint, out=folder).files[0].path
-        for number in range(ROUNDS):
+        for number in range(rounds):
             for name in ROWS:
                 model = exported if "ONNX" in name else checkpoint
                 command = [sys.executable, "-m", "benchmarks.upscale_speed", "--threads", str(threads), "--row"]
@@ -126,20 +133,29 @@ def speed(threads: int) -> list[str]:
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"round {number + 1}: {name} {results[name][-1]['seconds']:.1f} s", file=sys.stderr)
     base = [result["seconds"] for result in results["whole, ONNX Runtime fp32"]]
-    lines = ["| | seconds | peak memory, GB | times as fast as whole in ONNX Runtime |", "|---|---|---|---|"]
+    columns = (
+        Column("way", ""),
+        Column("seconds", "seconds"),
+        Column("gigabytes", "peak memory, GB", ".1f"),
+        Column("ratio", "times as fast as whole in ONNX Runtime"),
+    )
+    rows: list[Row] = []
     for name, runs in results.items():
         seconds = [result["seconds"] for result in runs]
-        lines.append(
-            f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
-            f"{max(result['bytes'] for result in runs) / 1e9:.1f} | {ratio(base, seconds)} |"
-        )
-    return lines
+        cells: dict[str, Cell] = {
+            "way": name,
+            "seconds": f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})",
+            "gigabytes": max(result["bytes"] for result in runs) / 1e9,
+            "ratio": ratio(base, seconds),
+        }
+        rows.append(cells)
+    return Table(columns, rows, f"The embedded student, {SIZE[0]}x{SIZE[1]}, {threads} thread(s), {rounds} rounds.")
 
 
-def agreement(models: Sequence[Path], data: Path) -> list[str]:
+def agreement(models: Sequence[Path], data: Path) -> Table:
     """Compare whole images in bf16 and fp32, those of sizes too that stay in fp32 otherwise."""
     lower_precision.LEAST_LR_PIXELS = 0
-    lines = ["| model | images | in bf16 | least PSNR to fp32, dB | largest difference |", "|---|---|---|---|---|"]
+    rows: list[Row] = []
     for model in models:
         exact = open_model(model, OpenOptions(scale=4))
         assert isinstance(exact, TorchRuntime)
@@ -156,8 +172,15 @@ def agreement(models: Sequence[Path], data: Path) -> list[str]:
                 one, other = (to_u8(super_resolve(runtime, lr).sr) for runtime in (exact, exact.in_bf16()))
                 worst = min(worst, float(psnr(other, one)))
                 largest = max(largest, int((one.int() - other.int()).abs().max()))
-        lines.append(f"| {model.stem} | {images} | {selected} | {worst:.1f} | {largest} |")
-    return lines
+        rows.append({"model": model.stem, "images": images, "bf16": selected, "db": worst, "largest": largest})
+    columns = (
+        Column("model", "model"),
+        Column("images", "images"),
+        Column("bf16", "in bf16"),
+        Column("db", "least PSNR to fp32, dB", ".1f"),
+        Column("largest", "largest difference"),
+    )
+    return Table(columns, rows, "Whole images in bf16 beside fp32, small ones too.")
 
 
 if __name__ == "__main__":
