@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *leaders(contenders, scores),
         ],
     )
-    save("batches_compared", result, seeds=seeds_of(budget))
+    save("batches_compared", result, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
         seconds = seconds_a_run(contenders, budget)
         tables[recipe] = table(contenders, scores, {}, seconds, contenders[0].name, caption=conditions(first))
-    save("crops_compared", tables, seeds=seeds_of(budget))
+    save("crops_compared", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = table3(options.hetero_teacher, options.hetero_student)
         known = {row.name: OTHER if row.teacher else EMBEDDED for row in pairs if row.recipe == "dukd"}
         tables["table3"] = _compared(pairs, known, options)
-    save("dukd_ablation", tables, seeds=seeds_of(budget_of(options)))
+    save("dukd_ablation", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
 

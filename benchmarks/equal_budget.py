@@ -91,6 +91,7 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs, which are kept")
     parser.add_argument("--device", default="cpu", help="to train on")
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     return parser
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.equal_budget import SETS
+from benchmarks.evidence import FOLDER_VARIABLE
 from benchmarks.parts import Part, answer_all
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.images.files import read_rgb_u8
@@ -38,9 +39,9 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
     """Return the parts, the most valuable first."""
     on = ("--device", device)
 
-    def speed(*words: str) -> tuple[str, ...]:
+    def speed(variant: str, *words: str) -> tuple[str, ...]:
         shape = (*TINY, *TINY_NETWORKS) if tiny else ("--steps", "20")
-        return ("benchmarks.training_speed", *on, *words, *shape)
+        return ("benchmarks.training_speed", "--variant", variant, *on, *words, *shape)
 
     def profile(*words: str) -> tuple[str, ...]:
         size = ("--lr-size", "32x32", "--seconds", "0.1", "--no-memory", "--no-quality") if tiny else ()
@@ -57,13 +58,13 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "training-published",
             "steps of EDSR 32/256 -> 32/64, beside the field's loops",
             8,
-            speed(*LARGE, *PUBLISHED_STUDENT),
+            speed("gpu-published", *LARGE, *PUBLISHED_STUDENT),
         ),
         Part(
             "training-dukd",
             "steps of DUKD 32/64 -> 32/16 with all its operations on data (goal: 140 a second on an H200)",
             2,
-            speed("--recipes", "dukd", *MIDDLE, *SMALL_STUDENT),
+            speed("gpu-dukd", "--recipes", "dukd", *MIDDLE, *SMALL_STUDENT),
         ),
         Part(
             "affinity",
@@ -90,12 +91,12 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("srkd", "doctor", "--trt", "--json"),
             needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
         ),
-        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed()),
+        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed("gpu")),
         Part(
             "methods",
             f"{LEADING} for 20,000 steps from the fit",
             15,
-            ("benchmarks.methods_compared", *compared, *folders),
+            ("benchmarks.methods_compared", "--variant", "gpu", *compared, *folders),
             needs="--data" if data is None else "",
         ),
     ]
@@ -116,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [part for part in every if options.only is None or part.name in options.only.split(",")]
     if not chosen:
         parser.error(f"--only {options.only}: the parts are {', '.join(part.name for part in every)}")
-    return answer_all(chosen, options.out, {"SRKD_TEST_DEVICE": options.device})
+    results = {FOLDER_VARIABLE: str((options.out / "results").resolve())} if options.tiny else {}
+    return answer_all(chosen, options.out, {"SRKD_TEST_DEVICE": options.device, **results})
 
 
 def save_tiny_sets(folder: Path) -> Path:

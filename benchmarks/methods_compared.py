@@ -93,7 +93,12 @@ PUBLISHED: Mapping[str, Published] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    save("methods_compared", compared(contenders_of(options), options, shared), seeds=seeds_of(budget_of(options)))
+    save(
+        "methods_compared",
+        compared(contenders_of(options), options, shared),
+        seeds=seeds_of(budget_of(options)),
+        variant=options.variant,
+    )
     return 0
 
 

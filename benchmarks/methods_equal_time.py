@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = compared(contenders, options, shared)
     steps = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
     result = replace(result, conclusions=[f"Time of a step over that of logits: {steps}.", "", *result.conclusions])
-    save("methods_equal_time", result, seeds=seeds_of(budget_of(options)))
+    save("methods_equal_time", result, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
 

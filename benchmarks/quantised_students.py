@@ -73,7 +73,7 @@ def main() -> int:
     folder = budget.out / f"{CONTROL}-seed{FIRST_SEED}"
     seeds = f"{budget.seeds} seeds" if budget.seeds > 1 else "1 seed"
     result = table(chosen, scores, start, sizes, f"{conditions(folder)} {seeds}.")
-    save("quantised_students", result, seeds=seeds_of(budget))
+    save("quantised_students", result, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             caption=f"{nearness} {conditions(first).replace(', fp32, trained', ', trained')}",
             conclusions=[f"{recipe} in bf16 over fp32: {gain(scores, chosen, exact)}"],
         )
-    save("step_precision", tables, seeds=seeds_of(budget))
+    save("step_precision", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 
