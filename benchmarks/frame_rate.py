@@ -1,0 +1,146 @@
+"""A frame rate planned and met: `python -m benchmarks frame_rate --data SETS --train PHOTOS [--fps 30]`.
+
+`srkd compress --target-fps` chooses the student on this machine, solves for it and polishes it (`--recipe fit`); then
+the same student is distilled for --minutes more (`--recipe logits`, as many steps as that takes). Both files are timed
+in the runtime of the target, and scored on Set5 in float.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import srkd
+from benchmarks.equal_budget import facts_of
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from compressor.base.context import Context
+from compressor.models.checkpoints.load import load_checkpoint
+from export.exporting import Source, export_model
+from export.plan.measure import Place, measure_file
+from srkd.compression import CompressReport
+from srkd.parameters import read_size
+
+BENCHMARK = Benchmark(
+    "Can a frame rate be planned and met, and how good is the student?",
+    minutes=15,
+    arguments=("--data", "{sets}", "--train", "{photos}"),
+    small=(
+        *("--data", "{sets}", "--fps", "10", "--lr-size", "64x48", "--minutes", "0.05"),
+        *("--out", "runs/small/frame-rate"),
+    ),
+)
+
+PILOT_STEPS = 20
+SETTINGS = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.decay=cosine")
+COLUMNS = (
+    Column("what", ""),
+    Column("student", "student"),
+    Column("ms", "ms", ".1f"),
+    Column("fps", "frames a second", ".1f"),
+    Column("met", "met"),
+    Column("megabytes", "MB", ".2f"),
+    Column("psnr_y", "Set5, dB", ".3f"),
+    Column("seconds", "s", ".0f"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with Set5")
+    parser.add_argument("--train", type=Path, help="photographs; none: the embedded ones")
+    parser.add_argument("--fps", type=float, default=30.0)
+    parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--precision", default="int8")
+    parser.add_argument("--lr-size", type=read_size, default=(320, 180))
+    parser.add_argument("--threads", type=int, help="none: as many as torch uses")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the distillation")
+    parser.add_argument("--out", type=Path, default=Path("runs/frame-rate"))
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    options = parser.parse_args()
+    width, height = options.lr_size
+    fitted = srkd.compress(
+        recipe="fit",
+        data=options.train,
+        target_fps=options.fps,
+        runtime=options.runtime,
+        precision=options.precision,
+        lr_size=options.lr_size,
+        threads=options.threads,
+        out=options.out / "fit",
+        announce=_say,
+    )
+    target = fitted.target
+    assert target is not None
+    student = facts_of(fitted.run)["plan"]["chosen"]["student"]
+    place = Place(options.runtime, options.precision, options.lr_size, threads=options.threads)
+    rows: list[Row] = [
+        {
+            "what": "planned, solved for and polished",
+            "student": student,
+            "ms": target.ms,
+            "fps": target.fps,
+            "met": target.met,
+            "megabytes": target.megabytes,
+            "psnr_y": _set5(fitted.run, options.data),
+            "seconds": fitted.seconds,
+        },
+        distilled(student, place, options),
+    ]
+    caption = f"Target: {target.target} at {target.where}; {width}x{height} in, {4 * width}x{4 * height} out."
+    save("frame_rate", Table(COLUMNS, rows, caption), variant=options.variant)
+    return 0
+
+
+def distilled(student: str, place: Place, options: argparse.Namespace) -> Row:
+    """Return the row of the student after so many minutes of distillation, from a fit."""
+
+    def run(name: str, steps: int) -> CompressReport:
+        return srkd.compress(
+            recipe="logits",
+            data=options.train,
+            student=student,
+            steps=steps,
+            settings=SETTINGS,
+            threads=options.threads,
+            out=options.out / name,
+            announce=_say,
+        )
+
+    pace = run("pilot", PILOT_STEPS).seconds / PILOT_STEPS
+    report = run("distilled", max(PILOT_STEPS, round(60 * options.minutes / pace)))
+    file = _exported(report.student_path, place)
+    figures = measure_file(file, place, seconds=3.0)
+    cells: dict[str, Cell] = {
+        "what": f"and {options.minutes:g} minutes of logits, {report.steps:,} steps",
+        "student": student,
+        "ms": figures.ms,
+        "fps": 1000 / figures.ms,
+        "met": figures.ms <= 1000 / options.fps,
+        "megabytes": figures.megabytes,
+        "psnr_y": _set5(report.run, options.data),
+        "seconds": report.seconds,
+    }
+    return cells
+
+
+def _exported(student: Path, place: Place) -> Path:
+    row = place.format()
+    if row is None:
+        return student
+    loaded = load_checkpoint(student)
+    source = Source(student.stem, loaded.sha256, loaded.header, student)
+    files = export_model(loaded.network, source, [row.name], student.parent, Context()).files
+    return next(file.path for file in files if file.format == row.name and file.path is not None)
+
+
+def _set5(run: Path, data: Path) -> float:
+    return srkd.evaluate([run], data=data / "Set5").models[run.name]["Set5"].psnr_y
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
