@@ -1,21 +1,33 @@
 """A student beside its teacher in every runtime and precision, by `srkd profile`: `python -m benchmarks
 profile_everywhere [--teacher SPEC] [--student SPEC]`.
 
-Random weights, as time does not depend on them. Every row is a process of its own and all take turns. The student is
-timed in eight bits too, the teacher never: who compresses begins with a teacher in float.
+Random weights, as time does not depend on them. Every row of srkd's is a process of its own and all take turns. The
+student is timed in eight bits too, the teacher never: who compresses begins with a teacher in float. `eager torch` is
+the network as torch runs it, in its own layout, in turns with srkd's torch runtime. The column "over the eager teacher"
+is what these turns say times the paired ratio of the row to the teacher in that runtime.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from compressor.base.machine import torch_threads
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
 from compressor.models.students import parse_student
+from compressor.runtimes.table import OpenOptions
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import Settings
 from srkd.parameters import read_size
@@ -35,7 +47,7 @@ COLUMNS = (
     Column("teacher_ms", "teacher, ms", ".0f"),
     Column("student_ms", "student, ms", ".1f"),
     Column("ratio", "on the same runtime", ".1f"),
-    Column("over_eager", "over the eager fp32 teacher", ".1f"),
+    Column("over_eager", "over the eager teacher", ".1f"),
     Column("matrix_rate", "of the matrix rate", ".0%"),
 )
 
@@ -48,7 +60,9 @@ def main() -> int:
     parser.add_argument("--runtimes", default="torch,torch-compiled,onnxruntime,openvino")
     parser.add_argument("--precisions", default="fp32,bf16,int8")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
+    parser.add_argument("--rounds", type=int, default=5, help="of eager torch, in turns")
     parser.add_argument("--threads", type=int, help="CPU threads; none: as many as torch uses")
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     options = parser.parse_args()
     settings = Settings(
         runtimes=tuple(options.runtimes.split(",")),
@@ -64,19 +78,49 @@ def main() -> int:
         for name, file in files.items():
             save_network(build(parse_student(getattr(options, name)), seed=0), file)
         report = profile_models([files["student"]], teacher=files["teacher"], settings=settings)
+        eager, slower = eager_row(files, options.lr_size, report.rows[0].threads, options.rounds)
     width, height = options.lr_size
     conditions = report.conditions[0]
     caption = (
         f"{options.teacher} to {options.student}, LR {width}x{height}, {report.rows[0].threads} thread(s), median of "
         f"the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
     )
-    save("profile_everywhere", Table(COLUMNS, rows(report), caption))
+    save("profile_everywhere", Table(COLUMNS, [eager, *rows(report, slower)], caption), variant=options.variant)
     for lost in report.lost:
         print(f"lost: {lost.model} in {lost.runtime} {lost.precision}: {lost.reason}", file=sys.stderr)
     return 0
 
 
-def rows(report: ProfileReport) -> list[Row]:
+@torch.no_grad()
+def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, rounds: int) -> tuple[Row, float]:
+    """Return the row of eager torch, and how much slower the teacher is in it than in srkd's torch runtime."""
+    lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+    networks = {name: load_checkpoint(file).network.eval() for name, file in files.items()}
+    runtime = open_model(files["teacher"], OpenOptions(threads=threads, trusted=True))
+    ways: dict[str, Callable[[], object]] = {
+        "teacher": partial(networks["teacher"], lr),
+        "student": partial(networks["student"], lr),
+        "runtime": partial(runtime.run, lr),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    with torch_threads(threads):
+        for _ in range(rounds + 1):
+            for name, call in ways.items():
+                began = time.perf_counter()
+                call()
+                times[name].append(1000 * (time.perf_counter() - began))
+    ms = {name: statistics.median(each[1:]) for name, each in times.items()}  # the first round warms up
+
+    def ratio(above: str, below: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[above][1:], times[below][1:], strict=True))
+
+    over = ratio("teacher", "student")
+    cells: dict[str, Cell] = {"runtime": "eager torch", "precision": "fp32"}
+    cells |= {"teacher_ms": ms["teacher"], "student_ms": ms["student"], "ratio": over, "over_eager": over}
+    return cells, ratio("teacher", "runtime")
+
+
+def rows(report: ProfileReport, slower: float) -> list[Row]:
     """Return a row for each runtime and precision of the student, its teacher's time beside it."""
     by_key = {(row.model, row.runtime, row.precision): row for row in report.rows}
     table: list[Row] = []
@@ -91,7 +135,7 @@ def rows(report: ProfileReport) -> list[Row]:
             "teacher_ms": None if teacher is None else teacher.latency_ms.p50,
             "student_ms": row.latency_ms.p50,
             "ratio": row.speedup_same_runtime,
-            "over_eager": row.speedup_vs_teacher_eager,
+            "over_eager": None if row.speedup_vs_teacher_eager is None else slower * row.speedup_vs_teacher_eager,
             "matrix_rate": row.matrix_rate_share,
         }
         table.append(cells)
