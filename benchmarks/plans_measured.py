@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.evidence import Benchmark, Column, Rows, Table, save
 from compressor.base.errors import SrkdError
+from compressor.base.memory import keep_freed_memory
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
@@ -118,6 +119,7 @@ def measure_again(job: Mapping[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(job["threads"])
+    keep_freed_memory()
     row = job["chosen"]
     spec = parse_student(row["student"])
     candidate = Candidate(spec.arch, row["width"], row["depth"], row["params"], row["macs"], row["student"])
