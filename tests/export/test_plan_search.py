@@ -74,6 +74,20 @@ def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> Non
     assert misses == 0
 
 
+def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
+    """A shape with a quarter of noise on each side needs more than the margin of a tenth."""
+
+    def measure(candidate: Candidate) -> Measured:
+        ms = smooth(candidate)
+        return Measured(ms, 0.75 * ms, 1.25 * ms, 0.1)
+
+    plan = find_student(shapes(), Targets(ms=30), measure)
+    assert plan.chosen.ms_interval is not None and plan.chosen.ms_interval[1] <= 30
+    near = [row for row in plan.rows if "its interval reaches" in row.why]
+    assert near and all(row.verdict == "misses" and row.ms is not None and 1.1 * row.ms <= 30 for row in near)
+    assert plan.chosen.params >= 0.6 * max(one.params for one in shapes() if 1.25 * smooth(one) <= 30)
+
+
 def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
     unlucky, seen = largest(smooth, 40), set()
 
