@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import srkd
-from benchmarks.evidence import Column, Row, Table
+from benchmarks.evidence import Cell, Column, Row, Table
 from compressor.assets import embedded_teacher
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
@@ -239,12 +239,11 @@ def table(
         rows.append(
             {
                 "row": one.label,
-                **{name: str(Spread.of([run[name] for run in runs])) for name in SETS},
+                **cells_of(runs),
                 "gain": None if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline),
                 "published": str(published.get(one.name, "")),
                 "seconds": seconds[one.name],
                 "schedule": None if schedules is None else schedules[one.name],
-                **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS},
             }
         )
     return Table(columns, rows, caption, conclusions)
@@ -266,6 +265,14 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
 def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
     """Over the sets, seed by seed."""
     return [_mean([run[name] for name in SETS]) for run in runs]
+
+
+def cells_of(runs: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
+    """Return the spread on each set, and the scores of each seed."""
+    return {
+        **{name: str(Spread.of([run[name] for run in runs])) for name in SETS},
+        **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS},
+    }
 
 
 def seeds_of(budget: Budget) -> tuple[int, ...]:

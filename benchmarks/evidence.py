@@ -33,7 +33,7 @@ Row: TypeAlias = Mapping[str, Cell]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a file of this folder asks. `{sets}`, `{photos}`, `{golden}`, `{checkpoints}` in arguments are folders."""
+    """The question of a file. `{sets}`, `{photos}`, `{golden}`, `{checkpoints}` in arguments are folders."""
 
     question: str
     minutes: float
@@ -82,7 +82,7 @@ def _written(value: Cell, form: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark found, and where, when and how."""
+    """The tables of a benchmark, with the time, the machine and the command that they come from."""
 
     benchmark: str
     question: str

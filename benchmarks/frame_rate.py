@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import srkd
 from benchmarks.equal_budget import facts_of
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.base.context import Context
-from compressor.models.checkpoints.load import load_checkpoint
-from export.exporting import Source, export_model
-from export.plan.measure import Place, measure_file
 from srkd.compression import CompressReport
 from srkd.parameters import read_size
+from srkd.targeted import TargetReport, check_target
+from srkd.verb_options import CompressOptions
 
 BENCHMARK = Benchmark(
     "Can a frame rate be planned and met, and how good is the student?",
@@ -73,34 +74,39 @@ def main() -> int:
     )
     target = fitted.target
     assert target is not None
-    student = facts_of(fitted.run)["plan"]["chosen"]["student"]
-    place = Place(options.runtime, options.precision, options.lr_size, threads=options.threads)
-    rows: list[Row] = [
-        {
-            "what": "planned, solved for and polished",
-            "student": student,
-            "ms": target.ms,
-            "fps": target.fps,
-            "met": target.met,
-            "megabytes": target.megabytes,
-            "psnr_y": _set5(fitted.run, options.data),
-            "seconds": fitted.seconds,
-        },
-        distilled(student, place, options),
+    plan = facts_of(fitted.run)["plan"]
+    rows = [
+        row_of("planned, solved for and polished", fitted, target, plan, options),
+        distilled(plan, options),
     ]
     caption = f"Target: {target.target} at {target.where}; {width}x{height} in, {4 * width}x{4 * height} out."
     save("frame_rate", Table(COLUMNS, rows, caption), variant=options.variant)
     return 0
 
 
-def distilled(student: str, place: Place, options: argparse.Namespace) -> Row:
+def row_of(
+    what: str, report: CompressReport, target: TargetReport, plan: Mapping[str, Any], options: argparse.Namespace
+) -> Row:
+    return {
+        "what": what,
+        "student": plan["chosen"]["student"],
+        "ms": target.ms,
+        "fps": target.fps,
+        "met": target.met,
+        "megabytes": target.megabytes,
+        "psnr_y": _set5(report.run, options.data),
+        "seconds": report.seconds,
+    }
+
+
+def distilled(plan: Mapping[str, Any], options: argparse.Namespace) -> Row:
     """Return the row of the student after so many minutes of distillation, from a fit."""
 
     def run(name: str, steps: int) -> CompressReport:
         return srkd.compress(
             recipe="logits",
             data=options.train,
-            student=student,
+            student=plan["chosen"]["student"],
             steps=steps,
             settings=SETTINGS,
             threads=options.threads,
@@ -111,29 +117,8 @@ def distilled(student: str, place: Place, options: argparse.Namespace) -> Row:
     few, more = (run(f"pilot-{steps}", steps).seconds for steps in PILOT_STEPS)
     pace = max((more - few) / (PILOT_STEPS[1] - PILOT_STEPS[0]), 1e-4)
     report = run("distilled", max(PILOT_STEPS[0], round(60 * options.minutes / pace)))
-    file = _exported(report.student_path, place)
-    figures = measure_file(file, place, seconds=3.0)
-    cells: dict[str, Cell] = {
-        "what": f"and {options.minutes:g} minutes of logits, {report.steps:,} steps",
-        "student": student,
-        "ms": figures.ms,
-        "fps": 1000 / figures.ms,
-        "met": figures.ms <= 1000 / options.fps,
-        "megabytes": figures.megabytes,
-        "psnr_y": _set5(report.run, options.data),
-        "seconds": report.seconds,
-    }
-    return cells
-
-
-def _exported(student: Path, place: Place) -> Path:
-    row = place.format()
-    if row is None:
-        return student
-    loaded = load_checkpoint(student)
-    source = Source(student.stem, loaded.sha256, loaded.header, student)
-    files = export_model(loaded.network, source, [row.name], student.parent, Context()).files
-    return next(file.path for file in files if file.format == row.name and file.path is not None)
+    target = check_target(report.student_path, CompressOptions(target_fps=options.fps, plan=plan), Context())
+    return row_of(f"and {options.minutes:g} minutes of logits, {report.steps:,} steps", report, target, plan, options)
 
 
 def _set5(run: Path, data: Path) -> float:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence import ROOT
 from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ from benchmarks.equal_budget import (
     Contender,
     Scores,
     budget_of,
+    cells_of,
     compare,
     conditions,
     gain,
     parser_of,
     seeds_of,
 )
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.quantisers import quantised_bytes
-from srkd.trials_report import Spread
 
 BENCHMARK = Benchmark(
     "What do students lose that are quantised while they train?",
@@ -93,11 +93,8 @@ def table(
     ]
     rows: list[Row] = [{"row": "the student they start from", **{name: f"{start[name]:.3f}" for name in SETS}}]
     for one in chosen:
-        runs = scores[one.name]
-        cells: dict[str, Cell] = {name: str(Spread.of([run[name] for run in runs])) for name in SETS}
-        raw = {f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS}
         over = None if one.name == CONTROL else gain(scores, one.name, CONTROL)
-        rows.append({"row": one.label, **cells, "gain": over, "megabytes": sizes[one.name] / 1e6, **raw})
+        rows.append({"row": one.label, **cells_of(scores[one.name]), "gain": over, "megabytes": sizes[one.name] / 1e6})
     return Table(columns, rows, caption)
 
 
