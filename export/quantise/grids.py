@@ -129,8 +129,14 @@ def round_with_feedback(
         return round_rows(weight, scales, levels)
     size = len(covariance)
     order = torch.argsort(covariance.diagonal(), descending=True)
-    damped = covariance[order][:, order] + DAMPING * mean * torch.eye(size, dtype=covariance.dtype)
-    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    ordered, unit = covariance[order][:, order], mean * torch.eye(size, dtype=covariance.dtype)
+    # Of nearly constant inputs, rounding may leave a covariance with eigenvalues below zero: it takes more damping.
+    for damping in (DAMPING * 10**power for power in range(5)):
+        upper, failed = torch.linalg.cholesky_ex(torch.linalg.inv_ex(ordered + damping * unit).inverse, upper=True)
+        if not failed:
+            break
+    else:
+        return round_rows(weight, scales, levels)
     left = weight[:, order].double().clone()
     integers = torch.empty_like(left)
     for column in range(size):

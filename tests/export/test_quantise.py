@@ -74,6 +74,14 @@ def size_for(spec: Spec) -> tuple[int, int] | None:
 # --- grids
 
 
+def test_a_covariance_that_rounding_left_with_a_negative_eigenvalue_takes_more_damping() -> None:
+    covariance = torch.diag(torch.tensor([1.0, 1.0, -0.5], dtype=torch.float64))
+    weight = torch.tensor([[0.31, -0.72, 0.5]], dtype=torch.float64)
+    scales = row_scales(weight, S8)
+    integers = round_with_feedback(weight, scales, covariance, S8)
+    assert torch.equal(integers, integers.round()) and float((integers * scales[:, None] - weight).abs().max()) < 0.01
+
+
 @pytest.mark.parametrize("levels", [U8, S8])
 def test_a_grid_holds_zero_and_its_own_values(levels: object) -> None:
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 3 + 1
