@@ -135,7 +135,8 @@ class Bench:
     """Measures candidates in one place, each in turns with the first one, the reference.
 
     A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second
-    in which the machine was slow slows both. `longest_ms` is the time beyond which a candidate is timed once.
+    in which the machine was slow slows both. The first time of a candidate is forgotten by its second, to which all
+    later ones add their rounds. `longest_ms` is the time beyond which a candidate is timed once.
     """
 
     def __init__(
@@ -153,9 +154,11 @@ class Bench:
         self.reference_ms: list[float] = []
         self.files: dict[Candidate, Path] = {}
         self.reasons: dict[Candidate, str] = {}
+        self.rounds: dict[Candidate, tuple[Timing, Timing] | None] = {}
+        """Those of the reference and of the candidate itself since its second time; None after its first."""
 
     def measure(self, candidate: Candidate) -> Measured:
-        """Measure a candidate anew; its file is written once."""
+        """Measure a candidate; its file is written once."""
         call = self.place.call(self.open(candidate))
         megabytes = megabytes_of(self.files[candidate])
         if self.reference is None:
@@ -164,11 +167,24 @@ class Bench:
         if warm > self.longest_ms:
             return Measured(warm, warm / 2, warm * 2, megabytes)
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
-        return self.relative(reference, own, megabytes)
+        self.reference_ms += [float(np.median(turn)) for turn in reference.rounds]
+        return self.relative(*self.pooled(candidate, reference, own), megabytes)
+
+    def pooled(self, candidate: Candidate, reference: Timing, own: Timing) -> tuple[Timing, Timing]:
+        """Return new rounds with those that count already."""
+        if candidate not in self.rounds:
+            self.rounds[candidate] = None
+            return reference, own
+        before = self.rounds[candidate]
+        if before is not None:
+            reference, own = (
+                Timing((*old.rounds, *new.rounds)) for old, new in zip(before, (reference, own), strict=True)
+            )
+        self.rounds[candidate] = reference, own
+        return reference, own
 
     def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
         """Return a time as the reference's median of all rounds so far, times the ratio."""
-        self.reference_ms += [float(np.median(turn)) for turn in reference.rounds]
         ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
         return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 

@@ -25,6 +25,8 @@ NEARLY, DOUBTFUL = 1.3, 1.15
 """A shape that should miss its target by less than the first is measured if it is next to the best; by less than the
 second, wherever it is: the model is no better than that."""
 FINALISTS = 4
+LOOKS = 5
+"""The most second measurements of a finalist whose interval does not say whether it meets the target."""
 
 Verdict = Literal["chosen", "meets", "misses", "failed"]
 
@@ -146,7 +148,8 @@ class Unreachable(SrkdError):
 
 
 Measure: TypeAlias = Callable[[Candidate], Measured]
-"""Measures a candidate, anew at each call; an `SrkdError` says why it cannot be had."""
+"""Measures a candidate: its second call forgets the first, further ones add to the second, so that its interval narrows.
+An `SrkdError` says why it cannot be had."""
 KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
 """Returns the Y-PSNR of a candidate before any training, or None."""
 
@@ -217,6 +220,16 @@ class _Search:
             return False
         return True
 
+    def measure_again(self, candidate: Candidate) -> None:
+        """Measure a finalist until its interval says whether it meets the target."""
+        for _ in range(LOOKS):
+            if not self.try_one(candidate) or not self.is_doubtful(self.measured[candidate]):
+                break
+
+    def is_doubtful(self, figures: Measured) -> bool:
+        """Return whether a time may still turn out to meet the target or to miss it."""
+        return figures.low * (1 + self.margin) <= self.targets.most_ms < figures.high
+
     def excess(self, candidate: Candidate) -> float:
         """Return by what factor a measured candidate exceeds its worst target.
 
@@ -240,7 +253,7 @@ class _Search:
             for done, candidate in enumerate(finalists):
                 self.context.progress("measure again", done, len(finalists))
                 self.again.add(candidate)
-                self.try_one(candidate)
+                self.measure_again(candidate)
         meeting = [one for one in self.meeting() if one in self.again]
         if not meeting:
             return None, []

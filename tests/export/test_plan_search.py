@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from export.plan.search import Candidate, Measured, Targets, Unreachable, find_student
+from export.plan.search import LOOKS, Candidate, Measured, Targets, Unreachable, find_student
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
@@ -86,6 +86,23 @@ def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
     near = [row for row in plan.rows if "its interval reaches" in row.why]
     assert near and all(row.verdict == "misses" and row.ms is not None and 1.1 * row.ms <= 30 for row in near)
     assert plan.chosen.params >= 0.6 * max(one.params for one in shapes() if 1.25 * smooth(one) <= 30)
+
+
+def test_a_finalist_is_measured_until_its_interval_is_clear_of_the_target() -> None:
+    """An interval of a quarter narrows with each look, as that of a pooled median does."""
+    looks: dict[Candidate, int] = {}
+
+    def measure(candidate: Candidate) -> Measured:
+        looks[candidate] = looks.get(candidate, 0) + 1
+        ms, half = smooth(candidate), 0.25 / math.sqrt(max(1, looks[candidate] - 1))
+        return Measured(ms, (1 - half) * ms, (1 + half) * ms, 0.1)
+
+    plan = find_student(shapes(), Targets(ms=30), measure)
+    chosen = next(one for one in shapes() if one.name == plan.chosen.name)
+    noiseless = find_student(shapes(), Targets(ms=30), Clock(smooth)).chosen
+    assert chosen.params >= 0.9 * noiseless.params and plan.chosen.ms_interval is not None
+    assert plan.chosen.ms_interval[1] <= 30 and 2 < looks[chosen] <= 1 + LOOKS
+    assert max(looks.values()) <= 1 + LOOKS and min(looks.values()) == 1
 
 
 def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
