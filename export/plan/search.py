@@ -148,8 +148,8 @@ class Unreachable(SrkdError):
 
 
 Measure: TypeAlias = Callable[[Candidate], Measured]
-"""Measures a candidate: its second call forgets the first, further ones add to the second, so that its interval narrows.
-An `SrkdError` says why it cannot be had."""
+"""Measures a candidate: its second call forgets the first, further ones add to the second, so its interval narrows. An
+`SrkdError` says why it cannot be had."""
 KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
 """Returns the Y-PSNR of a candidate before any training, or None."""
 
