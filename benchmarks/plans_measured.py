@@ -126,7 +126,7 @@ def measure_again(job: Mapping[str, Any]) -> None:
     width, height = map(int, SIZE.split("x"))
     place = Place(job["runtime"], "fp32", (width, height), threads=job["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=2.0)
+        figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=5.0)
     print(json.dumps(vars(figures)))
 
 

@@ -35,6 +35,8 @@ from export.profile.timing import Timing, compare, take_turns
 
 ONCE = 4.0
 """A shape that takes more than so many times the target is timed once: it is out anyway."""
+LOOKS = 5
+"""A finished file is timed so many times, with pauses between them."""
 CALIBRATION_SIDE = 48
 """LR pixels of the side of the photo on which a file in eight bits is calibrated."""
 
@@ -135,8 +137,9 @@ class Bench:
     """Measures candidates in one place, each in turns with the first one, the reference.
 
     A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second
-    in which the machine was slow slows both. The first time of a candidate is forgotten by its second, to which all
-    later ones add their rounds. `longest_ms` is the time beyond which a candidate is timed once.
+    in which the machine was slow slows both. Its interval is that of the ratio, or how far the machine itself went up
+    and down meanwhile, whichever reaches further. The first time of a candidate is forgotten by its second, to which
+    all later ones add their rounds. `longest_ms` is the time beyond which a candidate is timed once.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class Bench:
         self.context = context
         self.reference: tuple[Candidate, Callable[[], object]] | None = None
         self.reference_ms: list[float] = []
+        """Its median in each measurement of a candidate."""
         self.files: dict[Candidate, Path] = {}
         self.reasons: dict[Candidate, str] = {}
         self.rounds: dict[Candidate, tuple[Timing, Timing] | None] = {}
@@ -167,7 +171,7 @@ class Bench:
         if warm > self.longest_ms:
             return Measured(warm, warm / 2, warm * 2, megabytes)
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
-        self.reference_ms += [float(np.median(turn)) for turn in reference.rounds]
+        self.reference_ms.append(reference.percentile(50))
         return self.relative(*self.pooled(candidate, reference, own), megabytes)
 
     def pooled(self, candidate: Candidate, reference: Timing, own: Timing) -> tuple[Timing, Timing]:
@@ -184,9 +188,10 @@ class Bench:
         return reference, own
 
     def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
-        """Return a time as the reference's median of all rounds so far, times the ratio."""
-        ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
-        return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
+        """Return a time as the ratio to the reference times the median of what that has taken so far."""
+        ratio, (slow, unit, fast) = compare(own, reference), np.percentile(self.reference_ms, (90, 50, 10))
+        low, high = min(ratio.low * unit, ratio.speedup * fast), max(ratio.high * unit, ratio.speedup * slow)
+        return Measured(float(ratio.speedup * unit), float(low), float(high), megabytes)
 
     def open(self, candidate: Candidate) -> Runtime:
         """Return a candidate in its runtime; what could not be written once is not tried again."""
@@ -205,7 +210,7 @@ class Bench:
 
     @property
     def drift(self) -> float:
-        """How much slower the machine was at its slowest than at its fastest, by the reference's rounds."""
+        """How much slower the machine was at its slowest than at its fastest, by the reference."""
         low, high = np.percentile(self.reference_ms, (10, 90))
         return float(high / low)
 
@@ -219,11 +224,18 @@ def _once(call: Callable[[], object]) -> float:
 
 
 def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
-    """Time a finished file in a place: the median of its calls, and an interval by rounds."""
-    runtime = open_model(file, place.open_options())
-    call = place.call(runtime)
-    first, second = take_turns([call, call], seconds_each=seconds)
-    own = Timing((*first.rounds, *second.rounds))
+    """Time a finished file in a place: the median of all calls, and an interval for it by rounds.
+
+    A machine that other programs share is faster in some seconds than in others, so that one look says little.
+    """
+    call = place.call(open_model(file, place.open_options()))
+    rounds: list[tuple[float, ...]] = []
+    for look in range(LOOKS):
+        if look > 0:
+            time.sleep(seconds / LOOKS / 2)
+        for timing in take_turns([call, call], seconds_each=seconds / LOOKS / 2):
+            rounds += timing.rounds
+    own = Timing(tuple(rounds))
     ms = own.percentile(50)
-    spread = compare(own, Timing(((ms,),) * len(own.rounds)))
+    spread = compare(own, Timing(((ms,),) * len(rounds)))
     return Measured(ms, spread.low * ms, spread.high * ms, megabytes_of(file))
