@@ -35,7 +35,7 @@ from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 
 __all__ = ["PlanFiles", "PlanReport", "plan", "run_plan"]
 
-LOOK_SECONDS = 110.0
+LOOK_SECONDS = 90.0
 """After so long no further shape is tried: what is left is to measure the finalists again and to fit them."""
 NOTABLE_DRIFT = 1.5
 """A reference that was sometimes so many times slower than at other times is worth a line."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,14 +29,12 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.conversion import CannotConvert, FileOptions, Int8Options
 from export.exporting import Source, convert_to
 from export.formats import Format, find_format
-from export.plan.search import Candidate, Measured
+from export.plan.search import LOOKS, Candidate, Measured
 from export.profile.stopwatch import noise_for
 from export.profile.timing import Timing, compare, take_turns
 
 ONCE = 4.0
 """A shape that takes more than so many times the target is timed once: it is out anyway."""
-LOOKS = 5
-"""A finished file is timed so many times, with pauses between them."""
 CALIBRATION_SIDE = 48
 """LR pixels of the side of the photo on which a file in eight bits is calibrated."""
 
@@ -134,12 +132,11 @@ def megabytes_of(file: Path) -> float:
 
 
 class Bench:
-    """Measures candidates in one place, each in turns with the first one, the reference.
+    """Measures candidates in one place.
 
-    A candidate's time is its ratio to the reference times the reference's median over all that was measured: a second
-    in which the machine was slow slows both. Its interval is that of the ratio, or how far the machine itself went up
-    and down meanwhile, whichever reaches further. The first time of a candidate is forgotten by its second, to which
-    all later ones add their rounds. `longest_ms` is the time beyond which a candidate is timed once.
+    The first time is quick: turns with the first candidate of all, the reference, so that a second in which the machine
+    was slow slows both. Later ones time the candidate itself, again and again: seconds apart, they show how far the
+    machine goes up and down. `longest_ms` is the time beyond which a candidate is timed once.
     """
 
     def __init__(
@@ -155,11 +152,11 @@ class Bench:
         self.context = context
         self.reference: tuple[Candidate, Callable[[], object]] | None = None
         self.reference_ms: list[float] = []
-        """Its median in each measurement of a candidate."""
+        """Its median in each first measurement of a candidate."""
         self.files: dict[Candidate, Path] = {}
         self.reasons: dict[Candidate, str] = {}
-        self.rounds: dict[Candidate, tuple[Timing, Timing] | None] = {}
-        """Those of the reference and of the candidate itself since its second time; None after its first."""
+        self.looks: dict[Candidate, list[Timing]] = {}
+        """Of those that were measured before, what their later measurements gave."""
 
     def measure(self, candidate: Candidate) -> Measured:
         """Measure a candidate; its file is written once."""
@@ -170,28 +167,19 @@ class Bench:
         warm = _once(call)
         if warm > self.longest_ms:
             return Measured(warm, warm / 2, warm * 2, megabytes)
+        if candidate in self.looks:
+            (own,) = take_turns([call], seconds_each=self.seconds, least_rounds=1)
+            self.looks[candidate].append(own)
+            return _of_looks(self.looks[candidate], megabytes)
+        self.looks[candidate] = []
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
-        self.reference_ms.append(reference.percentile(50))
-        return self.relative(*self.pooled(candidate, reference, own), megabytes)
-
-    def pooled(self, candidate: Candidate, reference: Timing, own: Timing) -> tuple[Timing, Timing]:
-        """Return new rounds with those that count already."""
-        if candidate not in self.rounds:
-            self.rounds[candidate] = None
-            return reference, own
-        before = self.rounds[candidate]
-        if before is not None:
-            reference, own = (
-                Timing((*old.rounds, *new.rounds)) for old, new in zip(before, (reference, own), strict=True)
-            )
-        self.rounds[candidate] = reference, own
-        return reference, own
+        return self.relative(reference, own, megabytes)
 
     def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
         """Return a time as the ratio to the reference times the median of what that has taken so far."""
-        ratio, (slow, unit, fast) = compare(own, reference), np.percentile(self.reference_ms, (90, 50, 10))
-        low, high = min(ratio.low * unit, ratio.speedup * fast), max(ratio.high * unit, ratio.speedup * slow)
-        return Measured(float(ratio.speedup * unit), float(low), float(high), megabytes)
+        self.reference_ms.append(reference.percentile(50))
+        ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
+        return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 
     def open(self, candidate: Candidate) -> Runtime:
         """Return a candidate in its runtime; what could not be written once is not tried again."""
@@ -223,19 +211,23 @@ def _once(call: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
+def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
+    """Return the median of all calls, and the fastest and slowest of the looks' medians."""
+    medians = [look.percentile(50) for look in looks]
+    return Measured(
+        float(np.median([ms for look in looks for ms in look.samples])), min(medians), max(medians), megabytes
+    )
+
+
 def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
-    """Time a finished file in a place: the median of all calls, and an interval for it by rounds.
+    """Time a finished file in a place, in several looks with pauses between them.
 
     A machine that other programs share is faster in some seconds than in others, so that one look says little.
     """
     call = place.call(open_model(file, place.open_options()))
-    rounds: list[tuple[float, ...]] = []
+    looks: list[Timing] = []
     for look in range(LOOKS):
         if look > 0:
             time.sleep(seconds / LOOKS / 2)
-        for timing in take_turns([call, call], seconds_each=seconds / LOOKS / 2):
-            rounds += timing.rounds
-    own = Timing(tuple(rounds))
-    ms = own.percentile(50)
-    spread = compare(own, Timing(((ms,),) * len(rounds)))
-    return Measured(ms, spread.low * ms, spread.high * ms, megabytes_of(file))
+        looks += take_turns([call], seconds_each=seconds / LOOKS, least_rounds=1)
+    return _of_looks(looks, megabytes_of(file))

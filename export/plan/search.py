@@ -1,6 +1,6 @@
 """The largest shape that meets all targets: a pure search over what `measure` and `quality` say of a candidate.
 
-A small model of time says where to look; only measurements decide, and of these only the second ones, as the first
+A small model of time says where to look; only measurements decide, and of these only the later ones, as the first
 favour those whom noise favoured. docs/design/plan.md has the steps.
 """
 
@@ -26,7 +26,9 @@ NEARLY, DOUBTFUL = 1.3, 1.15
 second, wherever it is: the model is no better than that."""
 FINALISTS = 4
 LOOKS = 5
-"""The most second measurements of a finalist whose interval does not say whether it meets the target."""
+"""Finalists are measured so many times more, in turns; fewer where that takes long."""
+FINALISTS_SHARE = 1.4
+"""What `enough` is asked then: all measurements together may take so much of the time that the first ones may."""
 
 Verdict = Literal["chosen", "meets", "misses", "failed"]
 
@@ -148,8 +150,8 @@ class Unreachable(SrkdError):
 
 
 Measure: TypeAlias = Callable[[Candidate], Measured]
-"""Measures a candidate: its second call forgets the first, further ones add to the second, so its interval narrows. An
-`SrkdError` says why it cannot be had."""
+"""Measures a candidate; an `SrkdError` says why it cannot be had. Its first call may be quick. What later calls return
+counts all of these, and their interval is as wide as they differ."""
 KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
 """Returns the Y-PSNR of a candidate before any training, or None."""
 
@@ -173,7 +175,7 @@ def find_student(
 ) -> Plan:
     """Return the largest candidate that meets all targets. `remedies(excess)` says what else would reach a target that
     the fastest exceeds by that factor; an `Unreachable` names it. `enough(share)` is asked before each further shape:
-    True where the share of the work that may be done by then has taken its time.
+    True where the share of the work that may be done by then has taken its time. Once is always measured.
     """
     return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
 
@@ -220,20 +222,10 @@ class _Search:
             return False
         return True
 
-    def measure_again(self, candidate: Candidate) -> None:
-        """Measure a finalist until its interval says whether it meets the target."""
-        for _ in range(LOOKS):
-            if not self.try_one(candidate) or not self.is_doubtful(self.measured[candidate]):
-                break
-
-    def is_doubtful(self, figures: Measured) -> bool:
-        """Return whether a time may still turn out to meet the target or to miss it."""
-        return figures.low * (1 + self.margin) <= self.targets.most_ms < figures.high
-
     def excess(self, candidate: Candidate) -> float:
         """Return by what factor a measured candidate exceeds its worst target.
 
-        Of the second measurement, which decides, the whole interval has to meet the target: on a noisy machine the
+        Of the later measurements, which decide, the whole interval has to meet the target: on a noisy machine the
         margin is no longer enough.
         """
         figures = self.measured[candidate]
@@ -246,14 +238,15 @@ class _Search:
 
     def decide(self) -> tuple[Candidate | None, list[Candidate]]:
         """Measure the finalists again until the largest that meets the targets has been; then let quality decide."""
-        while True:
-            finalists = [one for one in self.finalists() if one not in self.again]
-            if not finalists:
-                break
-            for done, candidate in enumerate(finalists):
-                self.context.progress("measure again", done, len(finalists))
-                self.again.add(candidate)
-                self.measure_again(candidate)
+        while finalists := [one for one in self.finalists() if one not in self.again]:
+            self.again.update(finalists)
+            for look in range(LOOKS):
+                if look > 0 and self.enough(FINALISTS_SHARE):
+                    break
+                for number, candidate in enumerate(finalists):
+                    self.context.progress("measure again", look * len(finalists) + number, LOOKS * len(finalists))
+                    if candidate in self.measured:
+                        self.try_one(candidate)
         meeting = [one for one in self.meeting() if one in self.again]
         if not meeting:
             return None, []

@@ -90,12 +90,13 @@ def test_a_bench_measures_beside_its_reference_and_a_failure_is_one_line(tmp_pat
 
 
 def test_a_second_time_forgets_the_first_and_a_third_adds_to_the_second(tmp_path: Path) -> None:
-    bench, counts = Bench(TORCH, tmp_path, seconds=0.05), []
-    for _ in range(4):
-        bench.measure(SMALL)
-        rounds = bench.rounds[SMALL]
-        counts.append(0 if rounds is None else len(rounds[1].rounds))
-    assert counts[0] == 0 < counts[1] < counts[2] < counts[3]
+    bench, figures = Bench(TORCH, tmp_path, seconds=0.05), []
+    for look in range(4):
+        figures.append(bench.measure(SMALL))
+        assert len(bench.looks[SMALL]) == look
+    medians = [look.percentile(50) for look in bench.looks[SMALL]]
+    assert (figures[3].low, figures[3].high) == (min(medians), max(medians))
+    assert figures[3].low <= figures[3].ms <= figures[3].high and len(bench.reference_ms) == 1
 
 
 def test_what_takes_far_too_long_is_timed_once(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     best = largest(ms, 1000 / fps)
     assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
     assert len(set(clock.asked)) <= 10 < len(shapes()), "most shapes are never measured"
-    assert clock.asked.count(next(one for one in clock.asked if one.name == plan.chosen.name)) == 2
+    assert clock.asked.count(next(one for one in clock.asked if one.name == plan.chosen.name)) == 1 + LOOKS
 
 
 def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
@@ -88,21 +88,15 @@ def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
     assert plan.chosen.params >= 0.6 * max(one.params for one in shapes() if 1.25 * smooth(one) <= 30)
 
 
-def test_a_finalist_is_measured_until_its_interval_is_clear_of_the_target() -> None:
-    """An interval of a quarter narrows with each look, as that of a pooled median does."""
-    looks: dict[Candidate, int] = {}
-
-    def measure(candidate: Candidate) -> Measured:
-        looks[candidate] = looks.get(candidate, 0) + 1
-        ms, half = smooth(candidate), 0.25 / math.sqrt(max(1, looks[candidate] - 1))
-        return Measured(ms, (1 - half) * ms, (1 + half) * ms, 0.1)
-
-    plan = find_student(shapes(), Targets(ms=30), measure)
-    chosen = next(one for one in shapes() if one.name == plan.chosen.name)
-    noiseless = find_student(shapes(), Targets(ms=30), Clock(smooth)).chosen
-    assert chosen.params >= 0.9 * noiseless.params and plan.chosen.ms_interval is not None
-    assert plan.chosen.ms_interval[1] <= 30 and 2 < looks[chosen] <= 1 + LOOKS
-    assert max(looks.values()) <= 1 + LOOKS and min(looks.values()) == 1
+def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> None:
+    for enough, looks in ((False, LOOKS), (True, 1)):
+        clock = Clock(smooth)
+        find_student(shapes(), Targets(ms=30), clock, enough=lambda share, enough=enough: enough and share > 1)
+        first = len(set(clock.asked))
+        again = clock.asked[first:]
+        assert len(set(clock.asked[:first])) == first, "each shape once, then the finalists"
+        finalists = list(dict.fromkeys(again))
+        assert 1 < len(finalists) <= 6 and again == finalists * looks
 
 
 def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
