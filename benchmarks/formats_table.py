@@ -21,6 +21,7 @@ from compressor.assets import embedded_student
 from compressor.base.context import no_progress
 from compressor.base.files import atomic_path
 from compressor.base.machine import cpu_model
+from compressor.images.sample import sample_photo
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
@@ -91,7 +92,7 @@ def network_of(name: str) -> Network:
 
 def measured(name: str, network: Network, formats: Sequence[str], seconds: float) -> list[Cells]:
     """All formats of one network: exported, then timed in turns with torch."""
-    lr = torch.rand(1, network.descriptor.channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    lr = sample_photo(SIDE, SIDE, channels=network.descriptor.channels)
     torch_runtime = TorchRuntime(network, label=name)
     with tempfile.TemporaryDirectory(prefix="srkd-formats-") as folder:
         reports = {row: exported(network, row, Path(folder) / row) for row in formats}

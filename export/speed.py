@@ -8,6 +8,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.machine import has_integer_products
+from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from export.integer_nodes import IntegerNodes
 from export.profile.timing import Comparison, compare, take_turns
@@ -68,7 +69,7 @@ def compare_speed(
     """Time both in turns on one image, smaller where one of them takes no larger."""
     limits = [SIZE, *(runtime.descriptor.max_size or SIZE for runtime in (file, reference))]
     width, height = size = lr_size or (min(limit[0] for limit in limits), min(limit[1] for limit in limits))
-    image = torch.rand(1, file.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
+    image = sample_photo(width, height, channels=file.descriptor.channels)
     turns = take_turns(
         (lambda: reference.run(image), lambda: file.run(image)), seconds_each=SECONDS, progress=context.progress
     )

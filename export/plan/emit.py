@@ -14,13 +14,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, require_writable_folder
+from compressor.images.sample import sample_photo
 from export.plan.measure import Place, megabytes_of, write_untrained
 from export.plan.search import Candidate, Measured, Targets
 
-PLAN, RUN = "plan.json", "run.py"
+PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
 """Files of each kind of network: the device has to run them all, as nobody can look there for the best."""
@@ -66,7 +69,7 @@ def emit(
     folder: Path,
     context: Context = QUIET,
 ) -> Emitted:
-    """Write candidates, plan.json and run.py to a new or empty folder."""
+    """Write candidates, plan.json, run.py and the photo that it times to a new or empty folder."""
     if place.runtime != "onnxruntime":
         raise UsageError(f"--emit writes ONNX files, and --runtime {place.runtime} runs others: leave it out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -100,6 +103,8 @@ def emit(
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     with atomic_path(folder / PLAN) as temporary:
         temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
+    photo = sample_photo(*place.lr_size, channels=channels)
+    np.save(folder / PHOTO, (255 * photo).round().byte().numpy())
     # Not imported: it needs nothing of srkd, and runs elsewhere.
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
     return read_emitted(folder)

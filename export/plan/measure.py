@@ -30,7 +30,7 @@ from export.conversion import CannotConvert, FileOptions, Int8Options
 from export.exporting import Source, convert_to
 from export.formats import Format, find_format
 from export.plan.search import LOOKS, Candidate, Measured
-from export.profile.stopwatch import noise_for
+from export.profile.stopwatch import image_for
 from export.profile.timing import Timing, compare, take_turns
 
 ONCE = 4.0
@@ -83,8 +83,8 @@ class Place:
         )
 
     def call(self, runtime: Runtime) -> Callable[[], object]:
-        """Return a call that runs one image of noise."""
-        return partial(runtime.run, noise_for(runtime, *self.lr_size))
+        """Return a call that runs one image."""
+        return partial(runtime.run, image_for(runtime, *self.lr_size))
 
     def __str__(self) -> str:
         threads = self.threads or torch.get_num_threads()

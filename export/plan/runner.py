@@ -1,6 +1,7 @@
 """Times the ONNX files beside it on this machine, in turns: `python run.py [--threads 2] [--seconds 1]`.
 
-It needs onnxruntime and numpy alone, reads plan.json and writes measured.json, which `srkd plan --measured` reads.
+It needs onnxruntime and numpy alone, reads plan.json and photo.npy, and writes measured.json, which `srkd plan
+--measured` reads.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each file")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
     options = parser.parse_args()
-    width, height = map(int, plan["lr_size"].split("x"))
-    lr = np.random.default_rng(0).random((1, plan["channels"], height, width), dtype=np.float32)
+    lr = np.load(here / "photo.npy").astype(np.float32) / 255
     calls: dict[str, Callable[[], object]] = {}
     rows: dict[str, dict[str, object]] = {}
     for entry in plan["candidates"]:

@@ -32,7 +32,7 @@ from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.profile.layers import measure_layers
 from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
-from export.profile.stopwatch import noise_for, timer_for
+from export.profile.stopwatch import image_for, timer_for
 from export.profile.timing import Call, TurnTimes
 
 PHOTOS = "embedded photos"
@@ -173,7 +173,7 @@ class MeasuredModel:
         """Return the batch, which is already on the device where the runtime reads it."""
         width, height, batch = workload
         if (width, height, batch) not in self._images:
-            self._images[width, height, batch] = noise_for(self._runtime, width, height, batch)
+            self._images[width, height, batch] = image_for(self._runtime, width, height, batch)
         return self._images[width, height, batch]
 
 

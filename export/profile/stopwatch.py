@@ -1,4 +1,4 @@
-"""One call of a model: its image of noise, and its time by the wall clock or, on a CUDA device, by its own events."""
+"""One call of a model: its image, and its time by the wall clock or, on a CUDA device, by its own events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES
@@ -16,10 +17,9 @@ CallTimer = Callable[[Call, int], tuple[float, ...]]
 """Times so many calls: `time_calls`, or the same with a device's own clock."""
 
 
-def noise_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
-    """Return a batch of LR images, always the same noise, already on the device where the runtime reads it."""
-    generator = torch.Generator().manual_seed(0)
-    lr = torch.rand(batch, runtime.descriptor.channels, height, width, generator=generator)
+def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
+    """Return a batch of LR images, always of the same photo, already on the device where the runtime reads it."""
+    lr = sample_photo(width, height, channels=runtime.descriptor.channels, batch=batch)
     device = torch_device_for(runtime.device)
     in_place = RUNTIMES[runtime.name].reads_torch_memory
     return lr.to(device) if in_place and (not device.startswith("cuda") or torch.cuda.is_available()) else lr

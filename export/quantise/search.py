@@ -17,6 +17,7 @@ import onnx
 import torch
 
 from compressor.base.context import QUIET, Context
+from compressor.images.sample import sample_photo
 from export.conversion import CannotConvert
 from export.quality import Quality, QualityPhotos
 from export.quantise.ends import Ends
@@ -151,7 +152,7 @@ class _Search:
         quality = measure_graph(model, self.photos)
         session, reference = _session(model), _session(self.ends.graph.model)
         width, height = self.size
-        image = torch.rand(1, self.patches.shape[1], height, width, generator=torch.Generator().manual_seed(0))
+        image = sample_photo(width, height, channels=self.patches.shape[1])
         ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
         words = ", ".join(kept) or "nothing"
         solved = ", weights solved again" if scheme.solved_weights else ""

@@ -185,7 +185,7 @@ def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> N
     targets, folder = Targets(fps=1), tmp_path / "phone"
     emitted = emit([SMALL, replace(SMALL, width=7, student="swinir:width=7")], targets, ORT, "abc", 3, folder)
     assert list(emitted.candidates) == ["compact 8x1"] and "not a multiple" in emitted.failed["compact 7x1"]
-    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.onnx", "plan.json", "run.py"]
+    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.onnx", "photo.npy", "plan.json", "run.py"]
     text = (folder / "run.py").read_text()
     assert not {
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))

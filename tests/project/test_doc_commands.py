@@ -1,0 +1,278 @@
+"""The commands of the documentation: each is read by the program that it names, and those that can run here run.
+
+They run in order, in a folder with the files that a reader of the page would have, on tiny networks and photos.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import srkd
+from benchmarks.evidence import benchmarks
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.models.students import parse_student
+from srkd.cli import cli, run
+from srkd.options import from_command_line
+from srkd.verb import VerbCommand
+from tests.support.commands import ROOT
+
+PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
+"""The README's own test runs its commands in processes of their own (test_readme.py)."""
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:^ {4,}[^\n]*\n|^\n)+", re.MULTILINE)
+COMMAND = re.compile(r"^(?:srkd|make|torchrun|python -m benchmarks)\b(?! *[:/])")
+
+ELSEWHERE = {
+    r"--(trt|coreml|ncnn|litert|executorch|openvino|all)\b|\.(param|tflite|pte|engine)\b|openvino|ncnn": (
+        "needs an optional library: tests/export and tests/runtimes"
+    ),
+    r"^srkd demo": "serves until it is stopped: tests/demo",
+    r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
+    r"--device cuda": "needs a GPU",
+    r"--preset": "takes minutes: benchmarks/profile_everywhere.py",
+    r"--runtime all": "takes a minute: tests/export/test_profile.py",
+    r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
+    r"^srkd doctor": "tests/srkd/test_doctor.py",
+    r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",
+    r"--calibrate BSDS400": "the same as the command before it, on other photos",
+}
+"""Commands that are read, and do not run here, and why."""
+
+SHORTER = {
+    "compress": ["--steps", "2", "--seeds", "1", "--batch", "2", "--lr-patch", "8"],
+    "plan": ["--seconds", "0.02", "--lr-size", "12x10", "--target-fps", "0.5", "--target-ms", "2000", "--no-quality"],
+    "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
+    "report": ["--no-speed"],
+}
+"""Options that make a command end soon; of a repeated option the last counts."""
+THROUGH_PHI = ("clsd", "csd", "csd-lite")
+NETWORKS: dict[str, tuple[str, Spec]] = {
+    "edsr.pt": ("edsr-pytorch", EDSRSpec(scale=4, width=8, depth=2)),
+    "rcan.pt": ("rcan", RCANSpec(scale=4, width=8, groups=2, depth=2, hidden=2)),
+    "swinir.pt": ("swinir", SwinIRSpec(scale=4, width=12, depths=(2,), heads=(2,), features=8)),
+    "carn_m.pth": ("carn", CARNMSpec(scale=4, width=16)),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command, without its comment."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Line:
+        """Read a line of a page; what follows two spaces or a # is a comment, and > leads into a file."""
+        return cls(tuple(shlex.split(re.split(r"\s{2,}|\s[#>]", text.strip())[0])))
+
+    @property
+    def program(self) -> str:
+        return self.words[0]
+
+    def __str__(self) -> str:
+        return shlex.join(self.words)
+
+
+def lines(page: Path) -> Iterator[Line]:
+    """Yield the commands in the code blocks of a page; outputs (`text`) and commands with gaps are none."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [body for language, body in FENCE.findall(text) if language in ("", "sh")]
+    blocks += INDENTED.findall(FENCE.sub("", text))
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        if COMMAND.match(line.strip()) and "..." not in line and "[OPTIONS]" not in line:
+            command = Line.of(line)
+            if len(command.words) > 1:
+                yield command
+
+
+def with_commands(*programs: str) -> list[Path]:
+    return [page for page in PAGES if any(line.program in programs for line in lines(page))]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_most_pages_have_commands() -> None:
+    assert len(with_commands("srkd")) > 25 and sum(len(list(lines(page))) for page in PAGES) > 120
+
+
+@pytest.mark.parametrize("page", with_commands("srkd", "torchrun"), ids=named)
+def test_the_command_line_reads_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in lines(page):
+        words = list(line.words)
+        if "srkd" in words and line.program in ("srkd", "torchrun"):
+            read(words[words.index("srkd") + 1 :])
+
+
+def read(words: list[str]) -> None:
+    """Parse a command line and make its options, as before a run; click's errors name what is wrong."""
+    command: click.Command = cli
+    with click.Context(cli, info_name="srkd") as context:
+        while isinstance(command, click.Group):
+            name = words.pop(0)
+            step = command.get_command(context, name)
+            assert step is not None, f"{name} is no verb"
+            command = step
+        if isinstance(command, VerbCommand):
+            with command.make_context(command.name, words, parent=context) as own:
+                if command.options is not None:
+                    from_command_line(command.options, dict(own.params))
+
+
+@pytest.mark.parametrize("page", with_commands("python", "make"), ids=named)
+def test_benchmarks_and_targets_of_make_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in lines(page):
+        if line.program == "make":
+            targets = [word for word in line.words[1:] if "=" not in word]
+            assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), str(line)
+        if line.program == "python":
+            name, options = line.words[2].removeprefix("benchmarks."), line.words[3:]
+            name = options[0] if name == "benchmarks" else name
+            source = ROOT / "benchmarks" / f"{name}.py"
+            assert name in ("ls", "all", "docs") or source.is_file(), str(line)
+            if source.is_file():
+                shared = (ROOT / "benchmarks" / "equal_budget.py").read_text(encoding="utf-8")
+                shared += (ROOT / "benchmarks" / "methods_compared.py").read_text(encoding="utf-8")
+                flags = [word for word in options if word.startswith("--")]
+                code = source.read_text(encoding="utf-8") + shared
+                assert all(f'"{flag}"' in code for flag in flags), str(line)
+    assert benchmarks()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create what the pages name: teachers, photos, benchmark sets, a student, a finished run."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, (code_base, spec) in NETWORKS.items():
+        srkd.convert(build(spec, seed=1), to=code_base, out=folder / name)
+    shutil.copy(folder / "edsr.pt", folder / "teacher.pt")
+    student = build(EDSRSpec(scale=4, width=8, depth=1), seed=2)
+    for name in ("student", "half"):
+        srkd.save(student, folder / f"{name}.safetensors")
+    for name in ("photos", "other-photos", "BSDS400", "CLIC2025-valid", "DIV2K_train_HR", "benchmarks/Set5/HR"):
+        save_photos(folder / name)
+    (folder / "frames").mkdir()
+    for photo in (folder / "photos").glob("*.png"):
+        image = Image.open(photo)
+        image.resize((image.width // 4, image.height // 4)).save(folder / "frames" / photo.name)
+    for suffix in ("jpg", "png"):
+        Image.open(folder / "frames" / "0.png").save(folder / f"photo.{suffix}")
+    assert run(["export", str(folder / "student.safetensors"), "--onnx", "-q"]) == 0
+    shutil.copy(folder / "student.onnx", folder / "other.onnx")
+    words = ["compress", "--teacher", str(folder / "edsr.pt"), "--data", str(folder / "photos"), *SHORTER["compress"]]
+    assert run([*words, "--out", str(folder / "run"), "-q"]) == 0
+    return folder
+
+
+def save_photos(folder: Path) -> None:
+    """Three of 216×224, as large as the patches on which eight bits are calibrated."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        ramp = np.linspace(0, 255, 224)[:, None, None] + rng.normal(0, 9, (224, 216, 3))
+        Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize("page", with_commands("srkd"), ids=named)
+def test_every_command_runs_that_can_run_here(
+    page: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    desk = tmp_path / "desk"
+    shutil.copytree(files, desk)
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    commands = [line for line in lines(page) if line.program == "srkd" and reason_not_to_run(line) is None]
+    prepare(desk, page, commands)
+    for line in commands:
+        code = run(shortened(line))
+        assert code == 0, f"{line}\n{capfd.readouterr().err}"
+        torch.manual_seed(0)
+
+
+def reason_not_to_run(line: Line) -> str | None:
+    return next((why for pattern, why in ELSEWHERE.items() if re.search(pattern, str(line))), None)
+
+
+def shortened(line: Line) -> list[str]:
+    verb, words = line.words[1], list(line.words[1:])
+    words += SHORTER.get(verb, [])
+    for recipe in THROUGH_PHI:
+        if verb == "compress" and recipe in words:
+            words += ["--set", "phi=teacher"]
+    return words
+
+
+def prepare(desk: Path, page: Path, commands: list[Line]) -> None:
+    """Put the runs that commands read, and no command before them writes, into the folder of a page."""
+    if page.name == "data.md":
+        (desk / "photos" / "HR").mkdir()
+        for photo in (desk / "photos").glob("*.png"):
+            photo.rename(desk / "photos" / "HR" / photo.name)
+        shutil.copytree(desk / "frames", desk / "photos" / "LR")
+    if page.name == "recipes.md":
+        (desk / "my.yaml").unlink(missing_ok=True)
+    written: set[str] = set()
+    for line in commands:
+        words = list(line.words)
+        out = words[words.index("--out") + 1] if "--out" in words and line.words[1] == "compress" else None
+        for word in words:
+            name = "/".join(word.split("/")[:2])
+            if name.startswith("runs/") and word != out and name not in written and not (desk / name).exists():
+                shutil.copytree(desk / "run", desk / name)
+        written |= {out} if out is not None else set()
+
+
+def test_the_counts_of_the_network_pages_are_those_of_the_networks() -> None:
+    counted = 0
+    for page in sorted((ROOT / "docs" / "networks").glob("*.md")):
+        for row in re.findall(
+            r"^\| `([\w:=,./]+)`[^|]*\| ([\d.]+) M \| ([\d.,]+) G \|", page.read_text(), re.MULTILINE
+        ):
+            text, params, macs = row
+            spec = text if "scale=" in text else f"{text}{',' if ':' in text else ':'}scale=4"
+            cost = srkd.cost(parse_student(spec), (256, 256))
+            assert f"{cost.params / 1e6:.2f}" == params and f"{cost.macs / 1e9:,.1f}" == macs, (page.name, text, cost)
+            counted += 1
+    assert counted >= 12
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_program() -> None:
+    """`…` stands for values."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sources = [path for name in ("compressor", "recipes", "export", "srkd") for path in (ROOT / name).rglob("*.py")]
+    code = "\n".join(strings_of(path.read_text(encoding="utf-8")) for path in sources)
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 30
+    for message in messages:
+        assert message in code, message
+
+
+def strings_of(source: str) -> str:
+    """Return all texts of a file, a line each, with … for what is filled in."""
+    texts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+        if isinstance(node, ast.JoinedStr):
+            texts.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))  # type: ignore[misc]
+    return "\n".join(texts)
