@@ -25,7 +25,8 @@ INTRODUCTION = """\
 Every option of the command line and every function of `import srkd`. This page is written by
 `scripts/write_reference.py` from the declarations that the program itself reads; `srkd VERB --help` says the same
 without the rarest options.
-The column Python is the keyword of the function of the same name; – is for the command line alone.
+The column Python is the keyword of the function of the same name; – is for the command line alone. The lines of Python are
+the examples of its docstring, which tests run.
 
 Functions return frozen dataclasses. They take two callbacks in addition: `progress(title, done, total)` and
 `announce(line)`, which receives one line for a person. `srkd.load` and `srkd.inspect` take the facts of
@@ -62,6 +63,8 @@ def _verb(name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=f"srkd {name}")
     yield _text(command.help)
     yield f"```\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
+    if name in srkd.__all__:
+        yield _examples(getattr(srkd, name).__doc__)
     options = command.options if isinstance(command, VerbCommand) else None
     declared = {} if options is None else {row.name: row for row in declarations(options)}
     has_function = name in srkd.__all__
@@ -99,6 +102,12 @@ def _common_options() -> str:
     return "Every verb has these options.\n\n" + _table(
         ("option", "meaning"), [(f"`{record[0]}`", record[1]) for record in records if record is not None]
     )
+
+
+def _examples(docstring: str | None) -> str:
+    """Return the lines of Python in a docstring; tests/srkd/test_python_api.py runs them."""
+    lines = re.findall(r"^ *>>> (.*)$", docstring or "", flags=re.MULTILINE)
+    return "```python\n" + "\n".join(lines) + "\n```\n"
 
 
 def _text(docstring: str | None) -> str:

@@ -1,9 +1,10 @@
-"""docs/images/overview.svg is what scripts/draw_overview.py draws, and says what is true of srkd."""
+"""The pictures in docs/images are what the scripts draw, and say what is true of srkd."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import xml.etree.ElementTree as ET
 from types import ModuleType
 
@@ -16,9 +17,19 @@ from tests.support.commands import ROOT
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_overview", ROOT / "scripts" / "draw_overview.py")
+    return load("draw_overview")
+
+
+@pytest.fixture(scope="module")
+def design() -> ModuleType:
+    return load("draw_design")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -42,3 +53,24 @@ def test_its_figures_are_those_of_the_readme_and_its_commands_are_verbs(script: 
         assert line.split()[0] in readme
     commands = {line.split()[1] for line in texts(script.draw()) if line.startswith("srkd ")}
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
+
+
+@pytest.mark.parametrize("picture", ["house.svg", "methods.svg"])
+def test_the_pictures_of_the_design_notes_are_those_of_the_code(design: ModuleType, picture: str) -> None:
+    drawn = design.PICTURES[picture]().draw()
+    assert (design.IMAGES / picture).read_text(encoding="utf-8") == drawn, "run: python scripts/draw_design.py"
+
+
+def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none(design: ModuleType) -> None:
+    matrix = design.imports()
+    assert len(matrix.dots) > 40
+    assert all(matrix.rows.index(row) < matrix.columns.index(column) for row, column in matrix.dots)
+    siblings = {"recipes", "export", "demo"}
+    assert not [dot for dot in matrix.dots if set(dot) <= siblings]
+
+
+def test_the_picture_of_methods_knows_what_the_catalogue_does(design: ModuleType) -> None:
+    dots = design.methods().dots
+    assert ("csd", "trains inside the teacher") in dots and ("scratch", "the teacher's images") not in dots
+    assert {row for row, column in dots if column == "quantises the student"} == {"pams", "pact"}
+    assert {row for row, column in dots if column == "the teacher's images"} == {"logits", "dukd"}

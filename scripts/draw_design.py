@@ -1,0 +1,136 @@
+"""Draw the pictures of the design notes from the code: run it after changing what a package imports or a method has.
+
+`docs/images/house.svg` shows which package imports which, `docs/images/methods.svg` what each method asks of the loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from recipes.catalogue import BUILTIN
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
+CELL, TOP, LEFT = 30, 150, 110
+INK, MUTED, PAPER, LINE, DOT, STRIPE = "#17292b", "#56696b", "#ffffff", "#d5dfdd", "#1c8d7a", "#eef3f2"
+SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+ASKS: Mapping[str, str] = {
+    "modules": "modules of its own",
+    "feature_pairs": "compares features",
+    "helpers": "looks through φ",
+    "branches": "trains inside the teacher",
+    "earlier_stages": "has stages before",
+    "updates": "several updates a step",
+    "quantisation": "quantises the student",
+    "own_rates": "rates of its own",
+    "teacher_views": "a teacher cache may answer",
+    "smallest_batch": "needs a batch",
+}
+"""Optional members of a method (docs/design/methods.md), in words."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Names of rows and columns, and where a dot stands."""
+
+    label: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    dots: frozenset[tuple[str, str]]
+
+    def draw(self) -> str:
+        width = LEFT + CELL * len(self.columns) + 110
+        height = TOP + CELL * len(self.rows) + 14
+        parts = [f'<rect width="{width}" height="{height}" rx="10" fill="{PAPER}"/>']
+        for index, row in enumerate(self.rows):
+            y = TOP + CELL * index
+            if index % 2 == 0:
+                parts.append(f'<rect x="12" y="{y}" width="{width - 24}" height="{CELL}" fill="{STRIPE}"/>')
+            parts.append(_text(LEFT - 10, y + 20, row, "end"))
+        for index, column in enumerate(self.columns):
+            x = LEFT + CELL * index + CELL // 2
+            turn = f' transform="rotate(-45 {x} {TOP - 8})"'
+            parts.append(_text(x, TOP - 8, column, "start", turn))
+            parts.append(f'<line x1="{x}" y1="{TOP}" x2="{x}" y2="{height - 14}" stroke="{LINE}"/>')
+        for row, column in sorted(self.dots):
+            x = LEFT + CELL * self.columns.index(column) + CELL // 2
+            y = TOP + CELL * self.rows.index(row) + CELL // 2
+            parts.append(f'<circle cx="{x}" cy="{y}" r="7" fill="{DOT}"/>')
+        size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{SANS}" font-size="13" role="img" '
+        return "\n".join([f'{head}aria-label="{escape(self.label)}">', *parts, "</svg>\n"])
+
+
+def _text(x: float, y: float, content: str, anchor: str, more: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{INK}"{more}>{escape(content)}</text>'
+
+
+def floors() -> list[str]:
+    """Return the packages from the top down, as the rules of import-linter order them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names: list[str] = []
+    for contract in settings["tool"]["importlinter"]["contracts"]:
+        prefix = "".join(f"{container}." for container in contract.get("containers", ()))
+        names += [prefix + name.strip() for layer in contract["layers"] for name in layer.split("|")]
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def imports() -> Matrix:
+    """Return which package imports which, lazily or for types too."""
+    names = floors()
+    dots = set()
+    for name in names:
+        for path in (ROOT / name.replace(".", "/")).rglob("*.py"):
+            modules = set(_imported(path))
+            dots |= {(name, other) for other in names if other != name and _is_among(other, modules)}
+    label = "A dot where the package on the left imports the one above; all lie on one side of the diagonal."
+    short = {name: name.removeprefix("compressor.") for name in names}
+    return Matrix(label, list(short.values()), list(short.values()), frozenset((short[a], short[b]) for a, b in dots))
+
+
+def _is_among(package: str, modules: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for name in modules)
+
+
+def _imported(path: Path) -> Iterable[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def methods() -> Matrix:
+    """Return which optional members each method has, and what it needs of a teacher."""
+    needs = {"outputs": "the teacher's images", "network": "the teacher's network"}
+    columns = [*needs.values(), *ASKS.values()]
+    dots = set()
+    for name, entry in BUILTIN.items():
+        dots |= {(name, needs[entry.needs])} if entry.needs in needs else set()
+        dots |= {(name, words) for member, words in ASKS.items() if _has(entry.load(), member)}
+    return Matrix("What each method asks of the loop.", list(BUILTIN), columns, frozenset(dots))
+
+
+def _has(method: type[object], member: str) -> bool:
+    """Return whether a method's class has a member of its own; every method has `modules`, mostly an empty one."""
+    if member != "modules":
+        return hasattr(method, member)
+    return any(member in vars(base) for base in method.__mro__ if base.__name__ != "PlainMethod")
+
+
+PICTURES = {"house.svg": imports, "methods.svg": methods}
+
+if __name__ == "__main__":
+    for file, matrix in PICTURES.items():
+        (IMAGES / file).write_text(matrix().draw(), encoding="utf-8")
