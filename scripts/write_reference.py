@@ -25,8 +25,8 @@ INTRODUCTION = """\
 Every option of the command line and every function of `import srkd`. This page is written by
 `scripts/write_reference.py` from the declarations that the program itself reads; `srkd VERB --help` says the same
 without the rarest options.
-The column Python is the keyword of the function of the same name; – is for the command line alone. The lines of Python are
-the examples of its docstring, which tests run.
+The column Python is the keyword of the function of the same name; – is for the command line alone. The lines of
+Python are the examples of its docstring, which tests run.
 
 Functions return frozen dataclasses. They take two callbacks in addition: `progress(title, done, total)` and
 `announce(line)`, which receives one line for a person. `srkd.load` and `srkd.inspect` take the facts of
