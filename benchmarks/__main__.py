@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.evidence import FOLDER_VARIABLE, Benchmark, benchmarks, filled, index, pages, results_folder
+from benchmarks.evidence import FOLDER_VARIABLE, ROOT, Benchmark, benchmarks, filled, index, pages, results_folder
 from benchmarks.parts import Part, answer_all
 from compressor.base.files import atomic_path
 
@@ -50,7 +50,7 @@ def list_questions(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("benchmarks ls", description="Print questions, commands and durations.")
     parser.parse_args(words)
     for name, benchmark in benchmarks().items():
-        command = " ".join(["python -m benchmarks", name, *benchmark.arguments])
+        command = " ".join(["python -m benchmarks", name, *benchmark.arguments]).replace(f"{ROOT}/", "")
         state = "measured" if (results_folder() / f"{name}.json").is_file() else "not run yet"
         print(f"{name}: {benchmark.question}\n    {command}\n    about {duration(benchmark.minutes)}; {state}")
     return 0

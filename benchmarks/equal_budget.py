@@ -49,6 +49,7 @@ class Contender:
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
+    phi_weights: Path | None = None
 
     @property
     def label(self) -> str:
@@ -129,6 +130,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
+        phi_weights=one.phi_weights,
         device=budget.device,
         out=folder,
         announce=say,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,8 +12,10 @@ from PIL import Image
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students import parse_student
 from compressor.training.run_folder import read_facts
+from compressor.training.state import State
 from export.plan.measure import Place
 from export.plan.search import Targets
 from srkd.cli import run
@@ -22,6 +25,11 @@ from srkd.planning import PlanFiles, PlanReport, remedies
 from srkd.run import CompressReport
 from srkd.verb_options import CompressOptions
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
+
+
+class Died(Exception):
+    """Stands for a process that is killed."""
+
 
 TINY = {"runtime": "torch", "lr_size": "16x12", "threads": 1}
 WORDS = ("--runtime", "torch", "--lr-size", "16x12", "--threads", "1")
@@ -113,7 +121,7 @@ def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("srkd.planning.spread_out", lambda candidates, targets: candidates[:1])
     folder = tmp_path / "phone"
     files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
-    assert isinstance(files, PlanFiles) and files.files == ("edsr-8x1.onnx", "plan.json", "run.py")
+    assert isinstance(files, PlanFiles) and files.files == ("edsr-8x1.onnx", "photo.npy", "plan.json", "run.py")
     timings = {"schema": "srkd.plan-measured/1", "plan": files.id, "machine": "a phone"}
     (folder / "measured.json").write_text(json.dumps({**timings, "rows": {"edsr 8x1": {"ms": 31.5}}}))
     report = srkd.plan(teacher, measured=folder / "measured.json", quality=False)
@@ -123,25 +131,26 @@ def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pyt
         srkd.plan(teacher, target_fps=100, measured=folder / "measured.json", quality=False)
 
 
-def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("srkd.targeted.PLAN_SECONDS", 0.05)
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan and check in moments."""
+    monkeypatch.setattr("srkd.targeted.PLAN_SECONDS", 0.02)
     monkeypatch.setattr("srkd.targeted.SECONDS", 0.1)
+
+
+def compressed(teacher: Path, folder: Path, **options: Any) -> CompressReport:
+    """Compress to a target that every machine meets."""
+    photos = folder / "photos"
+    settings = {"recipe": "logits", "steps": 2, "settings": SMALL, "target_ms": 5000.0, "target_macs": 2e6, **options}
+    data = photos if photos.is_dir() else save_photos(photos)
+    return srkd.compress(teacher, data=data, out=folder / "run", **settings, **TINY)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("soon")
+def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teacher: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    report = srkd.compress(
-        teacher,
-        data=save_photos(tmp_path / "photos"),
-        recipe="logits",
-        steps=2,
-        settings=SMALL,
-        target_ms=5000.0,
-        target_macs=2e6,
-        out=tmp_path / "run",
-        announce=notes.append,
-        **TINY,
-    )
-    assert isinstance(report, CompressReport) and report.target is not None and report.target.met
+    report = compressed(teacher, tmp_path, announce=notes.append)
+    assert report.target is not None and report.target.met
     assert report.target.file == report.student_path and report.target.line().startswith(
         "target 5000 ms, 0.002 GMAC at"
     )
@@ -150,6 +159,50 @@ def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(
     assert facts["student"] == json_value(student.to_dict()) and facts["plan"]["chosen"]["macs"] <= 2e6
     assert facts["request"]["target_ms"] == 5000.0 and facts["target"]["met"] is True
     assert any(line.startswith("plan: ") for line in notes)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, tmp_path: Path) -> None:
+    report = compressed(teacher, tmp_path, seeds=2, with_baseline=True)
+    assert report.target is not None and report.target.met and report.trials is not None
+    facts = read_facts(tmp_path / "run")
+    planned = parse_student(facts["plan"]["chosen"]["student"])
+    runs = [read_facts(tmp_path / "run" / name) for name in facts["trials"]["runs"]]
+    assert len(runs) == 2 * 4 and all(row["student"] == json_value(planned.to_dict()) for row in runs)
+    assert facts["target"]["met"] is True and not any("target" in row for row in runs), "the chosen student is timed"
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_target_decides_the_student_that_is_then_quantised(teacher: Path, tmp_path: Path) -> None:
+    settings = (*SMALL, "then.schedule.batch=2", "then.schedule.lr_patch=8")
+    report = compressed(teacher, tmp_path, then="pams", settings=settings)
+    facts = read_facts(tmp_path / "run")
+    assert report.target is not None and report.target.file == tmp_path / "run" / "student.safetensors"
+    network = load_checkpoint(report.student_path).network
+    assert network.quantisation is not None
+    assert network.spec == parse_student(facts["plan"]["chosen"]["student"])
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = State.save
+
+    def mortal(self: State, path: Path) -> None:
+        save(self, path)
+        raise Died
+
+    monkeypatch.setattr(State, "save", mortal)
+    with pytest.raises(Died):
+        compressed(teacher, tmp_path)
+    before = read_facts(tmp_path / "run")
+    assert "result" not in before and before["plan"]["chosen"]["student"]
+    monkeypatch.setattr(State, "save", save)
+    monkeypatch.setattr("srkd.compression.plan_student", lambda *words: pytest.fail("planned again"))
+    report = srkd.resume(tmp_path / "run")
+    after = read_facts(tmp_path / "run")
+    assert after["plan"] == before["plan"] and report.target is not None and after["target"]["met"] is True
 
 
 @pytest.mark.parametrize(

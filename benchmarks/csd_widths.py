@@ -1,0 +1,124 @@
+"""CSD at a quarter, half and three quarters of the width: `python -m benchmarks csd_widths --data BENCHMARKS`.
+
+Beside each student of CSD stand those of the same width that are solved for and trained with L1, and with logits. All
+have the same steps and, for one seed, the same batches. Size and speed are those of the width, whatever trained it.
+Every finished run is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.equal_budget import (
+    FIRST_SEED,
+    SETS,
+    Contender,
+    Scores,
+    budget_of,
+    cells_of,
+    compare,
+    conditions,
+    facts_of,
+    gain,
+    parser_of,
+    seeds_of,
+)
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
+from benchmarks.methods_compared import SETTINGS
+from compressor.base.machine import torch_threads
+from compressor.models.cost import cost
+from compressor.models.networks.registry import spec_from_dict
+from compressor.models.students import student_text
+from export.plan.measure import Place, measure_file, write_untrained
+from export.plan.search import Candidate
+
+BENCHMARK = Benchmark(
+    "How do quality, size and speed of CSD's students depend on their width?",
+    minutes=90,
+    arguments=("--data", "{sets}", "--train", "{photos}", "--steps", "300"),
+    small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--widths", "0.5", "--out", "runs/small/csd-widths"),
+)
+
+WIDTHS = (0.25, 0.5, 0.75)
+LR_SIZE = (128, 128)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a width costs, in fp32 in ONNX Runtime on one thread."""
+
+    params: int
+    gmacs: float
+    ms: float
+
+
+def contenders(width: float) -> list[Contender]:
+    """L1 and logits from a fit, and CSD, which trains slices of the turned teacher."""
+    percent = round(100 * width)
+    return [
+        Contender(f"l1-{percent}", "scratch", "fit + L1", width=width, init="fit"),
+        Contender(f"logits-{percent}", "logits", "logits", width=width),
+        Contender(f"csd-{percent}", "csd", "csd", width=width, settings=("phi=teacher",)),
+    ]
+
+
+def main() -> int:
+    parser = parser_of(__doc__, out="runs/csd-widths", steps=300)
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="fractions of the teacher's channels")
+    options = parser.parse_args()
+    budget = budget_of(options, SETTINGS)
+    widths = [float(text) for text in options.widths.split(",")]
+    chosen = {width: contenders(width) for width in widths}
+    scores = compare([one for rows in chosen.values() for one in rows], budget, options.data)
+    folders = {width: options.out / f"{rows[0].name}-seed{FIRST_SEED}" for width, rows in chosen.items()}
+    shared = f"{options.steps:,} steps of {{patches}}"
+    caption = (
+        f"Teacher: the embedded EDSR 16/48; {conditions(folders[widths[0]], shared=shared)} "
+        f"Time: ONNX Runtime, fp32, one thread, LR {LR_SIZE[0]}x{LR_SIZE[1]}. Published (CSD, table 1, EDSR+ x4, "
+        "Urban100): width 0.25 26.34 dB over 26.07 of its baseline; width 0.5 loses 0.13 dB to the teacher."
+    )
+    sizes = {width: size_of(folder) for width, folder in folders.items()}
+    save("csd_widths", table(chosen, scores, sizes, caption), seeds=seeds_of(budget), variant=options.variant)
+    return 0
+
+
+def size_of(run: Path) -> Size:
+    """Count the student of a run, and time it."""
+    spec = spec_from_dict(facts_of(run)["student"])
+    counted = cost(spec, LR_SIZE)
+    candidate = Candidate(spec.arch, 0, 0, counted.params, counted.macs, student_text(spec))
+    place = Place(lr_size=LR_SIZE, threads=1)
+    with torch_threads(1), tempfile.TemporaryDirectory() as folder:
+        measured = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=5.0)
+    return Size(counted.params, counted.macs / 1e9, measured.ms)
+
+
+def table(
+    chosen: Mapping[float, Sequence[Contender]], scores: Scores, sizes: Mapping[float, Size], caption: str
+) -> Table:
+    """A row a width and method: its scores, by seed too, what it gains over L1, and what the width costs."""
+    columns = [
+        Column("width", "width", "g"),
+        Column("row", ""),
+        *(Column(name, name) for name in SETS),
+        Column("gain", "gain over fit + L1"),
+        Column("params", "parameters", ",d"),
+        Column("gmacs", "GMAC", ".2f"),
+        Column("ms", "ms", ".0f"),
+    ]
+    rows: list[Row] = []
+    for width, group in chosen.items():
+        baseline = group[0].name
+        for one in group:
+            over = None if one.name == baseline else gain(scores, one.name, baseline)
+            cells = {"width": width, "row": one.label, **cells_of(scores[one.name]), "gain": over}
+            rows.append({**cells, **vars(sizes[width])})
+    return Table(columns, rows, caption)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

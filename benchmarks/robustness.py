@@ -1,0 +1,80 @@
+"""Kills and hostile files, counted: `python -m benchmarks robustness`.
+
+It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts what they
+report. A test that fails is a row that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.evidence import ROOT, Benchmark, Column, Row, Table, save
+
+BENCHMARK = Benchmark(
+    "Do killed runs end in the same bytes, and are hostile files refused?",
+    minutes=60,
+    small=("--small",),
+)
+
+KILLS = (
+    "tests/training/test_resume.py::test_a_run_killed_at_random_moments_ends_in_the_same_bytes",
+    "tests/training/test_resume.py::test_many_more_kills_change_nothing",
+    "tests/training/test_resume.py::test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save",
+    "tests/training/test_resume.py::test_damaged_states_are_skipped_and_reported",
+    "tests/srkd/test_then.py::test_a_run_that_died_goes_on_to_the_same_bytes",
+)
+FILES = ("tests/srkd/test_mutated_files.py",)
+COLUMNS = (
+    Column("test", "test"),
+    Column("cases", "cases"),
+    Column("passed", "passed"),
+    Column("seconds", "s", ".0f"),
+    Column("note", ""),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="without the tests that take minutes")
+    options = parser.parse_args()
+    wanted = ("-m", "not slow") if options.small else ()
+    tables = {"kills": table(run_tests(KILLS, wanted)), "files": table(run_tests(FILES, wanted))}
+    save("robustness", tables)
+    return 0
+
+
+def run_tests(names: Sequence[str], wanted: Sequence[str]) -> ET.Element:
+    """Run tests in a process of their own, and return pytest's report."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--junitxml={report}", *wanted, *names]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not report.is_file():
+            raise SystemExit(f"pytest did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return ET.parse(report).getroot()  # noqa: S314 - pytest has just written it
+
+
+def table(report: ET.Element) -> Table:
+    """Return a row a test, all of its cases together; notes are what tests recorded."""
+    rows: dict[str, dict[str, int | float | str]] = {}
+    for case in report.iter("testcase"):
+        name = str(case.get("name")).partition("[")[0].removeprefix("test_").replace("_", " ")
+        row = rows.setdefault(name, {"test": name, "cases": 0, "passed": 0, "seconds": 0.0, "note": ""})
+        failed = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
+        notes = [str(entry.get("value")) for entry in case.iter("property") if entry.get("name") == "note"]
+        row["cases"] = int(row["cases"]) + 1
+        row["passed"] = int(row["passed"]) + (not failed)
+        row["seconds"] = float(row["seconds"]) + float(case.get("time", 0))
+        row["note"] = "; ".join(part for part in (str(row["note"]), *notes) if part)
+    ordered: list[Row] = list(rows.values())
+    return Table(COLUMNS, ordered)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
