@@ -1,0 +1,249 @@
+"""Random changes to the numeric core, each of which a test should notice: `python -m benchmarks mutants [--count 200]`.
+
+An operator, a comparison or a number of one file is changed in a copy of the project, and the tests of that file run
+until one fails. The sample follows from --seed. What survives is listed: a test is missing there, or the change makes
+no difference. benchmarks/break_on_purpose.py has changes chosen by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence import ROOT, Benchmark, Column, Row, Rows, Table, save
+
+BENCHMARK = Benchmark(
+    "Do the tests of the numeric core notice random changes?",
+    minutes=60,
+    small=("--count", "2", "--rows", "runs/mutants-small.json"),
+)
+
+COPIED = (
+    "compressor",
+    "recipes",
+    "export",
+    "demo",
+    "srkd",
+    "tests",
+    "benchmarks",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+)
+CORE: Mapping[str, tuple[str, ...]] = {
+    "compressor/images/metrics.py": ("images/test_metrics.py",),
+    "compressor/images/resize.py": ("images/test_resize.py",),
+    "compressor/models/cost.py": ("models/test_cost.py",),
+    "compressor/models/quantisers.py": ("models/test_quantisers.py", "recipes/test_quantised.py"),
+    "compressor/models/networks/axes.py": ("models/test_axes.py", "models/test_students.py"),
+    "compressor/models/networks/layers.py": ("models/test_networks.py", "models/test_swinir.py"),
+    "compressor/models/networks/windows.py": ("models/test_swinir.py", "models/test_networks.py"),
+    "compressor/models/networks/edsr.py": ("models/test_networks.py", "models/test_students.py"),
+    "compressor/models/networks/rcan.py": ("models/test_networks.py", "models/test_students.py"),
+    "compressor/models/networks/carn.py": ("models/test_networks.py", "models/test_students.py"),
+    "compressor/models/principal.py": ("models/test_principal.py",),
+    "compressor/models/students.py": ("models/test_students.py", "models/test_student_specs.py"),
+    "compressor/training/losses.py": ("training/test_training.py", "training/test_balance.py"),
+    "compressor/training/guard.py": ("training/test_guard.py",),
+    "compressor/data/batches.py": ("data/test_data.py", "data/test_data_path.py"),
+    "export/profile/timing.py": ("export/test_profile.py",),
+    "export/plan/search.py": ("export/test_plan_search.py",),
+    "export/plan/time_model.py": ("export/test_plan_search.py",),
+    "export/quantise/grids.py": ("export/test_quantise.py",),
+    "recipes/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
+    "recipes/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
+    "recipes/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
+    "recipes/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py"),
+    "recipes/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
+    "recipes/facd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
+    "recipes/fakd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
+    "recipes/hkdsr.py": ("recipes/test_hkdsr.py",),
+    "recipes/lfd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
+    "recipes/logits.py": ("recipes/test_terms_images.py", "recipes/test_methods.py"),
+}
+"""The files that compute, and the tests that should notice."""
+SECONDS = 300
+"""A change that makes the tests take longer than that is noticed."""
+
+SWAPS: Mapping[type[ast.AST], Any] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The node with this number in the walk of a file, changed, and the words for it."""
+
+    file: str
+    node: int
+    line: int
+    change: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.file}:{self.line} {self.change} ({self.node})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="files that hold these words, separated by commas")
+    parser.add_argument("--rows", type=Path, default=Path("runs/mutants.json"), help="where rows are kept")
+    options = parser.parse_args()
+    files = [name for name in CORE if not options.only or any(word in name for word in options.only.split(","))]
+    every = [mutant for name in files for mutant in mutants_of(name, (ROOT / name).read_text(encoding="utf-8"))]
+    chosen = random.Random(options.seed).sample(every, min(options.count, len(every)))
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows = Rows(options.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+            copied(ROOT / name, copy / name)
+        outcomes = {mutant: rows.get(mutant.key, partial(is_noticed, mutant, copy)) for mutant in chosen}
+    save("mutants", tables(outcomes, len(every)), seeds=(options.seed,))
+    return 0
+
+
+def mutants_of(file: str, source: str) -> Iterator[Mutant]:
+    """Yield every change of a file: operators and comparisons swapped, numbers raised by one, `not` left out."""
+    tree = ast.parse(source)
+    passive = {id(node) for node in _passive(tree)}
+    for number, node in enumerate(ast.walk(tree)):
+        if id(node) in passive or not hasattr(node, "lineno"):
+            continue
+        change = _described(node)
+        if change:
+            yield Mutant(file, number, int(node.lineno), change)
+
+
+def _passive(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes whose change is no change of what is computed: annotations, and what raises or is shown."""
+    for node in ast.walk(tree):
+        skipped: list[ast.AST | None] = []
+        if isinstance(node, (ast.AnnAssign, ast.arg)):
+            skipped = [node.annotation]
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            skipped = [node.returns, *node.decorator_list]
+        elif isinstance(node, (ast.Raise, ast.JoinedStr)):
+            skipped = [node]
+        for part in skipped:
+            if part is not None:
+                yield from ast.walk(part)
+
+
+def _described(node: ast.AST) -> str:
+    """Return what would be changed in a node, or nothing."""
+    if isinstance(node, (ast.BinOp, ast.AugAssign, ast.BoolOp)) and type(node.op) in SWAPS:
+        return f"{type(node.op).__name__} becomes {SWAPS[type(node.op)].__name__}"
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        return f"{type(node.ops[0]).__name__} becomes {SWAPS[type(node.ops[0])].__name__}"
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return f"{node.value!r} becomes {node.value + 1!r}"
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+        return f"{type(node.op).__name__} is left out"
+    return ""
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """Return a file with one change."""
+    tree = deepcopy(ast.parse(source))
+    node: Any = next(node for number, node in enumerate(ast.walk(tree)) if number == mutant.node)
+    kind = type(node)
+    if kind is ast.Compare:
+        node.ops[0] = SWAPS[type(node.ops[0])]()
+    elif kind is ast.Constant:
+        node.value += 1
+    elif kind is ast.UnaryOp:
+        parent, name, place = next(_places(tree, node))
+        _put(parent, name, place, node.operand)
+    else:
+        node.op = SWAPS[type(node.op)]()
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _places(tree: ast.AST, wanted: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Yield where a node hangs: its parent, the field, and the index in a list."""
+    for parent in ast.walk(tree):
+        for name, value in ast.iter_fields(parent):
+            if value is wanted:
+                yield parent, name, None
+            elif isinstance(value, list):
+                yield from ((parent, name, index) for index, one in enumerate(value) if one is wanted)
+
+
+def _put(parent: ast.AST, name: str, place: int | None, node: ast.AST) -> None:
+    if place is None:
+        setattr(parent, name, node)
+    else:
+        getattr(parent, name)[place] = node
+
+
+def is_noticed(mutant: Mutant, copy: Path) -> bool:
+    """Return whether a test of the file fails in the copy with this change."""
+    target, source = copy / mutant.file, (ROOT / mutant.file).read_text(encoding="utf-8")
+    target.write_text(mutated(source, mutant), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow"]
+    command += [f"tests/{name}" for name in CORE[mutant.file]]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        target.write_text(source, encoding="utf-8")
+    return done.returncode != 0
+
+
+def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
+    """Return how many were noticed, file by file, and those that were not."""
+    noticed = sum(outcomes.values())
+    columns = [Column("file", "file"), Column("changes", "changes"), Column("noticed", "noticed")]
+    rows: list[Row] = []
+    for file in dict.fromkeys(mutant.file for mutant in outcomes):
+        of_file: Sequence[bool] = [hit for mutant, hit in outcomes.items() if mutant.file == file]
+        rows.append({"file": file, "changes": len(of_file), "noticed": sum(of_file)})
+    share = noticed / len(outcomes)
+    caption = f"{len(outcomes)} of {every:,} possible changes, drawn at random: {noticed} noticed ({share:.0%})."
+    survivors: list[Row] = [
+        {"place": f"{mutant.file}:{mutant.line}", "change": mutant.change}
+        for mutant, hit in sorted(outcomes.items(), key=lambda entry: entry[0].key)
+        if not hit
+    ]
+    return {
+        "files": Table(columns, sorted(rows, key=lambda row: str(row["file"])), caption),
+        "survivors": Table([Column("place", "place"), Column("change", "change")], survivors, "Not noticed:"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
