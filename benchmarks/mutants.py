@@ -165,7 +165,7 @@ def _described(node: ast.AST) -> str:
         return f"{type(node.op).__name__} becomes {SWAPS[type(node.op)].__name__}"
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         return f"{type(node.ops[0]).__name__} becomes {SWAPS[type(node.ops[0])].__name__}"
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and type(node.value) is not bool:
         return f"{node.value!r} becomes {node.value + 1!r}"
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
         return f"{type(node.op).__name__} is left out"
