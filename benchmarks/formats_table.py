@@ -1,8 +1,9 @@
-"""Which network can be had in which format, as docs/formats.md says: `python -m benchmarks.formats_table`.
+"""Which network can be had in which format: `python -m benchmarks formats_table`.
 
 Each network is exported to each format that this machine has what it takes for, compared with the network as `srkd
 export` does it, opened and timed against torch, all in turns. A format that refuses a network at any size is tried at
-one size. Rows of formats that are not installed here stay as the page has them. `--format NAME` measures these only.
+one size. Rows of formats that are not installed here stay as the last result has them. `--format NAME` measures these
+only.
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.evidence import Benchmark, Column, Result, Row, Table, results_folder, save
 from compressor.assets import embedded_student
 from compressor.base.context import no_progress
-from compressor.base.files import atomic_path
-from compressor.base.machine import cpu_model
 from compressor.images.sample import sample_photo
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
@@ -37,7 +36,12 @@ from export.exporting import FileReport, Source, export_model
 from export.formats import FORMATS
 from export.profile.timing import take_turns
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
+BENCHMARK = Benchmark(
+    "Which network can be had in which format, how near is the file, and how fast?",
+    minutes=20,
+    small=("--network", "Compact 8/32", "--format", "onnx", "--seconds", "0.1"),
+)
+
 SIDE = 64
 """LR pixels a side: of the images that are timed, and of files that take one size."""
 
@@ -51,38 +55,40 @@ SPECS: Mapping[str, Spec | None] = {
 }
 """×4 networks of a student's size; the first is the embedded student, the others have random weights."""
 
-COLUMNS = ("network", "format", "verdict", "sizes", "MB", "largest difference", "PSNR", "runs in", "ms", "over torch")
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One row: a network in a format."""
-
-    network: str
-    format: str
-    verdict: str
-    figures: tuple[str, ...] = ("-",) * (len(COLUMNS) - 3)
-
-    def line(self) -> str:
-        return "| " + " | ".join((self.network, self.format, self.verdict, *self.figures)) + " |"
+COLUMNS = (
+    Column("network", "network"),
+    Column("format", "format"),
+    Column("verdict", "verdict"),
+    Column("sizes", "sizes"),
+    Column("megabytes", "MB", ".2f"),
+    Column("difference", "largest difference", ".1e"),
+    Column("psnr", "PSNR, dB", ".1f"),
+    Column("runs_in", "runs in"),
+    Column("ms", "ms", ".1f"),
+    Column("over_torch", "over torch", ".2f"),
+)
+EAGER = "torch eager"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", action="append", choices=list(FORMATS), help="measure these and keep the others")
+    parser.add_argument("--network", action="append", choices=list(SPECS), help="measure these and keep the others")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing, for each file")
-    parser.add_argument("--to", type=Path, default=PAGE)
     options = parser.parse_args()
     wanted = [name for name in options.format or FORMATS if FORMATS[name].missing_requirement() is None]
-    kept = {key: line for key, line in documented(options.to).items() if key[1] not in wanted}
-    rows = dict(kept)
-    for name in SPECS:
-        for row in measured(name, network_of(name), wanted, options.seconds):
-            rows[name, row.format] = row.line()
-    with atomic_path(options.to) as temporary:
-        temporary.write_text(page(rows), encoding="utf-8")
-    print(options.to.read_text(encoding="utf-8"))
+    rows = kept()
+    for name in options.network or SPECS:
+        rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), wanted, options.seconds)}
+    save("formats_table", table(rows))
     return 0
+
+
+def kept() -> dict[tuple[str, str], Row]:
+    """Return the rows of the last result."""
+    file = results_folder() / "formats_table.json"
+    rows = Result.read(file).tables[""].rows if file.is_file() else ()
+    return {(str(row["network"]), str(row["format"])): row for row in rows}
 
 
 def network_of(name: str) -> Network:
@@ -90,7 +96,7 @@ def network_of(name: str) -> Network:
     return load_checkpoint(embedded_student()).network if spec is None else build(spec, seed=0)
 
 
-def measured(name: str, network: Network, formats: Sequence[str], seconds: float) -> list[Cells]:
+def measured(name: str, network: Network, formats: Sequence[str], seconds: float) -> list[Row]:
     """All formats of one network: exported, then timed in turns with torch."""
     lr = sample_photo(SIDE, SIDE, channels=network.descriptor.channels)
     torch_runtime = TorchRuntime(network, label=name)
@@ -104,13 +110,14 @@ def measured(name: str, network: Network, formats: Sequence[str], seconds: float
         calls = [partial(runtime.run, lr) for runtime in (torch_runtime, *runtimes.values())]
         reference, *timings = take_turns(calls, seconds_each=seconds, progress=no_progress)
     eager = reference.percentile(50)
-    found = [Cells(name, "torch eager", "reference", ("any", "-", "-", "-", "torch, fp32", f"{eager:.1f}", "1.00x"))]
+    first = {"network": name, "format": EAGER, "verdict": "reference", "sizes": "any"}
+    rows: list[Row] = [{**first, "runs_in": "torch, fp32", "ms": eager, "over_torch": 1.0}]
     milliseconds = {row: timing.percentile(50) for row, timing in zip(runtimes, timings, strict=True)}
     for row, report in reports.items():
-        runs_in = f"{runtimes[row].name}, {runtimes[row].precision}" if row in runtimes else "-"
-        found.append(cells(name, report, runs_in, milliseconds.get(row), eager))
-        print(found[-1].line(), file=sys.stderr, flush=True)
-    return found
+        runs_in = f"{runtimes[row].name}, {runtimes[row].precision}" if row in runtimes else None
+        rows.append(row_of(name, report, runs_in, milliseconds.get(row), eager))
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 def exported(network: Network, row: str, folder: Path) -> FileReport:
@@ -123,62 +130,33 @@ def exported(network: Network, row: str, folder: Path) -> FileReport:
     return report
 
 
-def cells(name: str, report: FileReport, runs_in: str, milliseconds: float | None, eager: float) -> Cells:
+def row_of(name: str, report: FileReport, runs_in: str | None, ms: float | None, eager: float) -> Row:
+    row = {"network": name, "format": report.format}
     if report.path is None:
-        return Cells(name, report.format, f"no: {report.reason}".replace("|", "/"))
+        return {**row, "verdict": f"no: {report.reason}".replace("|", "/")}
     parity = report.parity
-    psnr = "-" if parity is None else "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"
-    sizes = f"{SIDE}x{SIDE} only" if f"-{SIDE}x{SIDE}" in report.path.name else "any"
-    return Cells(
-        name,
-        report.format,
-        "works" if report.verdict == "passed" else report.verdict,
-        (
-            sizes,
-            f"{(report.bytes or 0) / 1e6:.2f}",
-            "-" if parity is None else f"{parity.max_abs:.1e}",
-            psnr,
-            runs_in,
-            "-" if milliseconds is None else f"{milliseconds:.1f}",
-            "-" if milliseconds is None else f"{eager / milliseconds:.2f}x",
-        ),
+    return {
+        **row,
+        "verdict": "works" if report.verdict == "passed" else report.verdict,
+        "sizes": f"{SIDE}x{SIDE} only" if f"-{SIDE}x{SIDE}" in report.path.name else "any",
+        "megabytes": (report.bytes or 0) / 1e6,
+        "difference": None if parity is None else parity.max_abs,
+        "psnr": None if parity is None else "equal" if parity.psnr is None else parity.psnr,
+        "runs_in": runs_in,
+        "ms": ms,
+        "over_torch": None if ms is None else eager / ms,
+    }
+
+
+def table(rows: Mapping[tuple[str, str], Row]) -> Table:
+    """Return the rows in the order of networks and formats."""
+    ordered = [rows[name, row] for name in SPECS for row in (EAGER, *FORMATS) if (name, row) in rows]
+    untested = ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tested)
+    caption = (
+        f"Students at x4; time of one photo of {SIDE}x{SIDE}, {torch.get_num_threads()} thread(s), the median of files "
+        f"and torch taking turns. Not run by us: {untested}."
     )
-
-
-def documented(page_file: Path) -> dict[tuple[str, str], str]:
-    """The rows that the page has."""
-    lines = page_file.read_text(encoding="utf-8").splitlines() if page_file.is_file() else []
-    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| network", "| ---"))]
-    split = [(line, line.strip("| ").split(" | ")) for line in rows]
-    return {(parts[0], parts[1]): line for line, parts in split}
-
-
-def page(rows: Mapping[tuple[str, str], str]) -> str:
-    ordered: Iterable[str] = (
-        rows[name, row] for name in SPECS for row in ("torch eager", *FORMATS) if (name, row) in rows
-    )
-    threads = torch.get_num_threads()
-    return "\n".join(
-        (
-            "# Networks × formats",
-            "",
-            "Generated by `python -m benchmarks.formats_table`; do not edit.",
-            "",
-            "Students at ×4. Each file was compared with its network as in `srkd export`: on photos, black, white,",
-            "noise and odd sizes (PSNR: on photos, peak 1). *any*: any batch and image size. The time is that of one",
-            f"image of {SIDE}x{SIDE} on {cpu_model()}, {threads} thread(s), the median of files and torch taking turns,"
-            " in the",
-            "given precision; *over torch* compares with torch in fp32, channels last. The order differs on phones.",
-            "*unproved*: written here, but such files do not run on this system. Not run by us: "
-            + ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tested)
-            + ".",
-            "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|" + " --- |" * len(COLUMNS),
-            *ordered,
-            "",
-        )
-    )
+    return Table(COLUMNS, ordered, caption)
 
 
 if __name__ == "__main__":
