@@ -23,6 +23,7 @@ from srkd.reporting.html import element, json_script
 from srkd.reporting.report import MOST_BYTES
 from srkd.reporting.speed import read_speed
 from srkd.verb_options import ProfileOptions
+from tests.support.foreign_models import save_all
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 EVIL = '<script>alert("1")</script>&amp;'
@@ -232,6 +233,30 @@ def test_without_the_teacher_the_originals_are_compared_with(copy: Path, tmp_pat
     report = srkd.report(copy, out=tmp_path / "page.html", speed=False)
     assert any("the teacher's file is not at hand" in line for line in report.missing)
     assert "where student and original differ most" in page_of(report.path).text
+
+
+@pytest.mark.parametrize("kind", ["ONNX", "TorchScript"])
+def test_a_teacher_of_outputs_alone_is_shown_by_its_images(kind: str, tmp_path: Path) -> None:
+    files = save_all(tmp_path)
+    photos = save_photos(tmp_path / "photos")
+    student = "compact:width=8,depth=1,scale=2"
+    words = {"recipe": "logits", "student": student, "steps": 2, "settings": SMALL, "threads": 1}
+    srkd.compress(files[kind], data=photos, val=photos, out=tmp_path / "run", **words)  # type: ignore[arg-type]
+    report = srkd.report(tmp_path / "run", out=tmp_path / "report.html", data=photos)
+    page = page_of(report.path)
+    assert "where student and teacher differ most" in page.text and report.missing == ()
+    assert sum(tag == "img" for tag, _ in page.elements) >= 4
+
+
+def test_a_teacher_that_was_trained_beside_its_student_is_a_row(tmp_path: Path) -> None:
+    photos, teacher = save_photos(tmp_path / "photos"), save_teacher(tmp_path / "teacher.safetensors")
+    settings = (*SMALL, "phi=teacher", "negatives=2")
+    words = {"recipe": "csd", "width": 0.5, "steps": 2, "settings": settings, "threads": 1}
+    srkd.compress(teacher, data=photos, val=photos, out=tmp_path / "run", **words)  # type: ignore[arg-type]
+    page = page_of(srkd.report(tmp_path / "run", out=tmp_path / "report.html", data=photos).path)
+    scores = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
+    assert "teacher, trained with the student" in page.text
+    assert f"{scores['teacher_joint']['psnr_y']:.2f}" in page.text
 
 
 def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
