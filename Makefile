@@ -15,7 +15,7 @@ ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix evidence evidence-small evidence-gpu site docs lint types format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest evidence evidence-small evidence-gpu site docs lint types format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
@@ -27,6 +27,7 @@ help:
 	@echo "make demo-picture the picture of the README, taken anew by such a test"
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
+	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
 	@echo "make evidence     every question of benchmarks/ that needs no GPU, resumable; evidence-small: a sample of each"
 	@echo "make evidence-gpu what only an NVIDIA GPU can show, one JSON file a question, in about 40 minutes"
 	@echo "make site         the documentation as a site in build/site, warnings are errors; make docs serves it, too"
@@ -82,6 +83,9 @@ test-all: extras app-for-tests
 
 test-matrix: env
 	$(PYTEST) --dist load -m matrix
+
+test-lowest:
+	$(PYTHON) scripts/lowest.py
 
 # EVIDENCE="--sets DIR --photos DIR --golden DIR --checkpoints DIR" names what questions need; `python -m benchmarks ls`.
 evidence: env

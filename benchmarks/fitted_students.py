@@ -1,14 +1,14 @@
-"""What a student scores that is solved for: `python -m benchmarks.fitted_students --photos DIR --data DIR [--teacher
-FILE_OR_RUN ...]` writes docs/fit-results.md.
+"""What a student scores that is solved for: `python -m benchmarks fitted_students --photos DIR --data DIR [--teacher
+FILE_OR_RUN ...]`.
 
 Photos of --photos give the patches, images of --data (such as Set5) the figures. Teachers are the embedded one and
 those of --teacher; each gives a student of half its width. A file, other than a run, gives one of half its depth too
 or, where it has none, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and
 polished (`--recipe fit`), and trained by plain logits for so many minutes from the fit and from random weights: as many
 steps as this machine makes in that time, timed first, on a cosine that ends there. A row computes on one thread; its
-seconds and minutes are those of the processor, so that other work on the machine does not count. It takes about a
-quarter of an hour. What is finished is kept in --out: the command can be stopped and repeated. With --jobs 2 two rows
-are measured at the same time.
+seconds and minutes are those of the processor, so that other work on the machine does not count. A row takes a quarter
+of an hour. What is finished is kept in --out: the command can be stopped and repeated. With --jobs 2 two rows are
+measured at the same time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from typing import Literal
 import torch
 
 import srkd
+from benchmarks import evidence
+from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
 from compressor.base.choices import Init
 from compressor.base.files import atomic_path, file_sha256
-from compressor.base.machine import cpu_model, torch_threads
+from compressor.base.machine import torch_threads
 from compressor.data.calibration import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.images.files import read_rgb_u8
@@ -46,7 +48,16 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.models.students import build_student
 from compressor.teachers.teacher import load_teacher
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "fit-results.md"
+BENCHMARK = Benchmark(
+    "What does a student score that is solved for, and after five minutes of training?",
+    minutes=60,
+    arguments=(
+        *("--photos", "{photos}", "--data", "{sets}/Set5", "--teacher", "{checkpoints}/carn_m.pth"),
+        *("--teacher", "{checkpoints}/realesr-animevideov3_rezipped.pth"),
+    ),
+    small=("--photos", "{photos}", "--data", "{sets}/Set5", "--minutes", "0.05", "--out", "runs/small/fitted"),
+)
+
 BATCH, LR_PATCH = 8, 32
 SETTINGS = (f"batch={BATCH}", f"lr_patch={LR_PATCH}", "decay=cosine", "precision=bf16")
 RATES: Mapping[Init, float] = {"fit": 5e-4, "random": 1e-3}
@@ -169,7 +180,7 @@ class Row:
         teacher = f"{subject.name}-{file_sha256(subject.file)[:8]}"
         self.folder = self.conditions.out / f"{teacher}-{cut.axis}-{cut.share:g}"
 
-    def line(self) -> str:
+    def cells(self) -> dict[str, Cell]:
         """Measure what is not kept, and return the row of the table."""
         minutes = f"{self.conditions.minutes:g}min"
         sliced = self._kept("slice", lambda: {"psnr": self.subject.score(self.cut.of(self.subject.network))})
@@ -179,11 +190,15 @@ class Row:
         steps = max(1, round(60 * self.conditions.minutes / pace))
         from_fit = self._kept(f"fit-{minutes}", lambda: self._logits(f"fit-{minutes}", "fit", steps))
         from_random = self._kept(f"random-{minutes}", lambda: self._logits(f"random-{minutes}", "random", steps))
-        figures = (sliced, solved, polished, from_fit, from_random)
-        cells = [f"{self.cut.axis} {self.cut.share:g}", *(self.subject.cell(one["psnr"]) for one in figures)]
-        cells.insert(3, f"{solved['seconds']:.0f}")
-        cells.insert(5, f"{polished['seconds']:.0f}")
-        return f"| {' | '.join(cells)} | {steps:,} |"
+        figures = {"slice": sliced, "fit": solved, "recipe": polished, "from_fit": from_fit, "scratch": from_random}
+        return {
+            "teacher": self.subject.line,
+            "student": f"{self.cut.axis} {self.cut.share:g}",
+            **{name: self.subject.cell(one["psnr"]) for name, one in figures.items()},
+            "fit_seconds": solved["seconds"],
+            "recipe_seconds": polished["seconds"],
+            "steps": steps,
+        }
 
     def _kept(self, name: str, measure: Callable[[], Figures]) -> Figures:
         file = self.folder / f"{name}.json"
@@ -248,10 +263,10 @@ class Row:
         return {"psnr": self.subject.score(srkd.load(run).require_network("weights")), "seconds": seconds}
 
 
-def row_line(file: Path, cut: Cut, conditions: Conditions) -> str:
+def measure_row(file: Path, cut: Cut, conditions: Conditions) -> dict[str, Cell]:
     """Return a row of the table; a process of its own calls it."""
     with torch_threads(1):
-        return Row(Subject(file, conditions), cut).line()
+        return Row(Subject(file, conditions), cut).cells()
 
 
 def weights_of(path: Path) -> Path:
@@ -259,25 +274,28 @@ def weights_of(path: Path) -> Path:
     return path / "student.safetensors" if path.is_dir() else path
 
 
-def introduction(conditions: Conditions) -> list[str]:
-    minutes = f"{conditions.minutes:g} minutes"
-    return [
-        "# Students that are solved for: results",
-        "",
-        f"`python -m benchmarks.fitted_students` on {cpu_model()}, one thread a row, torch {torch.__version__}. "
-        "Seconds and minutes are the processor's, whatever else ran beside it.",
-        "",
-        f"Y-PSNR in dB on {conditions.data.name}, border {conditions.scale}, and how much of the "
-        "teacher's gain over bicubic is kept; for a teacher below bicubic the PSNR of all colours to the teacher's "
-        f"images, and how much nearer they are than bicubic. Patches and training from {conditions.photos.name}.",
-        "",
-        "*Slice* is cut from the teacher, *fit* is solved for, without a gradient ([how](fit.md)), in so many seconds. "
-        "*Recipe fit* is the whole of `srkd compress --recipe fit`, solved for and polished, with reading the photos "
-        f"and validation. The last columns are {minutes} of `--recipe logits`: as many steps of {BATCH} patches of "
-        f"{LR_PATCH}×{LR_PATCH} as were made in that time, with a cosine that ends there, rate {RATES['fit']:g} from "
-        f"the fit (which the {minutes} do not hold) and {RATES['random']:g} from random weights.",
-        "",
-    ]
+def table(rows: Sequence[evidence.Row], conditions: Conditions) -> Table:
+    minutes = f"{conditions.minutes:g} min"
+    columns = (
+        Column("teacher", "teacher"),
+        Column("student", "student"),
+        Column("slice", "slice"),
+        Column("fit", "fit"),
+        Column("fit_seconds", "s", ".0f"),
+        Column("recipe", "recipe fit"),
+        Column("recipe_seconds", "s", ".0f"),
+        Column("from_fit", f"fit + {minutes}"),
+        Column("scratch", f"scratch + {minutes}"),
+        Column("steps", "steps", ",d"),
+    )
+    caption = (
+        f"Y-PSNR in dB on {conditions.data.name}, border {conditions.scale}, and how much of the teacher's gain over "
+        "bicubic is kept; for a teacher below bicubic the PSNR of all colours to the teacher's images, and how much "
+        f"nearer they are than bicubic. Patches and training from {conditions.photos.name}; {minutes} are as many "
+        f"steps of {BATCH} patches of {LR_PATCH}×{LR_PATCH}, rate {RATES['fit']:g} from the fit and "
+        f"{RATES['random']:g} from random weights. One thread; seconds are the processor's."
+    )
+    return Table(columns, rows, caption)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,27 +310,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     conditions = Conditions(options.photos, options.data, options.scale, options.minutes, options.out)
     subjects = [Subject(weights_of(path), conditions) for path in (embedded_teacher(), *options.teacher)]
-    lines = introduction(conditions)
-    print("\n".join(lines), flush=True)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {
-            (subject, index): pool.submit(row_line, subject.file, cut, conditions)
-            for subject in subjects
-            for index, cut in enumerate(subject.cuts)
-        }
-        table = [
-            f"| student | slice | fit | s | recipe fit | s | fit + {options.minutes:g} min "
-            f"| scratch + {options.minutes:g} min | steps |",
-            "|" + "---|" * 9,
+        waiting = [
+            pool.submit(measure_row, subject.file, cut, conditions) for subject in subjects for cut in subject.cuts
         ]
-        for line in table:
-            print(line, flush=True)
-        for (subject, index), row in waiting.items():
-            for line in ([f"| **{subject.line}** |" + " |" * 8] if index == 0 else []) + [row.result()]:
-                print(line, flush=True)
-                table.append(line)
-    with atomic_path(PAGE) as temporary:
-        temporary.write_text("\n".join([*lines, *table]) + "\n", encoding="utf-8")
+        rows = []
+        for row in waiting:
+            rows.append(row.result())
+            print(rows[-1], file=sys.stderr, flush=True)
+    save("fitted_students", table(rows, conditions))
     return 0
 
 

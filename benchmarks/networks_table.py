@@ -1,4 +1,4 @@
-"""What holds for each network, measured: `python -m benchmarks.networks_table --golden DIR` writes docs/networks.md.
+"""What holds for each network, measured: `python -m benchmarks networks_table --golden DIR`.
 
 DIR holds `archs/<case>/` with outputs of the official code, and published checkpoints lie in ../data/checkpoints of
 it, benchmark sets in ../data/benchmarks; without --golden that column is not measured. Takes about a minute.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.evidence import Benchmark, Column, Table, save
 from benchmarks.golden_networks import TOLERANCE, Row, rows
 from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, SCALES
 from benchmarks.slices import lively, run, zero_masked
@@ -33,7 +34,12 @@ from export.conversion import Conversion
 from export.to_onnx import convert
 from srkd.api import evaluate
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
+BENCHMARK = Benchmark(
+    "Is each network that of its authors?",
+    minutes=2,
+    arguments=("--golden", "{golden}"),
+)
+
 WIDTHS = (0.29, 0.5, 0.7)
 COMPACT_FILE = "realesr-animevideov3_rezipped.pth"
 ODD_SIZES = ((1, 1), (2, 13), (7, 13), (17, 33), (11, 9))
@@ -42,15 +48,14 @@ SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
 """A network of each kind that is measured in moments; its weights are random."""
 
 COLUMNS = (
-    "network",
-    "reads and writes the names of",
-    "equals the official outputs",
-    "counts to the last digit",
-    "slices",
-    "ONNX at odd sizes",
-    "tiles",
+    Column("network", "network"),
+    Column("names", "reads and writes the names of"),
+    Column("golden", "equals the official outputs"),
+    Column("counts", "counts to the last digit"),
+    Column("slices", "slices"),
+    Column("onnx", "ONNX at odd sizes"),
+    Column("tiles", "tiles"),
 )
-Column = Callable[[str], str]
 
 
 def dialects(arch: str) -> str:
@@ -128,11 +133,11 @@ def tiles(arch: str) -> str:
     return f"seam {tiled.seam:.1e}, {apart:.1e} from the whole, at an overlap of {UNBOUNDED_OVERLAP}"
 
 
-def golden(found: Sequence[Row], arch: str, shared: Path | None) -> str:
+def golden(outputs: Sequence[Row], arch: str, shared: Path | None) -> str:
     """How many outputs of the official code are met, and the largest distance."""
     if arch == "compact" and shared is not None:
         return published_compact(shared)
-    own = [row for row in found if row.arch == arch]
+    own = [row for row in outputs if row.arch == arch]
     if not own:
         return "not measured"
     held = sum(row.equal for row in own)
@@ -155,75 +160,32 @@ def _rounded_up(value: float) -> str:
     return f"{value:.1g}"
 
 
-MEASURED: tuple[Column, ...] = (dialects, counts, slices, onnx_parity, tiles)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One network's row, a cell a column."""
-
-    cells: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"| {' | '.join(self.cells)} |"
-
-
-def lines(found: Sequence[Row], shared: Path | None) -> list[Line]:
-    made = []
-    for arch in NETWORKS:
-        held, counted, sliced, parity, tiled = (column(arch) for column in MEASURED)
-        made.append(Line((arch, held, golden(found, arch, shared), counted, sliced, parity, tiled)))
-    return made
-
-
-def page(table: Sequence[Line]) -> str:
-    """docs/networks.md."""
-    heading = [str(Line(COLUMNS)), str(Line(("---",) * len(COLUMNS)))]
-    return "\n".join(
-        [
-            "# Networks",
-            "",
-            "Generated from measurements by `python -m benchmarks.networks_table --golden DIR`; do not edit.",
-            f"Measured with torch {torch.__version__.partition('+')[0]} on CPU.",
-            "",
-            *heading,
-            *map(str, table),
-            "",
-            NOTES,
-        ]
-    )
-
-
-NOTES = f"""\
-- *Reads and writes the names of*: srkd loads files of these code bases, and a network written with their names
-  loads again bit for bit. `srkd convert` writes such files.
-- *Equals the official outputs*: compared with the official code's images and feature maps on its own weights,
-  images in [0,1].
-- *Counts*: parameters, and MACs at 256x256 and 1280x720 output, compared with the official classes.
-- *Slices*: widths {", ".join(map(str, WIDTHS))} at x2, x3 and x4 compared with the teacher whose removed
-  channels are set to zero, on noise and random weights that use every channel. SwinIR's LayerNorm uses every
-  channel, so its masked teacher normalises the remaining ones only.
-- *ONNX*: ONNX Runtime compared with torch at {", ".join(f"{w}x{h}" for h, w in ODD_SIZES)}, one file for all sizes.
-- *Tiles*: a photo in tiles of {TILE} pixels compared with the whole photo. Networks that pool over the image or shift
-  windows see further than any overlap: their seam is measured, here with untrained weights, and `srkd upscale` prints
-  it for your network.
-- *To add a network*: one file in `compressor/models/networks/` and one line in `registry.py` there; its row here, a
-  test and golden outputs follow. Another package adds one in a file of the same form, by an entry point of the group
-  `srkd.networks` that has the network's name and points at its `Architecture`.
-"""
+def table(outputs: Sequence[Row], shared: Path | None) -> Table:
+    """Return a row a network."""
+    made = [
+        {
+            "network": arch,
+            "names": dialects(arch),
+            "golden": golden(outputs, arch, shared),
+            "counts": counts(arch),
+            "slices": slices(arch),
+            "onnx": onnx_parity(arch),
+            "tiles": tiles(arch),
+        }
+        for arch in NETWORKS
+    ]
+    return Table(COLUMNS, made)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path, help="the folder that holds archs/")
     options = parser.parse_args()
-    found: list[Row] = []
+    outputs: list[Row] = []
     shared = None if options.golden is None else options.golden.resolve().parent
     if shared is not None:
-        found = list(rows(options.golden, shared / "data" / "checkpoints"))
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(lines(found, shared)), encoding="utf-8")
-    print(PAGE.read_text(encoding="utf-8"))
+        outputs = list(rows(options.golden, shared / "data" / "checkpoints"))
+    save("networks_table", table(outputs, shared))
     return 0
 
 

@@ -1,14 +1,11 @@
-"""All methods on all networks at all scales, as docs/methods/matrix.md says: `make test-matrix`. One of each kind in
+"""All methods on all networks at all scales, as the last result says: `make test-matrix`. One of each kind in
 `make test`: every method on EDSR, every network with one method."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks import methods_matrix
-from benchmarks.methods_matrix import SCALES, WORKS, cell, documented, methods, page
+from benchmarks.methods_matrix import SCALES, WORKS, cell, cells_of, documented, methods, table
 from compressor.models.networks.registry import NETWORKS
 
 CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in NETWORKS for scale in SCALES]
@@ -16,20 +13,19 @@ CELLS = [(method, arch, scale) for method in sorted(methods()) for arch in NETWO
 
 def test_the_page_has_every_method_and_network():
     assert set(documented()) == set(CELLS)
-    assert methods_matrix.PAGE.read_text(encoding="utf-8") == page(documented())
+    assert cells_of(table(documented())) == documented()
 
 
-def test_a_refusal_is_a_footnote_once_and_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_refusal_is_a_footnote_once_and_read_back():
     outcomes = [WORKS] * 3, ["too deep"] * 3, [WORKS, "too odd", "too deep"]
     cells = {
         (f"m{index}", "edsr", scale): outcome
         for index, of in enumerate(outcomes)
         for scale, outcome in zip(SCALES, of, strict=True)
     }
-    monkeypatch.setattr(methods_matrix, "PAGE", tmp_path / "matrix.md")
-    (tmp_path / "matrix.md").write_text(page(cells))
-    assert documented() == cells
-    assert "| `m2` | x2, no (2), no (1) |" in page(cells) and "1. too deep\n2. too odd" in page(cells)
+    text = table(cells).render()
+    assert cells_of(table(cells)) == cells
+    assert "| `m2` | x2, no (2), no (1) |" in text and "1. too deep\n2. too odd" in text
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
