@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="teachers by name, with commas between")
     parser.add_argument("--most", type=int, default=1000, help="plans to make in this call")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=0.5)
     options = parser.parse_args()
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     rows, left = Rows(options.rows), options.most
@@ -126,7 +126,7 @@ def measure_again(job: Mapping[str, Any]) -> None:
     width, height = map(int, SIZE.split("x"))
     place = Place(job["runtime"], "fp32", (width, height), threads=job["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=5.0)
+        figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=10.0)
     print(json.dumps(vars(figures)))
 
 

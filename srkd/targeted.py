@@ -20,7 +20,7 @@ from srkd.console import json_value
 from srkd.planning import PlanReport, run_plan, targets_of
 from srkd.verb_options import CompressOptions, PlanOptions
 
-PLAN_SECONDS, SECONDS = 1.0, 10.0
+PLAN_SECONDS, SECONDS = 0.5, 10.0
 """Time for each measurement of a shape, and for the final one."""
 
 

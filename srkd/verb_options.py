@@ -542,7 +542,7 @@ class PlanOptions(ProgramOptions):
     margin: Annotated[
         float, Option("Share of the time that is kept in hand.", minimum=0, maximum=1, group="target")
     ] = 0.1
-    seconds: Annotated[float, Option("Time for each measurement of a shape.", minimum=0, above_minimum=True)] = 1.0
+    seconds: Annotated[float, Option("Time for each measurement of a shape.", minimum=0, above_minimum=True)] = 0.5
     quality: Annotated[bool, Option("Solve for the finalists, which shows their PSNR before any training.")] = True
     picture: Annotated[
         PathOption,

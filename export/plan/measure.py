@@ -29,12 +29,14 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.conversion import CannotConvert, FileOptions, Int8Options
 from export.exporting import Source, convert_to
 from export.formats import Format, find_format
-from export.plan.search import LOOKS, Candidate, Measured
+from export.plan.search import Candidate, Measured
 from export.profile.stopwatch import image_for
 from export.profile.timing import Timing, compare, take_turns
 
 ONCE = 4.0
 """A shape that takes more than so many times the target is timed once: it is out anyway."""
+FILE_LOOKS = 8
+"""A finished file is timed so many times, with pauses between them."""
 CALIBRATION_SIDE = 48
 """LR pixels of the side of the photo on which a file in eight bits is calibrated."""
 
@@ -226,8 +228,8 @@ def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
     """
     call = place.call(open_model(file, place.open_options()))
     looks: list[Timing] = []
-    for look in range(LOOKS):
+    for look in range(FILE_LOOKS):
         if look > 0:
-            time.sleep(seconds / LOOKS / 2)
-        looks += take_turns([call], seconds_each=seconds / LOOKS, least_rounds=1)
+            time.sleep(seconds / FILE_LOOKS / 2)
+        looks += take_turns([call], seconds_each=seconds / FILE_LOOKS, least_rounds=1)
     return _of_looks(looks, megabytes_of(file))

@@ -25,9 +25,9 @@ NEARLY, DOUBTFUL = 1.3, 1.15
 """A shape that should miss its target by less than the first is measured if it is next to the best; by less than the
 second, wherever it is: the model is no better than that."""
 FINALISTS = 4
-LOOKS = 5
+LOOKS = 12
 """Finalists are measured so many times more, in turns; fewer where that takes long."""
-FINALISTS_SHARE = 1.4
+FINALISTS_SHARE = 1.6
 """What `enough` is asked then: all measurements together may take so much of the time that the first ones may."""
 
 Verdict = Literal["chosen", "meets", "misses", "failed"]
