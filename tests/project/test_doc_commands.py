@@ -51,7 +51,7 @@ ELSEWHERE = {
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
     r"^srkd doctor": "tests/srkd/test_doctor.py",
     r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",
-    r"--calibrate BSDS400": "the same as the command before it, on other photos",
+    r"--int8": "tests/export/test_export_int8.py",
 }
 """Commands that are read, and do not run here, and why."""
 
