@@ -31,7 +31,7 @@ from export.exporting import Source, convert_to
 from export.formats import Format, find_format
 from export.plan.search import Candidate, Measured
 from export.profile.stopwatch import image_for
-from export.profile.timing import Timing, compare, take_turns
+from export.profile.timing import Timing, compare, no_garbage_collection, take_turns, time_calls
 
 ONCE = 4.0
 """A shape that takes more than so many times the target is timed once: it is out anyway."""
@@ -159,9 +159,13 @@ class Bench:
         self.reasons: dict[Candidate, str] = {}
         self.looks: dict[Candidate, list[Timing]] = {}
         """Of those that were measured before, what their later measurements gave."""
+        self.calls: dict[Candidate, Callable[[], object]] = {}
+        """Those that were measured again: they stay open."""
 
     def measure(self, candidate: Candidate) -> Measured:
         """Measure a candidate; its file is written once."""
+        if candidate in self.looks:
+            return self.measure_again(candidate)
         call = self.place.call(self.open(candidate))
         megabytes = megabytes_of(self.files[candidate])
         if self.reference is None:
@@ -169,13 +173,16 @@ class Bench:
         warm = _once(call)
         if warm > self.longest_ms:
             return Measured(warm, warm / 2, warm * 2, megabytes)
-        if candidate in self.looks:
-            (own,) = take_turns([call], seconds_each=self.seconds, least_rounds=1)
-            self.looks[candidate].append(own)
-            return _of_looks(self.looks[candidate], megabytes)
         self.looks[candidate] = []
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
         return self.relative(reference, own, megabytes)
+
+    def measure_again(self, candidate: Candidate) -> Measured:
+        """Take another look at a candidate; what all looks gave."""
+        if candidate not in self.calls:
+            self.calls[candidate] = self.place.call(self.open(candidate))
+        self.looks[candidate].append(_look(self.calls[candidate], self.seconds))
+        return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
     def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
         """Return a time as the ratio to the reference times the median of what that has taken so far."""
@@ -213,6 +220,17 @@ def _once(call: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
+def _look(call: Callable[[], object], seconds: float) -> Timing:
+    """Time calls, twice at least, after one that warms the caches up."""
+    times: list[float] = []
+    with no_garbage_collection():
+        call()
+        until = time.perf_counter() + seconds
+        while len(times) < 2 or time.perf_counter() < until:
+            times += time_calls(call, 1)
+    return Timing((tuple(times),))
+
+
 def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
     """Return the median of all calls, and the fastest and slowest of the looks' medians."""
     medians = [look.percentile(50) for look in looks]
@@ -227,9 +245,10 @@ def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
     A machine that other programs share is faster in some seconds than in others, so that one look says little.
     """
     call = place.call(open_model(file, place.open_options()))
+    call()
     looks: list[Timing] = []
     for look in range(FILE_LOOKS):
         if look > 0:
             time.sleep(seconds / FILE_LOOKS / 2)
-        looks += take_turns([call], seconds_each=seconds / FILE_LOOKS, least_rounds=1)
+        looks.append(_look(call, seconds / FILE_LOOKS))
     return _of_looks(looks, megabytes_of(file))

@@ -125,30 +125,20 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
     return ordered[excluded], ordered[-1 - excluded]
 
 
-def take_turns(
-    calls: Sequence[Call], *, seconds_each: float, least_rounds: int = MIN_ROUNDS, progress: Progress = no_progress
-) -> tuple[Timing, ...]:
+def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
     """Time calls of this process in turns, as `measure_turns` does."""
     with no_garbage_collection():
         timings = measure_turns(
-            [partial(_turn_here, call) for call in calls],
-            seconds_each=seconds_each,
-            least_rounds=least_rounds,
-            progress=progress,
+            [partial(_turn_here, call) for call in calls], seconds_each=seconds_each, progress=progress
         )
     return tuple(timing for timing in timings if timing is not None)
 
 
 def measure_turns(
-    turns: Sequence[Turn],
-    *,
-    seconds_each: float,
-    least_rounds: int = MIN_ROUNDS,
-    progress: Progress = no_progress,
-    lost: Lost | None = None,
+    turns: Sequence[Turn], *, seconds_each: float, progress: Progress = no_progress, lost: Lost | None = None
 ) -> tuple[Timing | None, ...]:
     """Warm all up, then give each a turn in every round, for about `seconds_each` times their number and at least
-    `least_rounds`.
+    eight rounds.
 
     Where one fails and there is a `lost` to tell, its timing is None and the others go on.
     """
@@ -177,14 +167,14 @@ def measure_turns(
     repeats = {index: max(1, min(100, round(turn_ms / state.fastest_ms))) for index, state in warm.items()}
     rounds: dict[int, list[TurnTimes]] = {index: [] for index in alive}
     budget, started, number = seconds_each * max(1, len(alive)), time.perf_counter(), 0
-    while alive and (number < least_rounds or time.perf_counter() - started < budget):
+    while alive and (number < MIN_ROUNDS or time.perf_counter() - started < budget):
         for index in list(alive) if number % 2 == 0 else list(reversed(alive)):
             times = run(index, lambda turn, count=repeats[index]: turn(count))  # type: ignore[misc]
             if times is not None:
                 rounds[index].append(times)
         number += 1
         spent = (time.perf_counter() - started) / budget
-        progress("measure", int(999 * min(1.0, spent, number / least_rounds)), 1000)
+        progress("measure", int(999 * min(1.0, spent, number / MIN_ROUNDS)), 1000)
     progress("measure", 1000, 1000)
     return tuple(_timing(rounds[index], warm[index]) if index in alive else None for index in range(len(turns)))
 
