@@ -1,4 +1,4 @@
-"""CLSD part by part, and the contrast through one φ or another: `python -m benchmarks contrast_parts --data DIR`.
+"""CLSD-style part by part, and the contrast through one φ or another: `python -m benchmarks contrast_parts --data DIR`.
 
 DIR holds Set5, Set14 and B100. The first table adds heads (deep supervision), then their contrast, with the label or
 the student's own image as its positive. The second is csd-lite without its contrast, with φ made of the teacher's first
@@ -34,7 +34,7 @@ from compressor.base.files import atomic_path
 from recipes.perceptual import VGG19
 
 BENCHMARK = Benchmark(
-    "What does each part of CLSD bring, and which φ contrasts best?",
+    "What does each part of CLSD-style bring, and which φ contrasts best?",
     minutes=150,
     arguments=("--data", "{sets}", "--train", "{photos}", "--steps", "300"),
     small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--only", "clsd", "--out", "runs/small/contrast"),
@@ -66,7 +66,7 @@ def main() -> int:
     options = parser.parse_args()
     tables = dict[str, Table]()
     if options.only != "phi":
-        tables["clsd"] = compared(CLSD, options, PUBLISHED)
+        tables["heads"] = compared(CLSD, options, PUBLISHED)
     if options.only != "clsd":
         tables["phi"] = compared(phi_rows(options), options)
     save("contrast_parts", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)

@@ -51,7 +51,7 @@ ELSEWHERE = {
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
     r"^srkd doctor": "tests/srkd/test_doctor.py",
     r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",
-    r"--int8": "tests/export/test_export_int8.py",
+    r"int8": "tests/export/test_export_int8.py",
 }
 """Commands that are read, and do not run here, and why."""
 
