@@ -394,12 +394,7 @@ def caught_by(one: Break) -> str | None:
     """The first failing test of the broken tree, or None."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
-        for room in COPIED:
-            source = ROOT / room
-            if source.is_dir():
-                shutil.copytree(source, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                shutil.copy(source, tree / room)
+        copy_project(tree)
         path = tree / one.file
         text = path.read_text(encoding="utf-8")
         if one.old not in text:
@@ -408,8 +403,27 @@ def caught_by(one: Break) -> str | None:
         return first_failure(tree, one.tests)
 
 
+def copy_project(tree: Path) -> None:
+    """Copy what the tests need into a folder."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, tree / name)
+
+
 def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
-    """Run the tests in the tree itself, with its own rooms first on the path."""
+    """Return the first test that fails in a copy of the project."""
+    done = run_tests(tree, tests)
+    if done.returncode == 0:
+        return None
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" - ")[0] if failed else f"exit {done.returncode}"
+
+
+def run_tests(tree: Path, tests: tuple[str, ...], *, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run tests until one fails in the tree itself, with its own packages first on the path."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     shared = ROOT.parent / "shared"
     if shared.is_dir():
@@ -428,11 +442,9 @@ def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
         "not slow",
         *files,
     ]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return None
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" - ")[0] if failed else f"exit {done.returncode}"
+    return subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.break_on_purpose import copy_project, run_tests
 from benchmarks.evidence import ROOT, Benchmark, Column, Row, Rows, Table, save
 
 BENCHMARK = Benchmark(
@@ -30,18 +29,6 @@ BENCHMARK = Benchmark(
     small=("--count", "2", "--rows", "runs/mutants-small.json"),
 )
 
-COPIED = (
-    "compressor",
-    "recipes",
-    "export",
-    "demo",
-    "srkd",
-    "tests",
-    "benchmarks",
-    "docs",
-    "pyproject.toml",
-    "README.md",
-)
 CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/images/metrics.py": ("images/test_metrics.py",),
     "compressor/images/resize.py": ("images/test_resize.py",),
@@ -124,9 +111,7 @@ def main() -> int:
     rows = Rows(options.rows)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in COPIED:
-            copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-            copied(ROOT / name, copy / name)
+        copy_project(copy)
         outcomes = {mutant: rows.get(mutant.key, partial(is_noticed, mutant, copy)) for mutant in chosen}
     save("mutants", tables(outcomes, len(every)), seeds=(options.seed,))
     return 0
@@ -210,13 +195,8 @@ def is_noticed(mutant: Mutant, copy: Path) -> bool:
     """Return whether a test of the file fails in the copy with this change."""
     target, source = copy / mutant.file, (ROOT / mutant.file).read_text(encoding="utf-8")
     target.write_text(mutated(source, mutant), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow"]
-    command += [f"tests/{name}" for name in CORE[mutant.file]]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = run_tests(copy, CORE[mutant.file], seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return True
     finally:

@@ -101,12 +101,12 @@ def emit(
         "failed": failed,
     }
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    with atomic_path(folder / PLAN) as temporary:
-        temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
-    photo = sample_photo(*place.lr_size, channels=channels)
-    np.save(folder / PHOTO, (255 * photo).round().byte().numpy())
+    with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
+        np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
     # Not imported: it needs nothing of srkd, and runs elsewhere.
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
+    with atomic_path(folder / PLAN) as temporary:
+        temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
     return read_emitted(folder)
 
 
