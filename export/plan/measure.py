@@ -37,6 +37,8 @@ ONCE = 4.0
 """A shape that takes more than so many times the target is timed once: it is out anyway."""
 FILE_LOOKS = 8
 """A finished file is timed so many times, with pauses between them."""
+MANY_LOOKS = 8
+"""Of so many looks or more, the fastest and the slowest do not count for the interval."""
 CALIBRATION_SIDE = 48
 """LR pixels of the side of the photo on which a file in eight bits is calibrated."""
 
@@ -232,11 +234,14 @@ def _look(call: Callable[[], object], seconds: float) -> Timing:
 
 
 def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
-    """Return the median of all calls, and the fastest and slowest of the looks' medians."""
-    medians = [look.percentile(50) for look in looks]
-    return Measured(
-        float(np.median([ms for look in looks for ms in look.samples])), min(medians), max(medians), megabytes
-    )
+    """Return the median of all calls, and the fastest and slowest of the looks' medians; of many looks, one at each end
+    is left out: another program may have had the machine for that second.
+    """
+    medians = sorted(look.percentile(50) for look in looks)
+    if len(medians) >= MANY_LOOKS:
+        medians = medians[1:-1]
+    ms = float(np.median([ms for look in looks for ms in look.samples]))
+    return Measured(ms, medians[0], medians[-1], megabytes)
 
 
 def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:

@@ -201,13 +201,16 @@ class _Search:
         allowed = [one for one in self.candidates if one.macs <= self.targets.most_macs]
         if not allowed:
             raise self.unreachable_by_macs()
-        kinds = list(dict.fromkeys(one.kind for one in allowed))
-        total = len(kinds) * self.per_kind
+        names = list(dict.fromkeys(one.kind for one in allowed))
+        total = len(names) * self.per_kind
+        kinds = [
+            _Kind(self, [one for one in allowed if one.kind == name], index * self.per_kind, total)
+            for index, name in enumerate(names)
+        ]
         for index, kind in enumerate(kinds):
-            shapes, share = [one for one in allowed if one.kind == kind], (index + 1) / len(kinds)
-            _Kind(self, shapes, index * self.per_kind, total).look(share)
+            kind.look((index + 1) / len(kinds))
         self.context.progress("measure shapes", total, total)
-        chosen, tied = self.decide()
+        chosen, tied = self.decide(kinds)
         if chosen is None:
             raise self.unreachable()
         return self.plan(chosen, tied)
@@ -236,17 +239,14 @@ class _Search:
         """Return those that meet all targets by their last measurement, the largest first."""
         return sorted((one for one in self.measured if self.excess(one) <= 1), key=_size, reverse=True)
 
-    def decide(self) -> tuple[Candidate | None, list[Candidate]]:
+    def decide(self, kinds: Sequence[_Kind]) -> tuple[Candidate | None, list[Candidate]]:
         """Measure the finalists again until the largest that meets the targets has been; then let quality decide."""
         while finalists := [one for one in self.finalists() if one not in self.again]:
-            self.again.update(finalists)
-            for look in range(LOOKS):
-                if look > 0 and self.enough(FINALISTS_SHARE):
-                    break
-                for number, candidate in enumerate(finalists):
-                    self.context.progress("measure again", look * len(finalists) + number, LOOKS * len(finalists))
-                    if candidate in self.measured:
-                        self.try_one(candidate)
+            met = {one for one in finalists if self.excess(one) <= 1}
+            self.measure_again(finalists)
+            if dropped := [one for one in met if one not in self.measured or self.excess(one) > 1]:
+                for kind in kinds:
+                    kind.fill_gap(below=min(dropped, key=_size))
         meeting = [one for one in self.meeting() if one in self.again]
         if not meeting:
             return None, []
@@ -257,6 +257,16 @@ class _Search:
             if score is not None:
                 self.scores[candidate] = score
         return max(tied, key=lambda one: (self.scores.get(one, -math.inf), *_size(one))), tied
+
+    def measure_again(self, finalists: Sequence[Candidate]) -> None:
+        self.again.update(finalists)
+        for look in range(LOOKS):
+            if look > 0 and self.enough(FINALISTS_SHARE):
+                break
+            for number, candidate in enumerate(finalists):
+                self.context.progress("measure again", look * len(finalists) + number, LOOKS * len(finalists))
+                if candidate in self.measured:
+                    self.try_one(candidate)
 
     def finalists(self) -> list[Candidate]:
         """Return the largest that meet the targets and tie, and those just above that nearly do."""
@@ -383,9 +393,24 @@ class _Kind:
                 break
             self.try_one(following)
 
+    def fill_gap(self, below: Candidate) -> None:
+        """Measure the largest shape that should meet the targets and is smaller than a finalist that no longer does.
+
+        Before, nobody asked what lies between that one and those that are known to meet them.
+        """
+        measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
+        if not measured or self.search.enough(FINALISTS_SHARE):
+            return
+        expected = self.expected(measured)
+        least = max((_size(one) for one in self.search.meeting()), default=(0, 0))
+        gap = [one for one in self.shapes if least < _size(one) < _size(below) and one not in self.attempts]
+        following = max((one for one in gap if expected[one] <= 1), key=_size, default=None)
+        if following is not None:
+            self.try_one(following)
+
     def try_one(self, candidate: Candidate) -> None:
         if candidate not in self.attempts:
-            self.search.context.progress("measure shapes", self.done + len(self.attempts), self.total)
+            self.search.context.progress("measure shapes", min(self.done + len(self.attempts), self.total), self.total)
             self.attempts.append(candidate)
             self.search.try_one(candidate)
 

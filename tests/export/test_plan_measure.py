@@ -27,9 +27,10 @@ from compressor.models.students import parse_student, student_text
 from export.formats import find_format
 from export.plan.candidates import Teacher, list_candidates
 from export.plan.emit import emit, read_measured, spread_out
-from export.plan.measure import Bench, Place, measure_file
+from export.plan.measure import Bench, Place, _of_looks, measure_file
 from export.plan.quality import FittedQuality
 from export.plan.search import Candidate, Targets, find_student
+from export.profile.timing import Timing
 
 SIZE = (24, 16)
 TORCH = Place("torch", "fp32", SIZE, threads=1)
@@ -59,6 +60,7 @@ def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: S
     found = list_candidates(Teacher(spec.scale, 3, spec), (32, 24))
     whole = cost(spec, (32, 24))
     assert {one.kind for one in found} == {spec.arch, "compact"}
+    assert found[0].kind == "compact", "what is quick to export comes first and leaves its time to the teacher's kind"
     assert len({one.student for one in found}) == len(found)
     assert all(one.params <= whole.params and one.macs <= whole.macs for one in found)
     assert student_text(spec) in [one.student for one in found], "the teacher's own shape is the largest"
@@ -97,6 +99,13 @@ def test_a_second_time_forgets_the_first_and_a_third_adds_to_the_second(tmp_path
     medians = [look.percentile(50) for look in bench.looks[SMALL]]
     assert (figures[3].low, figures[3].high) == (min(medians), max(medians))
     assert figures[3].low <= figures[3].ms <= figures[3].high and len(bench.reference_ms) == 1
+
+
+def test_of_many_looks_one_at_each_end_does_not_count() -> None:
+    looks = [Timing(((ms, ms, ms),)) for ms in (10.0, 11.0, 10.5, 10.2, 31.0, 10.1, 9.0, 10.3)]
+    of_all, of_few = _of_looks(looks, 1.0), _of_looks(looks[:5], 1.0)
+    assert (of_all.low, of_all.high) == (10.0, 11.0) and 10 < of_all.ms < 11
+    assert (of_few.low, of_few.high) == (10.0, 31.0)
 
 
 def test_what_takes_far_too_long_is_timed_once(tmp_path: Path) -> None:
