@@ -70,7 +70,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """Read `WxH` in pixels."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})[xX×]([1-9][0-9]{0,4})", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is not a size: give width x height in pixels, such as 320x180")
+        raise UsageError(f"{text!r} is not a size: give width x height in pixels, each 99999 at most, such as 320x180")
     return int(match[1]), int(match[2])
 
 

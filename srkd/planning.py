@@ -14,7 +14,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, require_writable_folder
-from compressor.base.machine import torch_threads, usable_cores
+from compressor.base.machine import require_threads, torch_threads
 from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import require_memory_for
@@ -160,10 +160,9 @@ def _plan_here(
     candidates: Sequence[Candidate],
     context: Context,
 ) -> PlanReport:
+    require_threads(options.threads)
     keep_freed_memory()  # as every command does: what is planned has to hold there
     notes, others, began = [], Observation(), time.monotonic()
-    if (place.threads or 1) > (usable_cores() or 1):
-        notes.append(f"{place.threads} threads share {usable_cores()} cores")
     context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
     with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
         longest = ONCE * targets.most_ms

@@ -536,9 +536,10 @@ class PlanOptions(ProgramOptions):
     ] = "fp32"
     lr_size: Annotated[Size, Option("Size of the LR images that it will get.", type=SIZE, group="target")] = (320, 180)
     device: Annotated[str, Option("Device that it will run on.", type=DEVICE, group="target")] = "cpu"
-    threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="target")] = (
-        None
-    )
+    threads: Annotated[
+        int | None,
+        Option("CPU threads; no more than there are cores.", unset="as many as torch uses", minimum=1, group="target"),
+    ] = None
     margin: Annotated[
         float, Option("Share of the time that is kept in hand.", minimum=0, maximum=1, group="target")
     ] = 0.1

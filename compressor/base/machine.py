@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from compressor.base.errors import UsageError
+
 
 def machine_facts() -> dict[str, object]:
     """Return the machine as JSON values: the `"machine"` of every JSON object.
@@ -77,6 +79,16 @@ def usable_cores() -> int | None:
 
     process = psutil.Process()
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count(logical=True)
+
+
+def require_threads(threads: int | None) -> None:
+    """Refuse more threads than cores: 99 on two took minutes of a loaded machine, and every time was wrong."""
+    cores = usable_cores()
+    if cores is not None and threads is not None and threads > cores:
+        raise UsageError(
+            f"threads={threads}: srkd may use {cores} cores here, and more threads than cores wait for each other: "
+            f"give at most {cores}"
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 
 from compressor.base.errors import UsageError
-from compressor.base.machine import usable_cores
+from compressor.base.machine import require_threads
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.onnx_providers import torch_device_for
@@ -58,12 +58,7 @@ class Settings:
         for name, value in (*batches, ("threads", self.threads or 1), *sides):
             if value < 1:
                 raise UsageError(f"{name}={value}: at least 1 is needed")
-        cores = usable_cores()
-        if cores is not None and self.threads is not None and self.threads > cores:
-            raise UsageError(
-                f"threads={self.threads}: srkd may use {cores} cores here, and more threads than cores wait for each "
-                f"other: give at most {cores}"
-            )
+        require_threads(self.threads)
 
     @cached_property
     def selected_runtimes(self) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def test_conditions_name_the_machine_and_warn_of_others() -> None:
 def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_work_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("export.profile.settings.usable_cores", lambda: 2)
+    monkeypatch.setattr("compressor.base.machine.usable_cores", lambda: 2)
     with pytest.raises(UsageError, match=r"threads=99: srkd may use 2 cores here.*give at most 2") as caught:
         Settings(threads=99)
     assert "\n" not in str(caught.value)

@@ -81,6 +81,7 @@ def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.Cap
         (("--target-fps", "9", "--lr-size", "99999x99999"), "--lr-size 99999x99999 takes 600 GB"),
         (("--target-fps", "9", "--scale", "3"), "the file is for scale 2, not 3"),
         (("--target-fps", "9", "--precision", "int8"), "--precision int8: torch computes in float"),
+        (("--target-fps", "9", "--threads", "9999"), "threads=9999: srkd may use"),
         (("--measured", "nowhere.json"), "nowhere.json does not exist"),
         (("--target-fps", "9", "-o", "plan.jpg"), "the picture is a PNG file"),
         (("--target-fps", "9", "--emit", "phone"), "--emit writes ONNX files"),
@@ -118,14 +119,14 @@ def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
 
 
 def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srkd.planning.spread_out", lambda candidates, targets: candidates[:1])
+    monkeypatch.setattr("srkd.planning.spread_out", lambda candidates, targets: [candidates[0]])
     folder = tmp_path / "phone"
     files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
-    assert isinstance(files, PlanFiles) and files.files == ("edsr-8x1.onnx", "photo.npy", "plan.json", "run.py")
+    assert isinstance(files, PlanFiles) and files.files == ("compact-8x1.onnx", "photo.npy", "plan.json", "run.py")
     timings = {"schema": "srkd.plan-measured/1", "plan": files.id, "machine": "a phone"}
-    (folder / "measured.json").write_text(json.dumps({**timings, "rows": {"edsr 8x1": {"ms": 31.5}}}))
+    (folder / "measured.json").write_text(json.dumps({**timings, "rows": {"compact 8x1": {"ms": 31.5}}}))
     report = srkd.plan(teacher, measured=folder / "measured.json", quality=False)
-    assert isinstance(report, PlanReport) and (report.chosen.name, report.chosen.ms) == ("edsr 8x1", 31.5)
+    assert isinstance(report, PlanReport) and (report.chosen.name, report.chosen.ms) == ("compact 8x1", 31.5)
     assert report.measured_on == "a phone" and report.targets == Targets(fps=2)
     with pytest.raises(SrkdError, match=r"100 FPS \(10.0 ms\) cannot be reached"):
         srkd.plan(teacher, target_fps=100, measured=folder / "measured.json", quality=False)
