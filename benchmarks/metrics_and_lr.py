@@ -163,6 +163,13 @@ def golden_rows(golden: Path, data: Path) -> Iterator[Row]:
             yield Row(f"{row.case} {row.file} {row.output}", row.max_abs, 0, golden_networks.TOLERANCE)
 
 
+def said(rows: Iterator[Row]) -> Iterator[Row]:
+    """Show each figure as it is measured."""
+    for row in rows:
+        print(f"{row.title}: {row.measured:g}", file=sys.stderr, flush=True)
+        yield row
+
+
 FORMS = {"lr": ".4f", "bicubic": ".4f", "rcan": ".4f", "carn": ".3f", "golden": ".1e"}
 CAPTIONS = {
     "lr": "Percentage of samples equal to the stored LR images; a set's own border has to make all of them.",
@@ -208,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if unknown := [name for name in options.only.split(",") if name not in sources]:
         parser.error(f"--only {unknown[0]}: the tables are {', '.join(sources)}")
-    rows = {name: list(sources[name]()) for name in options.only.split(",")}
+    rows = {name: list(said(sources[name]())) for name in options.only.split(",")}
     if not any(rows.values()):
         raise SystemExit(f"--data {data}, --golden {golden}: neither holds anything to compare with")
     save("metrics_and_lr", {name: table(name, of_table) for name, of_table in rows.items() if of_table})
