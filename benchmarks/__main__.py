@@ -16,7 +16,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.evidence import FOLDER_VARIABLE, ROOT, Benchmark, benchmarks, filled, index, pages, results_folder
+from benchmarks.evidence import (
+    FOLDER_VARIABLE,
+    ROOT,
+    Benchmark,
+    benchmark_of,
+    benchmarks,
+    filled,
+    index,
+    module_names,
+    pages,
+    results_folder,
+)
 from benchmarks.parts import Part, answer_all
 from compressor.base.files import atomic_path
 
@@ -36,9 +47,8 @@ def main(words: Sequence[str]) -> int:
     name, *rest = words
     if name in VERBS:
         return VERBS[name](rest)
-    known = benchmarks()
-    if name not in known:
-        near = difflib.get_close_matches(name, [*known, *VERBS], 1)
+    if name not in module_names() or benchmark_of(name) is None:
+        near = difflib.get_close_matches(name, [*benchmarks(), *VERBS], 1)
         hint = f"did you mean {near[0]}?" if near else "`python -m benchmarks ls` lists them"
         print(f"benchmarks: no benchmark is called {name!r}: {hint}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""FAKD's affinities by the kernel, by rows and whole: `python -m benchmarks.affinity_kernel [--device cuda]`.
+"""FAKD's affinities by the kernel, by rows and whole: `python -m benchmarks affinity_kernel [--device cuda]`.
 
 Value and gradient of one tap's unit columns, each way in turns: milliseconds (the median), the peak of memory beside
 the columns on a GPU, and the largest differences from fp64: of the value, and of the gradient as a share of its largest
@@ -19,13 +19,27 @@ from typing import TypeAlias
 
 import torch
 
-from compressor.base.machine import cpu_model
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.base.precision import synchronise
 from recipes.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
+
+BENCHMARK = Benchmark(
+    "Which way of making affinities is the fastest, and how exact is each?",
+    minutes=8,
+    small=("--shapes", "1x16x8x8", "--rounds", "1"),
+)
 
 SHAPES = "16x64x256x48,16x16x48x48,4x24x48x32,4x256x256x64"
 Result: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 Way: TypeAlias = Callable[[], Result]
+COLUMNS = (
+    Column("shape", "shape"),
+    Column("way", "way"),
+    Column("ms", "ms", ",.2f"),
+    Column("peak_mib", "peak, MiB", ",.0f"),
+    Column("value", "value off by", ".1e"),
+    Column("gradient", "gradient off by", ".1e"),
+)
 
 
 def main() -> int:
@@ -33,19 +47,22 @@ def main() -> int:
     parser.add_argument("--shapes", default=SHAPES, help="samples x channels of student x of teacher x side, ...")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--busy", action="store_true", help="count processor seconds: for a CPU that does other things")
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     options = parser.parse_args()
     device = torch.device(options.device)
-    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    print(f"{cpu_model()}{gpu}, torch {torch.__version__}; median of {options.rounds} rounds\n")
-    columns = ("shape", "way", "ms", "peak, MiB", "value off by", "gradient off by")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for shape in options.shapes.split(","):
-        for row in rows_of(shape, options.rounds, device):
-            print(row, flush=True)
+    now = time.process_time if options.busy else time.perf_counter
+    rows = [row for shape in options.shapes.split(",") for row in rows_of(shape, options.rounds, device, now)]
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} thread(s)"
+    caption = (
+        f"{place}, the median of {options.rounds} rounds in turns{', processor time' if options.busy else ''}; shapes "
+        "are samples x channels of student x of teacher x side."
+    )
+    save("affinity_kernel", Table(COLUMNS, rows, caption), variant=options.variant)
     return 0
 
 
-def rows_of(shape: str, rounds: int, device: torch.device) -> list[str]:
+def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], float]) -> list[Row]:
     samples, student_channels, teacher_channels, side = map(int, shape.split("x"))
     noise = torch.Generator().manual_seed(0)
     student, teacher = (
@@ -58,16 +75,24 @@ def rows_of(shape: str, rounds: int, device: torch.device) -> list[str]:
     for _ in range(rounds + 1):
         for name, way in ways.items():
             synchronise(device)
-            began = time.perf_counter()
+            began = now()
             way()
             synchronise(device)
-            seconds[name].append(time.perf_counter() - began)
-    rows = []
+            seconds[name].append(now() - began)
+    rows: list[Row] = []
     for name, way in ways.items():
-        megabytes = peak_of(way, device)
         value, gradient = errors_of(way(), exact)
-        cells = (f"{1e3 * statistics.median(seconds[name][1:]):.2f}", megabytes, f"{value:.1e}", f"{gradient:.1e}")
-        rows.append(f"| {shape} | {name} | {' | '.join(cells)} |")
+        rows.append(
+            {
+                "shape": shape,
+                "way": name,
+                "ms": 1e3 * statistics.median(seconds[name][1:]),
+                "peak_mib": peak_of(way, device),
+                "value": value,
+                "gradient": gradient,
+            }
+        )
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -102,13 +127,13 @@ def errors_of(actual: Result, exact: Result) -> tuple[float, float]:
     return value, float((actual[1] - exact[1]).abs().max() / exact[1].abs().max())
 
 
-def peak_of(way: Way, device: torch.device) -> str:
+def peak_of(way: Way, device: torch.device) -> float | None:
     if device.type != "cuda":
-        return ""
+        return None
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     way()
-    return f"{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}"
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -1,20 +1,30 @@
-"""Break one constant at a time in a copy of the tree; a test must fail: `python -m benchmarks.break_on_purpose`.
+"""Break one constant at a time in a copy of the tree; a test must fail: `python -m benchmarks break_on_purpose`.
 
-A suite that stays green under such a break proves nothing about the number it was meant to guard.
+A suite that stays green under such a break proves nothing about the number it was meant to guard. Rows are kept in
+--rows. Ends with 1 if a break goes unnoticed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.evidence import ROOT, Benchmark, Cell, Column, Rows, Table, save
+
+BENCHMARK = Benchmark(
+    "Does a test fail for each constant that is broken on purpose?",
+    minutes=40,
+    small=("--only", "peak of PSNR", "--rows", "runs/small/breaks.json"),
+)
 COPIED = (
     "compressor",
     "recipes",
@@ -376,31 +386,58 @@ BREAKS = (
 )
 
 
+COLUMNS = (
+    Column("what", "what is broken"),
+    Column("file", "file"),
+    Column("failed", "tests that fail"),
+    Column("passed", "that pass"),
+    Column("first", "the first that fails"),
+)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="run the breaks whose name or file holds this text")
+    parser.add_argument("--only", default="", help="run the breaks whose name or file holds this text")
+    parser.add_argument("--rows", type=Path, default=Path("runs/breaks.json"), help="where rows are kept")
     options = parser.parse_args()
-    missed = 0
-    for one in BREAKS:
-        if options.only and options.only not in f"{one.what} {one.file}":
-            continue
-        caught = caught_by(one)
-        missed += caught is None
-        print(f"{one.what:35} {one.file:35} {'NOT CAUGHT' if caught is None else caught}", flush=True)
-    return 1 if missed else 0
-
-
-def caught_by(one: Break) -> str | None:
-    """The first failing test of the broken tree, or None."""
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows, chosen = Rows(options.rows), [one for one in BREAKS if options.only in f"{one.what} {one.file}"]
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(tree)
-        path = tree / one.file
-        text = path.read_text(encoding="utf-8")
-        if one.old not in text:
-            raise SystemExit(f"{one.what}: {one.old!r} is not in {one.file} any more")
-        path.write_text(text.replace(one.old, one.new, 1), encoding="utf-8")
-        return first_failure(tree, one.tests)
+        cells = [
+            {"what": one.what, "file": one.file} | rows.get(one.what, partial(noticed, one, tree)) for one in chosen
+        ]
+    missed = sum(not row["failed"] for row in cells)
+    caption = f"{len(cells)} breaks, each in a copy of the project: {len(cells) - missed} noticed."
+    save("break_on_purpose", Table(COLUMNS, cells, caption))
+    return 1 if missed else 0
+
+
+def noticed(one: Break, tree: Path) -> dict[str, Cell]:
+    """Return how many of the tests fail and pass in the copy with this break."""
+    path, source = tree / one.file, (ROOT / one.file).read_text(encoding="utf-8")
+    if one.old not in source:
+        raise SystemExit(f"{one.what}: {one.old!r} is not in {one.file} any more")
+    path.write_text(source.replace(one.old, one.new, 1), encoding="utf-8")
+    try:
+        done = run_tests(tree, one.tests)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    return outcome(done.returncode, done.stdout)
+
+
+def outcome(code: int, output: str) -> dict[str, Cell]:
+    """Return what pytest says: how many tests fail and pass, and the first that fails."""
+    failed = [line.split(" - ")[0] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if code and not failed:
+        failed = [f"exit {code}"]
+    passed = re.search(r"(\d+) passed", output)
+    return {
+        "failed": len(failed),
+        "passed": 0 if passed is None else int(passed[1]),
+        "first": failed[0].partition(" tests/")[2] or failed[0] if failed else "",
+    }
 
 
 def copy_project(tree: Path) -> None:
@@ -413,37 +450,23 @@ def copy_project(tree: Path) -> None:
             shutil.copy(source, tree / name)
 
 
-def first_failure(tree: Path, tests: tuple[str, ...]) -> str | None:
-    """Return the first test that fails in a copy of the project."""
-    done = run_tests(tree, tests)
-    if done.returncode == 0:
-        return None
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" - ")[0] if failed else f"exit {done.returncode}"
-
-
-def run_tests(tree: Path, tests: tuple[str, ...], *, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run tests until one fails in the tree itself, with its own packages first on the path."""
+def run_tests(
+    tree: Path, tests: Sequence[str], *words: str, seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run tests in the tree itself, with its own packages first on the path; `words` are more of pytest's."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     shared = ROOT.parent / "shared"
     if shared.is_dir():
         environment.setdefault("SRKD_SHARED", str(shared))
-    files = [f"tests/{name}" for name in tests]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not slow",
-        *files,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow", *words]
     return subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        [*command, *(f"tests/{name}" for name in tests)],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
 
 

@@ -1,6 +1,6 @@
 """Batches a second of the data path alone, beside a plain DataLoader over PNG files as the field writes it.
 
-    python -m benchmarks.data_path [--data DIR] [--batches 3] [--rounds 3]
+    python -m benchmarks data_path [--data DIR] [--batches 3] [--rounds 3]
 
 Rows: srkd's store; a DataLoader of two workers that decodes whole HR and LR files for each sample; the same over
 sub-images, as BasicSR prepares them. All give float batches, cropped at random and turned. They take turns in one
@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +22,40 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.field_practice import SUB_IMAGE, field_loader, write_pngs
-from compressor.base.machine import cpu_model, usable_cores
+from compressor.base.machine import usable_cores
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_photos, find_sets, list_images
 
+BENCHMARK = Benchmark(
+    "How fast are batches made, beside a DataLoader over PNG files?",
+    minutes=6,
+    small=("--batches", "1", "--rounds", "1"),
+)
+
 BATCH, PATCH, SCALE = 16, 48, 4
+OURS = "srkd"
 AHEAD = 4
 """Batches that two workers make before they are asked for (torch's default: two each)."""
 
 WIDTH, HEIGHT = 2040, 1356
 """The size of most pictures of DIV2K."""
+COLUMNS = (
+    Column("way", "data path"),
+    Column("ms", "ms a batch", ",.1f"),
+    Column("fastest", "fastest turn", ",.1f"),
+    Column("slowest", "slowest turn", ",.1f"),
+    Column("rate", "batches/s", ".2f"),
+    Column("srkd", "srkd is times as fast", ".1f"),
+)
 
 
 @dataclass(frozen=True)
-class ProfiledModel:
+class Way:
     name: str
     next_batch: Callable[[], object]
     ahead: int = 0
@@ -63,29 +79,39 @@ def main() -> int:
         "--batches", type=int, default=3, help="batches a turn; srkd, which is quicker, gives 50 a turn"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    print(
-        f"cpu: {cpu_model()}, {usable_cores()} cores usable; torch {torch.__version__}, {torch.get_num_threads()} "
-        f"threads; batch {BATCH}, LR {PATCH}x{PATCH}, x{SCALE}"
-    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        rivals = contestants(photos(given.data, Path(work)), Path(work))
-        times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
-        for turn in range(given.rounds + 1):
-            for rival in rivals:
-                spent = rival.milliseconds(given.batches if rival.ahead else 50)
+        each = ways(photos(options.data, Path(work)), Path(work))
+        times: dict[str, list[float]] = {way.name: [] for way in each}
+        for turn in range(options.rounds + 1):
+            for way in each:
+                spent = way.milliseconds(options.batches if way.ahead else 50)
                 if turn:  # the first starts the workers
-                    times[rival.name].append(spent)
+                    times[way.name].append(spent)
         # Their iterators end the workers.
-        del rivals
-    ours = statistics.median(times["srkd"])
-    for name, spents in times.items():
-        median, spread = statistics.median(spents), max(spents) - min(spents)
-        print(
-            f"{name:26s} {median:9.2f} ms a batch (±{50 * spread / median:.0f}%) {1e3 / median:9.1f} batches/s   "
-            f"srkd: {median / ours:.1f} times as fast"
-        )
+        del each
+    caption = (
+        f"Batches of {BATCH} patches, LR {PATCH}×{PATCH}, ×{SCALE}, as floats; {torch.get_num_threads()} thread(s), "
+        f"{usable_cores()} cores; the median of {options.rounds} turns."
+    )
+    save("data_path", Table(COLUMNS, rows(times), caption))
     return 0
+
+
+def rows(times: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Return a row a way, from its milliseconds turn by turn."""
+    medians = {name: statistics.median(turns) for name, turns in times.items()}
+    return [
+        {
+            "way": name,
+            "ms": medians[name],
+            "fastest": min(turns),
+            "slowest": max(turns),
+            "rate": 1e3 / medians[name],
+            "srkd": None if name == OURS else medians[name] / medians[OURS],
+        }
+        for name, turns in times.items()
+    ]
 
 
 def photos(data: Path | None, work: Path) -> list[Path]:
@@ -100,7 +126,7 @@ def photos(data: Path | None, work: Path) -> list[Path]:
     return list_images(work / "mosaics")
 
 
-def contestants(paths: list[Path], work: Path) -> list[ProfiledModel]:
+def ways(paths: list[Path], work: Path) -> list[Way]:
     whole = write_whole(paths, work / "whole")
     parts = write_pngs(work / "parts", scale=SCALE, photos=paths)
     pairs = find_sets(whole / "HR", scale=SCALE, lr=whole / "LR")[0].pairs
@@ -108,11 +134,11 @@ def contestants(paths: list[Path], work: Path) -> list[ProfiledModel]:
         decode_all(pairs, scale=SCALE).select(lr_patch=PATCH), batch=BATCH, lr_patch=PATCH, seed=0
     )
     steps = iter(range(10**9))
-    rows = [ProfiledModel("srkd", lambda: batches.at(next(steps)))]
+    each = [Way(OURS, lambda: batches.at(next(steps)))]
     for name, folder in (("PNG, whole", whole), (f"PNG, {SUB_IMAGE}x{SUB_IMAGE}", parts)):
         loaded = iter(field_loader(folder, scale=SCALE, lr_patch=PATCH, batch=BATCH, length=10**5))
-        rows.append(ProfiledModel(f"2 workers, {name}", loaded.__next__, AHEAD))
-    return rows
+        each.append(Way(f"2 workers, {name}", loaded.__next__, AHEAD))
+    return each
 
 
 def write_whole(paths: list[Path], folder: Path) -> Path:

@@ -269,11 +269,11 @@ def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
     return [_mean([run[name] for name in SETS]) for run in runs]
 
 
-def cells_of(runs: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
+def cells_of(runs: Sequence[Mapping[str, float]], first_seed: int = FIRST_SEED) -> dict[str, Cell]:
     """Return the spread on each set, and the scores of each seed."""
     return {
         **{name: str(Spread.of([run[name] for run in runs])) for name in SETS},
-        **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, FIRST_SEED) for name in SETS},
+        **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, first_seed) for name in SETS},
     }
 
 

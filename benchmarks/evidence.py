@@ -147,11 +147,12 @@ def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int]
 
     A `variant` is the same question for other networks or devices, in a file of its own, NAME-VARIANT.
     """
-    facts = machine_facts()
+    facts, question = machine_facts(), benchmark_of(name)
+    assert question is not None, f"benchmarks/{name}.py asks no question"
     words = [f"{Path(word).name}" if "/" in word else word for word in sys.argv[1:]]
     result = Result(
         benchmark=f"{name}-{variant}" if variant else name,
-        question=benchmarks()[name].question,
+        question=question.question,
         command=" ".join(["python -m benchmarks", name, *words]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine={"os": platform.system(), **{name: facts[name] for name in FACTS}},
@@ -180,11 +181,22 @@ class Rows:
         return self.kept[key]
 
 
+def module_names() -> list[str]:
+    """Return the names of the files of this folder."""
+    modules = pkgutil.iter_modules([str(ROOT / "benchmarks")])
+    return sorted(module.name for module in modules if module.name[0] != "_")
+
+
+def benchmark_of(name: str) -> Benchmark | None:
+    """Return the question of a file, if it asks one."""
+    question: Benchmark | None = getattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK", None)
+    return question
+
+
 def benchmarks() -> dict[str, Benchmark]:
     """Return the files of this folder that ask a question, by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(ROOT / "benchmarks")]) if module.name[0] != "_")
-    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
-    return {name: module.BENCHMARK for name, module in modules.items() if hasattr(module, "BENCHMARK")}
+    questions = {name: benchmark_of(name) for name in module_names()}
+    return {name: question for name, question in questions.items() if question is not None}
 
 
 MARK = re.compile(

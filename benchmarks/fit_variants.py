@@ -1,20 +1,21 @@
-"""Other ways to solve for a student, measured: `python -m benchmarks.fit_variants --photos DIR --data DIR --page FILE`
-writes a table; docs/fit-variants.md has one of them.
+"""Other ways to solve for a student: `python -m benchmarks fit_variants --photos DIR --data DIR`.
 
 DIR of --photos holds images that patches are drawn from, DIR of --data a benchmark set. Teachers are the embedded one
 and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs:
-the product has no switch for what does not help. Takes about half a minute a variant, student and seed;
-seconds are those of the processor, on all threads together.
+the product has no switch for what does not help. Takes about half a minute a variant, student and seed; rows are kept
+in --rows. Seconds are those of the processor, on all threads together.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,8 +24,8 @@ import torch
 from torch.nn import functional as F
 
 import srkd
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Rows, Table, save
 from compressor.assets import embedded_teacher
-from compressor.base.machine import machine_facts
 from compressor.data import calibration
 from compressor.data.calibration import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
@@ -39,6 +40,17 @@ from compressor.models.fitting.shares import Share
 from compressor.models.fitting.stages import Walk, stages
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students import build_student
+from srkd.trials_report import Spread
+
+BENCHMARK = Benchmark(
+    "Do other ways to solve for a student help?",
+    minutes=120,
+    arguments=("--photos", "{photos}", "--data", "{sets}/Set5"),
+    small=(
+        *("--photos", "{photos}", "--data", "{sets}/Set5", "--seeds", "1", "--cut", "1", "--only", "as it is"),
+        *("--patches", "8", "--rows", "runs/small/fit-variants.json"),
+    ),
+)
 
 CUTS: tuple[dict[str, Any], ...] = ({"width": 0.5}, {"width": 0.25}, {"depth": 0.5})
 POLISH_SECONDS = 15.0
@@ -202,29 +214,50 @@ class Variant:
     polish: Polish | None = None
 
 
-VARIANTS = (
-    Variant("as it is"),
-    Variant("directions: principal", with_directions(bases.principal_directions)),
-    Variant("directions: principal, centred", centred),
-    Variant("directions: not decoded", constant(bases, "_decoder", lambda second, basis: basis)),
-    Variant("bases from a quarter of the patches", on_a_quarter),
-    Variant("dropped units as what kept ones say of them", decoded),
-    Variant("units by var·‖w‖²", constant(bases, "units_in_order", by_variance)),
-    Variant("ridge 1e-4", constant(least_squares, "RIDGES", (1e-4,))),
-    Variant("ridge 1e-4 towards zero", towards_zero),
-    Variant("the ridge of the least error", constant(least_squares, "AS_GOOD", 1.0)),
-    Variant("all pixels of enlarged features", constant(fit, "step_between", lambda scale: 1)),
-    Variant("borders as in the patch", constant(fit, "pixel_weights", alike)),
-    Variant("two sweeps", lambda: swept(2)),
-    Variant("patches drawn at random", drawn=Drawn(candidates=1)),
-    Variant("the most textured of 16", drawn=Drawn(candidates=16)),
-    Variant("24 patches of 48", drawn=Drawn(24)),
-    Variant("48 patches of 48", drawn=Drawn(48)),
-    Variant("192 patches of 48", drawn=Drawn(192)),
-    Variant("24 patches of 64", drawn=Drawn(24, 64)),
-    Variant("48 patches of 64", drawn=Drawn(48, 64)),
-    Variant("15 s of Adam on each block", polish=polish_blocks),
-    Variant("15 s of Adam on the image", polish=polish_image),
+AS_IT_IS = Variant("as it is")
+
+VARIANTS: Mapping[str, tuple[Variant, ...]] = {
+    "directions": (
+        AS_IT_IS,
+        Variant("principal", with_directions(bases.principal_directions)),
+        Variant("principal, centred", centred),
+        Variant("not decoded", constant(bases, "_decoder", lambda second, basis: basis)),
+    ),
+    "others": (
+        AS_IT_IS,
+        Variant("bases from a quarter of the patches", on_a_quarter),
+        Variant("dropped units as what kept ones say of them", decoded),
+        Variant("units by var·‖w‖²", constant(bases, "units_in_order", by_variance)),
+        Variant("ridge 1e-4 towards the teacher", constant(least_squares, "RIDGES", (1e-4,))),
+        Variant("ridge 1e-4 towards zero", towards_zero),
+        Variant("the ridge of the least error", constant(least_squares, "AS_GOOD", 1.0)),
+        Variant("all pixels of enlarged features", constant(fit, "step_between", lambda scale: 1)),
+        Variant("borders as in the patch", constant(fit, "pixel_weights", alike)),
+        Variant("two sweeps", lambda: swept(2)),
+        Variant("patches drawn at random", drawn=Drawn(candidates=1)),
+        Variant("the most textured of 16", drawn=Drawn(candidates=16)),
+    ),
+    "patches": (
+        Variant("24 of 48×48", drawn=Drawn(24)),
+        Variant("48 of 48×48", drawn=Drawn(48)),
+        AS_IT_IS,
+        Variant("192 of 48×48", drawn=Drawn(192)),
+        Variant("24 of 64×64", drawn=Drawn(24, 64)),
+        Variant("48 of 64×64", drawn=Drawn(48, 64)),
+    ),
+    "polish": (
+        AS_IT_IS,
+        Variant("15 s of Adam on each block, onto its own target", polish=polish_blocks),
+        Variant("15 s of Adam on the image", polish=polish_image),
+    ),
+}
+"""By the table that they stand in; the product is measured once, and stands in all."""
+COLUMNS = (
+    Column("student", "student"),
+    Column("variant", "variant"),
+    Column("psnr", "PSNR"),
+    Column("error", "to the teacher", ".2f"),
+    Column("seconds", "seconds", ".0f"),
 )
 
 
@@ -258,51 +291,55 @@ class Judge:
         return -10 * (images - self.targets).square().mean().log10().item()
 
 
-def measure(
-    variant: Variant, teacher: Network, spec: Spec, store: ImageStore, judge: Judge, count: int, seeds: int
-) -> tuple[list[float], float, float]:
-    """Return the PSNR of each seed, the mean PSNR to the teacher on patches kept apart, and the mean seconds."""
+@dataclass(frozen=True)
+class Subject:
+    """A teacher, the images that patches are drawn from, and what scores its students."""
+
+    label: str
+    teacher: Network
+    store: ImageStore
+    judge: Judge
+
+    @classmethod
+    def open(cls, file: Path, photos: Path, data: Path, scale: int) -> Subject:
+        """Open a teacher; `scale` is that of multi-scale files."""
+        is_embedded = file == embedded_teacher()
+        network = srkd.load(file, scale=None if is_embedded else scale).require_network("weights")
+        store = prepare_data(DataChoice(photos), scale=network.spec.scale, lr_patch=patches.PATCH).train
+        return cls("embedded teacher" if is_embedded else file.stem, network, store, Judge(network, store, data))
+
+    def student(self, cut: Mapping[str, Any]) -> Spec | None:
+        """Return the shape of a student, if this network can have it: CARN has no depth."""
+        try:
+            return build_student(self.teacher, **cut).spec
+        except srkd.SrkdError:
+            return None
+
+
+def measure(variant: Variant, subject: Subject, spec: Spec, count: int, seeds: int) -> dict[str, Cell]:
+    """Return the PSNR, also seed by seed, and the means of the PSNR to the teacher and of the seconds."""
     scores, errors, seconds = [], [], []
     for seed in range(seeds):
-        lr = variant.drawn.draw(store, seed, count)
+        lr = variant.drawn.draw(subject.store, seed, count)
         start = time.process_time()
         with variant.change():
-            student = fit.fit(teacher, spec, lr)
+            student = fit.fit(subject.teacher, spec, lr)
         if variant.polish is not None:
             student.train()
-            variant.polish(teacher, student, lr)
+            variant.polish(subject.teacher, student, lr)
             student.eval()
         seconds.append(time.process_time() - start)
-        scores.append(judge.psnr(student))
-        errors.append(judge.error(student))
-    return scores, statistics.mean(errors), statistics.mean(seconds)
+        scores.append(subject.judge.psnr(student))
+        errors.append(subject.judge.error(student))
+    return {
+        "psnr": str(Spread.of(scores)),
+        "error": statistics.mean(errors),
+        "seconds": statistics.mean(seconds),
+        **{f"psnr, seed {seed}": score for seed, score in enumerate(scores)},
+    }
 
 
-def rows(
-    teacher: Network,
-    label: str,
-    store: ImageStore,
-    data: Path,
-    chosen: Sequence[Variant],
-    cuts: Sequence[int],
-    count: int,
-    seeds: int,
-) -> Iterator[str]:
-    judge = Judge(teacher, store, data)
-    for cut in (CUTS[index] for index in cuts):
-        try:
-            spec = build_student(teacher, **cut).spec
-        except srkd.SrkdError:
-            continue  # CARN has no depth
-        shape = ", ".join(f"{name} {value:g}" for name, value in cut.items())
-        yield f"| **{label}, {shape}** | | | |"
-        for variant in chosen:
-            scores, error, seconds = measure(variant, teacher, spec, store, judge, count, seeds)
-            spread = f" ±{statistics.stdev(scores):.3f}" if seeds > 1 else ""
-            yield f"| {variant.name} | {statistics.mean(scores):.3f}{spread} | {error:.2f} | {seconds:.0f} |"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -312,33 +349,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", help="measure variants whose names hold this text")
     parser.add_argument("--cut", action="append", type=int, help="measure these of the students: 0, 1 or 2")
     parser.add_argument("--patches", type=int, default=patches.COUNT, help="where a variant does not say how many")
-    parser.add_argument("--page", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, default=Path("runs/fit-variants.json"), help="where rows are kept")
     options = parser.parse_args(arguments)
-    facts = machine_facts()
-    chosen = [one for one in VARIANTS if not options.only or any(text in one.name for text in options.only)]
-    lines = [
-        "# Ways to solve for a student: results",
-        "",
-        f"`python -m benchmarks.fit_variants` on {facts['cpu']}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}. Y-PSNR in dB on {options.data.name}, border {options.scale}, mean and standard "
-        f"deviation of {options.seeds} seeds of patches from {options.photos.name}; PSNR of all colours to the "
-        "teacher's image on 32 patches that no fit has seen; seconds of the processor ([how a fit works](fit.md)).",
-        "",
-        "| variant | PSNR | to the teacher | seconds |",
-        "|---|---|---|---|",
-    ]
-    for path in (embedded_teacher(), *options.teacher):
-        is_embedded = path == embedded_teacher()
-        network = srkd.load(path, scale=None if is_embedded else options.scale).require_network("weights")
-        store = prepare_data(DataChoice(options.photos), scale=network.spec.scale, lr_patch=patches.PATCH).train
-        label = "embedded teacher" if is_embedded else path.stem
-        for line in rows(
-            network, label, store, options.data, chosen, options.cut or range(3), options.patches, options.seeds
-        ):
-            print(line, flush=True)
-            lines.append(line)
-    options.page.write_text("\n".join(lines) + "\n")
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows, cells = Rows(options.rows), dict[str, list[Row]]()
+    for file in (embedded_teacher(), *options.teacher):
+        subject = Subject.open(file, options.photos, options.data, options.scale)
+        for cut in (CUTS[index] for index in options.cut or range(len(CUTS))):
+            spec = subject.student(cut)
+            if spec is None:
+                continue
+            name = f"{subject.label}, {', '.join(f'{axis} {share:g}' for axis, share in cut.items())}"
+            for title, variant in chosen(options.only):
+                key = f"{name}: {variant.name}, {options.patches} patches, {options.seeds} seed(s)"
+                row = rows.get(key, partial(measure, variant, subject, spec, options.patches, options.seeds))
+                cells.setdefault(title, []).append({"student": name, "variant": variant.name, **row})
+    caption = (
+        f"{options.patches} patches of {options.photos.name} where a row does not say how many; mean ± sd of "
+        f"{options.seeds} seed(s) of patches; Y-PSNR on {options.data.name}, seconds of the processor."
+    )
+    tables = {title: Table(COLUMNS, made, caption) for title, made in cells.items()}
+    save("fit_variants", tables, seeds=range(options.seeds))
+    return 0
+
+
+def chosen(texts: Sequence[str] | None) -> Iterator[tuple[str, Variant]]:
+    """Yield tables and variants whose names hold one of the texts; none: all."""
+    for title, variants in VARIANTS.items():
+        for variant in variants:
+            if not texts or any(text in variant.name for text in texts):
+                yield title, variant
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

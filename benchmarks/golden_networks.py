@@ -1,15 +1,13 @@
-"""Our networks against the outputs of the official code: `python -m benchmarks.golden_networks --golden DIR`.
+"""Our networks against the outputs of the official code; benchmarks/metrics_and_lr.py has them as a table.
 
-DIR holds `archs/<case>/` with `input.npz`, `output.npz`, `meta.json` and the official state. One row for each output:
-the largest absolute difference, on the scale where images lie in [0,1].
+A folder holds `archs/<case>/` with `input.npz`, `output.npz`, `meta.json` and the official state. One row for each
+output: the largest absolute difference, on the scale where images lie in [0,1].
 """
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,21 +107,3 @@ def _output(network: Network, lr: torch.Tensor, name: str) -> torch.Tensor:
     with torch.no_grad(), read_taps(network, [ADDRESSES[name]] if name in ADDRESSES else []) as features:
         sr: torch.Tensor = network(lr)
     return features[ADDRESSES[name]] if name in ADDRESSES else sr
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=Path, required=True, help="the folder that holds archs/")
-    parser.add_argument("--checkpoints", type=Path, help="published checkpoints (default: ../data/checkpoints of it)")
-    options = parser.parse_args()
-    checkpoints = options.checkpoints or options.golden.parent / "data" / "checkpoints"
-    found = list(rows(options.golden, checkpoints if checkpoints.is_dir() else None))
-    print(f"{'case':36} {'file':26} {'output':22} {'max abs':>9}")
-    for row in found:
-        print(f"{row.case:36} {row.file:26} {row.output:22} {row.max_abs:9.1e}{'' if row.equal else '  NOT EQUAL'}")
-    print(f"{sum(row.equal for row in found)} of {len(found)} within {TOLERANCE:g}")
-    return 0 if found and all(row.equal for row in found) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

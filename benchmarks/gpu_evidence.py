@@ -43,6 +43,8 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         shape = (*TINY, *TINY_NETWORKS) if tiny else ("--steps", "20")
         return ("benchmarks.training_speed", "--variant", variant, *on, *words, *shape)
 
+    affinity = ("--variant", "gpu", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ()))
+
     def profile(*words: str) -> tuple[str, ...]:
         size = ("--lr-size", "32x32", "--seconds", "0.1", "--no-memory", "--no-quality") if tiny else ()
         networks = (str(embedded_student()), "--teacher", str(embedded_teacher()))
@@ -70,7 +72,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "affinity",
             "affinities by the kernel, by rows and whole: time, memory and how exact",
             1,
-            ("benchmarks.affinity_kernel", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ())),
+            ("benchmarks.affinity_kernel", *affinity),
         ),
         Part(
             "profile-fp32",

@@ -1,19 +1,22 @@
-"""Our metrics, low-resolution images and networks against published ones: `python -m benchmarks.metrics_and_lr`.
+"""Our metrics, low-resolution images and networks against published ones: `python -m benchmarks metrics_and_lr`.
 
-DIR holds `benchmarks/SET/{HR,LRbicX*}`, `reference/RCAN-Set5-SR/x*` and `checkpoints/carn_m.pth`; beside it lies
-`golden/`. What DIR does not hold is left out. Ends with 1 if any figure is outside its tolerance.
+DIR of --data holds `benchmarks/SET/{HR,LRbicX*}`, `reference/RCAN-Set5-SR/x*` and `checkpoints/carn_m.pth`, DIR of
+--golden `archs/`; one of them lies beside the other as `data/` and `golden/` if it is not named. What they do not hold
+is left out. Ends with 1 if any figure is outside its tolerance.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from benchmarks import golden_networks
+from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from compressor.base.choices import Border
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import Protocol, psnr_y, ssim_y
@@ -24,9 +27,15 @@ from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
 
+BENCHMARK = Benchmark(
+    "Are metrics, low-resolution images and networks those that published figures come from?",
+    minutes=6,
+    arguments=("--golden", "{golden}"),
+    small=("--golden", "{golden}", "--only", "rcan"),
+)
+
 SCALES = (2, 3, 4)
 DB, SSIM = 0.005, 0.0003
-TITLE_WIDTH = 60
 LR_BORDER: dict[str, Border] = {"Set5": "mirror", "Set14": "mirror", "B100": "clamp", "Urban100-20": "clamp"}
 """The border that made the stored LR images of each set."""
 
@@ -52,22 +61,27 @@ CARN_M = {("Set5", 2): 37.678, ("Set5", 3): 34.058, ("Set5", 4): 31.883, ("Set14
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside the one it should be."""
+    """One figure beside the one it should be; without a tolerance it is there to compare with."""
 
     title: str
-    found: float
+    measured: float
     expected: float
-    tolerance: float
-    style: str = ".3f"
+    tolerance: float | None
 
     @property
     def holds(self) -> bool:
-        return abs(self.found - self.expected) <= self.tolerance
+        return self.tolerance is None or abs(self.measured - self.expected) <= self.tolerance
 
-    def __str__(self) -> str:
-        difference = f"{self.found - self.expected:+10.4f}" if self.expected else f"{'':10}"
-        figures = f"{self.found:10{self.style}} {self.expected:10{self.style}} {difference}"
-        return f"{self.title:{TITLE_WIDTH}} {figures}  {'' if self.holds else f'OUTSIDE {self.tolerance:g}'}"
+    @property
+    def cells(self) -> dict[str, Cell]:
+        return {
+            "figure": self.title,
+            "measured": self.measured,
+            "expected": self.expected,
+            "difference": self.measured - self.expected,
+            "tolerance": self.tolerance,
+            "holds": None if self.tolerance is None else self.holds,
+        }
 
 
 def _set(data: Path, name: str, scale: int) -> ImageSet | None:
@@ -79,51 +93,52 @@ def lr_rows(data: Path) -> Iterator[Row]:
     """Percentage of samples equal to the stored LR images, by both borders; only the set's own must be 100."""
     for name, own in LR_BORDER.items():
         for scale in SCALES:
-            found = _set(data, name, scale)
-            if found is None or found.pairs[0].lr is None:
+            images = _set(data, name, scale)
+            if images is None or images.pairs[0].lr is None:
                 continue
             for border in get_args(Border):
                 equal = total = 0
-                for pair in found.pairs:
+                for pair in images.pairs:
                     assert pair.lr is not None
                     made = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
                     equal += int((made == read_rgb_u8(pair.lr)).sum())
                     total += made.numel()
-                slack = 0 if border == own else 100
-                yield Row(f"{name} x{scale} LR, border {border}", 100 * equal / total, 100, slack, ".4f")
+                yield Row(
+                    f"{name} x{scale} LR, border {border}", 100 * equal / total, 100, 0 if border == own else None
+                )
 
 
 def bicubic_rows(data: Path) -> Iterator[Row]:
     """Stored LR images where there are any, otherwise made by both borders."""
     for (name, scale), (psnr, ssim) in BICUBIC.items():
-        found = _set(data, name, scale)
-        if found is None:
+        images = _set(data, name, scale)
+        if images is None:
             continue
-        borders = [LR_BORDER[name]] if found.pairs[0].lr is not None else list(get_args(Border))
+        borders = [LR_BORDER[name]] if images.pairs[0].lr is not None else list(get_args(Border))
         for border in borders:
             settings = EvaluationSettings(scale, Protocol(lr_border=border))
-            result = evaluate([], [found], settings).models["bicubic"][name]
+            result = evaluate([], [images], settings).models["bicubic"][name]
             how = "stored" if result.lr == "stored" else f"LR {border}"
             yield Row(f"bicubic {name} x{scale} PSNR ({how})", result.psnr_y, psnr, DB)
-            yield Row(f"bicubic {name} x{scale} SSIM ({how})", result.ssim_y, ssim, SSIM, ".4f")
+            yield Row(f"bicubic {name} x{scale} SSIM ({how})", result.ssim_y, ssim, SSIM)
 
 
 def rcan_rows(data: Path) -> Iterator[Row]:
     """RCAN's own output images."""
     for scale, published in RCAN.items():
         folder = data / "reference" / "RCAN-Set5-SR" / f"x{scale}"
-        found = _set(data, "Set5", scale)
-        if found is None or not folder.is_dir():
+        images = _set(data, "Set5", scale)
+        if images is None or not folder.is_dir():
             continue
         psnrs, ssims = [], []
-        for pair in found.pairs:
+        for pair in images.pairs:
             hr = mod_crop(read_rgb_u8(pair.hr), scale)[None] / 255
             sr = read_rgb_u8(folder / f"{pair.stem}_RCAN_x{scale}.png")[None] / 255
             psnrs.append(float(psnr_y(sr, hr, border=scale)))
             ssims.append(float(ssim_y(sr, hr, border=scale)))
         yield Row(f"RCAN's images, Set5 x{scale} PSNR", sum(psnrs) / len(psnrs), published, DB)
         if scale == 4:
-            yield Row("RCAN's images, Set5 x4 SSIM", sum(ssims) / len(ssims), 0.9002, SSIM, ".4f")
+            yield Row("RCAN's images, Set5 x4 SSIM", sum(ssims) / len(ssims), 0.9002, SSIM)
 
 
 def carn_rows(data: Path) -> Iterator[Row]:
@@ -133,10 +148,10 @@ def carn_rows(data: Path) -> Iterator[Row]:
         return
     models: dict[int, Runtime] = {scale: open_model(checkpoint, OpenOptions(scale=scale)) for scale in SCALES}
     for (name, scale), expected in CARN_M.items():
-        found = _set(data, name, scale)
-        if found is not None:
+        images = _set(data, name, scale)
+        if images is not None:
             model = models[scale]
-            result = evaluate([model], [found], EvaluationSettings(scale)).models[model.label][name]
+            result = evaluate([model], [images], EvaluationSettings(scale)).models[model.label][name]
             yield Row(f"CARN-M {name} x{scale} PSNR ({result.lr})", result.psnr_y, expected, DB)
 
 
@@ -145,31 +160,67 @@ def golden_rows(golden: Path, data: Path) -> Iterator[Row]:
     if (golden / "archs").is_dir():
         checkpoints = data / "checkpoints"
         for row in golden_networks.rows(golden, checkpoints if (checkpoints / "carn_m.pth").is_file() else None):
-            yield Row(f"{row.case} {row.file} {row.output}", row.max_abs, 0, golden_networks.TOLERANCE, ".1e")
+            yield Row(f"{row.case} {row.file} {row.output}", row.max_abs, 0, golden_networks.TOLERANCE)
 
 
-def main() -> int:
+def said(rows: Iterator[Row]) -> Iterator[Row]:
+    """Show each figure as it is measured."""
+    for row in rows:
+        print(f"{row.title}: {row.measured:g}", file=sys.stderr, flush=True)
+        yield row
+
+
+FORMS = {"lr": ".4f", "bicubic": ".4f", "rcan": ".4f", "carn": ".3f", "golden": ".1e"}
+CAPTIONS = {
+    "lr": "Percentage of samples equal to the stored LR images; a set's own border has to make all of them.",
+    "bicubic": "Bicubic, the reference row of every table: Y-PSNR in dB and SSIM.",
+    "rcan": "RCAN's own output images.",
+    "carn": "The published CARN-M.",
+    "golden": "The largest difference of networks from the official outputs, where images lie in [0,1].",
+}
+
+
+def table(name: str, rows: Sequence[Row]) -> Table:
+    """Return the figures beside those that they should be, and how many are."""
+    form = FORMS[name]
+    columns = [
+        Column("figure", "figure"),
+        Column("measured", "measured", form),
+        Column("expected", "expected", form),
+        Column("difference", "differs by", f"+{form}"),
+        Column("tolerance", "tolerance", "g"),
+        Column("holds", "within"),
+    ]
+    bound = [row for row in rows if row.tolerance is not None]
+    count = f"{sum(row.holds for row in bound)} of {len(bound)} within their tolerance."
+    return Table(columns, [row.cells for row in rows], f"{CAPTIONS[name]} {count}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="default: data/ beside --golden")
     parser.add_argument("--golden", type=Path, metavar="DIR", help="default: golden/ beside --data")
-    options = parser.parse_args()
+    parser.add_argument("--only", default=",".join(CAPTIONS), help="tables by name, with commas between")
+    options = parser.parse_args(arguments)
+    if options.data is None and options.golden is None:
+        parser.error("--data or --golden is needed")
+    data = options.data or options.golden.resolve().parent / "data"
     golden = options.golden or options.data.resolve().parent / "golden"
-    tables: dict[str, Iterator[Row]] = {
-        "low-resolution images, % of samples equal": lr_rows(options.data),
-        "bicubic, the reference row of every table": bicubic_rows(options.data),
-        "published outputs": rcan_rows(options.data),
-        "a published network": carn_rows(options.data),
-        "networks, largest difference from the official outputs": golden_rows(golden, options.data),
+    sources: Mapping[str, Callable[[], Iterator[Row]]] = {
+        "lr": partial(lr_rows, data),
+        "bicubic": partial(bicubic_rows, data),
+        "rcan": partial(rcan_rows, data),
+        "carn": partial(carn_rows, data),
+        "golden": partial(golden_rows, golden, data),
     }
-    outside = printed = 0
-    for title, rows in tables.items():
-        print(f"\n{title}\n{'':{TITLE_WIDTH}} {'found':>10} {'expected':>10} {'differs':>10}")
-        for row in rows:
-            print(row, flush=True)
-            printed += 1
-            outside += not row.holds
-    print(f"\n{printed} figures, {outside} outside their tolerance")
-    return 1 if outside or not printed else 0
+    if unknown := [name for name in options.only.split(",") if name not in sources]:
+        parser.error(f"--only {unknown[0]}: the tables are {', '.join(sources)}")
+    rows = {name: list(said(sources[name]())) for name in options.only.split(",")}
+    if not any(rows.values()):
+        raise SystemExit(f"--data {data}, --golden {golden}: neither holds anything to compare with")
+    save("metrics_and_lr", {name: table(name, of_table) for name, of_table in rows.items() if of_table})
+    every = [row for of_table in rows.values() for row in of_table]
+    return 0 if all(row.holds for row in every) else 1
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def is_noticed(mutant: Mutant, copy: Path) -> bool:
     target, source = copy / mutant.file, (ROOT / mutant.file).read_text(encoding="utf-8")
     target.write_text(mutated(source, mutant), encoding="utf-8")
     try:
-        done = run_tests(copy, CORE[mutant.file], seconds=SECONDS)
+        done = run_tests(copy, CORE[mutant.file], "-x", seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return True
     finally:

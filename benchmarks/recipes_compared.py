@@ -3,14 +3,13 @@
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
 EDSR 16/24, and the schedule that of `make quickstart`: does its gain lie outside the spread of the seeds? Every run has
 the same schedule and, for one seed, the same batches, whose hashes are compared. Without --train the embedded photos
-are the training set. A run that was stopped is continued by the same command, and a
-finished one is only evaluated again. The table goes to stdout, and with --to into a file.
+are the training set. A run that was stopped is continued by the same command, and a finished one is only evaluated
+again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import srkd
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.equal_budget import SETS, cells_of, facts_of, say
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.base.machine import machine_facts
 from compressor.inference.evaluate import Evaluation
 from srkd.compression import compress, resume
-from srkd.trials_report import Gain, Spread
+from srkd.trials_report import Gain
 
-SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine")
 BENCHMARK = Benchmark(
     "Does the quickstart's student gain from its teacher, outside the spread of seeds?",
@@ -62,8 +61,8 @@ def main() -> int:
 def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
     """Train whatever of the plan is not trained yet."""
     if (out / "run.json").is_file():
-        if "result" not in _facts(out):
-            resume(out, announce=_say)
+        if "result" not in facts_of(out):
+            resume(out, announce=say)
         return
     settings = tuple(f"schedule.{setting}" for setting in SETTINGS)
     compress(
@@ -75,13 +74,13 @@ def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
         with_baseline=True,
         settings=settings,
         out=out,
-        announce=_say,
+        announce=say,
     )
 
 
 def compared(out: Path, data: Path) -> tuple[Table, Sequence[int]]:
     """The table, with everything a figure needs beside it, and its seeds."""
-    told = _facts(out)
+    told = facts_of(out)
     runs = told["result"]["trials"]["runs"]
     sets = {name: srkd.evaluate([out / run["run"] for run in runs], data=data / name) for name in SETS}
     finished = [
@@ -112,15 +111,14 @@ def _heading(told: Mapping[str, Any], protocol: str) -> str:
 
 def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> Table:
     """A row a variant, its scores by seed too, between bicubic and the teacher."""
-    rows: list[Row] = [{"row": "bicubic", **{name: f"{bicubic[name]:.3f}" for name in SETS}}]
-    for variant in dict.fromkeys(one.variant for one in finished):
-        spreads: dict[str, Cell] = {name: str(Spread.of(_figures(finished, variant, name))) for name in SETS}
-        raw = {
-            f"{name}, seed {one.seed}": one.psnr_y[name] for one in finished if one.variant == variant for name in SETS
-        }
-        rows.append({"row": variant, **spreads, **raw})
-    rows.append({"row": "teacher", **{name: f"{teacher[name]:.3f}" for name in SETS}})
-    return Table([Column("row", ""), *(Column(name, name) for name in SETS)], rows)
+    variants = dict[str, list[Finished]]()
+    for one in finished:
+        variants.setdefault(one.variant, []).append(one)
+    trained: list[Row] = [
+        {"row": variant, **cells_of([one.psnr_y for one in runs], runs[0].seed)} for variant, runs in variants.items()
+    ]
+    rows: list[Row] = [{"row": "bicubic", **bicubic}, *trained, {"row": "teacher", **teacher}]
+    return Table([Column("row", ""), *(Column(name, name, ".3f") for name in SETS)], rows)
 
 
 def gains(finished: Sequence[Finished]) -> list[str]:
@@ -139,15 +137,6 @@ def _figures(finished: Sequence[Finished], variant: str, name: str) -> list[floa
 
 def _psnr(evaluation: Evaluation, model: str, name: str) -> float:
     return evaluation.models[model][name].psnr_y
-
-
-def _facts(out: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    return facts
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

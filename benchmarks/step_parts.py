@@ -1,4 +1,4 @@
-"""Where a training step's time goes: `python -m benchmarks.step_parts [--methods fakd,csd] [--batch 4 --lr-patch 32]`.
+"""Where a training step's time goes: `python -m benchmarks step_parts [--methods fakd,csd]`.
 
 Milliseconds of the processor (all threads) in each part of a step of the embedded teacher and a student of half its
 width, bf16, φ = teacher; the median of steps. Each part is measured without the parts inside it: what a method adds to
@@ -25,16 +25,27 @@ import torch
 import compressor.training.loop as loop_module
 import recipes.contrast
 import recipes.fakd
+from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from benchmarks.method_costs import loop_of
-from benchmarks.methods_compared import all_methods
-from compressor.base.machine import cpu_model
+from benchmarks.methods_compared import TITLES, all_methods
 from compressor.base.memory import keep_freed_memory
 from compressor.data.batches import Batches
 from compressor.training.step import Runner
 from recipes.perceptual import TeacherPhi
 
+BENCHMARK = Benchmark(
+    "Where does the time of a training step go?",
+    minutes=5,
+    small=("--methods", "fakd", "--batch", "2", "--lr-patch", "16"),
+)
+
 PARTS = ("data", "student", "teacher", "φ", "distances", "terms", "backward", "clip", "Adam", "average", "rest")
 STEPS = 7
+COLUMNS = (
+    Column("method", "method"),
+    *(Column(part, part, ".1f") for part in PARTS),
+    Column("all", "all", ".0f"),
+)
 
 
 class Clock:
@@ -96,7 +107,7 @@ def parts_timed(clock: Clock, state: Any) -> Iterator[None]:
 
 
 def parts_of(method: str, options: argparse.Namespace) -> dict[str, float]:
-    """Return the median milliseconds of each part."""
+    """Return the median milliseconds of each part that the step has."""
     with tempfile.TemporaryDirectory() as folder:
         one = loop_of(method, Path(folder) / "run", options, "bf16")
         one.run(2)
@@ -106,7 +117,8 @@ def parts_of(method: str, options: argparse.Namespace) -> dict[str, float]:
                 clock.take()
                 one.run(1)
                 steps.append(clock.take())
-    return {part: 1e3 * statistics.median(step.get(part, 0.0) for step in steps) for part in PARTS}
+    there = [part for part in PARTS if any(part in step for step in steps)]
+    return {part: 1e3 * statistics.median(step.get(part, 0.0) for step in steps) for part in there}
 
 
 def main() -> int:
@@ -115,15 +127,20 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr-patch", type=int, default=32)
     parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     options = parser.parse_args()
     keep_freed_memory()
-    print(f"{cpu_model()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; bf16, ", end="")
-    print(f"{options.batch} patches of {options.lr_patch}x{options.lr_patch}; ms of the processor a step\n")
-    print(f"| method | {' | '.join(PARTS)} | all |\n|{'---|' * (len(PARTS) + 2)}")
+    rows = []
     for method in options.methods.split(","):
-        milliseconds = parts_of(method, options)
-        cells = (f"{milliseconds[part]:.1f}" for part in PARTS)
-        print(f"| {method} | {' | '.join(cells)} | {sum(milliseconds.values()):.0f} |", flush=True)
+        parts = parts_of(method, options)
+        cells: dict[str, Cell] = {"method": TITLES.get(method, method), **parts, "all": sum(parts.values())}
+        rows.append(cells)
+        print(cells, file=sys.stderr, flush=True)
+    caption = (
+        f"Milliseconds of the processor a step, the median of {STEPS}; {torch.get_num_threads()} thread(s), bf16, "
+        f"{options.batch} patches of {options.lr_patch}×{options.lr_patch}."
+    )
+    save("step_parts", Table(COLUMNS, rows, caption), variant=options.variant)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a teacher cache brings and what it costs: `python -m benchmarks.teacher_cache`.
+"""What a teacher cache brings and what it costs: `python -m benchmarks teacher_cache`.
 
 Speed: steps of EDSR 32/256 → 32/64 ×4 with random weights, with and without the cache, in turns in one process, beside
 the ratio that multiply-accumulates predict (three passes of the student a step, one of the teacher for each input that
@@ -8,6 +8,7 @@ it still has to see). Quality: the embedded teacher, the embedded photos, the sa
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
@@ -20,8 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.base.cache_folder import CacheFolder
-from compressor.base.machine import machine_facts
 from compressor.data.batches import Batches, View
 from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
@@ -41,6 +42,13 @@ from compressor.training.step import Step
 from recipes.config.reading import load_preset
 from recipes.logits import Logits
 from srkd.compression import compress
+from srkd.trials_report import Spread
+
+BENCHMARK = Benchmark(
+    "What does a teacher cache bring in speed, and what does it cost in quality?",
+    minutes=15,
+    small=("--rounds", "1", "--steps", "2", "--seeds", "1"),
+)
 
 SCALE = 4
 TEACHER = EDSRSpec(scale=SCALE, width=256, depth=32, res_scale=0.1)
@@ -88,7 +96,7 @@ class Case:
 
 CASES = (
     Case("logits", Logits(), (1.0,), (1.0,)),
-    Case("inputs of DUKD", Upcycling(), (1.0, 1.0, 1 / SCALE**2), (1.0, 1 / SCALE**2)),
+    Case("the inputs of DUKD", Upcycling(), (1.0, 1.0, 1 / SCALE**2), (1.0, 1 / SCALE**2)),
 )
 
 
@@ -118,10 +126,25 @@ class Clock:
         return [later - earlier for earlier, later in zip(self.times[1:], self.times[2:], strict=False)]
 
 
-def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Callable[[], float]) -> None:
-    print(f"\nEDSR 32/256 → 32/64 x{SCALE}, random weights, fp32, batch {batch}, LR patch {lr_patch}, {device}")
-    print(f"{'':16}{'steps/s without':>16}{'with':>8}{'ratio':>8}{'by MACs':>9}")
-    store = small_store(lr_patch)
+SPEED_COLUMNS = (
+    Column("step", "step"),
+    Column("without", "steps/s without", ".2f"),
+    Column("with", "with", ".2f"),
+    Column("ratio", "ratio", ".2f"),
+    Column("predicted", "predicted by MACs", ".2f"),
+)
+QUALITY_COLUMNS = (
+    Column("seed", "seed"),
+    Column("without", "without", ".3f"),
+    Column("with", "with", ".3f"),
+    Column("difference", "difference", "+.3f"),
+    Column("targets", "cached over direct targets, dB", ".1f"),
+)
+
+
+def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Callable[[], float]) -> list[Row]:
+    """Return steps per second of each case, without and with the cache."""
+    store, rows = small_store(lr_patch), list[Row]()
     teacher = Teacher(build(TEACHER, seed=0)).move_to(device)
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +154,9 @@ def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Cal
             )
             cached = plain.with_labels(cache.fill(teacher))
             without, with_it = in_turns(case.method, teacher, (plain, cached), rounds, now)
-        print(f"{case.title:16}{without:16.3f}{with_it:8.3f}{with_it / without:8.2f}{case.predicted:9.2f}")
+        cells: dict[str, Cell] = {"step": case.title, "without": without, "with": with_it}
+        rows.append({**cells, "ratio": with_it / without, "predicted": case.predicted})
+    return rows
 
 
 def small_store(lr_patch: int) -> ImageStore:
@@ -156,12 +181,12 @@ def in_turns(
     return 1 / statistics.median(seconds[0]), 1 / statistics.median(seconds[1])
 
 
-def quality(steps: int, seeds: int, device: str) -> None:
-    print(f"\nlogits, embedded teacher → half its width, {', '.join(QUALITY)}, {steps} steps, {device}")
-    print(f"{'seed':>6}{'PSNR-Y without':>16}{'with':>9}{'difference':>12}")
-    differences, bicubic = [], 0.0
+def quality(steps: int, seeds: int, device: str) -> Table:
+    """Return the scores of runs of the same seeds and batches, without and with the cache."""
+    rows, differences, bicubic = list[Row](), list[float](), 0.0
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
+            lines = list[str]()
             plain, cached = (
                 compress(
                     recipe="logits",
@@ -171,17 +196,29 @@ def quality(steps: int, seeds: int, device: str) -> None:
                     settings=QUALITY,
                     device=device,
                     teacher_cache=kept,
-                    out=Path(folder) / str(kept),
-                    announce=lambda line: print(f"       {line}") if line.startswith("teacher cache: PSNR") else None,
+                    out=Path(folder, str(kept)),
+                    announce=lines.append,
                 )
                 for kept in (False, True)
             )
         bicubic = plain.bicubic.psnr_y
         before, after = plain.student.psnr_y, cached.student.psnr_y
         differences.append(after - before)
-        print(f"{seed:6}{before:16.3f}{after:9.3f}{after - before:+12.3f}")
-    spread = f" ± {statistics.stdev(differences):.3f} (sd)" if seeds > 1 else ""
-    print(f"difference {statistics.mean(differences):+.3f}{spread} dB; bicubic {bicubic:.3f} dB")
+        cells: dict[str, Cell] = {"seed": seed, "without": before, "with": after}
+        rows.append({**cells, "difference": after - before, "targets": _nearness(lines)})
+    caption = (
+        f"logits, embedded teacher to half its width, embedded photos, {', '.join(QUALITY)}, {steps} steps, {device}; "
+        f"PSNR-Y on the validation photos, where bicubic has {bicubic:.3f} dB."
+    )
+    spread = Spread.of(differences)
+    sd = "" if spread.sd is None else f" ± {spread.sd:.3f}"
+    return Table(QUALITY_COLUMNS, rows, caption, [f"Mean difference: {spread.mean:+.3f}{sd} dB."])
+
+
+def _nearness(lines: Sequence[str]) -> float | None:
+    """Return the PSNR of cached targets, as a run with a cache announces it."""
+    announced = re.search(r"teacher cache: PSNR .*whole ([\d.]+) dB", "\n".join(lines))
+    return None if announced is None else float(announced[1])
 
 
 def main() -> int:
@@ -191,21 +228,24 @@ def main() -> int:
     parser.add_argument("--lr-patch", type=int, default=16, help="48 is usual on a GPU")
     parser.add_argument("--rounds", type=int, default=3, help="turns of 3 steps each")
     parser.add_argument("--steps", type=int, default=300, help="of each run that measures quality")
-    parser.add_argument("--seeds", type=int, default=2, help="0: speed alone")
+    parser.add_argument("--seeds", type=int, default=3, help="0: speed alone")
     parser.add_argument(
         "--busy",
         action="store_true",
         help="count processor seconds: for one thread on a machine that does other things",
     )
     options = parser.parse_args()
-    machine = machine_facts()
-    print(f"{machine['cpu']}, {machine['torch_threads']} threads, torch {machine['torch']}, GPU {machine['gpu']}")
     now = time.process_time if options.busy else time.perf_counter
-    if options.busy:
-        print("seconds are those of this process on the processor")
-    speed(torch.device(options.device), options.batch, options.lr_patch, options.rounds, now)
+    caption = (
+        f"EDSR 32/256 to 32/64 ×{SCALE}, random weights, fp32, batch {options.batch}, LR patch {options.lr_patch}, "
+        f"{options.device}; {torch.get_num_threads()} thread(s), the median of steps in turns"
+        f"{', processor seconds' if options.busy else ''}."
+    )
+    rows = speed(torch.device(options.device), options.batch, options.lr_patch, options.rounds, now)
+    tables = {"speed": Table(SPEED_COLUMNS, rows, caption)}
     if options.seeds:
-        quality(options.steps, options.seeds, options.device)
+        tables["quality"] = quality(options.steps, options.seeds, options.device)
+    save("teacher_cache", tables, seeds=range(options.seeds))
     return 0
 
 

@@ -14,7 +14,7 @@ which makes D again. A symmetric half of D, which the plain form is content with
 `PRECISION` is that of the products. "tf32", triton's default, rounds the columns to 11 bits: entries of D are then off
 by up to 5e-4 and one sign in 2,000 is wrong (random columns, worked out in fp64), and more where the student is near to
 the teacher. "ieee" multiplies and adds in fp32, as torch's own products do by default. "tf32x3", three products of
-tensor cores, is as accurate on paper and should be faster; `python -m benchmarks.affinity_kernel` measures both.
+tensor cores, is as accurate on paper and should be faster; `python -m benchmarks affinity_kernel` measures both.
 
 Only where triton is installed this file can be imported: fakd.py does so when a tensor on such a GPU comes.
 """

@@ -26,7 +26,7 @@ MAX_SAMPLE_LEVELS = 2
 """The largest difference of a sample's values, in steps of 8 bit.
 
 Two less than what the whole picture may have: it has more values than its samples. Of 139 whole pictures of the
-benchmarks one, through CARN-M, was 5 off all the same (`python -m benchmarks.upscale_speed --data`).
+benchmarks one, through CARN-M, was 5 off all the same (`python -m benchmarks upscale_speed --data`).
 """
 
 SAMPLE = 64

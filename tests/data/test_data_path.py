@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data_path import PATCH, SCALE, main, write_whole
+from benchmarks.evidence import FOLDER_VARIABLE, Result
 from benchmarks.field_practice import PngPatches
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
@@ -38,11 +38,13 @@ def test_both_ways_give_the_same_kind_of_batch(photo, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_the_benchmark_prints_three_rows_and_how_they_compare(photo, monkeypatch, capsys):
+def test_the_benchmark_saves_three_rows_and_how_they_compare(photo, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["data_path", "--data", str(photo), "--rounds", "1", "--batches", "1"])
     assert main() == 0
-    machine, *rows = capsys.readouterr().out.splitlines()
-    assert "threads" in machine and "torch" in machine
-    assert [row.split("  ")[0] for row in rows] == ["srkd", "2 workers, PNG, whole", "2 workers, PNG, 480x480"]
-    ratios = [float(re.search(r"srkd: ([\d.]+) times", row)[1]) for row in rows]
-    assert ratios[0] == 1.0 and min(ratios[1:]) > 1
+    table = Result.read(tmp_path / "data_path.json").tables[""]
+    assert "1 turns" in table.caption and "thread(s)" in table.caption
+    assert [row["way"] for row in table.rows] == ["srkd", "2 workers, PNG, whole", "2 workers, PNG, 480x480"]
+    ratios = [row["srkd"] for row in table.rows]
+    assert ratios[0] is None and min(ratios[1:]) > 1
+    assert all(row["rate"] == pytest.approx(1e3 / row["ms"]) for row in table.rows)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.profile_itself import busy_machine, count_none
+from benchmarks.profile_itself import NONE, busy_machine, tables, verdicts
 from compressor.assets import embedded_student
 from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError
@@ -263,10 +263,20 @@ def test_the_presets_are_the_published_networks() -> None:
         find_preset("dukd-table2")
 
 
+def test_verdicts_are_counted_for_each_number_of_busy_programs() -> None:
+    rows = [
+        {"programs": programs, "runtime": "torch", "speedup": speedup, "low": 0.9, "high": 1.3, "verdict": verdict}
+        for programs, speedup, verdict in ((0, 1.01, NONE), (2, 0.97, NONE), (2, 1.2, "faster"))
+    ]
+    summary = tables(rows, "")["summary"].rows
+    assert [(row["programs"], row["verdicts"], row["none"]) for row in summary] == [(0, 1, 1), (2, 2, 1)]
+    assert (summary[1]["least"], summary[1]["most"]) == (0.97, 1.2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_model_does_not_differ_from_itself_ten_times_of_ten(real_children: None, busy: bool) -> None:
     """Both in processes of their own, beside programs that keep every core busy, too."""
     with busy_machine((usable_cores() or 1) if busy else 0):
-        total, found = count_none(embedded_student(), 10, ("torch",), 1.0, 48)
-    assert (total, found) == (10, 10)
+        said = [row["verdict"] for row in verdicts(embedded_student(), 10, ("torch",), 1.0, 48)]
+    assert said == [NONE] * 10

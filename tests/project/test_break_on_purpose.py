@@ -1,10 +1,10 @@
-"""The mutations of `benchmarks.break_on_purpose` still apply to this tree."""
+"""The mutations of benchmarks/break_on_purpose.py still apply to this tree."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.break_on_purpose import BREAKS, ROOT, Break
+from benchmarks.break_on_purpose import BREAKS, ROOT, Break, outcome
 
 each = pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.what)
 
@@ -25,3 +25,10 @@ def test_every_loss_of_a_method_has_a_break() -> None:
     losses = ("lfd", "facd", "gating", "ds", "fakd", "contrast", "perceptual", "hkdsr", "dukd")
     assert {f"recipes/{name}.py" for name in losses} <= broken
     assert len({one.what for one in BREAKS}) == len(BREAKS)
+
+
+def test_failures_are_counted_and_the_first_is_named() -> None:
+    output = "FAILED tests/a.py::test_b - assert 1 == 2\nERROR tests/c.py\n1 failed, 3 passed, 1 error in 2.0s\n"
+    assert outcome(1, output) == {"failed": 2, "passed": 3, "first": "a.py::test_b"}
+    assert outcome(0, "4 passed in 1.0s") == {"failed": 0, "passed": 4, "first": ""}
+    assert outcome(2, "no tests ran") == {"failed": 1, "passed": 0, "first": "exit 2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.evidence import (
     benchmarks,
     filled,
     index,
+    module_names,
     pages,
     question_of,
     results_folder,
@@ -42,7 +44,8 @@ RENDERED = """Of two networks.
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results go here, of a benchmark that is there for the test."""
     monkeypatch.setenv(evidence.FOLDER_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(evidence, "benchmarks", lambda: {"tiny": Benchmark("Is two larger?", 1)})
+    questions = {"tiny": Benchmark("Is two larger?", 1)}
+    monkeypatch.setattr(evidence, "benchmark_of", questions.get)
     monkeypatch.setattr("sys.argv", ["benchmarks tiny", "--data", "/home/somebody/Set5", "--rounds", "3"])
     return tmp_path
 
@@ -102,6 +105,15 @@ def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.C
     for name, benchmark in benchmarks().items():
         assert benchmark.question.endswith("?") and 0 < benchmark.minutes < 60 * 24
         assert f"{name}: {benchmark.question}\n    python -m benchmarks {name}" in listed
+
+
+MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence", "small_teachers"}
+"""Commands that ask nothing: they make files, or ask the questions of others."""
+
+
+def test_every_command_asks_a_question() -> None:
+    commands = {name for name in module_names() if hasattr(importlib.import_module(f"benchmarks.{name}"), "main")}
+    assert commands - benchmarks().keys() == MAKERS
 
 
 def test_a_folder_that_was_not_given_is_named(tmp_path: Path) -> None:

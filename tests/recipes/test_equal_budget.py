@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batches_compared, dukd_ablation, equal_budget, methods_compared
+from benchmarks import batches_compared, dukd_ablation, equal_budget, methods_compared, rates_compared
 from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
+from benchmarks.short_schedules import schedules
 from recipes.config.reading import load_preset
 
 TINY = ("batch=2", "lr_patch=8", "precision=fp32", "compile=off")
@@ -93,6 +94,24 @@ def test_a_table_without_published_gains_has_no_column_for_them() -> None:
     lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4)).render().splitlines()
     assert lines[0] == "|  | Set5 | Set14 | B100 | gain over scratch | s a run |"
     assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
+
+
+def test_a_rate_is_a_column_and_replaces_that_of_the_preset() -> None:
+    methods, rates = methods_compared.all_contenders(["logits", "lfd"], []), ["1e-4", "8e-4"]
+    rows = [rates_compared.at_rate(one, rate) for one in methods for rate in rates]
+    rules = [load_preset(row.recipe, row.settings).schedule for row in rows]
+    assert [rule.rate for rule in rules] == [1e-4, 8e-4, 1e-4, 8e-4]
+    scores = {row.name: [dict.fromkeys(equal_budget.SETS, 30.0 + place)] for place, row in enumerate(rows)}
+    tables = rates_compared.tables(methods, rates, scores, "")
+    assert list(tables) == list(equal_budget.SETS)
+    assert tables["Set14"].render().splitlines()[-1] == "| LFD-style | 32.000 | 33.000 |"
+    assert tables["Set14"].rows[0]["8e-4, seed 10"] == 31.0
+
+
+def test_a_short_run_keeps_the_rescaled_milestones_or_has_a_cosine() -> None:
+    rescaled, short = (load_preset("logits", settings).schedule for settings in schedules("logits", 200).values())
+    assert (rescaled.steps, rescaled.rate, rescaled.decay, rescaled.milestones) == (200, 1e-4, "milestones", (80, 160))
+    assert (short.steps, short.rate, short.decay, short.milestones) == (200, 8e-4, "cosine", ())
 
 
 def test_larger_batches_have_fewer_steps_of_the_same_time_and_two_rates() -> None:

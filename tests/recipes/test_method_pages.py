@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
+from benchmarks.evidence import Result, results_folder
 from benchmarks.method_costs import Cost
 from benchmarks.methods_compared import all_contenders, all_methods, ranking
+from benchmarks.preset_lengths import all_recipes
 from recipes.catalogue import METHODS, RECIPES
 from recipes.config.options import options_model
 from recipes.config.reading import load_preset
@@ -128,10 +130,12 @@ LONGEST_HOURS = {"srkd-best": 8.0}
 
 def test_a_preset_is_as_long_as_its_measured_steps_allow() -> None:
     """Whoever changes the steps or the batch of a preset has to measure them anew."""
-    rows = {row[0].strip("`"): row[1:] for row in table_rows(read("costs"), "recipe")}
-    assert sorted(rows) == [name for name in sorted(RECIPES) if not name.endswith("-paper")]
-    for name, (batch, seconds, steps, hours) in rows.items():
+    table = Result.read(results_folder() / "preset_lengths.json").tables[""]
+    rows = {str(row["recipe"]).strip("`"): row for row in table.rows}
+    assert sorted(rows) == sorted(all_recipes())
+    for name, row in rows.items():
         rule = load_preset(name).schedule
-        assert (batch, steps) == (f"{rule.batch} of {rule.lr_patch}×{rule.lr_patch}", f"{rule.steps:,}"), name
-        assert f"{float(seconds) * rule.steps / 3600:.1f}" == hours, name
-        assert float(hours) <= LONGEST_HOURS.get(name, 2.0), name
+        assert (row["batch"], row["steps"]) == (f"{rule.batch} of {rule.lr_patch}×{rule.lr_patch}", rule.steps), name
+        hours = float(row["hours"] or 0)
+        assert hours == pytest.approx(float(row["seconds"] or 0) * rule.steps / 3600), name
+        assert hours <= LONGEST_HOURS.get(name, 2.0), name

@@ -1,0 +1,101 @@
+"""How long each recipe takes: `python -m benchmarks preset_lengths`.
+
+Processor seconds (user and system) a step of each recipe without `-paper`, with its own batch and student of the
+embedded teacher, on the embedded photos, in bf16: the mean of the last two of three steps. Students start from slices
+where they would be solved for: what a step costs does not depend on the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.evidence import Benchmark, Column, Row, Table, save
+from benchmarks.methods_compared import OPTIONS
+from compressor.training.events import RunEvents
+from compressor.training.losses import Losses
+from recipes.catalogue import RECIPES
+from recipes.config.preset import Preset
+from recipes.config.reading import load_preset
+from srkd.compression import compress
+
+BENCHMARK = Benchmark(
+    "How long does each recipe take on one core?",
+    minutes=8,
+    small=("--recipes", "inherit", "--set", "schedule.batch=1", "--set", "schedule.lr_patch=16"),
+)
+
+STEPS = 3
+COLUMNS = (
+    Column("recipe", "recipe"),
+    Column("batch", "batch"),
+    Column("seconds", "seconds a step", ".2g"),
+    Column("steps", "steps", ",d"),
+    Column("hours", "hours of one core", ".1f"),
+)
+
+
+def all_recipes() -> list[str]:
+    return [name for name in RECIPES if not name.endswith("-paper")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", default=",".join(all_recipes()), help="names separated by commas")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="as in compress"
+    )
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for name in options.recipes.split(","):
+        preset = load_preset(name, tuple(options.settings))
+        rows.append(row(name, preset, seconds_a_step(name, preset, options.settings)))
+        print(rows[-1], file=sys.stderr, flush=True)
+    caption = (
+        f"Processor seconds of a step, the mean of two after the first, {torch.get_num_threads()} thread(s), bf16, ×4, "
+        "φ = teacher; the embedded teacher and the recipe's own student."
+    )
+    save("preset_lengths", Table(COLUMNS, rows, caption))
+    return 0
+
+
+def seconds_a_step(name: str, preset: Preset, settings: list[str]) -> float:
+    """Train a few steps, and return the processor time of one."""
+    times: list[float] = []
+    on_step = RunEvents.on_step
+
+    def noted(events: RunEvents, done: int, rate: float, losses: Losses) -> None:
+        times.append(time.process_time())
+        on_step(events, done, rate, losses)
+
+    with patch.object(RunEvents, "on_step", noted), tempfile.TemporaryDirectory() as folder:
+        compress(
+            recipe=name,
+            steps=STEPS,
+            init="inherit" if preset.student.init == "fit" else None,
+            settings=("schedule.precision=bf16", *OPTIONS.get(name, ()), *settings),
+            out=Path(folder, "run"),
+            announce=lambda line: None,
+        )
+    return (times[-1] - times[-3]) / 2
+
+
+def row(name: str, preset: Preset, seconds: float) -> Row:
+    rule = preset.schedule
+    return {
+        "recipe": f"`{name}`",
+        "batch": f"{rule.batch} of {rule.lr_patch}×{rule.lr_patch}",
+        "seconds": seconds,
+        "steps": rule.steps,
+        "hours": seconds * rule.steps / 3600,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
