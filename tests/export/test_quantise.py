@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -55,9 +56,14 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> n
     return np.asarray(sr)
 
 
+@functools.cache
+def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
+    """Tracing a network takes seconds, and many tests begin with the same."""
+    return bytes(build_graph(build(spec, seed=1), size, 18).model.SerializeToString())
+
+
 def ends_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, Ends]:
-    network = build(spec, seed=1)
-    return network, meet_image(build_graph(network, size, 18).model)
+    return build(spec, seed=1), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
 
 
 def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[Plan, Solution, onnx.ModelProto]:
