@@ -99,7 +99,7 @@ def bicubic_rows(data: Path) -> Iterator[Row]:
         found = _set(data, name, scale)
         if found is None:
             continue
-        borders = [LR_BORDER[name]] if found.pairs[0].lr is not None else list(get_args(Border))
+        borders: list[Border] = [LR_BORDER[name]] if found.pairs[0].lr is not None else list(get_args(Border))
         for border in borders:
             settings = EvaluationSettings(scale, Protocol(lr_border=border))
             result = evaluate([], [found], settings).models["bicubic"][name]
