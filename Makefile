@@ -13,9 +13,13 @@ TENSORRT_BINDINGS := tensorrt_cu12_bindings==10.0.1 tensorrt_cu12_bindings==10.1
 
 ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
 BIN := $(ENVIRONMENT)/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=10
+RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
+PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
+FAST := -m "not slow and not matrix and not extras and not browser"
+COVERED := -m "not slow and not matrix and not browser" $(TESTS)
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest evidence evidence-small evidence-gpu site docs lint types format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
@@ -28,12 +32,13 @@ help:
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
+	@echo "make coverage     make test and make test-extras under coverage: each package's branches, at least 90 % of them"
 	@echo "make evidence     every question of benchmarks/ that needs no GPU, resumable; evidence-small: a sample of each"
 	@echo "make evidence-gpu what only an NVIDIA GPU can show, one JSON file a question, in about 40 minutes"
 	@echo "make site         the documentation as a site in build/site, warnings are errors; make docs serves it, too"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
-	@echo "make types        mypy, strict"
+	@echo "make types        mypy, strict, and pyright; types-all: pyright with the newest Python's standard library, too"
 	@echo "make format       ruff format"
 	@echo "make clean        remove .venv, runs/quickstart, the built demo and the caches"
 
@@ -67,7 +72,7 @@ demo: app
 	$(BIN)/srkd demo $(DEMO)
 
 test: env
-	$(PYTEST) -m "not slow and not matrix and not extras and not browser"
+	$(PYTEST) $(FAST)
 
 test-extras: env
 	$(PYTEST) -m "extras and not slow"
@@ -80,6 +85,15 @@ demo-picture: app-for-tests
 
 test-all: extras app-for-tests
 	$(PYTEST)
+
+# TESTS="tests/base tests/export" measures what some of them run.
+coverage: env
+	@rm -rf build/coverage
+	@failed=0; OMP_NUM_THREADS=1 $(BIN)/python -m coverage run $(RUN_TESTS) $(COVERED) || failed=1; \
+	$(BIN)/python -m coverage combine --quiet || exit 1; \
+	for package in compressor recipes export; do \
+	  echo "$$package:"; $(BIN)/python -m coverage report --include="$$package/*" --fail-under=90 || failed=1; \
+	done; exit $$failed
 
 test-matrix: env
 	$(PYTEST) --dist load -m matrix
@@ -111,8 +125,12 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Both run, whatever the first one finds; both take syntax and standard library of the oldest Python.
 types: env
-	$(BIN)/mypy
+	@failed=0; $(BIN)/mypy || failed=1; $(PYRIGHT) || failed=1; exit $$failed
+
+types-all: types
+	$(PYRIGHT) --pythonversion 3.13
 
 format: env
 	$(BIN)/ruff format .

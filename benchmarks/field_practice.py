@@ -113,12 +113,12 @@ class SlimmableConv(nn.Conv2d):
 
     width = 1.0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.width == 1.0:
-            return super().forward(x)
+            return super().forward(input)
         outputs = self.out_channels if self.out_channels == 3 else int(self.out_channels * self.width)
         bias = None if self.bias is None else self.bias[:outputs]
-        return F.conv2d(x, self.weight[:outputs, : x.shape[1]], bias, padding=self.padding)
+        return F.conv2d(input, self.weight[:outputs, : input.shape[1]], bias, padding=self.padding)
 
 
 class FieldEDSR(nn.Module):

@@ -122,11 +122,12 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     tree = ast.parse(source)
     passive = {id(node) for node in _passive(tree)}
     for number, node in enumerate(ast.walk(tree)):
-        if id(node) in passive or not hasattr(node, "lineno"):
+        line: int | None = getattr(node, "lineno", None)
+        if id(node) in passive or line is None:
             continue
         change = _described(node)
         if change:
-            yield Mutant(file, number, int(node.lineno), change)
+            yield Mutant(file, number, line, change)
 
 
 def _passive(tree: ast.AST) -> Iterator[ast.AST]:

@@ -182,9 +182,11 @@ def main() -> int:
     parser.add_argument("--golden", type=Path, help="the folder that holds archs/")
     options = parser.parse_args()
     outputs: list[Row] = []
-    shared = None if options.golden is None else options.golden.resolve().parent
-    if shared is not None:
-        outputs = list(rows(options.golden, shared / "data" / "checkpoints"))
+    golden_folder: Path | None = options.golden
+    shared: Path | None = None
+    if golden_folder is not None:
+        shared = golden_folder.resolve().parent
+        outputs = list(rows(golden_folder, shared / "data" / "checkpoints"))
     save("networks_table", table(outputs, shared))
     return 0
 

@@ -234,8 +234,7 @@ def _count(module: Any) -> tuple[Counter[str], Counter[str]]:
 def _kind(node: Any) -> str:
     """Return `add` for aten.add.Tensor."""
     name = getattr(node.target, "name", None) if node.op == "call_function" else None
-    words = name().split("::")[-1].split(".") if callable(name) else [""]
-    return str(words[0])
+    return str(name()).split("::")[-1].split(".")[0] if callable(name) else ""
 
 
 def _in_integers(node: Any) -> bool:

@@ -22,7 +22,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         to_onnx.convert(dataclasses.replace(job, path=onnx))
         with one_line(f"OpenVINO cannot convert {job.network.spec.arch}"):
             model = openvino.Core().read_model(onnx)
-            model.friendly_name = job.path.stem
+            model.set_friendly_name(job.path.stem)
             for key, value in sorted(job.metadata.items()):
                 model.set_rt_info(value, [key])
             openvino.save_model(model, job.path, compress_to_fp16=False)

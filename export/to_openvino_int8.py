@@ -78,7 +78,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         tried = Search(TOOL, job, photos, _layers(graph), make).run()
         quant = tried.describe("openvino", calibration.source, weight_bits)
         model = openvino.Core().read_model(tried.made)
-        model.friendly_name = job.path.stem
+        model.set_friendly_name(job.path.stem)
         model.set_rt_info(json.dumps(quant, sort_keys=True), ["srkd.quant"])
         openvino.save_model(model, job.path, compress_to_fp16=False)
     return {

@@ -174,9 +174,10 @@ def distances_by_kernel(
     groups = triton.cdiv(channels, sizes["own_channels"]) if with_gradient else 1
     sums = student.new_empty(samples, blocks)
     gradient = torch.empty_like(student) if with_gradient else student
+    launcher: Any = affinity_kernel  # what triton.jit made of the function
     # A kernel starts on the current GPU, which may be another.
     with torch.cuda.device_of(student):  # type: ignore[no-untyped-call]
-        affinity_kernel[(blocks, samples, groups)](
+        launcher[(blocks, samples, groups)](
             student,
             teacher,
             sums,

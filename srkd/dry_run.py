@@ -18,7 +18,7 @@ from compressor.base.context import QUIET, Context, Progress
 from compressor.base.durations import describe_duration
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
-from compressor.base.precision import synchronise
+from compressor.base.precision import Precision, synchronise
 from compressor.base.processes import Rank
 from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.cost import cost
@@ -176,9 +176,10 @@ def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) ->
     mode = choose_execution_mode(
         networks.student, steps=rule.steps, batch=rule.batch, lr_patch=rule.lr_patch, device=device, options=options
     )
+    precisions: set[Precision] = {mode.precision, mode.teacher_precision}
     speeds = {
         precision: measure_macs_per_second(networks.student, rule.lr_patch, device, precision)
-        for precision in {mode.precision, mode.teacher_precision}
+        for precision in precisions
     }
     seconds = (macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision]
     return seconds * sum(stage.schedule.steps for stage in networks.stages(mode))

@@ -39,8 +39,8 @@ class Option:
     flags: tuple[str, ...] = ()
     """Such as ("-o", "--out"); none: the field's name with dashes."""
     metavar: str | None = None
-    minimum: int | None = None
-    maximum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     above_minimum: bool = False
     """The minimum itself is not allowed."""
     type: click.ParamType[Any] | None = None
@@ -171,14 +171,15 @@ class Declaration:
             return click.Choice(choices)
         has_range = (option.minimum, option.maximum) != (None, None)
         if int in kinds:
-            return click.IntRange(option.minimum, option.maximum, option.above_minimum) if has_range else click.INT
+            low, high = (None if bound is None else int(bound) for bound in (option.minimum, option.maximum))
+            return click.IntRange(low, high, option.above_minimum) if has_range else click.INT
         if float in kinds:
             return click.FloatRange(option.minimum, option.maximum, option.above_minimum) if has_range else click.FLOAT
         return click.STRING
 
     def check(self, value: Any) -> Any:
         """Return the value as the command line would read it; a wrong one is refused with the flag and the value."""
-        if value is self.default or (value is None and type(None) in self.alternatives):
+        if self._stays(value):
             return value
         if self.is_mapping:
             try:
@@ -191,13 +192,17 @@ class Declaration:
         # A list where one word would hold all values, such as those of run.json.
         return self._check_one(tuple(value) if isinstance(value, list) else value)
 
+    def _stays(self, value: object) -> bool:
+        """Return whether a value is the default, or says that nothing is given where that may be."""
+        return value is self.default or (value is None and type(None) in self.alternatives)
+
     def _check_one(self, value: Any) -> Any:
         kind = self.value_type
         if self.option.type is None:
             expected, name = next((types, name) for base, types, name in VALUE_TYPES if isinstance(kind, base))
             if not isinstance(value, expected) or (isinstance(value, bool) and kind is not click.BOOL):
                 raise UsageError(f"{self.flag}: {value!r} is not {name}")
-        if isinstance(kind, click.Path) and isinstance(value, (str, os.PathLike)):
+        if isinstance(value, (str, os.PathLike)) and isinstance(kind, click.Path):
             return value
         try:
             converted = kind.convert(value, None, None)

@@ -230,7 +230,8 @@ def remedies(excess: float, targets: Targets, place: Place) -> list[str]:
 
 def _is_there(runtime: str, precision: str) -> bool:
     try:
-        return RUNTIMES[runtime].missing_requirement() is None and find_format(runtime, precision) is not None
+        find_format(runtime, precision)
+        return RUNTIMES[runtime].missing_requirement() is None
     except SrkdError:
         return False
 

@@ -139,8 +139,9 @@ class Child:
             self._process.kill()
             self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
             with suppress(BrokenPipeError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
         self._files.close()
 
     def _send(self, message: Mapping[str, object]) -> None:
@@ -239,8 +240,8 @@ def _write(events: IO[str], event: object) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BaseException:  # noqa: BLE001 - the parent reads the last line of it
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - the parent reads the last line of it
+        sys.excepthook(type(error), error, error.__traceback__)
         sys.stderr.flush()
         os._exit(1)
     # Native libraries may crash while Python takes itself down, after all was well.

@@ -54,7 +54,9 @@ class HasTeacherViews(Protocol):
 
 def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
     """Return the views that the methods need outputs of, each once."""
-    views = [view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views]
+    views: list[View] = [
+        view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views
+    ]
     return tuple(dict.fromkeys(views))
 
 

@@ -375,9 +375,10 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
             layer.bias is not None,
             device="meta",
         )
+        new.weight, new.bias = layer.weight, layer.bias
     else:
         new = QuantisedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    new.weight, new.bias = layer.weight, layer.bias
+        new.weight, new.bias = layer.weight, layer.bias
     new.bits, new.per_channel = bits, per_channel
     return new.train(layer.training)
 

@@ -189,7 +189,7 @@ def describe_program(program: Any, label: str, attempts: Attempts) -> ForeignFac
         with one_line(f"{label} is not a super-resolution model"):
             scale = find_scale(run, (batch or 1, channels, height, width))
         descriptor = Descriptor(scale=scale, channels=channels, fixed_size=(width, height))
-    params = sum(tensor.numel() for name, tensor in program.named_parameters())
+    params = sum(tensor.numel() for _, tensor in program.named_parameters())
     return ForeignFacts("torch.export", "unknown", descriptor, params, batch)
 
 

@@ -117,15 +117,21 @@ class Program(Protocol):
 class ForeignModel(ImageModel):
     """A program as a model of images in [0,1] of any size: it gives outputs only."""
 
-    network = None
-    device = torch.device("cpu")
-
     def __init__(self, program: Program, settings: ForeignSettings = ForeignSettings()) -> None:
         super().__init__()
+        self._device = torch.device("cpu")
         self.program, self.facts, self.image_settings = program, program.facts, settings
         for name, tensor in program.tensors():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise SrkdError(f"tensor {name[:100]} of this {self.backend} model holds NaN or infinity")
+
+    @property
+    def network(self) -> None:
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def backend(self) -> str:
@@ -149,7 +155,7 @@ class ForeignModel(ImageModel):
         return self.facts.params
 
     def move_to(self, device: torch.device) -> ForeignModel:
-        self.device = self.program.move_to(device)
+        self._device = self.program.move_to(device)
         return self
 
     def settings(self) -> Mapping[str, Any]:

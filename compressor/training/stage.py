@@ -152,7 +152,10 @@ class Stage:
     @property
     def segments(self) -> Segments:
         """How a student inside the teacher reads concatenations."""
-        return next((method.segments for method in self.methods if isinstance(method, TrainsJointly)), "each")
+        for method in self.methods:
+            if isinstance(method, TrainsJointly):
+                return method.segments
+        return "each"
 
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:

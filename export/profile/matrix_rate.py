@@ -52,7 +52,7 @@ def matrix_rate(device: str, precision: str, *, seconds: float = SECONDS) -> Mat
     product = f"a product of two {side}x{side} matrices"
     if precision == "int8":
         a, b = (torch.randint(-128, 128, (side, side), dtype=torch.int8, device=place) for _ in range(2))
-        candidates[product] = (side**3, lambda: torch._int_mm(a, b))
+        candidates[product] = (side**3, lambda: torch._int_mm(a, b))  # pyright: ignore[reportPrivateImportUsage]
     elif precision in PRECISIONS:
         dtype = PRECISIONS[precision]
         x, y = (torch.rand(side, side, device=place, dtype=dtype) for _ in range(2))

@@ -206,7 +206,8 @@ def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:
 def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
     """Return the median time of two calls in ms."""
     times: tuple[list[float], list[float]] = ([], [])
-    first(), second()
+    first()
+    second()
     for _ in range(ROUNDS):
         for call, record in zip((first, second), times, strict=True):
             started = time.perf_counter()

@@ -187,7 +187,7 @@ class Walk:
         """Return what a layer has to give: its float result, or what is missing in the sum that this goes into."""
         graph = self.plan.graph
         (name,) = graph.nodes[index].output
-        factor: NDArray[Any] = np.float32(1)
+        factor = np.float32(1)
         value = exact
         while (user := graph.sole_user(name)) is not None:
             node = graph.nodes[user]

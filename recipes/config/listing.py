@@ -42,7 +42,7 @@ def list_recipes() -> RecipeTable:
         try:
             preset = Preset.model_validate(parse_yaml(file.text(), f"recipe {name} of {file.package}").values)
             methods = tuple(rule.name for rule in preset.methods)
-            needs: TeacherNeeds = max((METHODS.find(method).needs for method in methods), key=TEACHER_NEEDS.index)
+            needs = TEACHER_NEEDS[max(TEACHER_NEEDS.index(METHODS.find(method).needs) for method in methods)]
         except (SrkdError, ValueError) as error:
             reason = str(error) if isinstance(error, SrkdError) else f"srkd recipes validate {name} says what is wrong"
             remarks.append(f"recipe {name} of {file.package} cannot be used: {reason}")

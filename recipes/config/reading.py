@@ -62,12 +62,13 @@ def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
     document = parse_yaml(text, file)
     values = document.values
     origin, problems = _apply(settings, values, Origin(file, document.lines, {}))
+    preset = None
     try:
         preset = Preset.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         problems += [_shape_problem(detail, values, origin) for detail in error.errors()]
     problems += _option_problems(values, origin)
-    if problems:
+    if preset is None or problems:
         raise PresetError(sorted(problems, key=lambda problem: (problem.setting is not None, problem.line or 0)))
     try:
         methods = preset.build_methods()
@@ -198,19 +199,22 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
 
 def _put(values: Any, path: KeyPath, value: Any) -> None:
     """Set the value at `path`. Missing keys on the way are added; list entries must exist."""
-    for depth, key in enumerate(path):
-        last, parent = depth == len(path) - 1, ".".join(map(str, path[:depth]))
-        if isinstance(values, list):
-            if not str(key).isdecimal() or parse_int(str(key)) >= len(values):
-                raise UsageError(f"{parent} has entries 0 to {len(values) - 1}, not {key}")
-            key = int(key)
-        elif isinstance(values, dict):
-            key = str(key)
-            if not last and values.get(key) is None:
-                values[key] = {}
-        else:
-            raise UsageError(f"{parent} is a plain value and has no key {key}")
-        if last:
-            values[key] = value
-        else:
-            values = values[key]
+    *parents, last = path
+    for depth, piece in enumerate(parents):
+        key = _key_in(values, piece, path[:depth])
+        if isinstance(values, dict) and values.get(key) is None:
+            values[key] = {}
+        values = values[key]
+    values[_key_in(values, last, parents)] = value
+
+
+def _key_in(values: Any, key: int | str, path: Sequence[int | str]) -> int | str:
+    """Return the key as the list or mapping at `path` has it."""
+    where = ".".join(map(str, path))
+    if isinstance(values, list):
+        if not str(key).isdecimal() or parse_int(str(key)) >= len(values):
+            raise UsageError(f"{where} has entries 0 to {len(values) - 1}, not {key}")
+        return int(key)
+    if isinstance(values, dict):
+        return str(key)
+    raise UsageError(f"{where} is a plain value and has no key {key}")

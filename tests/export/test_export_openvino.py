@@ -74,6 +74,10 @@ def test_every_network_converts_with_free_sizes(spec: Spec, tmp_path: Path, capf
     assert {part.name for part in tmp_path.iterdir()} == {"small.openvino.xml", "small.openvino.bin"}
 
 
+def test_the_model_in_the_file_is_called_like_the_file(good: Path) -> None:
+    assert openvino.Core().read_model(good).get_friendly_name() == good.stem
+
+
 def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     runtime = open_model(good)
     assert (runtime.name, runtime.device, runtime.precision, runtime.label) == (

@@ -43,7 +43,9 @@ def test_an_active_environment_that_was_deleted_is_not_used(tmp_path: Path) -> N
     assert where(VIRTUAL_ENV=str(tmp_path / "gone")).stdout.strip() == str(ROOT / ".venv")
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-all", "lint", "types", "format", "clean", "env"])
+@pytest.mark.parametrize(
+    "target", ["quickstart", "test", "test-all", "lint", "types", "types-all", "coverage", "format", "clean", "env"]
+)
 def test_every_target_of_the_makefile_exists(target: str) -> None:
     done = subprocess.run(
         ["make", "-n", f"PYTHON={sys.executable}", target], cwd=ROOT, capture_output=True, text=True, check=False

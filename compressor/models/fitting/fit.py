@@ -219,9 +219,9 @@ class Fitting:
         self.ridges[layer.name] = corrections[0][2]
         slope = torch.cat([one[0] for one in corrections]).reshape(module.weight.shape)
         intercept = torch.cat([one[1] for one in corrections])
-        module.weight += slope.to(module.weight.dtype)
+        module.weight.add_(slope.to(module.weight.dtype))
         if module.bias is not None:
-            module.bias += intercept.to(module.bias.dtype)
+            module.bias.add_(intercept.to(module.bias.dtype))
         self.patches.follow(*module.parameters())
         if not torch.isfinite(module.weight).all():
             message = f"{layer.name} cannot be solved for: the teacher's features are not finite on these images"

@@ -46,14 +46,14 @@ class Replay:
         """From here on modules with weights may give what they gave before."""
         for name, module in self.network.named_modules():
             if name and next(module.parameters(), None) is not None:
-                module.__dict__["forward"] = partial(self._forward, name, module.forward)
+                vars(module)["forward"] = partial(self._forward, name, module.forward)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for module in self.network.modules():
-            module.__dict__.pop("forward", None)
+            vars(module).pop("forward", None)
 
     def begin(self, layers: Iterable[str]) -> None:
         """Begin a stage, of which these layers are to be solved."""

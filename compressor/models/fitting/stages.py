@@ -43,7 +43,8 @@ class Walk:
     """A network on its way through the stages: the features that the next stage starts from lie in the store."""
 
     def __init__(self, network: Network, role: Role, store: FeatureStore) -> None:
-        self.network, self.role, self.store = network, role, store
+        self.role: Role = role
+        self.network, self.store = network, store
 
     def features(self, stage: Stage, batch: Batch, calls: Mapping[Tap, int]) -> dict[Tap, list[torch.Tensor]]:
         """Return features within a stage, as many for each tap as `calls` says, and stop there."""

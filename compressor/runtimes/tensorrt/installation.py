@@ -49,7 +49,7 @@ def driver_version() -> str:
 def import_tensorrt() -> Any:
     """Return the module; one line where it is missing, too old, or cannot load its libraries."""
     try:
-        import tensorrt as trt
+        import tensorrt
     except ModuleNotFoundError as error:
         if error.name != "tensorrt":
             raise SrkdError(f"TensorRT cannot be imported: {error}") from error
@@ -57,6 +57,7 @@ def import_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SrkdError(f"TensorRT is installed but cannot load its libraries ({reason}): reinstall it") from error
+    trt: Any = tensorrt  # type checkers may take the folder of this file for it
     version = str(trt.__version__)
     if int(version.partition(".")[0]) < OLDEST_MAJOR:
         raise SrkdError(
