@@ -485,8 +485,8 @@ class ProfileOptions(ProgramOptions):
         str | Sequence[str],
         Option(
             "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other runtimes' "
-            "files have their own. int8: checkpoints are written in eight bits for the runtimes that support it, without a "
-            "limit of the loss; torch and the teacher stay in float.",
+            "files have their own. int8: checkpoints are written in eight bits for the runtimes that support it, "
+            "without a limit of the loss; torch and the teacher stay in float.",
             type=names_of("fp32", "bf16", "fp16", "int8"),
         ),
     ] = ("fp32",)
