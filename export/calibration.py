@@ -54,7 +54,7 @@ def calibration_patches(
         )
     patches = patches[:: max(1, len(patches) // count)][:count]
     if not any(float(texture_of(patch[None])) for patch in patches):
-        raise UsageError(f"--calibrate {folder}: its images are flat, and say nothing of photos: give photos")
+        raise UsageError(f"--calibrate {folder}: its images are flat, which no photo is: give photos")
     where = "embedded photos" if folder is None else f"{len(photos)} photos of {folder.name}"
     return CalibrationPatches(
         torch.stack([*patches, _colour_patch(descriptor, side)]), f"{len(patches)} patches of {where}, flat colours"

@@ -134,7 +134,7 @@ def _require_weights(program: Any, network: Network) -> int:
     for name, tensor in weights:
         # A bias of zeros is left out, and equal tensors are stored once.
         if tensor.any() and not stored[_content(tensor)]:
-            raise SrkdError(f"the package does not hold {name} as the network has it")
+            raise SrkdError(f"tensor {name} in the package differs from the network's")
     return len(weights)
 
 

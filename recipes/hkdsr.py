@@ -106,7 +106,7 @@ class Hkdsr(PlainMethod):
             counts = f"{len(self.teacher_taps)} of the teacher and {len(self.student_taps)} of the student"
             raise UsageError(f"taps are compared in pairs, and there are {counts}: give as many of each")
         if self.compat and self.fsm == "matrix":
-            raise UsageError("compat=hkdsr is the newest code's, which compares bands: leave out fsm=matrix")
+            raise UsageError("compat=hkdsr follows the newest code, which compares bands: leave out fsm=matrix")
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:

@@ -1,8 +1,8 @@
 """srkd makes image super-resolution networks smaller: a good, slow teacher trains a small student.
 
-Every function takes a model as a file, a run folder or an open network, and has a help of its own: help(srkd.compress).
+Every function takes a model as a file, a run folder or an open network. Each has its own help: help(srkd.compress).
 
-    compress       train a student of a teacher, which writes a run folder
+    compress       train a student from a teacher and write a run folder
                    >>> srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     plan           find the largest student that meets a frame rate, a size or a cost here
                    srkd.plan("edsr.pt", target_fps=30, lr_size="320x180").chosen
@@ -16,13 +16,13 @@ Every function takes a model as a file, a run folder or an open network, and has
                    >>> srkd.profile("runs/small", lr_size="64x64", seconds=0.5)
     report         write a run as one HTML file that anybody can open
                    >>> srkd.report("runs/small", out="small.html")
-    compare        set the methods of runs side by side, each over its seeds
+    compare        compare the methods of runs, each over its seeds
                    >>> srkd.compare("runs/small").methods[0].mean
     evaluate       score networks by PSNR and SSIM, beside bicubic
                    >>> srkd.evaluate(["runs/small", "edsr.pt"], data="photos")
     upscale        enlarge files, or PIL images, arrays and tensors
                    >>> srkd.upscale("runs/small", "photos/0.png", out="large.png")
-    inspect        tell what a file holds, and what had to be assumed
+    inspect        tell what a file holds, and what srkd assumed
                    >>> srkd.inspect("edsr.pt")
     convert        write a network in the names of another code base
                    >>> srkd.convert("runs/small", to="basicsr", out="small.pth")

@@ -260,7 +260,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         )
     if table is not None and (options.teacher is not None or options.pareto is not None):
         flag = "--teacher" if options.teacher is not None else "--pareto"
-        raise UsageError(f"--preset {table.name} brings untrained networks, teachers too: leave out {flag}")
+        raise UsageError(f"--preset {table.name} has its own untrained networks and teachers: leave out {flag}")
     pareto = check_pareto(options)
     default_size = (DEFAULT_SIZE,) if table is None else (table.lr_size,)
     settings = Settings(
@@ -400,7 +400,7 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> Any:
     if not images:
         return run_upscale(options, context)
     if len(images) < len(inputs):
-        raise UsageError("files and images in memory at once: the first give a report, the others images; call twice")
+        raise UsageError("files and images in memory at once: files give a report, images give images: call twice")
     for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive")
     names = [name for name in for_files if getattr(options, name)]
     if names:

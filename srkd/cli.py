@@ -18,16 +18,16 @@ from srkd.package_names import hidden_package
 from srkd.verb import console_options
 
 VERBS = {
-    "compress": "Train a student of a teacher by a recipe and write a run folder.",
+    "compress": "Train a student from a teacher with a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",
-    "profile": "Time MODELs against their teacher; cost, memory and quality.",
+    "profile": "Time MODELs beside their teacher, with cost, memory and quality.",
     "plan": "Find the largest student that meets a target on this machine.",
-    "report": "Write RUNs as one HTML file: what was gained, with pictures.",
-    "compare": "Set the methods of RUNs side by side, each over its seeds.",
-    "evaluate": "Score models on benchmark images, bicubic always beside them.",
+    "report": "Write RUNs as one HTML file with scores, speed and pictures.",
+    "compare": "Compare the methods of RUNs, each over its seeds.",
+    "evaluate": "Score models on benchmark images, and bicubic beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
-    "inspect": "Show the network in MODEL, its cost, and what was assumed.",
+    "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
     "recipes": "List, show, copy and check recipes.",
     "convert": "Write MODEL as a checkpoint of another code base.",
     "demo": "Show MODELs in an app that runs them in the browser.",

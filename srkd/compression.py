@@ -74,7 +74,9 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
         require_writable_folder(options.run_folder, "--out")
         if path.exists() and teacher.network is not None:
             if load_checkpoint(path).network.fingerprint() != teacher.network.fingerprint():
-                raise SrkdError(f"{path} is another network, where the teacher would be written: choose another out")
+                raise SrkdError(
+                    f"{path} holds another network, and the teacher would be written there: choose another out"
+                )
             return ModelFile(path), False
         file = file_of(teacher, path)
         if file.path == path:

@@ -528,7 +528,7 @@ def _cut_student(
 ) -> Network:
     """Cut the student from a teacher whose network is known, by width and depth."""
     if teacher is None:
-        raise UsageError("a student without --student is cut from a teacher: add --teacher FILE or --student SPEC")
+        raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
     if teacher.network is None:
         scale = teacher.descriptor.scale
         raise UsageError(

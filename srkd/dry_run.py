@@ -156,7 +156,7 @@ class DryRun:
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
     """Decide everything that the run would decide; `measure` also takes a few steps of it."""
     if options.then is not None:
-        raise UsageError("--dry-run reports on one run: leave out --then, and ask about its recipe on its own")
+        raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
     if kind == "measure":

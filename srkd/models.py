@@ -65,7 +65,7 @@ def spec_of(model: ModelOrPath | Spec) -> Spec:
         return load_teacher(file).require_network("a spec").spec
     spec = read_spec(read_metadata(file), file.name)
     if spec is None:
-        raise SrkdError(f"{file} does not state its network: srkd.inspect and srkd.profile tell what they can of it")
+        raise SrkdError(f"{file} does not state its network: srkd.inspect and srkd.profile show what is known of it")
     return spec
 
 

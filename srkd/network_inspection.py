@@ -122,7 +122,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
     """Read the metadata of an exported file, which need not run here; a foreign one is opened."""
     runtime = RUNTIMES[runtime_of(file)]
     if options.check and not runtime.opens_as_teacher:
-        raise SrkdError(f"{file}: --check takes a checkpoint or an ONNX file, which teachers are")
+        raise SrkdError(f"{file}: --check takes a teacher: a checkpoint or an ONNX file")
     teacher: Teacher | None = None
     if runtime.name == "onnxruntime":
         model = open_model(file, OpenOptions(limits=options.limits))

@@ -57,7 +57,7 @@ def refuse_contradictions(options: CompressOptions) -> None:
         words = {"--runtime": options.runtime, "--precision": options.precision, "--lr-size": options.lr_size}
         for flag, value in words.items():
             if value is not None:
-                raise UsageError(f"{flag} says where a target is to be met: add --target-fps, --target-ms or another")
+                raise UsageError(f"{flag} belongs to a target: add --target-fps, --target-ms or another")
         return
     shapes = {"--student": options.student, "--width": options.width, "--depth": options.depth}
     for flag, shape in shapes.items():
@@ -69,7 +69,7 @@ def refuse_contradictions(options: CompressOptions) -> None:
 def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
     """Plan, and return the options with the chosen student and the plan."""
     if not context.processes.is_single:
-        raise UsageError("a target is planned in one process: run srkd plan first, and give its --student to torchrun")
+        raise UsageError("a plan runs in one process: run srkd plan first, and start torchrun with its --student")
     report = run_plan(
         PlanOptions(
             options.teacher,

@@ -102,7 +102,7 @@ class CompressOptions(Options):
     arch_options: Annotated[
         Mapping[str, Any] | None,
         Option(
-            "What the teacher's file does not say, such as res_scale=0.1.",
+            "Facts that the teacher's file does not hold, such as res_scale=0.1.",
             unset="what srkd assumes",
             flags=("--arch-option",),
             type=SETTING,
@@ -113,7 +113,9 @@ class CompressOptions(Options):
     teacher_cache: Annotated[
         bool,
         Option(
-            "Run the teacher once over whole images, keep its outputs in fp16, crop them.", group="teacher", by_set=True
+            "Run the teacher once over whole images; steps crop its stored outputs (fp16).",
+            group="teacher",
+            by_set=True,
         ),
     ] = False
     phi_weights: Annotated[
@@ -164,7 +166,7 @@ class CompressOptions(Options):
     runtime: Annotated[
         str | None,
         Option(
-            "Runtime in which the target is to be met; the student is planned as by `srkd plan`.",
+            "Runtime in which the student must meet the target; as in `srkd plan`.",
             unset="onnxruntime",
             type=click.Choice(list(RUNTIMES)),
             metavar="NAME",
@@ -172,23 +174,23 @@ class CompressOptions(Options):
         ),
     ] = None
     precision: Annotated[
-        TargetPrecision | None, Option("Precision in which it is to be met.", unset="fp32", group="target")
+        TargetPrecision | None, Option("Precision in which it must meet the target.", unset="fp32", group="target")
     ] = None
     lr_size: Annotated[
-        Size | None, Option("LR size at which it is to be met.", unset="320x180", type=SIZE, group="target")
+        Size | None, Option("LR size at which it must meet the target.", unset="320x180", type=SIZE, group="target")
     ] = None
     init: Annotated[
         Init | None,
         Option(
-            "Weights solved for, cut from the teacher, or random ones.",
-            unset="the recipe's; with --student, solved for where it is a smaller teacher, else random",
+            "First weights of the student: solved for, cut from the teacher, or random.",
+            unset="the recipe's; with --student: solved for if it is a smaller teacher, else random",
             group="student",
         ),
     ] = None
     select: Annotated[
         Select | None,
         Option(
-            "Which channels are inherited: the first, the strongest, or the principal directions.",
+            "Channels that the student inherits: the first, the strongest, or the principal directions.",
             unset="the recipe's",
             group="student",
             by_set=True,
@@ -221,13 +223,13 @@ class CompressOptions(Options):
     lr_border: Annotated[
         Border,
         Option(
-            "Border of the downscale that makes LR images; clamp as an older MATLAB did.", group="data", by_set=True
+            "Border of the downscale that makes LR images; clamp is that of an older MATLAB.", group="data", by_set=True
         ),
     ] = "mirror"
     cache_size: Annotated[
         int | str,
         Option(
-            "Disk that decoded images may take between runs (docs/data.md); 0: nothing is kept.",
+            "Disk space for decoded images between runs (docs/data.md); 0: nothing is kept.",
             type=BYTES,
             group="data",
             by_set=True,
@@ -239,8 +241,8 @@ class CompressOptions(Options):
     then: Annotated[
         str | None,
         Option(
-            "Recipe that quantises the student once it is trained: pams, pact. --steps, --batch and --lr-patch hold "
-            "for both; --set then.KEY=VALUE changes it.",
+            "Second recipe, pams or pact, that quantises the trained student. --steps, --batch and --lr-patch hold "
+            "for both recipes; --set then.KEY=VALUE changes the second.",
             unset="no second recipe",
             metavar="RECIPE",
             group="training",
@@ -265,7 +267,7 @@ class CompressOptions(Options):
     settings: Annotated[
         Sequence[str],
         Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5. And options that are rare: cache_size, limits, "
+            "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, limits, "
             "lr_border, phi_weights, select, teacher_cache (docs/reference.md).",
             flags=("--set",),
             metavar="KEY=VALUE",
@@ -275,17 +277,17 @@ class CompressOptions(Options):
     out: Annotated[
         PathOption,
         Option(
-            "Run folder to write, which every run needs; must not exist yet.",
+            "Run folder to write, required for a run; must not exist yet.",
             flags=("-o", "--out"),
             in_json=False,
             group="run",
         ),
     ] = None
     with_baseline: Annotated[
-        bool, Option("Train the same student on the same batches without distillation, too.", group="run")
+        bool, Option("Also train the same student on the same batches without distillation.", group="run")
     ] = False
     seeds: Annotated[
-        int, Option("Number of seeds to repeat the run with: mean and spread.", minimum=1, group="run")
+        int, Option("Number of runs with different seeds, for mean and spread.", minimum=1, group="run")
     ] = 1
     device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE, group="run")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="run")] = None
@@ -442,7 +444,7 @@ class ExportOptions(CheckpointOptions):
         Option("Images of the files: N,C,H,W in [0,1] unclamped, or N,H,W,C bytes, clamped and rounded inside."),
     ] = "float"
     shuffle: Annotated[
-        Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators know dcr only.")
+        Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators support only dcr.")
     ] = "crd"
     calibrate: Annotated[
         PathOption, Option("Photos on which int8 measures a network's values.", unset="embedded photos", metavar="DIR")
@@ -474,7 +476,7 @@ class ProfileOptions(ProgramOptions):
     runtime: Annotated[
         Sequence[str],
         Option(
-            f"Some of {', '.join(RUNTIMES)}, or all; checkpoints are exported for those that need it.",
+            f"Some of {', '.join(RUNTIMES)}, or all; checkpoints are exported if a runtime needs it.",
             type=names_of(*RUNTIMES, "all"),
         ),
     ] = ("torch", "onnxruntime")
@@ -482,9 +484,9 @@ class ProfileOptions(ProgramOptions):
     precision: Annotated[
         str | Sequence[str],
         Option(
-            "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other files have one "
-            "of their own. int8: checkpoints are written in eight bits for the runtimes that take that, without a "
-            "bound for their loss; torch and the teacher stay in float.",
+            "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other runtimes' "
+            "files have their own. int8: checkpoints are written in eight bits for the runtimes that support it, "
+            "without a limit of the loss; torch and the teacher stay in float.",
             type=names_of("fp32", "bf16", "fp16", "int8"),
         ),
     ] = ("fp32",)
@@ -498,7 +500,7 @@ class ProfileOptions(ProgramOptions):
     seconds: Annotated[float, Option("Time for each row at each size.", minimum=0.1)] = 3.0
     memory: Annotated[bool, Option("Measure peak memory.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
-    layers: Annotated[bool, Option("Add where time and MACs go, layer by layer (torch and onnxruntime).")] = False
+    layers: Annotated[bool, Option("Show time and MACs of each layer (torch and onnxruntime).")] = False
     preset: Annotated[
         str | None,
         Option(
@@ -532,19 +534,25 @@ class PlanOptions(ProgramOptions):
     ] = "onnxruntime"
     precision: Annotated[
         TargetPrecision,
-        Option("Precision of its file; int8: all layers, the final file is timed again.", group="target"),
+        Option("Precision of the student's file; int8: in all layers.", group="target"),
     ] = "fp32"
-    lr_size: Annotated[Size, Option("Size of the LR images that it will get.", type=SIZE, group="target")] = (320, 180)
-    device: Annotated[str, Option("Device that it will run on.", type=DEVICE, group="target")] = "cpu"
+    lr_size: Annotated[Size, Option("Size of the LR images that the student will get.", type=SIZE, group="target")] = (
+        320,
+        180,
+    )
+    device: Annotated[str, Option("Device that the student will run on.", type=DEVICE, group="target")] = "cpu"
     threads: Annotated[
         int | None,
         Option("CPU threads; no more than there are cores.", unset="as many as torch uses", minimum=1, group="target"),
     ] = None
     margin: Annotated[
-        float, Option("Share of the time that is kept in hand.", minimum=0, maximum=1, group="target")
+        float,
+        Option(
+            "The student must meet the target even if it is slower by this share.", minimum=0, maximum=1, group="target"
+        ),
     ] = 0.1
     seconds: Annotated[float, Option("Time for each measurement of a shape.", minimum=0, above_minimum=True)] = 0.5
-    quality: Annotated[bool, Option("Solve for the finalists, which shows their PSNR before any training.")] = True
+    quality: Annotated[bool, Option("Solve for the finalists' weights to compare their PSNR without training.")] = True
     picture: Annotated[
         PathOption,
         Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture")),
@@ -552,11 +560,13 @@ class PlanOptions(ProgramOptions):
     emit: Annotated[
         PathOption,
         Option(
-            "Write shapes as ONNX files with a runner, to time on another device.", unset="time here", metavar="DIR"
+            "Write shapes as ONNX files and a program that times them on another device.",
+            unset="time here",
+            metavar="DIR",
         ),
     ] = None
     measured: Annotated[
-        PathOption, Option("Plan from the timings that the runner wrote.", unset="time here", metavar="FILE")
+        PathOption, Option("Plan from the timings that this program wrote.", unset="time here", metavar="FILE")
     ] = None
 
 
@@ -605,7 +615,7 @@ class UpscaleOptions(RuntimeOptions):
     out: Annotated[
         PathOption, Option("Folder, or a file for one picture.", unset="beside the picture", flags=("-o", "--out"))
     ] = None
-    suffix: Annotated[str | None, Option("End of the names that are written.", unset="_x4 at scale 4")] = None
+    suffix: Annotated[str | None, Option("End of the names of the written files.", unset="_x4 at scale 4")] = None
     extension: Annotated[
         str | None,
         Option(
@@ -615,7 +625,7 @@ class UpscaleOptions(RuntimeOptions):
         ),
     ] = None
     overwrite: Annotated[bool, Option("Write over files that exist, but never over an input.")] = False
-    skip_existing: Annotated[bool, Option("Leave pictures alone whose output exists: continues a long job.")] = False
+    skip_existing: Annotated[bool, Option("Skip pictures whose output exists, to continue a long job.")] = False
     recursive: Annotated[
         bool,
         Option("Search the folders inside folders, too; --out repeats them.", flags=("-r", "--recursive")),
@@ -633,8 +643,8 @@ class UpscaleOptions(RuntimeOptions):
     exact: Annotated[
         bool,
         Option(
-            "Compute in fp32 throughout. Otherwise checkpoints compute large 8-bit pictures in bf16 where the device "
-            "has it and samples of the picture are 50 dB or more from fp32, no value over 2 grey levels off."
+            "Always compute in fp32. Otherwise checkpoints compute large 8-bit pictures in bf16, if the device "
+            "supports it and samples of the picture are 50 dB or more from fp32, no value over 2 grey levels off."
         ),
     ] = False
 
@@ -653,7 +663,7 @@ class InspectOptions(ProgramOptions):
     _: KW_ONLY
     lr_size: Annotated[Size, Option("LR image that MACs are counted for.", type=SIZE)] = (256, 256)
     layers: Annotated[bool, Option("Add the cost of each layer.")] = False
-    check: Annotated[bool, Option("Run it on an embedded photo: are its range, res_scale and mean right?")] = False
+    check: Annotated[bool, Option("Run it on an embedded photo to check its range, res_scale and mean.")] = False
 
 
 @dataclass(frozen=True)
@@ -681,7 +691,7 @@ class DemoOptions(ProgramOptions):
     teacher: Annotated[
         PathOption, Option("Model to compare with.", unset="the run folder's, or the embedded teacher")
     ] = None
-    host: Annotated[str, Option("Address to listen on; 0.0.0.0: the network too.")] = "127.0.0.1"
+    host: Annotated[str, Option("Address to listen on; 0.0.0.0: other devices can connect.")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on; 0: a free one.", minimum=0, maximum=65535)] = 8000
     tls_cert: Annotated[PathOption, Option("Certificate with its chain, PEM: serve https.")] = None
     tls_key: Annotated[PathOption, Option("Key of the certificate, PEM.")] = None
@@ -717,7 +727,7 @@ class ReportOptions(Options):
         Option("Folder of HR images to take the pictures from.", unset="the embedded validation photos"),
     ] = None
     speed: Annotated[
-        bool, Option("Show the speed: that of profile.json in the run folder, else it is measured for seconds.")
+        bool, Option("Show the speed, from profile.json in the run folder or a measurement of seconds.")
     ] = True
     threads: Annotated[int | None, Option("CPU threads of that measurement.", unset="any", minimum=1)] = None
 
@@ -726,7 +736,7 @@ class ReportOptions(Options):
 class CompareOptions(Options):
     runs: Annotated[str | Path | Sequence[str | Path], Option("Run folders.", argument=True, metavar="RUN...")]
     _: KW_ONLY
-    html: Annotated[PathOption, Option("HTML file to write, too.", unset="none", metavar="FILE")] = None
+    html: Annotated[PathOption, Option("HTML file to write in addition.", unset="none", metavar="FILE")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         too_large = os.fstat(file.fileno()).st_size > most_bytes
         content = b"" if too_large else file.read(most_bytes + 1)
     if too_large or len(content) > most_bytes:
-        raise SrkdError(f"{path} has over {most_bytes:,} bytes: it is not what it is taken for")
+        raise SrkdError(f"{path} has over {most_bytes:,} bytes: no file of this kind is so large")
     return content
 
 

@@ -68,7 +68,7 @@ class DataChoice:
 
     def __post_init__(self) -> None:
         if self.lr_only is not None and (self.data or self.lr):
-            raise UsageError("--lr-only goes without --data and --lr-images: those images have no HR partners")
+            raise UsageError("--lr-only takes neither --data nor --lr-images: its images have no HR partners")
         if self.lr is not None and self.data is None:
             raise UsageError("--lr-images names the LR images of --data, and no --data is given")
 

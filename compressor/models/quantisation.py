@@ -47,7 +47,9 @@ class Quantisation:
                     f"{name}={str(getattr(self, name))[:40]!r} is not one of {', '.join(map(repr, choices))}"
                 )
         if self.compat and self.method != "pams":
-            raise UsageError(f"compat={self.compat} is how PAMS's code quantises: leave it out with {self.method}")
+            raise UsageError(
+                f"compat={self.compat} is for PAMS, whose code quantises so: leave it out with {self.method}"
+            )
         if type(self.bits) is not int or not FEWEST_BITS <= self.bits <= MOST_BITS:
             raise UsageError(f"bits={str(self.bits)[:40]} is not a whole number from {FEWEST_BITS} to {MOST_BITS}")
 

@@ -75,7 +75,7 @@ class ForeignSettings:
 def _range_name(option: str, value: object) -> str:
     name = f"{value:g}" if isinstance(value, (int, float)) else str(value)
     if name not in RANGES:
-        raise UsageError(f"{option}={value} is none of {', '.join(RANGES)}")
+        raise UsageError(f"{option}={value} is not one of {', '.join(RANGES)}")
     return name
 
 

@@ -192,7 +192,7 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
     elsewhere = [name for name in sorted(METHODS) if first in _options_of({"name": name})]
     if elsewhere and rules:
         names = " nor ".join(str(rule.get("name")) for rule in rules)
-        raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, and not of {names}")
+        raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, not of {names}")
     # Unknown: the check of the whole preset suggests the nearest key.
     return [(first, *rest)]
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     csv=True,
 )
 def command(console: Console, options: CompareOptions) -> None:
-    """Set the methods of RUNs side by side, each over its seeds.
+    """Compare the methods of RUNs, each over its seeds.
 
-    Mean and standard deviation of the Y-PSNR on the validation images, from what the runs measured. A plan of runs
-    stands for its runs; runs of another scale, protocol or of other images are refused.
+    The table has mean and standard deviation of the Y-PSNR on the validation images, as the runs measured it. A plan of
+    runs stands for its runs. Runs of another scale, protocol or of other images are refused.
     """
     from srkd.reporting.compare import run_compare
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.Choice(["estimate", "measure"]),
     is_flag=False,
     flag_value="estimate",
-    help="Write nothing: report cost, forwards, memory and needs; =measure also times 20 steps.",
+    help="Write nothing; report cost, forward passes, memory and needs. =measure also times 20 steps.",
 )
 @click.option(
     "--resume",
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     group="run",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Continue an unfinished run; alone.",
+    help="Continue an unfinished run; takes no other options that change it.",
 )
 def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
-    """Train a student of a teacher by a recipe and write a run folder.
+    """Train a student from a teacher with a recipe and write a run folder.
 
     The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command(console: Console, options: ConvertOptions) -> None:
     """Write MODEL as a checkpoint of another code base.
 
-    Values do not change. What that code base keeps in option files (res_scale, the range) is printed.
+    Values do not change. srkd prints the values that the code base keeps in option files (res_scale, the range).
     """
     from srkd.api import run_convert
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def command(console: Console, options: DemoOptions) -> None:
     """Show MODELs in an app that runs them in the browser.
 
-    MODEL is a checkpoint, a run folder or an ONNX file; none: the embedded student. Ctrl-C ends it.
+    MODEL is a checkpoint, a run folder or an ONNX file. Without MODEL it shows the embedded student. Ctrl-C ends it.
     """
     from demo import require_server_modules
     from demo.addresses import bind_sockets, read_certificate

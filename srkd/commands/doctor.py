@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(console: Console, options: DoctorOptions) -> None:
     """Show what is installed, and how to get what is missing.
 
-    Each missing piece is listed with what it would add and the command that installs it.
+    The list says what each missing package would add, and the command that installs it.
     """
     from srkd.doctor import diagnose
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     ),
     csv=True,
 )
-@click.option("--explain", is_flag=True, help="Add the same by the conventions that these figures are mistaken for.")
+@click.option("--explain", is_flag=True, help="Add the scores by other conventions, for comparison with tables.")
 @click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
 def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
-    """Score models on benchmark images, bicubic always beside them.
+    """Score models on benchmark images, and bicubic beside them.
 
     MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
     """

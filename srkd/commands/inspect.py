@@ -32,7 +32,7 @@ OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
     csv=True,
 )
 def command(console: Console, options: InspectOptions) -> None:
-    """Show the network in MODEL, its cost, and what was assumed.
+    """Show the network in MODEL, its cost, and what srkd assumed.
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: PlanOptions) -> None:
     """Find the largest student that meets a target on this machine.
 
-    Shapes of the teacher's kind and of Compact are exported untrained to the runtime and timed there. What is chosen
-    was measured twice. With --emit another device measures.
+    srkd exports shapes of the teacher's kind and of Compact untrained and times them in the runtime. It measures the
+    best ones again before it chooses. With --emit another device measures.
     """
     from srkd.planning import PlanReport, run_plan
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: PlotOptions) -> None:
     """Draw the curves of RUNs as a PNG picture.
 
-    One run: quality, loss and its terms, learning rate. Several, or a plan of runs: quality and loss over one another.
-    A run that is still going on is drawn as far as it is.
+    One run: quality, loss and its terms, learning rate. Several runs, or a plan of runs: quality and loss in one
+    diagram. An unfinished run is drawn as far as it has come.
     """
     from srkd.curves import run_plot
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     csv=True,
 )
 def command(console: Console, options: ProfileOptions) -> None:
-    """Time MODELs against their teacher; cost, memory and quality.
+    """Time MODELs beside their teacher, with cost, memory and quality.
 
-    MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one it
-    was distilled from. Each row has a process of its own, and all take turns; what the columns mean: docs/profile.md.
+    MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one that it
+    was distilled from. Each row runs in its own process, and all take turns. docs/profile.md explains the columns.
     """
     from srkd.api import run_profile
 

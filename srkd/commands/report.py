@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     ),
 )
 def command(console: Console, options: ReportOptions) -> None:
-    """Write RUNs as one HTML file: what was gained, with pictures.
+    """Write RUNs as one HTML file with scores, speed and pictures.
 
-    How much smaller and faster the student is and what that costs; curves, exported files, pictures of student, teacher
-    and bicubic to compare, and how to repeat the run. The file needs no network. Several runs are set side by side.
+    It shows how much smaller and faster the student is, and how much quality that costs. It has curves, exported files,
+    pictures of student, teacher and bicubic, and how to repeat the run. The file needs no internet. Several runs stand
+    side by side.
     """
     from srkd.reporting.report import run_report
 

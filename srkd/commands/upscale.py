@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: UpscaleOptions) -> None:
     """Enlarge pictures, folders of pictures and globs with MODEL.
 
-    Transparency, grey, 16 bit, EXIF and colour profile are kept where the format holds them. One bad file does not
-    stop the rest; pictures of a folder that are left out are named.
+    Transparency, grey, 16 bit, EXIF and colour profile are kept if the format can hold them. One bad file does not
+    stop the rest. srkd names pictures of a folder that it leaves out.
     """
     from compressor.images.metrics import finite_or_none
     from srkd.api import run_upscale

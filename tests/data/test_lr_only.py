@@ -100,8 +100,8 @@ def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only goes without --data and --lr"),
-        (["--lr-only", "{lr}", "--lr", "{lr}"], 2, "--lr-only goes without --data and --lr"),
+        (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
+        (["--lr-only", "{lr}", "--lr", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
         (["--lr", "{lr}"], 2, "no --data is given"),
         (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is not a size"),
         (["--lr-only", "nowhere"], 1, "nowhere does not exist"),

@@ -91,7 +91,7 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
         assert (inspection.architecture, inspection.dialect, inspection.scale) == ("edsr", kind, 4)
         assert (inspection.params, inspection.macs, inspection.spec) == (expected.params, expected.macs, expected.spec)
         assert inspection.sha256 == file_sha256(file) and inspection.bytes == file.stat().st_size and inspection.layers
-        with pytest.raises(SrkdError, match="--check takes a checkpoint or an ONNX file"):
+        with pytest.raises(SrkdError, match="--check takes a teacher: a checkpoint or an ONNX file"):
             srkd.inspect(file, check=True)
     elsewhere = tmp_path / "exported"
     elsewhere.mkdir()

@@ -151,7 +151,7 @@ def test_the_teachers_image_counts_once_whole_or_gated(whole: Any, gated: Any, w
 def test_what_has_no_value_for_each_patch_has_no_gate(recipe: str) -> None:
     with pytest.raises(UsageError, match=rf"--set {recipe}\.gate=hard: unknown key"):
         load_preset(recipe, (f"{recipe}.gate=hard",))
-    with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, and not of {recipe}$"):
+    with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, not of {recipe}$"):
         load_preset(recipe, ("gate=hard",))
 
 

@@ -211,8 +211,8 @@ def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     [
         ({"target_fps": 30.0, "width": 0.5}, "--width 0.5: the target decides the shape"),
         ({"target_fps": 30.0, "student": "edsr:width=8"}, "--student edsr:width=8: the target decides"),
-        ({"runtime": "torch"}, "--runtime says where a target is to be met"),
-        ({"lr_size": "16x12"}, "--lr-size says where a target is to be met"),
+        ({"runtime": "torch"}, "--runtime belongs to a target"),
+        ({"lr_size": "16x12"}, "--lr-size belongs to a target"),
     ],
 )
 def test_compress_refuses_what_contradicts_a_target(

@@ -112,7 +112,7 @@ def test_ranges_of_each_side_and_the_order_of_colours(files: dict[str, Path]) ->
         ({"arch_options": {"bgr": "yes"}}, "bgr=yes is neither 1 nor 0"),
         ({"scale": 4}, "is for scale 2, not 4"),
         ({"arch_options": {"res_scale": 0.1}}, "no option 'res_scale', but img_range, input_range, output_range, bgr"),
-        ({"arch_options": {"img_range": 100}}, "img_range=100 is none of 1, 255, -1..1"),
+        ({"arch_options": {"img_range": 100}}, "img_range=100 is not one of 1, 255, -1..1"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], message: str, files: dict[str, Path]) -> None:
