@@ -6,8 +6,7 @@ stands the fitted student with L1 alone. All have the same patches and, for one 
 Every finished run is kept: the command can be stopped and repeated, and `--methods` adds to what is there. Published
 deltas stand beside ours as context: other data, other networks, hundreds of times the budget.
 
-`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files'
-names.
+`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files' names.
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""Rows of benchmarks, from what they measured: medians, spreads, and a column for nothing that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fit_variants, int8_formats, waiting_threads
+from export.exporting import FileReport
+from export.quality import Quality
+
+
+def test_waiting_threads_shows_the_median_of_processes_and_the_slowest() -> None:
+    runs = [{"student": 10.0, "teacher": 20.0, "step": step} for step in (41.0, 2270.0, 43.0)]
+    row = waiting_threads.row(2, "default", runs)
+    assert (row["student"], row["step"], row["slowest"], row["step, process 2"]) == (10.0, 43.0, 2270.0, 2270.0)
+
+
+def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() -> None:
+    facts = {"int8_operations": {"convolution": 30, "add": 8}, "float_operations": {"view": 2}}
+    quality = Quality(31.2, 31.17, 48.4, 2)
+    file = FileReport("openvino-int8", Path("a.xml"), 1, "int8", None, "passed", 1.0, None, facts, quality)
+    row = int8_formats.row(Path("student.pt"), file)
+    assert row["drop"] == pytest.approx(-0.03) and row["nearness"] == 48.4
+    assert row["in_int8"] == "38 of 40 operations" and "ms" not in row
+    refused = FileReport("int8", None, None, "int8", None, "failed", 1.0, "loses 0.3 dB | too much")
+    other = int8_formats.row(Path("student.pt"), refused)
+    assert other["note"] == "no: loses 0.3 dB / too much"
+    titles = [column.title for column in int8_formats.table([row], "").columns]
+    assert titles == ["network", "file", "change of Y-PSNR", "dB to the network's images", "in eight bits"]
+
+
+def test_the_product_stands_in_every_table_of_fit_variants() -> None:
+    everywhere = list(fit_variants.chosen(["as it is"]))
+    assert everywhere == [(title, fit_variants.AS_IT_IS) for title in fit_variants.VARIANTS]
+    names = [variant.name for _, variant in fit_variants.chosen(None) if variant is not fit_variants.AS_IT_IS]
+    assert len(set(names)) == len(names) > 15
