@@ -12,6 +12,7 @@ import os
 import pkgutil
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -120,12 +121,15 @@ class Result:
     def page(self) -> str:
         """Return the result as a page of Markdown."""
         machine = self.machine
+        threads = machine["torch_threads"]  # None: it was measured without torch
         lines = [
             f"# {self.question}",
             "",
             f"    {self.command}",
             "",
-            f"{self.date[:10]}; {machine['cpu']}, {machine['torch_threads']} thread(s) in torch, {machine['os']}; "
+            f"{self.date[:10]}; {machine['cpu']}, "
+            + ("" if threads is None else f"{threads} thread(s) in torch, ")
+            + f"{machine['os']}; "
             + ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
             + (f"; seeds {', '.join(map(str, self.seeds))}." if self.seeds else "."),
         ]
@@ -153,7 +157,7 @@ def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int]
     result = Result(
         benchmark=f"{name}-{variant}" if variant else name,
         question=question.question,
-        command=" ".join(["python -m benchmarks", name, *words]),
+        command=" ".join(["python -m benchmarks", name, *map(shlex.quote, words)]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine={"os": platform.system(), **{name: facts[name] for name in FACTS}},
         versions={library: installed_version(library) for library in LIBRARIES},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -60,6 +61,9 @@ def test_a_result_holds_how_it_came_about_and_is_read_back_as_it_was(folder: Pat
     page = (folder / "tiny.md").read_text()
     assert page.startswith("# Is two larger?") and page.rstrip().endswith(RENDERED) and "seeds 10, 11." in page
     assert "somebody" not in page + file.read_text()
+    assert "thread(s) in torch" in page
+    without = dataclasses.replace(result, machine={**result.machine, "torch_threads": None})
+    assert "thread(s) in torch" not in without.page()
 
 
 def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path) -> None:
