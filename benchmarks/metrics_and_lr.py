@@ -114,7 +114,7 @@ def bicubic_rows(data: Path) -> Iterator[Row]:
         images = _set(data, name, scale)
         if images is None:
             continue
-        borders = [LR_BORDER[name]] if images.pairs[0].lr is not None else list(get_args(Border))
+        borders: list[Border] = [LR_BORDER[name]] if images.pairs[0].lr is not None else list(get_args(Border))
         for border in borders:
             settings = EvaluationSettings(scale, Protocol(lr_border=border))
             result = evaluate([], [images], settings).models["bicubic"][name]
@@ -202,10 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--golden", type=Path, metavar="DIR", help="default: golden/ beside --data")
     parser.add_argument("--only", default=",".join(CAPTIONS), help="tables by name, with commas between")
     options = parser.parse_args(arguments)
-    if options.data is None and options.golden is None:
+    beside: Path | None = options.data or options.golden
+    if beside is None:
         parser.error("--data or --golden is needed")
-    data = options.data or options.golden.resolve().parent / "data"
-    golden = options.golden or options.data.resolve().parent / "golden"
+    data = options.data or beside.resolve().parent / "data"
+    golden = options.golden or beside.resolve().parent / "golden"
     sources: Mapping[str, Callable[[], Iterator[Row]]] = {
         "lr": partial(lr_rows, data),
         "bicubic": partial(bicubic_rows, data),
