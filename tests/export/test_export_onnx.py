@@ -261,8 +261,6 @@ def test_a_network_that_is_constant_may_be_exported_and_one_that_is_not_finite_m
 def test_onnxsim_is_used_only_when_it_helps(
     network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    plain_nodes = 20
-
     def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
         if fails == "raises":
             raise RuntimeError("no")
@@ -272,11 +270,12 @@ def test_onnxsim_is_used_only_when_it_helps(
         larger.graph.node.append(onnx.helper.make_node("Identity", ["lr"], ["unused"], name="unused"))
         return larger, True
 
-    assert len(onnx.load_model(str(good)).graph.node) == plain_nodes - 1
     monkeypatch.setattr(onnxsim, "simplify", simplify)
     facts = to_onnx.convert(Conversion(copy.deepcopy(network), tmp_path / "x.onnx", {}))
-    assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"] == plain_nodes
-    assert len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node) == plain_nodes
+    assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"]
+    plain_nodes = len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node)
+    assert plain_nodes == facts["nodes"]
+    assert len(onnx.load_model(str(good)).graph.node) < plain_nodes, "onnxsim takes nothing away where it works"
     assert b"stack_trace" not in (tmp_path / "x.onnx").read_bytes()
 
 

@@ -1,0 +1,58 @@
+"""Every file is of the oldest Python that pyproject.toml allows, and compiles in the other Pythons that are here.
+
+`make types-all` checks what is used of the standard library, by the stubs of the oldest and the newest one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("compressor", "recipes", "export", "demo", "srkd", "benchmarks", "scripts", "tests")
+FILES = [
+    path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if "node_modules" not in path.parts
+]
+OLDEST = re.search(r'^requires-python = ">=3\.(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+COMPILE = """
+import sys, warnings
+warnings.simplefilter("error")
+for line in sys.stdin:
+    name = line.rstrip("\\n")
+    with open(name, encoding="utf-8") as file:
+        compile(file.read(), name, "exec", dont_inherit=True)
+print("%d.%d" % sys.version_info[:2])
+"""
+
+
+def python_of(version: str) -> str:
+    """Return the path of an interpreter; a shim of pyenv may be there without one behind it."""
+    here = shutil.which(f"python{version}")
+    places = [here] if here else []
+    places += map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for place in places:
+        asked = subprocess.run([place, "--version"], capture_output=True, text=True, check=False)
+        if asked.returncode == 0 and f" {version}." in asked.stdout:
+            return place
+    pytest.skip(f"no Python {version} here")
+
+
+def test_every_file_is_of_the_oldest_python() -> None:
+    assert OLDEST is not None and len(FILES) > 600
+    for path in FILES:
+        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, int(OLDEST[1])))
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_file_compiles_without_a_warning(version: str) -> None:
+    names = "".join(f"{path}\n" for path in FILES)
+    done = subprocess.run(
+        [python_of(version), "-I", "-c", COMPILE], input=names, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, version), done.stderr
