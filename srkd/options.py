@@ -276,7 +276,7 @@ def _is_generic(kind: Any, base: type) -> bool:
 
 def declarations(options: type[Options]) -> tuple[Declaration, ...]:
     """Return what a class declares, in the order of its fields, those of its base classes last."""
-    hints = get_type_hints(options, include_extras=True)
+    hints = _field_types(options)
     levels = [inspect.get_annotations(base) for base in options.__mro__]
     fields = dataclasses.fields(options)
     rows = []
@@ -287,6 +287,11 @@ def declarations(options: type[Options]) -> tuple[Declaration, ...]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         rows.append(Declaration(field.name, annotation, default, next(e for e in extras if isinstance(e, Option))))
     return tuple(rows)
+
+
+def _field_types(options: type[Options], *, with_options: bool = True) -> dict[str, Any]:
+    """Return the type of each field. dataclasses.KW_ONLY, which stands between fields, is none to Python 3.10."""
+    return get_type_hints(options, localns={"KW_ONLY": object}, include_extras=with_options)
 
 
 def take_settings(options: Options, settings: Sequence[str]) -> tuple[str, ...]:
@@ -346,7 +351,7 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
     assert isinstance(options, type) and issubclass(options, Options)
     rows = declarations(options)
     older_names = {flag.lstrip("-").replace("-", "_"): row.name for row in rows for flag in row.option.aliases}
-    hints, signature = get_type_hints(options), inspect.signature(options)
+    hints, signature = _field_types(options, with_options=False), inspect.signature(options)
     texts = {row.name: row.option.full_help for row in rows}
     texts |= CALLBACKS
     parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in texts]

@@ -162,3 +162,9 @@ def test_help_reads_plainly(verb: str) -> None:
             text = str(parameter.help)
             assert text.endswith((".", "?")), text
             assert not {"told", "given", "wanted", "asked", "none's", "whatever"} & set(text.lower().split()), text
+
+
+def test_the_mark_between_positional_and_keyword_fields_is_not_read_as_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 takes no annotation for a type that cannot be called, and dataclasses.KW_ONLY cannot."""
+    monkeypatch.delattr(verb_options, "KW_ONLY")
+    assert "recipe" in {row.name for row in declarations(verb_options.CompressOptions)}
