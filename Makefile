@@ -19,7 +19,7 @@ PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
 FAST := -m "not slow and not matrix and not extras and not browser"
 COVERED := -m "not slow and not matrix and not browser" $(TESTS)
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
+	@echo "make test-python  with another Python, such as VERSION=3.13, in an environment of its own"
 	@echo "make coverage     make test and make test-extras under coverage: each package's branches, at least 90 % of them"
 	@echo "make evidence     every question of benchmarks/ that needs no GPU, resumable; evidence-small: a sample of each"
 	@echo "make evidence-gpu what only an NVIDIA GPU can show, one JSON file a question, in about 40 minutes"
@@ -99,7 +100,11 @@ test-matrix: env
 	$(PYTEST) --dist load -m matrix
 
 test-lowest:
-	$(PYTHON) scripts/lowest.py
+	$(PYTHON) scripts/other_environment.py --lowest $(TESTS)
+
+# VERSION=3.13 names one of the Pythons of this machine.
+test-python:
+	$(PYTHON) scripts/other_environment.py --python $(VERSION) $(TESTS)
 
 # EVIDENCE="--sets DIR --photos DIR --golden DIR --checkpoints DIR" names what questions need; `python -m benchmarks ls`.
 evidence: env
