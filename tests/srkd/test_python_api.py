@@ -148,7 +148,7 @@ def test_a_run_that_does_not_begin_leaves_no_teacher_behind(ground: Path, tmp_pa
         srkd.compress(network, data=ground / "photos", out=ground / "runs" / "small")
     assert (ground / "runs" / "small-teacher.safetensors").is_file()
     (tmp_path / "b-teacher.safetensors").write_bytes((ground / "runs" / "small" / "student.safetensors").read_bytes())
-    with pytest.raises(SrkdError, match=r"b-teacher\.safetensors is another network"):
+    with pytest.raises(SrkdError, match=r"b-teacher\.safetensors holds another network"):
         srkd.compress(network, data=ground / "photos", out=tmp_path / "b")
     assert (tmp_path / "b-teacher.safetensors").is_file()
 
