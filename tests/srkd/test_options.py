@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from srkd.verb import verb
 @dataclass(frozen=True)
 class PaintOptions(Options):
     model: Annotated[str | Path, Option("File to paint.", argument=True)]
-    _: dataclasses.KW_ONLY
+    _: KW_ONLY
     layers: Annotated[int | None, Option("How many layers.", minimum=1, maximum=8)] = None
     ratio: Annotated[float, Option("Share of it.", minimum=0, maximum=1, above_minimum=True)] = 0.5
     colour: Annotated[Literal["red", "blue"], Option("Its colour.")] = "red"

@@ -82,7 +82,7 @@ def test_the_python_function_has_the_declared_options_and_no_others(name: str) -
     options = options_of(name)
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [*(declaration.name for declaration in declarations(options)), *CALLBACKS]
-    hints = get_type_hints(options)
+    hints = get_type_hints(options, localns={"KW_ONLY": object})  # which Python 3.10 takes for no type
     for declaration in declarations(options):
         parameter = parameters[declaration.name]
         assert parameter.annotation == hints[declaration.name]
