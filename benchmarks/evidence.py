@@ -203,7 +203,7 @@ def benchmarks() -> dict[str, Benchmark]:
     return {name: question for name, question in questions.items() if question is not None}
 
 
-MARK = re.compile(
+GENERATED_TABLE = re.compile(
     r"^(<!-- result: ([\w-]+)(?:\.([\w-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE
 )
 
@@ -224,7 +224,7 @@ def filled(text: str, folder: Path) -> str:
             return f"{start}*Not run yet: `python -m benchmarks {name}`.*\n{end}"
         return f"{start}{Result.read(file).tables[table or ''].render()}\n{end}"
 
-    return MARK.sub(fill, text)
+    return GENERATED_TABLE.sub(fill, text)
 
 
 def question_of(file: Path) -> str:

