@@ -89,12 +89,13 @@ class Mutant:
 
     file: str
     node: int
-    line: int
+    code: str
+    """The line of code that has the node."""
     change: str
 
     @property
     def key(self) -> str:
-        return f"{self.file}:{self.line} {self.change} ({self.node})"
+        return f"{self.file}: {self.code}: {self.change} ({self.node})"
 
 
 def main() -> int:
@@ -119,7 +120,7 @@ def main() -> int:
 
 def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     """Yield every change of a file: operators and comparisons swapped, numbers raised by one, `not` left out."""
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.splitlines()
     passive = {id(node) for node in _passive(tree)}
     for number, node in enumerate(ast.walk(tree)):
         line: int | None = getattr(node, "lineno", None)
@@ -127,7 +128,7 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
             continue
         change = _described(node)
         if change:
-            yield Mutant(file, number, line, change)
+            yield Mutant(file, number, lines[line - 1].strip(), change)
 
 
 def _passive(tree: ast.AST) -> Iterator[ast.AST]:
@@ -216,13 +217,14 @@ def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
     share = noticed / len(outcomes)
     caption = f"{len(outcomes)} of {every:,} possible changes, drawn at random: {noticed} noticed ({share:.0%})."
     survivors: list[Row] = [
-        {"place": f"{mutant.file}:{mutant.line}", "change": mutant.change}
+        {"file": mutant.file, "code": f"`{mutant.code}`".replace("|", r"\|"), "change": mutant.change}
         for mutant, hit in sorted(outcomes.items(), key=lambda entry: entry[0].key)
         if not hit
     ]
+    places = [Column("file", "file"), Column("code", "line"), Column("change", "change")]
     return {
         "files": Table(columns, sorted(rows, key=lambda row: str(row["file"])), caption),
-        "survivors": Table([Column("place", "place"), Column("change", "change")], survivors, "Not noticed:"),
+        "survivors": Table(places, survivors, "Not noticed:"),
     }
 
 
