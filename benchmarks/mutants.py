@@ -113,6 +113,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_project(copy)
+        for file in sorted({mutant.file for mutant in chosen}):
+            if not rows.get(f"{file}: unchanged", partial(tests_pass, file, copy)):
+                raise SystemExit(f"{file}: its tests fail before anything is changed: {', '.join(CORE[file])}")
         outcomes = {mutant: rows.get(mutant.key, partial(is_noticed, mutant, copy)) for mutant in chosen}
     save("mutants", tables(outcomes, len(every)), seeds=(options.seed,))
     return 0
@@ -198,12 +201,16 @@ def is_noticed(mutant: Mutant, copy: Path) -> bool:
     target, source = copy / mutant.file, (ROOT / mutant.file).read_text(encoding="utf-8")
     target.write_text(mutated(source, mutant), encoding="utf-8")
     try:
-        done = run_tests(copy, CORE[mutant.file], "-x", seconds=SECONDS)
+        return not tests_pass(mutant.file, copy)
     except subprocess.TimeoutExpired:
         return True
     finally:
         target.write_text(source, encoding="utf-8")
-    return done.returncode != 0
+
+
+def tests_pass(file: str, copy: Path) -> bool:
+    """Return whether all tests of a file pass in the copy."""
+    return run_tests(copy, CORE[file], "-x", seconds=SECONDS).returncode == 0
 
 
 def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
