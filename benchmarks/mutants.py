@@ -49,6 +49,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/models/networks/windows.py": ("models/test_swinir.py", "models/test_networks.py"),
     "compressor/models/networks/edsr.py": (
         "models/test_networks.py",
+        "models/test_cost.py",
         "models/test_students.py",
         "models/test_checkpoints.py",
         "models/test_convert.py",
@@ -56,6 +57,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
     ),
     "compressor/models/networks/rcan.py": (
         "models/test_networks.py",
+        "models/test_cost.py",
         "models/test_students.py",
         "models/test_checkpoints.py",
         "models/test_convert.py",
@@ -63,6 +65,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
     ),
     "compressor/models/networks/carn.py": (
         "models/test_networks.py",
+        "models/test_cost.py",
         "models/test_students.py",
         "models/test_checkpoints.py",
         "models/test_convert.py",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from export.plan.search import LOOKS, Candidate, Measured, Targets, Unreachable, find_student
+from export.plan.search import LOOKS, PER_KIND, Candidate, Measured, Targets, Unreachable, find_student
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
@@ -165,6 +165,26 @@ def test_several_targets_hold_at_once() -> None:
     assert by_size.chosen.params >= 0.85 * right.params
     with pytest.raises(Unreachable, match="GMAC"):
         find_student(shapes(), Targets(macs=10), Clock(smooth))
+
+
+def test_a_kind_has_no_more_measurements_than_it_may() -> None:
+    """A clock that always promises more: each shape takes half of what the others say."""
+    for most in (3, 5, PER_KIND):
+        for seed in range(5):
+            clock = Clock(smooth, noise=0.5, seed=seed)
+            try:
+                find_student(shapes(), Targets(ms=15), clock, per_kind=most, enough=lambda share: share > 1)
+            except Unreachable:
+                continue
+            finally:
+                assert len(set(clock.asked)) <= most
+
+
+def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:
+    for ms, named in ((9.5, True), (10.5, False), (19.5, False)):
+        with pytest.raises(Unreachable) as error:
+            find_student(shapes(), Targets(ms=10), lambda candidate, ms=ms: Measured(ms, ms, ms, 1.0))
+        assert ("less than the margin of 10%" in str(error.value)) is named
 
 
 def test_a_file_that_is_too_large_says_so() -> None:
