@@ -32,32 +32,83 @@ BENCHMARK = Benchmark(
 CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/images/metrics.py": ("images/test_metrics.py",),
     "compressor/images/resize.py": ("images/test_resize.py",),
-    "compressor/models/cost.py": ("models/test_cost.py",),
-    "compressor/models/quantisers.py": ("models/test_quantisers.py", "recipes/test_quantised.py"),
-    "compressor/models/networks/axes.py": ("models/test_axes.py", "models/test_students.py"),
-    "compressor/models/networks/layers.py": ("models/test_networks.py", "models/test_swinir.py"),
+    "compressor/models/cost.py": ("models/test_cost.py", "inference/test_tiling.py"),
+    "compressor/models/quantisers.py": (
+        "models/test_quantisers.py",
+        "recipes/test_quantised.py",
+        "models/test_quantised_files.py",
+        "export/test_learnt_graph.py",
+    ),
+    "compressor/models/networks/axes.py": ("models/test_axes.py", "models/test_students.py", "models/test_select.py"),
+    "compressor/models/networks/layers.py": (
+        "models/test_networks.py",
+        "models/test_swinir.py",
+        "models/test_convert.py",
+        "inference/test_teacher_check.py",
+    ),
     "compressor/models/networks/windows.py": ("models/test_swinir.py", "models/test_networks.py"),
-    "compressor/models/networks/edsr.py": ("models/test_networks.py", "models/test_students.py"),
-    "compressor/models/networks/rcan.py": ("models/test_networks.py", "models/test_students.py"),
-    "compressor/models/networks/carn.py": ("models/test_networks.py", "models/test_students.py"),
+    "compressor/models/networks/edsr.py": (
+        "models/test_networks.py",
+        "models/test_cost.py",
+        "models/test_students.py",
+        "models/test_checkpoints.py",
+        "models/test_convert.py",
+        "models/test_fit.py",
+    ),
+    "compressor/models/networks/rcan.py": (
+        "models/test_networks.py",
+        "models/test_cost.py",
+        "models/test_students.py",
+        "models/test_checkpoints.py",
+        "models/test_convert.py",
+        "models/test_fit.py",
+    ),
+    "compressor/models/networks/carn.py": (
+        "models/test_networks.py",
+        "models/test_cost.py",
+        "models/test_students.py",
+        "models/test_checkpoints.py",
+        "models/test_convert.py",
+        "models/test_fit.py",
+    ),
     "compressor/models/principal.py": ("models/test_principal.py",),
     "compressor/models/students.py": ("models/test_students.py", "models/test_student_specs.py"),
-    "compressor/training/losses.py": ("training/test_training.py", "training/test_balance.py"),
-    "compressor/training/guard.py": ("training/test_guard.py",),
+    "compressor/training/losses.py": (
+        "training/test_training.py",
+        "training/test_balance.py",
+        "training/test_distributed.py",
+    ),
+    "compressor/training/guard.py": (
+        "training/test_guard.py",
+        "training/test_balance.py",
+        "training/test_training.py",
+    ),
     "compressor/data/batches.py": ("data/test_data.py", "data/test_data_path.py"),
-    "export/profile/timing.py": ("export/test_profile.py",),
-    "export/plan/search.py": ("export/test_plan_search.py",),
+    "export/profile/timing.py": ("export/test_profile.py", "export/test_plan_measure.py"),
+    "export/plan/search.py": ("export/test_plan_search.py", "srkd/test_plan.py"),
     "export/plan/time_model.py": ("export/test_plan_search.py",),
     "export/quantise/grids.py": ("export/test_quantise.py",),
-    "recipes/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
+    "recipes/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_clsd.py"),
     "recipes/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
     "recipes/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
-    "recipes/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py"),
+    "recipes/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py", "recipes/test_feature_pairs.py"),
     "recipes/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
-    "recipes/facd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
-    "recipes/fakd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
-    "recipes/hkdsr.py": ("recipes/test_hkdsr.py",),
-    "recipes/lfd.py": ("recipes/test_terms_features.py", "recipes/test_feature_methods.py"),
+    "recipes/facd.py": (
+        "recipes/test_terms_features.py",
+        "recipes/test_feature_methods.py",
+        "recipes/test_gating.py",
+    ),
+    "recipes/fakd.py": (
+        "recipes/test_terms_features.py",
+        "recipes/test_feature_methods.py",
+        "recipes/test_gating.py",
+    ),
+    "recipes/hkdsr.py": ("recipes/test_hkdsr.py", "recipes/test_terms_images.py", "recipes/test_feature_pairs.py"),
+    "recipes/lfd.py": (
+        "recipes/test_terms_features.py",
+        "recipes/test_feature_methods.py",
+        "recipes/test_gating.py",
+    ),
     "recipes/logits.py": ("recipes/test_terms_images.py", "recipes/test_methods.py"),
 }
 """The files that compute, and the tests that should notice."""
@@ -89,12 +140,13 @@ class Mutant:
 
     file: str
     node: int
-    line: int
+    code: str
+    """The line of code that has the node."""
     change: str
 
     @property
     def key(self) -> str:
-        return f"{self.file}:{self.line} {self.change} ({self.node})"
+        return f"{self.file}: {self.code}: {self.change} ({self.node})"
 
 
 def main() -> int:
@@ -112,6 +164,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_project(copy)
+        for file in sorted({mutant.file for mutant in chosen}):
+            if not rows.get(f"{file}: unchanged", partial(tests_pass, file, copy)):
+                raise SystemExit(f"{file}: its tests fail before anything is changed: {', '.join(CORE[file])}")
         outcomes = {mutant: rows.get(mutant.key, partial(is_noticed, mutant, copy)) for mutant in chosen}
     save("mutants", tables(outcomes, len(every)), seeds=(options.seed,))
     return 0
@@ -119,7 +174,7 @@ def main() -> int:
 
 def mutants_of(file: str, source: str) -> Iterator[Mutant]:
     """Yield every change of a file: operators and comparisons swapped, numbers raised by one, `not` left out."""
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.splitlines()
     passive = {id(node) for node in _passive(tree)}
     for number, node in enumerate(ast.walk(tree)):
         line: int | None = getattr(node, "lineno", None)
@@ -127,7 +182,7 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
             continue
         change = _described(node)
         if change:
-            yield Mutant(file, number, line, change)
+            yield Mutant(file, number, lines[line - 1].strip(), change)
 
 
 def _passive(tree: ast.AST) -> Iterator[ast.AST]:
@@ -197,12 +252,16 @@ def is_noticed(mutant: Mutant, copy: Path) -> bool:
     target, source = copy / mutant.file, (ROOT / mutant.file).read_text(encoding="utf-8")
     target.write_text(mutated(source, mutant), encoding="utf-8")
     try:
-        done = run_tests(copy, CORE[mutant.file], "-x", seconds=SECONDS)
+        return not tests_pass(mutant.file, copy)
     except subprocess.TimeoutExpired:
         return True
     finally:
         target.write_text(source, encoding="utf-8")
-    return done.returncode != 0
+
+
+def tests_pass(file: str, copy: Path) -> bool:
+    """Return whether all tests of a file pass in the copy."""
+    return run_tests(copy, CORE[file], "-x", seconds=SECONDS).returncode == 0
 
 
 def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
@@ -216,13 +275,14 @@ def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
     share = noticed / len(outcomes)
     caption = f"{len(outcomes)} of {every:,} possible changes, drawn at random: {noticed} noticed ({share:.0%})."
     survivors: list[Row] = [
-        {"place": f"{mutant.file}:{mutant.line}", "change": mutant.change}
+        {"file": mutant.file, "code": f"`{mutant.code}`".replace("|", r"\|"), "change": mutant.change}
         for mutant, hit in sorted(outcomes.items(), key=lambda entry: entry[0].key)
         if not hit
     ]
+    places = [Column("file", "file"), Column("code", "line"), Column("change", "change")]
     return {
         "files": Table(columns, sorted(rows, key=lambda row: str(row["file"])), caption),
-        "survivors": Table([Column("place", "place"), Column("change", "change")], survivors, "Not noticed:"),
+        "survivors": Table(places, survivors, "Not noticed:"),
     }
 
 

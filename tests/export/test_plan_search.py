@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from export.plan.search import LOOKS, Candidate, Measured, Targets, Unreachable, find_student
+from export.plan.search import LOOKS, PER_KIND, Candidate, Measured, Targets, Unreachable, find_student
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
@@ -165,6 +165,64 @@ def test_several_targets_hold_at_once() -> None:
     assert by_size.chosen.params >= 0.85 * right.params
     with pytest.raises(Unreachable, match="GMAC"):
         find_student(shapes(), Targets(macs=10), Clock(smooth))
+
+
+def test_a_kind_has_no_more_measurements_than_it_may() -> None:
+    """A clock that always promises more: each shape takes half of what the others say."""
+    for most in (3, 5, PER_KIND):
+        for seed in range(5):
+            clock = Clock(smooth, noise=0.5, seed=seed)
+            try:
+                find_student(shapes(), Targets(ms=15), clock, per_kind=most, enough=lambda share: share > 1)
+            except Unreachable:
+                continue
+            finally:
+                assert len(set(clock.asked)) <= most
+
+
+def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:
+    for ms, named in ((9.5, True), (10.5, False), (19.5, False)):
+        with pytest.raises(Unreachable) as error:
+            find_student(shapes(), Targets(ms=10), lambda candidate, ms=ms: Measured(ms, ms, ms, 1.0))
+        assert ("less than the margin of 10%" in str(error.value)) is named
+
+
+def test_a_file_that_is_too_large_says_so() -> None:
+    """Measured again or not, and however much its time varies."""
+
+    def measure(candidate: Candidate) -> Measured:
+        return Measured(1.0, 0.5, 99.0, 0.05 + candidate.params * 4e-6)
+
+    with pytest.raises(Unreachable) as error:
+        find_student(shapes(), Targets(megabytes=0.05), measure)
+    assert error.value.rows and all(row.why.endswith("MB, more than the target") for row in error.value.rows)
+    plan = find_student(shapes(), Targets(fps=0.5, megabytes=0.2), Clock(smooth))
+    larger = [row for row in plan.rows if row.megabytes is not None and row.megabytes > 0.2]
+    assert larger and all(row.why == f"{row.megabytes:.2f} MB, more than the target" for row in larger)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])
+def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its_weights(fixed: float) -> None:
+    def measure(candidate: Candidate) -> Measured:
+        return Measured(1.0, 1.0, 1.0, fixed + candidate.params * 4e-6)
+
+    for most in (0.1, 0.5, 1.0):
+        right = max((one for one in shapes() if one.params * 4e-6 <= most), key=lambda one: one.params)
+        plan = find_student(shapes(), Targets(megabytes=fixed + most), measure)
+        assert plan.chosen.params >= 0.75 * right.params
+
+
+def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> None:
+    """A width that is a quarter faster than its neighbours say: next to the best shape it is found, far away not."""
+
+    def ms(candidate: Candidate) -> float:
+        return smooth(candidate) * (0.72 if candidate.width == 48 else 1.0)
+
+    for most in (9.0, 12.0, 20.0, 40.0):
+        clock = Clock(ms)
+        plan = find_student(shapes(), Targets(ms=most), clock)
+        best = largest(ms, most)
+        assert plan.chosen.params >= 0.7 * best.params, most
 
 
 def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:

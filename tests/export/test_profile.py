@@ -23,7 +23,7 @@ from export.conversion import Conversion
 from export.profile.onnx_cost import onnx_cost
 from export.profile.report import ProfileReport, Row, profile_models
 from export.profile.settings import Settings
-from export.profile.timing import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns
+from export.profile.timing import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns, time_calls
 from export.to_onnx import convert
 from export.verify import Proof
 from srkd.console import json_value
@@ -60,6 +60,12 @@ def test_paired_ratios_see_through_a_machine_that_drifts(milliseconds: float, ve
     assert result.verdict == verdict
     assert result.low <= result.speedup <= result.high
     assert result.speedup == pytest.approx(10.0 / milliseconds, rel=0.03)
+
+
+@pytest.mark.parametrize(("count", "calls"), [(1, 1), (2, 3), (5, 6)])
+def test_the_first_of_several_calls_is_not_timed(count: int, calls: int) -> None:
+    made: list[int] = []
+    assert len(time_calls(lambda: made.append(1), count)) == count and len(made) == calls
 
 
 def test_the_rule_is_rarely_wrong() -> None:

@@ -113,6 +113,29 @@ def test_an_end_is_cut_off_only_where_that_pays() -> None:
     assert choose_grid(even, U8).scale == pytest.approx(1 / 255, rel=1e-3)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.9), (2.0, 3.0), (-3.0, -2.0)])
+def test_zero_is_on_the_grid_of_values_far_from_it(low: float, high: float) -> None:
+    values = torch.linspace(low, high, 1000)
+    grid = choose_grid(values, U8)
+    assert float(grid.round(torch.zeros(1))) == 0.0
+    assert 0.9 * max(abs(low), abs(high)) / 255 < grid.scale < 1.01 * max(abs(low), abs(high)) / 255
+    assert float((grid.round(values) - values).abs().max()) < 0.51 * grid.scale + 0.02
+
+
+def test_feedback_does_not_depend_on_the_unit_of_the_inputs() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(500, 12, generator=generator, dtype=torch.float64) @ torch.randn(
+        12, 12, generator=generator, dtype=torch.float64
+    )
+    weight = torch.randn(4, 12, generator=generator, dtype=torch.float64)
+    levels, covariance = replace(S8, low=-7, high=7), inputs.T @ inputs
+    scales = row_scales(weight, levels)
+    integers = round_with_feedback(weight, scales, covariance, levels)
+    assert not torch.equal(integers, round_rows(weight, scales, levels))
+    for unit in (1e-12, 1e6):
+        assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), integers)
+
+
 def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(4000, 24, generator=generator, dtype=torch.float64)

@@ -69,6 +69,16 @@ def test_psnr_ignores_the_offset_of_y_and_ssim_does_not() -> None:
     assert ssim(dark + 16, lighter + 16).item() - ssim(dark, lighter).item() > 0.05
 
 
+def test_ssim_of_one_window_and_of_less() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(15, 15, generator=generator, dtype=torch.float64) * 255 for _ in range(2))
+    inside = slice(2, -2)
+    expected = ssim_brute_force(a[inside, inside], b[inside, inside])
+    assert ssim(a[None, None], b[None, None], border=2).item() == pytest.approx(expected, abs=1e-9)
+    with pytest.raises(SrkdError, match="11x11"):
+        ssim(a[None, None, 1:], b[None, None, 1:], border=2)
+
+
 def test_ssim_by_brute_force() -> None:
     a = random_u8(14, 13)
     b = (a + random_u8(14, 13, seed=1) / 4).clamp(0, 255)

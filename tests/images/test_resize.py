@@ -84,6 +84,12 @@ def test_half_is_rounded_up_between_and_after_the_passes() -> None:
     assert downscale_u8(image.contiguous(), 2)[:, 0].tolist() == [0, 0, 1, 1, 1]
 
 
+def test_scale_1_is_a_copy() -> None:
+    image = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    same = downscale_u8(image, 1)
+    assert torch.equal(same, image) and same.data_ptr() != image.data_ptr()
+
+
 def test_rows_come_before_columns() -> None:
     image = torch.randint(0, 256, (64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     other_order = downscale_u8(image.T.contiguous(), 3).T
@@ -148,6 +154,10 @@ def test_mistakes_are_told_in_one_line() -> None:
         downscale_u8(torch.zeros(4, 4), 2)
     with pytest.raises(SrkdError, match=r"scale.*nan"):
         imresize(torch.zeros(4, 4), math.nan)
+    with pytest.raises(SrkdError, match=r"scale.*inf"):
+        imresize(torch.zeros(4, 4), math.inf)
+    with pytest.raises(SrkdError, match="from 1 up, got 0"):
+        downscale_u8(torch.zeros(4, 4, dtype=torch.uint8), 0)
     with pytest.raises(SrkdError, match=r"\(3, 0, 4\)"):
         imresize(torch.zeros(3, 0, 4), 2.0)
     with pytest.raises(SrkdError, match="3x2 is smaller than the scale 4"):

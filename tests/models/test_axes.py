@@ -40,6 +40,7 @@ def test_kept_runs_of_8_units_cut_to_3(expression: str, groups: int, runs: tuple
         ("width", ((0, 2), (4, 2))),
         ("width * 9", ((0, 18), (36, 18))),
         ("width / 2", ((0, 2),)),
+        ("width / 2 | rgb", ((0, 2), (4, 3))),
         ("width | width", ((0, 2), (4, 2), (8, 2), (12, 2))),
     ],
 )

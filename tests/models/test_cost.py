@@ -25,7 +25,7 @@ from benchmarks.published_counts import (
     Published,
 )
 from compressor.base.errors import UsageError
-from compressor.models.cost import Cost, cost, extra_operations, layer_costs
+from compressor.models.cost import Cost, cost, extra_operations, layer_costs, pixel_bytes
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
@@ -202,6 +202,14 @@ def test_what_mac_plus_adds() -> None:
     assert sorted(extra) == [4 * 5 * 6, 5 * 4 * 5 * 6]
     network(torch.rand(1, 4, 5, 6))
     assert len(extra) == 2, "the hooks are gone"
+
+
+def test_the_memory_of_a_pixel_does_not_count_weights() -> None:
+    """Deeper networks have more weights, and maps that are as large: one block's are gone before the next."""
+    shallow, deep = (pixel_bytes(EDSRSpec(2, width=64, depth=depth)) for depth in (2, 12))
+    assert shallow == deep
+    # The widest map, after the shuffle at four pixels a pixel, beside what it is made of.
+    assert 4 * 64 * 4 <= shallow <= 3 * 4 * 64 * 4
 
 
 @pytest.mark.parametrize("lr_size", [(0, 4), (4, 0), (65537, 1)])

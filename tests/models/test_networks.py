@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from benchmarks.golden_networks import TOLERANCE, rows
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.edsr import EDSRSpec, ResidualBlock
+from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, scale_from_upsampler
 from compressor.models.networks.registry import NETWORKS, architecture, build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
 from tests.support.networks import VARIANTS, is_bounded, label, noise, tiny, tiny_networks
@@ -207,6 +208,36 @@ def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     result = reach(network, 2 * radius + 5)
     assert result <= radius, "tiling would not be exact"
     assert result >= radius - 1, "tiles would overlap more than they need"
+
+
+@pytest.mark.parametrize(("depth", "scale", "radius"), [(1, 2, 6), (16, 2, 36), (16, 4, 36), (32, 3, 68)])
+def test_the_radius_of_edsr_counted_by_hand(depth: int, scale: int, radius: int) -> None:
+    """Head, two a block, body_end, and what the upsampler and the tail see beyond a pixel, rounded up."""
+    assert build(EDSRSpec(scale, width=4, depth=depth)).descriptor.receptive_radius == radius
+
+
+@pytest.mark.parametrize("res_scale", [0.1, 1.0, 2.0])
+def test_a_block_adds_its_branch_times_its_factor(res_scale: float) -> None:
+    torch.manual_seed(0)
+    block, x = ResidualBlock(4, res_scale), torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        assert torch.allclose(block(x), x + res_scale * block.conv2(block.conv1(x).relu()), atol=1e-6)
+
+
+def test_the_means_are_those_of_the_official_code() -> None:
+    """EDSR's common.py, and RCAN's test code with --rgb_mean of DIV2K and Flickr2K."""
+    assert DIV2K_MEAN == (0.4488, 0.4371, 0.4040)
+    assert DIV_FLICKR_MEAN == (0.4690, 0.4490, 0.4036)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "scale"), [((4,), 1, 2), ((36,), 4, 3), ((256, 256), 64, 4), ((8, 8, 8), 2, 8)]
+)
+def test_the_scale_is_read_off_the_upsampler(rows: tuple[int, ...], width: int, scale: int) -> None:
+    assert scale_from_upsampler(rows, width) == scale
+    for other in ((*rows[:-1], rows[-1] + 1), (*rows, 5 * width)):
+        with pytest.raises(SrkdError, match="fit no scale"):
+            scale_from_upsampler(other, width)
 
 
 @pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 20), ("swinir", 10)])

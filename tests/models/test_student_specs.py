@@ -85,6 +85,7 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
         (EDSRSpec(width=46), "46 channels are not a multiple of 8; on most hardware 40 or 48"),
         (CompactSpec(width=5), "5 channels are not a multiple of 8; on most hardware 8 run"),
         (SwinIRSpec(width=60), "60 channels"),
+        (EDSRSpec(width=95), "95 channels are not a multiple of 8; on most hardware 88 or 96"),
         (RCANSpec(width=40), None),
     ],
 )

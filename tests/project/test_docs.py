@@ -47,3 +47,13 @@ def test_the_index_has_every_page() -> None:
 def test_the_tests_that_a_page_names_exist(page: Path) -> None:
     names = set(re.findall(r"\btest_\w+\.py\b", page.read_text(encoding="utf-8")))
     assert names - INVENTED <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+@every_page
+def test_every_table_is_one(page: Path) -> None:
+    """The second row is a rule, and no row has more or fewer cells: otherwise a reader sees lines of bars."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row.strip())[1:-1] for row in table.splitlines()]
+        assert len(rows) > 1 and all(re.fullmatch(r" *:?-+:? *", cell) for cell in rows[1]), rows[0]
+        assert {len(row) for row in rows} == {len(rows[0])}, rows[0]

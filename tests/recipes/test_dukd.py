@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -113,6 +114,19 @@ def test_the_teacher_sees_crops_of_the_hr_patch_as_they_are_and_the_student_chan
     changed = [not torch.equal(a, b) for a, b in zip(plain, augmented, strict=True)]
     assert any(changed) and not all(changed), "by a coin a sample"
     assert torch.allclose(teacher.inputs[2], imresize(batch.lr, 0.5)), "zoom-out, as it is"
+
+
+@pytest.mark.parametrize("variant", ["paper+", "code"])
+def test_crops_of_oblong_patches_are_oblong(variant: Literal["paper+", "code"]) -> None:
+    hr = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    student, teacher = Upscaler(), Upscaler()
+    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
+    method = DUKD(
+        variant=variant, augment=False, zoom_out="off", pixel_weight=1.0, cells=1 if variant == "code" else None
+    )
+    for part in range(method.updates):
+        method.terms(Step(0, 7, Batch(imresize(hr, 0.5), hr), networks, part))
+    assert {tuple(lr.shape) for lr in teacher.inputs} == {(2, 3, 8, 12)}
 
 
 def test_no_gradient_reaches_a_teacher_even_where_it_is_trained_beside_the_student():

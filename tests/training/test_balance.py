@@ -35,6 +35,7 @@ def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stage
 
 
 def test_it_is_reported_once_after_5000_steps_and_recorded(tmp_path: Path) -> None:
+    assert BALANCE_STEPS == 5000
     lines: list[str] = []
     folder = RunFolder(tmp_path / "run")
     events = events_of(folder, lines)
@@ -71,6 +72,20 @@ def test_up_to_three_times_is_not_reported_and_neither_is_a_zero_pixel_loss(numb
     balance = Balance()
     steps = range(BALANCE_STEPS, BALANCE_STEPS + 3000, 100)
     assert [balance.add(step, numbers.numbers()) for step in steps] == [None] * 30
+
+
+def test_it_needs_the_steps_and_the_rows() -> None:
+    heavy = losses(0.1, 0.4).numbers()
+    balance = Balance()
+    assert [balance.add(BALANCE_STEPS - BALANCE_ROWS + row, heavy) is None for row in range(BALANCE_ROWS + 1)] == [
+        *(True for _ in range(BALANCE_ROWS)),
+        False,
+    ]
+    late = Balance()
+    assert [late.add(BALANCE_STEPS + row, heavy) is None for row in range(BALANCE_ROWS)] == [
+        *(True for _ in range(BALANCE_ROWS - 1)),
+        False,
+    ]
 
 
 def test_it_is_the_mean_of_several_rows_of_one_stage() -> None:
