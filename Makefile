@@ -17,7 +17,10 @@ RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
 PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
 FAST := -m "not slow and not matrix and not extras and not browser"
-COVERED := -m "not slow and not matrix and not browser" $(TESTS)
+# Two tests take away the place to write from a process, and its coverage has none then: its complaint is not the test's.
+UNCOVERED := tests/training/test_resume.py::test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save \
+  tests/export/test_export_faults.py::test_a_folder_that_may_not_be_read
+COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect %) $(TESTS)
 
 .PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
