@@ -26,7 +26,7 @@ MOST_BYTES = 10**6
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that the network does not: its name, where it comes from, what it scored."""
+    """Facts of a model card that are not in the network: its name, origin, licence and scores."""
 
     name: str
     metadata: Mapping[str, str]
@@ -40,7 +40,7 @@ class CardFacts:
 
 
 def write_card(folder: Path, network: Network, facts: CardFacts) -> Path | None:
-    """Write the card of a network's files; None where a card that is not srkd's stands in its place."""
+    """Write the card of a network's files and return its path; None if a card that srkd did not write is there."""
     path = folder / f"{facts.name}.md"
     if path.exists() and not _is_own(path):
         return None
@@ -110,7 +110,7 @@ def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def _plain(text: str) -> str:
-    """Return text of a file as one that Markdown does not read as markup."""
+    """Return text from a file on one line, with Markdown's markup escaped."""
     return "".join("\\" + c if c in "\\`*_{}[]<>#|!&" else c for c in " ".join(text.split()))
 
 
@@ -171,7 +171,7 @@ def _quality(facts: CardFacts) -> list[str]:
 
 
 def _files(folder: Path, facts: CardFacts) -> list[str]:
-    """Return the files of this checkpoint in the folder's record, each as its export found it."""
+    """Return a Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
     lines = [
         "| file | precision | MB | largest difference | change of Y-PSNR in int8 | verdict |",
         "|---|---|---|---|---|---|",

@@ -1,11 +1,11 @@
-"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around what runtimes then compute with integers.
+"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around operations, which runtimes compute with integers.
 
-    int8       for CPUs: values in bytes with a zero point, weights signed, one scale a channel
+    int8       for CPUs: values in bytes with a zero point, weights signed, one scale per channel
     int8-trt   for TensorRT: all signed, no zero points, biases in float
 
 A float network is calibrated; one that was trained quantised at 8 bits brings its ranges (`learnt_graph.py`).
-Images stay float32, so that an app changes only the name of the file; what leaves [0,1] is cut off.
-docs/design/quantisation.md has the pieces.
+Images stay float32, so that an app changes only the file's name; outputs are clipped to [0,1].
+docs/design/quantisation.md describes the parts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from export.to_onnx import OPSET, write_graph
 LEARNT = "learnt in training"
 
 TIMED = (128, 128)
-"""LR size of the image that tries are timed on, where the file takes any."""
+"""LR size of the image on which tries are timed, if the file takes any size."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -43,7 +43,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
-    """Return the graph of a network that was trained quantised, with the ranges that it learnt."""
+    """Return the graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
     if job.options.shuffle == "dcr":
@@ -60,7 +60,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]
 
 
 def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
-    """Return the graph of a float network, quantised as far as the bound allows."""
+    """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     options, lr_size = job.options.int8, job.options.lr_size
     calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
     photos = QualityPhotos.of(job.network, options.data, lr_size)

@@ -214,7 +214,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
 
 def _card_facts(source: Source) -> CardFacts:
-    """Return what a model card says: what the checkpoint's header holds, and the run that it lies in."""
+    """Return the facts of a model card, from the checkpoint's header and its run folder."""
     run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
     teacher = run.text("teacher", "path")
     return CardFacts(
@@ -229,7 +229,7 @@ def _card_facts(source: Source) -> CardFacts:
 
 
 def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
-    """Return the network that is exported, and what its files say about where it came from."""
+    """Return the network to export, and its origin for the metadata of its files."""
     if isinstance(options.model, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
         network = options.model.require_network("weights")
@@ -289,7 +289,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         run_teacher = find_run_teacher(paths[0], context.note) if is_run else None
         if run_teacher is not None:
             teacher = ModelFile(run_teacher.path)
-            # The student's file holds all facts about it, so the options can only be about the teacher.
+            # The student's file states all its facts, so the options can only be for the teacher.
             settings = replace(
                 settings,
                 scale=run_teacher.scale if options.scale is None else options.scale,
@@ -334,7 +334,7 @@ evaluate = public(EvaluateOptions, run_evaluate, "evaluate")
 
 
 def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
-    """Score as `evaluate` does, then by the conventions that these figures are mistaken for."""
+    """Score as `evaluate` does, and also by the conventions with which these figures are often confused."""
     return _score(evaluation.explain, options, context)
 
 
@@ -355,7 +355,7 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
 
 
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
-    """Name the models below bicubic; where a teacher's file leaves open a setting that explains it, name the option."""
+    """Warn of models below bicubic, and name the option if a setting missing in a teacher's file explains it."""
     bicubic, *rows = result.models.items()
     for (label, scores), model in zip(rows, as_tuple(options.models), strict=True):
         below = [
@@ -451,16 +451,16 @@ def run_convert(options: ConvertOptions, context: Context) -> Converted:
 convert = public(ConvertOptions, run_convert, "convert")
 
 
-# Models as a caller names them, the scale they share, and the teacher of a run folder.
+# Opening of models, their common scale, and the teacher of a run folder.
 
 
 def as_tuple(values: object) -> tuple[Any, ...]:
-    """Return one value or several as a tuple. A string is one value."""
+    """Return one value or a sequence of values as a tuple. A string is one value."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
 def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
-    """Open one model. What takes minutes, such as an engine for another GPU, is announced first."""
+    """Open one model. A step of minutes, such as building an engine for another GPU, is announced first."""
     if isinstance(model, ImageModel):
         label = model.architecture
         if model.network is None:
@@ -495,7 +495,7 @@ def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """The teacher of a run folder, the scale it was used at, and the options its file was read with."""
+    """The teacher of a run folder, its scale there, and the options with which its file was read."""
 
     path: Path
     scale: int | None
