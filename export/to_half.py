@@ -146,7 +146,7 @@ class _HalfPass:
         return type_name in {entry.type_param_str for entry in schema.type_constraints}
 
     def _value_in(self, name: str, kind: int, user: str) -> str:
-        """Return the name of a value in the type `kind`; the first time, cast the value or store the converted weight."""
+        """Return the name of a value in the type `kind`; the first time, cast it or store the converted weight."""
         if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:

@@ -1,4 +1,4 @@
-"""`srkd compare`: methods of run folders side by side."""
+"""`srkd compare`: a comparison of the methods of run folders."""
 
 from __future__ import annotations
 
