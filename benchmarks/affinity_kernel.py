@@ -112,7 +112,7 @@ def ways_of(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Way]:
 
 
 def distances_whole(student: torch.Tensor, teacher: torch.Tensor) -> Result:
-    """Return values and gradients as autograd makes them of all of A."""
+    """Return values and gradients by autograd through the whole matrix A."""
     with torch.enable_grad():
         student = student.detach().requires_grad_()
         difference = student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher

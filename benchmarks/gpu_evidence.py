@@ -32,7 +32,7 @@ MIDDLE = ("--teacher", "edsr:width=64,depth=32,scale=4")
 TINY = ("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1")
 TINY_NETWORKS = ("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4")
 LEADING = "logits,fakd,hkdsr"
-"""The methods that lead after equal steps (docs/methods/results.md)."""
+"""The best methods after equal steps (docs/methods/results.md)."""
 
 
 def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:

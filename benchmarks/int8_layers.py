@@ -78,7 +78,7 @@ def table(
     shown = layers[:most]
 
     def noise(scheme: Scheme) -> float:
-        """Return the mean squared error to the network's images, in grey levels."""
+        """Return the mean squared error to the network's images, in squared grey levels."""
         model = quantise(make_plan(ends.graph, scheme, ends.images), patches)
         return squared_error(model, images, expected)
 

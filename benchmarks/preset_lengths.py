@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def seconds_a_step(name: str, preset: Preset, settings: list[str]) -> float:
-    """Train a few steps, and return the processor time of one."""
+    """Train a few steps, and return the processor seconds of one."""
     times: list[float] = []
     on_step = RunEvents.on_step
 

@@ -93,7 +93,7 @@ def main() -> int:
 
 @torch.no_grad()
 def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, rounds: int) -> tuple[Row, float]:
-    """Return the row of eager torch, and how much slower the teacher is in it than in srkd's torch runtime."""
+    """Return the row of eager torch, and the ratio of the teacher's time there to that in srkd's torch runtime."""
     lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
     networks = {name: load_checkpoint(file).network.eval() for name, file in files.items()}
     runtime = open_model(files["teacher"], OpenOptions(threads=threads, trusted=True))
@@ -121,13 +121,13 @@ def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, ro
 
 
 def rows(report: ProfileReport, slower: float) -> list[Row]:
-    """Return a row for each runtime and precision of the student, its teacher's time beside it."""
+    """Return a row for each runtime and precision of the student, with the teacher's time."""
     by_key = {(row.model, row.runtime, row.precision): row for row in report.rows}
     table: list[Row] = []
     for (model, runtime, precision), row in by_key.items():
         if model != "student":
             continue
-        # In eight bits the student stands beside the teacher in float in the same runtime.
+        # A student in eight bits is compared with the teacher in float in the same runtime.
         teacher = by_key.get(("teacher", runtime, precision)) or by_key.get(("teacher", runtime, "fp32"))
         cells: dict[str, Cell] = {
             "runtime": runtime,

@@ -23,7 +23,7 @@ SETTINGS = ("batch=8", "lr_patch=32", "decay=cosine", "precision=bf16")
 
 @dataclass(frozen=True)
 class Training:
-    """A network, and the steps and rate that it is trained with."""
+    """A network, with the steps and rate of its training."""
 
     student: str
     steps: int
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def train(rule: Training, photos: Path, labels_by: Path, run: Path, threads: int) -> None:
-    """A finished run stays as it is, one that was stopped goes on."""
+    """Train a network; continue a stopped run, skip a finished one."""
     facts = run / "run.json"
     if not facts.is_file():
         settings = (*SETTINGS, f"steps={rule.steps}", f"rate={rule.rate}")

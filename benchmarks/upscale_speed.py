@@ -53,12 +53,12 @@ ROUNDS = 3
 
 
 def whole(runtime: str) -> Callable[[Path, Tensor], Tensor]:
-    """Run a whole image through a runtime."""
+    """Return a function that runs a whole image in a runtime."""
     return lambda model, lr: open_model(model, OpenOptions(runtime=runtime)).run(lr)
 
 
 def eager(model: Path, lr: Tensor) -> Tensor:
-    """Run a whole image as a script of the field does: the network of the file, called."""
+    """Run a whole image as common scripts do, by calling the network."""
     network = srkd.load(model).network
     assert network is not None
     with torch.no_grad():
@@ -67,7 +67,7 @@ def eager(model: Path, lr: Tensor) -> Tensor:
 
 
 def by_srkd(*, exact: bool) -> Callable[[Path, Tensor], Tensor]:
-    """Enlarge an image as `srkd upscale` does."""
+    """Return a function that enlarges an image as `srkd upscale` does."""
 
     def enlarge(model: Path, lr: Tensor) -> Tensor:
         keep_freed_memory()
@@ -114,7 +114,7 @@ def photo() -> Tensor:
 
 def run_row(name: str, model: Path) -> dict[str, float]:
     lr = photo()
-    ROWS[name](model, lr[..., :64, :64])  # the first call of a library costs what no later one does
+    ROWS[name](model, lr[..., :64, :64])  # the first call of a library is slower than all later ones
     start = time.perf_counter()
     to_u8(ROWS[name](model, lr))
     return {"seconds": time.perf_counter() - start, "bytes": peak_resident_bytes()}
@@ -153,7 +153,7 @@ def speed(threads: int, rounds: int) -> Table:
 
 
 def agreement(models: Sequence[Path], data: Path) -> Table:
-    """Compare whole images in bf16 and fp32, those of sizes too that stay in fp32 otherwise."""
+    """Compare whole images in bf16 and fp32, also small ones, which normally stay in fp32."""
     lower_precision.LEAST_LR_PIXELS = 0
     rows: list[Row] = []
     for model in models:
