@@ -64,10 +64,10 @@ class Way:
         """Return the time of a batch, after those prepared in advance are used up; wait until the workers are idle."""
         for _ in range(self.ahead):
             self.next_batch()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(batches):
             self.next_batch()
-        each = (time.perf_counter() - begun) / batches
+        each = (time.perf_counter() - start) / batches
         time.sleep(each * (self.ahead + 1) if self.ahead else 0)
         return 1e3 * each
 

@@ -124,10 +124,10 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
         lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
     teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
     recipe = facts.metadata.get("srkd.recipe")
-    made = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
+    training = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
     lines += [
         f"A network that enlarges pictures {spec.scale} times: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
-        f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{made}",
+        f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
         "",
         "RGB in [0,1], N,C,H,W, in and out.",
         "",

@@ -140,8 +140,8 @@ def export_model(
             reason = "its images do not fit into memory: name a smaller size"
             files.append(job.report("failed", reason, time.monotonic()))
     context.progress("export", len(rows), len(rows))
-    written = {file.format: file.path for file in files if file.path is not None}
-    files = [_with_next_step(row, file, written, network, options) for row, file in zip(rows, files, strict=True)]
+    paths = {file.format: file.path for file in files if file.path is not None}
+    files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
     return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source), source.licence)
 
 
@@ -177,10 +177,10 @@ def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[For
 
 
 def _with_next_step(
-    row: Format, file: FileReport, written: Mapping[str, Path], network: Network, options: FileOptions
+    row: Format, file: FileReport, paths: Mapping[str, Path], network: Network, options: FileOptions
 ) -> FileReport:
     """Return the report; if substitutes were written, its reason also says what to do with them on another machine."""
-    substitutes = {name: written[name] for name in row.substitutes if name in written}
+    substitutes = {name: paths[name] for name in row.substitutes if name in paths}
     if not substitutes or file.reason is None or file.reason != row.missing_requirement():
         return file
     next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
@@ -353,7 +353,7 @@ def prove(
 
 
 def _with_quality(
-    row: Format, proof: Proof, file: Runtime, written: Path, network: Network, options: FileOptions, context: Context
+    row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
     """Return the proof with the loss of a file in eight bits on photos and its speed against the same in float."""
     if proof.reason is not None:
@@ -373,7 +373,7 @@ def _with_quality(
         except CannotConvert:  # such as a network that leaves the range of fp16
             return proof
         reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
-        nodes = _integer_nodes(file, written, context)
+        nodes = _integer_nodes(file, file_path, context)
         return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))
 
 

@@ -132,7 +132,7 @@ class Search(Generic[Made]):
         return Tried(product, parts, quality, reason)
 
 
-def _distance(tried: Tried[Made]) -> tuple[bool, float]:
+def _distance(result: Tried[Made]) -> tuple[bool, float]:
     """Return a sorting key, best first: accepted files, then less loss in dB, then images nearer to the source's."""
-    to_source = 100.0 if tried.quality.psnr_to_source is None else tried.quality.psnr_to_source
-    return tried.reason is not None, tried.quality.drop - 1e-3 * to_source
+    to_source = 100.0 if result.quality.psnr_to_source is None else result.quality.psnr_to_source
+    return result.reason is not None, result.quality.drop - 1e-3 * to_source

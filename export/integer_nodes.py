@@ -35,9 +35,9 @@ class IntegerNodes:
         words = f"{self.nodes_in_int8} of {self.nodes} nodes compute in integers"
         if not self.in_float:
             return words
-        named = [f"{kind} {count}" for kind, count in list(self.in_float.items())[:MOST_NAMED]]
+        operators = [f"{kind} {count}" for kind, count in list(self.in_float.items())[:MOST_NAMED]]
         more = sum(list(self.in_float.values())[MOST_NAMED:])
-        return f"{words}, {', '.join(named)}{f' and {more} others' if more else ''} in float"
+        return f"{words}, {', '.join(operators)}{f' and {more} others' if more else ''} in float"
 
 
 def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:

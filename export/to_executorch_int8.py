@@ -68,13 +68,13 @@ def convert(job: Conversion) -> Mapping[str, object]:
             quantised = _quantise(program.module(), calibration.patches, parts)
         return quantised, _InTorch(quantised, descriptor)
 
-    tried = Search(TOOL, job, photos, _layers(graph), make).run()
+    result = Search(TOOL, job, photos, _layers(graph), make).run()
     with within_executorch(network):
-        lowered = lower(retrace(tried.made, network, size, side))
+        lowered = lower(retrace(result.made, network, size, side))
         int8, other = _count(lowered.exported_program().graph_module)
         facts = write(job, lowered, side)
     job.context.note(f"{TOOL}: in eight bits {_words(int8)}; in float {_words(other)}")
-    quant = tried.describe("xnnpack", calibration.source)
+    quant = result.describe("xnnpack", calibration.source)
     return {
         **facts,
         "torchao": installed_version("torchao"),

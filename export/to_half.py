@@ -97,8 +97,8 @@ class _HalfPass:
             half = self._supports_half(node)
             for index, name in enumerate(node.input):
                 if name in self.floats:
-                    needed = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
-                    node.input[index] = self._value_in(name, needed, node.name)
+                    required = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
+                    node.input[index] = self._value_in(name, required, node.name)
             self.nodes.append(node)
             if half:
                 _retype(node, self.half_type)

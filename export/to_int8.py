@@ -38,8 +38,8 @@ TIMED = (128, 128)
 def convert(job: Conversion) -> Mapping[str, object]:
     flavour = TENSORRT if job.format == "int8-trt" else CPU if has_integer_products() else replace(CPU, weights=S7)
     graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
-    written = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
-    return {**write_graph(written, graph), **quant}
+    described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
+    return {**write_graph(described, graph), **quant}
 
 
 def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
@@ -68,9 +68,9 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
     ends = equalise_channels(meet_image(graph.model), calibration.patches)
-    tried = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
-    quantised = Graph(tried.model, graph.nodes_before_onnxsim, graph.simplified)
-    return quantised, describe(tried, calibration.source)
+    result = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
+    quantised = Graph(result.model, graph.nodes_before_onnxsim, graph.simplified)
+    return quantised, describe(result, calibration.source)
 
 
 def describe(tried: Try, calibration: str) -> dict[str, object]:

@@ -105,16 +105,16 @@ def convert(job: Conversion) -> Mapping[str, object]:
             )
             return path, LiteRtRuntime(path)
 
-        tried = Search(TOOL, job, photos, _layers(model), make).run()
+        result = Search(TOOL, job, photos, _layers(model), make).run()
         trained = {} if job.network.quantisation is None else asdict(job.network.quantisation)
-        quant = {**trained, **tried.describe("litert", calibration.source)}
-        written = read_model(tried.made.read_bytes())
-        set_metadata(written, {KEY: json.dumps(quant, sort_keys=True)})
-        job.path.write_bytes(pack_model(written))
+        quant = {**trained, **result.describe("litert", calibration.source)}
+        final = read_model(result.made.read_bytes())
+        set_metadata(final, {KEY: json.dumps(quant, sort_keys=True)})
+        job.path.write_bytes(pack_model(final))
     return {
         "litert_torch": versions["litert_torch"],
         "ai_edge_quantizer": installed_version("ai-edge-quantizer"),
-        **_count(written),
+        **_count(final),
         "layout": versions["layout"],
         "sizes": versions["sizes"],
         **quant,
@@ -196,14 +196,14 @@ def quantise_file(
     content = Path(model).read_bytes()
     with one_line(f"{TOOL} failed"):
         ranges = _ranges(content, np.load(patches), whole_ranges)
-        written = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
-    set_metadata(written, metadata)
-    (graph,) = written.subgraphs
+        quantised = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
+    set_metadata(quantised, metadata)
+    (graph,) = quantised.subgraphs
     for tensor in graph.tensors:  # rename the image in bytes: the output image gets the name "sr"
         if text_of(tensor.name) == "sr":
             tensor.name = "sr_int8"
-    declare_images(written, free=free)
-    Path(path).write_bytes(pack_model(written))
+    declare_images(quantised, free=free)
+    Path(path).write_bytes(pack_model(quantised))
 
 
 def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[str, dict[str, Any]]:

@@ -114,8 +114,8 @@ def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> No
         raise SrkdError(f"pnnx took over {TIMEOUT_SECONDS} s to convert {arch}") from error
     except OSError as error:
         raise SrkdError(f"pnnx cannot be started ({error}): pip install --force-reinstall pnnx") from error
-    written = (folder / "made.param").is_file() and (folder / "made.bin").is_file()
-    if done.returncode or not written:
+    has_files = (folder / "made.param").is_file() and (folder / "made.bin").is_file()
+    if done.returncode or not has_files:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise CannotConvert(f"pnnx cannot convert {arch}: {lines[-1].removeprefix('what():').strip()[:300]}")
 

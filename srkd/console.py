@@ -98,11 +98,11 @@ class Console:
         if self.quiet:
             yield Context(no_progress, self.say)
         elif is_watched():
-            shown = _Bars() if sys.stderr.isatty() else _Line()
+            display = _Bars() if sys.stderr.isatty() else _Line()
             try:
-                yield Context(shown.update, self.say, shown.status)
+                yield Context(display.update, self.say, display.status)
             finally:
-                shown.close()
+                display.close()
         else:
             lines = _StatusLines(self.say, STATUS_SECONDS_FIRST if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)

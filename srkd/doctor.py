@@ -137,14 +137,14 @@ def _int8_support() -> Int8Support:
 
 def _demo_app() -> Piece:
     """Return the state of the app of `srkd demo`: whether it is built, and from its present sources."""
-    built = is_app_built()
-    outdated = built and is_app_outdated()
+    is_built = is_app_built()
+    outdated = is_built and is_app_outdated()
     return Piece(
         name="demo app",
         adds="the page that `srkd demo` shows and `srkd demo --build` writes",
-        ready=built,
-        missing=() if built else ("built app",),
-        command=app_command() if outdated or not built else None,
+        ready=is_built,
+        missing=() if is_built else ("built app",),
+        command=app_command() if outdated or not is_built else None,
         remark="it is older than its sources" if outdated else None,
     )
 

@@ -73,11 +73,11 @@ class VerbOption(click.Option):
         self.group, self.unset, self.aliases = group, unset, tuple(aliases)
 
     def get_help_spec(self, ctx: click.Context) -> str:
-        shown, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
+        all_flags, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
         try:
             return super().get_help_spec(ctx)
         finally:
-            self.opts = shown
+            self.opts = all_flags
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)

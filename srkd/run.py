@@ -325,7 +325,7 @@ class TrainingRun:
         return untrained
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
-        """Return batches with the cached teacher outputs, if any: the leader fills the cache, then other machines."""
+        """Return batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
         cache, context, processes = self.config.cache, self.context, self.context.processes
         if cache is None or teacher is None:
             return batches

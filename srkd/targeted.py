@@ -112,16 +112,16 @@ def check_target(student: Path, options: CompressOptions, context: Context) -> T
         file = student
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
-            (written,) = (
+            (exported,) = (
                 report
                 for report in export_model(
                     loaded.network, source, [row.name], student.parent, context, options=FileOptions()
                 ).files
                 if report.format == row.name
             )
-            if written.path is None:
-                return dataclasses.replace(nothing, reason=written.reason)
-            file = written.path
+            if exported.path is None:
+                return dataclasses.replace(nothing, reason=exported.reason)
+            file = exported.path
         figures = measure_file(file, place, seconds=SECONDS)
     except SrkdError as error:
         return dataclasses.replace(nothing, reason=str(error))

@@ -147,10 +147,10 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
         _store(model, layer.weight, (weight * factor.reshape(-1, 1, 1, 1)).astype(np.float32))
         _add_to_bias(model, graph, steps.conv, factor * bias + offset - bias)
         _drop(model, steps.nodes, steps.value)
-    written = Graph(model)
+    rewritten = Graph(model)
     name = output
-    while (index := written.producer[name]) not in written.layers:
-        name = next(one for one in written.nodes[index].input if one in written.floats)
+    while (index := rewritten.producer[name]) not in rewritten.layers:
+        name = next(one for one in rewritten.nodes[index].input if one in rewritten.floats)
     return name
 
 

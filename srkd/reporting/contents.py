@@ -164,8 +164,8 @@ def _unfinished(run: Path, facts: Facts, first: Facts, metrics: Sequence[Metrics
     steps = first.count("preset", "schedule", "steps")
     where = f"step {done:,}" + (f" of {steps:,}" if steps and not parts else "")
     if parts:
-        begun = sum((part / FACTS).is_file() for part in parts)
-        where = f"run {begun} of {len(parts)}"
+        started = sum((part / FACTS).is_file() for part in parts)
+        where = f"run {started} of {len(parts)}"
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 

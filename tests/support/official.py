@@ -1,4 +1,4 @@
-"""Checkpoints as the official code would have saved them, made anew from the documented seeded initialisation.
+"""Checkpoints as the official code would have saved them, recreated from the documented seeded initialisation.
 
 Names and order of creation are written here a second time, from the official repositories and not from this one, so
 that the dialects are tested against something they did not make. tests/golden holds what the official code gave on
@@ -23,7 +23,7 @@ MEAN = (0.4488, 0.4371, 0.4040)
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution of the official code, in its order of creation."""
+    """One convolution of the official code; lists of them are in order of creation."""
 
     name: str
     inputs: int
@@ -108,9 +108,9 @@ def seeded(
     *,
     noise: Sequence[str] = (),
 ) -> State:
-    """The documented initialisation; mean shifts are created first and hold the constants.
+    """Return weights by the documented initialisation; mean shifts are created first and hold the constants.
 
-    Noise is added in the order of the state dict: `noise` names the layers where that is not the order of creation.
+    Noise is added in the order of the state dict: `noise` names the layers if that is not the order of creation.
     """
     state: State = {}
     with torch.random.fork_rng(devices=[]):
@@ -120,10 +120,10 @@ def seeded(
             state[f"{name}.weight"] = torch.eye(3).reshape(3, 3, 1, 1)
             state[f"{name}.bias"] = sign * img_range * torch.tensor(MEAN)
         for conv in convs:
-            made = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
-            assert made.bias is not None
-            state[f"{conv.name}.weight"] = made.weight.detach() * (conv.gain or gain)
-            state[f"{conv.name}.bias"] = made.bias.detach()
+            module = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
+            assert module.bias is not None
+            state[f"{conv.name}.weight"] = module.weight.detach() * (conv.gain or gain)
+            state[f"{conv.name}.bias"] = module.bias.detach()
     generator = torch.Generator().manual_seed(1)
     for name in [f"{layer}.bias" for layer in noise] or list(state):
         if name.endswith(".bias") and not name.startswith(shifts or ("-",)):
@@ -133,7 +133,7 @@ def seeded(
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Official weights (made anew), one input, and every second pixel of what the official code gave; in [0,1]."""
+    """Recreated official weights, one input, and every second pixel of the official code's output; in [0,1]."""
 
     state: State
     lr: torch.Tensor
@@ -141,7 +141,7 @@ class GoldenCase:
 
 
 def thinned(output: torch.Tensor) -> torch.Tensor:
-    """Return the part of an output that tests/golden keeps: each pixel whose row and column are even."""
+    """Return the part of an output that tests/golden stores: each pixel with even row and column."""
     return output[..., ::2, ::2]
 
 
